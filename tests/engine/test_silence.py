@@ -169,10 +169,12 @@ async def test_silence_when_we_did_not_run_ourselves_then_it_begins_anew(room: R
 
 async def test_silence_when_we_froze_the_worker_then_it_owes_nothing_until_it_runs_again(room: Room) -> None:
     room.begin()
-    room.heartbeats.set_frozen([room.run_id], frozen=True)
+    room.memory.frozen.freeze([room.run_id], room.clock.steady)
+    room.heartbeats.restart_silence([room.run_id])
     for _ in range(20):
         assert room.pass_ms(30_000) == []
-    room.heartbeats.set_frozen([room.run_id], frozen=False)
+    room.memory.frozen.thaw([room.run_id], room.clock.steady)
+    room.heartbeats.restart_silence([room.run_id])
 
     assert room.pass_ms(29_999) == []
     assert not room.unresponsive()

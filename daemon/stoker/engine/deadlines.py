@@ -19,7 +19,6 @@ from stoker.engine.memory import LiveState
 from stoker.engine.messages import Alarms, DueJobs
 from stoker.engine.timers import Alarm, Limit, Timers
 from stoker.executors.launcher_pool import LauncherPool
-from stoker.store.due import Due as DueNow
 
 GAP_MS = 2_000
 
@@ -115,7 +114,7 @@ class Deadlines:
         self._post(ready, now)
         if self._timers.pending_due(now):
             self._timers.forget_pending()
-            self._inbox.post(DueJobs(self._set_next))
+            self._inbox.post(DueJobs())
         self.rearm()
 
     def _post(self, due: Sequence[Alarm], now: Now) -> None:
@@ -137,12 +136,6 @@ class Deadlines:
             return alarm
         self._timers.set_later(later, later.at)
         return None
-
-    def _set_next(self, due: DueNow) -> None:
-        if due.more:
-            self._inbox.post(DueJobs(self._set_next))
-        self._timers.pend_at(due.next_steady, due.next_wall)
-        self.rearm()
 
     def stop(self) -> None:
         """Post nothing more; harmless when nothing was armed."""

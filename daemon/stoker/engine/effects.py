@@ -21,7 +21,7 @@ from stoker.engine.heartbeats import Heartbeats
 from stoker.engine.inbox import AnswerRequest, Inbox
 from stoker.engine.log_events import announce, announce_settings
 from stoker.engine.memory import LiveState
-from stoker.engine.messages import AnswerStop, Dependents, Settle, VerbCommand, standing
+from stoker.engine.messages import AnswerStop, Dependents, DueJobs, DueRead, Settle, VerbCommand, standing
 from stoker.engine.subscriptions import Subscriptions
 from stoker.engine.timers import Timers
 from stoker.engine.turn import (
@@ -88,7 +88,7 @@ class Effects:
         self._settle(effects[ev.Settled], turn)  # it has ended: acknowledged, its files and alarms are removed
         self._settle_unknown(effects[SettleUnknown], effects[AcknowledgeUnknown])  # outcomes of attempts not open
         self._release_dependents(effects[ev.ReleaseDependents])  # jobs that need it are queued or skipped
-        self._schedule(turn)  # its job waits for a retry
+        self._schedule(effects[DueRead], turn)  # its job waits for a retry
         self._announce_turn(effects[AnswerRequest], effects[LogLine], turn)  # clients, followers and the log
 
     # --- from the launch to the end ---
@@ -143,7 +143,11 @@ class Effects:
         if needed:
             self._inbox.post(Dependents(needed))
 
-    def _schedule(self, turn: Turn) -> None:
+    def _schedule(self, due_read: Sequence[DueRead], turn: Turn) -> None:
+        for effect in due_read:
+            self._timers.pend_at(effect.due.next_steady, effect.due.next_wall)
+            if effect.due.more:
+                self._inbox.post(DueJobs())
         for transition in turn.transitions:
             if transition.job.state in (State.WAITING, State.QUEUED):
                 self._timers.pend(transition.job, turn.now)

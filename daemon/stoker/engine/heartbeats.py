@@ -61,7 +61,6 @@ class Heartbeats:
         self._inbox = inbox
         self._launchers = launchers
         self._sockets: dict[str, NotifySocket] = {}
-        self._frozen: set[str] = set()
 
     # --- the sockets ---
 
@@ -90,7 +89,6 @@ class Heartbeats:
         """Remove the sockets of runs that are settled."""
         for run_id in run_ids if self._sockets else ():
             notify = self._sockets.pop(run_id, None)
-            self._frozen.discard(run_id)
             if notify is not None:
                 self._shut(notify)
                 self._memory.worker_status.pop(run_id, None)
@@ -165,7 +163,7 @@ class Heartbeats:
         except OSError:  # what it has sent cannot be read now
             self._timers.set_later(alarm, now.steady + round(AGAIN_S * 1_000))
             return None
-        if alarm.run_id in self._frozen:
+        if alarm.run_id in self._memory.frozen:  # it cannot send a heartbeat
             notify.heard_at = now.steady
         silence = judge_silence(run.job.spec, now.steady - notify.heard_at)
         status = self._memory.worker_status[alarm.run_id]
@@ -193,14 +191,6 @@ class Heartbeats:
             notify = self._sockets.get(run_id)
             if notify is not None:
                 notify.heard_at = now
-
-    def set_frozen(self, run_ids: Iterable[str], *, frozen: bool) -> None:
-        """We froze or thawed these workers. A frozen worker cannot send a heartbeat."""
-        if frozen:
-            self._frozen.update(run_ids)
-        else:
-            self._frozen.difference_update(run_ids)
-        self.restart_silence(run_ids)
 
     def silent_ms(self, run_id: str) -> int | None:
         """How long an unresponsive worker has been silent; None for any other worker."""

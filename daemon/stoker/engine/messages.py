@@ -264,11 +264,14 @@ class Alarms(Message):
                     turn.effects.append(Warn(alarm.run_id, signum))
 
 
+class DueRead(ev.Effect, frozen=True):
+    """The due jobs were read: the timer is set to the time at which the next one is due."""
+
+    due: Due
+
+
 class DueJobs(Message):
     """Limits of jobs that do not run; the database has the due ones."""
-
-    def __init__(self, done: Callable[[Due], None]) -> None:
-        self._done = done
 
     def declare_reads(self, wanted: Wanted) -> None:
         wanted.due = True
@@ -280,7 +283,7 @@ class DueJobs(Message):
                 state = turn.job(job_id).state
                 if state is State.WAITING or (state is State.QUEUED and kind is not ev.Woke):
                     turn.step(job_id, kind())
-        self._done(due)
+        turn.effects.append(DueRead(due))
 
 
 class Dependents(Message):

@@ -143,9 +143,9 @@ def live_workflow(stored: StoredWorkflow, head: Head) -> LiveWorkflow:
 class LiveWorkflows:
     """All live workflows, and those that this turn has loaded."""
 
-    def __init__(self, freed: set[str], last_id: int = 0, last_checkpoint: int = 0) -> None:
-        self.last_id = last_id
-        self.last_checkpoint = last_checkpoint
+    def __init__(self, freed: set[str]) -> None:
+        self.last_id = 0
+        self.last_checkpoint = 0
         self.runs: dict[int, LiveWorkflow] = {}
         self._freed = freed  # widths that were added
         self.barred: set[int] = set()  # paused, cancelled or rolling back: no step of them may start

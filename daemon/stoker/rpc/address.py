@@ -129,13 +129,13 @@ def _take_lock(path: Path, lock: Path) -> int:
     return fd
 
 
-def bind_socket(path: Path, mode: int = 0o600) -> socket.socket:
+def bind_socket(path: Path) -> socket.socket:
     """A stream socket bound to `path`. Needs the lock: a socket that no server answers on is replaced."""
     check_address(path)
     _remove_stale(path)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        os.fchmod(bound.fileno(), mode)
+        os.fchmod(bound.fileno(), 0o600)
         bound.bind(os.fspath(path))
     except OSError as error:
         bound.close()

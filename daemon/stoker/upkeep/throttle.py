@@ -74,13 +74,13 @@ class Throttle:
         low = [run.attempt.run_id for run in self._memory.runs.values() if self._is_low(run)]
         changed = self._local.freeze(low, frozen=True)
         self._memory.frozen.freeze(changed, self._clock.now().steady)
-        self._heartbeats.set_frozen(changed, frozen=True)
+        self._heartbeats.restart_silence(changed)
 
     def _thaw(self) -> None:
         """Thaw all that is frozen, also what an earlier sample could not thaw for want of a descriptor."""
         changed = self._local.freeze(self._memory.frozen.run_ids(), frozen=False)
         self._memory.frozen.thaw(changed, self._clock.now().steady)
-        self._heartbeats.set_frozen(changed, frozen=False)
+        self._heartbeats.restart_silence(changed)
 
     def _is_low(self, run: OpenRun) -> bool:
         return self._memory.queues[run.job.spec.queue].queue_class is QueueClass.LOW
