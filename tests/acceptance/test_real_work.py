@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import stoker
-    from stoker.core.shapes import JobSpec
+    from stoker.core.wire_types import JobSpec
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 FAILS_TWICE = 50  # every so many-th job

@@ -26,7 +26,7 @@ from tests.support.rpc import MemoryService, ServerThread
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence
 
-    from stoker.process.capture import Chunk
+    from stoker.process.attempt_logs import Chunk
 
 AT_MS = 1_796_112_000_000
 FINAL = {"succeeded", "failed", "cancelled", "expired", "superseded", "skipped", "held"}

@@ -21,7 +21,7 @@ TOO_HEAVY = {
 }  # fmt: skip
 SAVE = f'printf 1 | {sys.executable} -I -S -c "$PROGRAM" checkpoint save'
 OF_OTHER_COMMANDS = {
-    "batch", "follow", "jobs", "admin", "queues", "settings", "completion", "top", "control", "outcome", "workflows",
+    "batch", "follow", "jobs", "status", "queues", "settings", "completion", "top", "control", "outcome", "workflows",
     "graph",
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ import pytest
 
 from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import NeedOn
-from stoker.core.nearest import MOST_SEARCHED
+from stoker.core.similar_names import MOST_SEARCHED
 from stoker.core.workflow import strategies
 from stoker.core.workflow.definition import (
     CYCLE_ENDS,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.core.errors import AttemptNotFound, LogUnreadable
-from stoker.process.capture import log_of
+from stoker.process.attempt_logs import log_of
 from tests.support.facts import until
 from tests.support.work import Gate, end_of, shell, submit, submit_running
 

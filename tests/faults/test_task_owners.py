@@ -33,7 +33,7 @@ OWNERS = {
     "background/tasks.py",  # retried, or the end of the daemon
     "daemon.py",  # awaited by the daemon's life
     "rpc/calls.py",  # the client is answered with the error
-    "service/status.py", "process/capture.py",  # awaited by a stream, which gets the error
+    "service/status.py", "process/attempt_logs.py",  # awaited by a stream, which gets the error
     "executors/in_process.py",  # the outcome of the attempt
     "process/tree.py", "process/evidence.py", "service/workers.py", "executors/without_launcher.py",  # awaited there
     "upkeep/drain.py", "upkeep/health.py", "rpc/server.py",  # awaited there
@@ -41,12 +41,12 @@ OWNERS = {
 THREAD_OWNERS = {
     "host/threads.py",  # a call that fails gives its error to the future that is awaited
     "telemetry/log_writer.py",  # counts lines that are lost
-    "telemetry/exporting.py",  # awaited there
+    "telemetry/otel_sdk.py",  # awaited there
     "store/database.py",  # aiosqlite: as a pool of one thread
     "process/hanging_reads.py",  # the thread that waits for it raises the error of a read
 }
 EXPECTED = {  # the tasks that the load must have started, else the test proves little
-    "background/tasks.py", "rpc/calls.py", "service/status.py", "process/capture.py",
+    "background/tasks.py", "rpc/calls.py", "service/status.py", "process/attempt_logs.py",
     "executors/in_process.py", "process/tree.py", "upkeep/health.py", "host/threads.py",
 }  # fmt: skip
 HANDLERS = """

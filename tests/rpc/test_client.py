@@ -20,7 +20,7 @@ from stoker.core.errors import (
     StokerError,
     TooManyConnections,
 )
-from stoker.process.capture import Chunk
+from stoker.process.attempt_logs import Chunk
 from tests.support.facts import DEADLINE_S, until
 from tests.support.rpc import ServerThread
 from tests.support.torture import count_fds
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from stoker.core.shapes import JobSpec
+    from stoker.core.wire_types import JobSpec
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoker.core import shapes
+from stoker.core import wire_types
 from stoker.core.errors import InvalidParams
 from stoker.core.requests import JobParams, Params
 from stoker.rpc.methods import METHODS
@@ -102,7 +102,7 @@ def test_read_params_when_a_job_says_everything_then_nothing_is_lost() -> None:
 
 
 def test_shapes_when_compared_with_the_server_then_a_job_has_the_same_fields() -> None:
-    assert set(typing.get_type_hints(shapes.JobSpec)) == set(JobParams.__struct_encode_fields__)
+    assert set(typing.get_type_hints(wire_types.JobSpec)) == set(JobParams.__struct_encode_fields__)
 
 
 WORDS = st.sampled_from(["", "a", "a b", "a=b", "/tmp", "fail", "normal", "x" * 300, "\u00e9", "\t"])

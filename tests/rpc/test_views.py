@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from stoker.core import daemon_views, shapes, views
-from stoker.core.shapes import ChangeShape, CheckpointPage
+from stoker.core import daemon_views, views, wire_types
+from stoker.core.wire_types import ChangeShape, CheckpointPage
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import flow_end, sent_flow, step, step_states
@@ -85,21 +85,21 @@ def test_answers_when_commands_change_a_workflow_then_they_are_of_their_types(cl
     workflow = sent_flow(client, steps)
     until(lambda: step_states(client, workflow)["b"] == "running", why="the second step")
 
-    check(call(client, "workflow.pause", id=workflow), shapes.WorkflowPaused)
-    check(call(client, "workflow.add_need", id=workflow, step="d", need="c"), shapes.NeedsChanged)
-    check(call(client, "workflow.remove_need", id=workflow, step="d", need="c"), shapes.NeedsChanged)
-    check(call(client, "workflow.skip", id=workflow, step="c"), shapes.StepSkipped)
-    check(call(client, "workflow.resume", id=workflow, explain=True), shapes.ResumePlan)
-    check(call(client, "workflow.resume", id=workflow), shapes.WorkflowResumed)
-    check(call(client, "workflow.cancel", id=workflow), shapes.WorkflowCancelled)
+    check(call(client, "workflow.pause", id=workflow), wire_types.WorkflowPaused)
+    check(call(client, "workflow.add_need", id=workflow, step="d", need="c"), wire_types.NeedsChanged)
+    check(call(client, "workflow.remove_need", id=workflow, step="d", need="c"), wire_types.NeedsChanged)
+    check(call(client, "workflow.skip", id=workflow, step="c"), wire_types.StepSkipped)
+    check(call(client, "workflow.resume", id=workflow, explain=True), wire_types.ResumePlan)
+    check(call(client, "workflow.resume", id=workflow), wire_types.WorkflowResumed)
+    check(call(client, "workflow.cancel", id=workflow), wire_types.WorkflowCancelled)
     flow_end(client, workflow)
-    check(call(client, "workflow.retry", id=workflow), shapes.WorkflowRetried)
-    check(call(client, "workflow.rollback", id=workflow, to="latest"), shapes.WorkflowRolledBack)
+    check(call(client, "workflow.retry", id=workflow), wire_types.WorkflowRetried)
+    check(call(client, "workflow.rollback", id=workflow, to="latest"), wire_types.WorkflowRolledBack)
 
     newest = client.checkpoints(workflow=workflow)["checkpoints"][0]["id"]
-    check(call(client, "checkpoint.get", id=newest), shapes.CheckpointView)
-    check(call(client, "checkpoint.get", id=newest, offset=0), shapes.CheckpointPiece)
-    check(call(client, "checkpoint.get", id=newest, context=True), shapes.ContextView)
+    check(call(client, "checkpoint.get", id=newest), wire_types.CheckpointView)
+    check(call(client, "checkpoint.get", id=newest, offset=0), wire_types.CheckpointPiece)
+    check(call(client, "checkpoint.get", id=newest, context=True), wire_types.ContextView)
 
 
 def test_answers_when_a_checkpoint_is_saved_then_they_are_of_their_types(
@@ -111,9 +111,9 @@ def test_answers_when_a_checkpoint_is_saved_then_they_are_of_their_types(
         (token,) = until(lambda: lines(tokens), why="the token of the job")
 
         first = call(client, "checkpoint.save", token=token, data="YWJj", more=True)
-        check(first, shapes.ReceivedPiece)
+        check(first, wire_types.ReceivedPiece)
         last = call(client, "checkpoint.save", token=token, data="ZGVm", upload=first["upload"], offset=3)
-        check(last, shapes.SavedCheckpoint)
+        check(last, wire_types.SavedCheckpoint)
 
 
 @pytest.mark.parametrize("change", [{"extra": 1}, {"running": "1"}, {"name": None}])

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stoker.process.capture import log_path
+from stoker.process.attempt_logs import log_path
 from tests.support import hostile
 from tests.support.facts import until
 from tests.support.torture import count_fds, launchers, zombies_of

@@ -39,10 +39,10 @@ AWAITED_THERE = {
     "_until_empty",  # upkeep/drain.py
     "_chunks",  # service/status.py
     "start",  # executors/in_process.py: what a handler raises is the outcome of its attempt
-    "changed",  # process/capture.py
+    "changed",  # process/attempt_logs.py
     "_until_ended",  # process/tree.py
     "_future_of", "begin",  # rpc/calls.py: the client is answered with what is raised
-    "close",  # telemetry/exporting.py: it waits for the thread
+    "close",  # telemetry/otel_sdk.py: it waits for the thread
     "run_apart",  # host/threads.py: a future gets what is raised
     "_serve_apart",  # telemetry/metrics_port.py: the server goes on after the error of a request
     "_start_thread",  # telemetry/log_writer.py: it counts the lines that it loses

@@ -32,7 +32,7 @@ from stoker.core.requests import (
     VerbParams,
 )
 from stoker.engine.subscriptions import ChangeFeed
-from stoker.process.capture import Chunk
+from stoker.process.attempt_logs import Chunk
 from stoker.rpc.address import bind_socket
 from stoker.rpc.server import Server
 from stoker.service.service import Service

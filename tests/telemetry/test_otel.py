@@ -26,9 +26,9 @@ from stoker.core.errors import CannotCreate, ConfigInvalid
 from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, Reason, Spec, State, StopReason
 from stoker.core.throttle import Gauge
 from stoker.core.trace import parse_traceparent
-from stoker.telemetry import exporting, metrics_port, otel, setup_telemetry
-from stoker.telemetry.exporting import ExportingTelemetry
+from stoker.telemetry import metrics_port, otel, otel_sdk, setup_telemetry
 from stoker.telemetry.otel import Telemetry
+from stoker.telemetry.otel_sdk import ExportingTelemetry
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"
@@ -412,7 +412,7 @@ class Hanging(SpanExporter):
 
 
 def test_close_when_a_collector_hangs_then_the_daemon_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "CLOSING_S", 0.1)
+    monkeypatch.setattr(otel_sdk, "CLOSING_S", 0.1)
     hanging = Hanging()
     telemetry = ExportingTelemetry([SimpleSpanProcessor(hanging)], [])
     telemetry.close()

@@ -11,8 +11,8 @@ import sys
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.checkpoint_text import changes, plain, readable
 from stoker.cli.kit.connection import connect
+from stoker.cli.kit.naming import checkpoint_id, workflow_id
 from stoker.cli.kit.parser import JSON, Command, Option
-from stoker.cli.kit.steps import checkpoint_id, workflow_id
 from stoker.core.errors import EX_IOERR, CheckpointDamaged, CheckpointTooLarge, UsageError
 from stoker.core.units import counted
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stoker.cli.kit.parser import Given
-    from stoker.core.shapes import CheckpointView
+    from stoker.core.wire_types import CheckpointView
     from stoker.rpc.client import Client
 
 SHOWN = 30

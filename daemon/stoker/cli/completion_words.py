@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from stoker.cli.control import APPLIES_TO
+from stoker.cli.kit.naming import workflow_id
 from stoker.cli.kit.parser import Command, Option
 from stoker.cli.kit.selection import STATES, matching
-from stoker.cli.kit.steps import workflow_id
 from stoker.core.errors import StokerError, UsageError
 from stoker.rpc.client import Client
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from stoker.cli.history import edited
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import connect
+from stoker.cli.kit.naming import few
 from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.kit.selection import FILTER, filter_fields, has_filter, matching
-from stoker.cli.kit.steps import few
 from stoker.core.errors import StokerError, UsageError
 from stoker.core.units import counted
 from stoker.rpc.client import Client

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import call, patiently
+from stoker.cli.kit.naming import workflow_id
 from stoker.cli.kit.parser import JSON, RAW, Command, Given, Option
-from stoker.cli.kit.steps import workflow_id
 from stoker.cli.run_interrupt import BROKEN_PIPE, INTERRUPTED, RunInterrupt
-from stoker.core.ends import HANDLER_FAILED, SENTENCES, last_line
 from stoker.core.errors import StokerError, WaitTimeout
+from stoker.core.reason_words import HANDLER_FAILED, SENTENCES, last_line
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
-    from stoker.core.shapes import StandingShape
     from stoker.core.views import Explanation, JobDetails
+    from stoker.core.wire_types import StandingShape
 
 PATIENCE_S = 2.0  # with an attempt that does not begin, before the reason is printed
 # What `why` says of a job that waits for something; all other codes are about one that runs or has ended.

@@ -14,8 +14,8 @@ from stoker.cli import flowfile
 from stoker.cli.kit import graph_edges, render
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.drawings import DRAWINGS, Node, sign
+from stoker.cli.kit.naming import few, need_text, workflow_id
 from stoker.cli.kit.parser import JSON, Command, Given, Option
-from stoker.cli.kit.steps import few, need_text, workflow_id
 from stoker.core.errors import FlowInvalid, UsageError
 from stoker.core.units import counted
 

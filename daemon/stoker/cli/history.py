@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Command, Given, Option
-from stoker.core.ends import last_line
+from stoker.core.reason_words import last_line
 from stoker.core.units import counted
 from stoker.rpc.client import Client
 

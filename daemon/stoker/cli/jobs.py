@@ -17,8 +17,8 @@ from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.kit.selection import FILTER, Overview, filter_fields
 
 if TYPE_CHECKING:
-    from stoker.core.shapes import NeedShape, RawBytesShape
     from stoker.core.views import JobDetails, JobView
+    from stoker.core.wire_types import NeedShape, RawBytesShape
 
 HEADERS = ("ID", "STATE", "WHY", "QUEUE", "PRIO", "TRY", "AGE", "RAN", "SAYS", "JOB")
 SAYS = HEADERS.index("SAYS")

@@ -43,7 +43,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "why": ("jobs:why", "why a job is not running, or how it ended, and the next command"),
         "history": ("history:history", "every change of a job, and its attempts"),
         "watch": ("follow:watch", "print changes as they happen"),
-        "status": ("admin:status", "the daemon, its queues, load and launchers"),
+        "status": ("status:status", "the daemon, its queues, load and launchers"),
         "worker": ("workers:worker", "the processes of a running job: CPU, memory, open files"),
         "debug": ("workers:debug", "open a shell in a job's directory and environment"),
         "top": ("top:top", "status and live jobs, refreshed"),
@@ -93,7 +93,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "backup ls": ("backup:ls", "list the backups in the state directory"),
         "restore": ("restore:restore", "put a backup in the place of the database, while no daemon runs"),
         "audit verify": ("audit:verify", "verify the hash chain of the log of changes"),
-        "drain": ("admin:drain", "start no further jobs, let running jobs end, then stop the daemon"),
+        "drain": ("status:drain", "start no further jobs, let running jobs end, then stop the daemon"),
         "recover": ("recovery:recover", "what a daemon start would do with unfinished attempts (--dry-run)"),
         "config": ("settings:show", "the settings in force, with defaults"),
         "config check": ("settings:check", "check a settings file and report every mistake"),
@@ -246,7 +246,7 @@ def _named(words: list[str]) -> tuple[str, list[str]]:
     if subcommands and len(words) > 1 and not words[1].startswith("-"):
         raise UsageError(f"no command {two!r}", hint=f"the commands of {first} are: {', '.join(subcommands)}")
     if first not in rows:
-        from stoker.core.nearest import did_you_mean  # noqa: PLC0415 - only after a misspelt name
+        from stoker.core.similar_names import did_you_mean  # noqa: PLC0415 - only after a misspelt name
 
         raise UsageError(f"no command {first!r}", hint=did_you_mean(first, rows) or "stoker --help lists the commands")
     return first, words[1:]

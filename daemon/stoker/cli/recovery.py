@@ -42,7 +42,7 @@ def recover(given: Given) -> int:
             "a daemon recovers by itself at each start: this command only previews it, with --dry-run",
             hint="stoker recover --dry-run, or stoker status for what the last start did",
         )
-    from stoker.ops.recovery import preview  # noqa: PLC0415 - SQLite and msgspec: completions load this module
+    from stoker.ops.recovery_preview import preview  # noqa: PLC0415 - SQLite and msgspec: completions load this module
 
     plan: dict[str, Any] = preview(paths.state_dir(given["state_dir"], os.environ, os.getuid()))
     if given["json"]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from stoker.cli.kit.parser import Given
     from stoker.cli.run_interrupt import RunInterrupt
-    from stoker.core.shapes import Submitted
+    from stoker.core.wire_types import Submitted
     from stoker.rpc.client import Client
 
 

@@ -14,12 +14,13 @@ import time
 import tty
 from typing import TYPE_CHECKING, NoReturn, Self
 
-from stoker.cli import admin, jobs
+from stoker.cli import jobs
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import Command, Given, Option
 from stoker.cli.kit.selection import Overview
 from stoker.cli.queues import state_of
+from stoker.cli.status import summary
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def screen_lines(client: Client) -> list[str]:
 
 def _head(status: StatusView) -> list[str]:
     """The facts that fit a small screen; safe mode is part of the first line."""
-    facts = dict(admin.summary(status))
+    facts = dict(summary(status))
     shown = [("stokerd", f"{status['version']}, up {render.span(status['uptime_ms'])}, {facts['mode']}")]
     shown += [(key, str(facts[key])) for key in ("next", "jobs", "pressure") if facts.get(key)]
     return [f"{key:<8} {render.visible(value)}" for key, value in shown]

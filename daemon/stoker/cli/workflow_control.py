@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from stoker.cli.control import REASON, TIMEOUT
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call
+from stoker.cli.kit.naming import WAIT, checkpoint_id, few, need_text, workflow_id
 from stoker.cli.kit.parser import JSON, Command, Given, Option
-from stoker.cli.kit.steps import WAIT, checkpoint_id, few, need_text, workflow_id
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from stoker.core.shapes import ResumedStep
+    from stoker.core.wire_types import ResumedStep
 
 # The lists in an answer that are printed besides the state, in this order. Others are for --json only.
 REPORTED = {

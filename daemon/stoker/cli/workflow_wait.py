@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import render, values
 from stoker.cli.kit.connection import patiently
+from stoker.cli.kit.naming import few, workflow_id
 from stoker.cli.kit.outcome import FINAL
 from stoker.cli.kit.parser import JSON, Command, Given, Option
-from stoker.cli.kit.steps import few, workflow_id
 from stoker.core.errors import DaemonUnreachable, WaitTimeout
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from stoker.core.shapes import ChangeShape
     from stoker.core.views import WorkflowDetails
+    from stoker.core.wire_types import ChangeShape
 
 ENDED = ("succeeded", "failed", "cancelled")
 # For each state other than success: its words, and the next command.

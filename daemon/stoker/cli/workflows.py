@@ -12,17 +12,17 @@ from stoker.cli import flowfile
 from stoker.cli.history import TAIL_LINES, log_tail, print_log_tail
 from stoker.cli.kit import outcome, render, table, values
 from stoker.cli.kit.connection import connect
+from stoker.cli.kit.naming import WAIT, few, groups, need_text, workflow_id
 from stoker.cli.kit.parser import JSON, Command, Given, Option
-from stoker.cli.kit.steps import WAIT, few, groups, need_text, workflow_id
 from stoker.cli.workflow_wait import until_ended
-from stoker.core.ends import last_line
 from stoker.core.errors import FlowInvalid, UsageError
+from stoker.core.reason_words import last_line
 from stoker.core.units import counted
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
-    from stoker.core.shapes import WorkflowAccepted
     from stoker.core.views import StepView, WorkflowDetails, WorkflowView
+    from stoker.core.wire_types import WorkflowAccepted
 
 STATES = ("running", "paused", "rolling_back", "succeeded", "failed", "cancelled")
 DONE = ("succeeded", "superseded")

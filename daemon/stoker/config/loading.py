@@ -23,8 +23,8 @@ from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection
 from stoker.core.errors import ConfigInvalid
 from stoker.core.job.model import Spec
 from stoker.core.job.spec_rules import contradictions_of_defaults
-from stoker.core.nearest import nearest
 from stoker.core.requests import JobDefaults
+from stoker.core.similar_names import nearest
 from stoker.core.units import counted
 from stoker.paths import config_files
 

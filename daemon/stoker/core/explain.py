@@ -12,12 +12,12 @@ from typing import Any
 from msgspec import Struct, field
 
 from stoker.core.clock import Now
-from stoker.core.ends import last_line
 from stoker.core.job.admission import paused
 from stoker.core.job.cause import cause, in_brackets
 from stoker.core.job.dependencies import UNMET
 from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, Queue, Reason, State, StopReason
 from stoker.core.job.verdict import suspected_limit
+from stoker.core.reason_words import last_line
 from stoker.core.shortage import NO_SHORTAGE, Shortage
 from stoker.core.units import counted, span
 from stoker.core.workflow.state import Intent

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
-from stoker.core.shapes import ChangeShape, EdgeView, LimitsShape, NeedShape, RawBytesShape, State, WorkflowState
+from stoker.core.wire_types import ChangeShape, EdgeView, LimitsShape, NeedShape, RawBytesShape, State, WorkflowState
 
 
 class _SpecView(TypedDict):

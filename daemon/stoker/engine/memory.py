@@ -14,8 +14,8 @@ from msgspec import Struct
 from stoker.core.errors import QueueNotFound
 from stoker.core.job.admission import AdmissionQueue
 from stoker.core.job.model import FINAL, Attempt, Job, Queue, Resource, State
-from stoker.core.nearest import did_you_mean
 from stoker.core.shortage import NO_SHORTAGE
+from stoker.core.similar_names import did_you_mean
 from stoker.core.workflow.checkpoint import Head
 from stoker.engine.freezes import Freezes
 from stoker.engine.ready_queue import ReadyQueue

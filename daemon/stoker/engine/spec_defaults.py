@@ -19,8 +19,8 @@ from stoker.core.errors import InvalidParams, ResourceNotFound, StokerError
 from stoker.core.job.limits import Limits
 from stoker.core.job.model import ExecutionMode, Need, OnOrphan, Queue, Resource, Spec
 from stoker.core.job.spec_rules import contradictions, contradictions_of_defaults
-from stoker.core.nearest import did_you_mean
 from stoker.core.requests import JobDefaults, JobParams, JobWork
+from stoker.core.similar_names import did_you_mean
 from stoker.core.units import instant
 
 _SENT = tuple(name for name in JobWork.__struct_fields__ if name != "limits")

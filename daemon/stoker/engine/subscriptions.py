@@ -23,7 +23,7 @@ from stoker.store.changes import ChangePage
 from stoker.store.reader import Reader
 
 if TYPE_CHECKING:
-    from stoker.core.shapes import ChangeShape
+    from stoker.core.wire_types import ChangeShape
 
 Subject = tuple[str, str]  # kind and subject of changes
 EVERYTHING: Subject = ("", "")

@@ -19,7 +19,7 @@ from stoker.core.raw_bytes import AnyText, sendable
 from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.base import Start
-from stoker.process.capture import log_name
+from stoker.process.attempt_logs import log_name
 from stoker.process.cgroup import Leaf
 from stoker.process.messages import LaunchOrder, Setup
 from stoker.process.work_files import WorkFiles

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from stoker.executors.launcher_pool import LauncherPool
-from stoker.process.capture import log_of
+from stoker.process.attempt_logs import log_of
 from stoker.process.messages import OrphanLog
 
 CATCH_UP_S = 2.0

@@ -1,7 +1,7 @@
 """The log file of one attempt: made at the first byte, written by the launcher alone, bounded in size.
 
 Owns creation and the hole in the middle. Head and tail stay and offsets stay valid, so readers see one growing file.
-A follower locks what it has yet to read (`process/capture.py`), and the kernel drops the lock when it dies. The
+A follower locks what it has yet to read (`process/attempt_logs.py`), and the kernel drops the lock when it dies. The
 middle is dropped once each follower has read it, or has been waited for long enough.
 
 Invariants: a log that exists before its run is an error (the disk is ahead of the database) and is never written to;

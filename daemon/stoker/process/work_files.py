@@ -23,7 +23,7 @@ from stoker.core.shortage import OWN_SHORTAGES
 from stoker.core.sorted_json import encode_sorted
 from stoker.files import make_regular, open_regular
 from stoker.paths import SOCKET_PATH_BYTES
-from stoker.process.capture import last_words, log_of
+from stoker.process.attempt_logs import last_words, log_of
 
 
 class RunOutput(Struct, frozen=True):

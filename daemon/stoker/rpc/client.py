@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from typing import Any, Unpack
 
     from stoker.core.daemon_views import StatusView
-    from stoker.core.shapes import (
+    from stoker.core.views import Explanation, JobDetails, JobHistory, JobPage, WorkflowDetails
+    from stoker.core.wire_types import (
         ChangeShape,
         CheckpointPage,
         CheckpointPiece,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
         Submitted,
         WorkflowAccepted,
     )
-    from stoker.core.views import Explanation, JobDetails, JobHistory, JobPage, WorkflowDetails
 
 BATCH_JOBS = 1_000  # that share one commit
 BATCH_BYTES = wire.MAX_FRAME_BYTES - 4096  # leaves room for the envelope

@@ -15,8 +15,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from stoker.core.errors import InvalidParams
-from stoker.core.nearest import nearest
 from stoker.core.requests import MAX_SHOWN, Name, Params, Text, Title
+from stoker.core.similar_names import nearest
 from stoker.core.workflow.definition import Flow, FlowRequest, Plan, StepDefaults, StepParams, plan
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake, refuse
 from stoker.rpc.schema import read_params

@@ -18,8 +18,8 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from stoker.core.errors import InvalidRequest, MethodNotFound, ParseError, StokerError
-from stoker.core.nearest import did_you_mean
 from stoker.core.requests import MAX_INT, MAX_SHOWN
+from stoker.core.similar_names import did_you_mean
 from stoker.rpc.methods import METHODS
 from stoker.rpc.schema import read_params
 from stoker.rpc.table import Method

@@ -30,7 +30,7 @@ from stoker.core.requests import (
 )
 from stoker.core.workflow.mistakes import MAX_MISTAKES
 from stoker.engine.subscriptions import ChangeFeed
-from stoker.process.capture import Chunk
+from stoker.process.attempt_logs import Chunk
 from stoker.rpc import schema
 from stoker.rpc.table import Later, Method, MethodKind, Peer, Reply, Stream
 from stoker.rpc.workflow_methods import WORKFLOW_METHODS

@@ -17,8 +17,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from stoker.core.errors import InvalidParams
-from stoker.core.nearest import did_you_mean
 from stoker.core.requests import MAX_INT, MAX_SHOWN
+from stoker.core.similar_names import did_you_mean
 from stoker.core.units import spoken
 from stoker.core.workflow.definition import StepParams
 

@@ -47,13 +47,13 @@ from stoker.store.writer import Writer
 from stoker.telemetry.logs import set_level
 from stoker.telemetry.stalls import Stalls
 from stoker.upkeep import maintenance
+from stoker.upkeep.after_restore import settle_restore
 from stoker.upkeep.backups import Backups
 from stoker.upkeep.drain import Drain
 from stoker.upkeep.housekeeping import Housekeeping
 from stoker.upkeep.leftovers import Leftovers
-from stoker.upkeep.recovered import hold_jobs_without_attempt
 from stoker.upkeep.recovery import RecoveryService
-from stoker.upkeep.restored import settle_restore
+from stoker.upkeep.recovery_messages import hold_jobs_without_attempt
 from stoker.upkeep.retention import Retention
 from stoker.upkeep.safe_mode import SafeModeSwitch
 from stoker.upkeep.staleness import Staleness

@@ -50,7 +50,7 @@ from stoker.telemetry.logs import log
 from stoker.workflows.chain import context_at
 
 if TYPE_CHECKING:
-    from stoker.core.shapes import (
+    from stoker.core.wire_types import (
         CheckpointPage,
         CheckpointPiece,
         CheckpointView,

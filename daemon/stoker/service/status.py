@@ -21,8 +21,8 @@ from stoker.core.shortage import Shortage
 from stoker.core.workflow import strategies
 from stoker.engine.memory import LiveState
 from stoker.engine.subscriptions import change_fields
-from stoker.process.capture import Chunk, log_path, tail_offset
-from stoker.process.capture import follow as follow_log
+from stoker.process.attempt_logs import Chunk, log_path, tail_offset
+from stoker.process.attempt_logs import follow as follow_log
 from stoker.service.assembly import Engine
 from stoker.service.views import laid_over
 from stoker.store import attempts, jobs, workflows

@@ -1,4 +1,4 @@
-"""The views of jobs and attempts, in the shapes that clients get (`core.shapes`).
+"""The views of jobs and attempts, in the types that clients get (`core.views`).
 
 Facts in memory, such as the pid and a stop under way, replace the committed ones, because they reach the disk a little
 later.
@@ -16,7 +16,7 @@ from stoker.core.job.limits import describe
 from stoker.core.job.model import Attempt, Job
 from stoker.core.job.verdict import suspected_limit
 from stoker.engine.memory import LiveState, OpenRun
-from stoker.process.capture import log_path
+from stoker.process.attempt_logs import log_path
 
 if TYPE_CHECKING:
     from stoker.core.views import AttemptView, JobView

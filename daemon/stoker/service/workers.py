@@ -18,7 +18,7 @@ from stoker.core.raw_bytes import AnyText
 from stoker.engine.memory import OpenRun
 from stoker.executors.environment import job_variables
 from stoker.host.threads import start_threads
-from stoker.process.observing import observe
+from stoker.process.samples import observe
 from stoker.service import status
 from stoker.service.assembly import Engine
 

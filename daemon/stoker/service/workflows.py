@@ -32,7 +32,8 @@ from stoker.workflows.archive import analysis_of
 from stoker.workflows.submit import WorkflowAnswer, WorkflowOffer, WorkflowSubmission
 
 if TYPE_CHECKING:
-    from stoker.core.shapes import (
+    from stoker.core.views import AnalysedWorkflow, StepView, WorkflowDetails, WorkflowPage, WorkflowView
+    from stoker.core.wire_types import (
         NeedsChanged,
         ResumePlan,
         StepSkipped,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
         WorkflowRetried,
         WorkflowRolledBack,
     )
-    from stoker.core.views import AnalysedWorkflow, StepView, WorkflowDetails, WorkflowPage, WorkflowView
 
 A = TypeVar("A")
 ERROR_BYTES = 300  # of each step; `job.get` has the whole error

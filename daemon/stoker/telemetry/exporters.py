@@ -23,8 +23,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExport
 
 from stoker.config.settings import OtelSettings
 from stoker.core.errors import CannotCreate, ConfigInvalid
-from stoker.telemetry.exporting import ExportingTelemetry
 from stoker.telemetry.metrics_port import MetricsPort
+from stoker.telemetry.otel_sdk import ExportingTelemetry
 
 OTLP = "opentelemetry.exporter.otlp.proto.http"
 

@@ -1,7 +1,7 @@
 """Traces and metrics: every name that leaves the process, and the calls by which the daemon reports.
 
 Owns the names and `Telemetry`, whose methods do nothing: it is used when nothing is exported, without the SDK.
-exporting.py makes each span when it has ended, from rows, with ids derived from those of the job; so a trace is
+otel_sdk.py makes each span when it has ended, from rows, with ids derived from those of the job; so a trace is
 complete even if the daemon was restarted in the middle of it.
 
 A job's trace: `job` (submission to final state, child of the caller's span if it sent one) and below it `job.submit`,

@@ -39,7 +39,7 @@ from stoker.store.recoveries import Recovery
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.telemetry.otel import Telemetry
-from stoker.upkeep.recovered import Followed, Recovered, Remembered, counts
+from stoker.upkeep.recovery_messages import Followed, Recovered, Remembered, counts
 from stoker.upkeep.safe_mode import SafeModeSwitch
 
 PATIENCE_S = 5.0  # a launcher that is silent for longer is recovered when it answers

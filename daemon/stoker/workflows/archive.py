@@ -28,7 +28,7 @@ from stoker.core.workflow.state import WorkflowState
 from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import blueprint, width_of
 from stoker.ops.archive import ArchiveFile, path_of
-from stoker.process.capture import log_path, tail
+from stoker.process.attempt_logs import log_path, tail
 from stoker.store import attempts, changes, checkpoints, jobs, workflows
 from stoker.store.reader import Reader
 from stoker.store.workflows import StoredWorkflow

@@ -26,7 +26,7 @@ from stoker.engine.workflow_memory import LiveWorkflow, open_steps
 from stoker.store.loading import Wanted
 
 if TYPE_CHECKING:
-    from stoker.core.shapes import StepSkipped, WorkflowCancelled, WorkflowPaused, WorkflowRetried, WorkflowStanding
+    from stoker.core.wire_types import StepSkipped, WorkflowCancelled, WorkflowPaused, WorkflowRetried, WorkflowStanding
 
 P = ParamSpec("P")
 A = TypeVar("A")

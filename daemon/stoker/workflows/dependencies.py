@@ -22,7 +22,7 @@ from stoker.engine.workflow_memory import LiveWorkflow, rewritten
 from stoker.workflows import commands
 
 if TYPE_CHECKING:
-    from stoker.core.shapes import EdgeView, NeedsChanged
+    from stoker.core.wire_types import EdgeView, NeedsChanged
 
 PENDING = (State.WAITING, State.QUEUED)
 

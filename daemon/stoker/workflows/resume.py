@@ -46,7 +46,7 @@ from stoker.telemetry.logs import log
 from stoker.workflows import chain, commands
 
 if TYPE_CHECKING:
-    from stoker.core.shapes import ResumedStep, ResumePlan, WorkflowResumed
+    from stoker.core.wire_types import ResumedStep, ResumePlan, WorkflowResumed
 
 THREAD_NAME = "resume-strategy"
 MAX_HANGING = 16  # a strategy that never returns keeps its thread until the daemon ends

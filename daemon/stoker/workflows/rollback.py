@@ -33,7 +33,7 @@ from stoker.telemetry.logs import log
 from stoker.workflows import commands
 
 if TYPE_CHECKING:
-    from stoker.core.shapes import RollbackTarget, WorkflowRolledBack
+    from stoker.core.wire_types import RollbackTarget, WorkflowRolledBack
 
 TRIED = 20  # after so many damaged checkpoints in a row a step starts without one
 _target = msgspec.json.Decoder(Target).decode

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import render
-from stoker.core.ends import HANDLER_FAILED, SENTENCES, last_line, signal_words
+from stoker.core.reason_words import HANDLER_FAILED, SENTENCES, last_line, signal_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -204,7 +204,7 @@ def _read_option(argument: str, rest: Iterator[str], by_name: dict[str, Option],
 def _hint_for(name: str, by_name: dict[str, Option]) -> str | None:
     if name in UNKNOWN_HERE:
         return UNKNOWN_HERE[name]
-    from stoker.core.nearest import did_you_mean  # noqa: PLC0415 - only after a misspelt name
+    from stoker.core.similar_names import did_you_mean  # noqa: PLC0415 - only after a misspelt name
 
     return did_you_mean(name, by_name.keys() - {"--help"})
 

@@ -1,12 +1,12 @@
 """The cause of the end of a job in words, with the limit that the job exceeded.
 
-Owns the part of the sentence of `why` that follows the state. The words for each reason are those of `core.ends`.
+Owns the part of the sentence of `why` that follows the state. `core.reason_words` has the words for each reason.
 """
 
 from __future__ import annotations
 
-from stoker.core.ends import SENTENCES, signal_words
 from stoker.core.job.model import Job, Reason, Spec, State
+from stoker.core.reason_words import SENTENCES, signal_words
 from stoker.core.units import duration, exited_with, instant
 
 

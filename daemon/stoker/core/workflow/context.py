@@ -18,7 +18,7 @@ from stoker.core.job.model import Reason, State
 from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, opened
 
 if TYPE_CHECKING:
-    from stoker.core.shapes import ContextView
+    from stoker.core.wire_types import ContextView
 
 
 class ContextStep(Struct, frozen=True):

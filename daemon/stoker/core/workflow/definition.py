@@ -17,7 +17,6 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from stoker.core.job.model import NeedOn
-from stoker.core.nearest import did_you_mean
 from stoker.core.raw_bytes import RawBytes
 from stoker.core.requests import (
     MAX_NEEDS,
@@ -30,6 +29,7 @@ from stoker.core.requests import (
     Text,
     Umask,
 )
+from stoker.core.similar_names import did_you_mean
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake
 from stoker.core.workflow.state import Edge, Strategy
 from stoker.core.workflow.template import Filled, Template, TemplateNames, named

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from stoker.process import capture
-from stoker.process.capture import CHUNK, TAIL_SEARCH_BYTES, Chunk, follow, log_of, log_path, tail_offset
+from stoker.process import attempt_logs
+from stoker.process.attempt_logs import CHUNK, TAIL_SEARCH_BYTES, Chunk, follow, log_of, log_path, tail_offset
 from tests.support.apart import run_apart_async, spare_descriptors
 from tests.support.facts import DEADLINE_S, until_async
 from tests.support.strace import why_not
@@ -246,7 +246,7 @@ async def test_follow_when_its_reader_goes_during_a_read_then_the_log_stays_open
         gone.wait(DEADLINE_S)
         inodes.append((threading.current_thread().name[:4], os.fstat(descriptor).st_ino))
 
-    monkeypatch.setattr(capture, "_read", slow_read)
+    monkeypatch.setattr(attempt_logs, "_read", slow_read)
     before = len(list(Path("/proc/self/fd").iterdir()))
     chunks = follow(log, offset=0, closed=asyncio.Event(), threads=READERS)
     waiting = asyncio.ensure_future(anext(chunks))
