@@ -145,16 +145,14 @@ def _attempt_missing(job: Job, attempt: Attempt | None, _event: ev.AttemptMissin
     return Transitioned(replace(job, state=State.HELD, reason=Reason.LOST, pid=None))
 
 
-def _expire_ttl(job: Job, _attempt: Attempt | None, _event: ev.TtlPassed, now: Now) -> Transitioned:
-    return end(job, State.EXPIRED, Reason.TTL, now)
+def _ends(state: State, reason: Reason) -> Rule:
+    """The job ends in that state."""
+    return lambda job, _attempt, _event, now: end(job, state, reason, now)
 
 
-def _expire_deadline(job: Job, _attempt: Attempt | None, _event: ev.DeadlinePassed, now: Now) -> Transitioned:
-    return end(job, State.EXPIRED, Reason.DEADLINE, now)
-
-
-def _stop_at_deadline(job: Job, attempt: Attempt | None, _event: ev.DeadlinePassed, _now: Now) -> Transitioned:
-    return stop_for(job, attempt, StopReason.DEADLINE)
+def _stops(reason: StopReason) -> Rule:
+    """The open attempt is stopped, and the job goes on from its end."""
+    return lambda job, attempt, _event, _now: stop_for(job, attempt, reason)
 
 
 # --- the table --------------------------------------------------------------------------------------------
@@ -170,8 +168,8 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
     **_rows(
         _PENDING,
         {
-            ev.TtlPassed: _expire_ttl,
-            ev.DeadlinePassed: _expire_deadline,
+            ev.TtlPassed: _ends(State.EXPIRED, Reason.TTL),
+            ev.DeadlinePassed: _ends(State.EXPIRED, Reason.DEADLINE),
             ev.NeedFailed: _need_failed,
             ev.Cancel: verbs.cancel,
             ev.Skip: verbs.skip,
@@ -192,8 +190,8 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.Adopted: _adopt,
             ev.Stuck: _stuck,
             ev.AttemptMissing: _attempt_missing,
-            ev.DeadlinePassed: _stop_at_deadline,
-            ev.Cancel: verbs.cancel_running,
+            ev.DeadlinePassed: _stops(StopReason.DEADLINE),
+            ev.Cancel: _stops(StopReason.CANCEL),
             ev.Restart: verbs.restart_running,
         },
     ),

@@ -60,10 +60,8 @@ def ready(job: Job, now: Now, **changes: Any) -> Job:
     return replace(free, state=State.WAITING) if blocked(free, now) else free
 
 
-def end(job: Job, state: State, reason: Reason, now: Now, **changes: Any) -> Transitioned:
-    ended = replace(
-        job, state=state, reason=reason, finished_at=now.wall, pid=None, wake_at=None, expires_at=None, **changes
-    )
+def end(job: Job, state: State, reason: Reason, now: Now) -> Transitioned:
+    ended = replace(job, state=state, reason=reason, finished_at=now.wall, pid=None, wake_at=None, expires_at=None)
     return Transitioned(ended, effects=(ev.ReleaseDependents(job.id),))
 
 

@@ -33,10 +33,6 @@ def cancel(job: Job, attempt: Attempt | None, _event: ev.Cancel, now: Now) -> Tr
     return end(job, State.CANCELLED, Reason.USER, now)
 
 
-def cancel_running(job: Job, attempt: Attempt | None, _event: ev.Cancel, _now: Now) -> Transitioned:
-    return stop_for(job, attempt, StopReason.CANCEL)
-
-
 def retry(job: Job, attempt: Attempt | None, event: ev.Retry, now: Now) -> Transitioned:
     _no_attempt(job, attempt)
     if job.state is State.HELD and job.reason is Reason.USER:
