@@ -52,6 +52,16 @@ def daemon() -> Iterator[DaemonProcess]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def shared(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
+    """One daemon for the tests of a module, with the SETTINGS and ENVIRON of the module, if it names any.
+
+    For tests that neither stop nor fill their daemon, and that take ids from answers: others were there before them.
+    """
+    with DaemonProcess(getattr(request.module, "SETTINGS", ""), getattr(request.module, "ENVIRON", None)) as running:
+        yield running
+
+
 @pytest.fixture
 def stopped_daemon() -> Iterator[DaemonProcess]:
     """A stokerd that was never started: for tests that bring settings, arguments or a damaged state."""

@@ -169,7 +169,7 @@ NOT_FORMATTED_YET = {
     "tests/cli/test_graph_edges.py": 1,
     "tests/cli/test_top.py": 1,
     "tests/cli/test_with_daemon.py": 1,
-    "tests/cli/test_workflows.py": 3,
+    "tests/cli/test_workflows.py": 1,
     "tests/engine/test_chain_recovery.py": 1,
     "tests/engine/test_checkpoints.py": 2,
     "tests/engine/test_editing.py": 1,

@@ -14,19 +14,12 @@ from tests.support.daemon import DaemonProcess
 from tests.support.work import end_of, shell, submit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 BYTES = b"caf\xe9 \xff\xfe"
 IN_BASE64 = {"base64": "Y2Fm6SD//g=="}
 # Prints its directory, its arguments and a variable as they are, with newlines between.
 SCRIPT = b'#!/bin/sh\npwd; printf "%s\\n" "$0" "$@" "$NAME"\n'
-
-
-@pytest.fixture
-def daemon() -> Iterator[DaemonProcess]:
-    with DaemonProcess() as running:
-        yield running
 
 
 @pytest.fixture
@@ -47,10 +40,10 @@ def stoker(daemon: DaemonProcess, folder: bytes, *arguments: bytes | str) -> sub
     )  # fmt: skip
 
 
-def test_run_when_names_are_not_utf8_then_the_worker_gets_every_byte(daemon: DaemonProcess, folder: bytes) -> None:
+def test_run_when_names_are_not_utf8_then_the_worker_gets_every_byte(shared: DaemonProcess, folder: bytes) -> None:
     tool = b"./tool-" + BYTES
 
-    ran = stoker(daemon, folder, "run", "--env", b"NAME=" + BYTES, "--", tool, BYTES, "ä")
+    ran = stoker(shared, folder, "run", "--env", b"NAME=" + BYTES, "--", tool, BYTES, "ä")
 
     assert (ran.returncode, ran.stderr) == (0, b"")
     assert ran.stdout == b"\n".join((folder, tool, BYTES, "ä".encode(), BYTES)) + b"\n"
@@ -58,7 +51,7 @@ def test_run_when_names_are_not_utf8_then_the_worker_gets_every_byte(daemon: Dae
 
 def test_daemon_when_its_own_variables_are_not_utf8_then_the_worker_gets_every_byte() -> None:
     text, search = os.fsdecode(BYTES), f"/none/{os.fsdecode(BYTES)}:/bin:/usr/bin"
-    with DaemonProcess(environ={"LOGNAME": text, "PATH": search}) as daemon, daemon.client() as client:
+    with DaemonProcess(environ={"LOGNAME": text, "PATH": search}) as named, named.client() as client:
         job = submit(client, shell('printf "%s\\n" "$LOGNAME" "$PATH"'))
         end, log = end_of(client, job), b"".join(client.logs(job))
 
@@ -68,17 +61,17 @@ def test_daemon_when_its_own_variables_are_not_utf8_then_the_worker_gets_every_b
 
 @pytest.mark.parametrize("limits", [(), ("--limit", "open-files=64")], ids=["spawn", "fork"])
 def test_job_when_the_daemon_starts_again_before_it_runs_then_its_bytes_are_kept(
-    daemon: DaemonProcess, folder: bytes, limits: tuple[str, ...]
+    shared: DaemonProcess, folder: bytes, limits: tuple[str, ...]
 ) -> None:
-    stoker(daemon, folder, "queue", "pause", "default")
-    job = stoker(daemon, folder, "submit", *limits, "--", b"./tool-" + BYTES, BYTES).stdout.strip().decode()
-    shown = stoker(daemon, folder, "show", job).stdout.decode()
-    listed = stoker(daemon, folder, "ls").stdout.decode()
-    view: dict[str, Any] = json.loads(stoker(daemon, folder, "show", job, "--json").stdout)
-    daemon.kill_and_start()
-    stoker(daemon, folder, "queue", "resume", "default")
-    waited = stoker(daemon, folder, "wait", job)
-    logs = stoker(daemon, folder, "logs", job).stdout
+    stoker(shared, folder, "queue", "pause", "default")
+    job = stoker(shared, folder, "submit", *limits, "--", b"./tool-" + BYTES, BYTES).stdout.strip().decode()
+    shown = stoker(shared, folder, "show", job).stdout.decode()
+    listed = stoker(shared, folder, "ls").stdout.decode()
+    view: dict[str, Any] = json.loads(stoker(shared, folder, "show", job, "--json").stdout)
+    shared.kill_and_start()
+    stoker(shared, folder, "queue", "resume", "default")
+    waited = stoker(shared, folder, "wait", job)
+    logs = stoker(shared, folder, "logs", job).stdout
 
     assert view["args"] == [IN_BASE64]
     assert r"$'caf\xe9 \xff\xfe'" in shown
@@ -88,9 +81,9 @@ def test_job_when_the_daemon_starts_again_before_it_runs_then_its_bytes_are_kept
 
 
 def test_submit_when_a_program_of_such_a_name_is_missing_then_the_message_is_text(
-    daemon: DaemonProcess, folder: bytes
+    shared: DaemonProcess, folder: bytes
 ) -> None:
-    refused = stoker(daemon, folder, "submit", "--", b"./none-" + BYTES)
+    refused = stoker(shared, folder, "submit", "--", b"./none-" + BYTES)
 
     assert refused.returncode == 65
     assert refused.stderr.startswith(rb"stoker: ./none-caf\xe9 \xff\xfe does not exist")
@@ -108,21 +101,21 @@ def test_submit_when_a_program_of_such_a_name_is_missing_then_the_message_is_tex
     ],
 )
 def test_submit_when_bytes_are_wrong_then_the_field_is_named(
-    daemon: DaemonProcess, fields: dict[str, Any], path: str
+    shared: DaemonProcess, fields: dict[str, Any], path: str
 ) -> None:
-    with daemon.client() as client, pytest.raises(InvalidParams) as refused:
+    with shared.client() as client, pytest.raises(InvalidParams) as refused:
         client.call("job.submit", {"command": "/bin/true", **fields})
 
     assert refused.value.details["path"] == path
 
 
-def test_workflow_when_a_step_has_bytes_for_arguments_then_they_reach_it(daemon: DaemonProcess) -> None:
+def test_workflow_when_a_step_has_bytes_for_arguments_then_they_reach_it(shared: DaemonProcess) -> None:
     text = os.fsdecode(BYTES)
     steps = {
         "a": {"command": "printf", "args": ["%s", text]},
         "b": {"command": "sh", "args": ["-c", 'printf %s "$NAME"']},
     }
-    with daemon.client() as client:
+    with shared.client() as client:
         sent = client.submit_workflow({"name": "x", "defaults": {"env": {"NAME": text}}, "steps": steps})
         jobs = [job for job in sent["steps"].values() if job is not None]
         assert {end_of(client, job) for job in jobs} == {("succeeded", "exit")}
@@ -131,12 +124,12 @@ def test_workflow_when_a_step_has_bytes_for_arguments_then_they_reach_it(daemon:
 
 @pytest.mark.parametrize("argument", ["{", '{"base64": "eA=="}', '"quoted"'])
 def test_command_when_it_looks_like_the_form_of_bytes_then_it_is_taken_as_it_is(
-    daemon: DaemonProcess, tmp_path: Path, argument: str
+    shared: DaemonProcess, tmp_path: Path, argument: str
 ) -> None:
     tool = tmp_path / argument
     tool.write_bytes(SCRIPT)
     tool.chmod(0o755)
-    with daemon.client() as client:
+    with shared.client() as client:
         job = submit(client, {"command": argument, "args": [argument], "env": {"PATH": f"{tmp_path}:/bin:/usr/bin"}})
         assert end_of(client, job) == ("succeeded", "exit")
         assert client.get(job)["command"] == argument

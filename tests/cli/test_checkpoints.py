@@ -32,17 +32,17 @@ def ids(daemon: DaemonProcess, *arguments: str) -> list[str]:
     return daemon.cli("checkpoint", "ls", *arguments, "--ids", "--all").stdout.split()[::-1]
 
 
-def test_save_when_a_job_calls_it_then_the_checkpoint_is_listed_shown_and_exported(daemon: DaemonProcess) -> None:
+def test_save_when_a_job_calls_it_then_the_checkpoint_is_listed_shown_and_exported(shared: DaemonProcess) -> None:
     job = ran(
-        daemon, "printf 'a\\0b' | stoker checkpoint save --status half; echo '{\"n\": 2}' | stoker checkpoint save"
+        shared, "printf 'a\\0b' | stoker checkpoint save --status half; echo '{\"n\": 2}' | stoker checkpoint save"
     )
-    binary, text = ids(daemon, "--job", job)
+    binary, text = ids(shared, "--job", job)
 
-    listed = daemon.cli("checkpoint", "ls", "--job", job)
-    shown = json.loads(daemon.cli("checkpoint", "show", "--json", text).stdout)
-    summary = daemon.cli("checkpoint", "show", binary)
-    exported = daemon.cli("checkpoint", "export", binary)
-    chain = [json.loads(line) for line in daemon.cli("checkpoint", "export", "--job", job).stdout.splitlines()]
+    listed = shared.cli("checkpoint", "ls", "--job", job)
+    shown = json.loads(shared.cli("checkpoint", "show", "--json", text).stdout)
+    summary = shared.cli("checkpoint", "show", binary)
+    exported = shared.cli("checkpoint", "export", binary)
+    chain = [json.loads(line) for line in shared.cli("checkpoint", "export", "--job", job).stdout.splitlines()]
 
     assert "half" in listed.stdout
     assert (shown["data"], shown["kind"], shown["job"]) == ({"n": 2}, "progress", int(job))
@@ -51,27 +51,27 @@ def test_save_when_a_job_calls_it_then_the_checkpoint_is_listed_shown_and_export
     assert [one["data"] for one in chain] == [{"base64": "YQBi"}, {"n": 2}]
 
 
-def test_diff_when_two_checkpoints_differ_then_only_that_is_shown(daemon: DaemonProcess) -> None:
+def test_diff_when_two_checkpoints_differ_then_only_that_is_shown(shared: DaemonProcess) -> None:
     saves = """for n in 1 2; do printf '{"z": %s, "a": 0}' $n | stoker checkpoint save; done"""
-    job = ran(daemon, f"{saves}; stoker checkpoint save < /dev/null")
-    one, two, empty = ids(daemon, f"j{job}")
+    job = ran(shared, f"{saves}; stoker checkpoint save < /dev/null")
+    one, two, empty = ids(shared, f"j{job}")
 
-    differing = daemon.cli("checkpoint", "diff", one, two)
-    same = daemon.cli("checkpoint", "diff", one, one)
+    differing = shared.cli("checkpoint", "diff", one, two)
+    same = shared.cli("checkpoint", "diff", one, one)
 
     assert [line for line in differing.stdout.splitlines()[2:] if line[0] in "+-"] == ['-  "z": 1', '+  "z": 2']
     assert (same.returncode, same.stdout) == (0, "")
-    assert daemon.cli("checkpoint", "export", empty).stdout == ""
+    assert shared.cli("checkpoint", "export", empty).stdout == ""
 
 
-def test_diff_when_json_is_given_then_each_path_has_both_sides(daemon: DaemonProcess) -> None:
+def test_diff_when_json_is_given_then_each_path_has_both_sides(shared: DaemonProcess) -> None:
     first, second = {"a": [1, {"b": 2}], "c": True, "e": "x"}, {"a": [1, {"b": 3}, 4], "c": 1, "d": None, "e": "x"}
     saves = "; ".join(f"echo '{json.dumps(data)}' | stoker checkpoint save" for data in (first, second, "text"))
-    job = ran(daemon, f"{saves}; printf 'a\\0' | stoker checkpoint save")
-    one, two, text, binary = ids(daemon, "--job", job)
+    job = ran(shared, f"{saves}; printf 'a\\0' | stoker checkpoint save")
+    one, two, text, binary = ids(shared, "--job", job)
 
     def diff(old: str, new: str) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(daemon.cli("checkpoint", "diff", "--json", old, new).stdout)
+        document: dict[str, Any] = json.loads(shared.cli("checkpoint", "diff", "--json", old, new).stdout)
         return document
 
     assert diff(one, two) == {"old": int(one), "new": int(two), "changes": [
@@ -83,48 +83,48 @@ def test_diff_when_json_is_given_then_each_path_has_both_sides(daemon: DaemonPro
     assert diff(text, binary)["changes"][0]["new"]["bytes"] == 2
 
 
-def test_ls_when_a_job_saved_no_checkpoint_then_a_remark_says_so(daemon: DaemonProcess) -> None:
-    job = ran(daemon, "true")
+def test_ls_when_a_job_saved_no_checkpoint_then_a_remark_says_so(shared: DaemonProcess) -> None:
+    job = ran(shared, "true")
 
-    done = daemon.cli("checkpoint", "ls", "--job", job)
+    done = shared.cli("checkpoint", "ls", "--job", job)
 
     assert (done.returncode, done.stderr) == (0, f"stoker: job {job} has saved no checkpoint\n")
 
 
-def test_save_when_no_job_asks_then_it_is_a_usage_error(daemon: DaemonProcess) -> None:
-    done = daemon.cli("checkpoint", "save", input="1")
+def test_save_when_no_job_asks_then_it_is_a_usage_error(shared: DaemonProcess) -> None:
+    done = shared.cli("checkpoint", "save", input="1")
 
     assert (done.returncode, done.stdout) == (64, "")
     assert "STOKER_TOKEN" in done.stderr
 
 
-def test_save_when_it_is_larger_than_the_limit_then_nothing_is_sent(daemon: DaemonProcess) -> None:
+def test_save_when_it_is_larger_than_the_limit_then_nothing_is_sent(shared: DaemonProcess) -> None:
     # The socket does not exist: whoever tried to send would say so.
-    job = ran(daemon, "head -c 10000001 /dev/zero | STOKER_SOCKET=/nowhere stoker checkpoint save 2>&1; echo $?")
+    job = ran(shared, "head -c 10000001 /dev/zero | STOKER_SOCKET=/nowhere stoker checkpoint save 2>&1; echo $?")
 
-    assert daemon.cli("logs", job).stdout.splitlines() == [
+    assert shared.cli("logs", job).stdout.splitlines() == [
         "stoker: stdin: more than 10000000 bytes, the limit of a checkpoint",
         "hint: write the data to a file and save its path",
         "65",
     ]
 
 
-def test_save_when_the_data_has_the_largest_size_then_the_next_attempt_gets_it_all(daemon: DaemonProcess) -> None:
+def test_save_when_the_data_has_the_largest_size_then_the_next_attempt_gets_it_all(shared: DaemonProcess) -> None:
     script = """
         if [ -e "$STOKER_CHECKPOINT" ]; then md5sum < "$STOKER_CHECKPOINT"; exit 0; fi
         head -c 10000000 /dev/urandom > data; md5sum < data; stoker checkpoint save < data > id; exit 1
     """
-    options = ("--max-attempts", "2", "--base-delay", "1ms", "--working-dir", str(daemon.home))
-    job = ran(daemon, script, *options)
+    options = ("--max-attempts", "2", "--base-delay", "1ms", "--working-dir", str(shared.home))
+    job = ran(shared, script, *options)
 
-    first, second = (daemon.cli("logs", job, "--attempt", str(attempt)).stdout for attempt in (1, 2))
-    exported = daemon.cli(
-        "checkpoint", "export", (daemon.home / "id").read_text().strip(), "-o", str(daemon.home / "out")
+    first, second = (shared.cli("logs", job, "--attempt", str(attempt)).stdout for attempt in (1, 2))
+    exported = shared.cli(
+        "checkpoint", "export", (shared.home / "id").read_text().strip(), "-o", str(shared.home / "out")
     )
 
     assert first == second != ""
     assert exported.returncode == 0
-    assert (daemon.home / "out").read_bytes() == (daemon.home / "data").read_bytes()
+    assert (shared.home / "out").read_bytes() == (shared.home / "data").read_bytes()
 
 
 def test_save_when_the_daemon_is_away_then_it_is_tried_until_it_is_back(
@@ -156,12 +156,12 @@ stoker.checkpoint.output(rows=4)
 """
 
 
-def test_python_when_a_job_uses_it_then_state_and_values_are_handed_on(daemon: DaemonProcess) -> None:
+def test_python_when_a_job_uses_it_then_state_and_values_are_handed_on(shared: DaemonProcess) -> None:
     first = {"command": sys.executable, "args": ["-c", PROGRAM], "max_attempts": 2, "base_delay_ms": 1}
     reader = "import stoker; print(stoker.checkpoint.inputs())"
     then = {"command": sys.executable, "args": ["-c", reader], "needs": ["first"]}
     flow = {"name": "py", "steps": {"first": first, "then": then}}
-    with daemon.client() as client:
+    with shared.client() as client:
         accepted = client.submit_workflow(flow)
         ids_of = accepted["steps"]
         assert accepted["id"] is not None

@@ -1,4 +1,4 @@
-"""Commands against a real daemon, through the whole life of a job."""
+"""Commands against a real daemon, through the whole life of a job. All tests share one."""
 
 from __future__ import annotations
 
@@ -27,59 +27,66 @@ if TYPE_CHECKING:
     ],
 )  # fmt: skip
 def test_run_when_a_job_ends_in_any_way_then_log_and_code_are_passed_on(
-    daemon: DaemonProcess, arguments: list[str], status: int, out: str, expected: str
+    shared: DaemonProcess, arguments: list[str], status: int, out: str, expected: str
 ) -> None:
-    done = daemon.cli("run", *arguments)
+    done = shared.cli("run", *arguments)
 
     assert (done.returncode, done.stdout) == (status, out)
     assert expected in done.stderr
     assert bool(expected) == bool(done.stderr)
 
 
+def newest(shared: DaemonProcess) -> str:
+    """The id of the newest job."""
+    return shared.cli("ls", "--ids", "--limit", "1").stdout.strip()
+
+
 def test_run_when_the_last_line_has_no_newline_then_the_remark_starts_a_new_line(
-    daemon: DaemonProcess,
+    shared: DaemonProcess,
 ) -> None:
     job = ["run", "--", "sh", "-c", "printf half; exit 3"]
-    command = [str(daemon.programs / "stoker"), "--socket", str(daemon.socket), *job]
+    command = [str(shared.programs / "stoker"), "--socket", str(shared.socket), *job]
 
     one_place = subprocess.run(
         command,
-        env=daemon.environ,
+        env=shared.environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=DEADLINE_S,
         check=False,
     )
+    first = newest(shared)
     two_places = subprocess.run(
-        command, env=daemon.environ, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        command, env=shared.environ, capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
 
-    assert one_place.stdout == "half\nstoker: job 1 failed: exit code 3\n"
-    assert (two_places.stdout, two_places.stderr) == ("half", "stoker: job 2 failed: exit code 3\n")
+    assert one_place.stdout == f"half\nstoker: job {first} failed: exit code 3\n"
+    assert (two_places.stdout, two_places.stderr) == ("half", f"stoker: job {newest(shared)} failed: exit code 3\n")
 
 
-def test_run_when_its_job_cannot_start_then_stderr_says_why_until_it_can(daemon: DaemonProcess) -> None:
-    daemon.cli("queue", "pause", "default")
-    command = [str(daemon.programs / "stoker"), "--socket", str(daemon.socket), "run", "--", "echo", "hi"]
+def test_run_when_its_job_cannot_start_then_stderr_says_why_until_it_can(shared: DaemonProcess) -> None:
+    shared.cli("queue", "pause", "default")
+    command = [str(shared.programs / "stoker"), "--socket", str(shared.socket), "run", "--", "echo", "hi"]
     with subprocess.Popen(
-        command, env=daemon.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=shared.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
         assert running.stderr is not None
         lines = [running.stderr.readline(), running.stderr.readline()]
-        daemon.cli("queue", "resume", "default")
+        shared.cli("queue", "resume", "default")
         out, err = running.communicate(timeout=DEADLINE_S)
 
-    assert lines == ["stoker: job 1 waits: queue 'default' is paused\n", "hint: stoker queue resume default\n"]
+    waits = f"stoker: job {newest(shared)} waits: queue 'default' is paused\n"
+    assert lines == [waits, "hint: stoker queue resume default\n"]
     assert (running.returncode, out, err) == (0, "hi\n", "")
 
 
-def test_run_when_the_log_exceeds_its_bound_then_stdout_has_only_output_of_the_job(daemon: DaemonProcess) -> None:
+def test_run_when_the_log_exceeds_its_bound_then_stdout_has_only_output_of_the_job(shared: DaemonProcess) -> None:
     lines = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done"
-    job = daemon.cli("submit", "--max-log-bytes", "64K", "--", "sh", "-c", lines).stdout.strip()
-    daemon.cli("wait", job)
+    job = shared.cli("submit", "--max-log-bytes", "64K", "--", "sh", "-c", lines).stdout.strip()
+    shared.cli("wait", job)
 
-    logs = daemon.cli("logs", job)
+    logs = shared.cli("logs", job)
 
     assert "stoker: the output is incomplete: " in logs.stderr
     assert "stoker" not in logs.stdout
@@ -89,35 +96,35 @@ def test_run_when_the_log_exceeds_its_bound_then_stdout_has_only_output_of_the_j
 
 @pytest.mark.parametrize("json", [[], ["--json"]], ids=["id", "json"])
 def test_submit_when_the_id_cannot_be_printed_then_the_error_names_the_stored_job(
-    daemon: DaemonProcess, json: list[str]
+    shared: DaemonProcess, json: list[str]
 ) -> None:
     with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
         done = subprocess.run(
-            [daemon.programs / "stoker", "--socket", daemon.socket, "submit", *json, "--", "true"],
-            stdout=full, stderr=subprocess.PIPE, env=daemon.environ, text=True, timeout=DEADLINE_S, check=False,
+            [shared.programs / "stoker", "--socket", shared.socket, "submit", *json, "--", "true"],
+            stdout=full, stderr=subprocess.PIPE, env=shared.environ, text=True, timeout=DEADLINE_S, check=False,
         )  # fmt: skip
 
-    with daemon.client() as client:
-        (job,) = client.list()["jobs"]
+    with shared.client() as client:
+        (job,) = client.list(limit=1)["jobs"]
     assert done.returncode == 74
     assert f"job {job['id']} is stored, but its id cannot be printed: No space left on device" in done.stderr
 
 
-def test_commands_when_a_job_runs_and_ends_then_each_shows_its_part(daemon: DaemonProcess) -> None:
-    daemon.cli("queue", "set", "bulk", "--class", "high", "--max-running", "1")
-    daemon.cli("queue", "pause", "bulk", "--reason", "later")
-    job = daemon.cli(
-        "submit", "--queue", "bulk", "--name", "film", "--", "sh", "-c", "echo frame; exit 3"
+def test_commands_when_a_job_runs_and_ends_then_each_shows_its_part(shared: DaemonProcess) -> None:
+    shared.cli("queue", "set", "films", "--class", "high", "--max-running", "1")
+    shared.cli("queue", "pause", "films", "--reason", "later")
+    job = shared.cli(
+        "submit", "--queue", "films", "--name", "film", "--", "sh", "-c", "echo frame; exit 3"
     ).stdout.strip()
 
-    why = daemon.cli("why", job)
-    listed = daemon.cli("ls")
-    daemon.cli("queue", "resume", "bulk")
-    waited = daemon.cli("wait", job)
-    logs = daemon.cli("logs", job)
-    shown = daemon.cli("show", job)
-    history = daemon.cli("history", job)
-    status = daemon.cli("status")
+    why = shared.cli("why", job)
+    listed = shared.cli("ls")
+    shared.cli("queue", "resume", "films")
+    waited = shared.cli("wait", job)
+    logs = shared.cli("logs", job)
+    shown = shared.cli("show", job)
+    history = shared.cli("history", job)
+    status = shared.cli("status")
 
     assert "paused" in why.stdout
     assert "film: sh -c 'echo frame; exit 3'\n" in listed.stdout
@@ -126,11 +133,11 @@ def test_commands_when_a_job_runs_and_ends_then_each_shows_its_part(daemon: Daem
     assert "failed: exit code 3" in shown.stdout
     assert [word for word in ("queued", "running", "failed") if word not in history.stdout] == []
     assert "{" not in history.stdout
-    assert "bulk" in status.stdout
+    assert "films" in status.stdout
     assert {done.stderr for done in (why, listed, logs, shown, history, status)} == {""}
 
 
-def test_settings_when_they_are_changed_then_what_is_so_now_is_printed(daemon: DaemonProcess) -> None:
+def test_settings_when_they_are_changed_then_what_is_so_now_is_printed(shared: DaemonProcess) -> None:
     commands = [
         ("queue", "set", "bulk", "--class", "high", "--max-running", "1", "--default", "timeout=20m"),
         ("queue", "pause", "bulk"),
@@ -140,7 +147,7 @@ def test_settings_when_they_are_changed_then_what_is_so_now_is_printed(daemon: D
         ("resource", "set", "gpu", "3", "--json"),
     ]
 
-    *lines, queue, resource = [daemon.cli(*command).stdout for command in commands]
+    *lines, queue, resource = [shared.cli(*command).stdout for command in commands]
 
     bulk = "class high, at most 1 running; defaults: timeout=20m"
     assert lines == [
@@ -154,17 +161,19 @@ def test_settings_when_they_are_changed_then_what_is_so_now_is_printed(daemon: D
 
 
 def test_limits_when_one_is_exceeded_then_show_lists_all_and_names_the_likely_one(
-    daemon: DaemonProcess,
+    shared: DaemonProcess,
 ) -> None:
     limits = ["--limit", "cpu=1s", "--limit", "open_files=64", "--limit", "memory=1G", "--nice", "3"]
-    ran = daemon.cli("run", *limits, "--", "sh", "-c", "while :; do :; done")
-    shown, why = daemon.cli("show", "1"), daemon.cli("why", "1")
+    ran = shared.cli("run", *limits, "--", "sh", "-c", "while :; do :; done")
+    job = newest(shared)
+    shown, why = shared.cli("show", job), shared.cli("why", job)
     listed = [
-        json.loads(daemon.cli("show", "--json", "1").stdout)["attempts_list"],
-        json.loads(daemon.cli("history", "--json", "1").stdout)["attempts"],
+        json.loads(shared.cli("show", "--json", job).stdout)["attempts_list"],
+        json.loads(shared.cli("history", "--json", job).stdout)["attempts"],
     ]
 
-    assert (ran.returncode, ran.stderr) == (152, "stoker: job 1 failed: signal 24 (SIGXCPU, CPU time limit exceeded)\n")
+    failure = f"stoker: job {job} failed: signal 24 (SIGXCPU, CPU time limit exceeded)\n"
+    assert (ran.returncode, ran.stderr) == (152, failure)
     assert "limits       memory=1.0G cpu=1s open-files=64\n" in shown.stdout
     assert "memory=1.0G:rlimit cpu=1s:rlimit open-files=64:rlimit" in shown.stdout
     assert "CPU time is the likely cause" in shown.stdout
@@ -174,11 +183,11 @@ def test_limits_when_one_is_exceeded_then_show_lists_all_and_names_the_likely_on
         assert "likely" in attempt["suspicion"]
 
 
-def test_cancel_when_a_job_runs_then_it_is_stopped_and_another_time_is_an_error(daemon: DaemonProcess) -> None:
-    job = daemon.cli("submit", "sleep", "60").stdout.strip()
-    daemon.cli("cancel", job)
-    waited = daemon.cli("wait", job)
-    again = daemon.cli("cancel", job)
+def test_cancel_when_a_job_runs_then_it_is_stopped_and_another_time_is_an_error(shared: DaemonProcess) -> None:
+    job = shared.cli("submit", "sleep", "60").stdout.strip()
+    shared.cli("cancel", job)
+    waited = shared.cli("wait", job)
+    again = shared.cli("cancel", job)
 
     assert (waited.returncode, waited.stderr) == (1, f"stoker: job {job} cancelled: by a person\n")
     assert again.returncode == 65
@@ -186,27 +195,28 @@ def test_cancel_when_a_job_runs_then_it_is_stopped_and_another_time_is_an_error(
 
 @pytest.mark.parametrize(
     "command",
-    [["ls"], ["show", "1"], ["why", "1"], ["history", "1"], ["queue"], ["resource"], ["status"], ["wait", "1"]],
+    [["ls"], ["show", "JOB"], ["why", "JOB"], ["history", "JOB"], ["queue"], ["resource"], ["status"], ["wait", "JOB"]],
 )
-def test_reads_when_json_is_given_then_one_document_is_printed(daemon: DaemonProcess, command: list[str]) -> None:
-    daemon.cli("run", "true")
+def test_reads_when_json_is_given_then_one_document_is_printed(shared: DaemonProcess, command: list[str]) -> None:
+    shared.cli("run", "true")
+    job = newest(shared)
 
-    done = daemon.cli(*command, "--json")
+    done = shared.cli(*(word.replace("JOB", job) for word in command), "--json")
 
     assert done.returncode == 0
     assert isinstance(json.loads(done.stdout), dict | list)
 
 
-def test_watch_when_it_begins_at_the_first_change_then_every_change_has_its_line(daemon: DaemonProcess) -> None:
-    daemon.cli("run", "true")
-    with daemon.client() as client:
+def test_watch_when_it_begins_at_the_first_change_then_every_change_has_its_line(shared: DaemonProcess) -> None:
+    shared.cli("run", "true")
+    with shared.client() as client:
         last_seq = client.status()["last_seq"]
     command = [
         sys.executable,
         "-m",
         "stoker.cli.main",
         "--socket",
-        str(daemon.socket),
+        str(shared.socket),
         "watch",
         "--after",
         "0",
@@ -221,19 +231,20 @@ def test_watch_when_it_begins_at_the_first_change_then_every_change_has_its_line
     assert seen == list(range(1, last_seq + 1))
 
 
-def test_show_when_logs_is_given_then_the_end_of_the_newest_log_is_shown(daemon: DaemonProcess) -> None:
-    daemon.cli("run", "--", "sh", "-c", "seq 1 100; printf half")
-    daemon.cli("submit", "--run-at", "+1h", "true")
+def test_show_when_logs_is_given_then_the_end_of_the_newest_log_is_shown(shared: DaemonProcess) -> None:
+    shared.cli("run", "--", "sh", "-c", "seq 1 100; printf half")
+    job = newest(shared)
+    later = shared.cli("submit", "--run-at", "+1h", "true").stdout.strip()
 
-    shown = daemon.cli("show", "1", "--logs")
-    as_json = json.loads(daemon.cli("show", "1", "--logs", "--json").stdout)
-    unstarted = daemon.cli("show", "2", "--logs")
+    shown = shared.cli("show", job, "--logs")
+    as_json = json.loads(shared.cli("show", job, "--logs", "--json").stdout)
+    unstarted = shared.cli("show", later, "--logs")
 
     expected = "\n".join(map(str, range(82, 101))) + "\nhalf"
-    assert shown.stdout.endswith(f"\n\nthe last lines of its log (stoker logs 1):\n{expected}\n")
+    assert shown.stdout.endswith(f"\n\nthe last lines of its log (stoker logs {job}):\n{expected}\n")
     assert as_json["log_tail"] == expected
-    assert unstarted.stdout.endswith("the last lines of its log (stoker logs 2): nothing\n")
-    assert "log_tail" not in json.loads(daemon.cli("show", "1", "--json").stdout)
+    assert unstarted.stdout.endswith(f"the last lines of its log (stoker logs {later}): nothing\n")
+    assert "log_tail" not in json.loads(shared.cli("show", job, "--json").stdout)
 
 
 @pytest.mark.parametrize(
@@ -246,9 +257,9 @@ def test_show_when_logs_is_given_then_the_end_of_the_newest_log_is_shown(daemon:
     ],
 )
 def test_submit_when_a_text_is_too_long_then_the_message_is_short_and_has_the_limit(
-    daemon: DaemonProcess, arguments: list[str], message: str
+    shared: DaemonProcess, arguments: list[str], message: str
 ) -> None:
-    refused = daemon.cli("submit", *arguments)
+    refused = shared.cli("submit", *arguments)
 
     assert refused.returncode == 65
     assert refused.stderr.startswith(message)
@@ -256,18 +267,19 @@ def test_submit_when_a_text_is_too_long_then_the_message_is_short_and_has_the_li
 
 
 def test_submit_when_a_command_line_is_one_word_then_the_hint_names_a_shell(
-    daemon: DaemonProcess,
+    shared: DaemonProcess,
 ) -> None:
-    refused = daemon.cli("run", "--", "echo 'hi' there")
+    refused = shared.cli("run", "--", "echo 'hi' there")
 
     assert refused.returncode == 65
     assert "hint: for a shell's command line: sh -c 'echo '\"'\"'hi'\"'\"' there'\n" in refused.stderr
 
 
-def test_top_when_there_is_no_terminal_then_it_prints_once(daemon: DaemonProcess) -> None:
-    daemon.cli("submit", "sleep", "60")
+def test_top_when_there_is_no_terminal_then_it_prints_once(shared: DaemonProcess) -> None:
+    job = shared.cli("submit", "sleep", "60").stdout.strip()
 
-    done = daemon.cli("top")
+    done = shared.cli("top")
+    shared.cli("cancel", job)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "sleep 60" in done.stdout

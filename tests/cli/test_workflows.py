@@ -1,4 +1,4 @@
-"""Workflows on the command line against a real daemon, from a flow file to the end, with commands on the way."""
+"""Workflows on the command line, from a flow file to the end, with commands on the way. All tests share one daemon."""
 
 from __future__ import annotations
 
@@ -23,13 +23,6 @@ CYCLE = 'name = "x"\n[steps.a]\ncommand = "true"\nneeds = ["b"]\n[steps.b]\ncomm
 EXAMPLE = Path(__file__).parents[2] / "config" / "examples" / "flows" / "build.toml"
 
 
-@pytest.fixture(scope="module")
-def daemon_of_all() -> Iterator[DaemonProcess]:
-    """One for all tests that change nothing."""
-    with DaemonProcess() as running:
-        yield running
-
-
 def written(folder: Path, text: str, name: str = "flow.toml") -> str:
     path = folder / name
     path.write_text(text)
@@ -50,6 +43,12 @@ def sent_to(gate: work.Gate, daemon: DaemonProcess, folder: Path) -> str:
     return sent(daemon, folder, {"a": {"command": command, "args": args}, "b": flows.step("true", "a")})
 
 
+def job_of(daemon: DaemonProcess, workflow: str, step: str) -> str:
+    """The id of the job of a step."""
+    with daemon.client() as client:
+        return str(flows.job_of(client, int(workflow), step))
+
+
 class Opening(Client):
     """Opens a gate once changes are listened to."""
 
@@ -64,59 +63,58 @@ class Opening(Client):
 
 
 def test_show_when_logs_is_given_then_each_step_that_ran_shows_the_end_of_its_log(
-    daemon: DaemonProcess, tmp_path: Path
+    shared: DaemonProcess, tmp_path: Path
 ) -> None:
     steps: dict[str, dict[str, Any]] = {"a": flows.step("echo of-a; exit 1"), "b": flows.step("true", "a")}
-    workflow = sent(daemon, tmp_path, steps)
-    daemon.cli("workflow", "wait", workflow)
+    workflow = sent(shared, tmp_path, steps)
+    shared.cli("workflow", "wait", workflow)
 
-    shown = daemon.cli("workflow", "show", workflow, "--logs")
-    as_json = json.loads(daemon.cli("workflow", "show", workflow, "--logs", "--json").stdout)
+    shown = shared.cli("workflow", "show", workflow, "--logs")
+    as_json = json.loads(shared.cli("workflow", "show", workflow, "--logs", "--json").stdout)
 
-    assert shown.stdout.endswith("\n\na (stoker logs 1):\nof-a\n")
+    assert shown.stdout.endswith(f"\n\na (stoker logs {job_of(shared, workflow, 'a')}):\nof-a\n")
     assert {step["name"]: step["log_tail"] for step in as_json["steps"]} == {"a": "of-a\n", "b": ""}
 
 
-def test_example_when_it_is_submitted_then_it_succeeds_and_every_view_shows_it(daemon: DaemonProcess) -> None:
-    planned = daemon.cli("workflow", "submit", "--dry-run", str(EXAMPLE))
-    done = daemon.cli("workflow", "submit", "--wait", "--param", "version=1.4", str(EXAMPLE))
-    listed, shown = daemon.cli("workflow", "ls"), daemon.cli("workflow", "show", "1")
-    drawn = daemon.cli("workflow", "graph", "1")
-    job = json.loads(daemon.cli("workflow", "show", "--json", "1").stdout)["steps"][4]["job"]
-    log, of_job, jobs = daemon.cli("logs", str(job)), daemon.cli("show", str(job)), daemon.cli("ls")
-    kinds = [
-        one["kind"] for one in json.loads(daemon.cli("checkpoint", "ls", "1", "--all", "--json").stdout)["checkpoints"]
-    ]
+def test_example_when_it_is_submitted_then_it_succeeds_and_every_view_shows_it(shared: DaemonProcess) -> None:
+    planned = shared.cli("workflow", "submit", "--dry-run", str(EXAMPLE))
+    done = shared.cli("workflow", "submit", "--wait", "--param", "version=1.4", str(EXAMPLE))
+    flow = done.stdout.strip()
+    listed, shown = shared.cli("workflow", "ls"), shared.cli("workflow", "show", flow)
+    drawn = shared.cli("workflow", "graph", flow)
+    job = job_of(shared, flow, "link")
+    log, of_job, jobs = shared.cli("logs", job), shared.cli("show", job), shared.cli("ls")
+    chain = json.loads(shared.cli("checkpoint", "ls", flow, "--all", "--json").stdout)
+    kinds = [one["kind"] for one in chain["checkpoints"]]
 
     assert planned.stdout.splitlines()[0] == "7 steps in 5 layers"
     assert "compile:1..3 (width 2)" in planned.stdout
-    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{flow}\n", "")
     assert "succeeded" in listed.stdout
     assert "report" in shown.stdout
     assert "may fail" in shown.stdout
     assert "✓ compile x3" in drawn.stdout
     assert log.stdout.count(".o") == 3
-    assert "workflow     1, step link" in of_job.stdout
-    assert "w1 build/link: " in jobs.stdout
+    assert f"workflow     {flow}, step link" in of_job.stdout
+    assert f"w{flow} build/link: " in jobs.stdout
     assert kinds.count("progress") == 3
 
 
 @pytest.mark.parametrize(("broken", "report_log"), [("compiling", ["the build of 1.4 failed"]), ("nothing", [])])
 def test_example_when_a_step_fails_then_its_report_step_runs(
-    daemon: DaemonProcess, tmp_path: Path, broken: str, report_log: list[str]
+    shared: DaemonProcess, tmp_path: Path, broken: str, report_log: list[str]
 ) -> None:
     source = written(tmp_path, EXAMPLE.read_text().replace(f'"echo \\"{broken}', '"exit 1; echo \\"'), "build.toml")
 
-    done = daemon.cli("workflow", "submit", "--wait", "--param", "version=1.4", source)
+    done = shared.cli("workflow", "submit", "--wait", "--param", "version=1.4", source)
 
-    steps = json.loads(daemon.cli("workflow", "show", "--json", "1").stdout)["steps"]
-    (report,) = [step["job"] for step in steps if step["name"] == "report"]
-    assert daemon.cli("logs", str(report)).stdout.splitlines() == report_log
+    report = job_of(shared, done.stdout.strip(), "report")
+    assert shared.cli("logs", report).stdout.splitlines() == report_log
     assert done.returncode == bool(report_log)
 
 
 def test_submit_when_a_flow_has_mistakes_then_each_has_a_line_and_nothing_is_stored(
-    daemon: DaemonProcess, tmp_path: Path
+    shared: DaemonProcess, tmp_path: Path
 ) -> None:
     source = written(
         tmp_path,
@@ -124,7 +122,8 @@ def test_submit_when_a_flow_has_mistakes_then_each_has_a_line_and_nothing_is_sto
         '[steps.d]\ncomand = "true"\n[steps.e]\ncommand = "true"\nlimits = 5\n',
     )
 
-    done = daemon.cli("workflow", "submit", source)
+    before = shared.cli("workflow", "ls", "--ids").stdout
+    done = shared.cli("workflow", "submit", source)
 
     lines = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (65, "")
@@ -136,7 +135,7 @@ def test_submit_when_a_flow_has_mistakes_then_each_has_a_line_and_nothing_is_sto
     assert f"  {source}: steps.d.comand: no such field (did you mean command?)" in lines
     assert "timeout_ms = 120000" in done.stderr
     assert f"  {source}: steps.e.limits: expected a table, got 5" in lines
-    assert daemon.cli("workflow", "ls", "--ids").stdout == ""
+    assert shared.cli("workflow", "ls", "--ids").stdout == before
 
 
 @pytest.mark.parametrize(
@@ -159,128 +158,129 @@ def test_submit_when_a_flow_has_mistakes_then_each_has_a_line_and_nothing_is_sto
     ],
 )  # fmt: skip
 def test_submit_when_a_file_is_wrong_then_it_says_where(
-    daemon_of_all: DaemonProcess, tmp_path: Path, text: str, name: str, expected: str
+    shared: DaemonProcess, tmp_path: Path, text: str, name: str, expected: str
 ) -> None:
-    done = daemon_of_all.cli("workflow", "submit", written(tmp_path, text, name))
+    done = shared.cli("workflow", "submit", written(tmp_path, text, name))
 
     assert (done.returncode, done.stdout) == (65, "")
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_dry_run_when_there_is_one_step_then_the_noun_is_singular(daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_dry_run_when_there_is_one_step_then_the_noun_is_singular(shared: DaemonProcess, tmp_path: Path) -> None:
     source = written(tmp_path, json.dumps(flows.flow({"a": flows.step("true")})), "flow.json")
 
-    planned = daemon.cli("workflow", "submit", "--dry-run", source)
+    planned = shared.cli("workflow", "submit", "--dry-run", source)
 
     assert planned.stdout.splitlines()[0] == "1 step in 1 layer"
 
 
-def test_submit_when_the_flow_does_not_fit_a_frame_then_it_says_so(daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_submit_when_the_flow_does_not_fit_a_frame_then_it_says_so(shared: DaemonProcess, tmp_path: Path) -> None:
     steps = {f"s{number}": flows.step("x" * 200) for number in range(5_000)}
 
-    done = daemon.cli("workflow", "submit", written(tmp_path, json.dumps(flows.flow(steps)), "flow.json"))
+    done = shared.cli("workflow", "submit", written(tmp_path, json.dumps(flows.flow(steps)), "flow.json"))
 
     assert done.returncode == 65
     assert "at most 1020.0K can be sent" in done.stderr
 
 
 def test_submit_when_a_flow_is_piped_then_its_first_character_decides_the_format(
-    daemon: DaemonProcess, tmp_path: Path
+    shared: DaemonProcess, tmp_path: Path
 ) -> None:
     toml = 'name = "x"\n[steps.a]\ncommand = "pwd"\n'
-    first = daemon.cli("workflow", "submit", "--idempotency-key", "k", "-", input=toml, cwd=tmp_path)
-    again = daemon.cli("workflow", "submit", "--idempotency-key", "k", "-", input=toml, cwd=tmp_path)
-    second = daemon.cli("workflow", "submit", "-", input=json.dumps(flows.flow({"a": flows.step("true")})))
-    waited = daemon.cli("workflow", "wait", "1", "w2")
+    first = shared.cli("workflow", "submit", "--idempotency-key", "k", "-", input=toml, cwd=tmp_path)
+    again = shared.cli("workflow", "submit", "--idempotency-key", "k", "-", input=toml, cwd=tmp_path)
+    second = shared.cli("workflow", "submit", "-", input=json.dumps(flows.flow({"a": flows.step("true")})))
+    flow, other = first.stdout.strip(), second.stdout.strip()
+    waited = shared.cli("workflow", "wait", flow, f"w{other}")
 
-    assert [done.stdout for done in (first, again, second)] == ["1\n", "1\n", "2\n"]
+    assert (again.stdout, int(other)) == (first.stdout, int(flow) + 1)
     assert "submitted before" in again.stderr
     assert (waited.returncode, waited.stdout, waited.stderr) == (0, "", "")
-    assert daemon.cli("logs", "1").stdout == f"{tmp_path}\n"
+    assert shared.cli("logs", job_of(shared, flow, "a")).stdout == f"{tmp_path}\n"
 
 
 def test_wait_when_a_workflow_fails_then_it_names_the_step_and_a_retry_succeeds(
-    daemon: DaemonProcess, tmp_path: Path
+    shared: DaemonProcess, tmp_path: Path
 ) -> None:
     steps = {"a": flows.step("true"), "b": flows.step(f"test -e {tmp_path}/fixed", "a"), "c": flows.step("true", "b")}
-    flow = sent(daemon, tmp_path, steps)
+    flow = sent(shared, tmp_path, steps)
 
-    failed = daemon.cli("workflow", "wait", flow)
+    failed = shared.cli("workflow", "wait", flow)
     (tmp_path / "fixed").touch()
     limits = ("--timeout", "30s", "--max-attempts", "2")
-    retried = daemon.cli("workflow", "retry", flow, "--failed", "--wait", "--reason", "mended", *limits)
-    of_step = daemon.cli("workflow", "retry", flow, "--step", "c")
-    daemon.cli("workflow", "wait", flow)
+    retried = shared.cli("workflow", "retry", flow, "--failed", "--wait", "--reason", "mended", *limits)
+    of_step = shared.cli("workflow", "retry", flow, "--step", "c")
+    shared.cli("workflow", "wait", flow)
 
-    assert (failed.returncode, failed.stderr.splitlines()[0]) == (1, "stoker: workflow 1 failed: b (failed)")
-    assert (retried.returncode, retried.stdout) == (0, "workflow 1 running\n")
+    assert (failed.returncode, failed.stderr.splitlines()[0]) == (1, f"stoker: workflow {flow} failed: b (failed)")
+    assert (retried.returncode, retried.stdout) == (0, f"workflow {flow} running\n")
     assert retried.stderr == "stoker: queued again: b c\n"
     assert of_step.stderr == "stoker: queued again: c\n"
-    assert "timeout      30.0s an attempt" in daemon.cli("show", "2").stdout
+    assert "timeout      30.0s an attempt" in shared.cli("show", job_of(shared, flow, "b")).stdout
 
 
 def test_show_when_a_failure_is_analysed_then_cause_and_next_command_are_printed(
-    daemon: DaemonProcess, tmp_path: Path
+    shared: DaemonProcess, tmp_path: Path
 ) -> None:
     slow = flows.step("sleep 60", timeout_ms=100)
-    flow = sent(daemon, tmp_path, {"a": slow, "b": flows.step("true", "a"), "c": flows.step("exit 2", critical=False)})
-    daemon.cli("workflow", "wait", flow)
+    flow = sent(shared, tmp_path, {"a": slow, "b": flows.step("true", "a"), "c": flows.step("exit 2", critical=False)})
+    shared.cli("workflow", "wait", flow)
 
-    shown = daemon.cli("workflow", "show", flow, "--analyse")
-    archive = json.loads(daemon.cli("workflow", "show", flow, "--json", "--analyse").stdout)["analysis"]
-    good = sent(daemon, tmp_path, {"a": flows.step("true")})
-    daemon.cli("workflow", "wait", good)
-    nothing = daemon.cli("workflow", "show", good, "--analyse")
+    shown = shared.cli("workflow", "show", flow, "--analyse")
+    archive = json.loads(shared.cli("workflow", "show", flow, "--json", "--analyse").stdout)["analysis"]
+    good = sent(shared, tmp_path, {"a": flows.step("true")})
+    shared.cli("workflow", "wait", good)
+    nothing = shared.cli("workflow", "show", good, "--analyse")
 
     last = shown.stdout.splitlines()[-6:]
     assert last[0].startswith("2 of 3 steps failed: a ran for longer than allowed")
     assert last[1] == "failure     total; a critical step failed"
     assert {tuple(line.split()) for line in last[2:5]} == {("timeout", "a"), ("dependency", "b"), ("exit", "c")}
-    assert last[5] == "next: stoker workflow retry 1 --failed --timeout 1s"
+    assert last[5] == f"next: stoker workflow retry {flow} --failed --timeout 1s"
     assert archive["blocked"] == ["b"]
     assert "nothing to analyse" in nothing.stderr
     assert re.search(r"^c +\d +failed +exit 2 ", shown.stdout, re.MULTILINE)
 
 
 def test_wait_when_only_a_person_can_move_it_on_then_it_says_so(
-    daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
+    shared: DaemonProcess, tmp_path: Path, gate: work.Gate
 ) -> None:
-    flow = sent_to(gate, daemon, tmp_path)
-    daemon.cli("hold", "2")
+    flow = sent_to(gate, shared, tmp_path)
+    shared.cli("hold", job_of(shared, flow, "b"))
 
-    with Opening(str(daemon.socket), gate) as client:
+    with Opening(str(shared.socket), gate) as client:
         counts = workflow_wait.wait_until_still(client, int(flow))["counts"]
-    waited = daemon.cli("workflow", "wait", flow)
+    waited = shared.cli("workflow", "wait", flow)
 
     assert counts == {"succeeded": 1, "held": 1}
     assert waited.returncode == 1
-    assert "workflow 1 waits for a person: b (held)" in waited.stderr
+    assert f"workflow {flow} waits for a person: b (held)" in waited.stderr
 
 
 def test_wait_when_its_patience_ends_first_then_it_says_so_and_the_workflow_goes_on(
-    daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
+    shared: DaemonProcess, tmp_path: Path, gate: work.Gate
 ) -> None:
     command, *args = gate.pass_by()
-    flow = sent(daemon, tmp_path, {"a": {"command": command, "args": args}})
+    flow = sent(shared, tmp_path, {"a": {"command": command, "args": args}})
 
-    late = daemon.cli("workflow", "wait", flow, "--timeout", "200ms")
-    now = daemon.cli("workflow", "wait", flow, "--timeout", "0s", "--json")
+    late = shared.cli("workflow", "wait", flow, "--timeout", "200ms")
+    now = shared.cli("workflow", "wait", flow, "--timeout", "0s", "--json")
     gate.open()
-    done = daemon.cli("workflow", "wait", flow, "--timeout", "1h")
-    over = daemon.cli("workflow", "wait", flow, "--timeout", "0s", "--json")
+    done = shared.cli("workflow", "wait", flow, "--timeout", "1h")
+    over = shared.cli("workflow", "wait", flow, "--timeout", "0s", "--json")
 
     assert (late.returncode, late.stdout) == (75, "")
-    assert late.stderr == "stoker: workflow 1 has not ended within 200ms\nhint: stoker workflow show 1\n"
+    assert late.stderr == f"stoker: workflow {flow} has not ended within 200ms\nhint: stoker workflow show {flow}\n"
     assert (now.returncode, now.stdout) == (75, "")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (over.returncode, json.loads(over.stdout)["state"]) == (0, "succeeded")
 
 
 def test_dry_run_when_json_is_given_then_no_field_claims_that_it_is_stored(
-    daemon_of_all: DaemonProcess,
+    shared: DaemonProcess,
 ) -> None:
-    planned = json.loads(daemon_of_all.cli("workflow", "submit", "--dry-run", "--json", str(EXAMPLE)).stdout)
+    planned = json.loads(shared.cli("workflow", "submit", "--dry-run", "--json", str(EXAMPLE)).stdout)
 
     assert (planned["id"], planned["state"], set(planned["steps"].values())) == (None, None, {None})
     assert planned["layers"][0] == ["configure"]
@@ -317,54 +317,55 @@ def test_wait_when_a_workflow_is_paused_then_it_goes_on_while_something_runs(sec
 
 
 def test_wait_when_a_workflow_is_paused_and_still_then_the_hint_is_to_resume_it(
-    daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
+    shared: DaemonProcess, tmp_path: Path, gate: work.Gate
 ) -> None:
-    flow = sent_to(gate, daemon, tmp_path)
-    with daemon.client() as client:
-        work.running(client, 1)
-    daemon.cli("workflow", "pause", flow)
+    flow = sent_to(gate, shared, tmp_path)
+    with shared.client() as client:
+        work.running(client, flows.job_of(client, int(flow), "a"))
+    shared.cli("workflow", "pause", flow)
 
-    with Opening(str(daemon.socket), gate) as client:
+    with Opening(str(shared.socket), gate) as client:
         state = workflow_wait.wait_until_still(client, int(flow))["state"]
-    waited = daemon.cli("workflow", "wait", flow)
+    waited = shared.cli("workflow", "wait", flow)
 
     assert state == "paused"
-    assert (waited.returncode, waited.stderr) == (
-        1, "stoker: workflow 1 is paused\nhint: stoker workflow resume 1\n"
-    )  # fmt: skip
+    assert waited.returncode == 1
+    assert waited.stderr == f"stoker: workflow {flow} is paused\nhint: stoker workflow resume {flow}\n"
 
 
-def test_skip_when_others_wait_for_the_step_then_they_are_named(daemon: DaemonProcess, tmp_path: Path) -> None:
-    flow = sent(daemon, tmp_path, {"a": flows.step("exit 1"), "b": flows.step("sleep 60", "a")})
-    daemon.cli("workflow", "wait", flow)
-    listed = daemon.cli("workflow", "ls").stdout.splitlines()[1].split()
+def test_skip_when_others_wait_for_the_step_then_they_are_named(shared: DaemonProcess, tmp_path: Path) -> None:
+    flow = sent(shared, tmp_path, {"a": flows.step("exit 1"), "b": flows.step("sleep 60", "a")})
+    shared.cli("workflow", "wait", flow)
+    listed = shared.cli("workflow", "ls").stdout.splitlines()[1].split()
 
-    skipped = daemon.cli("workflow", "skip", flow, "a")
+    skipped = shared.cli("workflow", "skip", flow, "a")
+    shared.cli("workflow", "cancel", flow)
 
-    assert listed[:3] == ["1", "failed", "0/2"]
-    assert (skipped.stdout, skipped.stderr) == ("workflow 1 running\n", "stoker: run without the result of a: b\n")
+    assert listed[:3] == [flow, "failed", "0/2"]
+    assert skipped.stdout == f"workflow {flow} running\n"
+    assert skipped.stderr == "stoker: run without the result of a: b\n"
 
 
-def test_retry_when_no_step_failed_then_it_says_that_none_is_taken(daemon: DaemonProcess, tmp_path: Path) -> None:
-    flow = sent(daemon, tmp_path, {"a": flows.step("true")})
-    daemon.cli("workflow", "wait", flow)
+def test_retry_when_no_step_failed_then_it_says_that_none_is_taken(shared: DaemonProcess, tmp_path: Path) -> None:
+    flow = sent(shared, tmp_path, {"a": flows.step("true")})
+    shared.cli("workflow", "wait", flow)
 
-    done = daemon.cli("workflow", "retry", flow)
+    done = shared.cli("workflow", "retry", flow)
 
-    assert (done.returncode, done.stdout) == (0, "workflow 1 succeeded\n")
+    assert (done.returncode, done.stdout) == (0, f"workflow {flow} succeeded\n")
     assert done.stderr.startswith("stoker: no step failed, so no step was queued again")
 
 
 def test_submit_when_a_flow_has_many_mistakes_then_they_have_the_order_of_the_file(
-    daemon_of_all: DaemonProcess,
+    shared: DaemonProcess,
 ) -> None:
     text = (
         'name = "x"\n[steps.a]\ncommand = "no-such-program"\nqueue = "nope"\nargs = ["{{x}}"]\nneeds = ["z"]\n'
         '[steps.b]\ntimeout_ms = "2m"\ncommand = "true"\n[steps.a2]\ncommand = "true"\nwidth = 2\n'
     )
 
-    done = daemon_of_all.cli("workflow", "submit", "-", input=text)
-    empty = daemon_of_all.cli("workflow", "submit", "-", input="")
+    done = shared.cli("workflow", "submit", "-", input=text)
+    empty = shared.cli("workflow", "submit", "-", input="")
 
     first, *mistakes = done.stderr.splitlines()
     assert first == "stoker: stdin has 6 mistakes; nothing was stored"
@@ -399,105 +400,111 @@ def test_wait_when_it_is_interrupted_then_it_says_that_the_workflow_goes_on(
 
 
 def test_pause_when_steps_wait_then_each_says_why_until_it_is_resumed(
-    daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
+    shared: DaemonProcess, tmp_path: Path, gate: work.Gate
 ) -> None:
-    flow = sent_to(gate, daemon, tmp_path)
-    with daemon.client() as client:
-        work.running(client, 1)
-        paused = daemon.cli("workflow", "pause", flow)
+    flow = sent_to(gate, shared, tmp_path)
+    with shared.client() as client:
+        first, second = (flows.job_of(client, int(flow), step) for step in "ab")
+        work.running(client, first)
+        paused = shared.cli("workflow", "pause", flow)
         gate.open()
-        client.wait(1)
-        until(lambda: work.state(client, 2) == "queued", why="a step that could start")
-    why = daemon.cli("why", "2")
+        client.wait(first)
+        until(lambda: work.state(client, second) == "queued", why="a step that could start")
+    why = shared.cli("why", str(second))
 
-    resumed = daemon.cli("workflow", "resume", flow, "--wait")
+    resumed = shared.cli("workflow", "resume", flow, "--wait")
 
-    assert (paused.stdout, paused.stderr) == ("workflow 1 paused\n", "stoker: still running: a\n")
-    assert why.stdout == "workflow 1, of which it is step 'b', is paused\nnext: stoker workflow resume 1\n"
-    assert (resumed.returncode, resumed.stdout) == (0, "workflow 1 running\n")
+    assert (paused.stdout, paused.stderr) == (f"workflow {flow} paused\n", "stoker: still running: a\n")
+    paused_words = f"workflow {flow}, of which it is step 'b', is paused\nnext: stoker workflow resume {flow}\n"
+    assert why.stdout == paused_words
+    assert (resumed.returncode, resumed.stdout) == (0, f"workflow {flow} running\n")
 
 
 def test_resume_when_it_is_explained_then_each_step_has_a_reason_and_nothing_changes(
-    daemon: DaemonProcess, tmp_path: Path
+    shared: DaemonProcess, tmp_path: Path
 ) -> None:
-    flow = sent(daemon, tmp_path, {"a": flows.step("true", verify=True), "b": flows.step("exit 3", "a")})
-    daemon.cli("workflow", "wait", flow)
+    flow = sent(shared, tmp_path, {"a": flows.step("true", verify=True), "b": flows.step("exit 3", "a")})
+    shared.cli("workflow", "wait", flow)
 
-    explained = daemon.cli("workflow", "resume", flow, "--from", "a", "--strategy", "restart", "--explain")
-    trusted = daemon.cli("workflow", "resume", flow, "--no-verify", "--explain")
-    unknown = daemon.cli("workflow", "resume", flow, "--strategy", "nope")
-    shown = json.loads(daemon.cli("workflow", "show", flow, "--json").stdout)
-    lost = daemon.cli("workflow", "resume", flow, "--from", "nope")
-    daemon.cli("workflow", "skip", flow, "b")
-    done = daemon.cli("workflow", "resume", flow, "--from", "b", "--strategy", "skip")
+    explained = shared.cli("workflow", "resume", flow, "--from", "a", "--strategy", "restart", "--explain")
+    trusted = shared.cli("workflow", "resume", flow, "--no-verify", "--explain")
+    unknown = shared.cli("workflow", "resume", flow, "--strategy", "nope")
+    shown = json.loads(shared.cli("workflow", "show", flow, "--json").stdout)
+    lost = shared.cli("workflow", "resume", flow, "--from", "nope")
+    shared.cli("workflow", "skip", flow, "b")
+    done = shared.cli("workflow", "resume", flow, "--from", "b", "--strategy", "skip")
 
     assert [line.split()[:4] for line in explained.stdout.splitlines()] == [
-        ["STEP", "JOB", "STATE", "RUNS"], ["a", "1", "succeeded", "no"], ["b", "2", "failed", "yes"],
-    ]  # fmt: skip
+        ["STEP", "JOB", "STATE", "RUNS"],
+        ["a", job_of(shared, flow, "a"), "succeeded", "no"],
+        ["b", job_of(shared, flow, "b"), "failed", "yes"],
+    ]
     assert "it was completed, and its fingerprint has not changed" in explained.stdout
     assert "made of" not in trusted.stdout
     assert unknown.returncode == 65
     assert "from_checkpoint" in unknown.stderr
     assert shown["state"] == "failed"
-    assert lost.stderr.splitlines()[0] == "stoker: --from nope: workflow 1 has no step 'nope' (it has: a, b)"
-    assert done.stderr.endswith("hint: stoker workflow retry 1 --step b\n")
+    assert lost.stderr.splitlines()[0] == f"stoker: --from nope: workflow {flow} has no step 'nope' (it has: a, b)"
+    assert done.stderr.endswith(f"hint: stoker workflow retry {flow} --step b\n")
 
 
 def test_rollback_when_steps_were_completed_since_then_they_are_named_as_not_undone(
-    daemon: DaemonProcess, tmp_path: Path
+    shared: DaemonProcess, tmp_path: Path
 ) -> None:
-    flow = sent(daemon, tmp_path, {"a": flows.step("true"), "b": flows.step("exit 3", "a")})
-    daemon.cli("workflow", "wait", flow)
+    flow = sent(shared, tmp_path, {"a": flows.step("true"), "b": flows.step("exit 3", "a")})
+    shared.cli("workflow", "wait", flow)
 
-    without = daemon.cli("workflow", "rollback", flow)
-    done = daemon.cli("workflow", "rollback", flow, "--to", "1")
-    state = daemon.cli("workflow", "ls", "--state", "paused", "--ids")
+    without = shared.cli("workflow", "rollback", flow)
+    oldest = shared.cli("checkpoint", "ls", flow, "--ids", "--all").stdout.split()[-1]
+    done = shared.cli("workflow", "rollback", flow, "--to", oldest)
+    paused = shared.cli("workflow", "ls", "--state", "paused", "--ids").stdout.split()
+    shared.cli("workflow", "cancel", flow)
 
     assert (without.returncode, "--to latest" in without.stderr) == (64, True)
     assert done.returncode == 0
-    assert "stoker: back to checkpoint 1 (seq 1)" in done.stderr
+    assert f"stoker: back to checkpoint {oldest} (seq 1)" in done.stderr
     assert "stoker: queued again: b" in done.stderr
     assert "stoker: completed since then and not undone: a" in done.stderr
-    assert state.stdout == "1\n"
+    assert flow in paused
 
 
 def test_needs_when_they_are_changed_then_the_graph_shows_it_and_a_cycle_is_refused(
-    daemon: DaemonProcess, tmp_path: Path, gate: work.Gate
+    shared: DaemonProcess, tmp_path: Path, gate: work.Gate
 ) -> None:
     command, *args = gate.pass_by()
     steps = {"a": {"command": command, "args": args}, "b": flows.step("true", "a"), "c": flows.step("true", "a")}
-    flow = sent(daemon, tmp_path, steps)
+    flow = sent(shared, tmp_path, steps)
 
-    added = daemon.cli("workflow", "add-need", flow, "c", "b:any")
-    drawn = daemon.cli("workflow", "graph", flow)
-    cycle = daemon.cli("workflow", "add-need", flow, "b", "c")
-    itself, unknown = (daemon.cli("workflow", "add-need", flow, "b", need) for need in ("b", "z"))
-    conditional = daemon.cli("workflow", "remove-need", flow, "c", "b:any")
-    removed = daemon.cli("workflow", "remove-need", flow, "c", "b", "--reason", "not for this one")
-    skipped = daemon.cli("workflow", "skip", flow, "b")
+    added = shared.cli("workflow", "add-need", flow, "c", "b:any")
+    drawn = shared.cli("workflow", "graph", flow)
+    cycle = shared.cli("workflow", "add-need", flow, "b", "c")
+    itself, unknown = (shared.cli("workflow", "add-need", flow, "b", need) for need in ("b", "z"))
+    conditional = shared.cli("workflow", "remove-need", flow, "c", "b:any")
+    removed = shared.cli("workflow", "remove-need", flow, "c", "b", "--reason", "not for this one")
+    skipped = shared.cli("workflow", "skip", flow, "b")
     gate.open()
-    waited = daemon.cli("workflow", "wait", flow)
+    waited = shared.cli("workflow", "wait", flow)
 
-    assert (added.stdout, added.stderr) == ("workflow 1 running\n", "stoker: c needs: a b(any)\n")
-    assert itself.stderr == "stoker: a cycle: b -> b, each needed by the next\nhint: stoker workflow graph 1\n"
-    assert unknown.stderr.splitlines()[0] == "stoker: workflow 1 has no step 'z' (it has: a, b, c)"
+    assert (added.stdout, added.stderr) == (f"workflow {flow} running\n", "stoker: c needs: a b(any)\n")
+    assert itself.stderr == f"stoker: a cycle: b -> b, each needed by the next\nhint: stoker workflow graph {flow}\n"
+    assert unknown.stderr.splitlines()[0] == f"stoker: workflow {flow} has no step 'z' (it has: a, b, c)"
     assert conditional.stderr == "stoker: step c does not need 'b:any' (it needs: a, b)\n"
     assert drawn.stdout.splitlines()[-1].endswith("← a b(any)")
     assert cycle.returncode == 65
     assert "a cycle: " in cycle.stderr
     assert removed.stderr == "stoker: c needs: a\n"
     assert (skipped.returncode, waited.returncode) == (0, 0)
-    assert "skipped" in daemon.cli("workflow", "show", flow).stdout
+    assert "skipped" in shared.cli("workflow", "show", flow).stdout
 
 
 def test_cancel_when_it_runs_then_its_steps_end_and_another_time_is_an_error(
-    daemon: DaemonProcess, tmp_path: Path
+    shared: DaemonProcess, tmp_path: Path
 ) -> None:
-    flow = sent(daemon, tmp_path, {"a": flows.step("sleep 60"), "b": flows.step("true", "a")})
+    flow = sent(shared, tmp_path, {"a": flows.step("sleep 60"), "b": flows.step("true", "a")})
 
-    cancelled = daemon.cli("workflow", "cancel", flow, "--reason", "wrong branch")
-    waited = daemon.cli("workflow", "wait", flow, "--json")
-    again = daemon.cli("workflow", "cancel", flow)
+    cancelled = shared.cli("workflow", "cancel", flow, "--reason", "wrong branch")
+    waited = shared.cli("workflow", "wait", flow, "--json")
+    again = shared.cli("workflow", "cancel", flow)
 
     assert cancelled.returncode == 0
     assert (waited.returncode, json.loads(waited.stdout)["state"]) == (1, "cancelled")
@@ -507,7 +514,7 @@ def test_cancel_when_it_runs_then_its_steps_end_and_another_time_is_an_error(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["workflow", "show", "99"], "there is no workflow 99"),
+        (["workflow", "show", "99000"], "there is no workflow 99000"),
         (["workflow", "show", "x"], "'x' is not the id of a workflow"),
         (["workflow", "retry", "1", "--all", "--failed"], "exclude each other"),
         (["workflow", "ls", "--state", "done"], "'done' is not one of"),
@@ -523,23 +530,23 @@ def test_cancel_when_it_runs_then_its_steps_end_and_another_time_is_an_error(
         (["workflow", "resume", "1", "--max-attempts", "0"], "--max-attempts: 0 is less than 1"),
         (["workflow", "submit", "x", "--param", "a"], "'a' is not KEY=VALUE"),
         (["workflow", "resume", "1", "--explain", "--wait"], "nothing to wait for"),
-        (["checkpoint", "show", "99"], "there is no checkpoint 99"),
+        (["checkpoint", "show", "99000"], "there is no checkpoint 99000"),
         (["checkpoint", "show", "x"], "'x' is not the id of a checkpoint"),
         (["checkpoint", "ls"], "name one: a workflow"),
         (["checkpoint", "ls", "1", "--job", "2"], "name only one: a workflow"),
         (["checkpoint", "ls", "x"], "'x' is not the id of a workflow\nhint: stoker workflow ls"),
         (["checkpoint", "ls", "1", "--limit", "0"], "--limit: 0 is less than 1"),
-        (["checkpoint", "ls", "77"], "there is no workflow 77\nhint: stoker workflow ls"),
-        (["checkpoint", "ls", "--job", "77"], "there is no job 77\nhint: stoker ls --all"),
-        (["checkpoint", "export", "--workflow", "77"], "there is no workflow 77"),
+        (["checkpoint", "ls", "77000"], "there is no workflow 77000\nhint: stoker workflow ls"),
+        (["checkpoint", "ls", "--job", "77000"], "there is no job 77000\nhint: stoker ls --all"),
+        (["checkpoint", "export", "--workflow", "77000"], "there is no workflow 77000"),
         (["checkpoint", "export"], "name a checkpoint"),
         (["checkpoint", "export", "1", "--job", "2"], "name a checkpoint"),
     ],
 )
 def test_commands_when_the_object_does_not_exist_then_the_error_says_so(
-    daemon_of_all: DaemonProcess, arguments: list[str], expected: str
+    shared: DaemonProcess, arguments: list[str], expected: str
 ) -> None:
-    done = daemon_of_all.cli(*arguments)
+    done = shared.cli(*arguments)
 
     assert done.returncode in {64, 65}
     assert expected in done.stderr

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.flows import job_of
 from tests.support.work import end_of, shell, submit
 
 if TYPE_CHECKING:
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
 
 
-def test_umask_when_that_of_the_daemon_is_private_then_a_job_has_its_submitters(daemon: DaemonProcess) -> None:
-    command = f"umask 027; {daemon.programs}/stoker run -- sh -c umask; {daemon.programs}/stoker show 1 | grep ^umask"
-    environ = {**daemon.environ, "STOKER_SOCKET": str(daemon.socket)}
+def test_umask_when_that_of_the_daemon_is_private_then_a_job_has_its_submitters(shared: DaemonProcess) -> None:
+    stoker = f"{shared.programs}/stoker"
+    newest = f"$({stoker} ls --ids --limit 1)"
+    command = f"umask 027; {stoker} run -- sh -c umask; {stoker} show {newest} | grep ^umask"
+    environ = {**shared.environ, "STOKER_SOCKET": str(shared.socket)}
 
     ran = subprocess.run(["sh", "-c", command], env=environ, capture_output=True, text=True, check=True)
 
@@ -27,9 +30,9 @@ def test_umask_when_that_of_the_daemon_is_private_then_a_job_has_its_submitters(
 
 @pytest.mark.parametrize(("more", "printed"), [([], "0022\n"), (["--limit", "open-files=64"], "0022\n")])
 def test_umask_when_it_is_an_option_then_it_wins_on_each_route(
-    daemon: DaemonProcess, more: list[str], printed: str
+    shared: DaemonProcess, more: list[str], printed: str
 ) -> None:
-    assert daemon.cli("run", "--umask", "022", *more, "--", "sh", "-c", "umask").stdout == printed
+    assert shared.cli("run", "--umask", "022", *more, "--", "sh", "-c", "umask").stdout == printed
 
 
 def test_umask_when_a_client_sends_none_then_it_is_the_daemons_original(stopped_daemon: DaemonProcess) -> None:
@@ -44,22 +47,25 @@ def test_umask_when_a_client_sends_none_then_it_is_the_daemons_original(stopped_
         assert b"".join(client.logs(job)) == b"0026\n"
 
 
-def test_umask_when_a_flow_is_submitted_then_steps_have_it_or_their_own(daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_umask_when_a_flow_is_submitted_then_steps_have_it_or_their_own(shared: DaemonProcess, tmp_path: Path) -> None:
     flow = tmp_path / "flow.toml"
     flow.write_text(
         'name = "masks"\n[steps.a]\ncommand = "sh"\nargs = ["-c", "umask"]\n'
         '[steps.b]\nneeds = ["a"]\numask = 0o007\ncommand = "sh"\nargs = ["-c", "umask"]\n'
     )
 
-    daemon.cli("workflow", "submit", "--wait", str(flow), umask=0o023)
+    workflow = int(shared.cli("workflow", "submit", "--wait", str(flow), umask=0o023).stdout)
 
-    assert daemon.cli("logs", "1").stdout + daemon.cli("logs", "2").stdout == "0023\n0007\n"
+    with shared.client() as client:
+        logs = [b"".join(client.logs(job_of(client, workflow, step))) for step in ("a", "b")]
+    assert logs == [b"0023\n", b"0007\n"]
 
 
 @pytest.mark.parametrize("mode", ["", "8", "1777", "u=rwx", "00000"])
-def test_umask_when_it_is_no_mode_then_nothing_is_submitted(daemon: DaemonProcess, mode: str) -> None:
-    refused = daemon.cli("submit", "--umask", mode, "--", "true")
+def test_umask_when_it_is_no_mode_then_nothing_is_submitted(shared: DaemonProcess, mode: str) -> None:
+    before = shared.cli("ls", "--ids").stdout
+    refused = shared.cli("submit", "--umask", mode, "--", "true")
 
     assert refused.returncode == 64
     assert "022" in refused.stderr
-    assert daemon.cli("ls", "--ids").stdout == ""
+    assert shared.cli("ls", "--ids").stdout == before

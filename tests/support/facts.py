@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
-PAUSE_S = 0.01
+# Between two checks passes a tenth of the time waited so far: what comes at once is seen at once, and a long wait
+# leaves the processor to those it waits for.
+SHARE, SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 0.002, 0.05
 # Of every wait in the tests. Long, because a busy machine must not fail a test; one that passes never waits so long.
 DEADLINE_S = 60.0
 
@@ -25,21 +27,19 @@ class NeverCame(AssertionError):
 
 def until(fact: Callable[[], T], timeout_s: float = DEADLINE_S, why: str = "") -> T:
     """Call `fact` until its result is true; returns that result."""
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
     while not (seen := fact()):
-        if time.monotonic() > deadline:
-            raise NeverCame(_complaint(seen, timeout_s, why))
-        time.sleep(PAUSE_S)
+        pause_s = _pause_s(began, timeout_s, seen, why)
+        time.sleep(pause_s)
     return seen
 
 
 async def until_async(fact: Callable[[], T], timeout_s: float = DEADLINE_S, why: str = "") -> T:
     """`until` for a test that runs in the same event loop as the watched code."""
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
     while not (seen := fact()):
-        if time.monotonic() > deadline:
-            raise NeverCame(_complaint(seen, timeout_s, why))
-        await asyncio.sleep(PAUSE_S)
+        pause_s = _pause_s(began, timeout_s, seen, why)
+        await asyncio.sleep(pause_s)
     return seen
 
 
@@ -56,5 +56,9 @@ def scales(first_ms: int) -> Iterator[int]:
     raise NeverCame("the worker to be limited never started in time")
 
 
-def _complaint(seen: object, timeout_s: float, why: str) -> str:
-    return f"{why or 'the fact'} did not come within {timeout_s:g} s; seen last: {seen!r}"
+def _pause_s(began: float, timeout_s: float, seen: object, why: str) -> float:
+    """How long to wait until the next check; NeverCame if the time is over."""
+    waited_s = time.monotonic() - began
+    if waited_s > timeout_s:
+        raise NeverCame(f"{why or 'the fact'} did not come within {timeout_s:g} s; seen last: {seen!r}")
+    return min(max(SHARE * waited_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)

@@ -11,14 +11,16 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from stoker.core.clock import Clock
-from stoker.core.daemon_views import UsageView
 from stoker.ops import archive
 from stoker.store import sizes
 from stoker.store.reader import Reader
 from stoker.upkeep.pace import Pace
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import UsageView
 
 T = TypeVar("T", int, str)
 Portion = Callable[[sqlite3.Connection, T], tuple[T | None, int]]
