@@ -94,6 +94,13 @@ def test_portions_when_a_workflow_is_large_then_it_is_not_divided() -> None:
     assert [[one.id for one in some] for some in portions(ended, steps, 2)] == [[1, 2], [3, 4], [5]]
 
 
+def test_portions_when_flows_are_long_then_their_pages_count_too() -> None:
+    ended = [EndedItem(ident, ident, "succeeded", pages) for ident, pages in ((1, 0), (2, 9), (3, 4), (4, 0))]
+    steps: dict[int, list[int]] = {ident: [] for ident in range(1, 5)}
+
+    assert [[one.id for one in some] for some in portions(ended, steps, 5)] == [[1, 2], [3, 4]]
+
+
 def test_portions_when_they_are_plain_jobs_then_each_counts_as_one() -> None:
     ended = [EndedItem(ident, ident, "succeeded") for ident in range(1, 5)]
 

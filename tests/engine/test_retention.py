@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stoker.core.errors import ChangesRemoved, JobNotFound, NotAllowed, WorkflowNotFound
+from stoker.core.errors import ChangesRemoved, DaemonUnreachable, JobNotFound, NotAllowed, WorkflowNotFound
 from tests.support import flows
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
@@ -308,6 +309,74 @@ def test_status_when_asked_then_it_says_what_state_and_logs_take(client: stoker.
 
 
 SETTINGS = "[queues.bulk]\n[queues.stopped]\npaused = true\n"
+
+
+# --- in pieces ----------------------------------------------------------------------------------------------
+
+MANY = 100_000
+ATTEMPTS = f"""
+WITH RECURSIVE further(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM further WHERE n < {MANY})
+INSERT INTO attempts (run_id, job_id, ordinal, launcher, created_at, ended_at, outcome)
+SELECT printf('%d.%d.%016x', job_id, n, n), job_id, n, launcher, 0, 1, 'exit' FROM further, attempts
+WHERE job_id = ? AND ordinal = 1
+"""
+
+
+def killed_in_a_purge(daemon: DaemonProcess) -> tuple[int, int]:
+    """A job and a workflow that were purged, with most of the rows of their jobs left; the daemon is killed."""
+    with daemon.client() as client:
+        flow = flows.sent_flow(client, {"a": HELLO, "b": flows.step("exit 0", "a")})
+        flows.flow_end(client, flow)
+        step = flows.job_of(client, flow, "b")
+    assert daemon.stop() == 0
+    with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as connection, connection:
+        connection.execute(ATTEMPTS, (step,))
+    daemon.start()
+
+    def purge_until_killed() -> None:
+        with suppress(DaemonUnreachable), daemon.client() as client:
+            purge(client)
+
+    purging = threading.Thread(target=purge_until_killed)
+    purging.start()
+    until(lambda: 0 < query(daemon, "SELECT count(*) FROM attempts")[0][0] < MANY, why="the first piece")
+    daemon.kill9()
+    purging.join()
+    assert 0 < query(daemon, "SELECT count(*) FROM attempts")[0][0] < MANY
+    return flow, step
+
+
+def test_purge_when_killed_between_two_pieces_then_all_of_it_is_gone_for_all(daemon: DaemonProcess) -> None:
+    flow, step = killed_in_a_purge(daemon)
+
+    daemon.start()  # its first pass begins a minute later
+
+    with daemon.client() as client:
+        assert gone(client, step)
+        with pytest.raises(WorkflowNotFound, match="any more"):
+            flows.workflow_view(client, flow)
+        for method, ident in (("job.retry", step), ("job.history", step), ("workflow.retry", flow)):
+            with pytest.raises((JobNotFound, WorkflowNotFound)):
+                client.call(method, {"id": ident})
+        assert client.list()["jobs"] == []
+        assert query(daemon, "SELECT id FROM jobs WHERE id NOT IN (SELECT id FROM purging_jobs)") == []
+        assert query(daemon, "SELECT count(*) FROM attempts")[0][0] > 0
+
+        purge(client)
+
+    for table in ("jobs", "attempts", "needs", "purging_jobs", "purged_jobs"):
+        assert query(daemon, f"SELECT count(*) FROM {table}") == [(0,)]
+    assert (daemon.stop(), daemon.restart_quietly()) == (0, 0)
+
+
+def test_purge_when_killed_between_two_pieces_then_the_next_daemon_goes_on(daemon: DaemonProcess) -> None:
+    _, step = killed_in_a_purge(daemon)
+    daemon.config.write_text(HOT)
+
+    daemon.start()
+
+    until(lambda: query(daemon, "SELECT count(*) FROM attempts") == [(0,)], why="the end of its rows")
+    until(lambda: not log_of(daemon, step).exists(), why="the end of its logs")
 
 
 # --- by itself ----------------------------------------------------------------------------------------------

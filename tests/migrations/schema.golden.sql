@@ -165,6 +165,9 @@ CREATE TABLE needs (
 CREATE TABLE purged_jobs (
     id INTEGER PRIMARY KEY
 ) STRICT;
+CREATE TABLE purging_jobs (
+    id INTEGER PRIMARY KEY
+) STRICT;
 CREATE TABLE queues (
     name        TEXT PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 64),
     class       TEXT NOT NULL CHECK (class = 'high' OR class = 'normal' OR class = 'low'),

@@ -240,8 +240,9 @@ def test_restore_when_it_is_not_confirmed_then_it_says_what_it_would_do(daemon: 
     assert content(daemon.state_dir) == before
 
 
-# Back from 0007_add_restored.sql.
+# Back from 0008_purge_in_pieces.sql and 0007_add_restored.sql.
 EARLIER = """
+DROP TABLE purging_jobs;
 PRAGMA writable_schema = ON;
 UPDATE sqlite_schema SET sql = replace(sql, ' OR reason = ''restored''', '') WHERE name = 'jobs';
 PRAGMA writable_schema = RESET;

@@ -15,9 +15,10 @@ from stoker.store import attempts, changes, checkpoints, due, jobs, retention, w
 from tests.support.batches import put
 from tests.support.jobs import job, spec
 
-ENDED_JOBS = retention.ENDED.format(group=retention.of_queue("default").sql)
-NEWEST_JOB = retention.NEWEST_KEPT.format(group=retention.of_queue("default").sql)
-ENDED_WORKFLOWS = retention.ENDED.format(group=retention.workflows_named("w").sql)
+GROUP_OF_JOBS, GROUP_OF_WORKFLOWS = retention.of_queue("default"), retention.workflows_named("w")
+ENDED_JOBS = retention.ENDED.format(group=GROUP_OF_JOBS.sql, pages=GROUP_OF_JOBS.pages)
+NEWEST_JOB = retention.NEWEST_KEPT.format(group=GROUP_OF_JOBS.sql)
+ENDED_WORKFLOWS = retention.ENDED.format(group=GROUP_OF_WORKFLOWS.sql, pages=GROUP_OF_WORKFLOWS.pages)
 AT = {"steady": 1, "wall": 1, "limit": 5}
 
 # Statement, parameters, and the index that must answer it.
@@ -59,6 +60,9 @@ HOT: list[tuple[str, str, Any, str]] = [
     ("open jobs with needs", retention.WITH_NEEDS, (0, 9), "jobs_with_needs"),
     ("old keys", retention.FORGET_KEYS, (0, 9), "idempotency_purged"),
     ("keys of jobs", retention.MARK_KEYS, (0, "[]"), "idempotency_job"),
+    ("attempts of purged jobs", retention.DELETE_ATTEMPTS, ("[1]", 9), "sqlite_autoindex_attempts_2"),
+    ("needs of purged jobs", retention.DELETE_NEEDS, ("[1]", 9), "needs_needed"),
+    ("sizes of changes", retention.SIZES_OF_CHANGES, (1, 5, 9), "INTEGER PRIMARY KEY"),
     ("counts of live jobs", jobs.COUNTS, (), "jobs_queued jobs_idle"),
 ]
 

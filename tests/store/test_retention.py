@@ -1,19 +1,21 @@
-"""Rows of purged jobs and workflows: what goes in one commit, what is listed for later, and how the rest is swept."""
+"""Purged jobs and workflows: what one commit hides and lists, and how their rows are swept in pieces."""
 
 from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
 
 from stoker.core.errors import ChangesRemoved
-from stoker.core.job.model import Need, State
+from stoker.core.job.model import Need, Reason, State
+from stoker.core.requests import JobFilter
 from stoker.core.retention import EndedItem
 from stoker.core.workflow.state import Workflow, WorkflowState
-from stoker.store import changes, checkpoints, jobs, retention, sizes, workflows
+from stoker.store import attempts, changes, checkpoints, jobs, reader, retention, sizes, workflows
 from stoker.store.database import make_shrinkable
 from stoker.store.retention import PurgePortion
 from stoker.store.writer import Batch, store
@@ -21,10 +23,17 @@ from tests.support.batches import accepted, change, put
 from tests.support.jobs import attempt, checkpoint, job, running, spec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from stoker.core.job.model import Job
     from stoker.store.open import Opened
+
+
+ENDED_ATTEMPT = """
+INSERT INTO attempts (run_id, job_id, ordinal, launcher, created_at, ended_at, outcome)
+VALUES (?, ?, ?, 'l', 0, 1, 'exit')
+"""
 
 
 def ended(ident: int, state: State = State.SUCCEEDED, at: int | None = None, **fields: Any) -> Job:
@@ -54,6 +63,11 @@ def add_checkpoints(connection: sqlite3.Connection, chain: str, count: int, data
         bare = checkpoint(b"", seq, id=int(chain[1:]) * 10_000 + seq, chain=chain)
         one = replace(bare, data=data, size=len(data))  # large data is not compressed
         connection.execute(checkpoints.INSERT, checkpoints.insert_row(one))
+
+
+def sweep_rows(connection: sqlite3.Connection) -> None:
+    while retention.sweep_rows(connection).removed:
+        pass
 
 
 def count(connection: sqlite3.Connection, table: str) -> int:
@@ -126,13 +140,10 @@ def test_ended_at_when_an_attempt_is_still_open_then_the_job_is_left_out(databas
 # --- the commit ---------------------------------------------------------------------------------------------
 
 
-def test_purge_when_committed_then_all_rows_go_and_what_is_left_is_listed(database: sqlite3.Connection) -> None:
+def test_purge_when_swept_then_all_rows_go_and_what_is_left_is_listed(database: sqlite3.Connection) -> None:
     put(database, [ended(1), ended(2), job(id=3, asked=spec(needs=(Need(job=2),)))], [])
     put(database, [ended(4, workflow_id=7, step="a"), job(State.CANCELLED, id=5, workflow_id=7, step="b")])
-    database.execute(
-        "INSERT INTO attempts (run_id, job_id, ordinal, launcher, created_at, ended_at, outcome)"
-        " VALUES ('1.1.a', 1, 1, 'l', 0, 1, 'exit')"
-    )
+    database.execute(ENDED_ATTEMPT, ("1.1.a", 1, 1))
     database.execute(jobs.INSERT_NEED, (5, 4, "ok"))
     add_workflow(database, workflow(7, WorkflowState.FAILED))
     add_checkpoints(database, "j1", 2)
@@ -143,14 +154,62 @@ def test_purge_when_committed_then_all_rows_go_and_what_is_left_is_listed(databa
     store(
         database, Batch(purge=PurgePortion(99, [1], {7: [4, 5]}), changes=[change(1, kind="system")]), changes.GENESIS
     )
+    sweep_rows(database)
 
     assert rows(database, "SELECT id FROM jobs") == [2, 3]
-    assert [count(database, table) for table in ("attempts", "needs", "workflows")] == [0, 0, 0]
+    assert [count(database, table) for table in ("attempts", "needs", "workflows", "purging_jobs")] == [0, 0, 0, 0]
     assert rows(database, "SELECT id FROM purged_jobs") == [1, 4]
     assert rows(database, "SELECT chain, seq FROM checkpoint_purges ORDER BY 1") == [("j1", 2), ("w7", 3)]
     keyed = jobs.by_keys(database, [(0, "a"), (0, "b"), (0, "w")])
     answers = {key: (one.job_id, one.purged_state, one.purged_workflow) for (_, key), one in keyed.items()}
     assert answers == {"a": (1, "succeeded", None), "b": (2, None, None), "w": (4, "failed", 7)}
+
+
+def test_purge_when_committed_then_no_query_sees_the_jobs_whose_rows_are_left(database: sqlite3.Connection) -> None:
+    put(database, [ended(1), ended(2), ended(3, workflow_id=7, step="a")])
+    skipped: dict[str, Any] = {"reason": Reason.DEPENDENCY, "finished_at": 1, "workflow_id": 7, "step": "b"}
+    put(database, [job(State.SKIPPED, id=4, **skipped), job(State.SKIPPED, id=5, **skipped | {"step": "c"})])
+    database.executemany(jobs.INSERT_NEED, [(4, 3, "ok"), (5, 4, "ok")])
+    add_workflow(database, workflow(7))
+    group = retention.of_queue("default")
+    seen: list[Callable[[], Any]] = [
+        lambda: sorted(jobs.by_ids(database, range(9))),
+        lambda: sorted(jobs.standings(database, range(9))),
+        lambda: sorted(jobs.of_workflows(database, [7])),
+        lambda: [each.job_id for each in jobs.skipped_behind(database, [3])],
+        lambda: [each.job for each in attempts.needed(database, range(9))],
+        lambda: [each.id for each in reader.scan(database, JobFilter(limit=9)).jobs],
+        lambda: [each.id for each in retention.ended(database, group, 99, EndedItem(0, -1, ""), (), 9)],
+        lambda: sorted(retention.jobs_ended_at(database, range(9))),
+        lambda: [retention.newest_kept(database, group, 2)],
+    ]
+    everything = [[1, 2, 3, 4, 5]] * 2 + [[3, 4, 5], [4, 5], [1, 2, 3, 4, 5], [5, 4, 3, 2, 1], [1, 2]]
+    assert [look() for look in seen] == [*everything, [1, 2, 3, 4, 5], [1]]
+
+    retention.purge(database, PurgePortion(0, [1], {7: [3, 4, 5]}))
+
+    assert count(database, "jobs") == 5
+    assert [look() for look in seen] == [[2], [2], [], [], [2], [2], [2], [2], [None]]
+
+
+def test_purge_when_a_job_has_many_rows_then_each_commit_writes_few(database: sqlite3.Connection) -> None:
+    put(database, [ended(1)])
+    database.executemany(ENDED_ATTEMPT, [(f"1.{n}.a", 1, n) for n in range(1, 2_001)])
+    put(database, [ended(ident, workflow_id=7, step=str(ident)) for ident in range(2, 602)])
+    database.executemany(jobs.INSERT_NEED, [(ident, ident - 1 - by, "ok") for ident in range(12, 602) for by in (0, 9)])
+    add_workflow(database, workflow(7))
+    written = [database.total_changes]
+
+    store(database, Batch(purge=PurgePortion(99, [1], {7: list(range(2, 602))})), changes.GENESIS)
+    written.append(database.total_changes)
+    while retention.sweep_rows(database).removed:
+        written.append(database.total_changes)
+
+    purge, *pieces = (after - before for before, after in pairwise(written))
+    assert purge == 601 + 1  # the list, and the workflow
+    assert max(pieces) <= 3 * retention.SWEPT_ROWS  # a row of a job is unlisted too, and its logs are listed
+    assert [count(database, table) for table in ("jobs", "attempts", "needs", "purging_jobs")] == [0, 0, 0, 0]
+    assert count(database, "purged_jobs") == 601
 
 
 def test_changes_when_a_prefix_is_removed_then_the_chain_goes_on_from_its_hash(database: sqlite3.Connection) -> None:
@@ -163,6 +222,31 @@ def test_changes_when_a_prefix_is_removed_then_the_chain_goes_on_from_its_hash(d
     assert rows(database, "SELECT value FROM meta WHERE key = 'changes_purged_hash'") == [hashes[2]]
     assert changes.last(database) == (6, head)
     assert changes.insert_rows([replace(change(4, subject="4"), payload={"n": 4})], hashes[2])[0][0][-1] == hashes[3]
+
+
+def test_changes_when_they_are_large_then_few_go_in_one_commit(database: sqlite3.Connection) -> None:
+    text = "x" * (retention.SWEPT_BYTES // 2)
+    log = [replace(change(seq), payload={"text": text if seq in (2, 3) else ""}) for seq in range(1, 7)]
+    store(database, Batch(changes=log), changes.GENESIS)
+
+    assert [retention.few_changes(database, first, 6) for first in (1, 2, 3, 4)] == [3, 3, 6, 6]
+    assert retention.few_changes(database, 4, 5) == 5
+
+
+def test_workflows_when_their_flows_are_long_then_their_pages_are_known(database: sqlite3.Connection) -> None:
+    add_workflow(database, replace(workflow(1), flow="x" * 40_960))
+
+    group = retention.workflows_except([])
+
+    assert [one.pages for one in retention.ended(database, group, 99, EndedItem(0, -1, ""), (), 9)] == [10]
+
+
+def test_purge_when_rows_are_large_then_few_go_in_one_piece(database: sqlite3.Connection) -> None:
+    large = spec(env={"TEXT": "x" * 500_000})
+    put(database, [ended(ident, asked=large) for ident in range(1, 3 * retention.FEW_ROWS)])
+    retention.purge(database, PurgePortion(0, list(range(1, 3 * retention.FEW_ROWS))))
+
+    assert retention.sweep_rows(database).removed == retention.FEW_ROWS
 
 
 def test_changes_when_a_purge_says_nothing_then_the_trigger_refuses_to_delete(database: sqlite3.Connection) -> None:
@@ -245,6 +329,7 @@ def test_keys_when_their_job_was_purged_long_ago_then_they_go_in_pieces(database
 def test_listed_logs_when_their_directories_are_gone_then_they_leave_the_list(database: sqlite3.Connection) -> None:
     put(database, [ended(1), ended(2), job(State.SKIPPED, id=3)])
     retention.purge(database, PurgePortion(0, [1, 2, 3]))
+    sweep_rows(database)
 
     assert retention.listed_logs(database, 0, 9) == [1, 2]
     assert retention.listed_logs(database, 1, 9) == [2]

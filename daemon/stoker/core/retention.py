@@ -44,11 +44,12 @@ class Horizon(Struct, frozen=True):
 
 
 class EndedItem(Struct, frozen=True):
-    """A job or workflow that ended at `at`."""
+    """A job or workflow that ended at `at`; `pages` of a database are taken by the text of its row."""
 
     id: int
     at: int
     state: str
+    pages: int = 0
 
 
 def horizon(keep: Keep, now: int, newest_kept: int | None) -> Horizon:
@@ -75,15 +76,15 @@ def removable(
 
 
 def portions(ended: Iterable[EndedItem], steps: Mapping[int, Sequence[int]], most: int) -> Iterator[list[EndedItem]]:
-    """Lists that have at least `most` jobs together, except the last; a workflow is not divided."""
+    """Lists that have at least `most` jobs and pages together, except the last; a workflow is not divided."""
     portion: list[EndedItem] = []
-    jobs = 0
+    size = 0
     for one in ended:
         portion.append(one)
-        jobs += len(steps.get(one.id, (one.id,)))
-        if jobs >= most:
+        size += len(steps.get(one.id, (one.id,))) + one.pages
+        if size >= most:
             yield portion
-            portion, jobs = [], 0
+            portion, size = [], 0
     if portion:
         yield portion
 

@@ -1,7 +1,7 @@
 """The message that removes some ended jobs and workflows, and the oldest changes.
 
-Owns the last check before rows are deleted: what another message of the turn has read, what runs, and what an open job
-names as a need is left for a later pass. So nothing that is decided in a turn concerns a row that the turn deletes.
+Owns the last check before jobs go: what another message of the turn has read, what runs, and what an open job names as
+a need is left for a later pass. So nothing that is decided in a turn concerns a job that the turn removes.
 """
 
 from __future__ import annotations

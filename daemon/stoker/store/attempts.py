@@ -16,6 +16,7 @@ from msgspec.structs import astuple
 
 from stoker.core.job.model import Attempt, Identity
 from stoker.store.database import json_array
+from stoker.store.jobs import NOT_PURGED
 
 # The columns of an Attempt, in part those of its identity and its outcome. One has another name than its field.
 _IDENTITY = Identity.__struct_fields__
@@ -51,10 +52,10 @@ OUTPUTS = """
 SELECT job_id, output FROM attempts WHERE job_id IN (SELECT value FROM json_each(?))
     AND ordinal = (SELECT max(ordinal) FROM attempts AS newer WHERE newer.job_id = attempts.job_id)
 """
-NEEDED = """
+NEEDED = f"""
 SELECT jobs.id, jobs.step, jobs.state, jobs.reason, jobs.exit_code, attempts.output FROM jobs
 LEFT JOIN attempts ON attempts.job_id = jobs.id AND attempts.ordinal = jobs.attempts
-WHERE jobs.id IN (SELECT value FROM json_each(?)) ORDER BY jobs.id
+WHERE jobs.id IN (SELECT value FROM json_each(?)) AND {NOT_PURGED} ORDER BY jobs.id
 """
 ERRORS = """
 SELECT job_id, error FROM attempts WHERE job_id IN (SELECT value FROM json_each(?)) AND error IS NOT NULL

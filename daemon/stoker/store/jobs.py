@@ -80,9 +80,13 @@ UPDATE jobs SET queue = ?, name = ?, priority = ?, order_key = ?, deadline = ?, 
     max_attempts = ?, policy = ?, spec_hash = ?
 WHERE id = ?
 """
-BY_IDS = f"SELECT {COLUMNS} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
-STANDINGS = "SELECT id, state, reason, exit_code, signal FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
-OF_WORKFLOWS = f"SELECT {COLUMNS} FROM jobs WHERE workflow_id IN (SELECT value FROM json_each(?))"
+# For each query that may meet an ended job: those that are being purged are gone, although their rows are still there.
+NOT_PURGED = "jobs.id NOT IN (SELECT purging_jobs.id FROM purging_jobs)"
+BY_IDS = f"SELECT {COLUMNS} FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND {NOT_PURGED}"
+STANDINGS = f"""
+SELECT id, state, reason, exit_code, signal FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND {NOT_PURGED}
+"""
+OF_WORKFLOWS = f"SELECT {COLUMNS} FROM jobs WHERE workflow_id IN (SELECT value FROM json_each(?)) AND {NOT_PURGED}"
 READY = f"""
 SELECT {COLUMNS} FROM jobs WHERE queue = ? AND demand IS ? AND state = 'queued'
     AND (workflow_id IS NULL OR workflow_id NOT IN (SELECT value FROM json_each(?))) ORDER BY order_key, id LIMIT ?
@@ -113,15 +117,15 @@ DEPENDENTS = """
 SELECT needs.needed, needs.job_id, needs.on_end FROM needs JOIN jobs ON jobs.id = needs.job_id
 WHERE needs.needed = ? AND needs.job_id > ? AND jobs.state IN ('waiting', 'held') ORDER BY needs.job_id LIMIT ?
 """
-SKIPPED_BEHIND = """
+SKIPPED_BEHIND = f"""
 WITH RECURSIVE behind (needed, job_id, on_end) AS (
     SELECT needs.needed, needs.job_id, needs.on_end FROM needs JOIN jobs ON jobs.id = needs.job_id
     WHERE needs.needed IN (SELECT value FROM json_each(?))
-        AND jobs.state = 'skipped' AND jobs.reason IN ('dependency', 'not_needed')
+        AND jobs.state = 'skipped' AND jobs.reason IN ('dependency', 'not_needed') AND {NOT_PURGED}
     UNION
     SELECT needs.needed, needs.job_id, needs.on_end FROM behind
     JOIN needs ON needs.needed = behind.job_id JOIN jobs ON jobs.id = needs.job_id
-    WHERE jobs.state = 'skipped' AND jobs.reason IN ('dependency', 'not_needed')
+    WHERE jobs.state = 'skipped' AND jobs.reason IN ('dependency', 'not_needed') AND {NOT_PURGED}
 )
 SELECT needed, job_id, on_end FROM behind
 """

@@ -85,7 +85,7 @@ def scan(connection: sqlite3.Connection, wanted: JobFilter) -> Scan:
         edge = connection.execute(CEILING, (cursor, SCANNED_ROWS)).fetchone()
     end = edge[0] if edge else 0 if wanted.after is None else MAX_ID
     where = " AND ".join([between, *conditions])
-    sql = f"SELECT {jobs.COLUMNS} FROM jobs WHERE {where} ORDER BY {order} LIMIT ?"
+    sql = f"SELECT {jobs.COLUMNS} FROM jobs WHERE {where} AND {jobs.NOT_PURGED} ORDER BY {order} LIMIT ?"
     matches: list[Job] = []
     size = 0
     for row in connection.execute(sql, (cursor, end, *parameters, wanted.limit)):

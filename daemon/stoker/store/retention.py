@@ -1,8 +1,9 @@
 """Removal of what ended: the queries that find it, the deletes of one portion, and the sweeps behind them.
 
-`purge` is part of the commit of a turn. It deletes rows that others may refer to and lists what is left: log
-directories in `purged_jobs`, checkpoints in `checkpoint_purges`. Nobody can refer to these any more, as ids are never
-used twice, so they are removed later in pieces. Invariant: whatever is still to be removed is on one of the lists.
+`purge` is part of the commit of a turn. It lists what is to be removed: jobs in `purging_jobs`, which hides them from
+every query, and checkpoints in `checkpoint_purges`. Ids are never used twice, so nothing can refer to these any more,
+and their rows are removed later, in pieces. A job whose row is gone is listed in `purged_jobs` until its log directory
+is removed too. Invariant: whatever is still to be removed is on one of the lists.
 """
 
 from __future__ import annotations
@@ -18,29 +19,32 @@ from stoker.core.job.model import Need
 from stoker.core.retention import EndedItem
 from stoker.core.workflow.checkpoint import chain_of
 from stoker.store.database import json_array, transaction
+from stoker.store.jobs import NOT_PURGED
 from stoker.store.queues import SET_META
 
 MAX_TIME = 2**63 - 1
 
 # The two kinds of what ends; `{which}` is the condition of a PurgeGroup.
-JOBS = "jobs WHERE finished_at IS NOT NULL AND workflow_id IS NULL AND {which}"
+JOBS = f"jobs WHERE finished_at IS NOT NULL AND workflow_id IS NULL AND {NOT_PURGED} AND {{which}}"
 WORKFLOWS = "workflows WHERE finished_at IS NOT NULL AND {which}"
 NEWEST_KEPT = "SELECT finished_at FROM {group} ORDER BY finished_at DESC LIMIT 1 OFFSET ?"
 ENDED = """
-SELECT id, finished_at, state FROM {group} AND finished_at < ? AND (finished_at, id) > (?, ?)
+SELECT id, finished_at, state, {pages} FROM {group} AND finished_at < ? AND (finished_at, id) > (?, ?)
     AND (? = '[]' OR state IN (SELECT value FROM json_each(?))) ORDER BY finished_at, id LIMIT ?
 """
 STEPS = "SELECT workflow_id, id FROM jobs WHERE workflow_id IN (SELECT value FROM json_each(?))"
 WITH_NEEDS = """
 SELECT id, policy FROM jobs WHERE finished_at IS NULL AND instr(policy, '"needs":') > 0 AND id > ? ORDER BY id LIMIT ?
 """
-JOBS_ENDED_AT = """
-SELECT id, finished_at FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND finished_at IS NOT NULL
+JOBS_ENDED_AT = f"""
+SELECT id, finished_at FROM jobs
+WHERE id IN (SELECT value FROM json_each(?)) AND finished_at IS NOT NULL AND {NOT_PURGED}
     AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.job_id = jobs.id AND attempts.ended_at IS NULL)
 """
 WORKFLOWS_ENDED_AT = """
 SELECT id, finished_at FROM workflows WHERE id IN (SELECT value FROM json_each(?)) AND finished_at IS NOT NULL
 """
+SIZES_OF_CHANGES = "SELECT seq, length(payload) FROM changes WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"
 OLDEST_CHANGES = "SELECT seq, at FROM changes WHERE seq > ? ORDER BY seq LIMIT ?"
 
 COUNT_CHANGES = """
@@ -54,19 +58,32 @@ UPDATE idempotency SET purged_at = ?1, (purged_state, purged_workflow) = (
     LEFT JOIN workflows ON workflows.id = jobs.workflow_id WHERE jobs.id = idempotency.job_id
 ) WHERE job_id IN (SELECT value FROM json_each(?2))
 """
-LIST_LOGS = """
-INSERT INTO purged_jobs (id) SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND attempts > 0
-"""
+LIST_JOBS = "INSERT INTO purging_jobs (id) SELECT value FROM json_each(?)"
 LIST_CHECKPOINTS = """
 INSERT INTO checkpoint_purges (chain, seq)
 SELECT chain, max(seq) FROM checkpoints WHERE chain IN (SELECT value FROM json_each(?)) GROUP BY chain
 ON CONFLICT (chain) DO UPDATE SET seq = excluded.seq
 """
-DELETE_JOBS = "DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
 DELETE_WORKFLOWS = "DELETE FROM workflows WHERE id IN (SELECT value FROM json_each(?))"
 HASH_OF_CHANGE = "SELECT hash FROM changes WHERE seq = ?"
 DELETE_CHANGES = "DELETE FROM changes WHERE seq <= ?"
 
+LISTED_JOBS = "SELECT id FROM purging_jobs LIMIT ?"
+DELETE_ATTEMPTS = """
+DELETE FROM attempts WHERE run_id IN (
+    SELECT run_id FROM attempts WHERE job_id IN (SELECT value FROM json_each(?)) LIMIT ?
+)
+"""
+DELETE_NEEDS = """
+DELETE FROM needs WHERE (job_id, needed) IN (
+    SELECT job_id, needed FROM needs WHERE job_id IN (SELECT value FROM json_each(?)) LIMIT ?
+)
+"""
+LIST_LOGS = """
+INSERT INTO purged_jobs (id) SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND attempts > 0
+"""
+DELETE_JOBS = "DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+UNLIST_JOBS = "DELETE FROM purging_jobs WHERE id IN (SELECT value FROM json_each(?))"
 LISTED_LOGS = "SELECT id FROM purged_jobs WHERE id > ? ORDER BY id LIMIT ?"
 UNLIST_LOGS = "DELETE FROM purged_jobs WHERE id IN (SELECT value FROM json_each(?))"
 JOBS_BETWEEN = "SELECT 1 FROM jobs WHERE id BETWEEN ? AND ? LIMIT 1"
@@ -78,7 +95,10 @@ FORGET_KEYS = """
 DELETE FROM idempotency WHERE (owner_uid, key) IN (SELECT owner_uid, key FROM idempotency WHERE purged_at < ? LIMIT ?)
 """
 
-SWEPT_ROWS = 256  # in one piece: a few milliseconds
+SWEPT_ROWS = 512  # in one piece: a few milliseconds
+SWEPT_CHANGES = 1_000
+SWEPT_PAGES = 512  # of the rows in one piece
+FEW_ROWS = 32  # removed before the pages are counted again
 SWEPT_BYTES = 1024 * 1024
 PAGE_BYTES = 4_096
 # Free pages that stay in the file: the next jobs need them, and moving pages to and fro costs more than they do.
@@ -96,6 +116,11 @@ class PurgeGroup(NamedTuple):
     @property
     def sql(self) -> str:
         return self.source.format(which=self.condition)
+
+    @property
+    def pages(self) -> str:
+        """SQL for the pages of the text of a row, which its deletion reads."""
+        return "length(flow) / 4096" if self.of_workflows else "0"
 
     @property
     def of_workflows(self) -> bool:
@@ -134,7 +159,8 @@ def ended(
     """Those of a group that ended before a time, oldest first, behind `after`. Empty `states` means all."""
     wanted = json_array(states)
     parameters = (group.parameter, before, after.at, after.id, wanted, wanted, limit)
-    return [EndedItem(*row) for row in connection.execute(ENDED.format(group=group.sql), parameters)]
+    sql = ENDED.format(group=group.sql, pages=group.pages)
+    return [EndedItem(*row) for row in connection.execute(sql, parameters)]
 
 
 def steps(connection: sqlite3.Connection, workflow_ids: Iterable[int]) -> dict[int, list[int]]:
@@ -168,6 +194,16 @@ def jobs_ended_at(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[in
 def workflows_ended_at(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, int]:
     """When those of these workflows ended that have ended."""
     return dict(connection.execute(WORKFLOWS_ENDED_AT, (json_array(ids),)).fetchall())
+
+
+def few_changes(connection: sqlite3.Connection, first: int, last: int) -> int:
+    """Up to which of the changes from `first` to `last` one commit may delete them."""
+    up_to, room = first, SWEPT_BYTES
+    for up_to, size in connection.execute(SIZES_OF_CHANGES, (first, last, SWEPT_CHANGES)):  # noqa: B007 - the last one
+        room -= size
+        if room <= 0:
+            break
+    return up_to
 
 
 def oldest_changes(connection: sqlite3.Connection, after: int, limit: int) -> list[tuple[int, int]]:
@@ -208,7 +244,7 @@ class PurgePortion(Struct, frozen=True):
     @property
     def pages(self) -> int:
         """An estimate of the pages of WAL that it takes."""
-        return len(self.all_jobs)
+        return len(self.jobs) + len(self.workflows)
 
     @property
     def chains(self) -> list[str]:
@@ -221,12 +257,11 @@ class PurgePortion(Struct, frozen=True):
 
 
 def purge(connection: sqlite3.Connection, portion: PurgePortion) -> None:
-    """Delete the rows of a portion, inside the transaction of its turn, and list what they leave behind."""
+    """Hide the jobs of a portion from every query and delete its workflows, in the transaction of its turn."""
     ids = json_array(portion.all_jobs)
     connection.execute(MARK_KEYS, (portion.at, ids))
-    connection.execute(LIST_LOGS, (ids,))
+    connection.execute(LIST_JOBS, (ids,))
     connection.execute(LIST_CHECKPOINTS, (json_array(portion.chains),))
-    connection.execute(DELETE_JOBS, (ids,))
     connection.execute(DELETE_WORKFLOWS, (json_array(portion.workflows),))
     if portion.changes:
         _purge_changes(connection, portion.changes)
@@ -244,6 +279,32 @@ class Swept(NamedTuple):
 
     removed: int
     pages: int = 1
+
+
+def sweep_rows(connection: sqlite3.Connection) -> Swept:
+    """Remove some rows of purged jobs, with those of their attempts and needs.
+
+    The pages count too, because SQLite reads every page of a long text to free it.
+    """
+    count, before = 0, _pragma(connection, "freelist_count")
+    with transaction(connection):
+        freed, some = 0, 1
+        while some and count < SWEPT_ROWS and freed < SWEPT_PAGES:
+            count += (some := _remove_rows(connection))
+            freed = _pragma(connection, "freelist_count") - before
+    return Swept(count, count + freed // 100)
+
+
+def _remove_rows(connection: sqlite3.Connection) -> int:
+    """Remove up to FEW_ROWS rows of purged jobs: of their attempts and needs first, so that no delete cascades."""
+    ids = [row[0] for row in connection.execute(LISTED_JOBS, (FEW_ROWS,))]
+    of_these, count = json_array(ids), 0
+    for delete in (DELETE_ATTEMPTS, DELETE_NEEDS):
+        count += connection.execute(delete, (of_these, FEW_ROWS - count)).rowcount
+    bare = ids[: FEW_ROWS - count]  # if there is room, these have no attempts and needs left
+    for change in (LIST_LOGS, DELETE_JOBS, UNLIST_JOBS):
+        connection.execute(change, (json_array(bare),))
+    return count + len(bare)
 
 
 def listed_logs(connection: sqlite3.Connection, after: int, limit: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What purged jobs and workflows leave behind: log directories, checkpoints, keys, archives, free pages of the file.
+"""What a purge leaves behind: rows, log directories, checkpoints, keys, archives, free pages of the file.
 
 Nobody refers to any of it, so each is removed in small pieces, outside of turns. Invariant: what a crash interrupts is
 still listed in the database, or found by its age, and the next pass goes on with it.
@@ -46,12 +46,17 @@ class Leftovers:
         self._last_tried = 0  # job whose logs were tried last: a sweep that was cut off is continued behind it
 
     async def sweep(self, pace: Pace) -> bool:
-        """Remove logs and checkpoints of purged jobs and shrink the file. False if `pace` ran out before the end."""
+        """Remove all of purged jobs and shrink the file. False if `pace` ran out before the end."""
         return (
-            await self._sweep_logs(pace)
+            await self.sweep_rows(pace)
+            and await self._sweep_logs(pace)
             and await self._repeat(pace, rows.sweep_checkpoints)
             and await self._repeat(pace, rows.shrink, SHRUNK_PAGES)
         )
+
+    async def sweep_rows(self, pace: Pace) -> bool:
+        """Remove the rows of purged jobs. False if `pace` ran out before the end."""
+        return await self._repeat(pace, rows.sweep_rows)
 
     async def _repeat(self, pace: Pace, piece: Callable[..., Swept], *args: int) -> bool:
         while not pace.is_over:

@@ -54,9 +54,10 @@ if TYPE_CHECKING:
     from stoker.core.daemon_views import Purged, PurgePreview, PurgeTotals
 
 FIRST_MS = 60_000  # after a start, which has other work
-FOUND = 1_000  # in one read
-PORTION = 128  # jobs in one turn: about four milliseconds
-CHANGES = 1_000  # in one turn
+FOUND = 1_000  # jobs in one read
+WORKFLOWS_FOUND = 20  # in one read, each with up to 10 000 steps
+PORTION = 512  # jobs in one turn: about two milliseconds
+CHANGES = 1_000  # in one read, and in one removal of a pass at least
 NEEDS = 1_000  # open jobs with needs in one read
 CALL_S = 1.0  # the time of one `system.purge`; the client asks again for the rest
 QUIET = 3.0  # a pass rests three times as long as it works
@@ -173,8 +174,9 @@ class Retention:
     async def _candidates(self, rule: PurgeRule, removed: PurgeCounts) -> AsyncGenerator[Candidates]:
         """What of a rule may go, oldest first."""
         after, before = EARLIEST, rule.horizon.latest
+        limit = WORKFLOWS_FOUND if rule.group.of_workflows else FOUND
         while before is not None:
-            ended = await self._reader.run(rows.ended, rule.group, before, after, rule.states, FOUND)
+            ended = await self._reader.run(rows.ended, rule.group, before, after, rule.states, limit)
             steps = {}
             if rule.group.of_workflows:
                 steps = await self._reader.run(rows.steps, [one.id for one in ended])
@@ -186,7 +188,7 @@ class Retention:
                     yield Candidates(workflows=ends, steps={ident: steps[ident] for ident in ends})
                 else:
                     yield Candidates(jobs=ends)
-            if len(ended) < FOUND:
+            if len(ended) < limit:
                 return
             after = ended[-1]
 
@@ -220,6 +222,7 @@ class Retention:
                 return
             async with pace.piece():
                 removed.add(await self._inbox.ask(Purging(candidates, actor)))
+            await self._leftovers.sweep_rows(pace)
 
     async def _purge_changes(
         self, before: int, keep_last: int, least: int, actor: Actor, pace: Pace, removed: PurgeCounts
@@ -233,11 +236,12 @@ class Retention:
             old = await self._old_changes(before, newest, least)
             if len(old) < least:
                 return
-            for at in range(0, len(old), CHANGES):
-                portion = old[at : at + CHANGES]
+            while old:
                 async with pace.piece():
-                    await self._inbox.ask(Purging(Candidates(changes=portion[-1]), actor))
-                removed.changes += len(portion)
+                    up_to = await self._reader.run(rows.few_changes, old[0], old[-1])
+                    await self._inbox.ask(Purging(Candidates(changes=up_to), actor))
+                removed.changes += up_to + 1 - old[0]
+                old = range(up_to + 1, old.stop)
 
     async def _old_changes(self, before: int, newest: int, least: int) -> range:
         """A prefix of the log that may go: at least `least` changes, or all that may go."""
