@@ -41,7 +41,7 @@ def without(paths: Iterable[Path], *exceptions: str) -> list[Path]:
 PRODUCT = python("daemon")
 TESTS = python("tests")
 LAUNCHER = python("daemon/stoker/launcher")
-EVERYTHING = python("daemon", "tests", "benchmarks", "migrations")
+EVERYTHING = python("daemon", "tests", "benchmarks", "migrations", "systemd")
 
 
 class Rule(NamedTuple):

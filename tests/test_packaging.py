@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ("*.py", "*.sql", "py.typed")
+SHIPPED = ("*.py", "*.sql", "*.service", "*.socket", "*.conf", "py.typed")
 LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 
@@ -30,7 +30,7 @@ LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.egg-info")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel, built from an sdist that was built from a copy of the tree."""
     copy = tmp_path_factory.mktemp("source")
-    for folder in ("daemon", "migrations"):
+    for folder in ("daemon", "migrations", "systemd"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=LEFT_BEHIND)
     for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, copy)
@@ -48,7 +48,12 @@ def tree() -> set[str]:
     package = {
         str(path.relative_to(ROOT / "daemon")) for kind in SHIPPED for path in (ROOT / "daemon" / "stoker").rglob(kind)
     }
-    return package | {f"stoker/migrations/{path.name}" for kind in SHIPPED for path in (ROOT / "migrations").glob(kind)}
+    return package | {
+        f"stoker/{folder}/{path.name}"
+        for folder in ("migrations", "systemd")
+        for kind in SHIPPED
+        for path in (ROOT / folder).glob(kind)
+    }
 
 
 def environment(folder: Path, wheel: Path) -> Path:

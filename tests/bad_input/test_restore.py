@@ -1,4 +1,4 @@
-"""`stoker restore` and `stoker audit` that are typed wrongly, or under a daemon that runs: refused, nothing changed."""
+"""`stoker restore`, `audit` and `doctor` that are typed wrongly, or cannot work: refused, and nothing is changed."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ COMMANDS = {
     "an audit of nothing": (["audit", "verify", "--state-dir", "{home}/nowhere"], 78, "No such file or directory"),
     "an audit of no backup": (["audit", "verify", "--from-backup", "{home}/nowhere"], 65, "is not a file"),
     "an audit of text": (["audit", "verify", "--from-backup", "{home}/stoker.toml"], 65, "cannot be read"),
+    "a doctor for nothing": (["doctor", "--state-dir", "{home}/nowhere"], 78, "is not a directory"),
+    "a doctor for a file": (["doctor", "--state-dir", "{home}/stoker.toml"], 78, "is not a directory"),
+    "a doctor with a patient": (["doctor", "1"], 64, "unexpected argument '1'"),
     "no verb": (["audit"], 64, "no command 'audit'"),
 }
 

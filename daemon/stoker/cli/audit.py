@@ -5,14 +5,11 @@ Owns how the verdict is printed, and its exit status. `ops.audit` verifies, besi
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
-from stoker import paths
 from stoker.cli.kit import render
-from stoker.cli.kit.connection import call
+from stoker.cli.kit.connection import state_dir
 from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option
-from stoker.core.errors import DaemonUnreachable
 from stoker.core.units import counted
 
 if TYPE_CHECKING:
@@ -37,7 +34,7 @@ def verify(given: Given) -> int:
         if given["from_backup"] is not None:
             verdict = ops.verify_backup(given["from_backup"], _show)
         else:
-            verdict = ops.verify_state(_root(given), _show)
+            verdict = ops.verify_state(state_dir(given), _show)
     finally:
         render.progress("", beside_output=False)
     if given["json"]:
@@ -45,16 +42,6 @@ def verify(given: Given) -> int:
     else:
         _print(verdict)
     return 0 if verdict["ok"] else 1
-
-
-def _root(given: Given) -> str:
-    """The directory that was named, else that of the running daemon, else the usual one."""
-    if given["state_dir"] is None:
-        try:
-            return str(call(given, "system.status", {})["state_dir"])
-        except DaemonUnreachable:
-            pass
-    return paths.state_dir(given["state_dir"], os.environ, os.getuid())
 
 
 def _show(done: int, of: int) -> None:

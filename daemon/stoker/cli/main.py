@@ -92,6 +92,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "backup": ("backup:backup", "make a backup of the daemon's database"),
         "backup ls": ("backup:ls", "list the backups in the state directory"),
         "restore": ("restore:restore", "put a backup in the place of the database, while no daemon runs"),
+        "doctor": ("doctor:doctor", "check state and host by named checks, and say what to do"),
         "audit verify": ("audit:verify", "verify the hash chain of the log of changes"),
         "drain": ("status:drain", "start no further jobs, let running jobs end, then stop the daemon"),
         "recover": ("recovery:recover", "what a daemon start would do with unfinished attempts (--dry-run)"),

@@ -156,6 +156,38 @@ class AuditView(TypedDict):
     broken: str | None
 
 
+class FindingView(TypedDict):
+    """What a check of `stoker doctor` found; `remedy`: the next command."""
+
+    severity: Literal["error", "warning", "note"]
+    message: str
+    remedy: str
+
+
+class CheckView(TypedDict):
+    """One check. `why_not`: why it was not made. `more`: how many further findings are not listed."""
+
+    group: str
+    name: str
+    meaning: str
+    result: Literal["ok", "found", "not made"]
+    why_not: str | None
+    findings: list[FindingView]
+    more: int
+
+
+class DoctorView(TypedDict):
+    """`ok`: there are neither errors nor warnings. The numbers are of findings, with those that are not listed."""
+
+    ok: bool
+    state_dir: str
+    daemon_runs: bool
+    errors: int
+    warnings: int
+    notes: int
+    checks: list[CheckView]
+
+
 class BackupStatus(TypedDict):
     """`every_ms`: how often one is made, None for never. `error`: why the last one failed, if it did."""
 

@@ -1,4 +1,6 @@
-"""The verification of the log of changes: each record has the hash of its content and of the record before it.
+"""The verification of the log of changes, and of checkpoints.
+
+Each change has the hash of its content and of the change before it, each checkpoint the hash of its own content.
 
 A record that was edited, removed, added or put in another place breaks the chain there. What the chain cannot show is a
 log whose end was cut off: callers compare its end with what they know of it.
@@ -7,10 +9,14 @@ log whose end was cut off: callers compare its end with what they know of it.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import msgspec
 from msgspec import Struct
 
+from stoker.core.errors import CheckpointDamaged
+from stoker.core.workflow.checkpoint import verified
+from stoker.store import checkpoints
 from stoker.store.changes import GENESIS, PURGED, digest
 
 PORTION = 5_000  # changes in one read: the WAL of a running daemon grows while a read goes on
@@ -18,6 +24,8 @@ NEXT = """
 SELECT seq, at, kind, subject, from_state, to_state, cause, actor_uid, payload, job_id, hash FROM changes
 WHERE seq > ? ORDER BY seq LIMIT ?
 """
+# Each may have ten megabytes: a portion is a few milliseconds to a second.
+NEXT_CHECKPOINTS = f"SELECT {checkpoints.COLUMNS} FROM checkpoints WHERE id > ? ORDER BY id LIMIT 100"
 
 
 class Chain(Struct, frozen=True):
@@ -59,3 +67,21 @@ def verify(connection: sqlite3.Connection, progress: Callable[[int], None] = lam
         chain = further
         progress(chain.count)
     return chain
+
+
+def damaged_checkpoints(
+    connection: sqlite3.Connection, progress: Callable[[int], None] = lambda _count: None
+) -> Iterator[str]:
+    """A sentence for each checkpoint that does not match its checksum. Raises sqlite3.Error."""
+    after, count = 0, -1
+    while count:
+        count = 0
+        for row in connection.execute(NEXT_CHECKPOINTS, (after,)):
+            after, count = row[0], count + 1
+            try:
+                verified(checkpoints.from_row(row))
+            except CheckpointDamaged as error:
+                yield error.message
+            except msgspec.MsgspecError as error:
+                yield f"checkpoint {after} cannot be read: {error}"
+        progress(count)

@@ -55,6 +55,7 @@ SELECT min(seq) FROM (
 BY_IDS = f"SELECT {COLUMNS} FROM checkpoints WHERE id IN (SELECT value FROM json_each(?)) ORDER BY seq"
 BY_ID = f"SELECT {COLUMNS} FROM checkpoints WHERE id = ?"
 LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'checkpoints'), 0)"
+COUNT = "SELECT count(*) FROM checkpoints"
 
 
 insert_row = attrgetter(*FIELDS)  # the parameters of INSERT
@@ -62,6 +63,10 @@ insert_row = attrgetter(*FIELDS)  # the parameters of INSERT
 
 def from_row(row: Sequence[Any]) -> Checkpoint:
     return msgspec.convert(dict(zip(FIELDS, row, strict=True)), Checkpoint)
+
+
+def count(connection: sqlite3.Connection) -> int:
+    return int(connection.execute(COUNT).fetchone()[0])
 
 
 def heads(connection: sqlite3.Connection, chains: Iterable[str]) -> dict[str, Head]:

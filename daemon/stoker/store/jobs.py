@@ -212,14 +212,15 @@ def _of_text_column(column: str) -> AnyText:
 
 def from_row(row: Sequence[Any]) -> Job:
     values = dict(zip(_STATE_FIELDS, row[_SPEC_WIDTH:], strict=True))
-    return msgspec.convert(values | {"spec": _spec_of(row[:_SPEC_WIDTH])}, Job)
+    return msgspec.convert(values | {"spec": spec_of(row)}, Job)
 
 
-def _spec_of(columns: Sequence[Any]) -> Spec:
+def spec_of(row: Sequence[Any]) -> Spec:
+    """The spec in a row of COLUMNS."""
     (
         queue, name, priority, mode, command, args, env_vars, working_dir, max_attempts, backoff_factor, deadline,
         ttl_ms, timeout_ms, on_orphan, survive, run_at, policy,
-    ) = columns  # fmt: skip
+    ) = row[:_SPEC_WIDTH]  # fmt: skip
     return Spec(
         command=_of_text_column(command),
         working_dir=_of_text_column(working_dir),

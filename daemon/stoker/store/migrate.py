@@ -74,6 +74,12 @@ def migrate(connection: sqlite3.Connection, backups: Path) -> int:
     return migrations[-1].number
 
 
+def apply_all(connection: sqlite3.Connection) -> None:
+    """Make the current schema in a new database."""
+    for migration in shipped_migrations():
+        _apply(connection, migration)
+
+
 def _keep_copy(connection: sqlite3.Connection, backups: Path, number: int) -> None:
     """The backup before a migration. Raises StateRefused if the database is not sound, DiskFull, or CannotCreate."""
     make_directory(backups)

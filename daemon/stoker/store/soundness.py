@@ -5,11 +5,15 @@ Works for each schema since the first. Invariants: it only reads; what it finds 
 
 from __future__ import annotations
 
+import re
 import sqlite3
+from collections.abc import Iterator
 from typing import NamedTuple
 
-INTEGRITY = "PRAGMA integrity_check(1)"
+INTEGRITY = "PRAGMA integrity_check({})"
 HEADING = "*** in database main ***"  # of its report, which has several lines
+OF_INDEX = re.compile(r"(row \d+ missing from|wrong # of entries in|non-unique entry in) index \w+")
+MOST = 20  # pieces of damage that are looked for
 FOREIGN_KEYS = "PRAGMA foreign_key_check"
 
 
@@ -48,14 +52,25 @@ WHERE ended_at IS NULL AND coalesce(state, 'missing') NOT IN ('running', 'held')
 
 def find_damage(connection: sqlite3.Connection) -> str | None:
     """What is wrong with a database, in a sentence; None if nothing was found. Raises sqlite3.Error."""
-    (check,) = connection.execute(INTEGRITY).fetchone()
-    if check != "ok":
-        return " ".join(str(check).replace(HEADING, "").split())
-    orphan = connection.execute(FOREIGN_KEYS).fetchone()
-    if orphan is not None:
-        return f"a row of {orphan[0]} refers to a row of {orphan[2]} that does not exist"
+    checks = (damaged_pages(connection, 1), lost_references(connection), _broken_laws(connection))
+    return next((sentence for check in checks for sentence in check), None)
+
+
+def damaged_pages(connection: sqlite3.Connection, most: int = MOST) -> Iterator[str]:
+    """What SQLite finds wrong with pages, indexes and values. Raises sqlite3.Error."""
+    for (text,) in connection.execute(INTEGRITY.format(most)):
+        if text != "ok":
+            yield " ".join(str(text).replace(HEADING, "").split())
+
+
+def lost_references(connection: sqlite3.Connection) -> Iterator[str]:
+    """Rows that refer to one that does not exist. Raises sqlite3.Error."""
+    for table, _, parent, _ in connection.execute(FOREIGN_KEYS):
+        yield f"a row of {table} refers to a row of {parent} that does not exist"
+
+
+def _broken_laws(connection: sqlite3.Connection) -> Iterator[str]:
     for law in LAWS:
         row = connection.execute(law.broken).fetchone()
         if row is not None:
-            return law.evidence.format(*row)
-    return None
+            yield law.evidence.format(*row)

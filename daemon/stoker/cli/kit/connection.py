@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 
+from stoker import paths
 from stoker.cli.kit import render
 from stoker.core.errors import DaemonUnreachable, Draining, TooManyConnections
 
@@ -37,6 +38,16 @@ def connect(given: Given) -> Client:
 def call(given: Given, method: str, params: dict[str, Any]) -> Any:
     with connect(given) as client:
         return client.call(method, params)
+
+
+def state_dir(given: Given) -> str:
+    """The state directory that was named, else that of the running daemon, else the usual one."""
+    if given["state_dir"] is None:
+        try:
+            return str(call(given, "system.status", {})["state_dir"])
+        except DaemonUnreachable:
+            pass
+    return paths.state_dir(given["state_dir"], os.environ, os.getuid())
 
 
 def patiently(given: Given, action: Callable[[Client], Any], *, answered: bool = False) -> Any:

@@ -1,0 +1,123 @@
+"""`stoker doctor`: what is wrong with a state and its host, and the next command for each finding.
+
+Owns how findings are printed, and the exit status. `ops.doctor` makes the checks, beside a running daemon or without
+one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stoker import paths
+from stoker.cli.kit import render
+from stoker.cli.kit.connection import state_dir
+from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option
+from stoker.cli.kit.parser import path as path_of
+from stoker.core.errors import EX_DATAERR
+from stoker.core.units import counted
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import CheckView, DoctorView
+    from stoker.ops.doctor.examination import Host
+
+COLOURS = {
+    "error": render.RED,
+    "warning": render.YELLOW,
+    "note": render.CYAN,
+    "ok": render.GREEN,
+    "not made": render.DIM,
+}
+RESULT_WIDTH = 8
+NARROWEST = 40
+MOST_SHOWN = 5  # findings of one check, unless --verbose asks for more
+
+
+@Command(
+    options=(
+        STATE_DIR,
+        Option(
+            "--config", "FILE", "the settings file of the daemon (default: see `stoker config path`)", convert=path_of
+        ),
+        Option("--verbose", None, "list the checks that found nothing, too, and those that were not made"),
+        JSON,
+    ),
+    examples=(
+        "stoker doctor",
+        "stoker doctor --verbose",
+        "stoker doctor --state-dir /var/lib/stoker --json",
+    ),
+)
+def doctor(given: Given) -> int:
+    """Works beside a running daemon, without one, and on a damaged or missing database; changes nothing. Each finding
+    is an error (something is lost, or the daemon refuses it), a warning (it will be) or a note, and says the next
+    command. Exit status 0 without errors and warnings, 1 with warnings, 65 with errors."""
+    from stoker.ops.doctor.run import run  # noqa: PLC0415 - SQLite and msgspec: completions load this module
+
+    try:
+        report = run(state_dir(given), _host(given), _show)
+    finally:
+        render.progress("", beside_output=False)
+    if given["json"]:
+        render.json_document(report)
+    else:
+        _print(report, verbose=given["verbose"])
+    return EX_DATAERR if report["errors"] else 1 if report["warnings"] else 0
+
+
+def _host(given: Given) -> Host:
+    from stoker.ops.doctor.examination import Host  # noqa: PLC0415 - as above
+
+    socket = paths.first_within_reach(paths.socket_paths(given["socket"], os.environ, os.getuid()), os.path.exists)
+    return Host(os.environ, None if given["config"] is None else Path(given["config"]).absolute(), Path(socket))
+
+
+def _show(check: str, done: int, of: int) -> None:
+    render.progress(f"{check}: {done} of {of}" if of else check, beside_output=False)
+
+
+def _print(report: DoctorView, *, verbose: bool) -> None:
+    for group, checks in groupby(report["checks"], lambda check: check["group"]):
+        shown = [check for check in checks if check["findings"] or verbose]
+        if shown:
+            render.line(render.paint(group, render.BOLD))
+            _print_group(shown, verbose=verbose)
+    render.line(_summary(report))
+
+
+def _print_group(checks: Sequence[CheckView], *, verbose: bool) -> None:
+    for check in checks:
+        if check["why_not"] is not None:
+            _print_line("not made", f"{check['name']}: {check['why_not']}")
+        elif not check["findings"]:
+            _print_line("ok", f"{check['name']}: {check['meaning']}")
+        shown = check["findings"] if verbose else check["findings"][:MOST_SHOWN]
+        for remedy, findings in groupby(shown, lambda finding: finding["remedy"]):
+            for finding in findings:
+                _print_line(finding["severity"], f"{check['name']}: {finding['message']}")
+            _print_line("", f"→ {remedy}")
+        if more := check["more"] + len(check["findings"]) - len(shown):
+            _print_line("", f"{check['name']}: {more} more of this kind")
+
+
+def _print_line(result: str, text: str) -> None:
+    """The result, then the text, continued below itself where the terminal is narrow."""
+    columns = max(NARROWEST, render.terminal_size()[0] - RESULT_WIDTH - 4)
+    first, *others = render.wrapped(render.visible(text), columns)
+    render.line(f"  {render.paint(result.ljust(RESULT_WIDTH), COLOURS.get(result, ''))}  {first}")
+    for other in others:
+        render.line(" " * (RESULT_WIDTH + 4) + other)
+
+
+def _summary(report: DoctorView) -> str:
+    results = [check["result"] for check in report["checks"]]
+    made = len(results) - results.count("not made")
+    found = [counted(report[f"{kind}s"], kind) for kind in ("error", "warning", "note") if report[f"{kind}s"]]  # type: ignore[literal-required]
+    not_made = results.count("not made")
+    parts = [f"{results.count('ok')} of {counted(made, 'check')} found nothing", *found]
+    if not_made:
+        parts.append(f"{not_made} not made (--verbose says why)")
+    return f"{report['state_dir']}: {', '.join(parts)}"

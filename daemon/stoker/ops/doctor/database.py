@@ -1,0 +1,169 @@
+"""The checks of the database: its file, its chains, and whether its rows agree with each other.
+
+Each function reads in portions or in one statement, as a daemon may run. SQL stands in store/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from stoker.core.clock import wall_ms
+from stoker.core.errors import StokerError
+from stoker.core.units import span
+from stoker.ops.doctor.examination import Check, Examination, Gravity, Needs, Symptom
+from stoker.store import attempts, audit, changes, checkpoints, invariants, job_history, shipped_schema, soundness
+from stoker.store.high_water import HighWater, Mark
+from stoker.store.invariants import Invariant
+from stoker.store.migrate import refuse_unknown, shipped_migrations
+from stoker.store.open import doubt
+from stoker.store.restore import given_out
+
+RESTORE = "stop stokerd, then: stoker restore --from-backup latest"
+REPAIR = "stop stokerd, then: stoker doctor --repair"
+LOOK = "stoker history ID; if the rows are wrong: stop stokerd, stoker restore --from-backup latest"
+NEWER = "start the stokerd that wrote it, or restore a backup of before it: stoker restore --from-backup FILE"
+
+Found = Iterator[Symptom | str]
+
+
+def can_be_opened(examination: Examination) -> Found:
+    if examination.refused is not None:
+        yield Symptom(examination.refused.message, remedy=RESTORE)
+    elif examination.opened is None:
+        remedy = "start stokerd: it creates one"
+        yield Symptom(f"{examination.directory.database} does not exist yet", remedy, Gravity.NOTE)
+
+
+def has_known_schema(examination: Examination) -> Found:
+    newest = shipped_migrations()[-1].number
+    if 0 < examination.schema < newest:
+        message = f"the database has schema {examination.schema}, this program's is {newest}"
+        yield Symptom(message, "start stokerd: it makes a backup and migrates", Gravity.NOTE)
+        return
+    try:
+        refuse_unknown(examination.connection)
+    except StokerError as error:
+        yield f"{error.message}; a daemon of this version refuses it"
+
+
+def agrees_with_aside(examination: Examination) -> Found:
+    """The file is read first: the database always has what it says."""
+    try:
+        doubt(examination.connection, examination.directory.read_aside())
+    except StokerError as error:
+        yield Symptom(error.message, error.hint)
+
+
+def has_whole_pages(examination: Examination) -> Found:
+    for sentence in soundness.damaged_pages(examination.connection):
+        yield Symptom(sentence, REPAIR if soundness.OF_INDEX.match(sentence) else None)
+
+
+def has_no_lost_references(examination: Examination) -> Found:
+    yield from soundness.lost_references(examination.connection)
+
+
+def has_shipped_schema(examination: Examination) -> Found:
+    for one in shipped_schema.differences(examination.connection):
+        if one.shipped is None:
+            yield Symptom(str(one), "stoker ignores it; ask who made it", Gravity.NOTE)
+        else:
+            yield Symptom(str(one), None if one.remakable else RESTORE)
+
+
+def follows(rule: Invariant, examination: Examination) -> Found:
+    """The rows follow a rule of store/invariants.py."""
+    yield from invariants.broken(examination.connection, rule)
+
+
+def has_whole_chain(examination: Examination) -> Found:
+    connection = examination.connection
+    all_of_it = changes.last(connection)[0] - changes.last_removed(connection)
+    chain = audit.verify(connection, lambda count: examination.progress("change chain", count, all_of_it))
+    if chain.broken is not None:
+        yield chain.broken
+
+
+def has_whole_checkpoints(examination: Examination) -> Found:
+    done, all_of_them = 0, checkpoints.count(examination.connection)
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done += count
+        examination.progress("checkpoints", done, all_of_them)
+
+    yield from audit.damaged_checkpoints(examination.connection, progress)
+
+
+def has_jobs_as_changed(examination: Examination) -> Found:
+    """Both findings about jobs are of one pass: it reads most of the database."""
+    done, after, all_of_them = 0, 0, job_history.count(examination.connection)
+    while (portion := job_history.examine(examination.connection, after)) is not None:
+        done, after = done + portion.jobs, portion.after
+        yield from portion.unlike
+        yield from portion.damaged
+        examination.progress("jobs", done, all_of_them)
+
+
+def has_ids_below_mark(examination: Examination) -> Found:
+    """The database is read first: the file is raised before an id is stored."""
+    try:
+        used = given_out(examination.connection)
+        mark = HighWater(examination.directory.high_water).read()
+    except StokerError as error:
+        yield Symptom(error.message, error.hint)
+        return
+    for name in Mark.__struct_fields__:
+        if getattr(used, name) > getattr(mark, name):
+            most, stored = getattr(mark, name), getattr(used, name)
+            yield f"{examination.directory.high_water}: {name} says {most}, the database has {stored}"
+
+
+def has_fresh_checkpoints(examination: Examination) -> Found:
+    limit_ms, now = examination.settings.workflows.stale_ms, wall_ms()
+    running = [attempt.job_id for attempt in attempts.open_attempts(examination.connection)]
+    for job_id, at in checkpoints.newest_at(examination.connection, running).items():
+        if now - at > limit_ms:
+            message = f"job {job_id} runs, and its newest checkpoint is {span(now - at)} old"
+            yield Symptom(message, f"stoker worker {job_id}; stoker logs {job_id}")
+
+
+def _rule(rule: Invariant, meaning: str, severity: Gravity = Gravity.ERROR, remedy: str = RESTORE) -> Check:
+    return Check("rows", rule.value, meaning, severity, remedy, partial(follows, rule))
+
+
+E, W, N = Gravity
+CHECKS = (
+    Check("database", "file", "the database can be opened", E, RESTORE, can_be_opened, Needs.FILES),
+    Check("database", "schema", "this program knows its schema", E, NEWER, has_known_schema, Needs.DATABASE),
+    Check("database", "state.json",
+          "it lost no commit, and is of this instance", E, RESTORE, agrees_with_aside, Needs.DATABASE),
+    Check("database", "pages", "SQLite finds every page, index and value whole", E, RESTORE,
+          has_whole_pages, Needs.DATABASE),
+    Check("database", "references", "no row refers to a lost one", E, RESTORE,
+          has_no_lost_references, Needs.DATABASE),
+    Check("database", "objects", "tables, indexes and triggers are as shipped", E, REPAIR,
+          has_shipped_schema),
+    _rule(Invariant.LOG, "the log of changes has no gap"),
+    Check("rows", "change chain", "each change has the hash of what it says", E, RESTORE, has_whole_chain),
+    Check("rows", "jobs", "each job is what its changes say, and was not edited", E, LOOK,
+          has_jobs_as_changed),
+    _rule(Invariant.OPEN_ATTEMPTS, "a job has one open attempt at most, and runs or is held then"),
+    _rule(Invariant.NOT_RUNNING, "a running job has an open attempt", W,
+          "the next start of stokerd holds it for a person"),
+    _rule(Invariant.HOLDS, "jobs hold no more of a resource than there is", W,
+          "stoker resource ls; stoker resource set NAME N"),
+    _rule(Invariant.NEEDS, "a job waits only for jobs that exist", E,
+          "stoker why ID; stoker skip ID, or stoker cancel ID"),
+    _rule(Invariant.COUNTERS, "counts of attempts and open needs are right", W, REPAIR),
+    _rule(Invariant.IDS, "no id can be given out twice", E, REPAIR),
+    _rule(Invariant.WORKFLOWS, "workflows agree with their steps and changes", E, RESTORE),
+    _rule(Invariant.CHAINS, "chains of checkpoints have no gap"),
+    Check("rows", "checkpoints", "each checkpoint matches its checksum", E, RESTORE, has_whole_checkpoints),
+    _rule(Invariant.KEYS, "idempotency keys name jobs that exist", W, RESTORE),
+    Check("rows", "high-water mark", "no id is above the highest that a restore knows of", W,
+          "restart stokerd: it raises the mark", has_ids_below_mark),
+    Check("rows", "stale checkpoints", "running attempts still save checkpoints", W, "stoker worker ID",
+          has_fresh_checkpoints),
+)  # fmt: skip

@@ -1,0 +1,149 @@
+"""What a check is, what it is given, and what it finds.
+
+An examination opens a state directory as it is: with the daemon kept out if none runs, else beside it. What cannot be
+opened is a finding of one check, and checks that need it are not made. Invariant: it changes no file.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from enum import IntEnum, StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from stoker import config
+from stoker.core.errors import AlreadyRunning, ConfigInvalid, StateRefused, StokerError
+from stoker.store.database import examine, open_unchanged, reading
+from stoker.store.directory import Aside, StateDirectory
+from stoker.store.migrate import schema_of, shipped_migrations
+
+UNIT_PLACES = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
+
+Progress = Callable[[str, int, int], None]
+"""The check that is made, and how much of all of it is done (0 of 0: not known)."""
+
+
+class Gravity(StrEnum):
+    """`error`: something is lost, or the daemon refuses it. `warning`: it will be. `note`: good to know."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+class Needs(IntEnum):
+    """What a check reads; each includes those before it."""
+
+    FILES = 0
+    DATABASE = 1  # of any schema
+    ROWS = 2  # of the current schema
+
+
+class Host(NamedTuple):
+    """Where settings, socket and units are searched."""
+
+    environ: Mapping[str, str]
+    config: Path | None
+    socket: Path
+    units: Sequence[str] = UNIT_PLACES
+
+
+class Symptom(NamedTuple):
+    """One sentence that names the row or file. `remedy` and `severity`, if given, replace those of the check."""
+
+    message: str
+    remedy: str | None = None
+    severity: Gravity | None = None
+
+
+class Examination:
+    """The state that is examined. `refused`: why its database could not be opened, if that is so."""
+
+    def __init__(self, directory: StateDirectory, host: Host, progress: Progress) -> None:
+        self.directory = directory
+        self.host = host
+        self.progress = progress
+        self.daemon: AlreadyRunning | None = None
+        self.aside: Aside | None = None
+        self.refused: StokerError | None = None
+        self.schema = 0
+        self.opened: sqlite3.Connection | None = None
+        self.settings = config.Config()
+        with suppress(ConfigInvalid):  # a check of its own reports the mistakes
+            self.settings = config.load(host.config, host.environ)
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        assert self.opened is not None, "only a check that needs the database may ask for it"
+        return self.opened
+
+    def obstacle(self, needs: Needs, *, still: bool) -> str | None:
+        """Why a check cannot be made, if it cannot."""
+        if still and self.daemon is not None:
+            return "a daemon runs"
+        if needs >= Needs.DATABASE and self.opened is None:
+            return "the database cannot be read" if self.refused else "there is no database yet"
+        newest = shipped_migrations()[-1].number
+        if needs >= Needs.ROWS and self.schema != newest:
+            return f"the database has schema {self.schema}, this program knows {newest}"
+        return None
+
+
+class Check(NamedTuple):
+    """One promise about a state or its host. `find` gives a sentence, or a Symptom, for each breach of it.
+
+    `still`: it can only be asked while no daemon runs.
+    """
+
+    group: str
+    name: str
+    meaning: str
+    severity: Gravity
+    remedy: str
+    find: Callable[[Examination], Iterator[Symptom | str]]
+    needs: Needs = Needs.ROWS
+    still: bool = False
+
+
+@contextmanager
+def examining(directory: StateDirectory, host: Host, progress: Progress) -> Iterator[Examination]:
+    """Open a state as it is. Raises StateRefused if its directory cannot be read."""
+    if not directory.root.is_dir():
+        raise StateRefused(f"{directory.root} is not a directory", hint="name the state with --state-dir")
+    examination = Examination(directory, host, progress)
+    with ExitStack() as stack:
+        _keep_daemons_out(examination, stack)
+        _open(examination, stack)
+        yield examination
+
+
+def _keep_daemons_out(examination: Examination, stack: ExitStack) -> None:
+    """A directory without a lock file has never had a daemon of ours, or was put together by hand."""
+    try:
+        examination.directory.share()
+        stack.callback(examination.directory.unlock)
+    except AlreadyRunning as error:
+        examination.daemon = error
+    except StateRefused:
+        if os.path.lexists(examination.directory.root / "lock"):
+            raise
+
+
+def _open(examination: Examination, stack: ExitStack) -> None:
+    directory = examination.directory
+    try:
+        if not examine(directory.database, directory.aside):
+            return
+        opened = reading if examination.daemon else open_unchanged
+        connection = stack.enter_context(opened(directory.database))
+        examination.schema = schema_of(connection)
+        examination.opened = connection
+    except sqlite3.Error as error:
+        examination.refused = StateRefused(f"{directory.database}: {error}")
+    except OSError as error:
+        examination.refused = StateRefused(f"{directory.database}: {error.strerror}")
+    except StokerError as error:
+        examination.refused = error

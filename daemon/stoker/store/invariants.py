@@ -1,0 +1,141 @@
+"""The rules that hold between rows of a database of the current schema, each as a query for the rows that break it.
+
+`soundness.LAWS` are the few that hold in every schema; a backup is checked for those alone. Each rule is asked in one
+statement, so in one snapshot: a daemon may run. Invariant: it only reads.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from enum import StrEnum
+
+from stoker.store.soundness import LAWS, Law
+
+
+class Invariant(StrEnum):
+    """The names of the groups of laws: rows that break laws of one group have the same remedy."""
+
+    LOG = "log"
+    OPEN_ATTEMPTS = "open attempts"
+    NOT_RUNNING = "not running"
+    HOLDS = "holds"
+    NEEDS = "needs"
+    COUNTERS = "counters"
+    IDS = "ids"
+    WORKFLOWS = "workflows"
+    CHAINS = "chains"
+    KEYS = "keys"
+
+
+TWO_OPEN = Law(
+    "SELECT job_id, count(*), group_concat(run_id, ', ') FROM attempts NOT INDEXED WHERE ended_at IS NULL"
+    " GROUP BY job_id HAVING count(*) > 1",
+    "job {0} has {1} open attempts: {2}",
+)
+WITHOUT_ATTEMPT = Law(
+    """
+SELECT id, attempts FROM jobs WHERE state = 'running'
+    AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.job_id = jobs.id AND attempts.ended_at IS NULL)
+""",
+    "job {0} is running, but no attempt of it is open (it had {1})",
+)
+HELD_BEYOND = Law(
+    """
+SELECT held.key, sum(held.value), coalesce(capacity, 'no'), group_concat(job_id, ', ')
+FROM attempts, json_each(holds) AS held LEFT JOIN resources ON resources.name = held.key
+WHERE ended_at IS NULL GROUP BY held.key HAVING sum(held.value) > coalesce(capacity, 0)
+""",
+    "resource {0}: jobs {3} hold {1} of it, its capacity is {2}",
+)
+NEEDED_MISSING = Law(
+    """
+SELECT jobs.id, needed FROM jobs JOIN needs ON needs.job_id = jobs.id
+WHERE jobs.state IN ('waiting', 'held') AND NOT EXISTS (SELECT 1 FROM jobs AS other WHERE other.id = needed)
+""",
+    "job {0} waits for job {1}, which does not exist",
+)
+NEEDS_MISCOUNTED = Law(
+    """
+SELECT id, needs_open, (SELECT count(*) FROM needs WHERE job_id = id) AS open FROM jobs
+WHERE state IN ('waiting', 'queued', 'held') AND needs_open <> open
+""",
+    "job {0} counts {1} open needs, its rows are {2}",
+)
+ATTEMPTS_MISCOUNTED = Law(
+    """
+SELECT id, attempts, newest FROM jobs LEFT JOIN (
+    SELECT job_id, max(ordinal) AS newest FROM attempts GROUP BY job_id
+) ON job_id = id WHERE attempts <> coalesce(newest, 0)
+""",
+    "job {0} counts {1} attempts, the newest one is {2}",
+)
+ID_BEYOND = Law(
+    """
+SELECT name, seq, highest FROM sqlite_sequence JOIN (
+    SELECT 'jobs' AS of_table, max(id) AS highest FROM jobs
+    UNION ALL SELECT 'workflows', max(id) FROM workflows UNION ALL SELECT 'checkpoints', max(id) FROM checkpoints
+) ON name = of_table WHERE seq < highest
+""",
+    "{0}: the last id given out is stored as {1}, but {2} exists: the next ids would be those of others",
+)
+NO_WORKFLOW = Law(
+    """
+SELECT id, step, workflow_id FROM jobs
+WHERE workflow_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM workflows WHERE workflows.id = workflow_id)
+""",
+    "job {0} is step {1} of workflow {2}, which does not exist",
+)
+WORKFLOW_ENDED_BEFORE_STEP = Law(
+    """
+SELECT workflows.id, workflows.state, jobs.id, jobs.step, jobs.state FROM workflows
+JOIN jobs ON workflow_id = workflows.id WHERE workflows.finished_at IS NOT NULL AND jobs.finished_at IS NULL
+""",
+    "workflow {0} is {1}, but its step {3} (job {2}) is {4}",
+)
+WORKFLOW_UNLIKE_CHANGE = Law(
+    """
+SELECT id, state, seq, to_state FROM (
+    SELECT subject, max(seq) AS seq, to_state FROM changes WHERE kind = 'workflow' AND to_state IS NOT NULL
+    GROUP BY subject
+) JOIN workflows ON id = CAST(subject AS INTEGER) WHERE state <> to_state
+""",
+    "workflow {0} is {1}, its last change ({2}) says {3}",
+)
+CHAIN_WITH_GAP = Law(
+    """
+SELECT chain, held, first, last, removed FROM (
+    SELECT chain, count(*) AS held, min(seq) AS first, max(seq) AS last,
+        coalesce((SELECT seq FROM checkpoint_purges WHERE checkpoint_purges.chain = checkpoints.chain), 0) AS removed
+    FROM checkpoints GROUP BY chain
+) WHERE held <> last - first + 1 OR first > removed + 1
+""",
+    "chain {0} has {1} checkpoints, from {2} to {3}",
+)
+KEY_OF_NO_JOB = Law(
+    """
+SELECT key, owner_uid, job_id FROM idempotency
+WHERE purged_at IS NULL AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_id)
+""",
+    "idempotency key {0} of user {1} names job {2}, which does not exist",
+)
+
+RULES: dict[Invariant, tuple[Law, ...]] = {
+    Invariant.LOG: LAWS[:2],
+    Invariant.OPEN_ATTEMPTS: (*LAWS[2:], TWO_OPEN),
+    Invariant.NOT_RUNNING: (WITHOUT_ATTEMPT,),
+    Invariant.HOLDS: (HELD_BEYOND,),
+    Invariant.NEEDS: (NEEDED_MISSING,),
+    Invariant.COUNTERS: (NEEDS_MISCOUNTED, ATTEMPTS_MISCOUNTED),
+    Invariant.IDS: (ID_BEYOND,),
+    Invariant.WORKFLOWS: (NO_WORKFLOW, WORKFLOW_ENDED_BEFORE_STEP, WORKFLOW_UNLIKE_CHANGE),
+    Invariant.CHAINS: (CHAIN_WITH_GAP,),
+    Invariant.KEYS: (KEY_OF_NO_JOB,),
+}
+
+
+def broken(connection: sqlite3.Connection, rule: Invariant) -> Iterator[str]:
+    """A sentence for each row that breaks a rule. Raises sqlite3.Error."""
+    for law in RULES[rule]:
+        for row in connection.execute(law.broken):
+            yield law.evidence.format(*row)

@@ -1,0 +1,123 @@
+"""Whether the row of each job is what its changes say, and whether its spec matches its checksum.
+
+The payloads of a job's changes, applied in order, give its row (engine/change_log.py writes them). Where retention has
+removed the oldest changes, the values that the others tell are compared. Jobs are read in portions, each in one
+snapshot with its changes. Invariant: it only reads; what is wrong is a sentence that names the job.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import msgspec
+
+from stoker.store import jobs
+from stoker.store.changes import last_removed
+
+JOBS = f"SELECT {jobs.COLUMNS} FROM jobs WHERE id > ? ORDER BY id LIMIT ?"
+CHANGES = """
+SELECT job_id, seq, from_state, to_state, payload FROM changes WHERE job_id > ? AND job_id <= ? ORDER BY job_id, seq
+"""
+WITH_OPEN_ATTEMPT = "SELECT job_id FROM attempts WHERE ended_at IS NULL AND job_id > ? AND job_id <= ?"
+COUNT = "SELECT count(*) FROM jobs"
+PORTION = 2_000  # jobs: about a tenth of a second
+# The fields that changes tell of; `needs_open` follows from the rows of needs.
+TOLD = (
+    "state", "reason", "attempts", "failures", "orphanings", "wake_at", "expires_at", "started_at", "finished_at",
+    "exit_code", "signal", "checkpoint_floor", "order_key",
+)  # fmt: skip
+COUNTED = ("attempts", "failures", "orphanings", "checkpoint_floor")
+AT_FIRST = {name: "0" if name in COUNTED else "null" for name in TOLD}  # as JSON
+MOST_SHOWN = 60  # characters of a value
+
+Rows = Sequence[tuple[Any, ...]]
+
+
+class Examined(NamedTuple):
+    """How many jobs of a portion were examined, what is wrong with them, and the id behind which the next begins."""
+
+    jobs: int
+    unlike: list[str]
+    damaged: list[str]
+    after: int
+
+
+def count(connection: sqlite3.Connection) -> int:
+    return int(connection.execute(COUNT).fetchone()[0])
+
+
+def examine(connection: sqlite3.Connection, after: int) -> Examined | None:
+    """Compare some jobs behind the id `after` with their changes, in one snapshot; None if there are no more."""
+    connection.execute("BEGIN")
+    try:
+        rows = connection.execute(JOBS, (after, PORTION)).fetchall()
+        if not rows:
+            return None
+        last: int = rows[-1][ID]
+        of_job = {key: list(group) for key, group in groupby(connection.execute(CHANGES, (after, last)), itemgetter(0))}
+        running = {row[0] for row in connection.execute(WITH_OPEN_ATTEMPT, (after, last))}
+        removed = last_removed(connection)
+    finally:
+        connection.execute("COMMIT")
+    examined = Examined(len(rows), [], [], last)
+    for row in rows:
+        _examine(row, of_job.get(row[ID], []), row[ID] in running, removed, examined)
+    return examined
+
+
+_column = {name.strip(): place for place, name in enumerate(jobs.COLUMNS.split(","))}
+ID, STATE, SPEC_HASH = (_column[name] for name in ("id", "state", "spec_hash"))
+_decode = msgspec.json.decode
+# Undecoded: most of a payload is the spec, the identity of a process and its outcome, of which nothing is needed here.
+_values = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def _examine(row: tuple[Any, ...], changes: Rows, running: bool, removed: int, into: Examined) -> None:  # noqa: FBT001
+    try:
+        if jobs.spec_hash(jobs.spec_of(row)) != row[SPEC_HASH]:
+            into.damaged.append(f"job {row[ID]}: its spec does not match its checksum")
+    except (msgspec.MsgspecError, ValueError) as error:
+        into.damaged.append(f"job {row[ID]}: its row cannot be read: {error}")
+    try:
+        into.unlike.extend(f"job {row[ID]}{words}" for words in _differences(row, changes, running, removed))
+    except (msgspec.MsgspecError, ValueError) as error:
+        into.unlike.append(f"job {row[ID]}: its changes cannot be read: {error}")
+
+
+def _differences(row: tuple[Any, ...], changes: Rows, running: bool, removed: int) -> Iterator[str]:  # noqa: FBT001
+    if not changes:
+        if not removed:
+            yield " has no change at all"
+        return
+    _, seq, _, state, _ = changes[-1]
+    if state != row[STATE]:
+        yield f" is {row[STATE]}, its last change ({seq}) says {state}"
+        return
+    told = _told(changes)
+    for name in TOLD:
+        # No change is written when the worker begins.
+        if name in told and not (running and name == "started_at"):
+            value, expected = row[_column[name]], _decode(told[name])
+            if value != expected:
+                yield f": {name} is {_shown(value)}, its changes say {_shown(expected)}"
+
+
+def _told(changes: Rows) -> dict[str, msgspec.Raw | str]:
+    """The values that these changes of a job lead to, as JSON."""
+    whole = changes[0][2] is None  # from its submission on
+    told: dict[str, msgspec.Raw | str] = {**AT_FIRST} if whole else {}
+    for *_, payload in changes:
+        values = _values(payload)
+        if (first := values.get("job")) is not None:
+            told.update(_values(first))
+        told.update(values)
+    return told
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 1] + "…"

@@ -1,0 +1,51 @@
+"""The rows that files are compared with: which job a directory of logs belongs to, which attempts have a log.
+
+Each call is one statement: what has changed since an earlier one is asked for again, by the caller.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from stoker.store.database import json_array
+
+WITHOUT_JOB = """
+SELECT value FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = value)
+    AND NOT EXISTS (SELECT 1 FROM purged_jobs WHERE id = value)
+"""
+NOT_STARTED = "SELECT id, attempts FROM jobs WHERE finished_at IS NULL AND state <> 'running'"
+ATTEMPTS_OF = "SELECT attempts FROM jobs WHERE id = ? AND finished_at IS NULL AND state <> 'running'"
+WITH_LOG = """
+SELECT run_id, job_id, ordinal FROM attempts WHERE run_id > ? AND log_bytes > 0 ORDER BY run_id LIMIT 10000
+"""
+
+
+class Logged(NamedTuple):
+    """An attempt that printed something."""
+
+    run_id: str
+    job_id: int
+    ordinal: int
+
+
+def without_job(connection: sqlite3.Connection, ids: Iterable[int]) -> list[int]:
+    """Those of these ids that no job has, nor one that was purged and whose logs are still to be removed."""
+    return [row[0] for row in connection.execute(WITHOUT_JOB, (json_array(ids),))]
+
+
+def not_started(connection: sqlite3.Connection) -> Iterator[tuple[int, int]]:
+    """The jobs that may start, and how many attempts each has had."""
+    return connection.execute(NOT_STARTED)
+
+
+def attempts_of(connection: sqlite3.Connection, job_id: int) -> int | None:
+    """The same of one job; None if it has started or ended meanwhile."""
+    row = connection.execute(ATTEMPTS_OF, (job_id,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def with_log(connection: sqlite3.Connection, after: str) -> list[Logged]:
+    """Some attempts behind a run id that printed something."""
+    return [Logged(*row) for row in connection.execute(WITH_LOG, (after,))]

@@ -1,0 +1,462 @@
+"""`stoker doctor`: each check finds the damage that it is for, and nothing in a state that is whole.
+
+The damages are made with sqlite3 and by hand while no daemon runs; a healthy state, idle or busy, has no finding.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.ops.doctor import host
+from stoker.ops.doctor.examination import Host
+from stoker.ops.doctor.run import CHECKS, run
+from stoker.store import changes, instance
+from stoker.store.database import open_unchanged
+from stoker.store.directory import Aside, StateDirectory
+from stoker.store.migrate import schema_of
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.flows import flow_end, sent_flow, step
+from tests.support.work import Gate, end_of, shell, submit, submit_running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from stoker.core.daemon_views import DoctorView
+
+UNITS = Path(__file__).parents[2] / "systemd"
+OF_THE_HOST = {"sqlite", "newest backup"}  # notes that are there on this machine, or before the first backup
+NO_TRIGGERS = """
+DROP TRIGGER changes_are_immutable; DROP TRIGGER changes_keep_their_tail; DROP TRIGGER changes_are_gapless;
+DROP TRIGGER checkpoints_are_immutable; DROP TRIGGER checkpoints_keep_their_tail;
+"""
+SECOND_OPEN = """
+DROP INDEX attempts_open; INSERT INTO attempts (run_id, job_id, ordinal, launcher, created_at)
+VALUES ('5.2.0000000000000000', 5, 2, '1-00000000', 1)
+"""
+
+
+def examined(root: Path, config: Path = Path("/dev/null"), units: Sequence[str] = ()) -> DoctorView:
+    """The report about a state without a daemon, on a host of which nothing else is known."""
+    return run(str(root), Host({}, config, root / "sock", units), lambda *_: None)
+
+
+def by_command(daemon: DaemonProcess, *arguments: str) -> DoctorView:
+    """The report of the command; its exit status agrees with it."""
+    result = daemon.cli("doctor", "--json", *arguments)
+    assert result.stderr == ""
+    report: DoctorView = json.loads(result.stdout)
+    assert result.returncode == (65 if report["errors"] else 1 if report["warnings"] else 0)
+    return report
+
+
+def findings(report: DoctorView) -> dict[str, list[str]]:
+    """What each check found, without the notes about this machine."""
+    return {
+        check["name"]: [finding["message"] for finding in check["findings"]]
+        for check in report["checks"]
+        if check["findings"] and check["name"] not in OF_THE_HOST
+    }
+
+
+def severities(report: DoctorView, name: str) -> set[str]:
+    return {one["severity"] for check in report["checks"] if check["name"] == name for one in check["findings"]}
+
+
+def edit(root: Path, sql: str) -> None:
+    with closing(sqlite3.connect(root / "stoker.db", isolation_level=None)) as connection:
+        connection.executescript(sql)
+
+
+def content(root: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A state with ended, failed, waiting and running jobs, a workflow and checkpoints. Its daemon was killed."""
+    gate = Gate(tmp_path_factory.mktemp("gate") / "gate")
+    with DaemonProcess() as daemon:
+        with daemon.client() as client:
+            end_of(client, submit(client, shell("echo hello"), idempotency_key="k"))  # job 1
+            end_of(client, submit(client, shell("exit 3"), max_attempts=2, base_delay_ms=1))  # job 2
+            flow_end(client, sent_flow(client, {"a": step("exit 0"), "b": step("exit 0", "a")}))  # jobs 3 and 4
+            client.call("resource.set", {"name": "gpu", "capacity": 1})
+            needed = submit_running(client, gate.spec(), resources={"gpu": 1})  # job 5
+            submit(client, shell("exit 0"), needs=[{"job": needed}])  # job 6
+        daemon.kill9()
+        yield daemon.state_dir
+        gate.open()
+
+
+@pytest.fixture
+def state(original: Path, tmp_path: Path) -> Path:
+    """A copy of that state, to be damaged. `state.json` is as new as the daemon writes it now and then."""
+    root = tmp_path / "state"
+    shutil.copytree(original, root, ignore=lambda *_: {"launchers"})
+    root.chmod(0o700)
+    with open_unchanged(root / "stoker.db") as connection:
+        aside = Aside(instance.own_id(connection), schema_of(connection), changes.last(connection)[0])
+    StateDirectory(root).write_aside(aside)
+    return root
+
+
+# --- a state that is whole ------------------------------------------------------------------------------------
+
+
+def test_doctor_when_a_daemon_runs_then_it_finds_nothing_and_holds_nothing_up(
+    daemon: DaemonProcess, running_job: int
+) -> None:
+    with daemon.client() as client:
+        flow_end(client, sent_flow(client, {"a": step("exit 0"), "b": step("exit 0", "a")}))
+
+        report = by_command(daemon)
+
+        assert (findings(report), report["daemon_runs"]) == ({}, True)
+        assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
+    not_made = {check["name"]: check["why_not"] for check in report["checks"] if check["result"] == "not made"}
+    assert not_made == dict.fromkeys(("archives", "outcomes", "unfinished files"), "a daemon runs")
+
+
+def test_doctor_when_the_daemon_was_killed_then_it_finds_and_changes_nothing(state: Path) -> None:
+    before = content(state)
+
+    report = examined(state)
+
+    assert findings(report) == {}
+    assert {check["result"] for check in report["checks"]} == {"ok", "found"}
+    assert content(state) == before
+
+
+def test_doctor_when_changes_were_purged_then_the_rest_is_compared(daemon: DaemonProcess, running_job: int) -> None:
+    with daemon.client() as client:
+        end_of(client, submit(client, shell("exit 0")))
+        assert daemon.cli("purge", "--before", "1ms", "--yes").returncode == 0
+
+    assert findings(by_command(daemon)) == {}
+
+
+# --- rows -----------------------------------------------------------------------------------------------------
+
+DAMAGED_ROWS = {
+    "jobs": [
+        ("UPDATE jobs SET state = 'failed' WHERE id = 1", "job 1 is failed, its last change ("),
+        ("UPDATE jobs SET failures = 7 WHERE id = 2", "job 2: failures is 7, its changes say 2"),
+        ("UPDATE jobs SET exit_code = 5 WHERE id = 1", "job 1: exit_code is 5, its changes say 0"),
+        ("UPDATE jobs SET reason = NULL, state = 'queued', finished_at = NULL WHERE id = 1", "job 1 is queued"),
+        ("UPDATE jobs SET command = '/bin/rm' WHERE id = 6", "job 6: its spec does not match its checksum"),
+        ("UPDATE jobs SET args = '[' WHERE id = 6", "job 6: its row cannot be read"),
+        (f"{NO_TRIGGERS} DELETE FROM changes WHERE job_id = 1", "job 1 has no change at all"),
+        (f"{NO_TRIGGERS} UPDATE changes SET payload = '{{' WHERE job_id = 1", "job 1: its changes cannot be read"),
+    ],
+    "change chain": [
+        (f"{NO_TRIGGERS} UPDATE changes SET actor_uid = 4242 WHERE seq = 3", "change 3 (job 1, "),
+        (f"{NO_TRIGGERS} DELETE FROM changes WHERE seq = 3", "behind change 2 comes change 4"),
+    ],
+    "log": [(f"{NO_TRIGGERS} DELETE FROM changes WHERE seq = 3", "changes are left of those from 1 to")],
+    "open attempts": [
+        ("UPDATE jobs SET state = 'queued', pid = NULL WHERE id = 5", "is open, but its job 5 is queued"),
+        (SECOND_OPEN, "job 5 has 2 open attempts"),
+    ],
+    "not running": [
+        ("UPDATE attempts SET ended_at = 1, outcome = 'unseen' WHERE job_id = 5", "job 5 is running, but no attempt")
+    ],
+    "holds": [("UPDATE resources SET capacity = 0", "resource gpu: jobs 5 hold 1 of it, its capacity is 0")],
+    "needs": [
+        (
+            "PRAGMA foreign_keys = OFF; UPDATE needs SET needed = 99",
+            "job 6 waits for job 99, which does not exist",
+        )
+    ],
+    "counters": [
+        ("UPDATE jobs SET needs_open = 4 WHERE id = 6", "job 6 counts 4 open needs, its rows are 1"),
+        ("UPDATE jobs SET attempts = 0 WHERE id = 5", "job 5 counts 0 attempts, the newest one is 1"),
+    ],
+    "ids": [
+        ("UPDATE sqlite_sequence SET seq = 2 WHERE name = 'jobs'", "jobs: the last id given out is stored as 2, but 6")
+    ],
+    "workflows": [
+        ("DELETE FROM workflows", "job 3 is step a of workflow 1, which does not exist"),
+        ("UPDATE workflows SET state = 'cancelled'", "workflow 1 is cancelled, its last change ("),
+        (
+            "UPDATE jobs SET state = 'queued', reason = NULL, finished_at = NULL WHERE step = 'b'",
+            "workflow 1 is succeeded, but its step b (job 4) is queued",
+        ),
+    ],
+    "chains": [(f"{NO_TRIGGERS} DELETE FROM checkpoints WHERE seq = 2", "chain w1 has ")],
+    "checkpoints": [
+        (f"{NO_TRIGGERS} UPDATE checkpoints SET status = 'x' WHERE seq = 2", "does not match its checksum")
+    ],
+    "keys": [("UPDATE idempotency SET job_id = 99", "idempotency key k of user ")],
+    "objects": [
+        ("DROP INDEX jobs_queued", "index jobs_queued is missing"),
+        ("DROP TRIGGER changes_are_immutable", "trigger changes_are_immutable is missing"),
+        ("CREATE TABLE notes (text)", "table notes is not of Stoker"),
+    ],
+    "references": [
+        ("PRAGMA foreign_keys = OFF; DELETE FROM jobs WHERE id = 5", "a row of attempts refers to a row of jobs")
+    ],
+    "schema": [("PRAGMA user_version = 99", "the database has schema 99, this daemon knows up to")],
+    "state.json": [
+        ("UPDATE meta SET value = 'another' WHERE key IN ('instance', 'original')", "it is of instance another")
+    ],
+    "high-water mark": [
+        ("UPDATE sqlite_sequence SET seq = 99999 WHERE name = 'jobs'", "the database has 99999"),
+    ],
+}
+CASES = [(name, sql, evidence) for name, damages in DAMAGED_ROWS.items() for sql, evidence in damages]
+
+
+@pytest.mark.parametrize(("name", "sql", "evidence"), CASES, ids=[f"{name}-{sql[-40:]}" for name, sql, _ in CASES])
+def test_rows_when_one_is_damaged_then_the_check_of_that_name_says_so(
+    state: Path, name: str, sql: str, evidence: str
+) -> None:
+    edit(state, sql)
+
+    found = findings(examined(state))
+
+    assert any(evidence in message for message in found.get(name, ())), found
+
+
+def test_table_when_its_checks_are_listed_then_each_check_of_rows_has_a_damage() -> None:
+    rows = {check.name for check in CHECKS if check.group in ("rows", "database")}
+
+    assert rows - DAMAGED_ROWS.keys() == {"file", "pages", "stale checkpoints"}  # these have tests of their own
+    assert len({(check.group, check.name) for check in CHECKS}) == len(CHECKS)
+
+
+def test_doctor_when_the_schema_is_newer_then_only_what_needs_it_is_not_made(state: Path) -> None:
+    edit(state, "PRAGMA user_version = 99")
+
+    report = examined(state)
+
+    results = {check["name"]: check for check in report["checks"]}
+    assert results["pages"]["result"] == "ok"
+    assert str(results["jobs"]["why_not"]).startswith("the database has schema 99, this program knows")
+    assert "start the stokerd that wrote it" in results["schema"]["findings"][0]["remedy"]
+
+
+def test_checkpoints_when_a_running_step_saves_none_then_it_is_stale(
+    daemon: DaemonProcess, gate: Gate, tmp_path: Path
+) -> None:
+    (tmp_path / "stoker.toml").write_text("[workflows]\nstale_ms = 1\n")
+    with daemon.client() as client:
+        workflow = sent_flow(client, {"a": gate.spec()})
+        until(lambda: client.workflow(workflow)["steps"][0]["state"] == "running")
+
+        report = by_command(daemon, "--config", str(tmp_path / "stoker.toml"))
+
+    assert [message.partition(" is ")[0] for message in findings(report)["stale checkpoints"]] == [
+        "job 1 runs, and its newest checkpoint"
+    ]
+
+
+# --- the file of the database ---------------------------------------------------------------------------------
+
+
+def overwritten(path: Path, at: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
+def without_wal(root: Path) -> Path:
+    """The database as one file."""
+    edit(root, "PRAGMA wal_checkpoint(TRUNCATE)")
+    return root / "stoker.db"
+
+
+def lost_index_entry(root: Path) -> None:
+    """The table of an index is edited while SQLite does not know of the index."""
+    edit(
+        root,
+        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET type = 'table', name = 'x', tbl_name = 'x',"
+        " sql = 'CREATE TABLE x (a, b, c, d, PRIMARY KEY (a, b, c, d)) WITHOUT ROWID' WHERE name = 'jobs_ended';",
+    )
+
+
+DAMAGED_FILES: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "missing": (lambda root: (root / "stoker.db").unlink(), "file", "is missing, but"),
+    "empty": (lambda root: (root / "stoker.db").write_bytes(b""), "file", "is empty, but"),
+    "text": (lambda root: (root / "stoker.db").write_text("x" * 5_000), "file", "is not an SQLite database"),
+    "of another program": (lambda root: overwritten(root / "stoker.db", 68, b"abcd"), "file", "belongs to another"),
+    "a directory": (
+        lambda root: made((root / "stoker.db").rename(root / "moved").with_name("stoker.db") / "x"),
+        "file",
+        "is no file",
+    ),
+    "cut off": (
+        lambda root: without_wal(root).write_bytes(without_wal(root).read_bytes()[: 20 * 4_096]),
+        "file",
+        "malformed",
+    ),
+    "a page of zeroes": (lambda root: overwritten(without_wal(root), 2 * 4_096, bytes(4_096)), "pages", ""),
+    "its WAL lost": (lambda root: (root / "stoker.db-wal").unlink(), "state.json", "it ends at change"),
+    "unreadable state.json": (lambda root: (root / "state.json").write_text("{"), "state.json", "state.json: "),
+    "unreadable high-water mark": (lambda root: (root / "high-water.json").write_text("{"), "high-water mark", ""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_FILES)
+def test_file_when_it_is_damaged_then_that_is_an_error_with_a_remedy(state: Path, damage: str) -> None:
+    harm, name, evidence = DAMAGED_FILES[damage]
+    harm(state)
+
+    report = examined(state)
+
+    assert any(evidence in message for message in findings(report).get(name, ())), findings(report)
+    assert "error" in severities(report, name) or name == "high-water mark"
+
+
+def test_doctor_when_there_is_no_state_yet_then_there_are_only_notes(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+
+    report = examined(tmp_path / "state")
+
+    assert (report["ok"], list(findings(report))) == (True, ["file"])
+
+
+# --- what stands beside it ------------------------------------------------------------------------------------
+
+
+def made(path: Path, text: str = "x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+BESIDE: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "a directory for everybody": (lambda root: root.chmod(0o755), "directory", "is open to others (mode 755)"),
+    "a log of no job": (lambda root: made(root / "logs/0/77/1.log"), "logs without job", "logs/0/77: there is no job"),
+    "a log in the way": (lambda root: made(root / "logs/0/6/1.log"), "logs in the way", "job 6: the log of its next"),
+    "a lost log": (lambda root: (root / "logs/0/1/1.log").unlink(), "lost logs", "its log is lost"),
+    "half an archive": (lambda root: made(root / "archive/workflow-1-2.json.gz.new"), "archives", "not completed"),
+    "unread outcomes": (lambda root: made(root / "outcomes/1-00000000.log"), "outcomes", "1 launcher recorded ends"),
+    "an old state": (lambda root: made(root / "before-restore-1/stoker.db"), "set aside", "before-restore-1 has what"),
+    "half a restore": (lambda root: made(root / "stoker.db.restored"), "unfinished files", "was interrupted"),
+    "half a backup": (lambda root: made(root / "backups/1.db.new"), "unfinished files", "was interrupted"),
+    "a damaged backup": (
+        lambda root: (
+            made(root / "backups/20260101T000000.000Z-7.db"),
+            made(root / "backups/20260101T000000.000Z-7.db.sha256", f"{'0' * 64}  x\n"),
+        ),
+        "backups",
+        "the newest backup is",
+    ),
+    "no lock": (lambda root: (root / "lock").unlink(), "lock", "lock is missing"),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_files_when_something_is_wrong_beside_the_database_then_it_is_named(state: Path, case: str) -> None:
+    harm, name, evidence = BESIDE[case]
+    harm(state)
+
+    found = findings(examined(state))
+
+    assert any(evidence in message for message in found.get(name, ())), found
+
+
+def test_backup_when_the_newest_is_damaged_then_that_is_an_error(daemon: DaemonProcess) -> None:
+    assert daemon.cli("backup").returncode == 0
+    assert severities(by_command(daemon), "newest backup") == set()
+    (backup,) = (daemon.state_dir / "backups").glob("*.db")
+    overwritten(backup, 5_000, b"x")
+
+    report = by_command(daemon)
+
+    assert (severities(report, "newest backup"), report["ok"]) == ({"error"}, False)
+
+
+# --- the host -------------------------------------------------------------------------------------------------
+
+
+def test_units_when_one_was_edited_then_the_setting_is_named_and_drop_ins_are_fine(state: Path, tmp_path: Path) -> None:
+    for unit in host.UNITS:
+        shutil.copy(UNITS / unit, tmp_path)
+    made(tmp_path / "stoker.service.d/own.conf", "[Service]\nRestartSec=9\n")
+    places = (str(tmp_path / "nowhere"), str(tmp_path))
+    assert findings(examined(state, units=places)) == {}
+    service = tmp_path / "stoker.service"
+    service.write_text(service.read_text().replace("KillMode=process", "KillMode=mixed"))
+
+    found = findings(examined(state, units=places))
+
+    assert found == {
+        "units": [f"{service} lacks [Service] KillMode=process", f"{service} has [Service] KillMode=mixed"]
+    }
+
+
+def test_settings_when_a_key_is_wrong_then_each_mistake_is_an_error(state: Path, tmp_path: Path) -> None:
+    file = made(tmp_path / "stoker.toml", "[daemon]\nmax_runing = 3\n[cpu]\nthrottle_threshold = -1\n")
+
+    report = examined(state, config=file)
+
+    assert len(findings(report)["settings"]) == 2
+    assert severities(report, "settings") == {"error"}
+
+
+def test_disk_when_less_is_free_than_the_settings_ask_for_then_it_is_an_error(state: Path, tmp_path: Path) -> None:
+    file = made(tmp_path / "stoker.toml", f"[disk]\nmin_free_bytes = {1 << 40}\n")
+
+    assert severities(examined(state, config=file), "disk") == {"error"}
+
+
+def test_socket_when_others_can_replace_it_then_its_directory_is_named(daemon: DaemonProcess) -> None:
+    daemon.home.chmod(0o777)
+
+    found = findings(by_command(daemon))
+
+    assert found == {"socket": [f"others can replace {daemon.socket}: {daemon.home} has mode 777"]}
+
+
+@pytest.mark.parametrize(
+    ("version", "count"),
+    [
+        ((3, 37, 1), 2),
+        ((3, 40, 1), 1),
+        ((3, 44, 6), 0),
+        ((3, 45, 0), 1),
+        ((3, 50, 7), 0),
+        ((3, 51, 2), 1),
+        ((3, 51, 3), 0),
+    ],
+)
+def test_sqlite_when_a_version_has_a_known_bug_then_it_is_told(version: tuple[int, ...], count: int) -> None:
+    assert sum(bug.is_in(version) for bug in host.KNOWN_BUGS) == count
+
+
+# --- the command ----------------------------------------------------------------------------------------------
+
+
+def test_command_when_something_is_found_then_the_text_names_row_and_remedy(
+    stopped_daemon: DaemonProcess, state: Path
+) -> None:
+    edit(state, "UPDATE jobs SET state = 'failed' WHERE id = 1; UPDATE jobs SET needs_open = 4 WHERE id = 6")
+
+    result = stopped_daemon.cli("doctor", "--state-dir", str(state))
+
+    assert (result.returncode, result.stderr) == (65, "")
+    lines = result.stdout.splitlines()
+    assert any(line.startswith("  error     jobs: job 1 is failed, its last change (") for line in lines)
+    assert "            → stop stokerd, then: stoker doctor --repair" in lines
+    assert lines[-1].startswith(f"{state}: ")
+    assert " checks found nothing, 1 error, 1 warning, " in lines[-1]
+    assert not any(line.startswith("  ok ") for line in lines)
+
+
+def test_command_when_it_is_to_list_everything_then_each_check_has_a_line(
+    stopped_daemon: DaemonProcess, state: Path
+) -> None:
+    result = stopped_daemon.cli("doctor", "--verbose", "--state-dir", str(state))
+
+    assert result.returncode == 0, result.stdout
+    for check in CHECKS:
+        assert f"  {check.name}: " in result.stdout
