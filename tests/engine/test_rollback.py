@@ -100,7 +100,7 @@ def test_rollback_when_nothing_is_left_to_take_back_then_it_is_refused(client: s
     workflow = sent_flow(client, {"a": step("exit 0")})
     settled(client, workflow)
 
-    with pytest.raises(NotAllowed, match="nothing to take back"):
+    with pytest.raises(NotAllowed, match="nothing to roll back"):
         roll_back(client, workflow)
 
     assert workflow_view(client, workflow)["state"] == "succeeded"

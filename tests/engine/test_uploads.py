@@ -118,7 +118,7 @@ def part(upload: int) -> CheckpointPart:
 
 def full(open_runs: set[str]) -> Uploads:
     """As many uploads as there may be, each by an attempt of its own."""
-    uploads = Uploads(open_runs.__contains__)
+    uploads = Uploads(open_runs)
     for number in range(MAX_UPLOADS):
         uploads.add(uploads.begin(f"{number}.1.a", 1, now_ms=0), 0, b"x", now_ms=0)
     return uploads
@@ -138,7 +138,7 @@ def test_uploads_when_one_is_idle_then_its_room_goes_to_another_that_wants_it() 
 
 
 def test_uploads_when_one_attempt_has_all_of_them_then_others_get_their_share() -> None:
-    uploads = Uploads({"1.1.a", "2.1.a"}.__contains__)
+    uploads = Uploads({"1.1.a", "2.1.a"})
     for _ in range(MAX_UPLOADS):
         uploads.begin("1.1.a", 1, now_ms=0)
 

@@ -2,9 +2,9 @@
 
 Owns the set of running tasks, the pauses between tries, and the end of all. A task that is started fails for good with
 its first error: `failed` is set, and the daemon ends. A task that is retried is logged and run again, as a shortage of
-descriptors or one read error passes. A periodic duty that fails waits for its next turn. Refuses to guess which of
-these a task is: whoever starts it says so.
-Invariant: after `close` no task of the group runs, and none that is started later does more than end.
+descriptors or one read error passes. A periodic duty that fails waits for its next turn. The code that starts a task
+says which of these it is. Invariant: after `close` no task of the group runs, and none that is started later does more
+than end.
 """
 
 from __future__ import annotations

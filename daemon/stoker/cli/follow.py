@@ -163,7 +163,7 @@ def wait(given: Given) -> int:
         explain_delay(given, jobs[0])
     try:
         standings = patiently(given, for_them)
-    except WaitTimeout as error:  # its message has what was left of the time: name the time that was typed
+    except WaitTimeout as error:  # the daemon names the time that was left: name the time that was typed
         error.message = f"job {error.details['id']} has not ended within {given['typed']['timeout_ms'][-1][1]}"
         raise
     ended = [standing for standing in standings if outcome.ended(standing)]

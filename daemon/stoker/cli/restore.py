@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     options=(
         Option("--from-backup", "latest|FILE", "the newest backup in the state directory, or this file", convert=path),
         STATE_DIR,
-        Option("--yes", None, "do it; without this option it is only said what would be done"),
+        Option("--yes", None, "restore; without this option only print what it would do"),
         JSON,
     ),
     examples=(

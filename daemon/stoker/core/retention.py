@@ -68,7 +68,7 @@ def removable(
 ) -> tuple[list[EndedItem], int]:
     """Those that are past their horizon, and how many more are but have a job that an open job needs.
 
-    `steps`: the jobs of each workflow; a job that is missing there stands for itself.
+    `steps`: the jobs of each workflow; a job that is missing there is no workflow.
     """
     past = [one for one in ended if horizon.is_past(one)]
     free = [one for one in past if not any(job_id in needed for job_id in steps.get(one.id, (one.id,)))]

@@ -214,7 +214,7 @@ class Settle(Message):
 
     def apply_to(self, turn: Turn) -> None:
         if turn.memory.by_run(self._run_id) is not None:
-            return  # it is open after all: its end is reported by itself and acknowledged after that commit
+            return  # it is open: its executor reports the same end, which is acknowledged after that commit
         if self._run_id not in turn.loaded.known_runs:
             payload = {"run_id": self._run_id, "outcome": self._outcome}
             turn.record("system", self._run_id, "unknown_outcome", payload)

@@ -9,7 +9,7 @@ its run has more room than others: no job keeps another from saving.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Container
 
 from stoker.core.errors import CheckpointTooLarge, CheckpointTooSoon, InvalidParams
 from stoker.core.requests import CheckpointPart
@@ -31,10 +31,10 @@ class Upload:
 
 
 class Uploads:
-    """The uploads of all jobs. `is_open` says whether an attempt may still save."""
+    """The uploads of all jobs. Only `open_runs` may still save."""
 
-    def __init__(self, is_open: Callable[[str], bool]) -> None:
-        self._is_open = is_open
+    def __init__(self, open_runs: Container[str]) -> None:
+        self._open_runs = open_runs
         self._last = 0
         self._under_way: dict[int, Upload] = {}
 
@@ -52,7 +52,7 @@ class Uploads:
     def _make_room(self, run_id: str, now_ms: int) -> None:
         for upload in list(self._under_way.values()):
             idle = now_ms - upload.heard_at >= IDLE_MS
-            if not upload.whole and (idle or not self._is_open(upload.run_id)):
+            if not upload.whole and (idle or upload.run_id not in self._open_runs):
                 self.end(upload)
         if len(self._under_way) >= MAX_UPLOADS:
             self._take_from_greediest(run_id)
@@ -103,4 +103,8 @@ class Uploads:
 
 
 def _unknown(number: int | None) -> str:
-    return "missing: the answer to the first piece says it" if number is None else f"there is no upload {number} here"
+    return (
+        "missing: the answer to the first piece has the number"
+        if number is None
+        else f"there is no upload {number} here"
+    )

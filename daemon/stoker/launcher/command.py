@@ -1,6 +1,6 @@
 """The search for a command along the job's PATH, as a shell does it, and the error for one that cannot be executed.
 
-Owns that search, from the job's working directory, and SpawnFailedError. Refuses to start anything.
+Owns that search, from the job's working directory, and SpawnFailedError. It starts nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Calls of Linux that Python does not offer, and readings of /proc.
 
-Owns ctypes and the parsing of /proc/<pid>/stat. Refuses policy.
+Owns ctypes and the parsing of /proc/<pid>/stat. It decides nothing.
 """
 
 from __future__ import annotations

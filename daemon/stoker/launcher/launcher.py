@@ -1,7 +1,7 @@
 """The launcher itself: it obeys one daemon, starts runs, reaps them, and keeps each outcome until acknowledged.
 
-Owns the meaning of every message of the protocol. Refuses sockets and waiting: `loop.py` passes messages in and sends
-`outbox`, one frame a turn.
+Owns the meaning of every message of the protocol. Sockets and waiting are in `loop.py`, which passes messages in and
+sends `outbox`, one frame a turn.
 
 Invariants: an older epoch is never obeyed; an order is carried out or refused, never dropped; an outcome is forgotten
 only when acknowledged, and is on disk before this process leaves.
@@ -110,7 +110,7 @@ class Launcher:
         while self._collected:
             self._record_exit(*self._collected[0])
             del self._collected[0]
-        if complete:  # else a tree forks faster than we look: the next death brings us here again
+        if complete:  # a tree may fork faster than we read /proc: the next death continues here
             for run in [run for run in self._closing.values() if not self._tree.has(run.run_id)]:
                 self._record_gone(run)
         self._tree.stop_leaked()

@@ -1,6 +1,6 @@
 """The loop of a launcher, its one thread: wait, obey, reap, send.
 
-Owns waiting (epoll, a signalfd for SIGCHLD, timers) and which daemon is connected. Refuses to know what a message
+Owns waiting (epoll, a signalfd for SIGCHLD, timers) and which daemon is connected. `launcher.py` knows what a message
 means. A turn obeys for a bounded time, so that a batch of hundreds of orders does not delay the report of runs that
 ended, and sends all reports in one frame.
 

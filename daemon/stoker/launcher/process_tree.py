@@ -115,8 +115,8 @@ class ProcessTree:
 
         Raises OSError while /proc cannot be read; the next call takes in the rest.
 
-        Those that have ended are reaped at once. Else a tree that forks faster than we look would leave more of them
-        each time, and soon no process could be started on the host.
+        Those that have ended are reaped at once. Otherwise a tree that forks faster than we read /proc would leave more
+        of them each time, and soon no process could be started on the host.
         """
         mains, adopted = self._runs.mains, self._adopted
         newcomers = [pid for pid in self._read_children() if pid not in mains and pid not in adopted]

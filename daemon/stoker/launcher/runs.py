@@ -1,6 +1,6 @@
 """The runs that a launcher holds, from the launch order until the daemon has acknowledged the outcome.
 
-Owns one record a run and its messages. Refuses processes, sockets and files.
+Owns one record a run and its messages. Processes, sockets and files are elsewhere.
 
 Invariants: a run_id that was answered "unknown", or was acknowledged before an order for it came, is never started; the
 pid of a main process leads to its run only until it is reaped, as another run may get it then; `ended` means that no

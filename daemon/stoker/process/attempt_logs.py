@@ -1,9 +1,9 @@
 """Logs of attempts for readers: their paths, their content, and following them as they grow.
 
-Owns paths (made of numbers, never of a client's words), the reading of holes, and following by inotify. Refuses to
-write: only the launcher does. A follower locks what it has yet to read: before the launcher drops any of that, it waits
-for a bounded time (`launcher/logs.py`). Invariants: a chunk is data or a hole, never both; offsets are those of the
-file, so a reader can go on where it was.
+Owns paths (made of numbers, never of a client's words), the reading of holes, and following by inotify. Only the
+launcher writes logs. A follower locks what it has yet to read: before the launcher drops any of that, it waits for a
+bounded time (`launcher/logs.py`). Invariants: a chunk is data or a hole, never both; offsets are those of the file, so
+a reader can go on where it was.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The daemon's client of one launcher: requests, reports, and notice that it is stuck or lost.
 
-Owns the requests that wait for an answer. Refuses to decide anything: reports go to `sink(launcher, reports)`, one
-synchronous call for each frame, in the order in which the launcher sent them.
+Owns the requests that wait for an answer. It decides nothing: reports go to `sink(launcher, reports)`, one synchronous
+call for each frame, in the order in which the launcher sent them.
 
 Invariants: a launcher is stuck only while it owes an answer, and lost only once; that it is stuck says nothing about
 its workers. An answer to `list_runs` is a barrier: it covers every request that was sent before it.

@@ -1,7 +1,7 @@
 """One socket to one launcher: frames out, frames in.
 
 Owns the framing (u32 big-endian length, then a JSON array of messages) and the batching: messages that are sent in one
-turn of the loop leave as one frame. Refuses to know their meaning.
+turn of the loop leave as one frame. `client.py` knows their meaning.
 
 Invariants: a frame that is cut off by the end of the connection counts as never received; a frame that cannot be
 decoded ends the connection, as the bytes after it cannot be trusted.

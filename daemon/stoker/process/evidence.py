@@ -1,7 +1,7 @@
 """Findings about open attempts for recovery, each from the best source there is.
 
-Owns the order of the sources: the launcher that has the run, the outcome log of a launcher that died, then /proc.
-Refuses to decide and to signal. Invariant: every attempt gets exactly one finding.
+Owns the order of the sources: the launcher that has the run, the outcome log of a launcher that died, then /proc. It
+decides nothing and signals nothing. Invariant: every attempt gets exactly one finding.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Proof that a process is the one that was started.
 
-Owns the comparison: the boot, the pid namespace, then a pidfd, and everything else behind that. Refuses signals and
-guesses. Invariants: `(pid, start ticks)` alone is never a proof; a process that cannot be read is unprovable, not gone;
-a pidfd is opened before anything is compared, so the process that was proven stays pinned; no process makes a search
-hang.
+Owns the comparison: the boot, the pid namespace, then a pidfd, and everything else behind that. It signals nothing.
+Invariants: `(pid, start ticks)` alone is never a proof; a process that cannot be read is unprovable, not gone; a pidfd
+is opened before anything is compared, so the process that was proven stays pinned; no process makes a search hang.
 """
 
 from __future__ import annotations

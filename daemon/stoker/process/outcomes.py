@@ -1,7 +1,7 @@
 """The meaning of a launcher's messages in terms of core, and the outcome logs that launchers write.
 
 Owns the one translation of messages into events and outcomes, and the reading side of `outcomes/<launcher>.log`: one
-JSON object a line, an Exited each, written while no daemon was connected. Refuses to judge an outcome or change a line.
+JSON object a line, an Exited each, written while no daemon was connected. It judges no outcome and changes no line.
 
 Invariants: a torn last line was never promised (its launcher keeps the outcome and reports it again); any other line
 that cannot be read is damage and raises; a file is removed only after its outcomes are committed.

@@ -1,8 +1,8 @@
 """A sample of each process of a worker: CPU, memory, open files.
 
-Refuses processes that are not proven to be of the run: each is pinned by a pidfd first, as for a stop. It blocks for
-SAMPLE_S between two readings of the CPU time, and longer where /proc of a process hangs: call it in a thread. Memory is
-resident memory, so memory that processes share is counted in each.
+Only processes that are proven to be of the run are sampled: each is pinned by a pidfd first, as for a stop. It blocks
+for SAMPLE_S between two readings of the CPU time, and longer where /proc of a process hangs: call it in a thread.
+Memory is resident memory, so memory that processes share is counted in each.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Stopping whole process trees: by the ladder through a launcher, or by a sweep without one.
 
-Owns the order SIGTERM, grace, SIGKILL, proof. Refuses to signal what is not proven: a process is pinned by a pidfd
-before it is examined, and is ours by its run id or mark, by its identity, or as a child of one of ours. Invariant: a
-sweep returns when a fresh search of /proc finds nothing of the runs and all that it ever found has ended; otherwise it
-gives what is left.
+Owns the order SIGTERM, grace, SIGKILL, proof. Only proven processes are signalled: each is pinned by a pidfd before it
+is examined, and is ours by its run id or mark, by its identity, or as a child of one of ours. Invariant: a sweep
+returns when a fresh search of /proc finds nothing of the runs and all that it ever found has ended; otherwise it gives
+what is left.
 """
 
 from __future__ import annotations

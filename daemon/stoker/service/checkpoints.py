@@ -101,9 +101,9 @@ class Save(RequestMessage["SaveAnswer"]):
     def _store(self, turn: Turn, job: Job) -> Checkpoint:
         """Append it to the chain of its workflow, or to that of its job outside a workflow."""
         workflows, chain, now = turn.memory.workflows, chain_of(job.workflow_id, job.id), turn.now.wall
-        flow = None if job.workflow_id is None else workflows.runs[job.workflow_id]
-        if flow is not None:
-            head = flow.head
+        workflow = None if job.workflow_id is None else workflows.runs[job.workflow_id]
+        if workflow is not None:
+            head = workflow.head
         else:
             head = turn.memory.heads.get(self._run_id) or turn.loaded.heads.get(chain, Head())
         checkpoint = workflows.seal_next(
@@ -111,12 +111,12 @@ class Save(RequestMessage["SaveAnswer"]):
         )
         after = Head(checkpoint.id, checkpoint.seq, head.since_context + 1)
         turn.checkpoint(checkpoint)
-        if flow is None:
+        if workflow is None:
             turn.memory.heads[self._run_id] = after
             return checkpoint
-        flow.head = after
+        workflow.head = after
         if after.since_context >= MAX_CHAIN:
-            turn.checkpoint(workflows.context(flow, now))
+            turn.checkpoint(workflows.context(workflow, now))
         return checkpoint
 
     def _check_interval(self, turn: Turn) -> None:
@@ -135,7 +135,7 @@ class CheckpointService:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._uploads = Uploads(lambda run_id: engine.memory.by_run(run_id) is not None)
+        self._uploads = Uploads(engine.memory.jobs_by_run)
         # One thread: compression takes a whole CPU, which jobs need too.
         self._packer = start_threads(1, "checkpoints")
         self._unpacked = Unpacked()

@@ -20,7 +20,7 @@ def _now() -> float:
 class Pace:
     """`share`: how much longer a pause is than the piece before it. It is over after `limit_s`, or when `gives_way`.
 
-    It gives way after a second at the earliest: whoever asks again and again must not keep the work from being done.
+    It gives way after a second at the earliest, or a client that asks again and again would keep the work from its end.
     """
 
     def __init__(

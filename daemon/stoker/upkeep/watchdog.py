@@ -22,7 +22,7 @@ EXTEND_EVERY_S = 10.0
 EXTEND_BY_MS = 30_000
 SHUTDOWN_MARGIN_MS = 15_000
 # A check may take as long as the pause before it, so two pauses and two checks fit into the watchdog's interval.
-LOOKS_IN_PATIENCE = 4
+CHECKS_IN_INTERVAL = 4
 
 
 class Watchdog:
@@ -75,7 +75,7 @@ class Watchdog:
         """A sign of life after each successful check; changes between success and failure are logged."""
         if self._notifier.watchdog_ms is None:
             return
-        interval_s = self._notifier.watchdog_ms / 1_000 / LOOKS_IN_PATIENCE
+        interval_s = self._notifier.watchdog_ms / 1_000 / CHECKS_IN_INTERVAL
         well = True
         while True:
             result = await health.check(min(PATIENCE_S, interval_s))

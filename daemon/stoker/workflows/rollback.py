@@ -46,7 +46,7 @@ def begin(
     plan = plan_rollback(target, run.steps.values(), run.states, run.reasons)
     if run.workflow.ended and not plan.reset:
         raise NotAllowed(
-            f"workflow {run.workflow.id} has nothing to take back: every step was completed, and is not undone",
+            f"workflow {run.workflow.id} has nothing to roll back: every step is complete, and its effects stay",
             hint=f"stoker workflow rollback {run.workflow.id} --to {target.checkpoint} --redo",
             not_undone=list(plan.not_undone),
         )

@@ -20,7 +20,7 @@ from stoker.core.workflow.mistakes import Mistake
 ITEM = "item"
 MOST_NAMED = 20  # parameters, in one message
 OVERHEAD = 64  # characters that each text costs beside its own, in memory and in a row
-# No part gives back what it took: else a text of spaces behind `{{` takes time by the square of its length.
+# The parts are possessive: with backtracking, spaces behind `{{` would take time by the square of their number.
 _WORD = re.compile(r"\{\{\s*+([^{}\s]*+)\s*+\}\}")
 _SINGLE = {"command": Path, "working_dir": AbsolutePath, "stdin": Text, "name": Title}
 _OF_PROGRAM = frozenset({"command", "working_dir", "env.PATH"})
