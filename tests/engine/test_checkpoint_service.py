@@ -32,7 +32,7 @@ class Desk:
         self.kept = {one.id: one for one in kept}
         self.reads: list[Callable[..., Any]] = []
         self.posted: list[Save] = []
-        self.memory = SimpleNamespace(by_run=lambda run_id: run_id)
+        self.memory = SimpleNamespace(by_run=lambda run_id: run_id, jobs_by_run={"1.1.a": 1})
         self.intake = SimpleNamespace(closed=None)
         self.tokens = SimpleNamespace(run_of=lambda token: token)
         self.config = SimpleNamespace(checkpoints=SimpleNamespace(min_interval_ms=0))

@@ -58,7 +58,7 @@ class Deadlines:
         due_at = None if delay is None else now.steady + delay
         if self._handle is not None and due_at is not None and self._due_at is not None and self._due_at <= due_at:
             return
-        self._cancel()
+        self.stop()
         if delay is not None:
             self._due_at = due_at
             self._handle = asyncio.get_running_loop().call_later(delay / 1_000, self._fire)
@@ -73,7 +73,8 @@ class Deadlines:
             self._handle.cancel()
             self._fire()
 
-    def _cancel(self) -> None:
+    def stop(self) -> None:
+        """Cancel the timer; harmless if there is none."""
         if self._handle is not None:
             self._handle.cancel()
         self._handle = None
@@ -136,7 +137,3 @@ class Deadlines:
             return alarm
         self._timers.set_later(later, later.at)
         return None
-
-    def stop(self) -> None:
-        """Post nothing more; harmless when nothing was armed."""
-        self._cancel()

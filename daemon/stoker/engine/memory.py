@@ -20,6 +20,7 @@ from stoker.core.workflow.checkpoint import Head
 from stoker.engine.freezes import Freezes
 from stoker.engine.ready_queue import ReadyQueue
 from stoker.engine.workflow_memory import LiveWorkflows
+from stoker.store.snapshot import Snapshot
 
 MOST_QUEUES_NAMED = 20  # in a message
 
@@ -234,3 +235,18 @@ class FreeResources(Mapping[str, int]):
 
     def __len__(self) -> int:
         return len(self._memory.capacities())
+
+
+def memory_of(snapshot: Snapshot) -> LiveState:
+    """The memory of an engine that begins on these rows."""
+    memory = LiveState(snapshot.queues, snapshot.resources, snapshot.last_id, snapshot.last_seq)
+    memory.load_counts(snapshot.counts)
+    memory.needed = snapshot.needed
+    memory.workflows.last_id, memory.workflows.last_checkpoint = snapshot.last_workflow, snapshot.last_checkpoint
+    memory.workflows.load(snapshot.workflows, snapshot.chain_heads)
+    for job, attempt in snapshot.runs:
+        memory.open(job, attempt)
+        if job.workflow_id in memory.workflows.runs:
+            run = memory.workflows.runs[job.workflow_id]
+            run.enter(job, live=True)  # the resources that it holds are not in the row of its workflow
+    return memory

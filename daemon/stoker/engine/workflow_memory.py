@@ -107,16 +107,19 @@ class LiveWorkflow(Struct):
             raise StepNotFound(message, path=path, hint=f"stoker workflow show {self.workflow.id}")
         return step
 
-    def enter(self, job: Job, *, live: bool) -> None:
-        """The job of a step changed. `live`: an attempt of it is open and holds its resources."""
-        step = self.steps[job.id]
-        self.states[step.name] = job.state
-        self.reasons[step.name] = job.reason
-        self.floors[step.name] = job.checkpoint_floor
-        if is_broken(step, job.state, by_dependency=job.reason is Reason.DEPENDENCY):
+    def set_state(self, step: Step, state: State, reason: Reason | None, floor: int) -> None:
+        self.states[step.name] = state
+        self.reasons[step.name] = reason
+        self.floors[step.name] = floor
+        if is_broken(step, state, by_dependency=reason is Reason.DEPENDENCY):
             self.broken.add(step.name)
         else:
             self.broken.discard(step.name)
+
+    def enter(self, job: Job, *, live: bool) -> None:
+        """The job of a step changed. `live`: an attempt of it is open and holds its resources."""
+        step = self.steps[job.id]
+        self.set_state(step, job.state, job.reason, job.checkpoint_floor)
         if live and job.spec.resources:
             self.holds[step.name] = job.spec.resources
         else:
@@ -131,12 +134,7 @@ def live_workflow(stored: StoredWorkflow, head: Head) -> LiveWorkflow:
     run = LiveWorkflow(stored.workflow, steps, {}, {}, set(), head, widths)
     run.outputs = {steps[job_id].name: digest(text) for job_id, text in stored.outputs.items()}
     for standing in stored.steps:
-        step = steps[standing.job_id]
-        run.states[step.name] = standing.state
-        run.reasons[step.name] = standing.reason
-        run.floors[step.name] = standing.floor
-        if is_broken(step, standing.state, by_dependency=standing.reason is Reason.DEPENDENCY):
-            run.broken.add(step.name)
+        run.set_state(steps[standing.job_id], standing.state, standing.reason, standing.floor)
     return run
 
 

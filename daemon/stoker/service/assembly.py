@@ -27,7 +27,7 @@ from stoker.engine.effects import Effects
 from stoker.engine.heartbeats import Heartbeats
 from stoker.engine.inbox import Inbox, RequestMessage
 from stoker.engine.loop import AfterCommit, Loop
-from stoker.engine.memory import LiveState
+from stoker.engine.memory import memory_of
 from stoker.engine.messages import Dependents, ReportSink, TurnChange
 from stoker.engine.preflight import CommandRequest, Preflight
 from stoker.engine.spec_defaults import SpecDefaults
@@ -42,7 +42,6 @@ from stoker.executors.local import LocalExecutor
 from stoker.host.threads import start_threads
 from stoker.store.directory import StateDirectory
 from stoker.store.open import Opened
-from stoker.store.snapshot import Snapshot
 from stoker.store.writer import Writer
 from stoker.telemetry.logs import set_level
 from stoker.telemetry.stalls import Stalls
@@ -106,7 +105,7 @@ class Engine:
 
     def _build_memory(self, opened: Opened) -> None:
         """The memory, and the parts that requests pass before the loop."""
-        self.memory = _read_memory(opened.snapshot)
+        self.memory = memory_of(opened.snapshot)
         self.memory.workflows.surroundings = digest(dict(self.context.base))
         self._ended_needs = opened.snapshot.ended_needs
         self._restored = opened.snapshot.restored
@@ -383,17 +382,3 @@ class Engine:
         await self.local.close()
         self.preflight.close()
         self.log_threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _read_memory(snapshot: Snapshot) -> LiveState:
-    memory = LiveState(snapshot.queues, snapshot.resources, snapshot.last_id, snapshot.last_seq)
-    memory.load_counts(snapshot.counts)
-    memory.needed = snapshot.needed
-    memory.workflows.last_id, memory.workflows.last_checkpoint = snapshot.last_workflow, snapshot.last_checkpoint
-    memory.workflows.load(snapshot.workflows, snapshot.chain_heads)
-    for job, attempt in snapshot.runs:
-        memory.open(job, attempt)
-        if job.workflow_id in memory.workflows.runs:
-            run = memory.workflows.runs[job.workflow_id]
-            run.enter(job, live=True)  # the resources that it holds are not in the row of its workflow
-    return memory

@@ -15,10 +15,8 @@ from msgspec import UNSET
 
 from stoker.config import Reloaded
 from stoker.core.errors import InvalidParams, JobNotFound, WaitTimeout
-from stoker.core.explain import Scene, explain
 from stoker.core.job import events as ev
-from stoker.core.job.dependencies import UNMET, need_met
-from stoker.core.job.model import Actor, Attempt, Job, Queue, Resource, State
+from stoker.core.job.model import Actor, Attempt, Job, Queue, Resource
 from stoker.core.requests import (
     JobChanges,
     JobFilter,
@@ -38,10 +36,10 @@ from stoker.engine.messages import TurnChange, VerbCommand
 from stoker.engine.submit import Answers, Submission
 from stoker.engine.subscriptions import ChangeFeed, ended
 from stoker.engine.turn import Turn
-from stoker.process.identity import is_asleep
 from stoker.service import status as reading
 from stoker.service.assembly import Engine
 from stoker.service.checkpoints import CheckpointService
+from stoker.service.explanation import explanation_of
 from stoker.service.views import attempt_view, job_view
 from stoker.service.workers import WorkerService
 from stoker.service.workflows import WorkflowService
@@ -178,61 +176,7 @@ class Service:
 
     async def why(self, job_id: int) -> Explanation:
         """Explain why a job does not run, or why it ended as it did."""
-        job = await reading.job_now(self._engine, job_id)
-        blocker = explain(job, await self._scene(job))
-        return {
-            "id": job.id,
-            "state": job.state.value,
-            "code": blocker.code,
-            "message": blocker.message,
-            "hint": blocker.hint,
-            "details": blocker.details,
-        }
-
-    async def _scene(self, job: Job) -> Scene:
-        engine, memory = self._engine, self._engine.memory
-        run = memory.runs.get(job.id)
-        return Scene(
-            now=engine.clock.now(),
-            queue=memory.queues[job.spec.queue],
-            queue_running=memory.running[job.spec.queue],
-            running=len(memory.runs),
-            slots=engine.dispatcher.slots,
-            ahead=await self._ahead(job) if job.state is State.QUEUED else 0,
-            throttled_by=[cause.value for cause in engine.throttle.pressure.causes],
-            capacity=memory.capacities(),
-            free=memory.free(),
-            reserved=engine.dispatcher.reservations() if job.state is State.QUEUED else {},
-            holders={name: memory.holders(name) for name in job.spec.resources},
-            open_needs=await engine.queries.run(job_rows.open_needs, job.id) if job.needs_open else (),
-            unmet=await self._unmet(job) if job.reason in UNMET else (),
-            attempt=None if run is None else run.attempt,
-            ended=await self._newest_end(job) if run is None else None,
-            closed=engine.dispatcher.closed,
-            shortage=memory.shortage,
-            silent=run is not None and engine.local.launchers.silent(run.attempt.launcher),
-            stale_ms=None if run is None else memory.stale.get(run.attempt.run_id),
-            unheard_ms=None if run is None else engine.heartbeats.silent_ms(run.attempt.run_id),
-            asleep=run is not None and run.attempt.identity is not None and is_asleep(run.attempt.identity),
-            unstoppable=() if run is None else engine.local.unstoppable(run.attempt.run_id),
-            frozen=run is not None and run.attempt.run_id in memory.frozen,
-            intent=memory.workflows.intent_of(job),
-        )
-
-    async def _ahead(self, job: Job) -> int:
-        demands = list(self._engine.memory.ready[job.spec.queue].lanes)
-        return await self._engine.queries.run(job_rows.ahead, job, demands)
-
-    async def _unmet(self, job: Job) -> Sequence[int]:
-        """The needs for which a job was skipped: those that still exist and did not end as required."""
-        needed = await self._engine.queries.run(job_rows.by_ids, [need.job for need in job.spec.needs])
-        needs = [need for need in job.spec.needs if need.job in needed]
-        return [need.job for need in needs if need_met(need.on, needed[need.job]) is False]
-
-    async def _newest_end(self, job: Job) -> Attempt | None:
-        """The attempt that ended last, if it explains more than the job does."""
-        explains = bool(job.spec.limits) or job.state in (State.HELD, State.WAITING, State.FAILED)
-        return await self._engine.queries.run(attempts.newest_end, job.id) if explains else None
+        return await explanation_of(self._engine, await reading.job_now(self._engine, job_id))
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
         """Wait until the jobs have ended, or one of them has. Raises JobNotFound, WaitTimeout, TooManyWaits."""

@@ -7,7 +7,6 @@ it by hand. What has ended is removed by `retention`.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
 
 from stoker.core.clock import Now
 from stoker.core.job.model import ExecutionMode
@@ -36,13 +35,9 @@ def daily(intake: Intake, now: Now) -> Submission:
 
 
 def register(writer: Writer) -> None:
-    HANDLERS[TIDY] = tidy(writer)
+    """Make the handler of the job, which lets SQLite update its statistics."""
 
-
-def tidy(writer: Writer) -> Callable[[Call], Awaitable[None]]:
-    """Let SQLite update its statistics."""
-
-    async def run(_call: Call) -> None:
+    async def tidy(_call: Call) -> None:
         await writer.maintain(optimize)
 
-    return run
+    HANDLERS[TIDY] = tidy
