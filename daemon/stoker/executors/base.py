@@ -1,7 +1,7 @@
 """The contract between the engine and its executors: orders in, reports out.
 
-Invariants: nothing is started before its row is committed; `Ended` comes once, when
-the whole process tree is gone; the executor keeps an outcome until it is acknowledged; no call blocks.
+Invariants: nothing is started before its row is committed; `Ended` comes once, when the whole process tree is gone; the
+executor keeps an outcome until it is acknowledged; no call blocks.
 """
 
 from __future__ import annotations
