@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 from msgspec.structs import replace
 
-from stoker.process.messages import Exited, OrphanLog, Setup, Started, User
+from stoker.process.messages import Exited, OrphanLog, Setup, Started
 from tests.support import strace
 from tests.support.facts import until, until_async
 from tests.support.instance import ended, log_of
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else, or mount")
-NOBODY = Setup(user=User(uid=65_534, gid=65_534))
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 # Writes numbered lines of 64 bytes, then makes a file.
 LINES = "import sys; [sys.stdout.write(f'{n:063d}\\n') for n in range(%d)]; sys.stdout.flush(); open(sys.argv[2], 'w')"
 
@@ -66,13 +66,15 @@ def pipe_is_full(pid: int) -> bool:
     ],
 )
 @pytest.mark.parametrize(
-    "setup", [None, Setup(nice=1), pytest.param(NOBODY, marks=ROOT_ONLY)], ids=["plain", "prepared", "another user"]
+    ("setup", "prefix"),
+    [(None, ()), (Setup(nice=1), ()), pytest.param(None, NOBODY, marks=ROOT_ONLY)],
+    ids=["plain", "prepared", "another user"],
 )
 async def test_output_when_a_worker_opens_it_anew_then_nothing_is_lost(
-    host: LauncherHost, script: str, setup: Setup | None
+    host: LauncherHost, script: str, setup: Setup | None, prefix: tuple[str, ...]
 ) -> None:
     client = await host.start()
-    order = host.shell(script, setup=setup, working_dir="/")
+    order = host.order(*prefix, "sh", "-c", script, setup=setup, working_dir="/")
 
     exited = await host.run(client, order)
 

@@ -6,7 +6,6 @@ permit is skipped with the reason.
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import signal
@@ -16,16 +15,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.core.job.limits import NO_LIMITS, Bounds, Limits
-from stoker.process.messages import Exited, Setup, Started, User
+from stoker.process.messages import Exited, Setup, Started
 from tests.support.cgroups import is_empty
 from tests.support.facts import until_async
 from tests.support.instance import ended, log_of, with_setup
 
 if TYPE_CHECKING:
     from tests.support.instance import LauncherHost
-
-NOBODY = User(uid=65_534, gid=65_534, groups=(65_533,))
-ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
 
 
 @pytest.fixture
@@ -69,18 +65,6 @@ async def test_limit_when_above_what_may_be_granted_then_it_is_lowered_to_that(h
     assert (await host.heard(Started, order)).bounds == Bounds(rlimit=Limits(open_files=500))
 
 
-@ROOT_ONLY
-async def test_processes_limit_when_the_worker_is_not_root_then_it_is_in_force_and_told(host: LauncherHost) -> None:
-    client = await host.start()
-    setup = with_setup(limits=Limits(processes=1), user=NOBODY)
-    order = host.shell("(:); echo forked", working_dir="/", **setup)
-
-    await host.run(client, order)
-
-    assert "forked" not in log_of(order)
-    assert (await host.heard(Started, order)).bounds == Bounds(rlimit=Limits(processes=1))
-
-
 async def test_limit_when_the_leaf_keeps_it_then_that_is_told_and_no_rlimit_is_set(host: LauncherHost) -> None:
     client = await host.start()
     order = host.shell("ulimit -v", **with_setup(leaf_limits=Limits(memory_bytes=64 << 20)))
@@ -115,29 +99,6 @@ async def test_nice_when_asked_for_then_it_is_added_to_our_own(host: LauncherHos
     await host.run(client, order)
 
     assert int(log_of(order)) == min(os.getpriority(os.PRIO_PROCESS, client.facts.pid) + 3, 19)
-
-
-@ROOT_ONLY
-async def test_user_when_asked_for_then_the_worker_has_their_ids_and_no_group_of_ours(host: LauncherHost) -> None:
-    client = await host.start()
-    order = host.shell("id -u; id -g; id -G", working_dir="/", **with_setup(user=NOBODY))
-
-    await host.run(client, order)
-
-    assert log_of(order).splitlines() == ["65534", "65534", "65534 65533"]
-
-
-@ROOT_ONLY
-async def test_user_when_the_working_dir_is_closed_to_them_then_nothing_runs(host: LauncherHost) -> None:
-    client = await host.start()
-    closed = host.home / "closed"
-    closed.mkdir(mode=0o700)
-
-    exited = await host.run(client, host.order("/bin/true", working_dir=str(closed), **with_setup(user=NOBODY)))
-
-    assert exited.spawn_error is not None
-    assert exited.spawn_error.errno == errno.EACCES
-    assert str(closed) in exited.spawn_error.error
 
 
 async def test_cgroup_when_asked_for_then_the_worker_begins_inside(host: LauncherHost, leaf: Path) -> None:

@@ -44,7 +44,7 @@ def in_force(setup: Message) -> Message | None:
     if not (limits or of_leaf):
         return None
     rlimits = {name: _granted(name, wanted) for name, wanted in limits.items()}
-    if "processes" in rlimits and _is_beyond_nproc(setup.get("user")):
+    if "processes" in rlimits and _is_beyond_nproc():
         del rlimits["processes"]
     return {"cgroup": of_leaf, "rlimit": rlimits}
 
@@ -58,12 +58,10 @@ def _granted(name: str, wanted: int) -> int:
     return wanted if ceiling == resource.RLIM_INFINITY else min(wanted, ceiling)
 
 
-def _is_beyond_nproc(user: Message | None) -> bool:
+def _is_beyond_nproc() -> bool:
     """Whether RLIMIT_NPROC does not bind it. Root of a container's user namespace is bound like any user."""
     if kernel.read_file("/proc/self/uid_map").split() != [b"0", b"0", b"4294967295"]:
         return False
-    if user is not None:  # a change of the uid drops the capabilities
-        return bool(user["uid"] == 0)
     return os.getuid() == 0 or bool(_capabilities() & BEYOND_NPROC)
 
 

@@ -88,7 +88,6 @@ def _become(order: Message, stdin: int, log: int) -> NoReturn:
     kernel.restore_open_files()
     _lower_limits(limits)
     _renice(setup.get("nice") or 0)
-    _change_user(setup.get("user"))
     enter(order["working_dir"])
     _exec(order["argv"], order["env"], limits)
 
@@ -128,17 +127,6 @@ def _renice(increment: int) -> None:
             os.nice(increment)
         except OSError as error:
             raise SpawnFailedError.about(f"nice {increment}", error) from error
-
-
-def _change_user(user: Message | None) -> None:
-    if user is None:
-        return
-    try:
-        os.setgroups(user["groups"])
-        os.setgid(user["gid"])
-        os.setuid(user["uid"])
-    except OSError as error:
-        raise SpawnFailedError.about(f"user {user['uid']}", error) from error
 
 
 def _exec(argv: list[str], env: dict[str, str], limits: dict[str, int | None]) -> NoReturn:

@@ -110,7 +110,7 @@ def _file_of(text: str) -> int:
 
 
 def _route(setup: Message) -> Callable[[Message, int, int], int]:
-    if setup.get("limits") or setup.get("nice") or setup.get("user"):
+    if setup.get("limits") or setup.get("nice"):
         return prepared.fork_and_exec
     if setup.get("cgroup") is None:
         return _posix_spawn

@@ -25,14 +25,6 @@ MAX_FRAME_BYTES = 16 * 1024 * 1024
 # --- daemon to launcher -----------------------------------------------------------------------------------
 
 
-class User(Struct, frozen=True, kw_only=True):
-    """The user that a worker runs as; `groups` are the supplementary ones. The daemon does not ask for one yet."""
-
-    uid: int
-    gid: int
-    groups: tuple[int, ...] = ()
-
-
 class Setup(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Settings that must be in force before a worker's first instruction. They need a fork instead of posix_spawn.
 
@@ -46,7 +38,6 @@ class Setup(Struct, frozen=True, kw_only=True, omit_defaults=True):
     nice: int = 0
     cgroup: str | None = None
     born_inside: bool = True
-    user: User | None = None
 
 
 class LaunchOrder(Struct, frozen=True, kw_only=True, tag_field="op", tag="launch"):
