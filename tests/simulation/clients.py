@@ -26,17 +26,20 @@ from stoker.engine.submit import Submission
 from tests.simulation.host import Host
 from tests.simulation.laws import Laws
 from tests.simulation.life import Life
+from tests.simulation.requests import Requests
 
 VERBS = (Verb.CANCEL, Verb.CANCEL, Verb.RETRY, Verb.RETRY, Verb.SKIP, Verb.HOLD, Verb.RELEASE, Verb.RESTART,
          Verb.EDIT)  # fmt: skip
+QUEUES = ("default", "bulk")
 UID = 1_000
 
 
 class Clients:
     """All clients of the daemon."""
 
-    def __init__(self, laws: Laws, chance: random.Random) -> None:
+    def __init__(self, laws: Laws, requests: Requests, chance: random.Random) -> None:
         self._laws = laws
+        self._requests = requests
         self._chance = chance
         self._unanswered: list[JobParams] = []
         self._count = 0
@@ -103,15 +106,33 @@ class Clients:
             self._say(life, Verb.CANCEL, job_id, yes=False)
 
     def _say(self, life: Life, verb: Verb, job_id: int, *, yes: bool) -> None:
-        with life.loop.running():
-            if verb is Verb.EDIT:
-                changes = JobChanges(priority=self._chance.randrange(-3, 4), ttl_ms=self._chance.choice([None, 5_000]))
-                future = life.service.edit(job_id, changes, UID, None)
-            else:
-                sent = RestartParams(id=job_id, yes=yes) if verb is Verb.RESTART else VerbParams(id=job_id)
-                future = life.service.command(verb, sent, UID)
-            future.add_done_callback(lambda done: self._hear_verb(job_id, done))
+        if verb is Verb.EDIT:
+            changes = JobChanges(priority=self._chance.randrange(-3, 4), ttl_ms=self._chance.choice([None, 5_000]))
 
-    def _hear_verb(self, job_id: int, done: asyncio.Future[JobStanding]) -> None:
-        if not done.cancelled() and done.exception() is None:
-            self._laws.verb_answered(job_id, done.result().state.value)
+        def send(note: str) -> asyncio.Future[JobStanding]:
+            if verb is Verb.EDIT:
+                return life.service.edit(job_id, changes, UID, note)
+            sent = (
+                RestartParams(id=job_id, reason=note, yes=yes)
+                if verb is Verb.RESTART
+                else VerbParams(id=job_id, reason=note)
+            )
+            return life.service.command(verb, sent, UID)
+
+        def hear(answer: JobStanding) -> None:
+            self._laws.verb_answered(job_id, answer.state.value)
+
+        stops = job_id if verb in (Verb.CANCEL, Verb.RESTART) else None
+        self._requests.ask(life, f"{verb} {job_id}", send, hear, stops=stops)
+
+    def pause_or_resume_queue(self, life: Life, *, paused: bool | None = None) -> None:
+        """`paused`: as it is to be; None: as chance wants it."""
+        names = QUEUES if paused is False else [self._chance.choice(QUEUES)]
+        for name in names:
+            wish = self._chance.random() < 0.4 if paused is None else paused
+            self._requests.ask(
+                life,
+                f"pause queue {name}",
+                lambda note, name=name, wish=wish: life.service.pause_queue(name, UID, note, paused=wish),  # type: ignore[misc]
+                lambda _answer: None,
+            )

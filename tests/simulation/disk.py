@@ -1,8 +1,8 @@
 """The simulated disk: real SQL on a database in memory, with commits that take time, fail, or are in doubt.
 
-Owns what survives a power loss: the committed rows and the outcome logs. There is one writer, which does one thing at a
-time. Invariant: what was asked for and not carried out is lost with the daemon; an I/O error does not say whether the
-transaction went through.
+Owns what survives a power loss: the committed rows, the outcome logs and the archives. There is one writer, which does
+one thing at a time. Invariant: what was asked for and not carried out is lost with the daemon; an I/O error does not
+say whether the transaction went through.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import asyncio
 import random
 import sqlite3
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from stoker.process.messages import Exited
 from stoker.store.loading import Wanted, load
 from stoker.store.migrate import migrate
-from stoker.store.writer import Batch, store
+from stoker.store.writer import Batch
 from tests.simulation.eventloop import answer
 from tests.simulation.host import Host
 from tests.simulation.laws import Laws
@@ -38,10 +38,12 @@ class Disk:
         self.database.executemany(RESOURCE, capacity.items())
         self.database.execute(QUEUE)
         self.laws = Laws(self.database, capacity)
+        self.archives: set[str] = set()  # the names of those that are complete
         self.outcomes: dict[str, list[Exited]] = {}
         self.asked: deque[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = deque()
         self.fails: str | None = None  # how the next commit fails
         self.deny_read: Callable[[], None] = lambda: None  # raises OSError where the host denies a read
+        self.stored: Callable[[], None] = lambda: None  # called after each transaction
         self._host = host
         self._lies = lies
         self._synced = sqlite3.connect(":memory:", isolation_level=None)
@@ -73,15 +75,15 @@ class Disk:
             loaded = load(self.database, wanted)
             self.laws.turn_began(loaded.due.woken, wanted.now.steady)
             return loaded
-        if function is not store:
+        if not _commits(args):
             self._check_read()
             return function(self.database, *args, **kw)
         failure, self.fails = self.fails, None
         if failure in ("before", "full"):
             raise _error(sqlite3.SQLITE_IOERR if failure == "before" else sqlite3.SQLITE_FULL)
         result = function(self.database, *args, **kw)
-        batch: Batch = args[0]
-        self.laws.committed(batch, self._host.working(), self._host.ends)
+        self.laws.committed(args[0], self._host.working(), self._host.ends)
+        self.stored()
         self._sync_now_and_then()
         if failure == "after":
             raise _error(sqlite3.SQLITE_IOERR)
@@ -96,7 +98,7 @@ class Disk:
     def lose_power(self, chance: random.Random) -> None:
         """The request under way may have been carried out, and is not answered. The same if the daemon is killed."""
         self.fails = None
-        if self.asked and self.asked[0][1] is store and chance.random() < 0.5:
+        if self.asked and _commits(self.asked[0][2]) and chance.random() < 0.5:
             _, function, args, kw = self.asked[0]
             self._carry_out(function, args, kw)
         self.asked.clear()
@@ -114,6 +116,12 @@ class Disk:
         if self._lies:
             self._synced.backup(self.database)
 
+    # --- archives of failed workflows
+
+    def archive_path(self, _state_dir: Path, workflow_id: int, finished_at: int) -> ArchivePath:
+        """In place of `ops.archive.path_of`."""
+        return ArchivePath(self.archives, f"workflow-{workflow_id}-{finished_at}")
+
     # --- outcome logs
 
     def read_outcomes(self, _state_dir: Path) -> list[tuple[Path, list[Exited]]]:
@@ -124,6 +132,44 @@ class Disk:
         for path in paths:
             for outcome in self.outcomes.pop(path.stem, ()):
                 self.laws.acknowledged([outcome.run_id])
+
+
+def _commits(args: tuple[Any, ...]) -> bool:
+    """Whether a request with these arguments is a transaction of the writer."""
+    return bool(args) and isinstance(args[0], Batch)
+
+
+class ArchivePath:
+    """The path of an archive on the simulated disk."""
+
+    def __init__(self, archives: set[str], name: str) -> None:
+        self.archives = archives
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+    def exists(self) -> bool:
+        return self.name in self.archives
+
+
+class SimulatedArchiveFile:
+    """An archive that is being written; what is in it is tested with real files."""
+
+    def __init__(self, path: ArchivePath) -> None:
+        self._path = path
+
+    def open(self) -> bool:
+        return not self._path.exists()
+
+    def add(self, pieces: Iterable[bytes]) -> None:
+        """Nobody reads it."""
+
+    def keep(self) -> None:
+        self._path.archives.add(self._path.name)
+
+    def discard(self) -> None:
+        """Nothing was written."""
 
 
 def _error(code: int) -> sqlite3.OperationalError:

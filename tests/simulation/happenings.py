@@ -6,7 +6,7 @@ disk or the wires, and never the memory of the daemon.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tests.simulation.host import STRANGE, Process
 from tests.simulation.launchers import SimulatedLauncher, be_born
@@ -25,8 +25,8 @@ EXITS = ((0, None), (0, None), (1, None), (64, None), (None, 11))
 
 def _start(world: World) -> None:
     world.laws.forget_uncommitted()
-    world.laws.whole()
-    world.life = Life(world.host, world.disk, world.denials.check)
+    world.whole()
+    world.life = Life(world.host, world.disk, world.denials.check, world.slots)
 
 
 def _turn(world: World) -> None:
@@ -116,6 +116,28 @@ def _submit(world: World) -> None:
 def _verb(world: World) -> None:
     assert world.life is not None
     world.clients.speak(world.life)
+
+
+def _flow(world: World) -> None:
+    assert world.life is not None
+    world.flows.submit(world.life)
+
+
+def _flow_verb(world: World) -> None:
+    assert world.life is not None
+    world.flows.speak(world.life)
+
+
+def _queue_verb(world: World) -> None:
+    assert world.life is not None
+    world.clients.pause_or_resume_queue(world.life)
+
+
+def _let_go_on(world: World) -> None:
+    """A person resumes what is paused."""
+    assert world.life is not None
+    world.flows.let_go_on(world.life, world.flow_laws.paused())
+    world.clients.pause_or_resume_queue(world.life, paused=False)
 
 
 def _clear_held(world: World) -> None:
@@ -247,7 +269,8 @@ def _drain(world: World) -> None:
 
 COURSE: dict[str, Action] = {
     "start": _start, "turn": _turn, "disk": lambda world: world.disk.serve(), "launcher": _launcher, "wire": _wire,
-    "thread": _thread, "worker": _worker, "time": _time, "submit": _submit, "verb": _verb,
+    "thread": _thread, "worker": _worker, "time": _time, "submit": _submit, "verb": _verb, "flow": _flow,
+    "flow verb": _flow_verb, "queue verb": _queue_verb,
 }  # fmt: skip
 FAULTS: dict[str, Action] = {
     "kill daemon": _kill_daemon, "kill launcher": _kill_launcher, "kill both": _kill_both,
@@ -258,7 +281,7 @@ FAULTS: dict[str, Action] = {
 }  # fmt: skip
 RELIEF: dict[str, Action] = {
     "launcher back": _unstick, "descriptors back": _get_descriptors, "room on disk": _disk_room,
-    "clear held": _clear_held,
+    "clear held": _clear_held, "let go on": _let_go_on,
 }  # fmt: skip
 ACTIONS = COURSE | FAULTS | RELIEF
 
@@ -272,6 +295,10 @@ POSSIBLE: dict[str, Callable[[World], bool]] = {
     "worker": lambda world: bool(world.host.living()),
     "submit": lambda world: world.life is not None and world.life.ready,
     "verb": lambda world: world.life is not None and world.life.ready and bool(world.laws.answered),
+    "flow": lambda world: world.life is not None and world.life.ready,
+    "flow verb": lambda world: world.life is not None and world.life.ready and bool(world.flow_laws.answered),
+    "queue verb": lambda world: world.life is not None and world.life.ready,
+    "let go on": lambda world: world.life is not None and world.life.ready and world.paused(),
     "kill daemon": lambda world: world.life is not None,
     "kill launcher": lambda world: bool(world.living()),
     "kill both": lambda world: world.life is not None and bool(world.living()),
@@ -289,6 +316,6 @@ POSSIBLE: dict[str, Callable[[World], bool]] = {
 }
 
 
-def possible(world: World, among: dict[str, Action]) -> list[str]:
+def possible(world: World, among: Iterable[str]) -> list[str]:
     """The names of what may happen now."""
     return [name for name in among if name not in POSSIBLE or POSSIBLE[name](world)]

@@ -22,7 +22,8 @@ UNSEEN_STARTS = """
 SELECT count(*) FROM attempts WHERE job_id = ? AND run_id IN (SELECT value FROM json_each(?)) AND (ended_at IS NULL
     OR outcome IN ('unseen', 'never_started') OR (stopped = 1 AND stop_reason IN ('shutdown', 'orphaned')))
 """
-BY_HAND = "SELECT count(*) FROM changes WHERE job_id = ? AND cause IN ('retry', 'restart', 'release')"
+BY_HAND = "SELECT count(*) FROM changes WHERE job_id = ? AND cause IN ('retry', 'restart', 'release', 'reset')"
+WIDTH = "SELECT value FROM workflows, json_each(workflows.flow, '$.widths') WHERE key = ? AND workflows.id = ?"
 UNKNOWN = "SELECT 1 FROM changes WHERE cause = 'unknown_outcome' AND subject = ?"
 SEQUENCE = "SELECT count(*), coalesce(max(seq), 0) FROM changes"
 LAST_STATES = """
@@ -76,6 +77,11 @@ class Laws:
         self.looks[what] += 1
         return self._database.execute(sql, parameters).fetchall()
 
+    def number(self, sql: str, *parameters: object) -> int:
+        """The number that a query gives; 0 if it has no row."""
+        row = self._database.execute(sql, parameters).fetchone()
+        return 0 if row is None else int(row[0])
+
     # --- births, orders, signals
 
     def ordered(self, run_id: str) -> None:
@@ -118,8 +124,15 @@ class Laws:
 
     def _bounded(self, used: Counter[str], whose: str) -> None:
         for name, amount in used.items():
-            if amount > self._capacity[name]:
-                self.broken(f"{amount} of {name} are in use {whose}, there are {self._capacity[name]}")
+            if amount > self._capacity_of(name):
+                self.broken(f"{amount} of {name} are in use {whose}, there are {self._capacity_of(name)}")
+
+    def _capacity_of(self, name: str) -> int:
+        """The capacity of a resource, or the width of a group of steps, whose name is w7/group."""
+        if name in self._capacity:
+            return self._capacity[name]
+        workflow, _, group = name.removeprefix("w").partition("/")
+        return self.number(WIDTH, group, workflow)
 
     # --- acknowledgements and answers
 
@@ -149,6 +162,7 @@ class Laws:
         self, batch: Batch, workers: Iterable[Process], ends: dict[str, tuple[int | None, int | None]]
     ) -> None:
         """One transaction went through."""
+        self.looks["commit"] += 1
         for change in batch.changes:
             if change.kind == "job":
                 job_id = int(change.subject)

@@ -35,14 +35,10 @@ from tests.simulation.wire import Wire
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
-SLOTS = 4
 ROOT = Path("/nonexistent/simulated")
 LOCK = "1@0.0"
 PID_NAMESPACE = 1
-CONFIG = Config(
-    daemon=DaemonSettings(max_running=SLOTS, drain_timeout_ms=2_000),
-    backup=BackupSettings(every="never"),  # there is no file that SQLite could copy
-)
+NO_BACKUP = BackupSettings(every="never")  # there is no file that SQLite could copy
 
 
 class Unbounded:
@@ -73,7 +69,7 @@ class NothingHandedOn(WorkFiles):
 class Life:
     """One life of the daemon, from its start to its end."""
 
-    def __init__(self, host: Host, disk: Disk, deny: Callable[[], None]) -> None:
+    def __init__(self, host: Host, disk: Disk, deny: Callable[[], None], slots: int) -> None:
         self.loop = SimulatedLoop(host)
         self.wires: list[Wire] = []
         self.draining = False
@@ -109,7 +105,8 @@ class Life:
             )
             self.epoch, self.instance = who.epoch, who.id
             self.background = BackgroundTasks()
-            self.engine = Engine(CONFIG, directory, opened, context, self.background, lambda _left, _ms: None)
+            config = Config(daemon=DaemonSettings(max_running=slots, drain_timeout_ms=2_000), backup=NO_BACKUP)
+            self.engine = Engine(config, directory, opened, context, self.background, lambda _left, _ms: None)
             self.service = Service(self.engine, dict, *[SimpleNamespace()] * 3)  # type: ignore[arg-type]
             self.turns = self.loop.create_task(self.engine.loop.run())
             self.begin = self.loop.create_task(self.engine.begin())

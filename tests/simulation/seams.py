@@ -26,8 +26,10 @@ from stoker.launcher import error_log, kernel
 from stoker.launcher import launcher as launcher_module
 from stoker.launcher import loop as launcher_loop
 from stoker.launcher import process_tree as launcher_tree
+from stoker.ops import archive
 from stoker.process import identity, launchers, outcomes, tree, work_files
 from stoker.process.client import LauncherClient
+from tests.simulation.disk import SimulatedArchiveFile
 from tests.simulation.launchers import SimulatedLogFile, SimulatedOutputs
 
 if TYPE_CHECKING:
@@ -90,6 +92,8 @@ def everywhere(world: World) -> dict[int, Any]:
         (threads.start_threads, lambda _count, _name: ThreadPoolExecutor(1)),  # none is started before it is used
         (probe.free_bytes, lambda _path: world.free_bytes),
         (error_log.log_error, world.hear_complaint),
+        (archive.path_of, disk.archive_path),
+        (archive.ArchiveFile, SimulatedArchiveFile),
     ]
     return {id(real): simulated for real, simulated in pairs}
 

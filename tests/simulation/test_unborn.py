@@ -11,11 +11,11 @@ import signal
 
 from tests.simulation.happenings import COURSE, possible
 from tests.simulation.seams import simulated
-from tests.simulation.walk import WEIGHTS, Walk
+from tests.simulation.walk import REQUESTS, WEIGHTS, Walk
 
 EPISODES = 3
 MOST_STEPS = 20_000
-WITHOUT_BIRTH = {name: action for name, action in COURSE.items() if name not in ("worker", "submit", "verb")}
+WITHOUT_BIRTH = {name: action for name, action in COURSE.items() if name not in ("worker", *REQUESTS)}
 
 
 def leave_unborn(walk: Walk) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.flows import VERBS
 from tests.simulation.happenings import FAULTS
 from tests.simulation.seams import simulated
 from tests.simulation.walk import Walk
@@ -35,6 +36,10 @@ CONSEQUENCES = (
     "became root",
     "nameless child",
 )
+LOOKS = (
+    "order", "start", "unsafe start", "use", "signal", "acknowledgement", "answer", "refusal", "answers", "commit",
+    "due", "idle", "kept", "memory", "flows", "chain", "whole",
+)  # fmt: skip
 STEPS = 100_000
 EPISODE = 2_500
 LENGTH = max(1, int(os.environ.get("STOKER_FAULTS", "0")) // 50)
@@ -48,6 +53,7 @@ def test_world_when_walked_at_random_then_no_law_is_broken_and_all_ends(seed: in
     episodes = STEPS // EPISODE * LENGTH
     done: Counter[str] = Counter()
     looks: Counter[str] = Counter()
+    verbs: Counter[str] = Counter()
 
     for number in range(episodes):
         walk = Walk(random.Random(f"{seed}/{number}"))
@@ -56,11 +62,14 @@ def test_world_when_walked_at_random_then_no_law_is_broken_and_all_ends(seed: in
             walk.calm_down()
         done += walk.world.done
         looks += walk.world.laws.looks
+        verbs += walk.world.flow_laws.verbs
 
     faults = {name: done[name] for name in (*FAULTS, *CONSEQUENCES)}
-    sys.stdout.write(f"seed {seed}: {done.total()} steps, faults {faults}, looks {dict(looks)}\n")
+    sys.stdout.write(f"seed {seed}: {done.total()} steps, faults {faults}, looks {dict(looks)}, verbs {dict(verbs)}\n")
     assert done.total() >= STEPS
     assert all(faults.values()), "a fault that never fired proves nothing"
+    assert [name for name in LOOKS if not looks[name]] == [], "a law that nobody asks proves nothing"
+    assert [name for name in VERBS if not verbs[name]] == []
 
 
 def test_world_when_the_disk_lies_then_the_laws_notice(seed: int) -> None:

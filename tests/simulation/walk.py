@@ -14,11 +14,12 @@ from tests.simulation.world import LawBroken, World
 
 WEIGHTS: dict[str, float] = {
     "start": 30, "turn": 40, "disk": 25, "launcher": 25, "wire": 25, "thread": 15, "worker": 10, "time": 10,
-    "submit": 4, "verb": 1, "launcher back": 1, "room on disk": 2,
+    "submit": 4, "verb": 1, "flow": 1, "flow verb": 6, "queue verb": 0.5, "launcher back": 1, "room on disk": 2,
     "descriptors back": 3,
 }  # fmt: skip
+REQUESTS = ("submit", "verb", "flow", "flow verb", "queue verb")
 FAULT_RATE = 0.15
-CALM_STEPS = 20_000
+CALM_STEPS = 40_000
 LOOK_AGAIN = 1_500
 FOOTPRINT_STEPS = 3_000
 STILL = """
@@ -34,8 +35,10 @@ class Walk:
     def __init__(self, chance: random.Random, *, lies: bool = False) -> None:
         self.chance = chance
         self.world = World(chance, pidfs=chance.random() < 0.5, lies=lies)
-        # Each walk draws how often each kind of fault happens: some often, some never.
+        # Each walk draws how often each kind of fault happens: some often, some never. With few requests the daemon
+        # often has nothing to do, and then most laws are asked.
         self._odds = WEIGHTS | {name: FAULT_RATE * chance.choice([0, 0.3, 1, 3]) for name in FAULTS}
+        self._odds |= {name: WEIGHTS[name] * chance.choice([0.05, 0.3, 1]) for name in REQUESTS}
         self.actions: list[str] = []
 
     def go(self, steps: int) -> None:
@@ -48,7 +51,7 @@ class Walk:
             self._step(WEIGHTS)
 
     def _step(self, odds: dict[str, float]) -> None:
-        names = [name for name in possible(self.world, ACTIONS) if odds.get(name)]
+        names = possible(self.world, [name for name, weight in odds.items() if weight])
         self.happen(self.chance.choices(names, [odds[name] for name in names])[0])
 
     def happen(self, name: str) -> None:
@@ -61,14 +64,15 @@ class Walk:
         world.calm = True
         world.disk.fails = None
         world.denials.end()
-        odds = {name: WEIGHTS[name] for name in COURSE if name not in ("submit", "verb")}
-        odds |= {"launcher back": 20, "room on disk": 20, "clear held": 0.5}
+        odds = {name: WEIGHTS[name] for name in COURSE if name not in REQUESTS}
+        odds |= {"launcher back": 20, "room on disk": 20, "clear held": 0.5, "let go on": 0.5}
         for one in world.launchers.values():
             one.spawner.dies = False
         world.host.end_strangers()
         for step in range(CALM_STEPS):
             self._step(odds)
             if step % 200 == 199 and not self.left():
+                world.whole()
                 return
             if step == LOOK_AGAIN and world.life is not None:
                 self.happen("kill daemon")  # a start examines attempts again that could not be proven

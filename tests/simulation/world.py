@@ -19,13 +19,18 @@ from stoker.process.launchers import Launchers
 from tests.simulation.clients import Clients
 from tests.simulation.denials import Denials
 from tests.simulation.disk import Disk
+from tests.simulation.flow_laws import FlowLaws
+from tests.simulation.flows import FlowClients
 from tests.simulation.host import Host
 from tests.simulation.launchers import OutcomeLog, SimulatedLauncher
 from tests.simulation.life import Life
+from tests.simulation.requests import Requests
 from tests.simulation.wire import Wire
 
 CAPACITY = {"gpu": 2, "lock": 1}
 ENOUGH = 1 << 40
+PAUSED_QUEUES = "SELECT 1 FROM queues WHERE paused"
+SLOTS = (1, 2, 4, 4)
 CREEP = 0.1  # share of the reads of a clock that come late, as the host ran another process before
 STOLEN_MS = (1, 20, 300)
 
@@ -49,7 +54,12 @@ class World:
         self.life: Life | None = None
         self.denials = Denials(self.host, self._deny)
         self.disk.deny_read = self.denials.check
-        self.clients = Clients(self.laws, chance)
+        self.disk.stored = self._stored
+        self.requests = Requests(self.laws)
+        self.flow_laws = FlowLaws(self.disk.database, self.laws, CAPACITY)
+        self.clients = Clients(self.laws, self.requests, chance)
+        self.flows = FlowClients(self.flow_laws, self.requests, chance)
+        self.slots = chance.choice(SLOTS)
         self.free_bytes = ENOUGH
         self.calm = False  # whether faults have ended
         self.done: Counter[str] = Counter()
@@ -79,6 +89,8 @@ class World:
             elif self._idle(self.life):
                 self.laws.idle(self.life.engine.clock.steady_from_boot(self.host.boot_ms))
                 self.laws.owned(self.life.owned, self.life.engine.memory.jobs_by_run)
+                self.flow_laws.idle(self.life)
+                self.requests.unanswered(self.life.engine.memory.runs.__contains__)
                 if not self.life.busy:
                     self.laws.kept(self.denials.open)
         if self.laws.first is not None:
@@ -103,6 +115,7 @@ class World:
         if self.life is not None:
             self.life.end()
             self.life = None
+            self.requests.forget()
             self.host.forget_pins()
             self.denials.forget()
         self.disk.lose_power(self.chance)
@@ -110,6 +123,21 @@ class World:
     def end(self) -> None:
         self.end_life()
         self.disk.close()
+
+    def _stored(self) -> None:
+        """Between a commit and the next decision, memory and rows agree."""
+        if self.life is not None:
+            self.flow_laws.stored(self.life.engine.memory)
+
+    def whole(self) -> None:
+        """The checks that are too slow for every step."""
+        self.laws.whole()
+        self.flow_laws.whole()
+        self.requests.check_refusals()
+
+    def paused(self) -> bool:
+        """Whether only a person lets something go on."""
+        return bool(self.flow_laws.paused() or self.disk.database.execute(PAUSED_QUEUES).fetchone())
 
     # --- what the seams ask
 

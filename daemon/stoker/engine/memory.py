@@ -22,6 +22,7 @@ from stoker.engine.ready_queue import ReadyQueue
 from stoker.engine.workflow_memory import LiveWorkflows
 from stoker.store.snapshot import Snapshot
 
+COUNTED = (State.WAITING, State.QUEUED, State.HELD)
 MOST_QUEUES_NAMED = 20  # in a message
 
 
@@ -53,7 +54,7 @@ class LiveState:
         self.runs: dict[int, OpenRun] = {}
         self.jobs_by_run: dict[str, int] = {}
         self.ready: dict[str, ReadyQueue] = {name: ReadyQueue() for name in queues}
-        self.counts: Counter[tuple[str, State]] = Counter()
+        self.counts: Counter[tuple[str, State]] = Counter()  # of jobs that are live and do not run
         self.running: Counter[str] = Counter()
         self.served: Counter[str] = Counter()  # turns of each queue; one that was idle joins at the present turn
         self._turn = 0
@@ -110,7 +111,7 @@ class LiveState:
             self.runs[job.id].job = job
 
     def _count(self, job: Job, step: int) -> None:
-        if job.state not in FINAL:
+        if job.state in COUNTED:
             self.counts[job.spec.queue, job.state] += step
 
     def _enter_attempt(self, job: Job, attempt: Attempt) -> None:
@@ -170,7 +171,7 @@ class LiveState:
         return self.counts[queue, State.QUEUED] + self.counts[queue, State.WAITING]
 
     def total(self, state: State) -> int:
-        """Jobs in a live state, over all queues."""
+        """Waiting, queued or held jobs, over all queues."""
         return sum(number for (_, counted), number in self.counts.items() if counted is state)
 
     def admission_queues(self) -> list[AdmissionQueue]:

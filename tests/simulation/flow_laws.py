@@ -1,0 +1,231 @@
+"""The laws of workflows and of needs, and the agreement of the daemon's memory with its rows.
+
+Owns what must hold while the daemon has nothing to do: no workflow is on its way, every job that may start has started,
+every need is open for a reason, and a fresh start would read what is in memory. Invariant: what may start is computed
+from committed rows alone; of the daemon only the reasons are asked for which no job starts at all.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from stoker.core.job.model import Reason
+from stoker.core.workflow.context import rebuild
+from stoker.core.workflow.state import is_broken, state_of
+from stoker.engine.memory import LiveState, OpenRun
+from stoker.engine.workflow_memory import LiveWorkflow, LiveWorkflows, steps_of
+from stoker.service import assembly
+from stoker.store import checkpoints, snapshot, workflows
+from stoker.workflows.submit import WorkflowAnswer
+from tests.simulation.laws import Laws
+from tests.simulation.life import Life
+
+ON_THE_WAY = """
+SELECT id, state, intent FROM workflows WHERE finished_at IS NULL AND intent IN ('rollback', 'cancel')
+    AND NOT EXISTS (SELECT 1 FROM attempts JOIN jobs ON jobs.id = job_id WHERE workflow_id = workflows.id
+        AND ended_at IS NULL)
+"""
+PAUSED = "SELECT id FROM workflows WHERE finished_at IS NULL AND intent = 'pause'"
+TWICE = "SELECT name FROM workflows GROUP BY name HAVING count(*) > 1"
+NEWEST = "SELECT id FROM workflows ORDER BY id DESC LIMIT 5"
+LAST_STATES = """
+SELECT id, state, (SELECT to_state FROM changes WHERE kind = 'workflow' AND subject = workflows.id
+    AND to_state IS NOT NULL ORDER BY seq DESC LIMIT 1) FROM workflows
+"""
+OPEN_NEEDS = """
+SELECT id, needs_open, (SELECT count(*) FROM needs WHERE job_id = jobs.id) FROM jobs
+WHERE state IN ('waiting', 'queued', 'held')
+"""
+ENDED_NEEDS = """
+SELECT job_id, needed FROM needs JOIN jobs ON jobs.id = job_id JOIN jobs AS other ON other.id = needed
+WHERE jobs.state IN ('waiting', 'held') AND other.finished_at IS NOT NULL
+"""
+FOR_NOTHING = "SELECT id FROM jobs WHERE state = 'waiting' AND needs_open = 0 AND wake_at IS NULL AND run_at IS NULL"
+OPEN_ATTEMPTS = "SELECT count(*) FROM attempts WHERE ended_at IS NULL"
+HOLDS = "SELECT holds FROM attempts WHERE ended_at IS NULL"
+STARTABLE = """
+SELECT jobs.id, demand FROM jobs JOIN queues ON queues.name = jobs.queue
+LEFT JOIN workflows ON workflows.id = jobs.workflow_id
+WHERE jobs.state = 'queued' AND NOT queues.paused AND coalesce(intent, 'run') = 'run'
+    AND (queues.max_running IS NULL OR queues.max_running > (SELECT count(*) FROM attempts JOIN jobs AS other
+        ON other.id = job_id WHERE ended_at IS NULL AND other.queue = queues.name))
+"""
+WANTED = "SELECT demand FROM jobs WHERE state = 'queued' AND demand IS NOT NULL"
+
+
+COMPARED_EVERY = 5  # transactions
+
+
+class FlowLaws:
+    """`answered`: the steps of each workflow, from the answers to clients. `verbs`: those that were carried out."""
+
+    def __init__(self, connection: sqlite3.Connection, laws: Laws, capacity: Mapping[str, int]) -> None:
+        self._database = connection
+        self._laws = laws
+        self._capacity = capacity
+        self.answered: dict[int, list[str]] = {}
+        self.verbs: Counter[str] = Counter()
+        self._committed = 0  # transactions since memory and rows were compared
+
+    def numbers(self, sql: str, *parameters: object) -> list[int]:
+        return [int(number) for (number,) in self._database.execute(sql, parameters)]
+
+    def answer(self, answer: WorkflowAnswer, name: str) -> None:
+        """Announce last: the workflow and its steps are on disk."""
+        assert answer.id is not None
+        self.answered[answer.id] = list(answer.steps)
+        for step, job_id in answer.steps.items():
+            assert job_id is not None
+            self._laws.answer(job_id, f"{name}/{step}")
+
+    def spoken(self, verb: str) -> None:
+        self.verbs[verb] += 1
+
+    def paused(self) -> list[int]:
+        return self.numbers(PAUSED)
+
+    # --- while the daemon has nothing to do
+
+    def idle(self, life: Life) -> None:
+        self._laws.looks["flows"] += 1
+        for ident, run in life.engine.memory.workflows.runs.items():
+            if run.workflow.ended:
+                self._laws.broken(f"workflow {ident} has ended, and it is still in memory")
+        self._nothing_on_its_way(life.background.retrying)
+        self._needs()
+        self._due_jobs_start(life)
+        if self._committed:
+            self._committed = 0
+            self._memory_is_rows(life.engine.memory)
+
+    def stored(self, memory: LiveState) -> None:
+        """A transaction went through."""
+        self._committed += 1
+        if self._committed >= COMPARED_EVERY:
+            self._committed = 0
+            self._memory_is_rows(memory)
+
+    def _nothing_on_its_way(self, retrying: Collection[str]) -> None:
+        """A rollback or a cancel lasts no longer than the last attempt of its workflow."""
+        for ident, state, intent in self._database.execute(ON_THE_WAY):
+            if f"end of workflow {ident}" not in retrying:
+                self._laws.broken(f"workflow {ident} is {state} for a {intent}, and nothing of it runs")
+
+    def _needs(self) -> None:
+        for job_id, counted, rows in self._database.execute(OPEN_NEEDS):
+            if counted != rows:
+                self._laws.broken(f"job {job_id} counts {counted} open needs, and there are {rows}")
+        for job_id, needed in self._database.execute(ENDED_NEEDS):
+            self._laws.broken(f"job {job_id} still needs job {needed}, which has ended")
+        for (job_id,) in self._database.execute(FOR_NOTHING):
+            self._laws.broken(f"job {job_id} is waiting for nothing")
+
+    def _due_jobs_start(self, life: Life) -> None:
+        """A queued job waits for a slot, a resource, a person, or a host that lacks something."""
+        engine = life.engine
+        closed = engine.dispatcher.closed is not None or engine.dispatcher.throttled
+        if closed or engine.memory.shortage.rounds or engine.local.launcher is None:
+            return
+        if self._laws.number(OPEN_ATTEMPTS) >= engine.dispatcher.slots:
+            return
+        free = Counter(dict(self._capacity)) + Counter(engine.memory.workflows.widths)
+        for (holds,) in self._database.execute(HOLDS):
+            free.subtract(json.loads(holds))
+        wanted = Counter(name for (demand,) in self._database.execute(WANTED) for name in json.loads(demand))
+        for job_id, demand in self._database.execute(STARTABLE):
+            needs: dict[str, int] = json.loads(demand or "{}")
+            # What several jobs want may be set aside for another one.
+            if all(wanted[name] == 1 and free[name] >= amount for name, amount in needs.items()):
+                self._laws.broken(f"job {job_id} is queued, could start ({demand}), and nobody is going to look")
+
+    def _memory_is_rows(self, memory: LiveState) -> None:
+        self._laws.looks["memory"] += 1
+        fresh = assembly._read_memory(snapshot.read(self._database))
+        for name in ("queues", "resources", "last_id", "last_seq", "jobs_by_run"):
+            self._same(name, getattr(memory, name), getattr(fresh, name))
+        for name in ("counts", "running", "used"):
+            self._same(name, +getattr(memory, name), +getattr(fresh, name))
+        for name in ("last_id", "last_checkpoint"):
+            self._same(f"workflows.{name}", getattr(memory.workflows, name), getattr(fresh.workflows, name))
+        self._same("runs", _stored(memory), _stored(fresh, memory.described))
+        self._same("lanes", _lanes(memory), _lanes(fresh))
+        self._workflows(memory.workflows, fresh.workflows)
+        if missing := fresh.needed - memory.needed:
+            self._laws.broken(f"that {missing} are needed is not in memory")
+
+    def _workflows(self, memory: LiveWorkflows, fresh: LiveWorkflows) -> None:
+        """Those that ended with the last commit may be in memory."""
+        live = {ident: run for ident, run in memory.runs.items() if not run.workflow.ended}
+        ended = memory.runs.keys() - live.keys()
+        widths = [name for run in live.values() for name in run.widths]
+        self._same("workflows", live.keys(), fresh.runs.keys())
+        self._same("barred workflows", memory.barred - ended, fresh.barred)
+        self._same("widths", {name: memory.widths[name] for name in widths}, fresh.widths)
+        for ident, run in live.items():
+            self._same(f"workflow {ident}", _known(run), _known(fresh.runs[ident]))
+
+    def _same(self, what: str, here: object, there: object) -> None:
+        if isinstance(here, dict) and isinstance(there, dict):
+            both = {key for key in here.keys() & there.keys() if here[key] == there[key]}
+            here, there = ({key: one for key, one in side.items() if key not in both} for side in (here, there))
+        if here != there:
+            self._laws.broken(f"{what}: {here} in memory, {there} on disk")
+
+    # --- everything at once
+
+    def whole(self) -> None:
+        """At each start, and at the end."""
+        for (name,) in self._database.execute(TWICE):
+            self._laws.broken(f"workflow {name} was made twice")
+        for ident, state, last in self._database.execute(LAST_STATES):
+            if state != last:
+                self._laws.broken(f"workflow {ident} is {state}, its last change says {last}")
+        for stored in workflows.by_ids(self._database, self.numbers(NEWEST)):
+            self._laws.looks["chain"] += 1
+            states = {one.step: one.state for one in stored.steps}
+            by_need = {one.step: one.reason is Reason.DEPENDENCY for one in stored.steps}
+            broken = [
+                step.name
+                for step in steps_of(stored.workflow)
+                if is_broken(step, states[step.name], by_dependency=by_need[step.name])
+            ]
+            expected = state_of(stored.workflow.intent, states, broken)
+            self._same_rows(stored.workflow.id, "state", stored.workflow.state, expected)
+            context = rebuild(checkpoints.up_to(self._database, f"w{stored.workflow.id}", sys.maxsize))
+            rows = {one.step: (one.state, one.reason, one.floor) for one in stored.steps}
+            chain = {name: (one.state, one.reason, one.floor) for name, one in context.steps.items()}
+            self._same_rows(stored.workflow.id, "chain", chain, rows)
+
+    def _same_rows(self, ident: int, what: str, here: object, there: object) -> None:
+        if here != there:
+            self._laws.broken(f"workflow {ident}: {what} is {here}, its rows say {there}")
+
+
+def _stored(memory: LiveState, described: Collection[str] = ()) -> dict[int, OpenRun]:
+    """The open runs, without the values that are stored with a later commit."""
+    return {
+        job_id: _undescribed(run) if run.attempt.run_id in (described or memory.described) else run
+        for job_id, run in memory.runs.items()
+    }
+
+
+def _undescribed(run: OpenRun) -> OpenRun:
+    attempt = replace(run.attempt, identity=None, bounds=None, started_at=None)
+    return OpenRun(replace(run.job, pid=None, started_at=None), attempt)
+
+
+def _lanes(memory: LiveState) -> dict[str, dict[str | None, int]]:
+    lanes = {name: {demand: lane.count for demand, lane in ready.lanes.items()} for name, ready in memory.ready.items()}
+    return {name: counts for name, counts in lanes.items() if counts}
+
+
+def _known(run: LiveWorkflow) -> list[Any]:
+    head = (run.head.id, run.head.seq)
+    return [run.workflow, run.steps, run.states, run.reasons, run.broken, head, run.widths, run.holds, run.floors]

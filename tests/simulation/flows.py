@@ -1,0 +1,176 @@
+"""Clients of workflows: they submit random graphs, and use every verb of a workflow in any order.
+
+Owns the graphs and the options of the verbs. The steps are jobs, on which `clients.py` uses the verbs of jobs.
+Invariant: one key means one workflow, however often it is sent.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from stoker.core.job.model import Actor, NeedOn, OnOrphan
+from stoker.core.workflow import definition
+from stoker.core.workflow.resume import ResumeOptions
+from stoker.core.workflow.state import Again, Strategy
+from stoker.rpc.flows import WorkflowSubmitParams, read_flow
+from stoker.service.workflows import WorkflowService
+from stoker.workflows.submit import WorkflowAnswer, WorkflowOffer, WorkflowSubmission
+from tests.simulation.flow_laws import FlowLaws
+from tests.simulation.life import Life
+from tests.simulation.requests import Requests
+
+UID = 1_000
+MOST_STEPS = 5
+NEWEST = 6  # workflows that verbs are used on
+CHECKPOINTS = "SELECT id FROM checkpoints WHERE chain = ? ORDER BY seq DESC LIMIT 12"
+Verb = Callable[["FlowClients", WorkflowService, int, Actor], Awaitable[Any]]
+
+
+class FlowClients:
+    def __init__(self, laws: FlowLaws, requests: Requests, chance: random.Random) -> None:
+        self._laws = laws
+        self._requests = requests
+        self._chance = chance
+        self._unanswered: dict[str, dict[str, Any]] = {}
+        self._count = 0
+
+    # --- graphs
+
+    def submit(self, life: Life) -> None:
+        """Submit a new workflow, or one again whose answer was lost."""
+        if self._unanswered and self._chance.random() < 0.3:
+            name = self._chance.choice(list(self._unanswered))
+        else:
+            self._count += 1
+            name = f"flow-{self._count}"
+            self._unanswered[name] = self._invent(name)
+        offer = _offer(self._unanswered[name])
+
+        async def send(_note: str) -> WorkflowAnswer:
+            submission = WorkflowSubmission(life.engine.intake, offer)
+            life.engine.inbox.post(submission)
+            return await submission.future
+
+        def hear(answer: WorkflowAnswer) -> None:
+            self._unanswered.pop(name, None)
+            self._laws.answer(answer, name)
+
+        self._requests.ask(life, f"submit {name}", send, hear)
+
+    def _invent(self, name: str) -> dict[str, Any]:
+        steps: dict[str, Any] = {}
+        for index in range(self._chance.randint(1, MOST_STEPS)):
+            steps[f"s{index}"] = self._step(list(steps))
+        return {"name": name, "steps": steps}
+
+    def _step(self, before: list[str]) -> dict[str, Any]:
+        draw = self._chance
+        needs = [
+            {"step": name, "on": draw.choice(["ok", "ok", "failed", "any"])} for name in before if draw.random() < 0.4
+        ]
+        step: dict[str, Any] = {
+            "command": "/bin/work",
+            "needs": needs,
+            "queue": draw.choice(["default", "default", "bulk"]),
+            "critical": draw.random() < 0.8,
+            "max_attempts": draw.choice([1, 2, 4]),
+            "base_delay_ms": draw.choice([0, 20, 1_000]),
+            "on_orphan": draw.choice(list(OnOrphan)).value,
+            "survive": draw.random() < 0.4,
+            "grace_ms": draw.choice([0, 100]),
+            "verify": draw.random() < 0.3,
+            "resume": draw.choice([one.value for one in Strategy]),
+        }
+        if draw.random() < 0.2:
+            step |= {"each": ["a", "b", "c"], "width": draw.choice([1, 2])}
+        if draw.random() < 0.2:
+            step["resources"] = draw.choice([{"gpu": 1}, {"lock": 1}])
+        if draw.random() < 0.1:
+            step["ttl_ms"] = draw.choice([50, 5_000])
+        return step
+
+    # --- verbs
+
+    def speak(self, life: Life) -> None:
+        """Use random verbs on one of the newest workflows: one, or several before the first is answered."""
+        paused = self._laws.paused()
+        if paused and self._chance.random() < 0.3:
+            self.let_go_on(life, [self._chance.choice(paused)])
+            return
+        workflow_id = self._chance.choice(list(self._laws.answered)[-NEWEST:])
+        for _ in range(self._chance.choice([1, 1, 2])):
+            verb = self._chance.choice(list(VERBS))
+            for _ in range(self._chance.choice([1, 1, 1, 2])):
+                self._say(life, verb, workflow_id)
+
+    def let_go_on(self, life: Life, workflow_ids: list[int]) -> None:
+        """Resume paused workflows, as only a person does."""
+        for workflow_id in workflow_ids:
+            self._say(life, "resume plainly", workflow_id)
+
+    def _say(self, life: Life, verb: str, workflow_id: int) -> None:
+        def send(note: str) -> Awaitable[Any]:
+            return VERBS[verb](self, life.service.workflows, workflow_id, Actor(UID, note))
+
+        self._requests.ask(life, verb, send, lambda _answer: self._laws.spoken(verb))
+
+    def step(self, workflow_id: int) -> str:
+        return self._chance.choice(self._laws.answered[workflow_id])
+
+    def budget(self) -> dict[str, int | None]:
+        draw = self._chance
+        return {"timeout_ms": draw.choice([None, None, 500]), "max_attempts": draw.choice([None, None, 3])}
+
+    def retry(self, workflows: WorkflowService, workflow_id: int, actor: Actor) -> Awaitable[Any]:
+        step = self.step(workflow_id) if self._chance.random() < 0.4 else None
+        return workflows.retry(workflow_id, self._chance.choice(list(Again)), step, actor, **self.budget())
+
+    def add_need(self, workflows: WorkflowService, workflow_id: int, actor: Actor) -> Awaitable[Any]:
+        on = self._chance.choice(list(NeedOn))
+        return workflows.add_need(workflow_id, self.step(workflow_id), self.step(workflow_id), on, actor)
+
+    def remove_need(self, workflows: WorkflowService, workflow_id: int, actor: Actor) -> Awaitable[Any]:
+        return workflows.remove_need(workflow_id, self.step(workflow_id), self.step(workflow_id), actor)
+
+    def resume(self, workflows: WorkflowService, workflow_id: int, actor: Actor) -> Awaitable[Any]:
+        draw = self._chance
+        options = ResumeOptions(
+            id=workflow_id,
+            strategy=draw.choice([None, *[one.value for one in Strategy]]),
+            start=self.step(workflow_id) if draw.random() < 0.3 else None,
+            explain=draw.random() < 0.1,
+            verify=draw.random() < 0.7,
+            max_attempts=draw.choice([None, None, 3]),
+        )
+        return workflows.resume(options, actor)
+
+    def rollback(self, workflows: WorkflowService, workflow_id: int, actor: Actor) -> Awaitable[Any]:
+        draw = self._chance
+        to = draw.choice([None, *self._laws.numbers(CHECKPOINTS, f"w{workflow_id}")])
+        return workflows.rollback(workflow_id, to, actor, redo=draw.random() < 0.5, resume=draw.random() < 0.7)
+
+
+VERBS: dict[str, Verb] = {
+    "pause": lambda _self, workflows, workflow_id, actor: workflows.pause(workflow_id, actor),
+    "resume plainly": lambda _self, workflows, workflow_id, actor: workflows.resume(
+        ResumeOptions(id=workflow_id), actor
+    ),
+    "resume": FlowClients.resume,
+    "cancel": lambda _self, workflows, workflow_id, actor: workflows.cancel(workflow_id, actor),
+    "retry": FlowClients.retry,
+    "skip": lambda self, workflows, workflow_id, actor: workflows.skip(workflow_id, self.step(workflow_id), actor),
+    "add_need": FlowClients.add_need,
+    "remove_need": FlowClients.remove_need,
+    "rollback": FlowClients.rollback,
+}
+
+
+def _offer(flow: dict[str, Any]) -> WorkflowOffer:
+    request = read_flow(WorkflowSubmitParams(flow=flow))
+    plan = definition.plan(request, None)
+    assert not plan.mistakes, plan.mistakes
+    return WorkflowOffer(
+        name=flow["name"], sent=request.raw, parameters={}, plan=plan, owner_uid=UID, key=f"key of {flow['name']}"
+    )
