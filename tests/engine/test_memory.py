@@ -16,9 +16,12 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.core.errors import AlreadyFinished
-from stoker.core.job.model import State
+from stoker.core.job.events import Began, Cancel
+from stoker.core.job.model import Identity, Queue, State, StopReason
 from stoker.engine.memory import LiveState
 from stoker.engine.timers import IDLE_KEPT
+from stoker.engine.turn import Turn
+from stoker.store.loading import Loaded
 from tests.support import jobs
 from tests.support.facts import until
 from tests.support.flows import flow, send, step
@@ -86,3 +89,21 @@ def test_memory_when_steps_of_many_widths_have_ended_then_no_width_is_kept() -> 
         memory.enter(running, ended, replace(attempt, outcome=jobs.exited(), ended_at=ended.finished_at))
 
     assert not memory.used
+
+
+def test_start_of_a_worker_when_it_comes_in_the_turn_of_a_stop_then_both_are_stored() -> None:
+    """The turn also stores the starts that waited, so no later one stores this start."""
+    job, attempt = jobs.running()
+    memory = LiveState({"default": Queue(name="default")}, {}, job.id, 0)
+    memory.open(job, attempt)
+    turn = Turn(memory, jobs.NOW, Loaded())
+    identity = Identity(pid=42, start_ticks=7, boot_id="b", pid_namespace=1)
+
+    turn.step(job.id, Cancel())
+    turn.begin(memory.runs[job.id], Began(identity=identity, boot_ms=5), jobs.NOW.wall)
+    turn.flush = True
+    stored = turn.finish().attempts[attempt.run_id]
+
+    assert stored.stop_reason is StopReason.CANCEL
+    assert stored.identity == identity
+    assert memory.described == {}

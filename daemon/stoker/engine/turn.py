@@ -157,6 +157,8 @@ class Turn:
         run.job = replace(run.job, pid=began.identity and began.identity.pid, started_at=run.job.started_at or at)
         if run.job.id in self.batch.jobs:
             self.batch.jobs[run.job.id] = run.job
+        if run.attempt.run_id in self.batch.attempts:
+            self.batch.attempts[run.attempt.run_id] = run.attempt
         self.memory.described[run.attempt.run_id] = self.now.steady
 
     def record(self, kind: str, subject: str, cause: str, payload: dict[str, Any], actor: Actor = STOKER) -> None:
