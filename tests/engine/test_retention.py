@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import select
 import sqlite3
 import threading
 import time
@@ -17,6 +18,7 @@ from stoker.core.errors import ChangesRemoved, DaemonUnreachable, JobNotFound, N
 from tests.support import flows
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
+from tests.support.rpc import RawClient, request
 from tests.support.work import Gate, end_of, shell, state, submit, submit_running
 
 if TYPE_CHECKING:
@@ -92,6 +94,24 @@ def test_purge_when_jobs_have_ended_then_their_rows_logs_and_changes_go(daemon: 
         told_of = until(lambda: daemon.events("retention_purged"), why="the line of the log")
         assert told_of[0]["actor_uid"] == 0
     assert (daemon.stop(), daemon.restart_quietly()) == (0, 0)
+
+
+def test_purge_when_queues_are_made_meanwhile_then_it_is_carried_out(
+    client: stoker.Client, shared: DaemonProcess
+) -> None:
+    with RawClient(shared.socket) as raw:
+        raw.say(b"".join(request("queue.set", number, name=f"before{number}") for number in range(200)))
+        assert all("result" in raw.hear() for _ in range(200))
+        raw.say(request("system.purge", before=int(time.time() * 1_000)))
+
+        made = 0
+        while not select.select([raw.socket], [], [], 0)[0]:
+            client.call("queue.set", {"name": f"meanwhile{made}"})
+            made += 1
+        answer = raw.hear()
+
+    assert "result" in answer, answer
+    assert made > 0
 
 
 def test_purge_when_only_asked_what_would_go_then_nothing_does(client: stoker.Client, shared: DaemonProcess) -> None:

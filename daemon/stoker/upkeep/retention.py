@@ -260,7 +260,7 @@ class Retention:
     def _asked_rules(self, asked: Purge) -> Iterator[PurgeRule]:
         """What was asked for by time alone. A workflow is in no queue, and has fewer states than a job."""
         horizon = Horizon(asked.before, asked.before)
-        for name in self._memory.queues if asked.queue is None else (asked.queue,):
+        for name in sorted(self._memory.queues) if asked.queue is None else (asked.queue,):
             yield PurgeRule(rows.of_queue(name), horizon, asked.states)
         of_workflows = tuple(state for state in asked.states if state in ENDED)
         if asked.queue is None and (of_workflows or not asked.states):
