@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import selectors
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 from stoker.core.errors import ParseError
@@ -47,12 +48,25 @@ def is_strict(line: bytes) -> bool:
 
 
 class Phrases:
-    """All requests and broken frames, drawn from one seed."""
+    """All requests and broken frames, drawn from one seed. `job`: one that runs, and `token` is its token."""
 
-    def __init__(self, dice: random.Random) -> None:
+    def __init__(self, dice: random.Random, job: int, token: str, backup: Path) -> None:
         self._dice = dice
+        self._job = job
+        # The values that a method accepts in a field whose name means something else in other methods.
+        self._by_method: dict[tuple[str, str], Callable[[], Any]] = {
+            ("system.purge", "before"): lambda: int(time.time() * 1_000) - dice.choice([0, 0, 60_000]),
+            ("system.purge", "states"): lambda: dice.choice([[], ["failed"], ["succeeded", "skipped"]]),
+            ("system.backup", "to"): lambda: f"{backup}-{dice.randrange(1_000_000)}",
+            ("workflow.rollback", "to"): lambda: dice.choice(["latest", "latest", self._ident()]),
+            ("checkpoint.save", "token"): lambda: token,
+            ("worker.get", "job"): lambda: job,
+            ("job.environment", "id"): lambda: dice.choice([job, self._ident()]),
+            ("checkpoint.get", "id"): self._low,
+            ("queue.set", "defaults"): lambda: {"max_attempts": 2},
+        }
         self._by_field: dict[str, Callable[[], Any]] = {
-            "id": self._ident, "job": self._ident, "before": self._ident, "to": self._ident, "workflow": self._ident,
+            "id": self._ident, "job": self._ident, "before": self._ident, "to": self._ident, "workflow": self._low,
             "ids": lambda: [self._ident() for _ in range(dice.randint(1, 20))],
             "command": lambda: dice.choice(["true", "false", "/no/such/program", "sh"]),
             "args": lambda: [["-c", "exit 3"], [], ["x"] * dice.randint(0, 300)][dice.randrange(3)],
@@ -66,6 +80,10 @@ class Phrases:
             "timeout_ms": lambda: dice.randint(1, 300), "label": lambda: "a=b", "labels": lambda: {"a": "b"},
             "token": lambda: "1.1.0:0", "data": lambda: "AAAA", "idempotency_key": lambda: f"k{dice.randrange(9)}",
             "max_attempts": lambda: dice.randint(1, 3), "base_delay_ms": lambda: 0, "after": lambda: dice.randrange(99),
+            "priority": lambda: dice.randint(-9, 9), "ttl_ms": lambda: dice.choice([None, 60_000]),
+            "limits": lambda: {"open_files": 99}, "capacity": lambda: dice.randint(0, 5), "stop": lambda: False,
+            "strategy": lambda: dice.choice(["restart", "skip", "fail"]), "dry_run": lambda: dice.random() < 0.5,
+            "yes": lambda: True,
         }  # fmt: skip
 
     def frame(self) -> tuple[bytes, list[tuple[int, str]]]:
@@ -99,7 +117,7 @@ class Phrases:
         struct = METHODS[method].params
         required = struct.__struct_encode_fields__[: -len(struct.__struct_defaults__) or None]
         params = {
-            field: self._value(field)
+            field: self._value(method, field)
             for field in struct.__struct_encode_fields__
             if field in required or self._dice.random() < 0.25
         }
@@ -107,12 +125,17 @@ class Phrases:
             params[f"unknown_{self._dice.randrange(99)}"] = self._dice.choice(JUNK)
         return params
 
-    def _value(self, field: str) -> Any:
-        values = self._by_field.get(field)
+    def _value(self, method: str, field: str) -> Any:
+        of_workflow = method.startswith("workflow.") and field == "id"
+        values = self._low if of_workflow else self._by_method.get((method, field)) or self._by_field.get(field)
         return values() if values and self._dice.random() < 0.9 else self._dice.choice(JUNK)
 
     def _ident(self) -> int:
-        return self._dice.randint(1, 60)
+        return self._job + self._dice.randint(1, 60)
+
+    def _low(self) -> int:
+        """The id of a workflow or a checkpoint, of which there are fewer."""
+        return self._dice.randint(1, 12)
 
     def _step(self) -> str:
         return f"s{self._dice.randrange(6)}"
@@ -143,6 +166,7 @@ class Talker:
         self.socket.setblocking(False)  # noqa: FBT003 - the name of the thing
         self.owed: dict[int, str] = {}
         self.faults: list[str] = []
+        self.accepted: set[str] = set()  # methods with an answer that is no error
         self.hung_up = False
         self._unsent = bytearray()
         self._unread = bytearray()
@@ -181,6 +205,8 @@ class Talker:
             if "method" in message:
                 continue
             name = self.owed.pop(message["id"], None)
+            if name is not None and "result" in message:
+                self.accepted.add(name)
             if message["id"] is not None and name is None and "result" in message:
                 self.faults.append(f"nobody asked for {message}")
             if message.get("error", {}).get("data", {}).get("code") == "internal":
