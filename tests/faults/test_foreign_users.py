@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,3 +220,27 @@ def test_recovery_when_the_processes_of_others_are_hidden_then_it_goes_on(tmp_pa
     assert len(workers) == 2
     assert not any(map(alive, workers))
     assert ends == [("failed", "orphaned"), ("succeeded", "exit")]
+
+
+def test_debug_when_the_job_is_of_another_user_then_no_shell_is_opened(host: Host, tmp_path: Path) -> None:
+    as_other = foreign.wrapper(tmp_path / "stoker", str(BIN / "stoker"))
+    socket = {**os.environ, "STOKER_SOCKET": str(host.daemon.socket)}
+    command = [str(as_other), "submit", "--env", f"PROMPT_COMMAND=touch {tmp_path}/done", "--", "/bin/true"]
+    submitted = subprocess.run(command, env=socket, cwd="/", capture_output=True, text=True, check=True)
+    job = submitted.stdout.strip()
+
+    refused = host.daemon.cli("debug", job, input="exit 0\n")
+    opened = subprocess.run(
+        [str(as_other), "debug", job],
+        env=socket,
+        cwd="/",
+        input="echo here\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert refused.returncode == 77
+    assert f"job {job} belongs to uid {foreign.UID}" in refused.stderr
+    assert f"sudo -u '#{foreign.UID}' stoker debug {job}" in refused.stderr
+    assert opened.stdout == "here\n"

@@ -14,10 +14,10 @@ from stoker.cli.jobs import plain_text
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Command, Given
-from stoker.core.errors import UsageError
+from stoker.core.errors import PermissionDenied, UsageError
 
 if TYPE_CHECKING:
-    from stoker.core.views import ProcessView, WorkerView
+    from stoker.core.views import EnvironmentView, ProcessView, WorkerView
 
 HEADERS = ("PID", "PARENT", "STATE", "CPU%", "CPU", "MEMORY", "FILES", "THREADS", "NAME")
 TERMINAL_VARIABLES = ("TERM", "COLORTERM", "COLUMNS", "LINES")
@@ -70,9 +70,20 @@ def _row(process: ProcessView) -> tuple[object, ...]:
     )
 
 
+def _check_owner(job: EnvironmentView) -> None:
+    """A shell obeys its environment (PROMPT_COMMAND, PATH), so that of another user would act in the caller's name."""
+    owner = job["owner_uid"]
+    if owner != os.geteuid():
+        raise PermissionDenied(
+            f"job {job['id']} belongs to uid {owner}, and its environment would act as uid {os.geteuid()} in the shell",
+            hint=f"sudo -u '#{owner}' stoker debug {job['id']}",
+        )
+
+
 @Command(words="ID", examples=("stoker debug 42",))
 def debug(given: Given) -> int:
     job = call(given, "job.environment", {"id": values.job_id(given["words"][0])})
+    _check_owner(job)
     own = {name: os.environ[name] for name in TERMINAL_VARIABLES if name in os.environ}
     shell = os.environ.get("SHELL", "")
     shell = shell if shell.startswith("/") else "/bin/sh"

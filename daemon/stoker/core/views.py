@@ -286,6 +286,7 @@ class EnvironmentView(TypedDict):
     """The directory, umask and variables that the worker of a job has, or would have."""
 
     id: int
+    owner_uid: int
     working_dir: str | RawBytesShape
     umask: int
     env: dict[str, str | RawBytesShape]

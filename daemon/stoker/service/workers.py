@@ -88,6 +88,7 @@ class WorkerService:
         inputs = await self._engine.attempt_inputs.inputs(job)
         view = {
             "id": job_id,
+            "owner_uid": job.owner_uid,
             "working_dir": job.spec.working_dir,
             "umask": self._engine.context.umask_of(job),
             "env": self._variables(job, inputs),
