@@ -125,6 +125,7 @@ async def test_start_when_we_hold_descriptors_then_the_launcher_gets_none_of_the
 async def test_start_when_our_environment_is_full_then_the_launcher_gets_little_of_it(
     host: LauncherHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/python/lib")
     for name in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC", "AWS_SECRET", "STOKER_TOKEN"):
         monkeypatch.setenv(name, "1")
 
@@ -132,7 +133,17 @@ async def test_start_when_our_environment_is_full_then_the_launcher_gets_little_
 
     environ = Path(f"/proc/{client.facts.pid}/environ").read_bytes().decode().split("\0")
     names = {variable.partition("=")[0] for variable in environ if variable}
-    assert names <= {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "STOKER_INSTANCE", "STOKER_LAUNCHER"}
+    assert names <= {
+        "PATH",
+        "LD_LIBRARY_PATH",
+        "LANG",
+        "LC_ALL",
+        "LC_CTYPE",
+        "TZ",
+        "STOKER_INSTANCE",
+        "STOKER_LAUNCHER",
+    }
+    assert "LD_LIBRARY_PATH=/opt/python/lib" in environ  # its interpreter may not start without them
     assert {f"STOKER_INSTANCE={host.instance}", f"STOKER_LAUNCHER={client.launcher}"} <= set(environ)
 
 

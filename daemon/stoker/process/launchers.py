@@ -24,8 +24,9 @@ from stoker.process import open_files
 from stoker.process.client import LauncherClient, Sink
 
 PROGRAM = Path(__file__).resolve().parent.parent / "launcher" / "__main__.py"
-# The variables that a launcher needs; those of workers come with each order.
-ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
+# The variables that a launcher needs; those of workers come with each order. An interpreter with shared libraries in a
+# place of its own does not start without LD_LIBRARY_PATH.
+ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 ERROR_TAIL_BYTES = 2_048
 READY = b"+"
 START_S = 30.0  # for an interpreter on a busy host; it may hang in a dead file system
