@@ -284,7 +284,7 @@ class Engine:
 
     async def _check_and_post(self, request: CommandRequest[T]) -> None:
         await self.preflight.check(request)
-        self.inbox.post(request)
+        self.request(request)  # which may be refused by now
 
     # --- begin and end ---
 

@@ -123,8 +123,8 @@ class Housekeeping:
             self._inbox.post(ClocksSeen())
 
     def _maintain(self) -> None:
-        """Once a day, and not at the start, where it would delay other work."""
-        if self._ticks % MAINTENANCE_TICKS == 0:
+        """Once a day, and not at the start, where it would delay other work, nor while no job is started."""
+        if self._ticks % MAINTENANCE_TICKS == 0 and self._dispatcher.closed is None:
             self._inbox.post(maintenance.daily(self._intake, self._clock.now()))
 
     def _check_directory(self) -> None:
