@@ -24,10 +24,13 @@ from stoker.core.workflow.rollback import Target
 from stoker.core.workflow.state import Intent, Step, Workflow, WorkflowState
 from stoker.engine.inbox import Barrier, Inbox
 from stoker.engine.memory import LiveState
+from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import LiveWorkflow
 from stoker.store import checkpoints
+from stoker.store.loading import Loaded
 from stoker.workflows import rollback
 from stoker.workflows.followups import FollowUps
+from tests.support import jobs
 from tests.support.facts import DEADLINE_S, until
 from tests.support.flows import chain, job_of, sent_flow, settled, step, step_states, workflow_view
 from tests.support.work import job_view, kill9, lines, running
@@ -203,6 +206,31 @@ async def test_finish_when_another_rollback_was_asked_for_then_it_keeps_its_own_
 
     assert asked == [checkpoints.last_progress, rollback._newest_sound]
     assert message._target == early
+
+
+async def test_finish_when_a_completed_step_was_retried_meanwhile_then_it_begins_again() -> None:
+    """The progress of that step was not looked for, so it would start from what it saved after the target."""
+    target = msgspec.json.encode(Target(checkpoint=1, seq=1)).decode()
+    workflow = Workflow(id=1, name="w", owner_uid=0, trace_id="0", flow="", flow_hash=b"", created_at=0, target=target)
+    workflow = replace(workflow, state=WorkflowState.ROLLING_BACK, intent=Intent.ROLLBACK)
+    steps = {job_id: Step(name=name, job_id=job_id) for job_id, name in ((7, "a"), (8, "b"))}
+    states = {"a": State.FAILED, "b": State.SUCCEEDED}
+    run = LiveWorkflow(workflow, steps, states, {"a": Reason.EXIT, "b": Reason.EXIT}, set())
+    memory = LiveState({}, {}, 0, 0)
+    memory.workflows.add(run)
+
+    class Reading:
+        async def run(self, query: Callable[..., Any], *_: object) -> Any:
+            return 0 if query is checkpoints.last_progress else rollback.ProgressSearch(None, [])
+
+    message = await rollback.finish(Reading(), run)  # type: ignore[arg-type]
+    loaded = {job_id: jobs.job(id=job_id, workflow_id=1, step=step.name) for job_id, step in steps.items()}
+    turn = Turn(memory, jobs.NOW, Loaded(jobs=loaded))
+    run.states["b"] = State.QUEUED
+    list(message.apply_to(turn))
+
+    assert not turn.batch
+    assert run.workflow.intent is Intent.ROLLBACK
 
 
 async def test_follow_up_when_another_rollback_came_meanwhile_then_that_one_is_finished() -> None:

@@ -8,7 +8,7 @@ only while no attempt of its workflow is open; a checkpoint that counts again is
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -86,11 +86,17 @@ class ProgressSearch(Struct, frozen=True):
 
 
 class Finish(Message):
-    """Reset the steps. `before`: the progress that counts again, of each step that saved some since the target."""
+    """Reset the steps. `before`: the progress that counts again, of each step that saved some since the target.
 
-    def __init__(self, workflow_id: int, target: str, before: Mapping[str, SavedProgress | None]) -> None:
+    `searched`: the steps whose progress was looked for.
+    """
+
+    def __init__(
+        self, workflow_id: int, target: str, searched: Collection[str], before: Mapping[str, SavedProgress | None]
+    ) -> None:
         self._workflow_id = workflow_id
         self._target = target
+        self._searched = searched
         self._before = before
 
     def declare_reads(self, wanted: Wanted) -> None:
@@ -105,6 +111,8 @@ class Finish(Message):
         target = _target(self._target)
         actor = Actor(target.uid)
         plan, overdue = self._plan(turn, run, target)
+        if not set(plan.reset).issubset(self._searched):
+            return  # a completed step was retried meanwhile: the follow-up searches again
         to = {"checkpoint": target.checkpoint, "seq": target.seq}
         result: dict[str, Any] = {"to": to, "not_undone": list(plan.not_undone), "overdue": overdue}
         result["reset"] = sorted(plan.reset)
@@ -157,7 +165,7 @@ async def finish(reader: Reader, run: LiveWorkflow) -> Finish:
             for damaged in search.damaged:
                 log(LogEvent.CHECKPOINT_DAMAGED, job=job_id, checkpoint=damaged.details["id"], error=damaged)
             before[name] = search.progress
-    return Finish(run.workflow.id, asked, before)
+    return Finish(run.workflow.id, asked, plan.reset, before)
 
 
 def _newest_sound(connection: sqlite3.Connection, job_id: int, floor: int, seq: int) -> ProgressSearch:
