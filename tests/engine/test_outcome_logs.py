@@ -23,4 +23,10 @@ async def test_outcome_log_when_its_launcher_may_write_to_it_again_then_it_is_ke
 
     findings = RecoveryFindings(RecoveryPlan(), [], {}, LauncherFacts(silent=frozenset({silent})), answered, logs)
 
-    assert [path.stem for path in findings.whole_logs] == [connected.launcher, dead]
+    alive = {*answered, silent}
+    assert [path.stem for path in findings.whole_logs(alive)] == [connected.launcher, dead]
+    assert [path.stem for path in findings.whole_logs(alive - {lost.launcher})] == [
+        connected.launcher,
+        lost.launcher,
+        dead,
+    ]

@@ -8,7 +8,7 @@ middle the next start plans again from the facts of that time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Container, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -57,14 +57,13 @@ class RecoveryFindings(Struct, frozen=True):
     answered: Mapping[str, LauncherClient]
     outcome_logs: Sequence[Path]
 
-    @property
-    def whole_logs(self) -> list[Path]:
-        """Outcome logs that cannot have grown since they were read: a connected launcher does not write to its log."""
-        return [path for path in self.outcome_logs if self._is_whole(path.stem)]
+    def whole_logs(self, alive: Container[str]) -> list[Path]:
+        """Outcome logs that cannot grow: a launcher that is connected or dead does not write to its log."""
+        return [path for path in self.outcome_logs if path.stem not in alive or self._is_connected(path.stem)]
 
-    def _is_whole(self, launcher: str) -> bool:
+    def _is_connected(self, launcher: str) -> bool:
         client = self.answered.get(launcher)
-        return launcher not in self.launcher_facts.silent if client is None else not client.lost
+        return client is not None and not client.lost
 
 
 class RecoveryService:
@@ -329,10 +328,11 @@ class RecoveryService:
         """Remove outcome logs once their outcomes are committed."""
         if result.outcome_logs:
             await self._inbox.barrier()
+            alive = find_launchers(self._state_dir).alive
             # A launcher that hung up writes to its log before this daemon has read the end of the connection.
             written = result.launcher_facts.written.keys()
             grown = {path for path, ends in read_outcomes(self._state_dir) if {end.run_id for end in ends} - written}
-            remove_outcomes(path for path in result.whole_logs if path not in grown)
+            remove_outcomes(path for path in result.whole_logs(alive) if path not in grown)
 
     def _settle_unknown(self, exited: Exited) -> None:
         """Acknowledge an outcome without an open attempt; record it if it is unknown."""
