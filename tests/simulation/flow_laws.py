@@ -19,9 +19,8 @@ from msgspec.structs import replace
 from stoker.core.job.model import Reason
 from stoker.core.workflow.context import rebuild
 from stoker.core.workflow.state import is_broken, state_of
-from stoker.engine.memory import LiveState, OpenRun
+from stoker.engine.memory import LiveState, OpenRun, memory_of
 from stoker.engine.workflow_memory import LiveWorkflow, LiveWorkflows, steps_of
-from stoker.service import assembly
 from stoker.store import checkpoints, snapshot, workflows
 from stoker.workflows.submit import WorkflowAnswer
 from tests.simulation.laws import Laws
@@ -147,7 +146,7 @@ class FlowLaws:
 
     def _memory_is_rows(self, memory: LiveState) -> None:
         self._laws.looks["memory"] += 1
-        fresh = assembly._read_memory(snapshot.read(self._database))
+        fresh = memory_of(snapshot.read(self._database))
         for name in ("queues", "resources", "last_id", "last_seq", "jobs_by_run"):
             self._same(name, getattr(memory, name), getattr(fresh, name))
         for name in ("counts", "running", "used"):
