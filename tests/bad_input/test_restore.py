@@ -32,6 +32,8 @@ COMMANDS = {
     "an audit of text": (["audit", "verify", "--from-backup", "{home}/stoker.toml"], 65, "cannot be read"),
     "a doctor for nothing": (["doctor", "--state-dir", "{home}/nowhere"], 78, "is not a directory"),
     "a doctor for a file": (["doctor", "--state-dir", "{home}/stoker.toml"], 78, "is not a directory"),
+    "a repair without --repair": (["doctor", "--yes"], 64, "--yes needs --repair"),
+    "a repair under a daemon": (["doctor", "--repair", "--yes", "--state-dir", "{state}"], 75, "holds {state}"),
     "a doctor with a patient": (["doctor", "1"], 64, "unexpected argument '1'"),
     "no verb": (["audit"], 64, "no command 'audit'"),
 }

@@ -5,34 +5,25 @@ The damages are made with sqlite3 and by hand while no daemon runs; a healthy st
 
 from __future__ import annotations
 
-import json
 import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stoker.ops.doctor import host
-from stoker.ops.doctor.examination import Host
-from stoker.ops.doctor.run import CHECKS, run
-from stoker.store import changes, instance
-from stoker.store.database import open_unchanged
-from stoker.store.directory import Aside, StateDirectory
-from stoker.store.migrate import schema_of
+from stoker.ops.doctor.run import CHECKS
 from tests.support.daemon import DaemonProcess
+from tests.support.examined import by_command, content, edit, examined, findings, lose_index_entry, severities
 from tests.support.facts import until
 from tests.support.flows import flow_end, sent_flow, step
-from tests.support.work import Gate, end_of, shell, submit, submit_running
+from tests.support.work import Gate, end_of, shell, submit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
-    from stoker.core.daemon_views import DoctorView
 
 UNITS = Path(__file__).parents[2] / "systemd"
-OF_THE_HOST = {"sqlite", "newest backup"}  # notes that are there on this machine, or before the first backup
 NO_TRIGGERS = """
 DROP TRIGGER changes_are_immutable; DROP TRIGGER changes_keep_their_tail; DROP TRIGGER changes_are_gapless;
 DROP TRIGGER checkpoints_are_immutable; DROP TRIGGER checkpoints_keep_their_tail;
@@ -41,71 +32,6 @@ SECOND_OPEN = """
 DROP INDEX attempts_open; INSERT INTO attempts (run_id, job_id, ordinal, launcher, created_at)
 VALUES ('5.2.0000000000000000', 5, 2, '1-00000000', 1)
 """
-
-
-def examined(root: Path, config: Path = Path("/dev/null"), units: Sequence[str] = ()) -> DoctorView:
-    """The report about a state without a daemon, on a host of which nothing else is known."""
-    return run(str(root), Host({}, config, root / "sock", units), lambda *_: None)
-
-
-def by_command(daemon: DaemonProcess, *arguments: str) -> DoctorView:
-    """The report of the command; its exit status agrees with it."""
-    result = daemon.cli("doctor", "--json", *arguments)
-    assert result.stderr == ""
-    report: DoctorView = json.loads(result.stdout)
-    assert result.returncode == (65 if report["errors"] else 1 if report["warnings"] else 0)
-    return report
-
-
-def findings(report: DoctorView) -> dict[str, list[str]]:
-    """What each check found, without the notes about this machine."""
-    return {
-        check["name"]: [finding["message"] for finding in check["findings"]]
-        for check in report["checks"]
-        if check["findings"] and check["name"] not in OF_THE_HOST
-    }
-
-
-def severities(report: DoctorView, name: str) -> set[str]:
-    return {one["severity"] for check in report["checks"] if check["name"] == name for one in check["findings"]}
-
-
-def edit(root: Path, sql: str) -> None:
-    with closing(sqlite3.connect(root / "stoker.db", isolation_level=None)) as connection:
-        connection.executescript(sql)
-
-
-def content(root: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A state with ended, failed, waiting and running jobs, a workflow and checkpoints. Its daemon was killed."""
-    gate = Gate(tmp_path_factory.mktemp("gate") / "gate")
-    with DaemonProcess() as daemon:
-        with daemon.client() as client:
-            end_of(client, submit(client, shell("echo hello"), idempotency_key="k"))  # job 1
-            end_of(client, submit(client, shell("exit 3"), max_attempts=2, base_delay_ms=1))  # job 2
-            flow_end(client, sent_flow(client, {"a": step("exit 0"), "b": step("exit 0", "a")}))  # jobs 3 and 4
-            client.call("resource.set", {"name": "gpu", "capacity": 1})
-            needed = submit_running(client, gate.spec(), resources={"gpu": 1})  # job 5
-            submit(client, shell("exit 0"), needs=[{"job": needed}])  # job 6
-        daemon.kill9()
-        yield daemon.state_dir
-        gate.open()
-
-
-@pytest.fixture
-def state(original: Path, tmp_path: Path) -> Path:
-    """A copy of that state, to be damaged. `state.json` is as new as the daemon writes it now and then."""
-    root = tmp_path / "state"
-    shutil.copytree(original, root, ignore=lambda *_: {"launchers"})
-    root.chmod(0o700)
-    with open_unchanged(root / "stoker.db") as connection:
-        aside = Aside(instance.own_id(connection), schema_of(connection), changes.last(connection)[0])
-    StateDirectory(root).write_aside(aside)
-    return root
 
 
 # --- a state that is whole ------------------------------------------------------------------------------------
@@ -170,11 +96,19 @@ DAMAGED_ROWS = {
     ],
     "holds": [("UPDATE resources SET capacity = 0", "resource gpu: jobs 5 hold 1 of it, its capacity is 0")],
     "needs": [
+        ("DELETE FROM needs WHERE job_id = 6", "job 6 waits for 1 jobs, but it is not stored for which"),
         (
             "PRAGMA foreign_keys = OFF; UPDATE needs SET needed = 99",
             "job 6 waits for job 99, which does not exist",
+        ),
+    ],
+    "attempts": [
+        (
+            "DELETE FROM attempts WHERE job_id = 2 AND ordinal = 2",
+            "job 2 had 2 attempts, but only those up to 1 are stored",
         )
     ],
+    "purged jobs": [("INSERT INTO purging_jobs VALUES (6)", "job 6 is being removed, but it is waiting")],
     "counters": [
         ("UPDATE jobs SET needs_open = 4 WHERE id = 6", "job 6 counts 4 open needs, its rows are 1"),
         ("UPDATE jobs SET attempts = 0 WHERE id = 5", "job 5 counts 0 attempts, the newest one is 1"),
@@ -273,15 +207,6 @@ def without_wal(root: Path) -> Path:
     return root / "stoker.db"
 
 
-def lost_index_entry(root: Path) -> None:
-    """The table of an index is edited while SQLite does not know of the index."""
-    edit(
-        root,
-        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET type = 'table', name = 'x', tbl_name = 'x',"
-        " sql = 'CREATE TABLE x (a, b, c, d, PRIMARY KEY (a, b, c, d)) WITHOUT ROWID' WHERE name = 'jobs_ended';",
-    )
-
-
 DAMAGED_FILES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "missing": (lambda root: (root / "stoker.db").unlink(), "file", "is missing, but"),
     "empty": (lambda root: (root / "stoker.db").write_bytes(b""), "file", "is empty, but"),
@@ -297,6 +222,7 @@ DAMAGED_FILES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "file",
         "malformed",
     ),
+    "an index without an entry": (lose_index_entry, "pages", "missing from index idempotency_job"),
     "a page of zeroes": (lambda root: overwritten(without_wal(root), 2 * 4_096, bytes(4_096)), "pages", ""),
     "its WAL lost": (lambda root: (root / "stoker.db-wal").unlink(), "state.json", "it ends at change"),
     "unreadable state.json": (lambda root: (root / "state.json").write_text("{"), "state.json", "state.json: "),

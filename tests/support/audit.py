@@ -12,6 +12,7 @@ import json
 import sqlite3
 from collections import Counter, defaultdict
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,13 +20,14 @@ import msgspec
 from stoker.core.job.model import Spec
 from stoker.core.workflow.checkpoint import chain_of
 from stoker.engine.change_log import DERIVED, MUTABLE
+from stoker.ops.doctor.examination import Host
+from stoker.ops.doctor.run import run
 from stoker.store.jobs import spec_hash
 from tests.support.chains import broken_links, chains_of, unlike_changes, unlike_memory, wrong_context
 from tests.support.ledger import UPLOAD_BYTES, UPLOADED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
-    from pathlib import Path
 
     from tests.support.ledger import Ledger
 
@@ -58,6 +60,7 @@ class Audit:
         log: Path | None = None,
     ) -> None:
         self._ledger = ledger
+        self._database = database
         self._log = log
         self._newborn = newborn
         self._killed = set(killed)
@@ -85,7 +88,7 @@ class Audit:
         """Every breach of a promise. To be called when nothing runs any more."""
         return [
             *self.submits(), *self.runs(), *self.overlaps(), *self.outcomes(), *self.log_of_changes(), *self.storage(),
-            *self.mixed_uploads(), *self.workflow_chains(), *self.stalls(),
+            *self.mixed_uploads(), *self.workflow_chains(), *self.stalls(), *self.symptoms(),
         ]  # fmt: skip
 
     # --- promise 1: answered is on disk, once ---
@@ -225,6 +228,13 @@ class Audit:
     def storage(self) -> Iterator[str]:
         yield from (f"integrity_check: {row}" for row in self._integrity if row != "ok")
         yield from (f"foreign_key_check: {tuple(row)}" for row in self._strays)
+
+    def symptoms(self) -> Iterator[str]:
+        """What `stoker doctor` finds in the rows, which must be nothing."""
+        host = Host({}, Path("/dev/null"), self._database.with_name("sock"), ())
+        for check in run(str(self._database.parent), host, lambda *_: None)["checks"]:
+            if check["group"] in {"database", "rows"}:
+                yield from (f"doctor, {check['name']}: {finding['message']}" for finding in check["findings"])
 
     def mixed_uploads(self) -> Iterator[str]:
         for data in self.uploads:

@@ -17,7 +17,7 @@ from stoker.cli.kit import render
 from stoker.cli.kit.connection import state_dir
 from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option
 from stoker.cli.kit.parser import path as path_of
-from stoker.core.errors import EX_DATAERR
+from stoker.core.errors import EX_DATAERR, UsageError
 from stoker.core.units import counted
 
 if TYPE_CHECKING:
@@ -43,29 +43,58 @@ MOST_SHOWN = 5  # findings of one check, unless --verbose asks for more
             "--config", "FILE", "the settings file of the daemon (default: see `stoker config path`)", convert=path_of
         ),
         Option("--verbose", None, "list the checks that found nothing, too, and those that were not made"),
+        Option("--repair", None, "say what can be repaired safely; the daemon must not run"),
+        Option("--yes", None, "with --repair: do it"),
+        Option("--reason", "TEXT", "why, for the log of changes"),
         JSON,
     ),
     examples=(
         "stoker doctor",
         "stoker doctor --verbose",
         "stoker doctor --state-dir /var/lib/stoker --json",
+        "stoker doctor --repair --yes --reason 'after the disk failed'",
     ),
 )
 def doctor(given: Given) -> int:
-    """Works beside a running daemon, without one, and on a damaged or missing database; changes nothing. Each finding
-    is an error (something is lost, or the daemon refuses it), a warning (it will be) or a note, and says the next
-    command. Exit status 0 without errors and warnings, 1 with warnings, 65 with errors."""
-    from stoker.ops.doctor.run import run  # noqa: PLC0415 - SQLite and msgspec: completions load this module
-
+    """Works beside a running daemon, without one, and on a damaged or missing database. Each finding is an error
+    (something is lost, or the daemon refuses it), a warning (it will be) or a note, and says the next command. Exit
+    status 0 without errors and warnings, 1 with warnings, 65 with errors. Without --repair nothing is changed. A repair
+    makes indexes, triggers and counts again, and moves files aside that belong to nothing; a backup of the database as
+    it was and the moved files are kept in before-repair-TIME in the state directory."""
+    if given["yes"] and not given["repair"]:
+        raise UsageError("--yes needs --repair", hint="stoker doctor --repair")
     try:
-        report = run(state_dir(given), _host(given), _show)
+        report = _report(given)
     finally:
         render.progress("", beside_output=False)
     if given["json"]:
         render.json_document(report)
     else:
         _print(report, verbose=given["verbose"])
+        _print_repairs(report, made=given["yes"])
+    if given["repair"] and not given["yes"] and report["repairs"]:
+        render.flush()
+        raise UsageError("nothing was repaired", hint="--yes does it")
     return EX_DATAERR if report["errors"] else 1 if report["warnings"] else 0
+
+
+def _report(given: Given) -> DoctorView:
+    from stoker.ops.doctor import repairs  # noqa: PLC0415 - SQLite and msgspec: completions load this module
+    from stoker.ops.doctor.run import run  # noqa: PLC0415 - as above
+
+    root, host = state_dir(given), _host(given)
+    if not given["repair"]:
+        return run(root, host, _show)
+    if not given["yes"]:
+        return repairs.preview(root, host, _show)
+    return repairs.carry_out(root, host, repairs.Person(os.getuid(), given["reason"]), _show)
+
+
+def _print_repairs(report: DoctorView, *, made: bool) -> None:
+    if report["repairs"]:
+        render.line(render.paint("repairs", render.BOLD))
+    for repair in report["repairs"]:
+        _print_line("done" if made else "possible", ": ".join((repair["check"], *repair["what"])))
 
 
 def _host(given: Given) -> Host:

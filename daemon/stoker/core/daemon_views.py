@@ -176,8 +176,18 @@ class CheckView(TypedDict):
     more: int
 
 
+class RepairView(TypedDict):
+    """The repair of what a check found; `what` lists what was changed, if it was made."""
+
+    check: str
+    what: list[str]
+
+
 class DoctorView(TypedDict):
-    """`ok`: there are neither errors nor warnings. The numbers are of findings, with those that are not listed."""
+    """`ok`: there are neither errors nor warnings. The numbers are of findings, with those that are not listed.
+
+    `repairs`: those that were asked for; with --yes the checks were made after them.
+    """
 
     ok: bool
     state_dir: str
@@ -186,6 +196,7 @@ class DoctorView(TypedDict):
     warnings: int
     notes: int
     checks: list[CheckView]
+    repairs: list[RepairView]
 
 
 class BackupStatus(TypedDict):

@@ -63,10 +63,15 @@ def target(directory: StateDirectory, to: Path | None) -> PathOf:
 
 
 def back_up(
-    source: sqlite3.Connection, path_of: PathOf, progress: Progress = lambda _done, _of: None, keep_free: int = 0
+    source: sqlite3.Connection,
+    path_of: PathOf,
+    progress: Progress = lambda _done, _of: None,
+    keep_free: int = 0,
+    damage: str | None = None,
 ) -> BackupFile:
     """Make a backup of the database of `source`, which is in no transaction. `keep_free`: bytes that stay free.
 
+    `damage`: what is known to be wrong with the source, as `find_damage` says it; the copy then has the same.
     Raises CannotCreate, DiskFull or BackupFailed, and what `progress` raises.
     """
     at = wall_ms()
@@ -79,7 +84,7 @@ def back_up(
         with _removed_on_failure(fresh, path):
             _copy(source, fresh, progress)
             snapshot.close()
-            return _finish(path, fresh, at, end)
+            return _finish(path, fresh, at, end, damage)
 
 
 @contextmanager
@@ -142,11 +147,11 @@ def _copy(source: sqlite3.Connection, fresh: Path, progress: Progress) -> None:
         os.close(descriptor)
 
 
-def _finish(path: Path, fresh: Path, at: int, end: tuple[int, bytes]) -> BackupFile:
+def _finish(path: Path, fresh: Path, at: int, end: tuple[int, bytes], known: str | None) -> BackupFile:
     """Verify the copy, and give it its checksum and its name."""
     size = fresh.stat().st_size
     damage = _damage(fresh, end)
-    if damage is not None:
+    if damage != known:
         raise BackupFailed(
             f"the copy of the database is not sound: {damage}",
             hint="look at the database and its disk: stoker audit verify; the copy was removed",

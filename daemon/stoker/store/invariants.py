@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from enum import StrEnum
 
+from stoker.store.jobs import NOT_PURGED
 from stoker.store.soundness import LAWS, Law
 
 
@@ -20,6 +21,8 @@ class Invariant(StrEnum):
     OPEN_ATTEMPTS = "open attempts"
     NOT_RUNNING = "not running"
     HOLDS = "holds"
+    PURGED = "purged jobs"
+    ATTEMPTS = "attempts"
     NEEDS = "needs"
     COUNTERS = "counters"
     IDS = "ids"
@@ -58,17 +61,32 @@ WHERE jobs.state IN ('waiting', 'held') AND NOT EXISTS (SELECT 1 FROM jobs AS ot
 NEEDS_MISCOUNTED = Law(
     """
 SELECT id, needs_open, (SELECT count(*) FROM needs WHERE job_id = id) AS open FROM jobs
-WHERE state IN ('waiting', 'queued', 'held') AND needs_open <> open
+WHERE state IN ('waiting', 'queued', 'held') AND needs_open <> open AND open > 0
 """,
     "job {0} counts {1} open needs, its rows are {2}",
 )
-ATTEMPTS_MISCOUNTED = Law(
+NEEDS_LOST = Law(
     """
-SELECT id, attempts, newest FROM jobs LEFT JOIN (
+SELECT id, needs_open FROM jobs WHERE state IN ('waiting', 'held') AND needs_open > 0
+    AND NOT EXISTS (SELECT 1 FROM needs WHERE job_id = id)
+""",
+    "job {0} waits for {1} jobs, but it is not stored for which",
+)
+ATTEMPTS_MISCOUNTED = Law(
+    f"""
+SELECT id, attempts, newest FROM jobs JOIN (
     SELECT job_id, max(ordinal) AS newest FROM attempts GROUP BY job_id
-) ON job_id = id WHERE attempts <> coalesce(newest, 0)
+) ON job_id = id WHERE attempts < newest AND {NOT_PURGED}
 """,
     "job {0} counts {1} attempts, the newest one is {2}",
+)
+ATTEMPTS_LOST = Law(
+    f"""
+SELECT id, attempts, coalesce(newest, 0) FROM jobs LEFT JOIN (
+    SELECT job_id, max(ordinal) AS newest FROM attempts GROUP BY job_id
+) ON job_id = id WHERE attempts > coalesce(newest, 0) AND {NOT_PURGED}
+""",
+    "job {0} had {1} attempts, but only those up to {2} are stored",
 )
 ID_BEYOND = Law(
     """
@@ -80,9 +98,10 @@ SELECT name, seq, highest FROM sqlite_sequence JOIN (
     "{0}: the last id given out is stored as {1}, but {2} exists: the next ids would be those of others",
 )
 NO_WORKFLOW = Law(
-    """
+    f"""
 SELECT id, step, workflow_id FROM jobs
 WHERE workflow_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM workflows WHERE workflows.id = workflow_id)
+    AND {NOT_PURGED}
 """,
     "job {0} is step {1} of workflow {2}, which does not exist",
 )
@@ -120,12 +139,19 @@ WHERE purged_at IS NULL AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_i
     "idempotency key {0} of user {1} names job {2}, which does not exist",
 )
 
+PURGED_WHILE_OPEN = Law(
+    "SELECT id, state FROM jobs WHERE id IN (SELECT id FROM purging_jobs) AND finished_at IS NULL",
+    "job {0} is being removed, but it is {1}",
+)
+
 RULES: dict[Invariant, tuple[Law, ...]] = {
     Invariant.LOG: LAWS[:2],
     Invariant.OPEN_ATTEMPTS: (*LAWS[2:], TWO_OPEN),
     Invariant.NOT_RUNNING: (WITHOUT_ATTEMPT,),
     Invariant.HOLDS: (HELD_BEYOND,),
-    Invariant.NEEDS: (NEEDED_MISSING,),
+    Invariant.PURGED: (PURGED_WHILE_OPEN,),
+    Invariant.ATTEMPTS: (ATTEMPTS_LOST,),
+    Invariant.NEEDS: (NEEDED_MISSING, NEEDS_LOST),
     Invariant.COUNTERS: (NEEDS_MISCOUNTED, ATTEMPTS_MISCOUNTED),
     Invariant.IDS: (ID_BEYOND,),
     Invariant.WORKFLOWS: (NO_WORKFLOW, WORKFLOW_ENDED_BEFORE_STEP, WORKFLOW_UNLIKE_CHANGE),

@@ -18,7 +18,7 @@ import msgspec
 from stoker.store import jobs
 from stoker.store.changes import last_removed
 
-JOBS = f"SELECT {jobs.COLUMNS} FROM jobs WHERE id > ? ORDER BY id LIMIT ?"
+JOBS = f"SELECT {jobs.COLUMNS} FROM jobs WHERE id > ? AND {jobs.NOT_PURGED} ORDER BY id LIMIT ?"
 CHANGES = """
 SELECT job_id, seq, from_state, to_state, payload FROM changes WHERE job_id > ? AND job_id <= ? ORDER BY job_id, seq
 """

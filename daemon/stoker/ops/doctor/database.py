@@ -11,7 +11,7 @@ from functools import partial
 from stoker.core.clock import wall_ms
 from stoker.core.errors import StokerError
 from stoker.core.units import span
-from stoker.ops.doctor.examination import Check, Examination, Gravity, Needs, Symptom
+from stoker.ops.doctor.examination import REPAIR, Check, Examination, Gravity, Needs, Symptom
 from stoker.store import attempts, audit, changes, checkpoints, invariants, job_history, shipped_schema, soundness
 from stoker.store.high_water import HighWater, Mark
 from stoker.store.invariants import Invariant
@@ -20,7 +20,6 @@ from stoker.store.open import doubt
 from stoker.store.restore import given_out
 
 RESTORE = "stop stokerd, then: stoker restore --from-backup latest"
-REPAIR = "stop stokerd, then: stoker doctor --repair"
 LOOK = "stoker history ID; if the rows are wrong: stop stokerd, stoker restore --from-backup latest"
 NEWER = "start the stokerd that wrote it, or restore a backup of before it: stoker restore --from-backup FILE"
 
@@ -156,6 +155,8 @@ CHECKS = (
           "stoker resource ls; stoker resource set NAME N"),
     _rule(Invariant.NEEDS, "a job waits only for jobs that exist", E,
           "stoker why ID; stoker skip ID, or stoker cancel ID"),
+    _rule(Invariant.ATTEMPTS, "every attempt that a job has had is stored", E, LOOK),
+    _rule(Invariant.PURGED, "only jobs that have ended are removed"),
     _rule(Invariant.COUNTERS, "counts of attempts and open needs are right", W, REPAIR),
     _rule(Invariant.IDS, "no id can be given out twice", E, REPAIR),
     _rule(Invariant.WORKFLOWS, "workflows agree with their steps and changes", E, RESTORE),

@@ -20,6 +20,7 @@ from stoker.store.database import examine, open_unchanged, reading
 from stoker.store.directory import Aside, StateDirectory
 from stoker.store.migrate import schema_of, shipped_migrations
 
+REPAIR = "stop stokerd, then: stoker doctor --repair"  # the remedy of what ops/doctor/repairs.py can do
 UNIT_PLACES = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
 
 Progress = Callable[[str, int, int], None]
@@ -109,13 +110,16 @@ class Check(NamedTuple):
 
 
 @contextmanager
-def examining(directory: StateDirectory, host: Host, progress: Progress) -> Iterator[Examination]:
-    """Open a state as it is. Raises StateRefused if its directory cannot be read."""
+def examining(
+    directory: StateDirectory, host: Host, progress: Progress, *, locked: bool = False
+) -> Iterator[Examination]:
+    """Open a state as it is. `locked`: the caller has its lock. Raises StateRefused if its directory cannot be read."""
     if not directory.root.is_dir():
         raise StateRefused(f"{directory.root} is not a directory", hint="name the state with --state-dir")
     examination = Examination(directory, host, progress)
     with ExitStack() as stack:
-        _keep_daemons_out(examination, stack)
+        if not locked:
+            _keep_daemons_out(examination, stack)
         _open(examination, stack)
         yield examination
 

@@ -15,13 +15,12 @@ from stoker.core.clock import wall_ms
 from stoker.core.errors import StokerError
 from stoker.core.units import counted, period, span, volume
 from stoker.ops import archive
-from stoker.ops.doctor.examination import Check, Examination, Gravity, Needs, Symptom
+from stoker.ops.doctor.examination import REPAIR, Check, Examination, Gravity, Needs, Symptom
 from stoker.process.attempt_logs import log_path
 from stoker.store import attempts, retention, traces
 from stoker.store.backup_files import UNFINISHED, checksum_of, listed, read_checksum
 from stoker.store.directory import StateDirectory
 
-REPAIR = "stop stokerd, then: stoker doctor --repair"
 BEFORE = ("before-restore-", "before-repair-")
 LATE_BACKUPS = 3  # periods without a backup
 DAY_MS = 86_400_000

@@ -42,6 +42,7 @@ def examined(examination: Examination) -> DoctorView:
         "warnings": numbers[Gravity.WARNING],
         "notes": numbers[Gravity.NOTE],
         "checks": [view for view, _ in made],
+        "repairs": [],
     }
 
 
