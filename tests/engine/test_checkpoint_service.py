@@ -38,7 +38,7 @@ class Desk:
         self.config = SimpleNamespace(checkpoints=SimpleNamespace(min_interval_ms=0))
         self.clock = SimpleNamespace(now=lambda: SimpleNamespace(steady=0))
         self.inbox = SimpleNamespace(post=self.posted.append)
-        self.telemetry = SimpleNamespace(checkpoint_failed=lambda: None)
+        self.telemetry = SimpleNamespace(count=lambda _what: None)
         self.queries = self
         self.tasks: list[asyncio.Future[None]] = []
         self.background = SimpleNamespace(start=lambda _name, work: self.tasks.append(asyncio.ensure_future(work)))

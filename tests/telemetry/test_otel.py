@@ -24,10 +24,9 @@ from stoker.config import Config
 from stoker.config.settings import OtelSettings
 from stoker.core.errors import CannotCreate, ConfigInvalid
 from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, Reason, Spec, State, StopReason
-from stoker.core.throttle import Gauge
 from stoker.core.trace import parse_traceparent
 from stoker.telemetry import metrics_port, otel, otel_sdk, setup_telemetry
-from stoker.telemetry.otel import Telemetry
+from stoker.telemetry.otel import Counted, Telemetry
 from stoker.telemetry.otel_sdk import ExportingTelemetry
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -95,7 +94,7 @@ def run_through(telemetry: Telemetry, job: Job) -> None:
     telemetry.job_submitted(job, 1_003)
     telemetry.attempt_started(job, FAILED, 1_000)
     telemetry.attempt_ended(job, FAILED)
-    telemetry.retry_scheduled(job)
+    telemetry.count(Counted.RETRIES, labels={otel.ATTR_QUEUE: job.spec.queue})
     telemetry.attempt_started(job, WORKED, 3_000)
     telemetry.attempt_ended(job, WORKED)
     telemetry.job_finished(job)
@@ -207,16 +206,14 @@ def test_traceparent_when_not_exporting_then_the_callers_context_goes_on_as_it_c
 def test_metrics_when_everything_has_happened_then_the_names_are_those_of_the_design(memory: Memory) -> None:
     telemetry = memory.telemetry
     run_through(telemetry, job())
-    telemetry.orphans_found(3)
-    telemetry.zombies_cleaned(2)
-    telemetry.throttle_began((Gauge.CPU, Gauge.MEMORY))
-    telemetry.checkpoint_failed()
-    telemetry.jobs_purged(3)
+    telemetry.count(Counted.ORPHANED_JOBS, 3)
+    telemetry.count(Counted.ZOMBIES_CLEANED, 2)
+    telemetry.count(Counted.PURGED_JOBS, 3)
+    for what in (Counted.CHECKPOINT_FAILURES, Counted.BACKUP_FAILURES, Counted.SLOW_TURNS, Counted.SLOW_CALLBACKS):
+        telemetry.count(what)
+    telemetry.count(Counted.THROTTLE_EVENTS, labels={otel.ATTR_CAUSE: "cpu,memory"})
     telemetry.backup_made(250.0)
-    telemetry.backup_failed()
     telemetry.committed(64, 0.5)
-    telemetry.turn_was_slow()
-    telemetry.callback_was_slow()
     telemetry.watch_queue_depth(lambda: {"default": 5, "bulk": 0})
     metrics = memory.metrics()
     assert {name: sum(getattr(point, "value", 0) for point in points) for name, points in metrics.items()} == {
@@ -290,11 +287,7 @@ def test_setup_when_nothing_is_exported_then_the_sdk_is_not_even_imported() -> N
 def test_setup_when_nothing_is_exported_then_every_call_does_nothing() -> None:
     telemetry = setup_telemetry(Config())
     run_through(telemetry, job())
-    telemetry.orphans_found(1)
-    telemetry.zombies_cleaned(1)
-    telemetry.throttle_began(())
-    telemetry.checkpoint_failed()
-    telemetry.jobs_purged(3)
+    telemetry.count(Counted.PURGED_JOBS, 3)
     telemetry.committed(1, 1)
     telemetry.watch_queue_depth(dict)
     telemetry.close()

@@ -15,7 +15,7 @@ from stoker.core.job.verdict import failed_by_itself
 from stoker.engine.turn import Transition
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log, together
-from stoker.telemetry.otel import Telemetry
+from stoker.telemetry.otel import ATTR_QUEUE, Counted, Telemetry
 
 _BY_REASON = {
     Reason.TIMEOUT: LogEvent.TASK_TIMEOUT,
@@ -120,7 +120,7 @@ def _measure(transition: Transition, telemetry: Telemetry, committed_at: int) ->
         case ev.Ended() if attempt is not None:
             telemetry.attempt_ended(job, attempt)
             if transition.before is not None and job.failures > transition.before.failures and not job.final:
-                telemetry.retry_scheduled(job)
+                telemetry.count(Counted.RETRIES, labels={ATTR_QUEUE: job.spec.queue})
     if job.final and (transition.before is None or not transition.before.final):
         telemetry.job_finished(job)
 

@@ -47,6 +47,7 @@ from stoker.store import checkpoints as rows
 from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
+from stoker.telemetry.otel import Counted
 from stoker.workflows.chain import context_at
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ class CheckpointService:
         error = None if future.cancelled() else future.exception()
         if error is not None:
             log(LogEvent.CHECKPOINT_FAILED, error=error)
-            self._engine.telemetry.checkpoint_failed()
+            self._engine.telemetry.count(Counted.CHECKPOINT_FAILURES)
 
     async def get(self, ident: int) -> CheckpointView:
         return _view(await self._checkpoint(rows.about, ident))

@@ -10,11 +10,11 @@ one `job.wait` and one `job.attempt` for each attempt. A worker's own spans hang
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Final
 
 from stoker.core.job.model import Attempt, Job
-from stoker.core.throttle import Gauge
 from stoker.core.trace import TraceParent, attempt_span_id, make_traceparent, parse_traceparent
 
 SERVICE_NAME: Final = "stoker"
@@ -24,21 +24,12 @@ SPAN_SUBMIT: Final = "job.submit"
 SPAN_WAIT: Final = "job.wait"
 SPAN_ATTEMPT: Final = "job.attempt"
 
-METRIC_ORPHANED_JOBS: Final = "recovery.orphaned_jobs"
-METRIC_ZOMBIES_CLEANED: Final = "recovery.zombies_cleaned"
-METRIC_RETRY_COUNT: Final = "worker.retry_count"
-METRIC_THROTTLE_EVENTS: Final = "system.cpu_throttle_events"
-METRIC_CHECKPOINT_FAILURES: Final = "checkpoint.failures"
 METRIC_QUEUE_DEPTH: Final = "queue.depth"
 METRIC_WAIT_MS: Final = "job.wait_ms"
 METRIC_RUN_MS: Final = "job.run_ms"
 METRIC_BATCH_SIZE: Final = "commit.batch_size"
 METRIC_COMMIT_MS: Final = "commit.ms"
-METRIC_PURGED_JOBS: Final = "retention.purged_jobs"
 METRIC_BACKUP_MS: Final = "backup.ms"
-METRIC_BACKUP_FAILURES: Final = "backup.failures"
-METRIC_SLOW_TURNS: Final = "loop.slow_turns"
-METRIC_SLOW_CALLBACKS: Final = "loop.slow_callbacks"
 
 ATTR_JOB: Final = "stoker.job.id"
 ATTR_NAME: Final = "stoker.job.name"
@@ -52,6 +43,20 @@ ATTR_EXIT_CODE: Final = "stoker.attempt.exit_code"
 ATTR_SIGNAL: Final = "stoker.attempt.signal"
 ATTR_STOP_REASON: Final = "stoker.attempt.stop_reason"
 ATTR_CAUSE: Final = "stoker.throttle.cause"
+
+
+class Counted(StrEnum):
+    """What is counted, by the name of its metric."""
+
+    ORPHANED_JOBS = "recovery.orphaned_jobs"  # attempts that an earlier daemon or a dead launcher left
+    ZOMBIES_CLEANED = "recovery.zombies_cleaned"  # workers of no open attempt that were stopped
+    RETRIES = "worker.retry_count"  # of seen failures, by queue
+    THROTTLE_EVENTS = "system.cpu_throttle_events"  # how often queues of class low were stopped, by cause
+    CHECKPOINT_FAILURES = "checkpoint.failures"
+    PURGED_JOBS = "retention.purged_jobs"
+    BACKUP_FAILURES = "backup.failures"
+    SLOW_TURNS = "loop.slow_turns"  # parts of a turn that kept the event loop for too long
+    SLOW_CALLBACKS = "loop.slow_callbacks"  # the same outside of turns
 
 
 class Telemetry:
@@ -69,38 +74,14 @@ class Telemetry:
     def job_finished(self, job: Job) -> None:
         """The job is final."""
 
-    def retry_scheduled(self, job: Job) -> None:
-        """A seen failure is tried again."""
-
-    def orphans_found(self, count: int) -> None:
-        """Attempts left by an earlier daemon or a dead launcher."""
-
-    def zombies_cleaned(self, count: int) -> None:
-        """Workers that belonged to no open attempt and were stopped."""
-
-    def throttle_began(self, causes: Iterable[Gauge]) -> None:
-        """Queues of class low start nothing from now on."""
-
-    def checkpoint_failed(self) -> None:
-        """A checkpoint could not be written."""
+    def count(self, what: Counted, number: int = 1, labels: Mapping[str, str] | None = None) -> None:
+        """So many more of these."""
 
     def committed(self, requests: int, took_ms: float) -> None:
         """A group commit of `requests` requests is on disk."""
 
-    def jobs_purged(self, count: int) -> None:
-        """Ended jobs were removed."""
-
     def backup_made(self, took_ms: float) -> None:
         """A backup is complete."""
-
-    def backup_failed(self) -> None:
-        """A backup could not be made."""
-
-    def turn_was_slow(self) -> None:
-        """A part of a turn kept the event loop for too long."""
-
-    def callback_was_slow(self) -> None:
-        """A callback outside of turns kept the event loop for too long."""
 
     def watch_queue_depth(self, read: Callable[[], Mapping[str, int]]) -> None:
         """Call `read` at each export for the number of queued jobs of each queue.

@@ -34,29 +34,17 @@ from opentelemetry.trace import (
 
 from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, State
 from stoker.core.job.verdict import failed_by_itself
-from stoker.core.throttle import Gauge
 from stoker.core.trace import TraceParent, attempt_span_id, derived_span_id, make_traceparent
 from stoker.telemetry import otel
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
-from stoker.telemetry.otel import Telemetry
+from stoker.telemetry.otel import Counted, Telemetry
 
 CLOSING_S: Final = 2.0
 NS_PER_MS: Final = 1_000_000
 # From a millisecond to ten days, two steps a decade.
 DURATION_MS: Final = (1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9)
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-COUNTERS: Final = (
-    otel.METRIC_ORPHANED_JOBS,
-    otel.METRIC_ZOMBIES_CLEANED,
-    otel.METRIC_RETRY_COUNT,
-    otel.METRIC_THROTTLE_EVENTS,
-    otel.METRIC_CHECKPOINT_FAILURES,
-    otel.METRIC_PURGED_JOBS,
-    otel.METRIC_BACKUP_FAILURES,
-    otel.METRIC_SLOW_TURNS,
-    otel.METRIC_SLOW_CALLBACKS,
-)
 
 
 class ExportingTelemetry(Telemetry):
@@ -88,7 +76,7 @@ class ExportingTelemetry(Telemetry):
     def _instrument(self, version: str) -> None:
         meter = self._meters.get_meter(otel.SERVICE_NAME, version)
         self._meter = meter
-        self._counters = {name: meter.create_counter(name) for name in COUNTERS}
+        self._counters = {what: meter.create_counter(what.value) for what in Counted}
         self._wait_ms = meter.create_histogram(otel.METRIC_WAIT_MS)
         self._run_ms = meter.create_histogram(otel.METRIC_RUN_MS)
         self._batch_size = meter.create_histogram(otel.METRIC_BATCH_SIZE)
@@ -135,35 +123,11 @@ class ExportingTelemetry(Telemetry):
             otel.SPAN_JOB, job, _root_id(job), (job.created_at, job.finished_at), attributes, problem=problem, root=True
         )
 
-    def retry_scheduled(self, job: Job) -> None:
-        self._counters[otel.METRIC_RETRY_COUNT].add(1, {otel.ATTR_QUEUE: job.spec.queue})
-
-    def orphans_found(self, count: int) -> None:
-        self._counters[otel.METRIC_ORPHANED_JOBS].add(count)
-
-    def zombies_cleaned(self, count: int) -> None:
-        self._counters[otel.METRIC_ZOMBIES_CLEANED].add(count)
-
-    def throttle_began(self, causes: Iterable[Gauge]) -> None:
-        self._counters[otel.METRIC_THROTTLE_EVENTS].add(1, {otel.ATTR_CAUSE: ",".join(causes)})
-
-    def checkpoint_failed(self) -> None:
-        self._counters[otel.METRIC_CHECKPOINT_FAILURES].add(1)
-
-    def jobs_purged(self, count: int) -> None:
-        self._counters[otel.METRIC_PURGED_JOBS].add(count)
+    def count(self, what: Counted, number: int = 1, labels: Mapping[str, str] | None = None) -> None:
+        self._counters[what].add(number, labels)
 
     def backup_made(self, took_ms: float) -> None:
         self._backup_ms.record(took_ms)
-
-    def backup_failed(self) -> None:
-        self._counters[otel.METRIC_BACKUP_FAILURES].add(1)
-
-    def turn_was_slow(self) -> None:
-        self._counters[otel.METRIC_SLOW_TURNS].add(1)
-
-    def callback_was_slow(self) -> None:
-        self._counters[otel.METRIC_SLOW_CALLBACKS].add(1)
 
     def committed(self, requests: int, took_ms: float) -> None:
         self._batch_size.record(requests)

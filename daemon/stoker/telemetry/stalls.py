@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
-from stoker.telemetry.otel import Telemetry
+from stoker.telemetry.otel import Counted, Telemetry
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Stalls:
         took_s = self._slow_s(began)
         if took_s is not None:
             self.turns += 1
-            self.telemetry.turn_was_slow()
+            self.telemetry.count(Counted.SLOW_TURNS)
             messages = dict(Counter(type(message).__name__ for message in held))
             log(LogEvent.TURN_SLOW, part=part, cpu_ms=round(took_s * 1_000), messages=messages, steps=steps)
 
@@ -79,7 +79,7 @@ class Stalls:
         took_s = self._slow_s(began)
         if took_s is not None:
             self.callbacks += 1
-            self.telemetry.callback_was_slow()
+            self.telemetry.count(Counted.SLOW_CALLBACKS)
             log(LogEvent.CALLBACK_SLOW, callback=name, cpu_ms=round(took_s * 1_000))
 
     def measured_task(

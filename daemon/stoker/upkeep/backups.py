@@ -28,7 +28,7 @@ from stoker.store.database import reading
 from stoker.store.directory import StateDirectory
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
-from stoker.telemetry.otel import Telemetry
+from stoker.telemetry.otel import Counted, Telemetry
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import BackupList, BackupProgress, BackupStatus
@@ -106,7 +106,7 @@ class Backups:
             except StokerError as error:
                 if to is None:  # else it concerns only the person who named the file
                     self._error = error.message
-                    self._telemetry.backup_failed()
+                    self._telemetry.count(Counted.BACKUP_FAILURES)
                     log(LogEvent.BACKUP_FAILED, error=error, hint=error.hint)
                 raise
             self._telemetry.backup_made((time.monotonic() - began) * 1_000)

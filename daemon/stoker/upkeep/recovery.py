@@ -38,7 +38,7 @@ from stoker.store.instance import Instance
 from stoker.store.recoveries import Recovery
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
-from stoker.telemetry.otel import Telemetry
+from stoker.telemetry.otel import Counted, Telemetry
 from stoker.upkeep.recovery_messages import Followed, Recovered, Remembered, counts
 from stoker.upkeep.safe_mode import SafeModeSwitch
 
@@ -347,7 +347,7 @@ class RecoveryService:
         self._row = replace(self._row, finished_at=self._clock.now().wall, swept=swept)
         self._inbox.post(Remembered(self._row))
         await self._inbox.barrier()
-        self._telemetry.orphans_found(self._row.stopped + self._row.unseen)
+        self._telemetry.count(Counted.ORPHANED_JOBS, self._row.stopped + self._row.unseen)
         log(LogEvent.RECOVERY_FINISHED, swept=swept, **counts(result.plan))
 
     async def _sweep_leaked(self) -> int:
@@ -358,7 +358,7 @@ class RecoveryService:
         result = await sweep(self._instance, leaked, grace_ms=LEAKED_GRACE_MS)
         if result.killed or result.left:  # else they ended during the scan, as at any restart
             log(LogEvent.WORKER_LEAKED, processes=len(result.left), stopped=result.killed, runs=len(leaked))
-        self._telemetry.zombies_cleaned(result.killed)
+        self._telemetry.count(Counted.ZOMBIES_CLEANED, result.killed)
         return result.killed
 
     async def _leaked(self) -> list[str]:

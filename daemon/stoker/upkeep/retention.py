@@ -45,7 +45,7 @@ from stoker.store.retention import Candidates, PurgeGroup, PurgePortion
 from stoker.store.sizes import sizes_of
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
-from stoker.telemetry.otel import Telemetry
+from stoker.telemetry.otel import Counted, Telemetry
 from stoker.upkeep.leftovers import Leftovers
 from stoker.upkeep.pace import Pace
 from stoker.upkeep.usage import Usage
@@ -155,7 +155,7 @@ class Retention:
     def _report(self, removed: PurgeCounts, actor: Actor) -> None:
         if removed.jobs or removed.steps or removed.changes:
             log(LogEvent.RETENTION_PURGED, actor_uid=actor.uid, **removed.view())
-            self._telemetry.jobs_purged(removed.jobs + removed.steps)
+            self._telemetry.count(Counted.PURGED_JOBS, removed.jobs + removed.steps)
 
     # --- what may go ---
 

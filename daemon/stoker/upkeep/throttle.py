@@ -17,7 +17,7 @@ from stoker.executors.local import LocalExecutor
 from stoker.host.probe import Probe
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
-from stoker.telemetry.otel import Telemetry
+from stoker.telemetry.otel import ATTR_CAUSE, Counted, Telemetry
 
 
 class Throttle:
@@ -64,7 +64,7 @@ class Throttle:
         event = LogEvent.QUEUE_THROTTLED if pressure.throttled else LogEvent.QUEUE_UNTHROTTLED
         log(event, causes=[cause.value for cause in pressure.causes], levels=dict(pressure.levels))
         if pressure.throttled:
-            self._telemetry.throttle_began(pressure.causes)
+            self._telemetry.count(Counted.THROTTLE_EVENTS, labels={ATTR_CAUSE: ",".join(pressure.causes)})
             if self._freeze_running:
                 self._freeze_low()
         self._inbox.wake()
