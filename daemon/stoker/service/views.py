@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from stoker.core.job.limits import describe
-from stoker.core.job.model import Attempt, Job
+from stoker.core.job.model import Attempt, Job, Spec
 from stoker.core.job.verdict import suspected_limit
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.process.attempt_logs import log_path
@@ -21,24 +21,15 @@ from stoker.process.attempt_logs import log_path
 if TYPE_CHECKING:
     from stoker.core.views import AttemptView, JobView
 
-_SPEC_FIELDS = (
-    "queue", "name", "priority", "execution_mode", "command", "args", "working_dir", "stdin", "labels",
-    "max_attempts", "base_delay_ms", "backoff_factor", "max_delay_ms", "success_exit_codes", "no_retry_exit_codes",
-    "checkpoint_exit_code", "notify", "heartbeat_ms", "unresponsive_warn_ms", "unresponsive_kill_ms",
-    "deadline", "ttl_ms", "timeout_ms", "grace_ms", "warn_signal", "warn_before_ms", "on_orphan", "max_orphanings",
-    "survive", "run_at", "needs", "resources", "limits", "nice", "umask", "max_log_bytes", "traceparent",
-)  # fmt: skip
-_JOB_FIELDS = (
-    "state", "reason", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "pid", "owner_uid",
-    "trace_id", "workflow_id", "step", "created_at", "started_at", "finished_at", "exit_code", "signal",
-)  # fmt: skip
+_SPEC_FIELDS = tuple(name for name in Spec.__struct_fields__ if name != "env")
+_OWN = frozenset({"spec", "spec_hash", "checkpoint_floor", "order_key"})  # of the daemon, or shown in another form
+_JOB_FIELDS = tuple(name for name in Job.__struct_fields__ if name not in _OWN)
 
 
 def job_view(job: Job, memory: LiveState, state_dir: Path) -> JobView:
     """A job as `job.get` and `job.list` show it."""
     job, run = laid_over(job, memory)
-    view: dict[str, Any] = {"id": job.id}
-    view |= {name: getattr(job, name) for name in _JOB_FIELDS}
+    view: dict[str, Any] = {name: getattr(job, name) for name in _JOB_FIELDS}
     view |= {name: getattr(job.spec, name) for name in _SPEC_FIELDS}
     view["env_vars"] = job.spec.env
     view["spec_hash"] = job.spec_hash.hex()
