@@ -33,9 +33,7 @@ OF_JOB = Option("--job", "ID", "the checkpoints of this job", convert=values.job
 @Command(
     options=(
         Option("--status", "TEXT", "a few words on the progress"),
-        Option(
-            "--patience", "DURATION", "how long to try while the daemon is away (default: 60s)", convert=values.duration
-        ),
+        values.duration_option("--patience", "how long to try while the daemon is away (default: 60s)"),
         JSON,
     ),
     examples=(
@@ -56,7 +54,7 @@ def save(given: Given) -> None:
             f"stdin: more than {checkpoint.MAX_BYTES} bytes, the limit of a checkpoint",
             hint="write the data to a file and save its path",
         )
-    more = {} if given["patience"] is None else {"patience_s": given["patience"] / 1_000}
+    more = {} if given["patience_ms"] is None else {"patience_s": given["patience_ms"] / 1_000}
     new_id = checkpoint.save(data, given["status"] or "saved", **more)
     render.line(render.json_text({"id": new_id, "bytes": len(data)}) if given["json"] else new_id)
 

@@ -30,7 +30,7 @@ FORCE = Option("--force", None, "SIGKILL at once, without the grace; a job that 
 REASSIGN = Option(
     "--reassign", None, "also if its launcher does not answer; if its end cannot be proven the job is held"
 )
-TIMEOUT = Option("--timeout", "DURATION", "new time limit of an attempt", convert=values.duration, to="timeout_ms")
+TIMEOUT = values.duration_option("--timeout", "new time limit of an attempt")
 DEADLINE = Option("--deadline", "TIME", "new deadline: 2026-12-01T10:00 or +2h", convert=values.moment)
 OR_NO_DURATION = values.optional(values.duration)
 MOST_SHOWN = 20

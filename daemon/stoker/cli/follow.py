@@ -133,13 +133,7 @@ def _with_error(given: Given, standing: StandingShape) -> Mapping[str, Any]:
     words="ID…",
     options=(
         Option("--any", None, "return when one of them has ended, and print its id"),
-        Option(
-            "--timeout",
-            "DURATION",
-            "give up waiting (exit 75); the jobs go on",
-            convert=values.duration,
-            to="timeout_ms",
-        ),
+        values.duration_option("--timeout", "give up waiting (exit 75); the jobs go on"),
         JSON,
     ),
     examples=(

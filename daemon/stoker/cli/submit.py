@@ -21,12 +21,8 @@ if TYPE_CHECKING:
     from stoker.core.wire_types import Submitted
 
 
-PATIENCE = Option(
-    "--patience",
-    "DURATION",
-    "how long to try again while the daemon is full or restarting (default: 2m)",
-    convert=values.duration,
-    to="patience_ms",
+PATIENCE = values.duration_option(
+    "--patience", "how long to try again while the daemon is full or restarting (default: 2m)"
 )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 from stoker.cli import jobs
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import connect
-from stoker.cli.kit.parser import Command, Given, Option
+from stoker.cli.kit.parser import Command, Given
 from stoker.cli.kit.selection import Overview
 from stoker.cli.queues import state_of
 from stoker.cli.status import summary
@@ -38,12 +38,12 @@ MIN_QUEUE_LINES = 2
 
 
 @Command(
-    options=(Option("--every", "DURATION", "time between two refreshes (default: 1s)", convert=values.duration),),
+    options=(values.duration_option("--every", "time between two refreshes (default: 1s)"),),
     examples=("stoker top", "stoker top --every 250ms"),
 )
 def top(given: Given) -> None:
     """Keys: q quits, space refreshes at once."""
-    pause_s = max(SHORTEST_MS, given["every"] or 1_000) / 1_000
+    pause_s = max(SHORTEST_MS, given["every_ms"] or 1_000) / 1_000
     with connect(given) as client:
         if not render.on_terminal():
             render.screen(screen_lines(client))

@@ -14,7 +14,7 @@ from stoker.cli.kit import render, values
 from stoker.cli.kit.connection import patiently
 from stoker.cli.kit.naming import few, workflow_id
 from stoker.cli.kit.outcome import FINAL
-from stoker.cli.kit.parser import JSON, Command, Given, Option
+from stoker.cli.kit.parser import JSON, Command, Given
 from stoker.core.errors import DaemonUnreachable, WaitTimeout
 from stoker.rpc.client import Client
 
@@ -37,13 +37,7 @@ BAD = ("held", "failed", "expired", "cancelled")
 @Command(
     words="ID…",
     options=(
-        Option(
-            "--timeout",
-            "DURATION",
-            "stop waiting after this time (exit 75); the workflows go on",
-            convert=values.duration,
-            to="timeout_ms",
-        ),
+        values.duration_option("--timeout", "stop waiting after this time (exit 75); the workflows go on"),
         JSON,
     ),
     examples=(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from stoker.cli.kit.parser import Option
 from stoker.core.errors import UsageError
 
 TYPE_CHECKING = False
@@ -57,6 +58,13 @@ def duration(text: str) -> int:
     if milliseconds > LONGEST_MS:
         raise UsageError(f"{text} is more than a hundred years")
     return int(milliseconds)
+
+
+def duration_option(names: str, description: str) -> Option:
+    """An option whose field is in milliseconds: `--base-delay` gives `base_delay_ms`."""
+    option = Option(names, "DURATION", description, convert=duration)
+    option.to += "_ms"
+    return option
 
 
 def _parts(text: str) -> list[str]:
