@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from stoker.core.wire_types import CheckpointView
     from stoker.rpc.client import Client
 
-SHOWN = 30
 PAGE = 1000
 OF_JOB = Option("--job", "ID", "the checkpoints of this job", convert=values.job_id)
 
@@ -63,15 +62,13 @@ def save(given: Given) -> None:
     words="[WORKFLOW]",
     options=(
         OF_JOB,
-        Option("--limit", "N", f"show at most N (default: {SHOWN})", convert=values.positive),
-        Option("--all", None, "show all"),
-        Option("-q --ids", None, "print only ids, one per line; all of them unless --limit is given"),
+        *values.HOW_MANY,
         JSON,
     ),
     examples=("stoker checkpoint ls 7", "stoker checkpoint ls --job 42", "stoker checkpoint ls 7 --ids --limit 1"),
 )
 def ls(given: Given) -> None:
-    most = values.most(given, SHOWN)
+    most = values.how_many(given)
     with connect(given) as client:
         pages = _newest_first(client, _chain(client, given), given["job"])
         rows = [row for row, _ in zip(pages, range(most + 1), strict=False)] if most is not None else list(pages)

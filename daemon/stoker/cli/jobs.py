@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stoker.cli.history import LOGS, log_tail, print_attempts, print_log_tail, typed_limits
 from stoker.cli.kit import outcome, render, table, values
 from stoker.cli.kit.connection import call, connect
-from stoker.cli.kit.parser import JSON, Command, Given, Option
+from stoker.cli.kit.parser import JSON, Command, Given
 from stoker.cli.kit.selection import FILTER, Overview, filter_fields
 
 if TYPE_CHECKING:
@@ -24,15 +24,12 @@ HEADERS = ("ID", "STATE", "WHY", "QUEUE", "PRIO", "TRY", "AGE", "RAN", "SAYS", "
 SAYS = HEADERS.index("SAYS")
 SAYS_WIDTH = 24
 SPARE = ("PRIO", "TRY", "AGE", "QUEUE", "SAYS", "RAN")
-SHOWN = 30
 
 
 @Command(
     options=(
         *FILTER,
-        Option("--limit", "N", f"show at most N (default: {SHOWN})", convert=values.positive),
-        Option("--all", None, "show all"),
-        Option("-q --ids", None, "print only ids, one per line; all of them unless --limit is given"),
+        *values.HOW_MANY,
         JSON,
     ),
     examples=(
@@ -42,7 +39,7 @@ SHOWN = 30
     ),
 )
 def ls(given: Given) -> None:
-    most = values.most(given, SHOWN)
+    most = values.how_many(given)
     with connect(given) as client:
         overview = Overview(client, given["state"], filter_fields(given), most)
     if given["json"]:

@@ -100,7 +100,7 @@ def screen_lines(client: Client) -> list[str]:
     columns, lines = render.terminal_size()
     status = client.call("system.status", {})
     head = [render.cut(line, columns) for line in _head(status)]
-    room = min(lines, jobs.SHOWN + len(head) + len(status["queues"])) - len(head) - 2  # for a blank line and the keys
+    room = min(lines, values.SHOWN + len(head) + len(status["queues"])) - len(head) - 2  # for a blank line and the keys
     queues = _queues(status["queues"], max(MIN_QUEUE_LINES, room // 3), columns)
     left = max(1, room - len(queues) - 2)  # for a blank line and the headers
     overview = Overview(client, LIVE, {}, left)

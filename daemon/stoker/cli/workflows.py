@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 STATES = ("running", "paused", "rolling_back", "succeeded", "failed", "cancelled")
 DONE = ("succeeded", "superseded")
-SHOWN = 30
 PAGE = 1000
 REMARK_WIDTH = 80
 
@@ -86,9 +85,7 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
 @Command(
     options=(
         Option("--state", "STATE,…", "only these states", choices=STATES, listed=True),
-        Option("--limit", "N", f"show at most N (default: {SHOWN})", convert=values.positive),
-        Option("--all", None, "show all"),
-        Option("-q --ids", None, "print only ids, one per line; all of them unless --limit is given"),
+        *values.HOW_MANY,
         JSON,
     ),
     examples=(
@@ -97,7 +94,7 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
     ),
 )
 def ls(given: Given) -> None:
-    most = values.most(given, SHOWN)
+    most = values.how_many(given)
     with connect(given) as client:
         workflows, more = _newest(client, given["state"] or [], most)
     if given["json"]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DURATIONS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 SIZES = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+SHOWN = 30  # rows of a list
 LONGEST_MS = 36_500 * DURATIONS["d"]
 PAST_HINT = "write an age like 30d or 12h, or a time like 2026-12-01 or 2026-12-01T10:00"
 LARGEST_BYTES = 1 << 62
@@ -33,13 +34,6 @@ LIMITS = {
     "open-files": "open_files",
     "file-size": "file_size_bytes",
 }
-
-
-def most(given: dict[str, Any], usual: int) -> int | None:
-    """How many rows a list shows; None for all. With `--ids` all, as a program cannot see that some are missing."""
-    if given["all"] and given["limit"]:
-        raise UsageError("--all and --limit contradict each other")
-    return None if given["all"] else given["limit"] or (None if given["ids"] else usual)
 
 
 def duration(text: str) -> int:
@@ -147,6 +141,20 @@ def positive(text: str) -> int:
     if count < 1:
         raise UsageError(f"{text} is less than 1")
     return count
+
+
+HOW_MANY = (
+    Option("--limit", "N", f"show at most N (default: {SHOWN})", convert=positive),
+    Option("--all", None, "show all"),
+    Option("-q --ids", None, "print only ids, one per line; all of them unless --limit is given"),
+)
+
+
+def how_many(given: dict[str, Any]) -> int | None:
+    """How many rows a list shows; None for all. With `--ids` all, as a program cannot see that some are missing."""
+    if given["all"] and given["limit"]:
+        raise UsageError("--all and --limit contradict each other")
+    return None if given["all"] else given["limit"] or (None if given["ids"] else SHOWN)
 
 
 def number(text: str) -> float:
