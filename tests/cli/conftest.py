@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from stoker.cli import main
+from stoker.cli.kit import render
 from stoker.core.errors import JobNotFound
 from stoker.core.job.model import State
 from stoker.core.requests import JobFilter, JobStanding, Verb, VerbParams
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 
 AT_MS = 1_796_112_000_000
 FINAL = {"succeeded", "failed", "cancelled", "expired", "superseded", "skipped", "held"}
+
+
+@pytest.fixture(autouse=True)
+def messages_as_text() -> None:
+    """A command that another test ran in this process may have asked for JSON."""
+    render.messages_as_json(on=False)
 
 
 def view(job: int, state: str = "queued", **fields: Any) -> dict[str, Any]:

@@ -240,7 +240,7 @@ def test_show_when_a_failure_is_analysed_then_cause_and_next_command_are_printed
     assert last[5] == f"next: stoker workflow retry {flow} --failed --timeout 1s"
     assert archive["blocked"] == ["b"]
     assert "nothing to analyse" in nothing.stderr
-    assert re.search(r"^c +\d +failed +exit 2 ", shown.stdout, re.MULTILINE)
+    assert re.search(r"^c +\d+ +failed +exit 2 ", shown.stdout, re.MULTILINE)
 
 
 def test_wait_when_only_a_person_can_move_it_on_then_it_says_so(
