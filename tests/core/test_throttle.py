@@ -83,6 +83,8 @@ def test_observe_when_the_kernel_smooths_a_gauge_itself_then_it_is_taken_as_it_i
 def test_observe_when_the_threshold_is_100_then_nothing_throttles() -> None:
     never = ThrottlePolicy(bands={Gauge.CPU: Band(100, 80)}, smoothing=1.0)
     assert not after(never, Sample(cpu=100)).throttled
+    pressure, changed = observe(never, after(POLICY, Sample(cpu=100)), Sample(cpu=100), 7)
+    assert (pressure.throttled, changed) == (False, True)
 
 
 percents = st.floats(0, 100)

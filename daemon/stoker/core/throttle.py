@@ -25,6 +25,7 @@ class Gauge(StrEnum):
     MEMORY_FULL = "memory_full"
 
 
+NEVER = 100.0
 # The kernel averages stall times itself; to smooth them again would only delay them.
 SMOOTHED = frozenset({Gauge.CPU, Gauge.MEMORY})
 
@@ -40,7 +41,7 @@ class Sample(Struct, frozen=True, kw_only=True):
 
 
 class Band(Struct, frozen=True):
-    """Pressure begins above `throttle` and ends below `resume`. Percent, resume <= throttle."""
+    """Pressure begins above `throttle` (100: never) and ends below `resume`. Percent, resume <= throttle."""
 
     throttle: float
     resume: float
@@ -94,6 +95,6 @@ def _levels(policy: ThrottlePolicy, before: Pressure, sample: Sample) -> dict[Ga
 
 def _is_cause(policy: ThrottlePolicy, before: Pressure, gauge: Gauge, level: float) -> bool:
     band = policy.bands.get(gauge)
-    if band is None:
+    if band is None or band.throttle >= NEVER:  # a reload can set this while the gauge is a cause
         return False
     return level >= band.resume if gauge in before.causes else level > band.throttle
