@@ -65,6 +65,11 @@ ASKED = [
     ("stoker ls --state ca", {"cancelled"}),
     ("stoker workflow ls --state pa", {"paused"}),
     ("stoker ls --state failed,ca", {"failed,cancelled"}),
+    (
+        "stoker ls --state cancelled,failed,s",
+        {f"cancelled,failed,{state}" for state in ("succeeded", "superseded", "skipped")},
+    ),
+    ("stoker ls --state skipped,succeeded,s", {"skipped,succeeded,superseded"}),
     ("stoker purge --state supe", {"superseded"}),
     ("stoker submit -- sha256s", {"sha256sum"}),
 ]

@@ -39,9 +39,10 @@ _stoker_offer() {{
     COMPREPLY+=($(compgen -W "$words" -- "$word"))
 }}
 _stoker_list() {{
-    local list=
+    local list= choice left=
     [[ $word == *,* ]] && list=${{word%,*}},
-    COMPREPLY=($(compgen -W "$1" -P "$list" -- "${{word##*,}}"))
+    for choice in $1; do [[ ,$list == *,$choice,* ]] || left+=" $choice"; done
+    COMPREPLY=($(compgen -W "$left" -P "$list" -- "${{word##*,}}"))
 }}
 _stoker_command() {{
     # The programs of PATH. `compgen -c` would also offer keywords, functions and aliases, which are not programs.
@@ -80,6 +81,13 @@ function __stoker_command
         for file in $files
             test -f $file -a -x $file; and string replace -r '.*/' '' $file
         end
+    end
+end
+function __stoker_list
+    # The choices that are not yet in the list that is typed.
+    set -l list ,(commandline -ct | string replace -r '^--[^=]+=' '' | string replace -r '[^,]*$' '')
+    for choice in $argv
+        string match -q "*,$choice,*" -- $list; or echo $choice
     end
 end
 complete -c stoker -f
@@ -190,7 +198,7 @@ def _fish_option(option: Option) -> str:
     kind, choices = completion_words.option_kind(option), " ".join(option.choices)
     value = []
     if option.listed:
-        offer = f"(__fish_complete_list , 'printf %s\\\\n {choices}')"
+        offer = f"(__fish_complete_list , '__stoker_list {choices}')"
         value = [f"-xa {_quoted(offer)}"]
     elif choices or kind:
         value = [f"-xa {_quoted(choices or _fish_offer(kind))}"]

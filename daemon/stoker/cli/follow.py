@@ -239,10 +239,11 @@ def _print_piece(piece: dict[str, Any], data: bytes | None) -> None:
         Option("--job", "ID", "only changes of this job", convert=values.job_id),
         Option("--workflow", "ID", "only changes of this workflow and its steps", convert=workflow_id),
         Option(
-            "--since --after",
+            "--after --since",
             "SEQ",
             "start after this change, 0 for all that are left (default: only new changes)",
             convert=values.integer,
+            to="after",
         ),
         Option("--json", None, "print JSON, one change per line"),
     ),

@@ -105,6 +105,32 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 
+# The names of commands in other tools, and the next command to type here.
+NAMES_ELSEWHERE = {
+    "add": "stoker submit -- COMMAND",
+    "enqueue": "stoker submit -- COMMAND",
+    "kill": "stoker cancel ID",
+    "stop": "stoker cancel ID",
+    "delete": "stoker cancel ID; ended jobs: stoker purge --help",
+    "remove": "stoker cancel ID; ended jobs: stoker purge --help",
+    "rm": "stoker cancel ID; ended jobs: stoker purge --help",
+    "clean": "stoker purge --before 7d --dry-run",
+    "list": "stoker ls",
+    "jobs": "stoker ls",
+    "ps": "stoker ls",
+    "info": "stoker show ID",
+    "output": "stoker logs ID",
+    "tail": "stoker logs -f ID",
+    "follow": "stoker logs -f ID",
+    "requeue": "stoker retry ID",
+    "rerun": "stoker retry ID",
+    "start": "stoker release ID; a queue: stoker queue resume NAME",
+    "pause": "stoker hold ID; a queue: stoker queue pause NAME",
+    "resume": "stoker release ID; a queue: stoker queue resume NAME",
+    "help": "stoker --help, or stoker COMMAND --help",
+    "version": "stoker --version",
+}
+
 
 def main() -> NoReturn:
     """Entry point of the `stoker` script."""
@@ -186,11 +212,18 @@ def _parsed(selected: Command, arguments: Sequence[str], name: str = "") -> Give
     try:
         given = selected.parse(arguments)
         if name and not given["help"]:  # without a command, `stoker` prints its overview
+            _check_order(name, given["words"])
             selected.check_words(given)
     except UsageError as error:
         error.hint = error.hint or " ".join(filter(None, ("stoker", name, "--help")))
         raise
     return given
+
+
+def _check_order(name: str, words: Sequence[str]) -> None:
+    """Refuse `stoker queue --json ls`: the options belong to the command that would run, which is `queue`."""
+    if words and f"{name} {words[0]}" in _rows():
+        raise UsageError(f"{words[0]!r} stands behind an option", hint=f"stoker {name} {words[0]} [OPTION…]")
 
 
 def load(target: str) -> Command:
@@ -244,12 +277,13 @@ def _named(words: list[str]) -> tuple[str, list[str]]:
     if two in rows:
         return two, words[2:]
     subcommands = [name.removeprefix(f"{first} ") for name in rows if name.startswith(f"{first} ")]
-    if subcommands and len(words) > 1 and not words[1].startswith("-"):
+    if subcommands and (first not in rows or (len(words) > 1 and not words[1].startswith("-"))):
         raise UsageError(f"no command {two!r}", hint=f"the commands of {first} are: {', '.join(subcommands)}")
     if first not in rows:
         from stoker.core.similar_names import did_you_mean  # noqa: PLC0415 - only after a misspelt name
 
-        raise UsageError(f"no command {first!r}", hint=did_you_mean(first, rows) or "stoker --help lists the commands")
+        hint = NAMES_ELSEWHERE.get(first) or did_you_mean(first, rows)
+        raise UsageError(f"no command {first!r}", hint=hint or "stoker --help lists the commands")
     return first, words[1:]
 
 

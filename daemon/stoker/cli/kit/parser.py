@@ -26,6 +26,17 @@ NARROWEST_HELP = 60
 DESCRIPTION_COLUMN = 34  # of the help, where the descriptions of options begin
 # Options that people expect, and what to do instead.
 UNKNOWN_HERE = {"--hold": "pause its queue first: stoker queue pause NAME; or: stoker hold ID, and stoker release ID"}
+# The names of options in other tools.
+NAMES_ELSEWHERE = {
+    "--group": "--queue",
+    "--delay": "--run-at",
+    "--retries": "--max-attempts",
+    "--depends": "--after",
+    "--cwd": "--working-dir",
+    "--chdir": "--working-dir",
+    "--setenv": "--env",
+    "--tail": "--lines",
+}
 
 
 class Option:
@@ -204,6 +215,8 @@ def _read_option(argument: str, rest: Iterator[str], by_name: dict[str, Option],
 def _hint_for(name: str, by_name: dict[str, Option]) -> str | None:
     if name in UNKNOWN_HERE:
         return UNKNOWN_HERE[name]
+    if NAMES_ELSEWHERE.get(name) in by_name:
+        return f"did you mean {NAMES_ELSEWHERE[name]}?"
     from stoker.core.similar_names import did_you_mean  # noqa: PLC0415 - only after a misspelt name
 
     return did_you_mean(name, by_name.keys() - {"--help"})

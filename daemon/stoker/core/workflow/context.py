@@ -84,7 +84,7 @@ def _must_follow(last: Checkpoint, link: Checkpoint) -> None:
         return
     raise ChainBroken(
         f"checkpoint {link.id} ({link.chain}, seq {link.seq}) builds on checkpoint {link.parent}, which is not there",
-        hint="roll back to one before the gap: stoker checkpoint ls",
+        hint=f"roll back to one before the gap: stoker checkpoint ls {link.chain}",
         id=link.id,
         parent=link.parent,
     )
