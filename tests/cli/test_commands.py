@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stoker.cli import main
 from stoker.cli.jobs import quoted
 from stoker.core.requests import RetryParams
 from tests.cli.conftest import DeskService, view
@@ -170,6 +171,36 @@ def test_stoker_when_the_command_line_is_wrong_then_it_exits_64_and_nothing_is_s
     assert ended.out == ""
     assert ended.err.startswith(f"stoker: {message}")
     assert desk.service.jobs == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("stop 4", "stoker cancel ID"),
+        ("delete 4", "stoker cancel ID; ended jobs: stoker purge --help"),
+        ("list", "stoker ls"),
+        ("audit", "the commands of audit are: verify"),
+        ("queue --json ls", "stoker queue ls [OPTION…]"),
+        ("config --debug check x", "stoker config check [OPTION…]"),
+        ("submit --group g true", "did you mean --queue?"),
+        ("logs 1 --tail 5", "did you mean --lines?"),
+    ],
+)
+def test_stoker_when_a_habit_of_another_tool_is_typed_then_the_hint_names_ours(
+    desk: Desk, line: str, hint: str
+) -> None:
+    ended = desk.stoker(*line.split())
+
+    assert ended.status == 64
+    assert hint in (ended.err if "--json" not in line else json.loads(ended.err)["error"]["data"]["hint"])
+
+
+def test_hints_when_a_name_of_another_tool_is_known_then_the_command_exists() -> None:
+    for hint in main.NAMES_ELSEWHERE.values():
+        for line in hint.removesuffix(", or stoker COMMAND --help").split("; "):
+            first, *_ = line.rpartition("stoker ")[2].split()
+            assert first.startswith("--") or first in main._rows(), line
+    assert not main.NAMES_ELSEWHERE.keys() & main._rows().keys()
 
 
 def test_submit_when_the_daemon_refuses_then_message_hint_and_status_are_its_own(desk: Desk) -> None:
@@ -453,21 +484,14 @@ def test_logs_when_the_job_has_not_started_then_it_says_so(desk: Desk) -> None:
 
 
 def test_show_when_a_job_printed_nothing_then_it_names_no_log(desk: Desk) -> None:
-    fields = (
-        "ordinal started_at ended_at user_ms max_rss_kib outcome exit_code signal error stop_reason suspicion limits"
-    )
-    attempt: dict[str, Any] = dict.fromkeys(fields.split()) | {
-        "ordinal": 1,
-        "ended_at": 1,
-        "unstoppable": [],
-        "log_bytes": 0,
-    }
-    desk.has(1, "succeeded", attempts_list=[attempt], log="/logs/0/1/1.log")
-    desk.has(2, "succeeded", attempts_list=[attempt | {"log_bytes": 3}], log="/logs/0/2/1.log")
+    desk.has(1, "succeeded", attempts_list=[], log=None)
+    desk.has(2, "succeeded", attempts_list=[], log="/logs/0/2/1.log")
+    desk.has(3)
 
-    shown = [desk.stoker("show", job).out for job in ("1", "2")]
+    shown = [" ".join(desk.stoker("show", job).out.splitlines()[-1].split()) for job in ("1", "2", "3")]
 
-    assert ["/logs" in text for text in shown] == [False, True]
+    assert shown[:2] == ["log none: it printed nothing", "log /logs/0/2/1.log"]
+    assert not shown[2].startswith("log")
 
 
 @pytest.mark.parametrize("word", ["plain", "a b", "it's", """it's "so" `$HOME`""", "it's \\ !", "", "''"])

@@ -171,7 +171,6 @@ def test_stale_when_a_running_attempt_has_not_saved_for_long_then_it_is_reported
     def ls() -> str:
         return shared.cli("ls", "--state", "running").stdout
 
-    until(lambda: "no checkpoint for" in ls(), why="the look at what is stale")
     assert ["no checkpoint for" in line for line in ls().splitlines()[1:]] == [False, True]  # the newest first
     assert "has left no checkpoint for" in client.call("job.why", {"id": stale["job"]})["message"]
     assert f"a (job {stale['job']}) has saved no checkpoint for" in shared.cli("status").stdout
@@ -184,3 +183,20 @@ def test_stale_when_a_running_attempt_has_not_saved_for_long_then_it_is_reported
     assert settled(client, workflow) == "succeeded"
     assert workflow_view(client, workflow)["stale"] == []
     assert client.get(stale["job"])["stale_ms"] is None
+
+
+def test_stale_when_the_limit_is_lowered_then_the_next_answers_and_the_log_show_it(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        job = job_of(client, sent_flow(client, {"a": step(f"read _ < {gate.path}; :")}), "a")
+        running(client, job)
+        before = client.call("job.why", {"id": job})["details"]
+        daemon.config.write_text("[workflows]\nstale_ms = 1\n")
+
+        client.call("system.reload")
+
+        assert "stale_ms" not in before
+        assert client.call("job.why", {"id": job})["details"]["stale_ms"] > 1
+        assert [(view["stale_ms"] or 0) > 1 for view in (client.get(job), *client.list()["jobs"])] == [True, True]
+        until(lambda: [event["job"] for event in daemon.events("checkpoint_stale")] == [job], why="the line in the log")

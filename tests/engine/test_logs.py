@@ -49,6 +49,22 @@ def test_log_when_followed_then_lines_come_at_once_and_it_ends_with_the_attempt(
     assert rest == b"after\n"
 
 
+def test_log_when_a_job_has_none_then_no_view_names_one(client: stoker.Client) -> None:
+    silent, handler, loud = (
+        submit(client, shell("exit 0")),
+        submit(client, {"command": "stoker.tidy", "execution_mode": "in_process"}),
+        submit(client, shell("echo hi")),
+    )
+    for job in (silent, handler, loud):
+        end_of(client, job)
+
+    listed = {view["id"]: view["log"] for view in client.list()["jobs"]}
+
+    assert [client.get(job)["log"] for job in (silent, handler, loud)] == [None, None, listed[loud]]
+    assert (listed[silent], listed[handler]) == (None, None)
+    assert Path(listed[loud] or "").read_text() == "hi\n"
+
+
 def test_log_when_it_is_there_before_its_attempt_then_the_job_is_held(
     shared: DaemonProcess, client: stoker.Client
 ) -> None:

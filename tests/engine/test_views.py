@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from stoker.core.job.model import Queue, State
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.service.views import job_view
 from tests.support.jobs import attempt, job
-
-STATE_DIR = Path("/nowhere")
 
 
 def memory(of: OpenRun) -> LiveState:
@@ -21,7 +17,7 @@ def memory(of: OpenRun) -> LiveState:
 def test_job_when_memory_knows_its_pid_then_that_is_shown() -> None:
     running = job(State.RUNNING, attempts=1, pid=77)
 
-    shown = job_view(job(State.RUNNING, attempts=1), memory(OpenRun(running, attempt(running))), STATE_DIR)
+    shown = job_view(job(State.RUNNING, attempts=1), memory(OpenRun(running, attempt(running))), None, None)
 
     assert shown["pid"] == 77
 
@@ -31,6 +27,6 @@ def test_job_when_its_next_attempt_is_not_yet_committed_then_nobody_is_told_of_i
     in_memory = memory(OpenRun(ahead, attempt(ahead)))
 
     for committed in (job(State.QUEUED, attempts=1), job(State.RUNNING, attempts=1)):
-        shown = job_view(committed, in_memory, STATE_DIR)
+        shown = job_view(committed, in_memory, None, None)
 
         assert (shown["state"], shown["attempts"], shown["pid"]) == (committed.state, 1, None)

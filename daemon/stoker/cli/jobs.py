@@ -180,14 +180,8 @@ def _facts(job: JobDetails) -> list[tuple[str, object]]:
         ("labels", _pairs(job["labels"])),
         ("env", _pairs({name: _text(value) for name, value in job["env_vars"].items()})),
         ("trace", job["trace_id"]),
-        ("log", "none: it printed nothing" if _silent(job) else job["log"]),
+        ("log", job["log"] or ("none: it printed nothing" if job["attempts"] else None)),
     ]
-
-
-def _silent(job: JobDetails) -> bool:
-    """Whether the newest attempt has ended and has printed nothing: then it has no log."""
-    newest = next(reversed(job.get("attempts_list", ())), None)
-    return newest is not None and newest["ended_at"] is not None and not newest["log_bytes"]
 
 
 def _text(word: str | RawBytesShape) -> str:

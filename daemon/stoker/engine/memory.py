@@ -68,7 +68,6 @@ class LiveState:
         self.worker_status: dict[str, WorkerStatus] = {}  # by run with a socket for reports; not stored
         self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
         self.heads: dict[str, Head] = {}  # of those outside a workflow: the end of their job's chain
-        self.stale: dict[str, int] = {}  # runs without a checkpoint for too long: the time in ms at the last check
         self.shortage = NO_SHORTAGE
         self.draining = False  # the service is stopping
         self.frozen = Freezes()

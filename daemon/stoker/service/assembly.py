@@ -351,7 +351,7 @@ class Engine:
         set_level(config.log.level)
         self.dispatcher.slots = config.daemon.slots
         self.throttle.use(config)
-        self.staleness.limit_ms = config.workflows.stale_ms
+        self.staleness.use(config.workflows.stale_ms)
         self.retention.use(config)
         self.backups.use(config)
         self.intake.use(SpecDefaults(config), config.jobs.ageing_ms, config.jobs.max_queued)

@@ -53,7 +53,7 @@ async def _scene(engine: Engine, job: Job) -> Scene:
         closed=engine.dispatcher.closed,
         shortage=memory.shortage,
         silent=run is not None and engine.local.launchers.silent(run.attempt.launcher),
-        stale_ms=None if run is None else memory.stale.get(run.attempt.run_id),
+        stale_ms=(await engine.staleness.ages([job.id])).get(job.id),
         unheard_ms=None if run is None else engine.heartbeats.silent_ms(run.attempt.run_id),
         asleep=run is not None and run.attempt.identity is not None and is_asleep(run.attempt.identity),
         unstoppable=() if run is None else engine.local.unstoppable(run.attempt.run_id),

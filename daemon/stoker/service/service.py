@@ -40,7 +40,7 @@ from stoker.service import status as reading
 from stoker.service.assembly import Engine
 from stoker.service.checkpoints import CheckpointService
 from stoker.service.explanation import explanation_of
-from stoker.service.views import attempt_view, job_view
+from stoker.service.views import attempt_view
 from stoker.service.workers import WorkerService
 from stoker.service.workflows import WorkflowService
 from stoker.store import attempts, changes, reader
@@ -104,7 +104,7 @@ class Service:
     async def get(self, job_id: int, before: int | None, limit: int) -> JobDetails:
         """One job with its newest attempts, or with the newest of those before that ordinal."""
         job = await reading.job_now(self._engine, job_id)
-        view = job_view(job, self._engine.memory, self._engine.state_dir)
+        (view,) = await reading.job_views(self._engine, [job])
         page, older = await self._attempts(job, before, limit)
         return {**view, "attempts_list": page, "attempts_before": older}
 
@@ -135,8 +135,7 @@ class Service:
         if job_filter.queue is not None:
             self._engine.memory.queue(job_filter.queue, "queue")
         jobs, following = await self._search(job_filter)
-        views = [job_view(job, self._engine.memory, self._engine.state_dir) for job in jobs]
-        return {"jobs": views, "next": following}
+        return {"jobs": await reading.job_views(self._engine, jobs), "next": following}
 
     async def _search(self, job_filter: JobFilter) -> tuple[Sequence[Job], int | None]:
         """A page of jobs, and the cursor of the next. It reads in portions, so that other queries are not delayed."""

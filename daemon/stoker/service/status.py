@@ -1,4 +1,4 @@
-"""Views and streams that combine several parts: status, queues, resources, history, logs.
+"""Views and streams that combine several parts: jobs, status, queues, resources, history, logs.
 
 Owns their fields. Everything here only reads.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from stoker.core.clock import Now
 from stoker.core.errors import AttemptNotFound, JobNotFound, LogUnreadable, WorkflowNotFound
 from stoker.core.job.admission import paused
-from stoker.core.job.model import Change, Job, State
+from stoker.core.job.model import Change, ExecutionMode, Job, State
 from stoker.core.shortage import Shortage
 from stoker.core.workflow import strategies
 from stoker.engine.memory import LiveState
@@ -24,13 +25,13 @@ from stoker.engine.subscriptions import change_fields
 from stoker.process.attempt_logs import Chunk, log_path, tail_offset
 from stoker.process.attempt_logs import follow as follow_log
 from stoker.service.assembly import Engine
-from stoker.service.views import laid_over
+from stoker.service.views import job_view, laid_over
 from stoker.store import attempts, jobs, workflows
 from stoker.store.workflows import StoredWorkflow
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import EngineStatus, LauncherView, QueueView, ResourceView, ShortageView
-    from stoker.core.views import RecordedChange
+    from stoker.core.views import JobView, RecordedChange
 
 
 REMOVED = " any more: it ended long ago and was removed ([retention], stoker purge)"
@@ -50,6 +51,19 @@ async def job_now(engine: Engine, job_id: int) -> Job:
         removed = REMOVED if job_id <= engine.memory.last_id else ""
         raise JobNotFound(f"there is no job {job_id}{removed}", hint="stoker ls --all", id=job_id)
     return laid_over(rows[job_id], engine.memory)[0]
+
+
+async def job_views(engine: Engine, shown: Sequence[Job]) -> list[JobView]:
+    """Jobs as `job.get` and `job.list` show them."""
+    ids = [job.id for job in shown]
+    stale = await engine.staleness.ages(ids)
+    silent = await engine.queries.run(attempts.silent, ids)
+
+    def log(job: Job) -> Path | None:
+        has_log = job.attempts and job.id not in silent and job.spec.execution_mode is ExecutionMode.SUBPROCESS
+        return log_path(engine.state_dir, job.id, job.attempts) if has_log else None
+
+    return [job_view(job, engine.memory, log(job), stale.get(job.id)) for job in shown]
 
 
 async def stored_workflow(engine: Engine, workflow_id: int) -> StoredWorkflow:

@@ -16,7 +16,6 @@ from stoker.core.job.limits import describe
 from stoker.core.job.model import Attempt, Job, Spec
 from stoker.core.job.verdict import suspected_limit
 from stoker.engine.memory import LiveState, OpenRun
-from stoker.process.attempt_logs import log_path
 
 if TYPE_CHECKING:
     from stoker.core.views import AttemptView, JobView
@@ -26,8 +25,8 @@ _OWN = frozenset({"spec", "spec_hash", "checkpoint_floor", "order_key"})  # of t
 _JOB_FIELDS = tuple(name for name in Job.__struct_fields__ if name not in _OWN)
 
 
-def job_view(job: Job, memory: LiveState, state_dir: Path) -> JobView:
-    """A job as `job.get` and `job.list` show it."""
+def job_view(job: Job, memory: LiveState, log: Path | None, stale_ms: int | None) -> JobView:
+    """`log`: where its newest attempt is logged; `stale_ms`: the age of a checkpoint that is overdue."""
     job, run = laid_over(job, memory)
     view: dict[str, Any] = {name: getattr(job, name) for name in _JOB_FIELDS}
     view |= {name: getattr(job.spec, name) for name in _SPEC_FIELDS}
@@ -39,10 +38,10 @@ def job_view(job: Job, memory: LiveState, state_dir: Path) -> JobView:
     view["last_heartbeat"] = report and report.last_heartbeat
     view["notices_ignored"] = report and report.ignored
     view["unresponsive"] = report is not None and report.unresponsive
-    view["stale_ms"] = run and memory.stale.get(run.attempt.run_id)
+    view["stale_ms"] = run and stale_ms
     view["frozen"] = run is not None and run.attempt.run_id in memory.frozen
     view["stopping"] = run is not None and run.attempt.stop_reason is not None
-    view["log"] = str(log_path(state_dir, job.id, job.attempts)) if job.attempts else None
+    view["log"] = log and str(log)
     return cast("JobView", view)
 
 

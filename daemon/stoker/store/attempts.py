@@ -61,6 +61,12 @@ ERRORS = """
 SELECT job_id, error FROM attempts WHERE job_id IN (SELECT value FROM json_each(?)) AND error IS NOT NULL
     AND ordinal = (SELECT max(ordinal) FROM attempts AS newer WHERE newer.job_id = attempts.job_id)
 """
+# The count of an unseen end is missing, so its log may hold something.
+SILENT = """
+SELECT job_id FROM attempts WHERE job_id IN (SELECT value FROM json_each(?))
+    AND ordinal = (SELECT max(ordinal) FROM attempts AS newer WHERE newer.job_id = attempts.job_id)
+    AND outcome != 'unseen' AND coalesce(log_bytes, 0) = 0
+"""
 KNOWN = "SELECT run_id FROM attempts WHERE run_id IN (SELECT value FROM json_each(?))"
 
 
@@ -124,6 +130,11 @@ def newest_ends(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[
     """The newest attempt that has ended of each of these jobs, if there is one."""
     ends = {job_id: newest_end(connection, job_id) for job_id in job_ids}
     return {job_id: attempt for job_id, attempt in ends.items() if attempt is not None}
+
+
+def silent(connection: sqlite3.Connection, job_ids: Iterable[int]) -> set[int]:
+    """Those of these jobs whose newest attempt has ended without any output, so that it has no log."""
+    return {job_id for (job_id,) in connection.execute(SILENT, (json_array(job_ids),))}
 
 
 def outputs(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, str]:

@@ -1,8 +1,8 @@
 """Running attempts that have left no checkpoint for too long: they may hang, or forget to save.
 
 An attempt is stale if its newest checkpoint is older than `[workflows] stale_ms`; the start of a step counts as a
-checkpoint. A job outside of workflows that never saved is not checked. Stale attempts are only reported. Invariant:
-each time that a run becomes stale is logged once.
+checkpoint. A job outside of workflows that never saved is not checked. Stale attempts are only reported: to clients as
+it is when they ask, and in the log at the time at which they become stale. Invariant: each such time is logged once.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from stoker.telemetry.logs import log
 if TYPE_CHECKING:
     from stoker.core.views import StaleCheckpoint
 
-LONGEST_PAUSE_MS = 60_000
-CHECKS = 4  # while the limit passes
+LONGEST_PAUSE_MS = 60_000  # between checks for the log: the wall clock may jump
 
 
 class Staleness:
-    """Checks now and then; the last result is in `LiveState.stale`, for lists."""
+    """Finds stale attempts for clients, and logs each as it becomes stale."""
 
     def __init__(
         self, reader: Reader, memory: LiveState, clock: Clock, background: BackgroundTasks, limit_ms: int
@@ -36,17 +35,31 @@ class Staleness:
         self._memory = memory
         self._clock = clock
         self._background = background
-        self.limit_ms = limit_ms
+        self._limit_ms = limit_ms
         self._due = 0
         self._logged: dict[str, int] = {}  # runs that were logged, with the time of their newest checkpoint
         self._search: asyncio.Task[None] | None = None
 
+    def use(self, limit_ms: int) -> None:
+        self._limit_ms = limit_ms
+        self._due = 0
+
     async def find(self, only: Collection[int] | None = None) -> list[StaleCheckpoint]:
         """Running attempts whose newest checkpoint is older than the limit, oldest first."""
-        wall, limit_ms = self._clock.now().wall, self.limit_ms
+        return [one for one in await self._by_age(only) if one["age_ms"] > self._limit_ms]
+
+    async def ages(self, job_ids: Collection[int]) -> dict[int, int]:
+        """The age in ms of the newest checkpoint of each of these jobs that runs and is stale."""
+        return {one["job"]: one["age_ms"] for one in await self.find(job_ids)}
+
+    async def _by_age(self, only: Collection[int] | None = None) -> list[StaleCheckpoint]:
+        """Running attempts with the age of their newest checkpoint, oldest first."""
         runs = [run for run in self._memory.runs.values() if only is None or run.job.id in only]
+        if not runs:
+            return []
         newest = await self._reader.run(checkpoints.newest_at, [run.job.id for run in runs])
-        stale: list[StaleCheckpoint] = [
+        wall = self._clock.now().wall
+        ages: list[StaleCheckpoint] = [
             {
                 "workflow": run.job.workflow_id,
                 "step": run.job.step,
@@ -56,30 +69,39 @@ class Staleness:
                 "age_ms": wall - newest[run.job.id],
             }
             for run in runs
-            if run.job.id in newest and wall - newest[run.job.id] > limit_ms
+            if run.job.id in newest
         ]
-        return sorted(stale, key=lambda one: one["checkpoint_at"])
+        return sorted(ages, key=lambda one: one["checkpoint_at"])
 
     def tick(self) -> None:
         now = self._clock.now().steady
         if now >= self._due and (self._search is None or self._search.done()):
-            self._due = now + min(LONGEST_PAUSE_MS, self.limit_ms // CHECKS)
-            self._search = self._background.retry("look for stale checkpoints", self._update)
+            self._due = now + LONGEST_PAUSE_MS
+            self._search = self._background.retry("look for stale checkpoints", self._check)
 
-    async def _update(self) -> None:
-        stale = await self.find()
+    async def _check(self) -> None:
+        """Log the attempts that have become stale, and set the time of the next check."""
+        limit_ms = self._limit_ms
+        ages = await self._by_age()
+        left_ms = [limit_ms - one["age_ms"] for one in ages if one["age_ms"] <= limit_ms]
+        # A checkpoint that is saved later becomes stale after the whole limit.
+        self._due = min(self._due, self._clock.now().steady + min([limit_ms, *left_ms]) + 1)
+        stale = [one for one in ages if one["age_ms"] > limit_ms]
         for one in stale:
-            run = self._memory.by_run(one["run_id"])
-            if run is not None and self._logged.get(one["run_id"]) != one["checkpoint_at"]:
-                log(
-                    LogEvent.CHECKPOINT_STALE,
-                    job=run.job.id,
-                    attempt=run.attempt.ordinal,
-                    queue=run.job.spec.queue,
-                    trace_id=run.job.trace_id,
-                    workflow=run.job.workflow_id,
-                    step=run.job.step,
-                    age_ms=one["age_ms"],
-                )
+            if self._logged.get(one["run_id"]) != one["checkpoint_at"]:
+                self._log(one)
         self._logged = {one["run_id"]: one["checkpoint_at"] for one in stale}
-        self._memory.stale = {one["run_id"]: one["age_ms"] for one in stale}
+
+    def _log(self, one: StaleCheckpoint) -> None:
+        run = self._memory.by_run(one["run_id"])
+        if run is not None:
+            log(
+                LogEvent.CHECKPOINT_STALE,
+                job=run.job.id,
+                attempt=run.attempt.ordinal,
+                queue=run.job.spec.queue,
+                trace_id=run.job.trace_id,
+                workflow=run.job.workflow_id,
+                step=run.job.step,
+                age_ms=one["age_ms"],
+            )
