@@ -121,7 +121,8 @@ class Daemon:
         self._directory.prepare()
         if owns_socket:
             self._address.lock()
-        self._opened = await open_state(self._directory, boot_id(), pid_namespace(), self._config.disk.reserve_bytes)
+        reserve, journaled = self._config.disk.reserve_bytes, self._config.journal.enabled
+        self._opened = await open_state(self._directory, boot_id(), pid_namespace(), reserve, journaled=journaled)
         self._directory.remember()
         return self._build(self._opened, cgroups)
 
@@ -299,6 +300,7 @@ class Daemon:
             if self._engine is None or turns is None or failed or turns.cancelled() or turns.exception() is not None:
                 return
             self._engine.housekeeping.note()
+            await self._engine.journaling.close()
         finally:
             await opened.queries.close()
             await opened.reader.close()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 untouched = pytest.mark.usefixtures("untouched")
 
 COMMANDS = {
-    "no backup named": (["restore"], 64, "missing --from-backup"),
+    "no backup named": (["restore"], 64, "name one of --from-backup and --from-journal"),
     "an empty name": (["restore", "--from-backup", ""], 64, "an empty path"),
     "a word too many": (["restore", "latest"], 64, "unexpected argument 'latest'"),
     "under a daemon": (["restore", "--from-backup", "latest", "--state-dir", "{state}"], 75, "runs on {state}"),

@@ -162,6 +162,12 @@ CREATE TABLE needs (
     PRIMARY KEY (job_id, needed),
     CHECK (job_id <> needed)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE outbox (
+    id    INTEGER PRIMARY KEY,
+    place TEXT NOT NULL,                   -- the table
+    key1  ANY NOT NULL,                    -- the primary key of the row
+    key2  ANY
+) STRICT;
 CREATE TABLE purged_jobs (
     id INTEGER PRIMARY KEY
 ) STRICT;

@@ -242,7 +242,11 @@ def test_restore_when_it_is_not_confirmed_then_it_says_what_it_would_do(daemon: 
 
 # Back from 0008_purge_in_pieces.sql and 0007_add_restored.sql.
 EARLIER = """
+PRAGMA writable_schema = ON;
+DELETE FROM sqlite_schema WHERE type = 'trigger' AND name LIKE 'outbox!_%' ESCAPE '!';
+PRAGMA writable_schema = RESET;
 DROP TABLE purging_jobs;
+DROP TABLE outbox;
 PRAGMA writable_schema = ON;
 UPDATE sqlite_schema SET sql = replace(sql, ' OR reason = ''restored''', '') WHERE name = 'jobs';
 PRAGMA writable_schema = RESET;

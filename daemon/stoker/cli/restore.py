@@ -1,6 +1,7 @@
 """`stoker restore`: put a backup in the place of the database, or say what that would do.
 
-Owns how a restore is described. `ops.restore` does it; the next start of the daemon settles the jobs.
+Owns how a restore is described, and how its end is named. `ops.restore` does it; the next start of the daemon settles
+the jobs.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from stoker import paths
-from stoker.cli.kit import render
+from stoker.cli.kit import render, values
 from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option, path
 from stoker.core.errors import UsageError
 from stoker.core.units import counted
@@ -18,9 +19,20 @@ if TYPE_CHECKING:
     from stoker.core.daemon_views import RestoreView
 
 
+def _end(text: str) -> dict[str, int]:
+    """`120` is a change, everything else a time that is past."""
+    if not text.isdecimal():
+        return {"at": values.past(text)}
+    if not int(text):
+        raise UsageError("changes are counted from 1", hint="stoker restore --to 1")
+    return {"seq": int(text)}
+
+
 @Command(
     options=(
         Option("--from-backup", "latest|FILE", "the newest backup in the state directory, or this file", convert=path),
+        Option("--from-journal", None, "what the journal in the state directory has"),
+        Option("--to", "TIME|SEQ", "up to a time or a change; behind a backup by the journal", convert=_end),
         STATE_DIR,
         Option("--yes", None, "restore; without this option only print what it would do"),
         JSON,
@@ -28,22 +40,27 @@ if TYPE_CHECKING:
     examples=(
         "stoker restore --from-backup latest",
         "stoker restore --from-backup latest --yes",
+        "stoker restore --from-journal --yes",
+        "stoker restore --from-backup latest --to 2026-11-29T09:12 --yes",
         "stoker restore --from-backup /mnt/disk/stoker.db --state-dir /var/lib/stoker --yes",
     ),
 )
 def restore(given: Given) -> None:
-    """The daemon must not run; the database may be lost or damaged. The backup is verified first. The old files are
+    """The daemon must not run; the database may be lost or damaged. What replaces it is verified first. Old files are
     moved to a directory beside, never deleted. What may have run since the backup does not run again by itself: at the
     next start jobs that wait are held for a person, except safe ones, and workers that the backup does not know are
     stopped. New jobs get ids above all that were ever given out."""
-    if given["from_backup"] is None:
+    if (given["from_backup"] is None) is not given["from_journal"]:
         raise UsageError(
-            "missing --from-backup", hint="stoker restore --from-backup latest; stoker backup ls lists them"
+            "name one of --from-backup and --from-journal",
+            hint="stoker restore --from-backup latest; stoker backup ls lists them",
         )
-    from stoker.ops import restore as ops  # noqa: PLC0415 - SQLite and msgspec: completions load this module
+    from stoker.ops import rebuild  # noqa: PLC0415 - SQLite and msgspec: completions load this module
+    from stoker.ops import restore as ops  # noqa: PLC0415 - as above
 
     root = paths.state_dir(given["state_dir"], os.environ, os.getuid())
-    done = (ops.carry_out if given["yes"] else ops.preview)(root, given["from_backup"])
+    until = None if given["to"] is None else rebuild.Until(**given["to"])
+    done = (ops.carry_out if given["yes"] else ops.preview)(root, given["from_backup"], until)
     if given["json"]:
         render.json_document(done)
     else:
@@ -57,7 +74,8 @@ def _facts(view: RestoreView) -> list[tuple[str, object]]:
     lost = view["lost_changes"]
     return [
         ("state dir", view["state_dir"]),
-        ("backup", f"{view['backup']}, up to change {view['seq']}, verified"),
+        ("source", f"{view['backup']}, up to change {view['seq']}, verified"),
+        *[("remark", remark) for remark in view["remarks"]],
         ("instance", view["instance"]),
         ("lost", "not known" if lost is None else f"at least {counted(lost, 'change')} made since"),
         ("jobs", f"{view['jobs']}, of those that wait {view['held']} are held, {view['queued_again']} safe ones start"),

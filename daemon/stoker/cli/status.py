@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         BackupStatus,
         DiskView,
         DrainBegun,
+        JournalStatus,
         LauncherView,
         PressureView,
         ShortageView,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from stoker.core.views import StaleCheckpoint
 
 MOST_STALE = 5
+JOURNAL_SLACK_BYTES = 32 * 1024 * 1024  # the newest files are never removed
 # What a start did with unfinished attempts, in the order in which it is shown.
 RECOVERED = (
     ("settled", "settled"),
@@ -66,6 +68,7 @@ def summary(answer: StatusView) -> list[tuple[str, object]]:
         ("state", _database(answer["usage"])),
         ("measured", _measured(answer["usage"])),
         ("backup", _backup(answer["backups"])),
+        ("journal", _journal(answer["journal"])),
         ("state dir", answer["state_dir"]),
         ("socket", answer["socket"]),
         ("instance", f"{answer['instance']}, epoch {answer['epoch']}, change {answer['last_seq']}"),
@@ -143,6 +146,21 @@ def _backup(backups: BackupStatus) -> str:
         age = render.span(time.time() * 1_000 - newest["at"])
         text = f"{age} ago, up to change {newest['seq']}; {backups['count']} kept, {render.size(backups['bytes'])}"
     return f"{text}; the last one FAILED: {backups['error']}" if backups["error"] else text
+
+
+def _journal(journal: JournalStatus) -> str:
+    """`up to change 345; 3 files, 40.1M`."""
+    if not journal["enabled"]:
+        return "none is kept: [journal] enabled"
+    at = "" if journal["at"] is None else f", {render.when(journal['at'])}"
+    text = f"up to change {journal['seq']}{at}; {counted(journal['files'], 'file')}, {render.size(journal['bytes'])}"
+    if journal["error"]:
+        return f"{text}; it CANNOT BE WRITTEN, what it lacks is added later: {journal['error']}"
+    if journal["behind"]:
+        return f"{text}; catching up"
+    if journal["bytes"] > journal["keep_bytes"] + JOURNAL_SLACK_BYTES:
+        return f"{text}; more than [journal] keep_bytes, until a newer backup replaces the older files: stoker backup"
+    return text
 
 
 @Command(

@@ -31,6 +31,7 @@ LIVE_KEYS: Final = frozenset(
         ("cpu", "resume_threshold"),
         ("cpu", "smoothing"),
         ("log", "level"),
+        ("journal", "keep_bytes"),
     }
 )
 

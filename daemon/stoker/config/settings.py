@@ -261,6 +261,15 @@ class BackupSettings(Section, frozen=True):
     keep_bytes: Annotated[int, between(0, TIB, "bytes of backups that stay; the newest one always does")] = 10 * GIB
 
 
+class JournalSettings(Section, frozen=True):
+    """The journal: every change as a line of text, in the directory `journal` of the state directory."""
+
+    enabled: Annotated[bool, says("keep a journal, from which the database can be rebuilt")] = True
+    keep_bytes: Annotated[
+        int, between(0, TIB, "bytes of journal that stay; older files go once a newer backup replaces them")
+    ] = GIB
+
+
 class KeepSection(Section, frozen=True):
     """Other times for the jobs of one queue, or for the workflows of one name."""
 
@@ -309,6 +318,7 @@ class Config(Struct, frozen=True, kw_only=True):
     disk: DiskSettings = DiskSettings()
     retention: RetentionSettings = RetentionSettings()
     backup: BackupSettings = BackupSettings()
+    journal: JournalSettings = JournalSettings()
     retention_queues: dict[str, KeepSection] = field(default_factory=dict)
     retention_workflows: dict[str, KeepSection] = field(default_factory=dict)
     queues: dict[str, QueueSection] = field(default_factory=dict)

@@ -128,7 +128,8 @@ class BackupList(TypedDict):
 class RestoreView(TypedDict):
     """A restore, or what it would do. `held` jobs wait for a person, `queued_again` are safe and start.
 
-    `lost_changes`: how many known changes are newer than the backup; None if nothing is known of the old state.
+    `backup`: the file of a backup, or the directory of the journal. `lost_changes`: how many known changes are newer
+    than the result; None if nothing is known of the old state. `remarks`: what was left out, and why.
     """
 
     state_dir: str
@@ -141,6 +142,7 @@ class RestoreView(TypedDict):
     held: int
     queued_again: int
     running: int
+    remarks: list[str]
     old_state: str | None
 
 
@@ -209,6 +211,19 @@ class BackupStatus(TypedDict):
     error: str | None
 
 
+class JournalStatus(TypedDict):
+    """`seq`: the newest change in the files, written `at`. `behind`: more waits; `error`: why it cannot be written."""
+
+    enabled: bool
+    files: int
+    bytes: int
+    keep_bytes: int
+    seq: int
+    at: int | None
+    behind: bool
+    error: str | None
+
+
 class EngineStatus(TypedDict):
     """The part of `system.status` about jobs; `memory`: numbers of objects in memory."""
 
@@ -255,6 +270,7 @@ class StatusView(EngineStatus, ProcessStatus):
 
     usage: UsageView
     backups: BackupStatus
+    journal: JournalStatus
     stale_checkpoints: list[StaleCheckpoint]
 
 

@@ -318,6 +318,12 @@ class BackupRefused(StokerError):
     code, exit_status = "backup_refused", EX_DATAERR
 
 
+class JournalBroken(StokerError):
+    """A file of the journal is damaged, or one is missing; nothing was changed."""
+
+    code, exit_status = "journal_broken", EX_DATAERR
+
+
 class CorruptRecord(StokerError):
     """A record does not match its own checksum."""
 

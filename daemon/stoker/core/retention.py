@@ -120,6 +120,15 @@ def kept_backups(sizes: Iterable[int], most: int, most_bytes: int) -> int:
     return kept
 
 
+def removable_files(sizes: Sequence[int], replaced: int, most_bytes: int) -> int:
+    """How many files of a journal go, of those with these sizes, oldest first: only those that a backup replaces."""
+    total, count = sum(sizes), 0
+    while count < replaced and total > most_bytes:
+        total -= sizes[count]
+        count += 1
+    return count
+
+
 def ranges(ids: Iterable[int]) -> list[Sequence[int]]:
     """Sorted ids as inclusive ranges: 1 2 3 7 gives [1, 3] and [7, 7]."""
     spans: list[list[int]] = []

@@ -1,8 +1,8 @@
-"""`stoker restore`: a backup takes the place of the database of a daemon that does not run.
+"""`stoker restore`: a backup, or what the journal gives, takes the place of the database of a daemon that does not run.
 
-Owns the order: lock, copy, verify the copy, raise its ids, set the old files aside, give the copy their place. Until
-the last rename a start is refused or finds the old state; after it, it finds the new one. Invariants: nothing is
-changed unless the backup is sound and of this instance; the old files are moved, never deleted; ids and epochs begin
+Owns the order: lock, copy or rebuild, verify the result, raise its ids, set the old files aside, give it their place.
+Until the last rename a start is refused or finds the old state; after it, it finds the new one. Invariants: nothing is
+changed unless the result is sound and of this instance; the old files are moved, never deleted; ids and epochs begin
 above all that the state may have given out.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,10 +19,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stoker.core.clock import wall_ms
-from stoker.core.errors import BackupRefused, StateRefused, StokerError, StorageFailed
+from stoker.core.errors import BackupRefused, JournalBroken, StateRefused, StokerError, StorageFailed
 from stoker.files import NotRegular, make_regular, open_regular, sync
+from stoker.ops import rebuild
+from stoker.ops.rebuild import Rebuilt, Until
 from stoker.store import audit, changes, instance, restore
 from stoker.store.backup_files import listed, read_checksum, time_name
 from stoker.store.database import APPLICATION_ID, BESIDE, HEADER, open_immutable, open_unchanged
@@ -50,6 +54,7 @@ class Candidate(Struct, frozen=True):
     given_out: Mark
     numbers: JobNumbers
     open_jobs: list[tuple[int, int]]
+    remarks: list[str] = []
 
 
 class Present(Struct, frozen=True):
@@ -60,40 +65,82 @@ class Present(Struct, frozen=True):
     last_seq: int | None
 
 
-def preview(root: str, source: str) -> RestoreView:
-    """What `restore` would do; changes nothing. Raises BackupRefused, AlreadyRunning or StateRefused."""
+def preview(root: str, backup: str | None, until: Until | None = None) -> RestoreView:
+    """What `carry_out` would do; changes nothing. Raises BackupRefused, JournalBroken, AlreadyRunning, StateRefused."""
     directory = StateDirectory(Path(root))
-    with _held(directory, taking=False):
-        backup = _find(directory, source)
-        candidate = _examine(backup, backup, _checksum(backup))
+    with _held(directory, taking=False), tempfile.TemporaryDirectory(prefix="stoker-") as folder:
+        source = _find(directory, backup)
+        with _failures(source):
+            if source != directory.journal and until is None:
+                candidate = _examine(source, source, _checksum(source))
+            else:
+                candidate = _build(directory, source, until, Path(folder) / "stoker.db")
         present = _present(directory)
-        _refuse_foreign(backup, candidate, present)
-        return _view(directory, backup, candidate, present, None)
+        _refuse_foreign(source, candidate, present)
+        return _view(directory, source, candidate, present, None)
 
 
-def carry_out(root: str, source: str) -> RestoreView:
-    """Restore. Raises BackupRefused, AlreadyRunning, StateRefused, CannotCreate, DiskFull or StorageFailed."""
+def carry_out(root: str, backup: str | None, until: Until | None = None) -> RestoreView:
+    """Restore a backup, or with None what the journal has; `until` goes on behind a backup.
+
+    Raises BackupRefused, JournalBroken, AlreadyRunning, StateRefused, CannotCreate, DiskFull or StorageFailed.
+    """
     directory = StateDirectory(Path(root))
     directory.prepare()
     with _held(directory, taking=True):
-        backup = _find(directory, source)
+        source = _find(directory, backup)
         present = _present(directory)
         fresh = directory.root / "stoker.db.restored"
+        _remove(fresh)
         try:
-            candidate = _examine(fresh, backup, _copy(backup, fresh))
-            _refuse_foreign(backup, candidate, present)
-            above = _above(directory, present.given_out.joined(candidate.given_out))
-            restore.prepare(fresh, above, Restored(wall_ms(), str(backup), candidate.last_seq))
-            sync(fresh)
-            old = _swap(directory, fresh, candidate, above)
-        except sqlite3.Error as error:
-            raise StorageFailed(f"{fresh}: {error}") from error
-        except OSError as error:
-            raise storage_error(error.filename or fresh, error) from error
+            with _failures(fresh):
+                candidate = _build(directory, source, until, fresh)
+                _refuse_foreign(source, candidate, present)
+                above = _above(directory, present.given_out.joined(candidate.given_out))
+                restore.prepare(fresh, above, Restored(wall_ms(), str(source), candidate.last_seq))
+                sync(fresh)
+                old = _swap(directory, fresh, candidate, above)
         finally:
-            for left in (fresh, *(fresh.with_name(fresh.name + suffix) for suffix in BESIDE)):
-                left.unlink(missing_ok=True)
-        return _view(directory, backup, candidate, present, old)
+            _remove(fresh)
+        return _view(directory, source, candidate, present, old)
+
+
+def _remove(fresh: Path) -> None:
+    """SQLite would apply a journal of its own that a crash left beside an earlier file of this name."""
+    for left in (fresh, *(fresh.with_name(fresh.name + suffix) for suffix in BESIDE)):
+        left.unlink(missing_ok=True)
+
+
+@contextmanager
+def _failures(path: Path) -> Iterator[None]:
+    """The errors of SQLite and of the system become ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StorageFailed(f"{path}: {error}") from error
+    except OSError as error:
+        raise storage_error(error.filename or path, error) from error
+
+
+def _build(directory: StateDirectory, source: Path, until: Until | None, fresh: Path) -> Candidate:
+    """Make `fresh` from a backup or from the journal, and verify it. Raises BackupRefused or JournalBroken."""
+    if source == directory.journal:
+        return _rebuilt(fresh, source, rebuild.from_journal(source, fresh, until or Until()))
+    candidate = _examine(fresh, source, _copy(source, fresh))
+    if until is None:
+        return candidate
+    return _rebuilt(fresh, source, rebuild.behind_backup(directory.journal, fresh, until))
+
+
+def _rebuilt(fresh: Path, source: Path, rebuilt: Rebuilt) -> Candidate:
+    with open_immutable(fresh) as connection:
+        damage = find_damage(connection) or audit.verify(connection).broken
+        if damage is not None:
+            raise JournalBroken(
+                f"what {source} gives is not sound: {damage}", hint="stoker restore --from-backup latest"
+            )
+        candidate = _candidate(connection)
+    return replace(candidate, given_out=candidate.given_out.joined(rebuilt.given_out), remarks=rebuilt.remarks)
 
 
 @contextmanager
@@ -113,8 +160,10 @@ def _held(directory: StateDirectory, *, taking: bool) -> Iterator[None]:
 # --- the backup ---------------------------------------------------------------------------------------------
 
 
-def _find(directory: StateDirectory, source: str) -> Path:
-    """The file of a backup. Raises BackupRefused for what cannot be one."""
+def _find(directory: StateDirectory, source: str | None) -> Path:
+    """The file of a backup, or the directory of the journal. Raises BackupRefused for what cannot be a backup."""
+    if source is None:
+        return directory.journal
     if source == LATEST:
         backups = listed(directory.backups)
         if not backups:
@@ -317,5 +366,6 @@ def _view(
         "held": candidate.numbers.unsafe,
         "queued_again": candidate.numbers.safe,
         "running": candidate.numbers.running,
+        "remarks": candidate.remarks,
         "old_state": None if old is None else str(old),
     }

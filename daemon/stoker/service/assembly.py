@@ -50,6 +50,7 @@ from stoker.upkeep.after_restore import settle_restore
 from stoker.upkeep.backups import Backups
 from stoker.upkeep.drain import Drain
 from stoker.upkeep.housekeeping import Housekeeping
+from stoker.upkeep.journaling import Journaling
 from stoker.upkeep.leftovers import Leftovers
 from stoker.upkeep.recovery import RecoveryService
 from stoker.upkeep.recovery_messages import hold_jobs_without_attempt
@@ -97,6 +98,9 @@ class Engine:
         self._build_executors()
         self._build_loop(opened.writer)
         self._build_retention(directory, opened.writer)
+        self.journaling = Journaling(
+            self.config, directory, opened.journal, opened.writer, self.reader, self.clock, self.background
+        )
         self._build_upkeep(directory, opened)
         self._build_recovery(opened)
         self._build_drain(progress)
@@ -229,6 +233,7 @@ class Engine:
             "search for stale checkpoints": self.staleness,
             "retention": self.retention,
             "backup": self.backups,
+            "journal": self.journaling,
         }
         self.cadence = Cadence(self.config.cpu.sample_ms / 1_000, duties, self.stalls, self.background)
 
@@ -314,6 +319,7 @@ class Engine:
             "search for jobs without an attempt", partial(hold_jobs_without_attempt, self.queries, self.inbox)
         )
         self.throttle.begin()
+        self.journaling.begin()
         self.cadence.start()
         self.housekeeping.tick()
         self.dispatcher.open("recovering")
@@ -354,6 +360,7 @@ class Engine:
         self.staleness.use(config.workflows.stale_ms)
         self.retention.use(config)
         self.backups.use(config)
+        self.journaling.use(config)
         self.intake.use(SpecDefaults(config), config.jobs.ageing_ms, config.jobs.max_queued)
         await self._declare_queues()
         self.inbox.wake()

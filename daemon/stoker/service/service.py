@@ -263,6 +263,7 @@ class Service:
             **self._facts(),
             "usage": await self._engine.usage.describe(),
             "backups": self.backups.describe(),
+            "journal": await self._engine.journaling.describe(),
             "stale_checkpoints": stale,
         }
 
@@ -270,8 +271,12 @@ class Service:
         """Whether the vital parts answer and the host can start jobs."""
         report = await self._health.check()
         shortage = self._engine.memory.shortage
+        report["checks"]["journal"] = self._engine.journaling.error or "ok"
         report["checks"]["starts"] = f"the host cannot start a process: {shortage.error}" if shortage.lasts else "ok"
-        return {"ok": report["ok"] and not shortage.lasts, "checks": report["checks"]}
+        return {
+            "ok": report["ok"] and not shortage.lasts and self._engine.journaling.error is None,
+            "checks": report["checks"],
+        }
 
     async def reload(self) -> ReloadedView:
         """Read the settings again. Raises ConfigInvalid without any change."""

@@ -23,6 +23,7 @@ INSERT INTO changes (seq, at, kind, subject, job_id, from_state, to_state, cause
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 PAYLOAD = 9  # its index in the parameters of INSERT
+LAST_AT = "SELECT at FROM changes ORDER BY seq DESC LIMIT 1"
 LAST = "SELECT seq, hash FROM changes ORDER BY seq DESC LIMIT 1"
 # A purge removes the oldest changes and stores the seq and hash of the last removed one: the chain goes on from it.
 PURGED = """
@@ -84,6 +85,12 @@ def last(connection: sqlite3.Connection) -> tuple[int, bytes]:
     """Sequence number and hash of the newest change, purged or not; (0, GENESIS) if there never was one."""
     row = connection.execute(LAST).fetchone() or connection.execute(PURGED).fetchone()
     return (row[0] or 0, row[1] or GENESIS)
+
+
+def last_at(connection: sqlite3.Connection) -> int:
+    """When the newest change was made (UTC ms); 0 if there is none."""
+    row = connection.execute(LAST_AT).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def from_row(row: tuple[Any, ...]) -> Change:

@@ -241,13 +241,14 @@ def _began_at_nothing(witness: Path) -> bool:
 
 
 def _refuse_lost(path: Path, aside: Path) -> None:
-    witnesses = [aside, *(path.with_name(path.name + suffix) for suffix in BESIDE)]
+    journal = sorted((path.parent / "journal").glob("*.jsonl"))[-1:]
+    witnesses = [aside, *journal, *(path.with_name(path.name + suffix) for suffix in BESIDE)]
     present = [str(it) for it in witnesses if it.exists() and it.stat().st_size and not _began_at_nothing(it)]
     if present:
         what = "is empty" if path.exists() else "is missing"
         raise StateRefused(
             f"{path} {what}, but {', '.join(present)} shows that there was one; to open it now would lose what is left",
-            hint="put the database back, or stoker restore --from-backup latest, or move the directory away",
+            hint="stoker restore --from-journal, or --from-backup latest; or put the database back, or move all away",
         )
 
 

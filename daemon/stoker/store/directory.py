@@ -54,6 +54,7 @@ class StateDirectory:
         self.high_water = root / "high-water.json"
         self.reserve = root / "reserve"
         self.backups = root / "backups"
+        self.journal = root / "journal"
         self.logs = root / "logs"
         self.outcomes = root / "outcomes"
         self._lock: int | None = None

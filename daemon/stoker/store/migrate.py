@@ -74,9 +74,16 @@ def migrate(connection: sqlite3.Connection, backups: Path) -> int:
     return migrations[-1].number
 
 
-def apply_all(connection: sqlite3.Connection) -> None:
-    """Make the current schema in a new database."""
-    for migration in shipped_migrations():
+def apply_all(connection: sqlite3.Connection, schema: int | None = None) -> None:
+    """Make the current schema, or an earlier one, in a new database. Raises StateRefused for a newer one."""
+    migrations = shipped_migrations()
+    schema = migrations[-1].number if schema is None else schema
+    if schema > migrations[-1].number:
+        raise StateRefused(
+            f"it has schema {schema}, this program knows up to {migrations[-1].number}",
+            hint="use the newer stoker that wrote it",
+        )
+    for migration in migrations[:schema]:
         _apply(connection, migration)
 
 

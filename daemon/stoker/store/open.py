@@ -15,7 +15,7 @@ from functools import partial
 from msgspec import Struct
 
 from stoker.core.errors import DiskFull, StateRefused
-from stoker.store import changes, instance, snapshot
+from stoker.store import changes, instance, outbox, snapshot
 from stoker.store.database import (
     Database,
     examine,
@@ -28,6 +28,7 @@ from stoker.store.database import (
 from stoker.store.directory import Aside, StateDirectory, storage_error
 from stoker.store.high_water import HighWater, Mark
 from stoker.store.instance import Instance
+from stoker.store.journal import Journal
 from stoker.store.migrate import migrate, refuse_unknown, schema_of
 from stoker.store.reader import Reader
 from stoker.store.reserve import Reserve
@@ -44,12 +45,15 @@ class Opened(Struct, frozen=True):
     instance: Instance
     schema: int
     snapshot: Snapshot
+    journal: Journal | None = None
 
 
 Begin = Callable[[sqlite3.Connection], instance.Instance]
 
 
-async def open_state(directory: StateDirectory, boot_id: str, pid_namespace: int, reserve_bytes: int) -> Opened:
+async def open_state(
+    directory: StateDirectory, boot_id: str, pid_namespace: int, reserve_bytes: int, *, journaled: bool = False
+) -> Opened:
     """Open `directory`, taking its lock. Raises StateRefused, StorageFailed, DiskFull, AlreadyRunning, CannotCreate."""
     directory.prepare()
     lock = directory.lock()
@@ -61,15 +65,15 @@ async def open_state(directory: StateDirectory, boot_id: str, pid_namespace: int
     os.umask(0o077)
     directory.make_room()
     try:
-        return await _open(directory, begin, reserve_bytes)
+        return await _open(directory, begin, reserve_bytes, journaled=journaled)
     except DiskFull:
         if not directory.reserve.exists():
             raise
         directory.reserve.unlink()
-        return await _open(directory, begin, reserve_bytes)
+        return await _open(directory, begin, reserve_bytes, journaled=journaled)
 
 
-async def _open(directory: StateDirectory, begin: Begin, reserve_bytes: int) -> Opened:
+async def _open(directory: StateDirectory, begin: Begin, reserve_bytes: int, *, journaled: bool) -> Opened:
     try:
         database = await open_writer(directory.database)
     except sqlite3.Error as error:
@@ -77,11 +81,13 @@ async def _open(directory: StateDirectory, begin: Begin, reserve_bytes: int) -> 
     try:
         schema = await database.run(migrate, directory.backups)
         await database.run(make_shrinkable, directory.database)
+        armed = await database.run(outbox.arm if journaled else outbox.disarm)
         life = await database.run(begin)
         state = await database.run(snapshot.read)
         high_water = _high_water(directory, life, state)
         _sync(directory)
-        writer = await _writer(directory, database, state, reserve_bytes, high_water)
+        journal = Journal(directory.journal, life.id, schema, armed=armed) if journaled else None
+        writer = await _writer(directory, database, state, reserve_bytes, high_water, journal)
         reader = Reader(await open_reader(directory.database))
         queries = Reader(await open_reader(directory.database))
     except sqlite3.Error as error:
@@ -90,7 +96,7 @@ async def _open(directory: StateDirectory, begin: Begin, reserve_bytes: int) -> 
     except BaseException:
         await database.close()
         raise
-    return Opened(writer, reader, queries, life, schema, state)
+    return Opened(writer, reader, queries, life, schema, state, journal)
 
 
 def _sync(directory: StateDirectory) -> None:
@@ -115,9 +121,14 @@ def _high_water(directory: StateDirectory, life: Instance, state: Snapshot) -> H
 
 
 async def _writer(
-    directory: StateDirectory, database: Database, state: Snapshot, reserve_bytes: int, high_water: HighWater
+    directory: StateDirectory,
+    database: Database,
+    state: Snapshot,
+    reserve_bytes: int,
+    high_water: HighWater,
+    journal: Journal | None,
 ) -> Writer:
-    writer = Writer(database, state.head, Reserve(directory.reserve, reserve_bytes), high_water)
+    writer = Writer(database, state.head, Reserve(directory.reserve, reserve_bytes), high_water, journal)
     try:
         writer.keep_reserve()
     except OSError as error:

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from stoker.store.database import transaction
 from stoker.store.high_water import Mark
+from stoker.store.outbox import FORGET_CHAIN
 from stoker.store.queues import SET_META, meta
 
 NOTE = "restored"
@@ -80,6 +81,7 @@ def prepare(path: Path, above: Mark, note: Restored) -> None:
                 connection.execute(FORGET_SEQUENCE, (table,))
                 connection.execute(SET_SEQUENCE, (table, getattr(raised, table)))
             connection.execute(SET_META, ("epoch", raised.epoch))
+            connection.execute(FORGET_CHAIN)  # the journal goes on from another state: the next start begins a new one
             connection.execute(SET_META, (NOTE, msgspec.json.encode(note).decode()))
 
 

@@ -13,7 +13,12 @@ from typing import NamedTuple
 
 from stoker.store.migrate import apply_all
 
-OBJECTS = "SELECT name, type, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
+# Without the triggers of the outbox, which each start makes from the tables.
+OBJECTS = """
+SELECT name, type, sql FROM sqlite_schema
+WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' AND NOT (type = 'trigger' AND name LIKE 'outbox!_%' ESCAPE '!')
+ORDER BY rowid
+"""
 WITHOUT_DATA = ("index", "trigger")
 
 

@@ -25,6 +25,7 @@ from stoker.store import attempts, changes, checkpoints, jobs, queues, recoverie
 from stoker.store.database import Database, copy_wal, transaction
 from stoker.store.directory import FULL
 from stoker.store.high_water import HighWater, Mark
+from stoker.store.journal import Journal
 from stoker.store.reserve import Reserve, is_full
 
 P = ParamSpec("P")
@@ -88,10 +89,18 @@ def _many(connection: sqlite3.Connection, sql: str, rows: list[tuple[Any, ...]],
         raise sqlite3.IntegrityError(f"{hit} of {len(rows)} rows were there to update: {sql.split()[1]}")
 
 
-def store(connection: sqlite3.Connection, batch: Batch, head: bytes, needed: Collection[int] = ()) -> Stored:
+def store(
+    connection: sqlite3.Connection,
+    batch: Batch,
+    head: bytes,
+    needed: Collection[int] = (),
+    journal: Journal | None = None,
+) -> Stored:
     """Commit a batch, then read how these jobs ended: a hop of its own would cost more than the read."""
     with transaction(connection):
         stored = _write(connection, batch, head)
+        if journal is not None:
+            journal.forget(connection)
     try:
         return stored._replace(ends=attempts.needed(connection, needed) if needed else ())
     except sqlite3.Error:  # the batch is on disk; who needs the ends reads them again, one by one
@@ -153,11 +162,14 @@ def given_out(batch: Batch) -> Mark:
 class Writer:
     """One commit at a time. `full`: a commit found the disk full; `waiting`: a commit waits for space now."""
 
-    def __init__(self, database: Database, head: bytes, room: Reserve, high_water: HighWater) -> None:
+    def __init__(
+        self, database: Database, head: bytes, room: Reserve, high_water: HighWater, journal: Journal | None = None
+    ) -> None:
         self._database = database
         self._head = head
         self._room = room
         self._high_water = high_water
+        self._journal = journal
         self._in_doubt: StorageFailed | None = None
         self._since_checkpoint = 0
         self.full = False
@@ -213,7 +225,23 @@ class Writer:
 
     def _cover_and_store(self, connection: sqlite3.Connection, batch: Batch, needed: Collection[int]) -> Stored:
         self._high_water.cover(given_out(batch))
-        return store(connection, batch, self._head, needed)
+        stored = store(connection, batch, self._head, needed, self._journal)
+        self._collect(connection)
+        return stored
+
+    def _collect(self, connection: sqlite3.Connection) -> int:
+        """Hand what was committed to the journal. If it cannot be read now, it still stands in the outbox."""
+        if self._journal is None:
+            return 0
+        try:
+            return self._journal.collect(connection)
+        except sqlite3.Error:
+            self._journal.behind = True
+            return 0
+
+    async def catch_up(self) -> int:
+        """Hand more to a journal that is behind."""
+        return await self.maintain(self._collect)
 
     async def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs) -> T:
         """Read committed rows in the writer's thread, between two commits."""

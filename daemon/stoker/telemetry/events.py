@@ -118,6 +118,9 @@ class LogEvent(StrEnum):
     RETENTION_FAILED = "retention_failed", ERROR
     BACKUP_MADE = "backup_made", INFO
     BACKUP_FAILED = "backup_failed", ERROR
+    JOURNAL_BEGUN = "journal_begun", INFO
+    JOURNAL_FAILED = "journal_failed", ERROR
+    JOURNAL_BACK = "journal_back", INFO
     HOST_SHORTAGE = "host_shortage", ERROR
     HOST_SHORTAGE_OVER = "host_shortage_over", INFO
     DISK_FULL = "disk_full", ERROR

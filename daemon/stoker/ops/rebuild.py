@@ -1,0 +1,192 @@
+"""Databases built from the journal: from a whole chain of it, or from a backup and what followed it.
+
+Owns the choice of the chain, and where it ends for `--to`. Invariants: a database ends between two commits; whatever
+the journal lacks for that is an error that says what is there.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from msgspec import Struct
+
+from stoker.core.clock import wall_ms
+from stoker.core.errors import BackupRefused
+from stoker.core.units import instant
+from stoker.store import changes, outbox
+from stoker.store.high_water import Mark
+from stoker.store.journal_chains import JournalChain, Torn, chains, read_chain
+from stoker.store.journal_files import Line, Position
+from stoker.store.migrate import apply_all, schema_of
+from stoker.store.replay import Replay, replaying, use_without_care
+
+
+class Until(Struct, frozen=True):
+    """The end of what is rebuilt: the last change, or a time (UTC ms); neither for everything."""
+
+    seq: int | None = None
+    at: int | None = None
+
+    def includes(self, seq: int, at: int) -> bool:
+        return (self.seq is None or seq <= self.seq) and (self.at is None or at <= self.at)
+
+    def __str__(self) -> str:
+        return f"change {self.seq}" if self.at is None else instant(self.at)
+
+
+class Rebuilt(Struct, frozen=True):
+    """What was done: the newest change and its time, ids that the rest of the journal gave out, and remarks."""
+
+    seq: int
+    at: int
+    given_out: Mark
+    remarks: list[str]
+
+
+def from_journal(journal: Path, fresh: Path, until: Until) -> Rebuilt:
+    """Make a new database of the rows in a journal. Raises BackupRefused, JournalBroken, OSError or sqlite3.Error."""
+    _refuse_future(until)
+    every = chains(journal)
+    if not every:
+        raise BackupRefused(f"there is no journal in {journal}", hint="stoker restore --from-backup latest")
+    chain = _chain_for(every, until)
+    with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
+        use_without_care(connection)
+        apply_all(connection, chain.header.schema)
+        return _apply(connection, chain, Position(-1, -1), until)
+
+
+def behind_backup(journal: Path, fresh: Path, until: Until) -> Rebuilt:
+    """Go on from `fresh`, a copy of a backup, with what the journal has behind it. Raises as `from_journal` does."""
+    _refuse_future(until)
+    with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
+        use_without_care(connection)
+        start = _start_of(connection, until)
+        if start is None:
+            raise BackupRefused("the backup is older than the journal", hint="leave --to out, or take a newer backup")
+        name, position = start
+        following = [chain for chain in chains(journal) if chain.header.chain == name]
+        if not following:
+            raise BackupRefused(f"{journal} has nothing that follows this backup", hint="leave --to out")
+        (chain,) = following
+        if chain.header.schema != schema_of(connection):
+            raise BackupRefused(
+                f"the journal behind this backup has schema {chain.header.schema}", hint="leave --to out"
+            )
+        if Position(chain.header.last, chain.header.seq) > position and not chain.is_whole:
+            raise BackupRefused(
+                f"the journal begins behind change {chain.header.seq}, the backup ends at change {position.seq}: what "
+                "is between was removed",
+                hint="take a newer backup: stoker backup ls",
+            )
+        return _apply(connection, chain, position, until)
+
+
+def _start_of(connection: sqlite3.Connection, until: Until) -> tuple[str, Position] | None:
+    """The chain that a backup belongs to, and its position in it. Raises BackupRefused if `until` is before it."""
+    seq = changes.last(connection)[0]
+    at = changes.last_at(connection)
+    if not until.includes(seq, at):
+        raise BackupRefused(
+            f"{until} is before the end of the backup: change {seq}, {instant(at)}",
+            hint="take an older one: stoker backup ls",
+        )
+    name = outbox.chain(connection) if outbox.exists(connection) else None
+    return None if name is None else (name, Position(outbox.entry_range(connection)[1], seq))
+
+
+def _refuse_future(until: Until) -> None:
+    if until.at is not None and until.at > wall_ms():
+        raise BackupRefused(f"{until} is in the future", hint="name a time that is past, or leave --to out")
+
+
+def _chain_for(every: list[JournalChain], until: Until) -> JournalChain:
+    """The newest chain that begins not after `until`, and whose first rows are complete."""
+    begun = [chain for chain in every if until.includes(chain.header.seq, chain.header.at)]
+    if not begun:
+        first = every[0].header
+        raise BackupRefused(
+            f"{until} is before the journal begins: at change {first.seq}, {instant(first.at)}",
+            hint="take a backup of that time: stoker backup ls",
+        )
+    for chain in reversed(begun):
+        if not chain.is_whole:
+            break
+        if any(isinstance(line, Line) and not line.more for line in read_chain(chain)):  # stops at the first
+            return chain
+    raise BackupRefused(
+        f"the journal begins with change {begun[-1].header.seq}: what was before was removed, or is not complete",
+        hint="stoker restore --from-backup latest --to TIME|SEQ",
+    )
+
+
+def _apply(connection: sqlite3.Connection, chain: JournalChain, start: Position, until: Until) -> Rebuilt:
+    """Apply the commits of a chain behind `start`, and read the rest for its ids."""
+    seq, at, ids, remarks, over = start.seq, 0, _Ids(), list[str](), False
+    with replaying(connection) as replay:
+        for commit in _commits(chain, remarks):
+            newest = commit[-1]
+            over = over or not until.includes(newest.seq, newest.at)
+            if not over and newest.position > start:
+                _replay(replay, commit)
+                seq, at = newest.seq, newest.at
+            ids.see(commit)
+            end = newest
+        _check_end(chain, end, until)
+    if until.seq is not None and seq < until.seq:
+        remarks.append(f"change {until.seq} was committed together with later ones: it is not part of this")
+    return Rebuilt(seq, at, ids.mark, remarks)
+
+
+def _replay(replay: Replay, commit: list[Line]) -> None:
+    if commit[0].base:
+        replay.clear()
+    for line in commit:
+        replay.apply(line)
+
+
+def _check_end(chain: JournalChain, end: Line, until: Until) -> None:
+    """A journal that does not reach so far, or goes on in another chain, has another answer."""
+    if until.seq is not None and end.seq < until.seq:
+        hint = "leave --to out for everything" if chain.newest else f"stoker restore --from-journal --to {until.seq}"
+        where = "the journal" if chain.newest else "the part of the journal behind this backup"
+        raise BackupRefused(f"{where} ends at change {end.seq}, {instant(end.at)}", hint=hint)
+
+
+def _commits(chain: JournalChain, remarks: list[str]) -> Iterator[list[Line]]:
+    """The lines of one commit after another. The end of a journal may lack the rest of one: it does not count."""
+    commit: list[Line] = []
+    for line in read_chain(chain):
+        if isinstance(line, Torn):
+            remarks.append(str(line))
+            continue
+        commit.append(line)
+        if not line.more:
+            yield commit
+            commit = []
+    if commit:
+        remarks.append(f"the last commit, up to change {commit[-1].seq}, is not complete and does not count")
+
+
+class _Ids:
+    """The highest ids and epoch in lines that were read."""
+
+    TABLES = ("jobs", "workflows", "checkpoints")
+
+    def __init__(self) -> None:
+        self._last = dict.fromkeys(self.TABLES, 0)
+        self._epoch = 0
+
+    def see(self, commit: list[Line]) -> None:
+        for line in commit:
+            for table in self.TABLES:
+                self._last[table] = max([self._last[table], *(row["id"] for row in line.put.get(table, ()))])
+            epochs = [row["value"] for row in line.put.get("meta", ()) if row["key"] == "epoch"]
+            self._epoch = max([self._epoch, *epochs])
+
+    @property
+    def mark(self) -> Mark:
+        return Mark(self._epoch, *self._last.values())

@@ -1,0 +1,231 @@
+"""The journal of a running daemon: what each commit changed goes to files of JSON lines, behind the commit.
+
+The writer's thread reads the changed rows right after a commit (`collect`); a thread of the journal writes them and
+syncs, many commits at once, while answers go out. It may lag or fail, and nothing waits for it: what is not in the
+files yet stands in the outbox. Who may use it: `collect` only the writer's thread; `resume` and `begin_chain` one task
+while the journal is stopped. Invariant: the files never have a gap, and no entry of the outbox is forgotten before its
+row is durable in a file.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from stoker.core.clock import wall_ms
+from stoker.core.errors import JournalBroken
+from stoker.store import changes, outbox
+from stoker.store.database import reading
+from stoker.store.journal_files import ROTATED_BYTES, START, End, Header, Line, Position, Tail, find_end
+
+PORTION = 512  # entries, and changes, in one line
+PORTIONS = 4  # in one call between two commits
+MOST_AHEAD = 4 * PORTION  # entries that are read and not yet durable
+GATHER_S = 0.02  # commits of this time share one write and one sync: to sync after each would cost jobs a tenth
+FORGET_AFTER = 256  # entries: to delete a few at each commit would cost more
+
+CHANGES = "SELECT {columns} FROM changes AS t WHERE seq > ? ORDER BY seq LIMIT ?"
+
+
+class Outbox(Struct, frozen=True):
+    """What the database knows of its journal: its chain, the oldest and newest entry, and the newest change."""
+
+    chain: str | None
+    first: int
+    last: int
+    seq: int
+
+
+def read_outbox(connection: sqlite3.Connection) -> Outbox:
+    return Outbox(outbox.chain(connection), *outbox.entry_range(connection), changes.last(connection)[0])
+
+
+class Journal:
+    """`armed`: whether every change since the last start was recorded in the outbox."""
+
+    def __init__(
+        self, directory: Path, instance: str, schema: int, *, armed: bool, rotated_bytes: int = ROTATED_BYTES
+    ) -> None:
+        self.directory = directory
+        self._instance = instance
+        self._schema = schema
+        self._armed = armed
+        self._tail = Tail(directory, rotated_bytes)
+        self._tables: dict[str, outbox.Table] = {}
+        self._log: outbox.Table | None = None
+        self._lines: queue.SimpleQueue[tuple[int, Line] | None] = queue.SimpleQueue()
+        self._life = 0  # of the files: lines that were read for an earlier one are dropped
+        self._read = Position()
+        self._forgotten = 0
+        self._unfinished = False
+        self.durable = Position()
+        self.durable_at = 0
+        self.writing = False
+        self.behind = False
+        self.error: OSError | None = None
+        self._closing = threading.Event()
+
+    # --- in the writer's thread ---
+
+    def forget(self, connection: sqlite3.Connection) -> None:
+        """Delete entries that are durable in the files; inside a transaction."""
+        durable = self.durable.last
+        if durable - self._forgotten >= FORGET_AFTER:
+            outbox.forget(connection, durable)
+            self._forgotten = durable
+
+    def collect(self, connection: sqlite3.Connection) -> int:
+        """Read what was committed, between two commits, and hand it to the thread; returns the number of lines."""
+        if not self.writing or self._read.last - self.durable.last > MOST_AHEAD:
+            self.behind = True
+            return 0
+        for count in range(PORTIONS):
+            line = self._next(connection)
+            if line is None:
+                self.behind = False
+                return count
+            self._read, self._unfinished = line.position, line.more
+            self._lines.put((self._life, line))
+            if not line.more:
+                self.behind = False
+                return count + 1
+        self.behind = True
+        return PORTIONS
+
+    def _next(self, connection: sqlite3.Connection) -> Line | None:
+        log = self._know_tables(connection)
+        images = outbox.images(connection, self._tables, self._read.last, PORTION)
+        rows = connection.execute(CHANGES.format(columns=", ".join(log.columns)), (self._read.seq, PORTION)).fetchall()
+        if rows:
+            images.put[outbox.LOG] = [log.row(row) for row in rows]
+        elif images.last == self._read.last and not self._unfinished:
+            return None
+        return Line(
+            last=images.last,
+            seq=rows[-1][log.key_indexes[0]] if rows else self._read.seq,
+            at=wall_ms(),
+            more=images.last - self._read.last >= PORTION or len(rows) == PORTION,
+            put=images.put,
+            gone=images.gone,
+        )
+
+    def _know_tables(self, connection: sqlite3.Connection) -> outbox.Table:
+        if self._log is None:
+            self._tables = {table.name: table for table in outbox.tables(connection)}
+            self._log = outbox.table(connection, outbox.LOG)
+        return self._log
+
+    # --- in its own thread ---
+
+    def append_all(self) -> None:
+        """Write what is handed over, until the end: to be called in a thread of its own."""
+        ends = False
+        while not ends and (first := self._lines.get()) is not None:
+            ends = self._closing.wait(GATHER_S)
+            lines = [line for life, line in (first, *self._waiting()) if life == self._life]
+            if lines and self.writing:
+                self._append(lines)
+        self._tail.close()
+
+    def _waiting(self) -> Iterator[tuple[int, Line]]:
+        while not self._lines.empty() and (further := self._lines.get()) is not None:
+            yield further
+
+    def _append(self, lines: list[Line]) -> None:
+        try:
+            if not self._tail.in_place:
+                raise FileNotFoundError(2, "it was removed or replaced", str(self._tail.path))
+            self._tail.write(lines)
+            self._tail.sync()
+            self.durable, self.durable_at = lines[-1].position, lines[-1].at
+            self._tail.rotate_if_due(lines[-1])
+        except OSError as error:
+            self.writing, self.behind, self.error = False, True, error
+
+    # --- while it is stopped ---
+
+    def resume(self, known: Outbox) -> str | None:
+        """Go on with the files that are there, or say why a new chain must begin. Raises OSError."""
+        try:
+            end = find_end(self.directory)
+        except JournalBroken as error:
+            return error.message
+        if end is None:
+            return "there was none"
+        reason = self._why_anew(end, known)
+        if reason is None:
+            self._tail.resume(end)
+            self._go_on_from(end.position, end.at)
+        return reason
+
+    def _why_anew(self, end: End, known: Outbox) -> str | None:
+        """Why the files that are there cannot be continued."""
+        at, header = end.position, end.header
+        reasons = {
+            "the database was restored": known.chain is None,
+            "the database is another one": known.chain != header.chain,
+            f"the database has a new schema, {self._schema}": header.schema != self._schema,
+            "the database was changed while no journal was kept": not self._armed,
+            "its first rows are not complete": not end.complete,
+            f"what followed change {at.seq} is lost": at.last < known.first - 1,
+            f"it has changes up to {at.seq}, the database up to {known.seq}": at.last > known.last
+            or at.seq > known.seq,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
+
+    def begin_chain(self, chain: str, database: Path) -> None:
+        """Write all rows of the database to a new chain of files. Raises OSError or sqlite3.Error."""
+        with reading(database) as connection:
+            connection.execute("BEGIN")
+            known, at = read_outbox(connection), wall_ms()
+            position = Position(known.last, known.seq)
+            self._tail.begin(self._first_header(chain, position, at))
+            for line in _all_rows(connection, position, at):
+                self._tail.write([line])
+                self._tail.rotate_if_due(line)
+            self._tail.sync()
+        self._armed = True
+        self._go_on_from(position, at)
+
+    def _first_header(self, chain: str, position: Position, at: int) -> Header:
+        return Header(
+            chain=chain,
+            instance=self._instance,
+            schema=self._schema,
+            follows=START.hex(),
+            last=position.last,
+            seq=position.seq,
+            at=at,
+            base=True,
+        )
+
+    def _go_on_from(self, position: Position, at: int) -> None:
+        self._life += 1
+        self._read = self.durable = position
+        self.durable_at, self._unfinished = at, False
+        self.error = None
+        self.behind = self.writing = True
+
+    def close(self) -> None:
+        """Let the thread write what was handed over, and end."""
+        self._closing.set()
+        self._lines.put(None)
+
+
+def new_chain() -> str:
+    return secrets.token_hex(8)
+
+
+def _all_rows(connection: sqlite3.Connection, position: Position, at: int) -> Iterator[Line]:
+    """Every row of a database, in lines of which the last one has none."""
+    every = [*outbox.tables(connection), outbox.table(connection, outbox.LOG)]
+    for table in every:
+        for rows in outbox.all_rows(connection, table):
+            yield Line(last=position.last, seq=position.seq, at=at, more=True, base=True, put={table.name: rows})
+    yield Line(last=position.last, seq=position.seq, at=at, base=True)

@@ -1,0 +1,87 @@
+"""Reading a whole journal: its chains of files, each verified line by line.
+
+A chain begins with all rows of a database; retention may have removed its first files. Invariants: a line is given only
+when its hash, and with it everything before it in the chain, is right; nothing is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from stoker.core.errors import JournalBroken
+from stoker.core.units import counted
+from stoker.store.journal_files import START, Header, Line, lines, opened, read_header, read_line, whole_files
+
+
+class JournalChain(Struct, frozen=True):
+    """The files of a chain, oldest first, and their headers. `newest`: no chain follows."""
+
+    paths: list[Path]
+    headers: list[Header]
+    newest: bool
+
+    @property
+    def header(self) -> Header:
+        return self.headers[0]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its first file is there."""
+        return self.header.follows == START.hex()
+
+
+class Torn(Struct, frozen=True):
+    """The end of a journal that a crash cut off."""
+
+    path: Path
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"the last line of {self.path} was cut off ({counted(self.bytes, 'byte')}) and does not count"
+
+
+def chains(directory: Path) -> list[JournalChain]:
+    """The chains of a journal, oldest first. Raises OSError or JournalBroken."""
+    grouped: list[tuple[list[Path], list[Header]]] = []
+    for path in whole_files(directory):
+        header, _ = read_header(path, next(lines(path), b""))
+        if not grouped or grouped[-1][1][0].chain != header.chain:
+            grouped.append(([], []))
+        grouped[-1][0].append(path)
+        grouped[-1][1].append(header)
+    return [
+        JournalChain(paths, headers, number == len(grouped)) for number, (paths, headers) in enumerate(grouped, start=1)
+    ]
+
+
+def read_chain(chain: JournalChain) -> Iterator[Line | Torn]:
+    """Every line of a chain, and at last how much of it was cut off, if any. Raises OSError or JournalBroken."""
+    digest: bytes | None = None
+    for path, header in zip(chain.paths, chain.headers, strict=True):
+        if digest is not None and header.follows != digest.hex():
+            raise JournalBroken(
+                f"{path} does not continue the file before it: a file is missing, or the end of one",
+                hint="stoker audit verify; restore a backup, or up to a time before that: --to TIME",
+            )
+        texts = lines(path)
+        _, digest = read_header(path, next(texts))
+        for number, text in enumerate(texts, start=2):
+            content = opened(text, digest)
+            if content is None:
+                yield _torn(path, number, text, texts, last=path == chain.paths[-1])
+                return
+            body, digest = content
+            yield read_line(path, body)
+
+
+def _torn(path: Path, number: int, text: bytes, rest: Iterator[bytes], *, last: bool) -> Torn:
+    """What a crash can leave: an incomplete line, at the very end. Raises JournalBroken for anything else."""
+    if not last or next(rest, None) is not None or text.endswith(b'"}\n'):
+        raise JournalBroken(
+            f"{path}, line {number}, does not match its hash: it was changed, or one before it is missing",
+            hint="stoker audit verify; restore a backup, or up to a time before that: --to TIME",
+        )
+    return Torn(path, len(text))

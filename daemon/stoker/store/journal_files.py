@@ -1,0 +1,261 @@
+"""The files of the journal: `journal/NNNNNNNN.jsonl`, one JSON object a line, each with the hash of itself and of all
+before it.
+
+The first line of a file is a Header, every other one a Line: the rows that one commit changed. Files with the same
+`chain` continue one another; a new chain begins with all rows of the database. Only the last line of the last file may
+be incomplete, after a crash: nothing relied on it yet. Invariant: nothing here opens a database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stoker.core.errors import JournalBroken
+from stoker.files import open_regular, sync
+
+NAME = re.compile(r"(\d{8})\.jsonl")
+START = bytes(32)  # the hash before the first line of a chain
+HASH = b',"hash":"'
+HASH_BYTES = len(HASH) + 64 + len(b'"}\n')
+ROTATED_BYTES = 16 * 1024 * 1024
+CREATE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+APPEND = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Position(Struct, frozen=True, order=True):
+    """A point in the history of a database: the newest entry of its outbox, and its newest change."""
+
+    last: int = 0
+    seq: int = 0
+
+
+class Header(Struct, frozen=True, kw_only=True):
+    """The first line of a file, which begins behind a position. `follows`: the hash of the line before it.
+
+    `base`: the rows with which the chain begins are not complete yet.
+    """
+
+    journal: int = 1  # the version of the format
+    chain: str
+    instance: str
+    schema: int
+    follows: str
+    last: int
+    seq: int
+    at: int
+    base: bool
+
+
+class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What changed up to a position, at a time (UTC ms): rows that exist, and the keys of rows that were deleted.
+
+    `more`: the lines up to the next one without it belong together. `base`: of the rows with which a chain begins.
+    """
+
+    last: int
+    seq: int
+    at: int
+    more: bool = False
+    base: bool = False
+    put: dict[str, list[Any]] = {}
+    gone: dict[str, list[Any]] = {}
+
+    @property
+    def position(self) -> Position:
+        return Position(self.last, self.seq)
+
+
+_encode = msgspec.json.Encoder().encode
+_header = msgspec.json.Decoder(Header).decode
+_line = msgspec.json.Decoder(Line).decode
+
+
+def sealed(line: Header | Line, digest: bytes) -> tuple[bytes, bytes]:
+    """A line as it is written behind the line with that hash, and its own hash."""
+    body = _encode(line)
+    digest = hashlib.sha256(digest + body).digest()
+    return body[:-1] + HASH + digest.hex().encode() + b'"}\n', digest
+
+
+def opened(text: bytes, digest: bytes) -> tuple[bytes, bytes] | None:
+    """The content of a line without its hash, and the hash; None if the line is incomplete or was changed."""
+    body = text[:-HASH_BYTES] + b"}"
+    digest = hashlib.sha256(digest + body).digest()
+    return (body, digest) if text[-HASH_BYTES:] == HASH + digest.hex().encode() + b'"}\n' else None
+
+
+class End(Struct, frozen=True):
+    """Where a journal ends: behind the last whole line of its last file. `torn`: bytes behind that line."""
+
+    path: Path
+    header: Header
+    digest: bytes
+    size: int
+    position: Position
+    at: int
+    torn: int
+    complete: bool
+    """Whether all rows with which its chain begins are there."""
+
+
+def files(directory: Path) -> list[Path]:
+    """The files of a journal, oldest first. Raises OSError."""
+    try:
+        return sorted(path for path in directory.iterdir() if NAME.fullmatch(path.name))
+    except FileNotFoundError:
+        return []
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """Raises OSError."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        yield from file
+
+
+def read_header(path: Path, text: bytes) -> tuple[Header, bytes]:
+    """The first line of a file, and its hash. Raises JournalBroken."""
+    try:
+        header = _header(text[:-HASH_BYTES] + b"}")
+        content = opened(text, bytes.fromhex(header.follows))
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise JournalBroken(f"{path}: its first line is no header of a journal: {error}") from error
+    if content is None:
+        raise JournalBroken(f"{path}: its first line does not match its hash")
+    return header, content[1]
+
+
+def replaced_by(paths: list[Path], at: int, seq: int) -> int:
+    """How many of these files, oldest first, have nothing that is newer than a backup of that time and change.
+
+    Raises OSError or JournalBroken.
+    """
+    for count, path in enumerate(paths[1:]):
+        header, _ = read_header(path, next(lines(path), b""))
+        if header.at > at or header.seq > seq:
+            return count
+    return max(0, len(paths) - 1)
+
+
+def read_line(path: Path, body: bytes) -> Line:
+    """Raises JournalBroken."""
+    try:
+        return _line(body)
+    except msgspec.MsgspecError as error:
+        raise JournalBroken(f"{path}: a line is whole, but it cannot be read: {error}") from error
+
+
+def find_end(directory: Path) -> End | None:
+    """The end of the journal in a directory; None if there is none. Raises OSError or JournalBroken."""
+    paths = whole_files(directory)
+    return _end_of(paths[-1]) if paths else None
+
+
+def whole_files(directory: Path) -> list[Path]:
+    """All files, except a last one that was cut off before its header was whole. Raises OSError."""
+    paths = files(directory)
+    return paths if not paths or next(lines(paths[-1]), b"").endswith(b"\n") else paths[:-1]
+
+
+def _end_of(path: Path) -> End:
+    texts = lines(path)
+    text = next(texts)
+    header, digest = read_header(path, text)
+    size, torn, newest = len(text), 0, b""
+    for text in texts:
+        if torn or (content := opened(text, digest)) is None:
+            torn += len(text)
+        else:
+            newest, digest = content
+            size += len(text)
+    if not newest:
+        return End(path, header, digest, size, Position(header.last, header.seq), header.at, torn, not header.base)
+    line = read_line(path, newest)
+    return End(path, header, digest, size, line.position, line.at, torn, not (line.base and line.more))
+
+
+class Tail:
+    """The file that lines are appended to. Owns its descriptor, the hash of the last line, and the rotation.
+
+    Every method raises OSError; after that only `close` is called.
+    """
+
+    def __init__(self, directory: Path, rotated_bytes: int = ROTATED_BYTES) -> None:
+        self._directory = directory
+        self._rotated_bytes = rotated_bytes
+        self._descriptor = -1
+        self._digest = START
+        self._size = 0
+        self.path = directory
+        self.header: Header | None = None
+
+    def begin(self, header: Header) -> None:
+        """Begin a new file, durably."""
+        self.close()
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        sync(self._directory.parent)
+        present = whole_files(self._directory)
+        number = 1 + (int(present[-1].stem) if present else 0)
+        self.path = self._directory / f"{number:08}.jsonl"
+        text, self._digest = sealed(header, bytes.fromhex(header.follows))
+        self.path.unlink(missing_ok=True)  # it was cut off before its header was whole
+        self._descriptor = os.open(self.path, CREATE, 0o600)
+        _write(self._descriptor, text)
+        os.fsync(self._descriptor)
+        sync(self._directory)
+        self._size, self.header = len(text), header
+
+    def resume(self, end: End) -> None:
+        """Go on behind the last whole line of a journal."""
+        self.close()
+        self._descriptor = os.open(end.path, APPEND)
+        if end.torn:
+            os.ftruncate(self._descriptor, end.size)
+        self.path, self.header, self._digest, self._size = end.path, end.header, end.digest, end.size
+
+    def write(self, lines: Iterable[Line]) -> None:
+        """Append lines; they are durable after `sync`."""
+        texts = []
+        for line in lines:
+            text, self._digest = sealed(line, self._digest)
+            texts.append(text)
+        data = b"".join(texts)
+        _write(self._descriptor, data)
+        self._size += len(data)
+
+    def sync(self) -> None:
+        os.fdatasync(self._descriptor)
+
+    def rotate_if_due(self, newest: Line) -> None:
+        """Begin another file behind the newest line if this one is long."""
+        if self.header is not None and self._size >= self._rotated_bytes:
+            self.sync()
+            base, follows = newest.base and newest.more, self._digest.hex()
+            self.begin(replace(self.header, follows=follows, last=newest.last, seq=newest.seq, at=newest.at, base=base))
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the file is still at its path."""
+        try:
+            return os.path.samestat(self.path.lstat(), os.fstat(self._descriptor))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,233 @@
+"""The outbox: which rows changed and are not yet in the journal.
+
+Triggers, made from the schema, write the table and the key of each changed row to `outbox`, in the transaction of the
+change, whoever makes it. After the commit the rows themselves are read for the journal; when they are durable there, a
+later commit deletes the entries. So what a crash kept from the journal is found again at the next start. The log of
+changes needs no entries: it only grows, so its rows are read by their numbers.
+Invariant: the newest entry stays, so that no number is used twice.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from base64 import b64encode
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from stoker.store.database import transaction
+from stoker.store.queues import SET_META
+
+LOG = "changes"
+NOT_JOURNALED = ("outbox", LOG)
+PORTION_BYTES = 256 * 1024
+ROW_BYTES = 64  # of a row without its texts
+MOST_KEYS = 2  # columns of a primary key that an entry has room for
+
+TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!' ORDER BY name"
+COLUMNS = "SELECT name, type, pk FROM pragma_table_info(?) ORDER BY cid"  # without generated columns
+TRIGGERS = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND name LIKE 'outbox!_%' ESCAPE '!'"
+TRIGGER = """\
+CREATE TRIGGER {name} AFTER {event} ON {table} BEGIN
+    INSERT INTO outbox (place, {columns}) VALUES ('{table}', {key});
+END"""
+EXISTS = "SELECT 1 FROM sqlite_schema WHERE name = 'outbox'"
+CHAIN = "SELECT value FROM meta WHERE key = 'journal'"
+FORGET_CHAIN = "DELETE FROM meta WHERE key = 'journal'"
+CLEAR = "DELETE FROM outbox"
+RANGE = "SELECT coalesce(min(id), 1), coalesce(max(id), 0) FROM outbox"
+FORGET = "DELETE FROM outbox WHERE id <= ? AND id < (SELECT max(id) FROM outbox)"
+PLACES = """
+SELECT place, max(id), count(*) FROM (SELECT id, place FROM outbox WHERE id > ? ORDER BY id LIMIT ?) GROUP BY place
+"""
+IMAGES = """
+SELECT {columns} FROM outbox JOIN {table} AS t ON {matches}
+WHERE outbox.id > ? AND outbox.id <= ? AND outbox.place = '{table}'
+"""
+GONE = """
+SELECT DISTINCT {columns} FROM outbox WHERE id > ? AND id <= ? AND place = '{table}'
+    AND NOT EXISTS (SELECT 1 FROM {table} AS t WHERE {matches})
+"""
+ROWS = "SELECT {columns} FROM {table} AS t"
+
+
+class Table(Struct, frozen=True, dict=True):
+    """A table of the state: the columns that are stored, and those of its primary key in order."""
+
+    name: str
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+    free: tuple[int, ...]
+    """The indexes of columns that take values of any type: bytes are marked there, as JSON has none."""
+
+    @cached_property
+    def row_type(self) -> type[Struct]:
+        """A row as the journal has it: by names, without what is NULL."""
+        return msgspec.defstruct(self.name, [(column, Any, None) for column in self.columns], omit_defaults=True)
+
+    @cached_property
+    def triggers(self) -> dict[str, str]:
+        """An update that gives a row another key is written down under both."""
+        moved = f"UPDATE OF {', '.join(self.key)}"
+        events = {"insert": ("INSERT", "NEW"), "update": ("UPDATE", "NEW"), "moved": (moved, "OLD")}
+        return {
+            name: TRIGGER.format(
+                name=name, event=event, table=self.name, columns=self._entry_columns, key=self._of(row)
+            )
+            for short, (event, row) in {**events, "delete": ("DELETE", "OLD")}.items()
+            if (name := f"outbox_{self.name}_{short}")
+        }
+
+    @cached_property
+    def images(self) -> str:
+        """SQL for the rows of the entries in a range."""
+        return IMAGES.format(columns=self._all_columns, table=self.name, matches=self._matches)
+
+    @cached_property
+    def gone(self) -> str:
+        """SQL for the keys of the entries in a range whose rows are gone."""
+        return GONE.format(columns=self._entry_columns, table=self.name, matches=self._matches)
+
+    @cached_property
+    def rows(self) -> str:
+        """SQL for all rows."""
+        return ROWS.format(columns=self._all_columns, table=self.name)
+
+    @cached_property
+    def key_indexes(self) -> tuple[int, ...]:
+        return tuple(self.columns.index(column) for column in self.key)
+
+    @property
+    def _matches(self) -> str:
+        return " AND ".join(f"t.{column} = outbox.key{place}" for place, column in enumerate(self.key, start=1))
+
+    @property
+    def _entry_columns(self) -> str:
+        return ", ".join(f"key{place}" for place in range(1, len(self.key) + 1))
+
+    @property
+    def _all_columns(self) -> str:
+        return ", ".join(f"t.{column}" for column in self.columns)
+
+    def _of(self, row: str) -> str:
+        return ", ".join(f"{row}.{column}" for column in self.key)
+
+    def row(self, values: tuple[Any, ...]) -> Struct:
+        if self.free and any(type(values[index]) is bytes for index in self.free):
+            values = tuple(_marked(value) if index in self.free else value for index, value in enumerate(values))
+        return self.row_type(*values)
+
+
+def _marked(value: Any) -> Any:
+    return {"base64": b64encode(value).decode()} if type(value) is bytes else value
+
+
+class Images(Struct, frozen=True):
+    """The rows of some entries, as they are now: those that exist, and the keys of those that do not, by table."""
+
+    last: int
+    put: dict[str, list[Struct]]
+    gone: dict[str, list[list[Any]]]
+
+
+def tables(connection: sqlite3.Connection) -> list[Table]:
+    """Every table of the state but the log of changes."""
+    names = [name for (name,) in connection.execute(TABLES).fetchall() if name not in NOT_JOURNALED]
+    return [table(connection, name) for name in names]
+
+
+def table(connection: sqlite3.Connection, name: str) -> Table:
+    columns = connection.execute(COLUMNS, (name,)).fetchall()
+    key = tuple(column for column, _, place in sorted(columns, key=lambda row: row[2]) if place)
+    assert 1 <= len(key) <= MOST_KEYS, f"{name}: its primary key must have one or two columns, see outbox"
+    free = tuple(index for index, (_, kind, _) in enumerate(columns) if kind == "ANY")
+    return Table(name, tuple(column for column, _, _ in columns), key, free)
+
+
+# --- the triggers -------------------------------------------------------------------------------------------
+
+
+def arm(connection: sqlite3.Connection) -> bool:
+    """See to the triggers of every table; returns whether they were all there, so that no change went unrecorded."""
+    wanted = {name: sql for table in tables(connection) for name, sql in table.triggers.items()}
+    present = dict(connection.execute(TRIGGERS).fetchall())
+    if present == wanted:
+        return True
+    with transaction(connection):
+        for name in present:
+            connection.execute(f"DROP TRIGGER {name}")
+        for sql in wanted.values():
+            connection.execute(sql)
+    return False
+
+
+def disarm(connection: sqlite3.Connection) -> bool:
+    """No journal is kept: remove the triggers and the entries. As `arm`, it returns whether all is recorded."""
+    present = connection.execute(TRIGGERS).fetchall()
+    with transaction(connection):
+        for name, _ in present:
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute(CLEAR)
+        connection.execute(FORGET_CHAIN)
+    return False
+
+
+# --- the entries --------------------------------------------------------------------------------------------
+
+
+def exists(connection: sqlite3.Connection) -> bool:
+    """Whether the schema of this database has an outbox."""
+    return connection.execute(EXISTS).fetchone() is not None
+
+
+def chain(connection: sqlite3.Connection) -> str | None:
+    """The chain of journal files that this database writes to."""
+    row = connection.execute(CHAIN).fetchone()
+    return None if row is None else row[0]
+
+
+def set_chain(connection: sqlite3.Connection, name: str) -> None:
+    connection.execute(SET_META, ("journal", name))
+
+
+def entry_range(connection: sqlite3.Connection) -> tuple[int, int]:
+    """The numbers of the oldest and the newest entry; (1, 0) if there never was one."""
+    first, last = connection.execute(RANGE).fetchone()
+    return first, last
+
+
+def forget(connection: sqlite3.Connection, up_to: int) -> None:
+    """Delete entries that are durable in the journal."""
+    connection.execute(FORGET, (up_to,))
+
+
+def images(connection: sqlite3.Connection, of: dict[str, Table], after: int, limit: int) -> Images:
+    """The rows of up to `limit` entries behind `after`."""
+    places = connection.execute(PLACES, (after, limit)).fetchall()
+    last = max((newest for _, newest, _ in places), default=after)
+    put: dict[str, list[Struct]] = {}
+    gone: dict[str, list[list[Any]]] = {}
+    for place, _, entries in places:
+        table = of[place]
+        rows = connection.execute(table.images, (after, last)).fetchall()
+        if len(rows) < entries and (keys := connection.execute(table.gone, (after, last)).fetchall()):
+            gone[place] = [list(key) for key in keys]
+        if rows:
+            put[place] = [table.row(row) for row in rows]
+    return Images(last, put, gone)
+
+
+def all_rows(connection: sqlite3.Connection, table: Table) -> Iterator[list[Struct]]:
+    """Every row of a table, in portions of bounded size."""
+    rows, size = list[Struct](), 0
+    for values in connection.execute(table.rows):
+        rows.append(table.row(values))
+        size += ROW_BYTES + sum(len(value) for value in values if isinstance(value, (str, bytes)))
+        if size >= PORTION_BYTES:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows

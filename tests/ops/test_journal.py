@@ -1,0 +1,456 @@
+"""The journal through the real parts: a daemon writes it, the database is lost, and the journal gives every row again.
+
+A row that is missing or differs in any table fails these tests. A refusal must leave every byte as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec.structs import replace
+
+from stoker.core.errors import BackupRefused, JournalBroken, StateRefused
+from stoker.ops import restore
+from stoker.ops.rebuild import Until
+from stoker.store import outbox
+from stoker.store.journal_files import (
+    HASH_BYTES,
+    START,
+    Line,
+    files,
+    lines,
+    opened,
+    read_header,
+    read_line,
+    sealed,
+)
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.flows import flow_end, sent_flow, step
+from tests.support.work import end_of, shell, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Rows = dict[str, set[tuple[Any, ...]]]
+EMPTIED = {"needs", "purged_jobs", "purging_jobs", "checkpoint_purges"}  # had rows for a moment
+# What a restore itself writes, and what the start after it begins anew.
+OF_A_RESTORE = {"journal", "restored", "epoch"}
+
+
+def rows(database: Path) -> Rows:
+    """Every row of every table of the state."""
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        every = [*outbox.tables(connection), outbox.table(connection, outbox.LOG)]
+        found = {
+            table.name: set(connection.execute(f"SELECT {', '.join(table.columns)} FROM {table.name}"))
+            for table in every
+        }
+    found["meta"] = {row for row in found["meta"] if row[0] not in OF_A_RESTORE}
+    return found
+
+
+def journaled(daemon: DaemonProcess) -> int:
+    """Wait until every change is in the journal; gives the last one."""
+    with daemon.client() as client:
+        until(lambda: client.status()["journal"]["seq"] == client.status()["last_seq"])
+        return int(client.status()["last_seq"])
+
+
+def lose_database(root: Path) -> Rows:
+    """Remove the database of a stopped daemon; gives its rows."""
+    lost = rows(root / "stoker.db")
+    for path in root.glob("stoker.db*"):
+        path.unlink()
+    return lost
+
+
+def busy_life(daemon: DaemonProcess) -> None:
+    """Rows in every table, changed, moved and deleted again."""
+    with daemon.client() as client:
+        client.call("queue.set", {"name": "bulk", "max_running": 3})
+        client.call("resource.set", {"name": "gpu", "capacity": 2})
+        end_of(client, submit(client, shell("exit 0"), idempotency_key="ein Schlüssel"))
+        end_of(client, submit(client, shell("exit 3"), max_attempts=3, base_delay_ms=1))
+        first = submit(client, shell("sleep 0.2"), resources={"gpu": 1})
+        needy = submit(client, shell("exit 0"), needs=[{"job": first}])
+        waiting = submit(client, shell("exit 0"), run_at=4_000_000_000_000)
+        client.call("job.edit", {"id": waiting, "priority": 7})
+        client.call("job.hold", {"id": submit(client, shell("exit 0"), queue="bulk", run_at=4_000_000_000_000)})
+        save = 'echo "{\\"at\\": 1}" | stoker checkpoint save -; echo "answer=42" > "$STOKER_OUTPUT"'
+        assert flow_end(client, sent_flow(client, {"a": step(save), "b": step("exit 0", "a")})) == "succeeded"
+        assert flow_end(client, sent_flow(client, {"a": step("exit 1")})) == "failed"
+        end_of(client, needy)
+        gone = submit(client, shell("exit 0"), queue="bulk", idempotency_key="purged")
+        end_of(client, gone)
+    assert daemon.cli("purge", "--before", "1ms", "--queue", "bulk", "--yes").returncode == 0
+
+
+# --- all of it ----------------------------------------------------------------------------------------------
+
+
+def test_journal_when_the_database_is_lost_then_it_gives_every_row_again(daemon: DaemonProcess) -> None:
+    busy_life(daemon)
+    last = journaled(daemon)
+    daemon.stop()
+    lost = lose_database(daemon.state_dir)
+
+    result = daemon.cli("restore", "--from-journal", "--yes", "--json", "--state-dir", str(daemon.state_dir))
+
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["seq"] >= last
+    assert json.loads(result.stdout)["remarks"] == []
+    assert {name for name, found in lost.items() if not found} <= {
+        "needs",
+        "purged_jobs",
+        "purging_jobs",
+        "checkpoint_purges",
+    }
+    assert rows(daemon.state_dir / "stoker.db") == lost
+
+
+def test_journal_when_the_daemon_is_killed_then_the_next_start_adds_what_it_lacks(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        ids = [submit(client, shell("exit 0")) for _ in range(20)]
+    daemon.kill9()
+    daemon.start()
+    with daemon.client() as client:
+        for job in ids:
+            end_of(client, job)
+    journaled(daemon)
+    daemon.stop()
+    lost = lose_database(daemon.state_dir)
+
+    restore.carry_out(str(daemon.state_dir), None)
+
+    assert rows(daemon.state_dir / "stoker.db") == lost
+    assert [event["reason"] for event in daemon.events("journal_begun")] == ["there was none"]
+
+
+def test_journal_when_its_end_was_never_written_then_the_outbox_has_it(daemon: DaemonProcess) -> None:
+    """A kill between a commit and the journal: the file ends earlier than the database."""
+    with daemon.client() as client:
+        for _ in range(3):  # a line each
+            end_of(client, submit(client, shell("exit 0")))
+            journaled(daemon)
+        daemon.kill9()
+    (path,) = files(daemon.state_dir / "journal")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.rindex(b"\n", 0, -1) - 20])
+    daemon.start()
+    journaled(daemon)
+    daemon.stop()
+    lost = lose_database(daemon.state_dir)
+
+    restore.carry_out(str(daemon.state_dir), None)
+
+    assert rows(daemon.state_dir / "stoker.db") == lost
+    assert len(list(daemon.events("journal_begun"))) == 1
+
+
+def test_journal_when_a_restore_went_back_then_a_new_chain_begins(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        end_of(client, submit(client, shell("exit 0")))
+    assert daemon.cli("backup").returncode == 0
+    with daemon.client() as client:
+        end_of(client, submit(client, shell("exit 0")))
+    daemon.stop()
+    restore.carry_out(str(daemon.state_dir), "latest")
+    daemon.start()
+    journaled(daemon)
+    daemon.stop()
+    lost = lose_database(daemon.state_dir)
+
+    restore.carry_out(str(daemon.state_dir), None)
+
+    assert rows(daemon.state_dir / "stoker.db") == lost
+    assert [event["reason"] for event in daemon.events("journal_begun")] == [
+        "there was none",
+        "the database was restored",
+    ]
+
+
+def test_journal_when_it_is_off_then_none_is_kept(stopped_daemon: DaemonProcess) -> None:
+    stopped_daemon.config.write_text("[journal]\nenabled = false\n")
+    stopped_daemon.start()
+    with stopped_daemon.client() as client:
+        end_of(client, submit(client, shell("exit 0")))
+        assert client.status()["journal"]["enabled"] is False
+    assert "none is kept" in stopped_daemon.cli("status").stdout
+    with closing(sqlite3.connect(stopped_daemon.state_dir / "stoker.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
+    assert not (stopped_daemon.state_dir / "journal").exists()
+
+
+def test_journal_when_it_cannot_be_written_then_it_says_so_and_catches_up(daemon: DaemonProcess) -> None:
+    journal = daemon.state_dir / "journal"
+    with daemon.client() as client:
+        end_of(client, submit(client, shell("exit 0")))
+        journaled(daemon)
+        moved = journal.rename(daemon.state_dir / "journal.moved")
+        journal.write_text("no directory")
+
+        end_of(client, submit(client, shell("exit 0")))
+        until(lambda: client.status()["journal"]["error"])
+        assert "CANNOT BE WRITTEN" in daemon.cli("status").stdout
+        assert daemon.cli("health").returncode != 0
+        end_of(client, submit(client, shell("exit 0")))
+
+        journal.unlink()
+        moved.rename(journal)
+        until(lambda: client.status()["journal"]["error"] is None)
+    journaled(daemon)
+    daemon.stop()
+    lost = lose_database(daemon.state_dir)
+    restore.carry_out(str(daemon.state_dir), None)
+
+    assert rows(daemon.state_dir / "stoker.db") == lost
+    assert len(list(daemon.events("journal_failed"))) >= 1
+    assert len(list(daemon.events("journal_back"))) == 1
+
+
+# --- up to a point ------------------------------------------------------------------------------------------
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Past:
+    """A state of a stopped daemon: its backup in the middle, and how many jobs there were after each change."""
+
+    def __init__(self, daemon: DaemonProcess) -> None:
+        self.root = daemon.state_dir
+        self.points: list[tuple[int, int, int]] = []  # change, time, jobs
+        with daemon.client() as client:
+            for number in range(1, 7):
+                end_of(client, submit(client, shell("exit 0")))
+                seq = journaled(daemon)
+                self.points.append((seq, now_ms(), number))
+                until(lambda: now_ms() > self.points[-1][1])
+                if number == 3:
+                    assert daemon.cli("backup").returncode == 0
+        daemon.stop()
+
+
+@pytest.fixture(scope="module")
+def past() -> Iterator[Past]:
+    with DaemonProcess() as process:
+        yield Past(process)
+
+
+@pytest.fixture
+def root(past: Past, tmp_path: Path) -> Path:
+    """A copy of that state."""
+    target = tmp_path / "state"
+    shutil.copytree(past.root, target, ignore=shutil.ignore_patterns("*.sock"))
+    return target
+
+
+def jobs_in(root: Path) -> int:
+    with closing(sqlite3.connect(root / "stoker.db")) as connection:
+        return int(connection.execute("SELECT count(*) FROM jobs").fetchone()[0])
+
+
+@pytest.mark.parametrize("point", range(6))
+@pytest.mark.parametrize("by", ["seq", "at"])
+def test_restore_when_it_ends_at_a_point_then_it_has_the_state_of_it(
+    past: Past, root: Path, point: int, by: str
+) -> None:
+    seq, at, jobs = past.points[point]
+    end = Until(seq=seq) if by == "seq" else Until(at=at)
+
+    view = restore.carry_out(str(root), None, end)
+
+    assert (view["seq"], jobs_in(root)) == (seq, jobs)
+    if point >= 3:
+        assert restore.carry_out(str(root), "latest", end)["seq"] == seq
+        assert jobs_in(root) == jobs
+
+
+def test_restore_when_its_end_is_inside_of_a_commit_then_it_ends_before_and_says_so(past: Past, root: Path) -> None:
+    """Changes that were committed together are restored together, or not at all."""
+    ends = sorted(line.seq for path in files(root / "journal") for line in content(path))
+    inside = next(seq for seq in range(past.points[0][0], ends[-1]) if seq not in ends)
+
+    view = restore.carry_out(str(root), None, Until(seq=inside))
+
+    assert view["seq"] == max(seq for seq in ends if seq < inside)
+    assert f"change {inside} was committed together with later ones" in view["remarks"][0]
+
+
+def test_restore_when_the_last_line_is_torn_then_it_is_left_out_and_that_is_said(past: Past, root: Path) -> None:
+    (path,) = files(root / "journal")
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole.splitlines(keepends=True)[-1][:100])
+
+    view = restore.carry_out(str(root), None)
+
+    assert jobs_in(root) == past.points[-1][2]
+    assert "was cut off (100 bytes)" in view["remarks"][0]
+
+
+def test_restore_when_it_went_back_then_no_id_is_given_out_twice(past: Past, root: Path) -> None:
+    """Neither the database nor its marks are left: only the journal knows which ids there were."""
+    for path in (*root.glob("stoker.db*"), root / "high-water.json", root / "state.json"):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(root / "logs", ignore_errors=True)
+
+    restore.carry_out(str(root), None, Until(seq=past.points[0][0]))
+
+    with closing(sqlite3.connect(root / "stoker.db")) as connection:
+        (seq,) = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
+    assert seq >= past.points[-1][2]
+
+
+def content(path: Path) -> list[Line]:
+    return [read_line(path, text[:-HASH_BYTES] + b"}") for text in list(lines(path))[1:]]
+
+
+# --- journals that cannot be used ---------------------------------------------------------------------------
+
+
+def changed_line(journal: Path) -> None:
+    (path,) = files(journal)
+    path.write_bytes(path.read_bytes().replace(b'"state":"succeeded"', b'"state":"cancelled"', 1))
+
+
+def lost_line(journal: Path) -> None:
+    (path,) = files(journal)
+    every = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(every[: len(every) // 2] + every[len(every) // 2 + 1 :]))
+
+
+def rewritten(journal: Path, **values: Any) -> None:
+    """With other values in its header, and another instance in its rows; every hash is right again."""
+    (path,) = files(journal)
+    header, _ = read_header(path, next(lines(path)))
+    text, digest = sealed(replace(header, **values), START)
+    texts = [text]
+    for line in content(path):
+        for row in line.put.get("meta", []):
+            row["value"] = values.get(row["key"], row["value"])
+        text, digest = sealed(line, digest)
+        texts.append(text)
+    path.write_bytes(b"".join(texts))
+
+
+def split(journal: Path) -> tuple[Path, Path]:
+    """The same journal in two files."""
+    (path,) = files(journal)
+    every = path.read_bytes().splitlines(keepends=True)
+    header, digest = read_header(path, every[0])
+    for text in every[1 : len(every) // 2]:
+        found = opened(text, digest)
+        assert found is not None
+        digest = found[1]
+    second = path.with_name("00000002.jsonl")
+    text, digest = sealed(replace(header, follows=digest.hex(), base=False), digest)
+    texts = [text]
+    path.write_bytes(b"".join(every[: len(every) // 2]))
+    for one in every[len(every) // 2 :]:
+        text, digest = sealed(read_line(path, one[:-HASH_BYTES] + b"}"), digest)
+        texts.append(text)
+    second.write_bytes(b"".join(texts))
+    return path, second
+
+
+def hole(journal: Path) -> None:
+    first, _second = split(journal)
+    first.write_bytes(first.read_bytes()[: first.read_bytes().rindex(b"\n", 0, -1) + 1])
+
+
+BAD: dict[str, tuple[Callable[[Path], object], Until, str]] = {
+    "a changed line": (changed_line, Until(), "does not match its hash"),
+    "a lost line": (lost_line, Until(), "does not match its hash"),
+    "a hole between two files": (hole, Until(), "does not continue the file before it"),
+    "a lost first file": (lambda journal: split(journal)[0].unlink(), Until(), "what was before was removed"),
+    "none": (shutil.rmtree, Until(), "there is no journal in"),
+    "an empty directory": (
+        lambda journal: files(journal)[0].unlink(),
+        Until(),
+        "there is no journal in",
+    ),
+    "another text": (lambda journal: files(journal)[0].write_text("no\n"), Until(), "no header of a journal"),
+    "another instance": (
+        lambda journal: rewritten(journal, instance="abcd"),
+        Until(),
+        "is of instance abcd, this",
+    ),
+    "a newer schema": (lambda journal: rewritten(journal, schema=99), Until(), "schema 99, this program knows up to"),
+    "an end behind it": (lambda _journal: None, Until(seq=10_000), "the journal ends at change"),
+    "an end in the future": (lambda _journal: None, Until(at=now_ms() + 3_600_000), "is in the future"),
+    "an end before it": (lambda _journal: None, Until(at=1_000), "is before the journal begins"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_journal_when_it_cannot_be_used_then_it_is_refused_and_nothing_changes(root: Path, kind: str) -> None:
+    damage, end, message = BAD[kind]
+    damage(root / "journal")
+    before = every_byte(root)
+
+    for act in (restore.preview, restore.carry_out):
+        with pytest.raises((BackupRefused, JournalBroken, StateRefused), match=message):
+            act(str(root), None, end)
+
+    assert every_byte(root) == before
+
+
+BAD_BEHIND_BACKUP: dict[str, tuple[Callable[[Path], object], Callable[[Past], Until], str]] = {
+    "an end before the backup": (
+        lambda _journal: None,
+        lambda past: Until(seq=past.points[0][0]),
+        "before the end of",
+    ),
+    "a time before it": (
+        lambda _journal: None,
+        lambda past: Until(at=past.points[0][1]),
+        "before the end of",
+    ),
+    "an end behind the journal": (lambda _journal: None, lambda _past: Until(seq=10_000), "the journal ends at change"),
+    "no journal": (shutil.rmtree, lambda past: Until(seq=past.points[5][0]), "has nothing that follows this backup"),
+    "a changed line": (changed_line, lambda past: Until(seq=past.points[5][0]), "does not match its hash"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_BEHIND_BACKUP)
+def test_restore_when_the_journal_cannot_go_on_from_a_backup_then_it_is_refused(
+    past: Past, root: Path, kind: str
+) -> None:
+    damage, end, message = BAD_BEHIND_BACKUP[kind]
+    damage(root / "journal")
+    before = every_byte(root)
+
+    with pytest.raises((BackupRefused, JournalBroken), match=message):
+        restore.carry_out(str(root), "latest", end(past))
+
+    assert every_byte(root) == before
+
+
+def test_restore_when_what_follows_the_backup_was_removed_then_it_is_refused(past: Past, root: Path) -> None:
+    first, second = split(root / "journal")
+    header, _ = read_header(second, next(lines(second)))
+    first.unlink()
+    texts = list(lines(second))
+    text, digest = sealed(replace(header, last=10_000, seq=past.points[4][0]), bytes.fromhex(header.follows))
+    rest = []
+    for one in texts[1:]:
+        sealed_line, digest = sealed(read_line(second, one[:-HASH_BYTES] + b"}"), digest)
+        rest.append(sealed_line)
+    second.write_bytes(b"".join([text, *rest]))
+
+    with pytest.raises(BackupRefused, match="what is between was removed"):
+        restore.carry_out(str(root), "latest", Until(seq=past.points[5][0]))
+
+
+def every_byte(root: Path) -> dict[str, bytes]:
+    paths = (path for path in root.rglob("*") if path.is_file() and path.name != "lock")
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
