@@ -275,6 +275,25 @@ def test_submit_when_a_command_line_is_one_word_then_the_hint_names_a_shell(
     assert "hint: for a shell's command line: sh -c 'echo '\"'\"'hi'\"'\"' there'\n" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        (["cd", "/tmp"], "hint: a shell carries this out: sh -c 'cd …'\n"),
+        (["MODE=fast", "make"], "hint: a variable is an option of submit and run: --env MODE=fast\n"),
+        (["/etc/passwd"], "hint: chmod +x /etc/passwd\n"),
+        (["./nope"], "hint: give its full path\n"),
+        (["/nope"], "/nope does not exist\n"),
+    ],
+)
+def test_submit_when_the_command_is_no_program_then_the_hint_says_what_to_type(
+    shared: DaemonProcess, command: list[str], hint: str
+) -> None:
+    refused = shared.cli("submit", "--", *command)
+
+    assert refused.returncode == 65
+    assert refused.stderr.endswith(hint)
+
+
 def test_top_when_there_is_no_terminal_then_it_prints_once(shared: DaemonProcess) -> None:
     job = shared.cli("submit", "sleep", "60").stdout.strip()
 

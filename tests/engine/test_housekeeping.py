@@ -10,7 +10,7 @@ from stoker.upkeep.housekeeping import shortage
 @pytest.mark.parametrize(
     ("free", "least", "message"),
     [
-        (1_978_368, 64 << 20, "1.9M are free, less than the 64.0M that are kept free"),
+        (1_978_368, 64 << 20, "1.9M are free, less than the 64.0M that are kept free ([disk] min_free_bytes)"),
         (1_978_368, 1_000_000, "a commit found no room, though 1.9M are free"),
         (0, 0, "a commit found no room, though 0B are free"),
     ],

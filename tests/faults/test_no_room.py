@@ -90,6 +90,22 @@ def test_start_when_the_disk_is_full_then_it_starts_no_job_before_there_is_room(
     assert (stood, end) == ("queued", ("succeeded", "exit"))
 
 
+def test_submit_when_a_full_disk_becomes_fuller_then_the_refusal_says_how_much_is_free(
+    small_disk: DaemonProcess,
+) -> None:
+    def refusal() -> str:
+        return small_disk.cli("submit", "--patience", "0s", "true").stderr
+
+    with small_disk.client() as client:
+        free = client.status()["disk"]["free_bytes"]
+    (small_disk.state_dir / "filler").write_bytes(bytes(free - 600_000))
+    until(lambda: "are kept free ([disk] min_free_bytes)" in refusal(), why="the refusal of jobs")
+
+    fill(small_disk.state_dir / "another")
+
+    until(lambda: ": 0B are free, less than" in refusal(), why="the free space of now")
+
+
 def test_backup_when_it_would_fill_the_disk_then_it_is_refused(
     small_disk: DaemonProcess,
 ) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,15 @@ KEEP_MANY = 4_096
 PATIENCE_S = 2.0
 THREADS = 2
 NO_PROGRAM = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG})
+NOT_EXECUTABLE = "is not executable"
 HINT = "give its full path"
+# Commands that only a shell knows.
+SHELL_WORDS = frozenset({
+    ".", "[[", "alias", "cd", "command", "eval", "exec", "exit", "export", "for", "if", "read", "set", "source", "type",
+    "ulimit", "umask", "unset", "until", "wait", "while",
+})  # fmt: skip
+)
+ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 HINT_DAEMON = 'give its full path, or submit with --env PATH="$PATH" to search your own PATH'
 
 T = TypeVar("T")
@@ -159,15 +168,23 @@ def _error(sent: JobWork, result: CommandProblem) -> StokerError | None:
     field, message = result
     if message.endswith(" in PATH"):
         message += " of the job" if _has_path(sent) else " of the daemon"
-    return InvalidParams(printable(message), path=field, hint=_hint(sent) if field == "command" else None)
+    return InvalidParams(printable(message), path=field, hint=_hint(sent, message) if field == "command" else None)
 
 
-def _hint(sent: JobWork) -> str:
-    """A command line in place of a program needs a shell."""
-    line = printable(native(sent.command))
-    if len(line.split()) > 1:
-        return f"for a shell's command line: sh -c {shlex.quote(line)}"
-    return HINT if "/" in line or _has_path(sent) else HINT_DAEMON
+def _hint(sent: JobWork, message: str) -> str | None:
+    """What to type instead; None for a full path that is wrong."""
+    command = printable(native(sent.command))
+    if ASSIGNMENT.match(command):
+        return f"a variable is an option of submit and run: --env {shlex.quote(command)}"
+    if len(command.split()) > 1:
+        return f"for a shell's command line: sh -c {shlex.quote(command)}"
+    if command in SHELL_WORDS:
+        return f"a shell carries this out: sh -c '{command} …'"
+    if message.endswith(NOT_EXECUTABLE):
+        return f"chmod +x {shlex.quote(command)}"
+    if command.startswith("/"):
+        return None
+    return HINT if "/" in command or _has_path(sent) else HINT_DAEMON
 
 
 def _has_path(sent: JobWork) -> bool:
@@ -199,7 +216,7 @@ def _program_problem(command: str, working_dir: str, path: str) -> CommandProble
         return ("command", f"command: {command}: {error.strerror}")
     if not program.exists():
         return ("command", f"command: {command} does not exist")
-    what = "is a directory" if program.is_dir() else "is not executable"
+    what = "is a directory" if program.is_dir() else NOT_EXECUTABLE
     return ("command", f"command: {command} {what}")
 
 

@@ -155,16 +155,20 @@ class Housekeeping:
             self._close()
         elif self.full and self.free_bytes > self._min_free * ROOM_AGAIN:
             self._reopen()
+        elif self.full:
+            self._refuse_jobs()
 
     def _close(self) -> None:
         self.full = True
         log(LogEvent.DISK_FULL, free_bytes=self.free_bytes, min_free_bytes=self._min_free, hint=MAKE_ROOM)
-        full = DiskFull(
-            f"{self._directory.root}: {shortage(self.free_bytes, self._min_free)}",
-            hint=MAKE_ROOM,
-        )
-        self._intake.closed = self._intake.closed or full
+        self._refuse_jobs()
         self._dispatcher.close(FULL)
+
+    def _refuse_jobs(self) -> None:
+        """Refuse new jobs, with the free bytes of now; a drain refuses them for a reason of its own."""
+        if self._intake.closed is None or isinstance(self._intake.closed, DiskFull):
+            message = f"{self._directory.root}: {shortage(self.free_bytes, self._min_free)}"
+            self._intake.closed = DiskFull(message, hint=MAKE_ROOM)
 
     def _reopen(self) -> None:
         try:
@@ -186,7 +190,7 @@ class Housekeeping:
 def shortage(free: int, least: int) -> str:
     """Why no job is accepted. With a quota, or a low `min_free_bytes`, a commit may fail although bytes are free."""
     if free < least:
-        return f"{volume(free)} are free, less than the {volume(least)} that are kept free"
+        return f"{volume(free)} are free, less than the {volume(least)} that are kept free ([disk] min_free_bytes)"
     return f"a commit found no room, though {volume(free)} are free"
 
 
