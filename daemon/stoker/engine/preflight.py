@@ -41,7 +41,6 @@ SHELL_WORDS = frozenset({
     ".", "[[", "alias", "cd", "command", "eval", "exec", "exit", "export", "for", "if", "read", "set", "source", "type",
     "ulimit", "umask", "unset", "until", "wait", "while",
 })  # fmt: skip
-)
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 HINT_DAEMON = 'give its full path, or submit with --env PATH="$PATH" to search your own PATH'
 
