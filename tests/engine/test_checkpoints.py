@@ -222,8 +222,9 @@ def test_pieces_when_one_is_missing_or_no_base64_then_the_upload_may_begin_anew(
     for wrong in ("offset: 3, but 2 bytes", "there is no upload"):  # one that went wrong is over
         with pytest.raises(InvalidParams, match=wrong):
             client.call("checkpoint.save", {**piece, "offset": 3, "upload": begun["upload"]})
-    with pytest.raises(InvalidParams, match="base64"):
-        client.call("checkpoint.save", {"token": token, "data": "ab!"})
+    for data in ("ab!", "é\u2028"):
+        with pytest.raises(InvalidParams, match="base64"):
+            client.call("checkpoint.save", {"token": token, "data": data})
 
     assert save(client, token, b"anew")["bytes"] == 4
     assert len(chain(client, job=job)) == 1

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SAID = 100 * int(os.environ.get("STOKER_FAULTS", "8"))
-MOST = 20 * SAID  # until each method was accepted
+MOST = 6 * SAID  # until each method was accepted
 TALKERS = 12
-SETTINGS = "[daemon]\nmax_running = 8\n[queues.q1]\nmax_queued = 50\n[queues.resident]\n"
+SETTINGS = "[daemon]\nmax_running = 8\n[queues.q1]\nmax_queued = 50\n[queues.resident]\n[queues.parked]\n"
+PARKED = 6  # workflows of which no step starts
+STEPS = {f"s{number}": {"command": "true", "queue": "parked"} for number in range(6)}
 
 
 class Crowd:
@@ -62,13 +64,19 @@ class Crowd:
         return said
 
     def _phrases(self) -> Phrases:
-        """The words of the crowd, with the token of a job that runs in a queue that it does not know."""
+        """The words of the crowd, with the token of a job that runs, and workflows whose steps wait.
+
+        Both are in queues that the crowd does not know.
+        """
         home = self._daemon.home
         token = home / "token"
         token.unlink(missing_ok=True)
         script = f'printf %s "$STOKER_TOKEN" > {token}.new; mv {token}.new {token}; exec sleep 1000'
         with self._daemon.client() as client:
             job = work.submit(client, work.shell(script), queue="resident")
+            client.call("queue.pause", {"name": "parked"})
+            for _ in range(PARKED):
+                client.call("workflow.submit", {"flow": {"name": "parked", "steps": STEPS}})
         until(token.exists, why="the token of a job")
         return Phrases(self._dice, job, token.read_text(), home / "copy")
 

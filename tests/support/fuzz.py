@@ -12,6 +12,8 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from stoker.core.errors import ParseError
 from stoker.rpc.methods import METHODS
 from stoker.rpc.table import MethodKind
@@ -63,6 +65,9 @@ class Phrases:
             ("worker.get", "job"): lambda: job,
             ("job.environment", "id"): lambda: dice.choice([job, self._ident()]),
             ("checkpoint.get", "id"): self._low,
+            ("job.restart", "yes"): lambda: True,
+            ("job.restart", "force"): lambda: dice.random() < 0.5,
+            ("job.restart", "reassign"): lambda: dice.random() < 0.5,
             ("queue.set", "defaults"): lambda: {"max_attempts": 2},
         }
         self._by_field: dict[str, Callable[[], Any]] = {
@@ -83,7 +88,6 @@ class Phrases:
             "priority": lambda: dice.randint(-9, 9), "ttl_ms": lambda: dice.choice([None, 60_000]),
             "limits": lambda: {"open_files": 99}, "capacity": lambda: dice.randint(0, 5), "stop": lambda: False,
             "strategy": lambda: dice.choice(["restart", "skip", "fail"]), "dry_run": lambda: dice.random() < 0.5,
-            "yes": lambda: True,
         }  # fmt: skip
 
     def frame(self) -> tuple[bytes, list[tuple[int, str]]]:
@@ -114,12 +118,11 @@ class Phrases:
     def _params(self, method: str) -> Any:
         if self._dice.random() < 0.03:
             return self._dice.choice(JUNK)
-        struct = METHODS[method].params
-        required = struct.__struct_encode_fields__[: -len(struct.__struct_defaults__) or None]
+        most = self._dice.choice([0, 0.25])  # each field more is another that may be wrong
         params = {
-            field: self._value(method, field)
-            for field in struct.__struct_encode_fields__
-            if field in required or self._dice.random() < 0.25
+            field.encode_name: self._value(method, field.encode_name)
+            for field in msgspec.structs.fields(METHODS[method].params)
+            if field.required or self._dice.random() < most
         }
         if self._dice.random() < 0.1:
             params[f"unknown_{self._dice.randrange(99)}"] = self._dice.choice(JUNK)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import sqlite3
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
@@ -279,7 +278,7 @@ class Unpacked:
 def _decoded(part: CheckpointPart) -> bytes:
     try:
         return base64.b64decode(part.data, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error is one; other characters than ASCII raise the plain one
         raise InvalidParams(f"data: not base64: {error}", path="data") from error
 
 
