@@ -210,3 +210,39 @@ async def test_output_when_the_pipes_cannot_be_searched_then_they_are_later(host
     assert injected(trace) == 1
     host.never.write_text("after\n")
     await until_async(lambda: log_of(order) == "before\nafter\n", why="the rest of the output")
+
+
+# --- limits -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+async def test_start_when_the_launcher_sets_no_limits_then_the_job_is_not_at_fault(
+    host: LauncherHost, number: int
+) -> None:
+    """It reads and sets the limits for the mark of the run and for open files, by the same syscall."""
+    client, trace = await host.start(), host.home / "trace"
+    order = host.shell("exit 3")
+    attached = Attached(client.facts.pid, trace, "trace=prlimit64", f"inject=prlimit64:error=EPERM:when={number}")
+
+    exited = await host.run(client, order)
+
+    attached.detach()
+    assert injected(trace) == 1
+    assert exited.exit_code == 3 or (exited.spawn_error is not None and exited.spawn_error.transient)
+
+
+async def test_start_when_a_limit_of_the_job_is_refused_then_it_is_named(
+    host: LauncherHost,
+) -> None:
+    """The child reads and sets the limit of open files first, then it reads its own limit twice: soft and hard."""
+    client, trace = await host.start(), host.home / "trace"
+    order = host.shell("exit 3", setup=Setup(limits={"processes": 20}))
+    attached = Attached(client.facts.pid, trace, "trace=prlimit64", "inject=prlimit64:error=EPERM:when=5")
+
+    exited = await host.run(client, order)
+
+    attached.detach()
+    assert injected(trace) == 1
+    assert exited.spawn_error is not None
+    assert (exited.spawn_error.errno, exited.spawn_error.transient) == (errno.EPERM, False)
+    assert "limit processes 20" in exited.spawn_error.error

@@ -12,6 +12,7 @@ import resource
 from typing import TYPE_CHECKING
 
 from . import kernel
+from .command import SpawnFailedError
 
 if TYPE_CHECKING:
     from .frames import Message
@@ -31,10 +32,13 @@ BEYOND_NPROC = 1 << 21 | 1 << 24
 
 
 def lower(name: str, wanted: int) -> None:
-    """Set a limit for this process and its children, as far as allowed."""
+    """Set a limit for this process and its children, as far as allowed. Raises SpawnFailedError."""
     soft = _granted(name, wanted)
     hard = _granted(name, wanted + GRACES.get(name, 0))
-    resource.setrlimit(KINDS[name], (soft, hard))
+    try:
+        kernel.set_limit(KINDS[name], soft, hard)
+    except OSError as error:
+        raise SpawnFailedError.about(f"limit {name} {wanted}", error) from error
 
 
 def in_force(setup: Message) -> Message | None:

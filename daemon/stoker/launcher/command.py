@@ -63,6 +63,15 @@ class SpawnFailedError(Exception):
         return cls(error.errno or errno.EIO, f"{name}: {_explain(path, error)}")
 
 
+@contextlib.contextmanager
+def host_errors(subject: str) -> Iterator[None]:
+    """Charge errors to the host: inside, the launcher prepares what every start needs."""
+    try:
+        yield
+    except OSError as error:
+        raise SpawnFailedError.of_host(subject, error) from error
+
+
 def _explain(path: str, error: OSError) -> str:
     """The kernel gives ENOENT for a script whose interpreter is missing, and ENOEXEC for a file without `#!`."""
     if error.errno == errno.ENOEXEC:

@@ -22,11 +22,8 @@ def log_error(text: str) -> None:
 
 @contextlib.contextmanager
 def errors_after_start() -> Iterator[None]:
-    """Log errors instead of raising them: the worker may run by now, and must not count as never started.
-
-    `resource` raises ValueError for EPERM.
-    """
+    """Log errors instead of raising them: the worker may run by now, and must not count as never started."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except OSError as error:
         log_error(f"after a start: {error}")

@@ -69,16 +69,24 @@ def give_workers_open_files(soft_limit: int) -> None:
     worker_open_files = soft_limit
 
 
+def set_limit(kind: int, soft: int, hard: int) -> None:
+    """setrlimit(2). Raises OSError, also where `resource` raises ValueError: for EPERM, and EINVAL."""
+    try:
+        resource.setrlimit(kind, (soft, hard))
+    except ValueError as error:
+        raise PermissionError(errno.EPERM, str(error)) from error
+
+
 def allow_open_files() -> None:
     """Raise our own limit: the pipe and the log of each worker take a descriptor each."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    set_limit(resource.RLIMIT_NOFILE, hard, hard)
 
 
 def restore_open_files() -> None:
     """Lower the limit to that of workers, for the next child to inherit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(worker_open_files, hard), hard))
+    set_limit(resource.RLIMIT_NOFILE, min(worker_open_files, hard), hard)
 
 
 def open_files_limit() -> int:

@@ -13,6 +13,7 @@ import resource
 from typing import TYPE_CHECKING
 
 from . import kernel
+from .command import host_errors
 from .error_log import errors_after_start
 
 if TYPE_CHECKING:
@@ -56,9 +57,10 @@ class Marker:
         if not self._may:
             yield
             return
-        resource.setrlimit(resource.RLIMIT_RTTIME, (mark_of(run_id), self._hard))
+        with host_errors("the mark of the run"):
+            kernel.set_limit(resource.RLIMIT_RTTIME, mark_of(run_id), self._hard)
         try:
             yield
         finally:
             with errors_after_start():
-                resource.setrlimit(resource.RLIMIT_RTTIME, (self._ours, self._hard))
+                kernel.set_limit(resource.RLIMIT_RTTIME, self._ours, self._hard)

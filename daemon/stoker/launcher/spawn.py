@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING
 
 from . import kernel, prepared
-from .command import PASSED_OVER, SpawnFailedError, candidates, enter, native, not_found
+from .command import PASSED_OVER, SpawnFailedError, candidates, enter, host_errors, native, not_found
 from .error_log import errors_after_start, log_error
 from .marks import Marker
 
@@ -141,8 +141,9 @@ def _move(pid: int, leaf: int) -> None:
 def _posix_spawn(order: Message, stdin: int, log: int) -> int:
     # One thread only: the child can inherit a working directory and a limit that are set for a moment.
     enter(order["working_dir"])
-    kernel.restore_open_files()
     try:
+        with host_errors("the limit of open files"):
+            kernel.restore_open_files()
         return _search_and_spawn(order["argv"], order["env"], stdin, log)
     finally:
         _go_back()
