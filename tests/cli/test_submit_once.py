@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import subprocess
 from typing import TYPE_CHECKING
@@ -11,7 +13,7 @@ import pytest
 from stoker.core.errors import NoAnswer
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import DEADLINE_S, until
-from tests.support.work import Gate, end_of, running, submit
+from tests.support.work import Gate, attempts_of, end_of, running, submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -226,6 +228,29 @@ def test_run_when_interrupted_before_the_answer_then_the_job_is_cancelled_after_
     assert status == 130
     with crowded.client() as client:
         assert client.get(1)["state"] == "cancelled"
+
+
+def test_run_when_nobody_reads_its_stderr_then_ctrl_c_cancels_and_leaves(crowded: DaemonProcess) -> None:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4_096)
+    os.write(writer, bytes(4_096))
+    command = [str(crowded.programs / "stoker"), "run", "--grace", "10m", "--", "sh", "-c", "trap '' TERM; sleep 600"]
+    environ = {**crowded.environ, "STOKER_SOCKET": str(crowded.socket)}
+
+    with (
+        subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=writer) as run,
+        crowded.client() as client,
+    ):
+        until(lambda: client.list()["jobs"], why="the job")
+        running(client, 1)
+        run.send_signal(signal.SIGINT)
+        until(lambda: attempts_of(client, 1)[0]["stop_reason"] == "cancel", why="the cancel")
+        run.send_signal(signal.SIGINT)
+        status = run.wait(timeout=DEADLINE_S)
+
+    os.close(reader)
+    os.close(writer)
+    assert status == 130
 
 
 def test_run_when_the_reader_of_its_output_leaves_then_the_job_is_named_and_goes_on(

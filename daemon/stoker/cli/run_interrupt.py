@@ -2,7 +2,8 @@
 
 The first Ctrl-C cancels the job. Anything else (a second Ctrl-C, SIGTERM, SIGHUP, a reader of the output that is gone)
 ends only the command: the job goes on, and its id is printed on stderr. A signal during the submit waits for the
-answer, so that the command can always say whether there is a job. Loaded before the submit: keep it small.
+answer, so that the command can always say whether there is a job. If nobody reads stderr, messages are left out and the
+rest is done all the same. Loaded before the submit: keep it small.
 """
 
 from __future__ import annotations
@@ -74,39 +75,41 @@ class RunInterrupt:
             self._leave(signum)
         elif self._submitting and self._pending is None:
             self._pending = signum
-            render.note(
-                "the job is being submitted: waiting for the daemon's answer; a second signal leaves without it"
-            )
+            _note("the job is being submitted: waiting for the daemon's answer; a second signal leaves without it")
         else:
             self._leave_without_job(signum)
 
     def _leave_without_job(self, signum: int) -> None:
         if self._submitting:
-            render.note("left before the daemon answered, so the job may be stored")
-            render.hint(f"the same command with --idempotency-key {self._key} prints its id and does not run it twice")
+            _note(
+                "left before the daemon answered, so the job may be stored",
+                f"the same command with --idempotency-key {self._key} prints its id and does not run it twice",
+            )
         else:
-            render.note("no job was stored")
-        raise RunLeft(signum)
+            _note("no job was stored")
+        _end(signum)
 
     def _leave(self, signum: int) -> None:
         if signum == signal.SIGINT and not self.cancelled:
             self._cancel()
             return
         self._print_goodbye()
-        raise RunLeft(signum)
+        _end(signum)
 
     def _print_goodbye(self) -> None:
-        render.note(f"job {self._job} goes on without this command")
-        render.hint(f"stoker logs -f {self._job}, or stoker cancel {self._job}")
+        _note(
+            f"job {self._job} goes on without this command", f"stoker logs -f {self._job}, or stoker cancel {self._job}"
+        )
 
     def _cancel(self) -> None:
         # On its own connection: the signal may have interrupted a request on another one.
         self.cancelled = True
-        render.note(f"cancelling job {self._job}; Ctrl-C again leaves at once")
+        _note(f"cancelling job {self._job}; Ctrl-C again leaves at once")
         try:
             call(self._given, "job.cancel", {"id": self._job, "reason": "Ctrl-C"})
         except StokerError as error:
-            render.error(error)
+            if render.stderr_is_read():
+                render.error(error)
 
     def reader_gone(self) -> NoReturn:
         """End the process because the reader of the output is gone, as in `run | head -1`. From any thread."""
@@ -114,3 +117,16 @@ class RunInterrupt:
             self._print_goodbye()
         finally:
             os._exit(BROKEN_PIPE)
+
+
+def _note(text: str, hint: str | None = None) -> None:
+    if render.stderr_is_read():
+        render.note(text)
+        if hint is not None:
+            render.hint(hint)
+
+
+def _end(signum: int) -> NoReturn:
+    if not render.stderr_is_read():
+        os._exit(128 + signum)  # the interpreter would flush stderr, and wait
+    raise RunLeft(signum)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import select
 import sys
 import time
 
@@ -295,6 +296,13 @@ def messages_as_json(*, on: bool) -> None:
 def _message(kind: str, value: Any, text: str) -> None:
     """One message on stderr: as JSON, or as the text for people."""
     print(json_text({kind: value}) if _messages_as_json else text, file=sys.stderr, flush=True)
+
+
+def stderr_is_read() -> bool:
+    """Whether a message can be written now: not after Ctrl-S, nor to a full pipe."""
+    poll = select.poll()
+    poll.register(2, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def note(text: str) -> None:
