@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.core.job.limits import Limits
 from stoker.process.messages import Exited, OrphanLog, RunState, Setup, Started
 from tests.support import strace
 from tests.support.facts import until_async
@@ -236,7 +237,7 @@ async def test_start_when_a_limit_of_the_job_is_refused_then_it_is_named(
 ) -> None:
     """The child reads and sets the limit of open files first, then it reads its own limit twice: soft and hard."""
     client, trace = await host.start(), host.home / "trace"
-    order = host.shell("exit 3", setup=Setup(limits={"processes": 20}))
+    order = host.shell("exit 3", setup=Setup(limits=Limits(processes=20)))
     attached = Attached(client.facts.pid, trace, "trace=prlimit64", "inject=prlimit64:error=EPERM:when=5")
 
     exited = await host.run(client, order)

@@ -18,9 +18,11 @@ from tests.simulation.host import Process
 HOLDS = "SELECT holds FROM attempts WHERE ended_at IS NULL AND holds <> '{}'"
 ATTEMPT = "SELECT ended_at, outcome, stop_reason FROM attempts WHERE run_id = ?"
 SPEC = "SELECT on_orphan, json_extract(policy, '$.resources') FROM jobs WHERE id = ?"
+# Without those that a person stopped so that they run again, by a restart or a rollback.
 UNSEEN_STARTS = """
 SELECT count(*) FROM attempts WHERE job_id = ? AND run_id IN (SELECT value FROM json_each(?)) AND (ended_at IS NULL
-    OR outcome IN ('unseen', 'never_started') OR (stopped = 1 AND stop_reason IN ('shutdown', 'orphaned')))
+    OR (outcome IN ('unseen', 'never_started') AND stop_reason IS NOT 'restart')
+    OR (stopped = 1 AND stop_reason IN ('shutdown', 'orphaned')))
 """
 BY_HAND = "SELECT count(*) FROM changes WHERE job_id = ? AND cause IN ('retry', 'restart', 'release', 'reset')"
 WIDTH = "SELECT value FROM workflows, json_each(workflows.flow, '$.widths') WHERE key = ? AND workflows.id = ?"

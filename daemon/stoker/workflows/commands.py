@@ -85,6 +85,7 @@ def pause(turn: Turn, run: LiveWorkflow, actor: Actor) -> WorkflowPaused:
     """Start no more steps; running steps go on."""
     _must_be_open(run, "pause")
     must_not_go_back(run, "pause")
+    _must_not_be_cancelled(run, "pause")
     turn.intend(run, Intent.PAUSE, "paused", actor)
     return {**standing(run), "running": [name for name, state in run.states.items() if state is State.RUNNING]}
 
@@ -197,6 +198,16 @@ def must_not_go_back(run: LiveWorkflow, verb: str) -> None:
     if run.workflow.intent is Intent.ROLLBACK:
         raise NotAllowed(
             f"workflow {run.workflow.id} is rolling back, so {verb} does not apply yet: what runs is being stopped",
+            hint=f"stoker workflow show {run.workflow.id}",
+            state=run.workflow.state.value,
+        )
+
+
+def _must_not_be_cancelled(run: LiveWorkflow, verb: str) -> None:
+    """Only a command that lets steps run takes a cancel back."""
+    if run.workflow.intent is Intent.CANCEL:
+        raise NotAllowed(
+            f"workflow {run.workflow.id} is being cancelled, so {verb} does not apply",
             hint=f"stoker workflow show {run.workflow.id}",
             state=run.workflow.state.value,
         )
