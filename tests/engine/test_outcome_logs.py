@@ -25,6 +25,9 @@ async def test_outcome_log_when_its_launcher_may_write_to_it_again_then_it_is_ke
 
     alive = {*answered, silent}
     assert [path.stem for path in findings.whole_logs(alive)] == [connected.launcher, dead]
+    lost.left_empty = True
+    assert [path.stem for path in findings.whole_logs(alive)] == [connected.launcher, lost.launcher, dead]
+    lost.left_empty = False
     assert [path.stem for path in findings.whole_logs(alive - {lost.launcher})] == [
         connected.launcher,
         lost.launcher,

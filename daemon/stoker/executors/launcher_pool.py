@@ -159,6 +159,7 @@ class LauncherPool:
             self._leaving.discard(client)
         if not held and self._clients.get(client.launcher) is client:
             del self._clients[client.launcher]
+            client.left_empty = True
             client.close()
             log(LogEvent.LAUNCHER_LEFT, launcher=client.launcher)
 

@@ -58,6 +58,7 @@ class LauncherClient:
         self.pid: int | None = None
         self.stuck = False
         self.lost = False
+        self.left_empty = False  # it held no run when we left it, so it has nothing more to report or to write down
         self._state_dir = state_dir
         self._sink = sink
         self._tick_s = stuck_ms / 1_000 / SILENT_TICKS

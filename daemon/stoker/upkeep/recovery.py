@@ -58,12 +58,12 @@ class RecoveryFindings(Struct, frozen=True):
     outcome_logs: Sequence[Path]
 
     def whole_logs(self, alive: Container[str]) -> list[Path]:
-        """Outcome logs that cannot grow: a launcher that is connected or dead does not write to its log."""
-        return [path for path in self.outcome_logs if path.stem not in alive or self._is_connected(path.stem)]
+        """Outcome logs that cannot grow: a launcher that is connected, empty or dead does not write to its log."""
+        return [path for path in self.outcome_logs if path.stem not in alive or self._writes_nothing(path.stem)]
 
-    def _is_connected(self, launcher: str) -> bool:
+    def _writes_nothing(self, launcher: str) -> bool:
         client = self.answered.get(launcher)
-        return client is not None and not client.lost
+        return client is not None and (client.left_empty or not client.lost)
 
 
 class RecoveryService:
