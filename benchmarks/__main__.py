@@ -16,6 +16,7 @@ from benchmarks import (
     backup,
     client_start,
     depth,
+    doctor,
     footprint,
     hostile,
     latency,
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, Callable[[Scale], Iterator[table.Row]]] = {
     "workflows": workflows.rows,
     "purge": purge.rows,
     "backup": backup.rows,
+    "doctor": doctor.rows,
     "soak": soak.rows,
 }
 LONG = {"soak"}  # only when asked for by name

@@ -19,6 +19,7 @@ import msgspec
 from benchmarks.harness import RawConnection, Scale, daemon, request
 from benchmarks.table import Row
 from stoker.core.job.model import Change
+from stoker.process.attempt_logs import log_path
 from stoker.store import changes
 from tests.support.work import end_of, shell, submit
 
@@ -109,11 +110,10 @@ def copy_job(state_dir: Path, job: int, count: int, logs: int) -> None:
             _copy_rows(connection, job, "attempts", "job_id", ids)
             _copy_changes(connection, job, ids)
             connection.execute("COMMIT")
-    text = (state_dir / "logs" / str(job // 1000) / str(job) / "1.log").read_bytes()
     for ident in range(job + 1, job + 1 + logs):
-        log = state_dir / "logs" / str(ident // 1000) / str(ident) / "1.log"
+        log = log_path(state_dir, ident, 1)
         log.parent.mkdir(parents=True)
-        log.write_bytes(text)
+        log.write_bytes(log_path(state_dir, job, 1).read_bytes())
     os.sync()
 
 

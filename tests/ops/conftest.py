@@ -30,6 +30,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             end_of(client, submit(client, shell("exit 3"), max_attempts=2, base_delay_ms=1))  # job 2
             flow_end(client, sent_flow(client, {"a": step("exit 0"), "b": step("exit 0", "a")}))  # jobs 3 and 4
             client.call("resource.set", {"name": "gpu", "capacity": 1})
+            client.call("queue.set", {"name": "bulk", "class": "low", "max_running": 2, "defaults": {"nice": 3}})
             needed = submit_running(client, gate.spec(), resources={"gpu": 1})  # job 5
             submit(client, shell("exit 0"), needs=[{"job": needed}])  # job 6
         daemon.kill9()

@@ -75,6 +75,7 @@ DAMAGED_ROWS = {
     "jobs": [
         ("UPDATE jobs SET state = 'failed' WHERE id = 1", "job 1 is failed, its last change ("),
         ("UPDATE jobs SET failures = 7 WHERE id = 2", "job 2: failures is 7, its changes say 2"),
+        ("UPDATE jobs SET owner_uid = 4242 WHERE id = 1", "job 1: owner_uid is 4242, its changes say "),
         ("UPDATE jobs SET exit_code = 5 WHERE id = 1", "job 1: exit_code is 5, its changes say 0"),
         ("UPDATE jobs SET reason = NULL, state = 'queued', finished_at = NULL WHERE id = 1", "job 1 is queued"),
         ("UPDATE jobs SET command = '/bin/rm' WHERE id = 6", "job 6: its spec does not match its checksum"),
@@ -128,7 +129,18 @@ DAMAGED_ROWS = {
     "checkpoints": [
         (f"{NO_TRIGGERS} UPDATE checkpoints SET status = 'x' WHERE seq = 2", "does not match its checksum")
     ],
-    "keys": [("UPDATE idempotency SET job_id = 99", "idempotency key k of user ")],
+    "keys": [
+        ("UPDATE idempotency SET key = 'l'", "idempotency key l names job 1, which was submitted with the key k"),
+        ("UPDATE idempotency SET job_id = 99", "idempotency key k of user "),
+    ],
+    "queues": [
+        ("UPDATE queues SET name = 'defaunt' WHERE name = 'default'", "there is no queue default, which"),
+        ("DELETE FROM queues WHERE name = 'bulk'", "there is no queue bulk, which changes know of"),
+        ("DELETE FROM resources", "there is no resource gpu, which changes know of"),
+        ("UPDATE queues SET max_running = 3 WHERE name = 'bulk'", "queue bulk is not what its last change ("),
+        ("UPDATE queues SET defaults = '{\"nice\":5}' WHERE name = 'bulk'", "queue bulk is not what its last change ("),
+        ("UPDATE resources SET capacity = 9", "the capacity of resource gpu is 9, its last change ("),
+    ],
     "objects": [
         ("DROP INDEX jobs_queued", "index jobs_queued is missing"),
         ("DROP TRIGGER changes_are_immutable", "trigger changes_are_immutable is missing"),

@@ -24,7 +24,7 @@ OF_THE_HOST = {"sqlite", "newest backup"}  # notes that are there on this machin
 INDEX = "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema WHERE name = 'idempotency_job'"
 FORGET_INDEX = "PRAGMA writable_schema = ON; DELETE FROM sqlite_schema WHERE name = 'idempotency_job'"
 UNINDEXED = (
-    "INSERT INTO idempotency (owner_uid, key, spec_hash, job_id, created_at) VALUES (0, 'unindexed', x'00', 1, 1)"
+    "INSERT INTO idempotency (owner_uid, key, spec_hash, job_id, created_at) VALUES (0, 'unindexed', x'00', 2, 1)"
 )
 
 

@@ -51,6 +51,8 @@ def verify_next(connection: sqlite3.Connection, so_far: Chain) -> Chain | None:
     ):
         if seq != last + 1:
             return Chain(last, head, count, f"behind change {last} comes change {seq}")
+        if not isinstance(payload, str):
+            return Chain(last, head, count, f"change {seq} has no payload")
         head = digest(head, (seq, at, kind, subject, from_state, to_state, cause, actor), payload)
         if head != stored:
             return Chain(last, head, count, f"change {seq} ({kind} {subject}, {cause}) does not match its hash")

@@ -29,6 +29,7 @@ class Invariant(StrEnum):
     WORKFLOWS = "workflows"
     CHAINS = "chains"
     KEYS = "keys"
+    QUEUES = "queues"
 
 
 TWO_OPEN = Law(
@@ -139,6 +140,52 @@ WHERE purged_at IS NULL AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_i
     "idempotency key {0} of user {1} names job {2}, which does not exist",
 )
 
+KEY_UNLIKE_CHANGE = Law(
+    """
+SELECT key, job_id, told FROM (
+    SELECT key, job_id, (
+        SELECT json_extract(payload, '$.key') FROM changes
+        WHERE changes.job_id = idempotency.job_id AND from_state IS NULL ORDER BY seq LIMIT 1
+    ) AS told FROM idempotency WHERE purged_at IS NULL
+) WHERE told <> key
+""",
+    "idempotency key {0} names job {1}, which was submitted with the key {2}",
+)
+QUEUE_LOST = Law(
+    """
+SELECT 'jobs', queue FROM jobs WHERE finished_at IS NULL AND queue NOT IN (SELECT name FROM queues) GROUP BY queue
+UNION SELECT 'changes', subject FROM changes WHERE kind = 'queue' AND subject NOT IN (SELECT name FROM queues)
+UNION SELECT 'all daemons', 'default' WHERE NOT EXISTS (SELECT 1 FROM queues WHERE name = 'default')
+""",
+    "there is no queue {1}, which {0} know of",
+)
+RESOURCE_LOST = Law(
+    """
+SELECT DISTINCT subject FROM changes WHERE kind = 'resource' AND subject NOT IN (SELECT name FROM resources)
+""",
+    "there is no resource {0}, which changes know of",
+)
+QUEUE_UNLIKE_CHANGE = Law(
+    """
+SELECT name, seq FROM (
+    SELECT subject, max(seq) AS seq, json_extract(payload, '$.queue') AS told FROM changes
+    WHERE kind = 'queue' GROUP BY subject
+) JOIN queues ON name = subject
+WHERE json_extract(told, '$.queue_class') IS NOT class OR json_extract(told, '$.max_running') IS NOT max_running
+    OR json_extract(told, '$.max_queued') IS NOT max_queued OR json_extract(told, '$.paused') IS NOT paused
+    OR json_extract(told, '$.defaults') IS NOT json(defaults)
+""",
+    "queue {0} is not what its last change ({1}) says",
+)
+RESOURCE_UNLIKE_CHANGE = Law(
+    """
+SELECT name, capacity, seq, told FROM (
+    SELECT subject, max(seq) AS seq, json_extract(payload, '$.resource.capacity') AS told FROM changes
+    WHERE kind = 'resource' GROUP BY subject
+) JOIN resources ON name = subject WHERE told IS NOT capacity
+""",
+    "the capacity of resource {0} is {1}, its last change ({2}) says {3}",
+)
 PURGED_WHILE_OPEN = Law(
     "SELECT id, state FROM jobs WHERE id IN (SELECT id FROM purging_jobs) AND finished_at IS NULL",
     "job {0} is being removed, but it is {1}",
@@ -156,7 +203,8 @@ RULES: dict[Invariant, tuple[Law, ...]] = {
     Invariant.IDS: (ID_BEYOND,),
     Invariant.WORKFLOWS: (NO_WORKFLOW, WORKFLOW_ENDED_BEFORE_STEP, WORKFLOW_UNLIKE_CHANGE),
     Invariant.CHAINS: (CHAIN_WITH_GAP,),
-    Invariant.KEYS: (KEY_OF_NO_JOB,),
+    Invariant.KEYS: (KEY_OF_NO_JOB, KEY_UNLIKE_CHANGE),
+    Invariant.QUEUES: (QUEUE_LOST, QUEUE_UNLIKE_CHANGE, RESOURCE_LOST, RESOURCE_UNLIKE_CHANGE),
 }
 
 

@@ -30,8 +30,10 @@ TOLD = (
     "state", "reason", "attempts", "failures", "orphanings", "wake_at", "expires_at", "started_at", "finished_at",
     "exit_code", "signal", "checkpoint_floor", "order_key",
 )  # fmt: skip
+AT_SUBMIT = ("owner_uid", "trace_id", "created_at", "workflow_id", "step")  # told once, by the first change
 COUNTED = ("attempts", "failures", "orphanings", "checkpoint_floor")
-AT_FIRST = {name: "0" if name in COUNTED else "null" for name in TOLD}  # as JSON
+AT_FIRST = {name: b"0" if name in COUNTED else b"null" for name in TOLD}  # as JSON
+FIELDS = (*TOLD, *AT_SUBMIT)
 MOST_SHOWN = 60  # characters of a value
 
 Rows = Sequence[tuple[Any, ...]]
@@ -80,11 +82,11 @@ def _examine(row: tuple[Any, ...], changes: Rows, running: bool, removed: int, i
     try:
         if jobs.spec_hash(jobs.spec_of(row)) != row[SPEC_HASH]:
             into.damaged.append(f"job {row[ID]}: its spec does not match its checksum")
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
         into.damaged.append(f"job {row[ID]}: its row cannot be read: {error}")
     try:
         into.unlike.extend(f"job {row[ID]}{words}" for words in _differences(row, changes, running, removed))
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
         into.unlike.append(f"job {row[ID]}: its changes cannot be read: {error}")
 
 
@@ -98,18 +100,19 @@ def _differences(row: tuple[Any, ...], changes: Rows, running: bool, removed: in
         yield f" is {row[STATE]}, its last change ({seq}) says {state}"
         return
     told = _told(changes)
-    for name in TOLD:
-        # No change is written when the worker begins.
-        if name in told and not (running and name == "started_at"):
-            value, expected = row[_column[name]], _decode(told[name])
-            if value != expected:
-                yield f": {name} is {_shown(value)}, its changes say {_shown(expected)}"
+    names = [name for name in FIELDS if name in told]
+    values = dict(zip(names, _decode(b"[" + b",".join([told[name] for name in names]) + b"]"), strict=True))
+    if running:
+        values.pop("started_at", None)  # no change is written when the worker begins
+    for name, expected in values.items():
+        if row[_column[name]] != expected:
+            yield f": {name} is {_shown(row[_column[name]])}, its changes say {_shown(expected)}"
 
 
-def _told(changes: Rows) -> dict[str, msgspec.Raw | str]:
+def _told(changes: Rows) -> dict[str, msgspec.Raw | bytes]:
     """The values that these changes of a job lead to, as JSON."""
     whole = changes[0][2] is None  # from its submission on
-    told: dict[str, msgspec.Raw | str] = {**AT_FIRST} if whole else {}
+    told: dict[str, msgspec.Raw | bytes] = {**AT_FIRST} if whole else {}
     for *_, payload in changes:
         values = _values(payload)
         if (first := values.get("job")) is not None:

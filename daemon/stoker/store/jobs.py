@@ -148,11 +148,12 @@ FIRST_HASHED = (
     "heartbeat_ms", "unresponsive_warn_ms", "unresponsive_kill_ms", "run_at", "needs", "on_orphan", "max_orphanings",
     "survive", "resources", "limits", "nice", "max_log_bytes", "traceparent",
 )  # fmt: skip
+_first_hashed = attrgetter(*FIRST_HASHED)
 
 
 def spec_hash(spec: Spec) -> bytes:
     """The checksum of a spec: BLAKE2b-128 of its JSON, without later fields at their defaults."""
-    covered = {name: getattr(spec, name) for name in FIRST_HASHED}
+    covered = dict(zip(FIRST_HASHED, _first_hashed(spec), strict=True))
     for name, default in _later_fields(type(spec)):
         value = getattr(spec, name)
         if value != default:

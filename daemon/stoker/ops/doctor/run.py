@@ -6,12 +6,9 @@ Invariant: a check that fails itself is a finding, and the others are still made
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from stoker.core.errors import StokerError
 from stoker.ops.doctor import database, files, host
@@ -71,7 +68,7 @@ def _find(check: Check, examination: Examination) -> list[Symptom]:
         symptoms.extend(Symptom(one) if isinstance(one, str) else one for one in check.find(examination))
     except StokerError as error:
         symptoms.append(Symptom(error.message, error.hint))
-    except (sqlite3.Error, OSError, msgspec.MsgspecError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - a damaged page can hold any value of any type, and so break any reader
         symptoms.append(Symptom(f"cannot be checked: {error}", severity=Gravity.ERROR))
     return symptoms
 
