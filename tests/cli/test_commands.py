@@ -696,6 +696,13 @@ def test_stoker_when_it_has_a_bug_then_one_line_says_so_and_debug_shows_more(
     assert debug.err.startswith("Traceback")
 
 
+def test_stoker_when_the_daemon_is_older_then_the_hint_names_a_restart(desk: Desk) -> None:
+    ended = desk.stoker("status")  # the answer of this server lacks most fields
+
+    assert ended.status == 70
+    assert "hint: a stokerd that runs since before an upgrade needs a restart; otherwise report it" in ended.err
+
+
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
 def test_stoker_when_a_standard_stream_is_closed_then_it_works_and_writes_nowhere(desk: Desk, closed: str) -> None:
     stoker = f"{sys.executable} -m stoker.cli.main --socket {desk.socket}"

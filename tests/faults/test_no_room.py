@@ -90,9 +90,7 @@ def test_start_when_the_disk_is_full_then_it_starts_no_job_before_there_is_room(
     assert (stood, end) == ("queued", ("succeeded", "exit"))
 
 
-def test_submit_when_a_full_disk_becomes_fuller_then_the_refusal_says_how_much_is_free(
-    small_disk: DaemonProcess,
-) -> None:
+def test_submit_when_a_full_disk_becomes_fuller_then_it_says_what_is_free(small_disk: DaemonProcess) -> None:
     def refusal() -> str:
         return small_disk.cli("submit", "--patience", "0s", "true").stderr
 

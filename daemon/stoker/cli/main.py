@@ -310,6 +310,8 @@ def _report(bug: Exception, arguments: Sequence[str]) -> int:
 
         render.trace(traceback.format_exc())
     hint = "report it with the output of the same command with --debug, and of: stoker --version"
+    if isinstance(bug, KeyError):  # probably a field that an older daemon does not send
+        hint = f"a stokerd that runs since before an upgrade needs a restart; otherwise {hint}"
     message = f"internal error, a bug in stoker: {type(bug).__name__}: {bug}"
     render.error(StokerError(message, hint=hint))
     return EX_SOFTWARE

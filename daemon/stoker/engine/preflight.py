@@ -37,10 +37,7 @@ NO_PROGRAM = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, 
 NOT_EXECUTABLE = "is not executable"
 HINT = "give its full path"
 # Commands that only a shell knows.
-SHELL_WORDS = frozenset({
-    ".", "[[", "alias", "cd", "command", "eval", "exec", "exit", "export", "for", "if", "read", "set", "source", "type",
-    "ulimit", "umask", "unset", "until", "wait", "while",
-})  # fmt: skip
+SHELL_WORDS = {"alias", "cd", "eval", "exec", "exit", "export", "set", "source", "ulimit", "umask", "unset"}
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 HINT_DAEMON = 'give its full path, or submit with --env PATH="$PATH" to search your own PATH'
 
