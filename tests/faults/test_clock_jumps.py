@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.clocks import set_sleep, set_wall_clock, why_no_compiler, why_no_faketime
+from tests.support.clocks import set_sleep, set_wall_clock, why_no_compiler
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import DEADLINE_S, scales, until
 from tests.support.torture import launchers
@@ -42,6 +42,7 @@ throttle_threshold = 100
 [queues.shut]
 paused = true
 """
+needs_compiler = pytest.mark.skipif(bool(why_no_compiler()), reason=str(why_no_compiler()))
 NEGATIVE = re.compile(r"(?<![\w-])-\d")
 
 
@@ -49,7 +50,6 @@ NEGATIVE = re.compile(r"(?<![\w-])-\d")
 def asleep() -> Iterator[DaemonProcess]:
     """A daemon that is not started, so that its clocks can be set first."""
     daemon = DaemonProcess(SETTINGS)
-    daemon.may_be_slow = True  # libfaketime changes its other clocks, too, also that of CPU time
     yield daemon
     daemon.end()
 
@@ -107,7 +107,7 @@ def shown(daemon: DaemonProcess, *jobs: int) -> str:
 # --- the wall clock -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(bool(why_no_faketime()), reason=str(why_no_faketime()))
+@needs_compiler
 @pytest.mark.parametrize("jump", JUMPS)
 def test_durations_when_the_wall_clock_is_set_then_none_of_them_notices(asleep: DaemonProcess, jump: int) -> None:
     wall = set_wall_clock(asleep)
@@ -121,7 +121,7 @@ def test_durations_when_the_wall_clock_is_set_then_none_of_them_notices(asleep: 
     assert seen_jump(asleep, jump), asleep.tail(100)
 
 
-@pytest.mark.skipif(bool(why_no_faketime()), reason=str(why_no_faketime()))
+@needs_compiler
 @pytest.mark.parametrize("jump", [HOUR_S, -MONTH_S])
 def test_durations_when_the_wall_clock_is_set_without_a_daemon_then_none_changes(
     asleep: DaemonProcess, jump: int
@@ -139,7 +139,7 @@ def test_durations_when_the_wall_clock_is_set_without_a_daemon_then_none_changes
     assert seen_jump(asleep, jump)
 
 
-@pytest.mark.skipif(bool(why_no_faketime()), reason=str(why_no_faketime()))
+@needs_compiler
 @pytest.mark.parametrize("running_daemon", [True, False])
 def test_wall_promises_when_the_wall_clock_is_set_forward_then_they_are_due(
     asleep: DaemonProcess, *, running_daemon: bool
@@ -168,7 +168,7 @@ def test_wall_promises_when_the_wall_clock_is_set_forward_then_they_are_due(
         assert state(client, not_due) == "waiting"
 
 
-@pytest.mark.skipif(bool(why_no_faketime()), reason=str(why_no_faketime()))
+@needs_compiler
 @pytest.mark.parametrize("jump", [jump for jump in JUMPS if jump < 0])
 def test_wall_promises_when_the_wall_clock_is_set_back_then_they_wait_for_it(asleep: DaemonProcess, jump: int) -> None:
     wall = set_wall_clock(asleep)
@@ -201,7 +201,7 @@ def test_wall_promises_when_the_wall_clock_is_set_back_then_they_wait_for_it(asl
 # --- a host that sleeps -------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(bool(why_no_compiler()), reason=str(why_no_compiler()))
+@needs_compiler
 def test_durations_when_the_host_has_slept_then_they_are_over_when_it_wakes(asleep: DaemonProcess) -> None:
     slept = set_sleep(asleep)
     with asleep.start().client() as client:
@@ -310,7 +310,7 @@ def pass_over(client: stoker.Client) -> None:
         until(lambda before=before: client.status()["usage"]["measured_at"] != before, why="a pass")  # type: ignore[misc]
 
 
-@pytest.mark.skipif(why_no_faketime() is not None, reason=why_no_faketime() or "")
+@needs_compiler
 @pytest.mark.parametrize("jump_s", [-int(time.time()), CENTURY_S], ids=["1970", "a century ahead"])
 def test_retention_when_the_wall_clock_is_wrong_then_nothing_recent_goes(asleep: DaemonProcess, jump_s: int) -> None:
     asleep.config.write_text(KEEP_A_MONTH)

@@ -1,48 +1,62 @@
-"""Clocks that a test can set: a stokerd whose wall clock jumps (libfaketime), or whose host seems to have slept.
+"""Clocks that a test can set: a stokerd whose wall clock jumps, or whose host seems to have slept.
 
-Owns the library that is preloaded into the daemon, and the file with the offset of its clock. The clocks of the
-machine, the test and the workers stay right. Invariant: a jump happens between two readings of the clock.
+Owns a library that is preloaded into the daemon, and the file with the seconds that it adds. The clocks of the machine,
+the test and the workers stay right. Invariant: a jump happens between two readings of a clock.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import struct
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
 
-# Adds the seconds in the file SLEPT_FILE to CLOCK_BOOTTIME, as on a host that was suspended. No other clock shows them.
-SLEPT = r"""
+# CLOCK_OFFSETS holds two numbers of seconds. The first is added to the wall clock. The second is added to
+# CLOCK_BOOTTIME alone, as on a host that was suspended. The file is mapped, as clocks are read all the time.
+SOURCE = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
-#include <stdio.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
+
+static const volatile long *offsets(void) {
+    static const long none[2];
+    static const volatile long *mapped;
+    if (!mapped) {
+        const char *path = getenv("CLOCK_OFFSETS");
+        int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+        void *memory = mmap(NULL, sizeof none, PROT_READ, MAP_SHARED, file, 0);
+        if (file >= 0) close(file);
+        mapped = memory == MAP_FAILED ? none : memory;
+    }
+    return mapped;
+}
+
 int clock_gettime(clockid_t clock, struct timespec *now) {
     static int (*real)(clockid_t, struct timespec *);
-    long slept = 0;
     if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
     int result = real(clock, now);
-    if (clock == CLOCK_BOOTTIME && getenv("SLEPT_FILE")) {
-        FILE *file = fopen(getenv("SLEPT_FILE"), "r");
-        if (file && fscanf(file, "%ld", &slept) == 1) now->tv_sec += slept;
-        if (file) fclose(file);
-    }
+    if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) now->tv_sec += offsets()[0];
+    if (clock == CLOCK_BOOTTIME) now->tv_sec += offsets()[1];
     return result;
 }
+
+time_t time(time_t *seconds) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (seconds) *seconds = now.tv_sec;
+    return now.tv_sec;
+}
 """
-
-
-def libfaketime() -> Path | None:
-    """The path of Debian's library; None if it is not installed."""
-    return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
-
-
-def why_no_faketime() -> str | None:
-    return None if libfaketime() else "libfaketime is not installed"
+WALL, BOOT = 0, 1  # places in CLOCK_OFFSETS
+SECONDS = struct.Struct("l")
 
 
 def why_no_compiler() -> str | None:
@@ -50,37 +64,29 @@ def why_no_compiler() -> str | None:
 
 
 class Shift:
-    """The file with the offset, which the preloaded library reads whenever the clock is read."""
+    """The offset of one clock of all later starts of a daemon; the other clocks stay true."""
 
-    def __init__(self, daemon: DaemonProcess, name: str) -> None:
-        self.file = daemon.home / name
-        self.jump(0)
+    def __init__(self, daemon: DaemonProcess, place: int) -> None:
+        source, library = daemon.home / "clocks.c", daemon.home / "clocks.so"
+        source.write_text(SOURCE)
+        subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)
+        self._file = daemon.home / "clock-offsets"
+        self._file.write_bytes(bytes(2 * SECONDS.size))
+        self._place = place
+        daemon.environ |= {"LD_PRELOAD": str(library), "CLOCK_OFFSETS": str(self._file)}
 
     def jump(self, seconds: int) -> None:
-        """Set the offset of the clock."""
-        new = self.file.with_suffix(".new")
-        new.write_text(f"{seconds:+d}\n")
-        new.rename(self.file)
+        """Set the offset, from now on."""
+        file = os.open(self._file, os.O_WRONLY)
+        os.pwrite(file, SECONDS.pack(seconds), self._place * SECONDS.size)
+        os.close(file)
 
 
 def set_wall_clock(daemon: DaemonProcess) -> Shift:
-    """Set the wall clock of all later starts of this daemon; durations stay true."""
-    shift = Shift(daemon, "wall")
-    daemon.environ |= {
-        "LD_PRELOAD": str(libfaketime()),
-        "FAKETIME_TIMESTAMP_FILE": str(shift.file),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "NO_FAKE_STAT": "1",
-    }
-    return shift
+    """Set the wall clock of this daemon; durations stay true."""
+    return Shift(daemon, WALL)
 
 
 def set_sleep(daemon: DaemonProcess) -> Shift:
     """Set how long the host of this daemon has slept: CLOCK_BOOTTIME counts it, CLOCK_MONOTONIC does not."""
-    source, library = daemon.home / "slept.c", daemon.home / "slept.so"
-    source.write_text(SLEPT)
-    subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, source, "-ldl"], check=True)
-    shift = Shift(daemon, "slept")
-    daemon.environ |= {"LD_PRELOAD": str(library), "SLEPT_FILE": str(shift.file)}
-    return shift
+    return Shift(daemon, BOOT)
