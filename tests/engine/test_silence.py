@@ -125,10 +125,10 @@ async def test_silence_when_a_heartbeat_lies_in_the_socket_then_it_is_read_befor
 
 
 def test_silence_when_no_descriptor_is_left_to_look_at_the_sender_then_it_is_heard(tmp_path: Path) -> None:
-    assert run_apart(heard_without_descriptors, str(tmp_path)) == [0, False]
+    assert run_apart(heard_without_descriptors, str(tmp_path)) == [0, False, True]
 
 
-async def heard_without_descriptors(state_dir: str) -> tuple[int, bool]:
+async def heard_without_descriptors(state_dir: str) -> tuple[int, bool, bool]:
     room = Room(Path(state_dir))
     room.name_worker(os.getpid() + 1)
     room.begin()
@@ -136,8 +136,9 @@ async def heard_without_descriptors(state_dir: str) -> tuple[int, bool]:
     with spare_descriptors(0):
         alarms = room.pass_ms(10**9)
     unresponsive = room.unresponsive()
+    heard = room.memory.worker_status[room.run_id].last_heartbeat == room.clock.steady
     room.heartbeats.stop()
-    return len(alarms), unresponsive
+    return len(alarms), unresponsive, heard
 
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
