@@ -6,6 +6,8 @@ Narrower fixtures live beside the tests that use them; `tests/support/README.md`
 from __future__ import annotations
 
 import os
+import secrets
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +32,13 @@ settings.load_profile("any machine")
 COVER_CORE = "tests/core/"
 
 
+def pytest_configure() -> None:
+    """Catch what a run behind nohup or & ignores: whatever a test starts would ignore it, too."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)  # still no harm to us, and the default again after an exec
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Measure coverage where it is asked for: it doubles the time of any other test for nothing."""
     for item in items:
@@ -43,6 +52,12 @@ def umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
+
+
+@pytest.fixture
+def seed() -> int:
+    """Of all random choices of a test, which prints it: STOKER_SEED plays it again."""
+    return int(os.environ.get("STOKER_SEED", secrets.randbelow(1 << 32)))
 
 
 @pytest.fixture

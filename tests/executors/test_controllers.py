@@ -18,13 +18,12 @@ import pytest
 from stoker.process.cgroup import is_delegated, read_mounts
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.work import Gate, end_of, running, shell, submit, submit_running
+from tests.support.work import Gate, attempts_of, end_of, running, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import stoker
-    from stoker.core.views import AttemptView
 
 MEMORY = 32 << 20
 PROCESSES = 12
@@ -86,11 +85,7 @@ def gate(tmp_path: Path) -> Gate:
 
 def leaf_of(client: stoker.Client, job: int) -> Path:
     running(client, job)
-    return Path(str(until(lambda: attempts(client, job)[-1]["cgroup"], why="a leaf")))
-
-
-def attempts(client: stoker.Client, job: int) -> list[AttemptView]:
-    return client.history(job)["attempts"]
+    return Path(str(until(lambda: attempts_of(client, job)[-1]["cgroup"], why="a leaf")))
 
 
 def leaves(delegated: Path) -> list[Path]:
@@ -106,11 +101,11 @@ def test_memory_when_a_worker_exceeds_its_limit_then_it_alone_fails_of_oom(
     job = submit(client, shell(f"exec {EATER}"), limits=limits, max_attempts=2, base_delay_ms=1)
 
     assert end_of(client, job) == ("failed", "oom")
-    both = attempts(client, job)
+    both = attempts_of(client, job)
     assert [(attempt["outcome"], attempt["signal"], attempt["stopped"]) for attempt in both] == [("oom", 9, False)] * 2
     assert both[0]["limits"] == {"memory_bytes": {"by": "cgroup", "value": MEMORY, "wanted": MEMORY}}
     assert both[0]["suspicion"] is None  # it was seen
-    assert [event["job"] for event in daemon.events("resource_exhausted")] == [job]
+    assert [event["job"] for event in daemon.logged("resource_exhausted")] == [job]
     gate.open()
     assert end_of(client, other) == ("succeeded", "exit")
     until(lambda: not leaves(delegated), why="the end of every leaf")
@@ -123,7 +118,7 @@ def test_memory_when_only_a_child_was_killed_then_the_main_process_gives_the_out
     job = submit(client, shell(f"{EATER}; exit {code}"), limits={"memory_bytes": MEMORY})
 
     assert end_of(client, job) == end
-    (attempt,) = attempts(client, job)
+    (attempt,) = attempts_of(client, job)
     assert (attempt["outcome"], attempt["exit_code"], attempt["signal"]) == ("oom", code, None)
 
 
@@ -137,7 +132,7 @@ def test_processes_when_a_worker_forks_without_end_then_its_tree_can_be_stopped(
     until(lambda: "max 0" not in (leaf / "pids.events").read_text(), why="a fork that was refused")
 
     until(lambda: len((leaf / "cgroup.procs").read_text().split()) == PROCESSES, why="as many as it may have")
-    assert attempts(client, job)[0]["limits"] == {
+    assert attempts_of(client, job)[0]["limits"] == {
         "processes": {"by": "cgroup", "value": PROCESSES, "wanted": PROCESSES}
     }
     assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")

@@ -1,4 +1,4 @@
-"""What all tortures share: the seed, how long they go on, where the files of a run are kept, and a booted systemd.
+"""What all tortures share: how long they go on, where the files of a run are kept, and a booted systemd.
 
 Owns three variables of the environment. `STOKER_SEED=` plays a run again, `STOKER_FAULTS=300` makes it longer (`make
 test-faults`), `STOKER_KEEP=DIR` keeps state, ledger and log. Every torture prints its seed and what it did.
@@ -7,7 +7,6 @@ test-faults`), `STOKER_KEEP=DIR` keeps state, ledger and log. Every torture prin
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.daemon import DaemonProcess
-from tests.support.facts import until
 from tests.support.service import Service
 from tests.support.task_door import add_door
 from tests.support.torture import SETTINGS
@@ -24,11 +22,6 @@ from tests.support.work import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-@pytest.fixture
-def seed() -> int:
-    return int(os.environ.get("STOKER_SEED", secrets.randbelow(1 << 32)))
 
 
 @pytest.fixture
@@ -83,6 +76,6 @@ def small_disk() -> Iterator[DaemonProcess]:
     try:
         yield daemon.start()
     finally:
-        until(daemon._all_killed, why="the end of every process of this instance")
+        daemon.kill_all()
         subprocess.run(["umount", "--lazy", str(daemon.state_dir)], check=True)
         daemon.end()

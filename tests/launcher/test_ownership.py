@@ -16,7 +16,7 @@ from stoker.launcher.runs import CLOSING, ENDED, Run, Runs
 from stoker.process.messages import Exited, RunState
 from tests.support import foreign, reuse
 from tests.support.facts import until, until_async
-from tests.support.instance import ended, log_of, with_setup
+from tests.support.instance import ended, log_of, pid_of, with_setup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,11 +34,6 @@ needs_cgroups = pytest.mark.skipif(
     not (CGROUPS / "cgroup.procs").exists() or not os.access(CGROUPS, os.W_OK),
     reason=f"{CGROUPS} is not ours to divide",
 )
-
-
-def pid_of(order: LaunchOrder, name: str) -> int:
-    """The pid that a process of the run printed."""
-    return next(int(line.split()[1]) for line in log_of(order).splitlines() if line.startswith(f"{name} "))
 
 
 async def start_with_pid(host: LauncherHost, client: LauncherClient, pid: int) -> LaunchOrder:
@@ -89,8 +84,9 @@ def test_session_when_two_runs_had_its_pid_then_it_is_the_newer_ones() -> None:
 
 async def test_stray_when_it_is_a_job_of_another_stoker_then_no_end_of_others_stops_it(host: LauncherHost) -> None:
     client = await host.start()
-    inner = "STOKER_INSTANCE=0123456789abcdef STOKER_RUN_ID=7.1.0123456789abcdef"
-    outer, unrelated = host.shell(f"( {inner} {FAR} & ) ; read _ < $0"), host.staying()
+    unrelated = host.staying()
+    inner = f"STOKER_INSTANCE=0123456789abcdef STOKER_RUN_ID={unrelated.run_id}"
+    outer = host.shell(f"( {inner} {UNMARKED} {FAR} & ) ; read _ < $0")
     await host.running(client, outer, "far")
     await host.running(client, unrelated)
     await client.list_runs()

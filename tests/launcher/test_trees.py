@@ -12,7 +12,7 @@ import pytest
 from stoker.process.messages import Exited, Leaked, RunState
 from tests.support import strace
 from tests.support.facts import until_async
-from tests.support.instance import children_of, ended, log_of
+from tests.support.instance import children_of, ended, log_of, pid_of
 from tests.support.strace import Attached, calls_of
 
 if TYPE_CHECKING:
@@ -25,11 +25,6 @@ DEAF = "sh -c 'trap \"\" TERM HUP INT; echo deaf $$; read _ < $0' $0"
 FAR = "setsid sh -c 'echo far $$; read _ < $0' $0"
 # In another session, without its parent, and with neither run id nor mark.
 NAMELESS = "prlimit --rttime=unlimited setsid env -i sh -c 'echo nameless $$; read _ < $0' $0"
-
-
-def pid_of(order: LaunchOrder, name: str) -> int:
-    """The pid that a process of the run printed."""
-    return next(int(line.split()[1]) for line in log_of(order).splitlines() if line.startswith(f"{name} "))
 
 
 async def test_signal_when_the_main_process_lives_then_it_is_delivered_and_it_is_stopped(

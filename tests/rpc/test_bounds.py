@@ -25,18 +25,6 @@ if TYPE_CHECKING:
 PINGS = 5
 
 
-@pytest.fixture
-def server() -> Iterator[ServerThread]:
-    with ServerThread() as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: ServerThread) -> Iterator[RawClient]:
-    with server.connect() as connected:
-        yield connected
-
-
 def batch(*requests: bytes) -> bytes:
     return b"[" + b",".join(each.strip() for each in requests) + b"]\n"
 

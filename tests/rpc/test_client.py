@@ -33,12 +33,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def server() -> Iterator[ServerThread]:
-    with ServerThread() as running:
-        yield running
-
-
-@pytest.fixture
 def client(server: ServerThread) -> Iterator[stoker.Client]:
     with stoker.Client(server.path) as connected:
         yield connected

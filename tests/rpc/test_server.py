@@ -29,18 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture
-def server() -> Iterator[ServerThread]:
-    with ServerThread() as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: ServerThread) -> Iterator[RawClient]:
-    with server.connect() as connected:
-        yield connected
-
-
 def by_id(answers: list[Any]) -> dict[Any, Any]:
     return {answer["id"]: answer for answer in answers}
 

@@ -241,6 +241,11 @@ def log_of(order: LaunchOrder) -> str:
     return path.read_text() if path.exists() else ""
 
 
+def pid_of(order: LaunchOrder, name: str) -> int:
+    """The pid that a process of the run printed."""
+    return next(int(line.split()[1]) for line in log_of(order).splitlines() if line.startswith(f"{name} "))
+
+
 def ended(pid: int) -> bool:
     stat = read_stat(pid)
     return stat is None or stat.ended
