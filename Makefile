@@ -6,8 +6,9 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 TESTS  ?= tests
 ARGS   ?=
-# Most tests wait for processes half of their time: two at a time keep a core busy. More than 16 only wait for the longest.
-WORKERS ?= $(shell n=$$(nproc); echo $$((n < 8 ? 2 * n : 16)))
+# Most tests wait for processes more than half of their time: three at a time keep a core busy. More than 16 only wait
+# for the longest.
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 6 ? 3 * n : 16)))
 
 # Python keeps what it compiled, also where a container asks it not to: hundreds of daemons start in the tests.
 unexport PYTHONDONTWRITEBYTECODE

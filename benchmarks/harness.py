@@ -34,7 +34,7 @@ class Scale(NamedTuple):
 
 
 FULL = Scale(rounds=5, jobs=2_000, deep=1_000_000, idle_s=20)
-QUICK = Scale(rounds=2, jobs=200, deep=5_000, idle_s=2)
+QUICK = Scale(rounds=1, jobs=100, deep=2_000, idle_s=1)
 
 
 def daemon(max_running: int = 8) -> DaemonProcess:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from tests.support.daemon import DaemonProcess
 
-PARTS = 6
-FAULTS = int(os.environ.get("STOKER_FAULTS", "300")) // PARTS
+PARTS = 4
+FAULTS = int(os.environ.get("STOKER_FAULTS", "200")) // PARTS
 
 
 @pytest.fixture

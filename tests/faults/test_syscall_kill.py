@@ -25,8 +25,8 @@ from tests.support.work import alive
 if TYPE_CHECKING:
     from pathlib import Path
 
-PARTS = 4  # each on a state of its own, and so on any processor
-POINTS = int(os.environ.get("STOKER_FAULTS", "80"))
+PARTS = 3  # each on a state of its own, and so on any processor
+POINTS = int(os.environ.get("STOKER_FAULTS", "60"))
 LIVES = max(1, POINTS // PARTS)
 # A start makes its epoch durable before it recovers: killed there twice in a row, it was in the recovery of a recovery.
 AT_THE_EPOCH = [Point("fdatasync", 1)] * 2
