@@ -181,7 +181,7 @@ NOT_FORMATTED_YET = {
     "tests/engine/test_silence.py": 1,
     "tests/engine/test_volume.py": 1,
     "tests/engine/test_workers.py": 1,
-    "tests/engine/test_workflow_kills.py": 2,
+    "tests/engine/test_workflow_kills.py": 1,
     "tests/engine/test_workflows.py": 3,
     "tests/faults/test_dead_disk.py": 1,
     "tests/faults/test_fates.py": 1,

@@ -12,7 +12,7 @@ import pytest
 
 from stoker.core.errors import NoAnswer
 from tests.support.daemon import DaemonProcess
-from tests.support.facts import DEADLINE_S, until
+from tests.support.facts import DEADLINE_S, line_with, until
 from tests.support.work import Gate, attempts_of, end_of, running, submit
 
 if TYPE_CHECKING:
@@ -39,12 +39,6 @@ def begin(daemon: DaemonProcess, *arguments: str) -> subprocess.Popen[str]:
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=DEADLINE_S)
     return process.returncode, out, err
-
-
-def says(process: subprocess.Popen[str], words: str) -> str:
-    """The first line on stderr with these words."""
-    assert process.stderr is not None
-    return next(line for line in process.stderr if words in line)
 
 
 # --- a daemon that is full, or not there for a while ----------------------------------------------------------
@@ -94,7 +88,7 @@ def test_submit_when_the_daemon_dies_before_the_answer_then_one_job_is_stored(
     submitting = begin(crowded, "submit", "--", "true")
     until(lambda: pending(crowded), why="the request sent")
     crowded.kill9()
-    line = says(submitting, "trying again")
+    line = line_with(submitting, submitting.stderr, "trying again")
     crowded.start()
     status, out, _ = end(submitting)
 
@@ -133,7 +127,7 @@ def test_batch_when_the_daemon_dies_before_the_answer_then_each_line_is_stored_o
     submitting = begin(crowded, "submit", "--batch", str(lines))
     until(lambda: pending(crowded), why="the request sent")
     crowded.kill9()
-    line = says(submitting, "trying again")
+    line = line_with(submitting, submitting.stderr, "trying again")
     crowded.start()
     status, out, _ = end(submitting)
 
@@ -219,9 +213,9 @@ def test_run_when_interrupted_before_the_answer_then_the_job_is_cancelled_after_
     run = begin(crowded, "run", "--", "sleep", "600")
     until(lambda: pending(crowded), why="the request sent")
     run.send_signal(signal.SIGINT)
-    says(run, "waiting for the daemon's answer")
+    line_with(run, run.stderr, "waiting for the daemon's answer")
     crowded.signal(signal.SIGCONT)
-    line = says(run, "cancelling job 1")
+    line = line_with(run, run.stderr, "cancelling job 1")
     status, _, _ = end(run)
 
     assert "Ctrl-C again" in line
@@ -258,10 +252,10 @@ def test_run_when_the_reader_of_its_output_leaves_then_the_job_is_named_and_goes
 ) -> None:
     gate = Gate(tmp_path / "gate")
     run = begin(crowded, "run", "--", "sh", "-c", f"echo first; {gate.spec('exit 0')['args'][-1]}")
+    assert line_with(run, run.stdout, "first") == "first\n"
     assert run.stdout is not None
-    assert run.stdout.readline() == "first\n"
     run.stdout.close()
-    line = says(run, "job 1")
+    line = line_with(run, run.stderr, "job 1")
     run.wait(DEADLINE_S)
 
     assert line.startswith("stoker: job 1 goes on without this command")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.facts import DEADLINE_S
+from tests.support.facts import DEADLINE_S, line_with
 
 if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
@@ -71,8 +71,7 @@ def test_run_when_its_job_cannot_start_then_stderr_says_why_until_it_can(shared:
     with subprocess.Popen(
         command, env=shared.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
-        assert running.stderr is not None
-        lines = [running.stderr.readline(), running.stderr.readline()]
+        lines = [line_with(running, running.stderr, words) for words in ("stoker:", "hint:")]
         shared.cli("queue", "resume", "default")
         out, err = running.communicate(timeout=DEADLINE_S)
 

@@ -113,7 +113,7 @@ def test_backup_when_its_directory_is_none_then_the_daemon_says_so_and_goes_on(
         assert "File exists" in str(client.status()["backups"]["error"])
         assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
     assert "the last one FAILED" in daemon.cli("status").stdout
-    assert daemon.events("backup_failed")
+    assert daemon.logged("backup_failed")
 
 
 def test_backup_when_the_file_is_named_then_it_is_whole_and_the_daemon_knows_it_not(

@@ -268,7 +268,7 @@ def test_checkpoint_when_damaged_then_the_one_before_is_handed_on_with_a_warning
     daemon.start()
 
     assert saver.seen(2) == b"sound"
-    warned = daemon.events("checkpoint_damaged")
+    warned = daemon.logged("checkpoint_damaged")
     assert [(event["job"], event["checkpoint"], event["level"]) for event in warned] == [(job, ident, "warning")]
 
 
@@ -303,8 +303,7 @@ def test_checkpoint_when_it_cannot_be_laid_ready_then_the_attempt_waits_for_room
         save(client, saver.token(), b"kept")
         shutil.rmtree(daemon.state_dir / "work")  # as a full disk: a file cannot be made
         saver.fail(1)
-        until(lambda: daemon.events("checkpoint_failed"), why="the warning")
-        assert [event["job"] for event in daemon.events("checkpoint_failed")][:1] == [job]
+        assert daemon.logged("checkpoint_failed")[0]["job"] == job
 
         (daemon.state_dir / "work").mkdir()
 

@@ -77,7 +77,7 @@ def test_orphan_when_the_daemon_was_killed_then_it_is_stopped_and_on_orphan_deci
         assert job_view(client, job)["attempts"] == 1
         assert client.why(job)["message"].startswith(why)
         assert recovery(client)["stopped"] == 1
-        assert daemon.events("job_orphaned" if on_orphan == "fail" else "job_held")
+        assert daemon.logged("job_orphaned" if on_orphan == "fail" else "job_held")
 
 
 def test_orphan_when_its_job_is_safe_then_it_runs_again_once_the_old_worker_is_gone(
@@ -266,7 +266,7 @@ def test_leaked_worker_when_no_attempt_owns_it_then_the_start_stops_and_counts_i
         assert recovery(client)["swept"] == 1
     assert not alive(leaked)
     os.waitpid(leaked, 0)
-    assert daemon.events("worker_leaked")
+    assert daemon.logged("worker_leaked")
 
 
 def test_strangers_when_they_carry_another_instance_then_nobody_signals_them(daemon: DaemonProcess, gate: Gate) -> None:

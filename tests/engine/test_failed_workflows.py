@@ -55,7 +55,7 @@ def test_failed_workflow_when_it_ends_then_it_is_told_and_archived_whole(
     causes = [one["cause"] for one in kept["changes"] if one["kind"] == "workflow"]
     assert (causes[0], causes[-1]) == ("submitted", "failed")
     assert {one["job_id"] for one in kept["attempts"]} == {job_of(client, workflow, name) for name in "ab"}
-    (logged,) = [event for event in shared.events("workflow_failed") if event["workflow"] == workflow]
+    (logged,) = shared.logged("workflow_failed", workflow=workflow)
     assert logged["steps"] == ["b", "c"]
 
 

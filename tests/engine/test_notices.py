@@ -197,7 +197,7 @@ def test_heartbeat_when_the_worker_is_stopped_then_it_is_warned_killed_and_retri
     attempts = client.history(job)["attempts"]
     assert [attempt["stop_reason"] for attempt in attempts] == ["unresponsive", "unresponsive"]
     assert job_view(client, job)["failures"] == 2
-    warnings = [event for event in shared.events("worker_unresponsive") if event["job"] == job]
+    warnings = shared.logged("worker_unresponsive", 2, job=job)
     assert {event["level"] for event in warnings} == {"warning"}
     assert len([event for event in warnings if event.get("silent_ms", 0) >= 300]) >= 2
 

@@ -278,7 +278,6 @@ def test_log_when_a_queue_or_resource_changes_then_each_change_is_a_line(daemon:
     daemon.cli("queue", "resume", "bulk")
     daemon.cli("resource", "set", "gpu", "2")
 
-    until(lambda: daemon.events("resource_set"))
-    lines = [daemon.events(name)[-1] for name in ("queue_set", "queue_paused", "queue_resumed", "resource_set")]
+    lines = [daemon.logged(name)[-1] for name in ("queue_set", "queue_paused", "queue_resumed", "resource_set")]
     assert [line.get("queue") or line.get("resource") for line in lines] == ["bulk", "bulk", "bulk", "gpu"]
     assert {line["uid"] for line in lines} == {os.getuid()}

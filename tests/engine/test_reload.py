@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tests.support.facts import until
 from tests.support.work import end_of, shell, submit, submit_running
@@ -13,11 +13,6 @@ from tests.support.work import end_of, shell, submit, submit_running
 if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
     from tests.support.work import Gate
-
-
-def events(daemon: DaemonProcess, name: str) -> list[dict[str, Any]]:
-    lines = map(json.loads, daemon.stderr.read_text().splitlines())
-    return [line for line in lines if line["event"] == name]
 
 
 def test_reload_when_settings_changed_then_live_ones_are_in_force_and_others_named(daemon: DaemonProcess) -> None:
@@ -67,7 +62,7 @@ def test_reload_when_the_file_is_wrong_then_nothing_changes_and_mistakes_are_nam
     daemon.signal(signal.SIGHUP)
 
     assert done.returncode == 78
-    (refused,) = until(lambda: events(daemon, "config_refused"))
+    (refused,) = until(lambda: daemon.events("config_refused"))
     assert len(refused["errors"]) == 2
     with daemon.client() as client:
         assert client.call("system.status")["max_running"] == 2 * len(os.sched_getaffinity(0))
@@ -79,7 +74,7 @@ def test_hangup_when_the_settings_came_through_a_pipe_then_they_stay_in_force(da
 
     daemon.signal(signal.SIGHUP)
 
-    (refused,) = until(lambda: events(daemon, "config_refused"))
+    (refused,) = until(lambda: daemon.events("config_refused"))
     assert refused["errors"] == ["is not a regular file, so it cannot be read a second time"]
     with daemon.client() as client:
         assert client.call("system.settings")["mistakes"] == refused["errors"]
@@ -91,7 +86,7 @@ def test_hangup_when_jobs_run_then_the_daemon_and_they_go_on(daemon: DaemonProce
         job = submit_running(client, gate.spec())
 
         daemon.signal(signal.SIGHUP)
-        until(lambda: events(daemon, "config_reloaded"))
+        until(lambda: daemon.events("config_reloaded"))
         gate.open()
 
         assert end_of(client, job) == ("succeeded", "exit")

@@ -6,7 +6,7 @@ Owns what a person changes of a workflow's graph while it is there. Which cycles
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -67,7 +67,7 @@ def test_add_need_when_it_makes_a_cycle_then_it_is_refused_and_named_step_by_ste
         client.call("workflow.add_need", {"id": workflow, "step": "b", "need": "b"})
 
     assert needs_of(client, workflow, "b") == [{"step": "a", "on": "ok"}]
-    logged = until(lambda: cycles(shared, workflow=workflow), why="the log line")
+    logged = shared.logged("dependency_cycle_detected", workflow=workflow)
     assert sorted(set(logged[0]["cycle"])) == ["b", "c"]
     gate.open()
     assert settled(client, workflow) == "succeeded"
@@ -79,14 +79,8 @@ def test_submit_when_the_flow_has_a_cycle_then_it_is_logged_with_its_steps(
     with pytest.raises(FlowInvalid, match="a cycle"):
         send(client, flow({"x": step("exit 0", "y"), "y": step("exit 0", "x")}, name="round"))
 
-    (logged,) = until(lambda: cycles(shared, flow="round"), why="the log line")
+    (logged,) = shared.logged("dependency_cycle_detected", flow="round")
     assert set(logged["cycle"]) == {"x", "y"}
-
-
-def cycles(daemon: DaemonProcess, **fields: Any) -> list[dict[str, Any]]:
-    """The log lines about a cycle with these fields."""
-    events = daemon.events("dependency_cycle_detected")
-    return [event for event in events if fields.items() <= event.items()]
 
 
 def test_remove_need_when_it_was_the_last_open_one_then_the_step_starts(client: stoker.Client, gate: Gate) -> None:

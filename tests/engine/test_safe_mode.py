@@ -93,7 +93,7 @@ def assert_safe(daemon: DaemonProcess, why: str, then: str) -> None:
     assert {refused.message for refused in refusals} == {message}
     assert sent.returncode == EX_TEMPFAIL
     assert "hint: stoker status" in sent.stderr
-    assert daemon.events("safe_mode_entered")
+    assert daemon.logged("safe_mode_entered")
 
 
 def test_plan_when_two_attempts_claim_one_process_then_the_daemon_only_answers_reads(

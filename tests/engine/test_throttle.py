@@ -109,9 +109,8 @@ def test_throttle_when_the_cpu_is_busy_then_only_low_queues_wait_until_the_load_
         gate.open()
         assert end_of(client, goes_on) == ("succeeded", "exit")
         until(lambda: not client.status()["pressure"]["throttled"], why="the end of the pressure")
-        assert daemon.events("queue_throttled")
-        assert daemon.events("queue_unthrottled")
-        assert "cpu" in daemon.events("queue_throttled")[0]["causes"]
+        assert "cpu" in daemon.logged("queue_throttled")[0]["causes"]
+        assert daemon.logged("queue_unthrottled")
 
 
 def test_throttle_when_the_threshold_is_tiny_then_a_low_job_waits_and_why_says_so() -> None:

@@ -77,6 +77,6 @@ def test_start_when_the_output_of_a_need_is_damaged_then_others_of_the_turn_star
         assert end_of(client, other) == ("succeeded", "exit")
         (first, *_) = attempts_of(client, other)
         assert (first["ordinal"], first["outcome"]) == (1, "exit")
-        assert any(event["task"].startswith("inputs of") for event in daemon.events("background_retried"))
+        assert any(event["task"].startswith("inputs of") for event in daemon.logged("background_retried"))
         client.call("job.cancel", {"id": hindered})
         assert end_of(client, hindered) == ("cancelled", "user")

@@ -257,15 +257,14 @@ def test_launcher_when_stuck_in_a_dead_working_dir_then_another_takes_over(
         dead.close()
         ends = [end_of(client, before), end_of(client, hanging)]
         until(lambda: len(client.call("system.status")["launchers"]) == 1, why="the leave of the empty one")
-    until(lambda: patient.events("launcher_left"), why="its line in the log, which a thread writes later")
 
     assert (after, health, states) == (("succeeded", "exit"), True, ["running", "running"])
     assert standing.pop(stuck["launcher"]) == ("stuck", 2)
     assert list(standing.values()) == [("ok", 0)]
     assert all(f"its launcher {stuck['launcher']} lives and does not answer" in message for message in messages)
     assert ends == [("failed", "exit"), ("failed", "spawn_error")]
-    assert [event["launcher"] for event in patient.events("launcher_back")] == [stuck["launcher"]]
-    assert [event["launcher"] for event in patient.events("launcher_left")] == [stuck["launcher"]]
+    assert [event["launcher"] for event in patient.logged("launcher_back")] == [stuck["launcher"]]
+    assert [event["launcher"] for event in patient.logged("launcher_left")] == [stuck["launcher"]]
 
 
 def test_launcher_when_killed_beside_a_stuck_one_then_its_jobs_are_recovered_at_once(

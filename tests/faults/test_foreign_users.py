@@ -94,8 +94,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 def check_answers(host: Host, client: stoker.Client, job: int, child: int) -> None:
     """Check the log event, `why` and the attempt."""
-    until(lambda: host.daemon.events("worker_unstoppable"), why="the event")
-    (event, *_) = host.daemon.events("worker_unstoppable")
+    event = host.daemon.logged("worker_unstoppable")[0]
     assert (event["job"], event["attempt"], event["pids"]) == (job, 1, [child])
     why = client.call("job.why", {"id": job})
     assert f"pid {child} became another user" in why["message"]

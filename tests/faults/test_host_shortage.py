@@ -75,9 +75,9 @@ def test_queue_when_the_host_starts_nothing_then_no_job_is_charged_and_all_run_l
         assert {client.get(job)["failures"] for job in jobs} == {0}
         assert shortage(client) is None
         assert client.call("system.health")["ok"]
-    (begun,) = daemon.events("host_shortage")
+    (begun,) = daemon.logged("host_shortage")
     assert message in begun["error"]
-    assert daemon.events("host_shortage_over")
+    assert daemon.logged("host_shortage_over")
 
 
 def test_daemon_when_no_thread_can_be_started_any_more_then_it_answers_all_the_same(daemon: DaemonProcess) -> None:
@@ -126,7 +126,7 @@ def test_client_when_it_cannot_be_accepted_then_it_waits_and_the_daemon_rests(
             assert tries <= 1 + seconds
             assert list(retrying) == ["accepting clients"]
             until(lambda: not client.status()["retrying"], why="the end of the shortage")
-    assert [event["task"] for event in daemon.events("background_retried")] == ["accepting clients"]
+    assert [event["task"] for event in daemon.logged("background_retried")] == ["accepting clients"]
 
 
 def test_clients_when_no_descriptor_is_left_then_they_wait_until_there_are_some(daemon: DaemonProcess) -> None:
@@ -144,7 +144,7 @@ def test_clients_when_no_descriptor_is_left_then_they_wait_until_there_are_some(
         assert all(waiting.hear()["result"] for waiting in clients)
     for waiting in clients:
         waiting.close()
-    assert "Too many open files" in daemon.events("background_retried")[0]["error"]
+    assert "Too many open files" in daemon.logged("background_retried")[0]["error"]
 
 
 def test_job_when_its_own_file_is_busy_then_others_start_and_it_does_once_it_is_free(daemon: DaemonProcess) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -30,13 +29,8 @@ def runtime() -> Iterator[DaemonProcess]:
         yield daemon
 
 
-def logged(daemon: DaemonProcess, event: str) -> list[dict[str, Any]]:
-    lines = map(json.loads, daemon.stderr.read_text().splitlines())
-    return [line for line in lines if line["event"] == event]
-
-
 def restored(daemon: DaemonProcess, times: int = 1) -> bool:
-    return len(logged(daemon, "socket_restored")) == times
+    return len(daemon.events("socket_restored")) == times
 
 
 def test_socket_when_its_file_is_removed_then_it_is_made_again_and_jobs_go_on(
@@ -75,12 +69,12 @@ def test_socket_when_its_directory_is_removed_then_both_are_made_again_with_a_lo
 def test_socket_when_it_cannot_be_made_then_it_is_told_once_and_made_later(runtime: DaemonProcess) -> None:
     shutil.rmtree(runtime.socket.parent)
     runtime.socket.parent.write_text("in the way")
-    until(lambda: logged(runtime, "socket_lost"))
+    until(lambda: runtime.events("socket_lost"))
 
     runtime.socket.parent.unlink()
 
     until(lambda: restored(runtime))
-    assert len(logged(runtime, "socket_lost")) == 1
+    assert len(runtime.events("socket_lost")) == 1
 
 
 def test_socket_when_a_stranger_serves_its_path_then_it_is_left_to_him(daemon: DaemonProcess) -> None:
@@ -89,7 +83,7 @@ def test_socket_when_a_stranger_serves_its_path_then_it_is_left_to_him(daemon: D
         stranger.bind(str(daemon.socket))
         stranger.listen()
         inode = daemon.socket.stat().st_ino
-        until(lambda: logged(daemon, "socket_lost"))
+        until(lambda: daemon.events("socket_lost"))
 
         assert daemon.stop() == 0
 
@@ -104,14 +98,14 @@ def test_state_when_its_directory_is_moved_then_nothing_is_accepted_until_it_is_
         job = submit_running(client, gate.spec())
 
         daemon.state_dir.rename(away)
-        until(lambda: logged(daemon, "state_lost"))
+        until(lambda: daemon.events("state_lost"))
         with pytest.raises(StateRefused, match="removed or replaced"):
             submit(client, shell(":"))
         with pytest.raises(StateRefused, match="removed or replaced"):
             client.cancel(job)
         health = client.call("system.health")
         away.rename(daemon.state_dir)
-        until(lambda: logged(daemon, "state_back"))
+        until(lambda: daemon.events("state_back"))
 
         gate.open()
         assert end_of(client, job) == ("succeeded", "exit")

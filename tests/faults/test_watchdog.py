@@ -134,9 +134,10 @@ def test_watchdog_when_one_part_hangs_then_it_is_silent_until_that_part_is_well(
             assert manager.beats() == beats
 
         if part == "launcher":
-            until(lambda: stopped_daemon.events("daemon_well"), why="another launcher")
+            stopped_daemon.logged("daemon_well")
     until(lambda: manager.beats() > beats, why="a sign of life")
-    assert len(stopped_daemon.events("launcher_started")) == (2 if part == "launcher" else 1)
+    launchers = 2 if part == "launcher" else 1
+    assert len(stopped_daemon.logged("launcher_started", launchers)) == launchers
 
 
 def test_manager_when_a_daemon_starts_runs_and_drains_then_it_hears_every_stage(

@@ -86,7 +86,7 @@ def test_restore_when_jobs_ran_since_the_backup_then_no_unsafe_one_runs_again(
         assert submit(client, shell("exit 0")) > max(since)
     assert sorted(lines(ledger)) == sorted([*ran, str(safe)])
     assert (view["held"], view["queued_again"], view["running"]) == (UNSAFE + 1, 1, 0)
-    (event,) = daemon.events("state_restored")
+    (event,) = daemon.logged("state_restored")
     assert event["held"] == UNSAFE + 1
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import stoker
-from tests.support.facts import DEADLINE_S, until
+from tests.support.facts import DEADLINE_S, until, until_empty
 from tests.support.log_relay import LogRelay
 
 if TYPE_CHECKING:
@@ -187,6 +187,15 @@ class DaemonProcess:
         lines = [line for line in whole.splitlines() if line.startswith("{")]
         return [event for event in map(json.loads, lines) if name in (None, event["event"])]
 
+    def logged(self, name: str, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
+        """The lines of this event with these fields, once there are `count`: a thread writes them later."""
+
+        def matching() -> list[dict[str, Any]]:
+            events = [event for event in self.events(name) if fields.items() <= event.items()]
+            return events if len(events) >= count else []
+
+        return until(matching, why=f"{count} lines of the event {name} with {fields}")
+
     def processes(self) -> Iterator[int]:
         """Daemon, launchers and workers: all processes that have this home in their environment or command line."""
         marks = (f"STOKER_SOCKET={self.socket}\0".encode(), f"--state-dir\0{self.state_dir}\0".encode())
@@ -199,7 +208,7 @@ class DaemonProcess:
 
     def kill_all(self) -> None:
         """SIGKILL for daemon, launchers and workers, until none is left."""
-        until(self._all_killed, why="the end of every process of this instance")
+        until_empty(self._kill_left, why="the end of every process of this instance")
 
     def end(self) -> None:
         """Kill what is left, and remove the home. Raises LoopKept, unless the test has set `may_be_slow`."""
@@ -217,14 +226,23 @@ class DaemonProcess:
             if _is_about_slowness(line) and json.loads(line)["cpu_ms"] > SLOW_CPU_MS:
                 yield line
 
-    def _all_killed(self) -> bool:
+    def _kill_left(self) -> list[str]:
+        """Kill what lives; returns the state and the command line of each process."""
         left = list(self.processes())
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if self.process is not None:
             self.process.wait()
-        return not left
+        return [_description(pid) for pid in left]
+
+
+def _description(pid: int) -> str:
+    directory = Path(f"/proc/{pid}")
+    with contextlib.suppress(OSError):
+        state = (directory / "stat").read_text().rpartition(")")[2].split()[0]
+        return f"{pid} {state} {(directory / 'cmdline').read_bytes()[:200]!r}"
+    return f"{pid} has ended"
 
 
 def _is_about_slowness(line: str) -> bool:

@@ -7,11 +7,13 @@ process, a line in a file). If the fact does not come, the error shows the last 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import subprocess
+    from collections.abc import Callable, Iterator, Sequence
 
 T = TypeVar("T")
 # Between two checks passes a tenth of the time waited so far: what comes at once is seen at once, and a long wait
@@ -34,6 +36,14 @@ def until(fact: Callable[[], T], timeout_s: float = DEADLINE_S, why: str = "") -
     return seen
 
 
+def until_empty(fact: Callable[[], Sequence[object]], why: str = "") -> None:
+    """Call `fact` until it gives nothing; the error shows what was left."""
+    began = time.monotonic()
+    while left := fact():
+        pause_s = _pause_s(began, DEADLINE_S, left, why)
+        time.sleep(pause_s)
+
+
 async def until_async(fact: Callable[[], T], timeout_s: float = DEADLINE_S, why: str = "") -> T:
     """`until` for a test that runs in the same event loop as the watched code."""
     began = time.monotonic()
@@ -41,6 +51,20 @@ async def until_async(fact: Callable[[], T], timeout_s: float = DEADLINE_S, why:
         pause_s = _pause_s(began, timeout_s, seen, why)
         await asyncio.sleep(pause_s)
     return seen
+
+
+def line_with(process: subprocess.Popen[str], stream: IO[str] | None, words: str) -> str:
+    """The next line with these words that the process writes to `stream`; the process is killed if none comes."""
+    assert stream is not None
+    deadline = threading.Timer(DEADLINE_S, process.kill)
+    deadline.start()
+    try:
+        line = next((line for line in stream if words in line), None)
+    finally:
+        deadline.cancel()
+    if line is None:
+        raise NeverCame(f"a line with {words!r} did not come within {DEADLINE_S:g} s, or before the end of the output")
+    return line
 
 
 def scales(first_ms: int) -> Iterator[int]:
