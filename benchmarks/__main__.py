@@ -19,6 +19,7 @@ from benchmarks import (
     doctor,
     footprint,
     hostile,
+    journal,
     latency,
     purge,
     recovery,
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, Callable[[Scale], Iterator[table.Row]]] = {
     "purge": purge.rows,
     "backup": backup.rows,
     "doctor": doctor.rows,
+    "journal": journal.rows,
     "soak": soak.rows,
 }
 LONG = {"soak"}  # only when asked for by name

@@ -17,7 +17,7 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.core.errors import BackupRefused, JournalBroken, StateRefused
-from stoker.ops import restore
+from stoker.ops import audit, restore
 from stoker.ops.rebuild import Until
 from stoker.store import outbox
 from stoker.store.journal_files import (
@@ -312,6 +312,41 @@ def test_restore_when_it_went_back_then_no_id_is_given_out_twice(past: Past, roo
 
 def content(path: Path) -> list[Line]:
     return [read_line(path, text[:-HASH_BYTES] + b"}") for text in list(lines(path))[1:]]
+
+
+# --- the audit ----------------------------------------------------------------------------------------------
+
+
+def test_audit_when_the_journal_is_whole_then_its_lines_are_counted(past: Past, root: Path) -> None:
+    verdict = audit.verify_state(str(root), lambda _done, _of: None)
+
+    assert verdict["ok"]
+    assert verdict["journal"] is not None
+    assert verdict["journal"]["last"] >= past.points[-1][0]
+
+
+def test_audit_when_a_line_of_the_journal_was_changed_then_it_is_named(root: Path) -> None:
+    changed_line(root / "journal")
+
+    verdict = audit.verify_state(str(root), lambda _done, _of: None)
+
+    assert not verdict["ok"]
+    assert verdict["broken"] is None
+    assert verdict["journal"] is not None
+    assert "00000001.jsonl, line " in str(verdict["journal"]["broken"])
+
+
+def test_audit_when_the_end_of_the_log_was_cut_off_then_the_journal_shows_it(root: Path) -> None:
+    """The chain of what is left in the database is whole."""
+    (root / "state.json").unlink()
+    with closing(sqlite3.connect(root / "stoker.db", isolation_level=None)) as connection:
+        connection.executescript("DROP TRIGGER changes_keep_their_tail; DELETE FROM changes WHERE seq > 5")
+
+    verdict = audit.verify_state(str(root), lambda _done, _of: None)
+
+    assert (verdict["ok"], verdict["broken"]) == (False, None)
+    assert verdict["journal"] is not None
+    assert "the database ends at change 5, but the journal has" in str(verdict["journal"]["broken"])
 
 
 # --- journals that cannot be used ---------------------------------------------------------------------------

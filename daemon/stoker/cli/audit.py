@@ -13,7 +13,7 @@ from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option
 from stoker.core.units import counted
 
 if TYPE_CHECKING:
-    from stoker.core.daemon_views import AuditView
+    from stoker.core.daemon_views import AuditView, JournalAuditView
 
 
 @Command(
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 )
 def verify(given: Given) -> int:
     """Each change has the hash of its content and of the change before it: one that was edited, removed or added
-    breaks the chain. To notice a log whose end was cut off, keep the last change and its hash (--json) elsewhere. Exit
-    status 0 if the chain is whole, 1 if it is broken."""
+    breaks the chain. The journal is verified the same way, and shows whether the end of the log was cut off; keep the
+    last change and its hash (--json) elsewhere to notice it for both. Exit status 0 if all is whole, 1 if not."""
     from stoker.ops import audit as ops  # noqa: PLC0415 - SQLite and msgspec: completions load this module
 
     try:
@@ -52,6 +52,17 @@ def _print(verdict: AuditView) -> None:
     if verdict["broken"] is None:
         whole = f"{counted(verdict['changes'], 'change')}, {verdict['first']} to {verdict['last']}: the chain is whole"
         render.line(whole if verdict["changes"] else "no changes")
-        return
-    render.line(f"BROKEN: {verdict['broken']}")
-    render.line(f"{counted(verdict['changes'], 'change')} before that are whole; {verdict['path']}")
+    else:
+        render.line(f"BROKEN: {verdict['broken']}")
+        render.line(f"{counted(verdict['changes'], 'change')} before that are whole; {verdict['path']}")
+    if verdict["journal"] is not None:
+        _print_journal(verdict["journal"])
+
+
+def _print_journal(journal: JournalAuditView) -> None:
+    lines = counted(journal["lines"], "line")
+    if journal["broken"] is None:
+        render.line(f"journal: {lines}, up to change {journal['last']}: the chain is whole")
+    else:
+        render.line(f"BROKEN: {journal['broken']}")
+        render.line(f"{lines} of the journal before that are whole; {journal['path']}")

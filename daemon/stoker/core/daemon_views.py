@@ -146,6 +146,15 @@ class RestoreView(TypedDict):
     old_state: str | None
 
 
+class JournalAuditView(TypedDict):
+    """The journal, up to change `last`. `broken`: what is wrong behind its first `lines` lines."""
+
+    path: str
+    lines: int
+    last: int
+    broken: str | None
+
+
 class AuditView(TypedDict):
     """The log of changes from `first` to `last`, whose hash is `head`. `broken`: what is wrong behind `last`."""
 
@@ -156,6 +165,7 @@ class AuditView(TypedDict):
     changes: int
     head: str
     broken: str | None
+    journal: JournalAuditView | None
 
 
 class FindingView(TypedDict):

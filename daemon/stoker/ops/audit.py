@@ -1,4 +1,4 @@
-"""`stoker audit verify`: the log of changes of a state, or of a backup, is verified record by record.
+"""`stoker audit verify`: the log of changes of a state, or of a backup, is verified record by record, then the journal.
 
 Works beside a running daemon: through a connection that only reads, in portions, so that the WAL does not grow.
 Invariant: it changes nothing.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stoker.core.errors import AlreadyRunning, BackupRefused
+from stoker.ops import journal_audit
 from stoker.store import audit, changes
 from stoker.store.database import open_immutable, reading, refusal
 from stoker.store.directory import StateDirectory
@@ -30,7 +31,10 @@ def verify_state(root: str, progress: Progress) -> AuditView:
     directory = StateDirectory(Path(root))
     directory.check(reading=True)
     with _opened(directory) as connection:
-        return _verify(connection, directory.database, progress)
+        verdict = _verify(connection, directory.database, progress)
+        verdict["journal"] = journal = journal_audit.verify(connection, directory.journal)
+        verdict["ok"] = verdict["ok"] and (journal is None or journal["broken"] is None)
+        return verdict
 
 
 def verify_backup(file: str, progress: Progress) -> AuditView:
@@ -78,4 +82,5 @@ def _verify(connection: sqlite3.Connection, path: Path, progress: Progress) -> A
         "changes": chain.count,
         "head": chain.head.hex(),
         "broken": chain.broken,
+        "journal": None,
     }
