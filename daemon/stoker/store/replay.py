@@ -8,7 +8,7 @@ often only its last image is written.
 from __future__ import annotations
 
 import sqlite3
-from base64 import b64decode
+from binascii import a2b_base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,8 +20,16 @@ from stoker.store import outbox
 from stoker.store.database import transaction
 from stoker.store.journal_files import Line
 
-# As of a daemon's database, but without care for a crash: SQLite keeps no journal of its own.
-WITHOUT_CARE = "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+# As of a daemon's database, but without care for a crash: SQLite keeps no journal of its own. Constraints of rows are
+# checked afterwards, by the integrity check, instead of at each image.
+WITHOUT_CARE = """
+PRAGMA auto_vacuum = INCREMENTAL;
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA locking_mode = EXCLUSIVE;
+PRAGMA cache_size = -64000;
+PRAGMA ignore_check_constraints = ON;
+"""
 FLUSH_ROWS = 50_000
 TRIGGERS = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
 INDEXES = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
@@ -45,6 +53,15 @@ class ReplayTable(Struct, frozen=True):
     put: str
     delete: str
     clear: str
+
+    def values(self, row: dict[str, Any]) -> tuple[Any, ...]:
+        for column in self.blobs:
+            if (value := row.get(column)) is not None:
+                row[column] = a2b_base64(value)
+        for index in self.table.free:
+            if type(value := row.get(self.table.columns[index])) is dict:
+                row[self.table.columns[index]] = a2b_base64(value["base64"])
+        return tuple(map(row.get, self.table.columns))
 
 
 class Replay:
@@ -82,10 +99,7 @@ class Replay:
         for name, rows in self._rows.items():
             target = self._targets[name]
             self._connection.executemany(target.delete, [key for key, row in rows.items() if row is None])
-            columns, blobs = target.table.columns, target.blobs
-            self._connection.executemany(
-                target.put, [_values(row, columns, blobs) for row in rows.values() if row is not None]
-            )
+            self._connection.executemany(target.put, [target.values(row) for row in rows.values() if row is not None])
             rows.clear()
         self._count = 0
 
@@ -104,18 +118,6 @@ def _replay_table(connection: sqlite3.Connection, table: outbox.Table) -> Replay
         delete=f"DELETE FROM {names} WHERE {matches}",
         clear=f"DELETE FROM {names}",
     )
-
-
-def _values(row: dict[str, Any], columns: tuple[str, ...], blobs: frozenset[str]) -> tuple[Any, ...]:
-    for column in blobs:
-        if (text := row.get(column)) is not None:
-            row[column] = b64decode(text)
-    get = row.get
-    return tuple([_unmarked(value) if type(value := get(column)) is dict else value for column in columns])
-
-
-def _unmarked(value: dict[str, str]) -> bytes:
-    return b64decode(value["base64"])
 
 
 @contextmanager
