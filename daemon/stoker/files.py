@@ -1,4 +1,4 @@
-"""Opens and removes files in directories that workers can write, and makes files and names durable.
+"""Opens and removes files in directories that workers can write, makes names durable, and measures the free space.
 
 A worker runs as the daemon's user. It can replace its log, its output, its checkpoint or a launcher's files by a FIFO,
 a device, a link or a directory; opening one of these can block for ever or lead to another file.
@@ -147,6 +147,15 @@ def replace_file(path: Path, content: bytes) -> None:
     write_new(fresh, content)
     fresh.replace(path)
     sync(path.parent)
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes an unprivileged process may still write to the file system of `path`.
+
+    Raises OSError if the path is gone; does not return while its file system hangs.
+    """
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize
 
 
 def take_lock(descriptor: int) -> None:

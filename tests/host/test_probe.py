@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stoker.host.probe import SHORTEST_S, Probe, free_bytes
+from stoker.files import free_bytes
+from stoker.host.probe import SHORTEST_S, Probe
 
 BOTH = "some avg10=12.50 avg60=0.00 avg300=0.00 total=1\nfull avg10=3.25 avg60=9.00 avg300=0.00 total=1\n"
 

@@ -18,6 +18,7 @@ from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import stoker.daemon  # noqa: F401 - so that every module that may hold a name is there
+from stoker import files
 from stoker.core import clock
 from stoker.core.throttle import Sample
 from stoker.engine import messages, submit
@@ -90,7 +91,7 @@ def everywhere(world: World) -> dict[int, Any]:
         (work_files.InputsFile, partial(InputsOfNobody, denials.check)),
         (probe.Probe, CalmProbe),
         (threads.start_threads, lambda _count, _name: ThreadPoolExecutor(1)),  # none is started before it is used
-        (probe.free_bytes, lambda _path: world.free_bytes),
+        (files.free_bytes, lambda _path: world.free_bytes),
         (error_log.log_error, world.hear_complaint),
         (archive.path_of, disk.archive_path),
         (archive.ArchiveFile, SimulatedArchiveFile),

@@ -1,4 +1,4 @@
-"""Measures the host: CPU, memory, the kernel's pressure stall information, free disk space.
+"""Measures the host: CPU, memory and the kernel's pressure stall information.
 
 `sample` costs a few small reads of /proc and never sleeps, but belongs on a timer, not on the dispatch path. A value
 that the kernel or a container does not provide is None, not zero.
@@ -6,7 +6,6 @@ that the kernel or a container does not provide is None, not zero.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from pathlib import Path
@@ -58,12 +57,3 @@ class Probe:
         except OSError:
             return None
         return next((float(average) for kind, average in _AVERAGE.findall(text) if kind == who), None)
-
-
-def free_bytes(path: Path) -> int:
-    """Bytes an unprivileged process may still write to the file system of `path`.
-
-    Raises OSError if the path is gone; does not return while its file system hangs.
-    """
-    answer = os.statvfs(path)
-    return answer.f_bavail * answer.f_frsize

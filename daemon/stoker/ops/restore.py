@@ -28,7 +28,7 @@ from stoker.ops import rebuild
 from stoker.ops.rebuild import Rebuilt, Until
 from stoker.store import audit, changes, instance, restore
 from stoker.store.backup_files import listed, read_checksum, time_name
-from stoker.store.database import APPLICATION_ID, BESIDE, HEADER, open_immutable, open_unchanged
+from stoker.store.database import APPLICATION_ID, HEADER, beside, open_immutable, open_unchanged
 from stoker.store.directory import Aside, StateDirectory, storage_error
 from stoker.store.high_water import HighWater, Mark
 from stoker.store.migrate import refuse_unknown, schema_of
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 LATEST = "latest"
 CHUNK_BYTES = 1024 * 1024
-OLD_FILES = (*BESIDE, "-shm")
 MARGIN = 1_000  # above ids that only traces tell of: some of those behind them may have been answered
 
 
@@ -107,7 +106,7 @@ def carry_out(root: str, backup: str | None, until: Until | None = None) -> Rest
 
 def _remove(fresh: Path) -> None:
     """SQLite would apply a journal of its own that a crash left beside an earlier file of this name."""
-    for left in (fresh, *(fresh.with_name(fresh.name + suffix) for suffix in BESIDE)):
+    for left in (fresh, *beside(fresh)):
         left.unlink(missing_ok=True)
 
 
@@ -172,9 +171,9 @@ def _find(directory: StateDirectory, source: str | None) -> Path:
     path = Path(source).resolve()
     if path.is_dir():
         raise BackupRefused(f"{path} is a directory", hint=f"name a file in it: ls -l {path}")
-    beside = [str(one) for suffix in BESIDE if (one := path.with_name(path.name + suffix)).exists()]
-    if beside or (directory.database.exists() and path.exists() and path.samefile(directory.database)):
-        why = f"has {beside[0]} beside it: it is" if beside else "is"
+    present = [one for one in beside(path) if one.exists()]
+    if present or (directory.database.exists() and path.exists() and path.samefile(directory.database)):
+        why = f"has {present[0]} beside it: it is" if present else "is"
         raise BackupRefused(f"{path} {why} the database of a state, not a backup", hint="make one: stoker backup")
     return path
 
@@ -320,7 +319,8 @@ def _swap(directory: StateDirectory, fresh: Path, candidate: Candidate, above: M
     contains more than the new note says, is still accepted. The old WAL goes before the copy comes: SQLite would read
     it into the copy.
     """
-    files = [directory.database, *(directory.database.with_name(directory.database.name + end) for end in OLD_FILES)]
+    index = directory.database.with_name(directory.database.name + "-shm")
+    files = [directory.database, *beside(directory.database), index]
     old = directory.root / f"before-restore-{time_name(wall_ms())}"
     old.mkdir(mode=0o700)
     HighWater(directory.high_water).cover(above)

@@ -19,7 +19,7 @@ from pathlib import Path
 from stoker.core.clock import wall_ms
 from stoker.core.errors import BackupFailed, CannotCreate, DiskFull
 from stoker.core.units import volume
-from stoker.files import make_regular, sync
+from stoker.files import free_bytes, make_regular, sync
 from stoker.store import changes
 from stoker.store.backup_files import (
     UNFINISHED,
@@ -31,7 +31,7 @@ from stoker.store.backup_files import (
     remove,
     write_checksum,
 )
-from stoker.store.database import BESIDE, open_immutable
+from stoker.store.database import beside, open_immutable
 from stoker.store.directory import FULL, StateDirectory
 from stoker.store.soundness import find_damage
 
@@ -106,10 +106,9 @@ def refuse_existing(path: Path) -> None:
 
 def _check_room(path: Path, size: int, keep_free: int) -> None:
     try:
-        disk = os.statvfs(path.parent)
+        free = free_bytes(path.parent)
     except OSError as error:
         raise CannotCreate(f"{path}: {error.strerror}", hint="name a file in a directory that exists") from error
-    free = disk.f_bavail * disk.f_frsize
     if free - size < keep_free:
         kept = f", and {volume(keep_free)} are kept free" if keep_free else ""
         raise DiskFull(
@@ -170,7 +169,7 @@ def _finish(path: Path, fresh: Path, at: int, end: tuple[int, bytes], known: str
 
 def _damage(copy: Path, end: tuple[int, bytes]) -> str | None:
     """Nothing else writes to the copy: `immutable` keeps SQLite from making files beside it."""
-    if any(copy.with_name(copy.name + suffix).exists() for suffix in BESIDE):
+    if any(one.exists() for one in beside(copy)):
         return "SQLite left files beside it"
     with open_immutable(copy) as connection:
         damage = find_damage(connection)

@@ -32,7 +32,6 @@ UNSYNCED = bytes(8)  # in its place until the rest of the journal is on disk
 JOURNAL_PAGES = slice(16, 20)  # the size of the database when the transaction began (sqlite.org/fileformat)
 MOST_REWRITTEN_BYTES = 256 * 1024 * 1024  # a start may wait for it: about two seconds
 REWRITE_ROOM = 3  # times the file: the WAL, a temporary copy, and something to spare
-BESIDE = ("-wal", "-journal")
 
 # An automatic checkpoint passes over its errors (sqlite3WalDefaultHook in SQLite's main.c): the writer does its own.
 # auto_vacuum comes first: it is fixed when the file gets its first page. INCREMENTAL lets free pages be given back.
@@ -240,9 +239,14 @@ def _began_at_nothing(witness: Path) -> bool:
     return head[: len(JOURNAL)] in (JOURNAL, UNSYNCED) and not any(head[JOURNAL_PAGES])
 
 
+def beside(database: Path) -> list[Path]:
+    """The files that SQLite keeps beside a database: what they hold is part of it."""
+    return [database.with_name(database.name + suffix) for suffix in ("-wal", "-journal")]
+
+
 def _refuse_lost(path: Path, aside: Path) -> None:
     journal = sorted((path.parent / "journal").glob("*.jsonl"))[-1:]
-    witnesses = [aside, *journal, *(path.with_name(path.name + suffix) for suffix in BESIDE)]
+    witnesses = [aside, *journal, *beside(path)]
     present = [str(it) for it in witnesses if it.exists() and it.stat().st_size and not _began_at_nothing(it)]
     if present:
         what = "is empty" if path.exists() else "is missing"

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from stoker.core.errors import AlreadyRunning, CannotCreate, DiskFull, StateRefused, StorageFailed
-from stoker.files import replace_file, sync, take_lock
+from stoker.files import free_bytes, replace_file, sync, take_lock
 from stoker.store.file_identity import is_same_file, mark_of
 
 PRIVATE = 0o077
@@ -167,8 +167,7 @@ class StateDirectory:
 
     def make_room(self) -> None:
         """If the disk is too full for a start, delete the reserve: running jobs must still be settled."""
-        disk = os.statvfs(self.root)
-        if disk.f_bavail * disk.f_frsize < ROOM_TO_START:
+        if free_bytes(self.root) < ROOM_TO_START:
             self.reserve.unlink(missing_ok=True)
 
     def unlock(self) -> None:

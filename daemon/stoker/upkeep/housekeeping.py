@@ -19,7 +19,7 @@ from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState
 from stoker.engine.messages import Broken, ClocksSeen, Flush
 from stoker.engine.submit import Intake
-from stoker.host.probe import free_bytes
+from stoker.files import free_bytes
 from stoker.store.directory import Aside, StateDirectory, storage_error
 from stoker.store.writer import Writer
 from stoker.telemetry.events import LogEvent
