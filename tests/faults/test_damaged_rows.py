@@ -80,3 +80,29 @@ def test_start_when_the_output_of_a_need_is_damaged_then_others_of_the_turn_star
         assert any(event["task"].startswith("inputs of") for event in daemon.logged("background_retried"))
         client.call("job.cancel", {"id": hindered})
         assert end_of(client, hindered) == ("cancelled", "user")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE sqlite_schema SET name = CAST(X'ce33' AS TEXT), sql = 'CREATE x' WHERE name = 'jobs_queued'",
+        "UPDATE migrations SET checksum = CAST(X'ff' AS TEXT)",
+        "UPDATE meta SET value = CAST(X'ff' AS TEXT) WHERE key = 'instance'",
+        "UPDATE queues SET defaults = CAST(X'ff' AS TEXT)",
+    ],
+)
+def test_start_when_a_text_is_no_utf_8_then_it_is_refused_and_the_doctor_named(
+    daemon: DaemonProcess, damage: str
+) -> None:
+    daemon.stop()
+    with sqlite3.connect(daemon.state_dir / "stoker.db") as database:
+        database.execute("PRAGMA writable_schema = ON")
+        assert database.execute(damage).rowcount > 0
+    database.close()
+    before = len(daemon.stderr.read_text())
+
+    daemon.spawn()
+
+    assert daemon.wait() == 78
+    message = daemon.stderr.read_text()[before:]
+    assert ("stoker doctor" in message, "Traceback" in message) == (True, False), message

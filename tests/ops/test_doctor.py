@@ -146,10 +146,13 @@ DAMAGED_ROWS = {
         ("DROP TRIGGER changes_are_immutable", "trigger changes_are_immutable is missing"),
         ("CREATE TABLE notes (text)", "table notes is not of Stoker"),
     ],
+    "schema": [
+        ("PRAGMA user_version = 99", "the database has schema 99, this daemon knows up to"),
+        ("UPDATE migrations SET checksum = CAST(X'ff' AS TEXT)", "cannot be checked: Could not decode to UTF-8"),
+    ],
     "references": [
         ("PRAGMA foreign_keys = OFF; DELETE FROM jobs WHERE id = 5", "a row of attempts refers to a row of jobs")
     ],
-    "schema": [("PRAGMA user_version = 99", "the database has schema 99, this daemon knows up to")],
     "state.json": [
         ("UPDATE meta SET value = 'another' WHERE key IN ('instance', 'original')", "it is of instance another")
     ],

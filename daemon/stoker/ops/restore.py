@@ -28,7 +28,7 @@ from stoker.ops import rebuild
 from stoker.ops.rebuild import Rebuilt, Until
 from stoker.store import audit, changes, instance, restore
 from stoker.store.backup_files import listed, read_checksum, time_name
-from stoker.store.database import APPLICATION_ID, HEADER, beside, open_immutable, open_unchanged
+from stoker.store.database import APPLICATION_ID, HEADER, UNREADABLE, beside, open_immutable, open_unchanged
 from stoker.store.directory import Aside, StateDirectory, storage_error
 from stoker.store.high_water import HighWater, Mark
 from stoker.store.migrate import refuse_unknown, schema_of
@@ -268,7 +268,7 @@ def _present(directory: StateDirectory) -> Present:
     with suppress(StateRefused):
         if (aside := directory.read_aside()) is not None:
             ids, last_seq = {aside.instance}, aside.last_seq
-    with suppress(StokerError, OSError, sqlite3.Error):
+    with suppress(StokerError, OSError, *UNREADABLE):
         if directory.database.stat().st_size:
             with open_unchanged(directory.database) as connection:
                 ids |= instance.ids(connection)

@@ -32,6 +32,8 @@ UNSYNCED = bytes(8)  # in its place until the rest of the journal is on disk
 JOURNAL_PAGES = slice(16, 20)  # the size of the database when the transaction began (sqlite.org/fileformat)
 MOST_REWRITTEN_BYTES = 256 * 1024 * 1024  # a start may wait for it: about two seconds
 REWRITE_ROOM = 3  # times the file: the WAL, a temporary copy, and something to spare
+# What a read of a damaged file raises: SQLite's message may quote bytes that are no UTF-8, which Python cannot decode.
+UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 
 # An automatic checkpoint passes over its errors (sqlite3WalDefaultHook in SQLite's main.c): the writer does its own.
 # auto_vacuum comes first: it is fixed when the file gets its first page. INCREMENTAL lets free pages be given back.
@@ -212,11 +214,13 @@ def open_unchanged(path: Path) -> Iterator[sqlite3.Connection]:
                 options = "mode=ro"
             connection = stack.enter_context(closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&{options}", uri=True)))
             yield connection
-        except sqlite3.Error as error:
-            raise refusal(error, path, "look at it; nothing was changed") from error
+        except UNREADABLE as error:
+            raise refusal(error, path, "stoker doctor says what is damaged; nothing was changed") from error
 
 
-def refusal(error: sqlite3.Error, path: Path, hint: str) -> StateRefused | StorageFailed | DiskFull:
+def refusal(
+    error: sqlite3.Error | UnicodeDecodeError, path: Path, hint: str
+) -> StateRefused | StorageFailed | DiskFull:
     """Damage needs a person, so it is refused; a disk that failed or is full may work at the next start."""
     message = f"{path}: {error}"
     if is_full(error, path.parent):

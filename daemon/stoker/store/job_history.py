@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ _values = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 def _examine(row: tuple[Any, ...], changes: Rows, running: bool, removed: int, into: Examined) -> None:  # noqa: FBT001
     try:
-        if jobs.spec_hash(jobs.spec_of(row)) != row[SPEC_HASH]:
+        if _hash_of(row[: jobs.SPEC_WIDTH]) != row[SPEC_HASH]:
             into.damaged.append(f"job {row[ID]}: its spec does not match its checksum")
     except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
         into.damaged.append(f"job {row[ID]}: its row cannot be read: {error}")
@@ -88,6 +89,11 @@ def _examine(row: tuple[Any, ...], changes: Rows, running: bool, removed: int, i
         into.unlike.extend(f"job {row[ID]}{words}" for words in _differences(row, changes, running, removed))
     except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
         into.unlike.append(f"job {row[ID]}: its changes cannot be read: {error}")
+
+
+@lru_cache(maxsize=64)  # jobs often have the spec of one before them; a spec may have a megabyte
+def _hash_of(spec: tuple[Any, ...]) -> bytes:
+    return jobs.spec_hash(jobs.spec_of(spec))
 
 
 def _differences(row: tuple[Any, ...], changes: Rows, running: bool, removed: int) -> Iterator[str]:  # noqa: FBT001

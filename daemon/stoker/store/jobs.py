@@ -64,7 +64,7 @@ _SPEC_COLUMNS = (
     "queue, name, priority, execution_mode, command, args, env_vars, working_dir, max_attempts, backoff_factor, "
     "deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at, policy"
 )
-_SPEC_WIDTH = 17
+SPEC_WIDTH = 17
 _STATE_FIELDS = tuple(name for name in Job.__struct_fields__ if name != "spec")  # each has a column of its name
 _CHANGING = (
     "state", "reason", "pid", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "started_at",
@@ -72,7 +72,7 @@ _CHANGING = (
 )  # fmt: skip
 _state_row = attrgetter(*_STATE_FIELDS)
 COLUMNS = f"{_SPEC_COLUMNS}, {', '.join(_STATE_FIELDS)}"
-INSERT = f"INSERT INTO jobs ({COLUMNS}) VALUES ({', '.join('?' * (_SPEC_WIDTH + len(_STATE_FIELDS)))})"
+INSERT = f"INSERT INTO jobs ({COLUMNS}) VALUES ({', '.join('?' * (SPEC_WIDTH + len(_STATE_FIELDS)))})"
 UPDATE = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE id = ?"
 update_row = attrgetter(*_CHANGING, "id")  # the parameters of UPDATE
 UPDATE_SPEC = """
@@ -212,7 +212,7 @@ def _of_text_column(column: str) -> AnyText:
 
 
 def from_row(row: Sequence[Any]) -> Job:
-    values = dict(zip(_STATE_FIELDS, row[_SPEC_WIDTH:], strict=True))
+    values = dict(zip(_STATE_FIELDS, row[SPEC_WIDTH:], strict=True))
     return msgspec.convert(values | {"spec": spec_of(row)}, Job)
 
 
@@ -221,7 +221,7 @@ def spec_of(row: Sequence[Any]) -> Spec:
     (
         queue, name, priority, mode, command, args, env_vars, working_dir, max_attempts, backoff_factor, deadline,
         ttl_ms, timeout_ms, on_orphan, survive, run_at, policy,
-    ) = row[:_SPEC_WIDTH]  # fmt: skip
+    ) = row[:SPEC_WIDTH]  # fmt: skip
     return Spec(
         command=_of_text_column(command),
         working_dir=_of_text_column(working_dir),

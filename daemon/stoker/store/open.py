@@ -17,6 +17,7 @@ from msgspec import Struct
 from stoker.core.errors import DiskFull, StateRefused
 from stoker.store import changes, instance, outbox, snapshot
 from stoker.store.database import (
+    UNREADABLE,
     Database,
     examine,
     make_shrinkable,
@@ -77,7 +78,7 @@ async def _open(directory: StateDirectory, begin: Begin, reserve_bytes: int, *, 
     try:
         database = await open_writer(directory.database)
     except sqlite3.Error as error:
-        raise refusal(error, directory.database, "look at it; nothing was changed") from error
+        raise refusal(error, directory.database, "stoker doctor says what is damaged; nothing was changed") from error
     try:
         schema = await database.run(migrate, directory.backups)
         await database.run(make_shrinkable, directory.database)
@@ -90,9 +91,9 @@ async def _open(directory: StateDirectory, begin: Begin, reserve_bytes: int, *, 
         writer = await _writer(directory, database, state, reserve_bytes, high_water, journal)
         reader = Reader(await open_reader(directory.database))
         queries = Reader(await open_reader(directory.database))
-    except sqlite3.Error as error:
+    except UNREADABLE as error:
         await database.close()
-        raise refusal(error, directory.database, "look at it; it was not repaired") from error
+        raise refusal(error, directory.database, "stoker doctor says what is damaged; it was not repaired") from error
     except BaseException:
         await database.close()
         raise

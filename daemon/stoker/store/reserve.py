@@ -19,7 +19,7 @@ _CERTAIN = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 _POSSIBLE = frozenset({sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_CANTOPEN})
 
 
-def is_full(error: sqlite3.Error, directory: Path) -> bool:
+def is_full(error: sqlite3.Error | UnicodeDecodeError, directory: Path) -> bool:
     """Whether a statement failed because the disk, or the owner's share of it, is full."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
     return code in _CERTAIN or (code in _POSSIBLE and _takes_nothing(directory))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from stoker import config
 from stoker.core.errors import AlreadyRunning, ConfigInvalid, StateRefused, StokerError
-from stoker.store.database import examine, open_unchanged, reading
+from stoker.store.database import UNREADABLE, examine, open_unchanged, reading
 from stoker.store.directory import Aside, StateDirectory
 from stoker.store.migrate import schema_of, shipped_migrations
 
@@ -145,7 +145,7 @@ def _open(examination: Examination, stack: ExitStack) -> None:
         connection = stack.enter_context(opened(directory.database))
         examination.schema = schema_of(connection)
         examination.opened = connection
-    except sqlite3.Error as error:
+    except UNREADABLE as error:
         examination.refused = StateRefused(f"{directory.database}: {error}")
     except OSError as error:
         examination.refused = StateRefused(f"{directory.database}: {error.strerror}")
