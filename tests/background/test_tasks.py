@@ -62,10 +62,11 @@ async def test_task_when_it_waits_for_its_next_try_then_its_last_error_is_shown(
 async def test_task_when_it_may_not_fail_and_does_then_that_is_the_end_of_the_daemon() -> None:
     background = BackgroundTasks()
 
-    background.group().start("work", failing(1)())
+    task = background.group().start("work", failing(1)())
+    await asyncio.wait({task})
 
     with pytest.raises(OSError, match="no descriptor"):
-        await background.failed
+        background.failed.result()
 
 
 @pytest.mark.parametrize("error", [SystemExit(7), KeyboardInterrupt()])

@@ -110,6 +110,7 @@ def test_restore_when_an_unknown_worker_lives_then_it_is_stopped_before_any_star
     daemon.start()
 
     assert not alive(worker)
+    assert daemon.logged("state_restored")[0]["held"] == 0  # it would be 1 if the worker had still lived
     with daemon.client() as client:
         # Its end is that of a run that the database does not know, so a person decides (as without a restore).
         until(lambda: job_view(client, job)["state"] == "held")
