@@ -30,6 +30,7 @@ from stoker.launcher import process_tree as launcher_tree
 from stoker.ops import archive
 from stoker.process import identity, launchers, outcomes, tree, work_files
 from stoker.process.client import LauncherClient
+from stoker.workflows import submit as workflow_submit
 from tests.simulation.disk import SimulatedArchiveFile
 from tests.simulation.launchers import SimulatedLogFile, SimulatedOutputs
 
@@ -113,6 +114,7 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
         (secrets, "token_hex", lambda size: f"{world.chance.getrandbits(8 * size):0{2 * size}x}"),
         (messages, "random", world.chance),
         (submit, "os", Layer(os, urandom=world.chance.randbytes)),
+        (workflow_submit, "os", Layer(os, urandom=world.chance.randbytes)),
         (LauncherClient, "connect", partialmethod(_connect, world)),
         (launcher_loop, "time", SimpleNamespace(monotonic=lambda: host.boot_ms / 1_000)),
         (
