@@ -119,6 +119,18 @@ def test_drain_when_a_safe_job_is_stopped_then_the_next_start_runs_it_uncharged(
         assert (view["attempts"], view["failures"], view["orphanings"]) == (2, 0, 0)
 
 
+def test_drain_when_jobs_run_then_the_answer_counts_those_that_it_waits_for(daemon: DaemonProcess, gate: Gate) -> None:
+    with daemon.client() as client:
+        running(client, submit(client, gate.spec()), submit(client, gate.spec(), survive=True))
+
+    drained = daemon.cli("drain")
+
+    wait = "1 running job may go on for 1m00s; then "
+    assert drained.stderr == f"stoker: draining: no job starts; {wait}the daemon exits\n"
+    gate.open()
+    assert daemon.wait() == 0
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_drain_when_a_worker_is_killed_from_outside_then_its_job_has_not_failed(
     daemon: DaemonProcess, gate: Gate, signum: signal.Signals

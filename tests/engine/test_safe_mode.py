@@ -115,7 +115,8 @@ def test_plan_when_two_attempts_claim_one_process_then_the_daemon_only_answers_r
         assert (answer.returncode, answer.stderr) == (0, ""), read
     for verb in (("cancel", str(jobs[0])), ("queue", "pause", "default"), ("resource", "set", "gpu=1")):
         assert daemon.cli(*verb).returncode == EX_TEMPFAIL, verb
-    assert daemon.stop() == 0
+    assert daemon.cli("drain").stderr == "stoker: draining: no job starts; the daemon exits\n"
+    assert daemon.wait() == 0
     assert kept(daemon) == before
     assert all(alive(pid) for pid in workers)
 

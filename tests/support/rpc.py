@@ -191,7 +191,7 @@ class MemoryService(Service):
         return {"changed": [], "restart": []}
 
     async def drain(self, *, stop: bool) -> Any:
-        return {"draining": True}
+        return {"draining": True, "waits_for": 0, "timeout_ms": 0}
 
     async def find(self, peer_uid: int, key: str) -> SubmitAnswer:
         if key not in self.keys:

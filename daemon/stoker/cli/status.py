@@ -172,6 +172,6 @@ def drain(given: Given) -> None:
     if given["json"]:
         render.json_document(answer)
     else:
-        which = "jobs that still run" if given["stop"] else "jobs that still run and were not submitted with --survive"
-        patience = render.span(answer["timeout_ms"])
-        render.note(f"draining: no job starts; {which} are stopped after {patience}; then the daemon exits")
+        jobs, patience = counted(answer["waits_for"], "running job"), render.span(answer["timeout_ms"])
+        wait = f"{jobs} may go on for {patience}; then " if answer["waits_for"] else ""
+        render.note(f"draining: no job starts; {wait}the daemon exits")

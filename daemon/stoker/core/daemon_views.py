@@ -312,9 +312,10 @@ class ReloadedView(TypedDict):
 
 
 class DrainBegun(TypedDict):
-    """`timeout_ms`: how long the daemon waits for running jobs."""
+    """The daemon waits `timeout_ms` for the end of `waits_for` running jobs; it leaves all others as they are."""
 
     draining: bool
+    waits_for: int
     timeout_ms: int
 
 

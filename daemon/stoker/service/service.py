@@ -305,7 +305,8 @@ class Service:
     async def drain(self, *, stop: bool) -> DrainBegun:
         """Begin to drain; the daemon ends when it is done."""
         self._engine.drain.begin(stop_survivors=stop)
-        return {"draining": True, "timeout_ms": self._engine.config.daemon.drain_timeout_ms}
+        drain, timeout_ms = self._engine.drain, self._engine.config.daemon.drain_timeout_ms
+        return {"draining": True, "waits_for": drain.waits_for, "timeout_ms": timeout_ms}
 
     async def watch(self, after_seq: int | None, job_id: int | None, workflow_id: int | None) -> ChangeFeed:
         """The log of changes, as it grows; behind 0 all that are left.

@@ -90,6 +90,10 @@ class Drain:
             and (self._stop_survivors or not run.job.spec.survive)
         )
 
+    @property
+    def waits_for(self) -> int:
+        return len(self._left())
+
     def _left(self) -> list[OpenRun]:
         return [run for run in self._memory.runs.values() if self._leaving(run)]
 
