@@ -18,9 +18,17 @@ from tests.support.flows import flow_end, sent_flow, step, step_states
 from tests.support.work import Gate, end_of, lines, shell, submit, submit_running
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from stoker import Client
+
+
+@pytest.fixture
+def client(daemon: DaemonProcess) -> Iterator[Client]:
+    """A client of a real daemon, where its neighbours speak to a server in memory."""
+    with daemon.client() as connected:
+        yield connected
 
 
 def check(answer: Any, kind: Any) -> None:
