@@ -13,29 +13,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.core.job.admission import AdmissionQueue, Group, Room, order_key, paused, place
+from stoker.core.job.admission import AdmissionQueue, Group, QueuedJob, Room, order_key, paused, place
 from stoker.core.job.admission import admit as admit_within
-from stoker.core.job.model import Job, Queue, QueueClass
-from tests.support.jobs import job, spec
+from stoker.core.job.model import Queue, QueueClass
 
 
-def queued(ident: int, queue: str = "default", **resources: int) -> Job:
-    return job(id=ident, asked=spec(queue=queue, resources=resources))
+def queued(ident: int, queue: str = "default", **resources: int) -> QueuedJob:
+    return QueuedJob(ident, 0, queue, resources)
 
 
-def lanes(ready: Sequence[Job]) -> list[Group]:
+def lanes(ready: Sequence[QueuedJob]) -> list[Group]:
     """Those that ask for the same, each in the order of the queue, which is that of the ids; in one group."""
-    by_demand: dict[str, list[Job]] = {}
+    by_demand: dict[str, list[QueuedJob]] = {}
     for one in ready:
-        by_demand.setdefault(str(sorted(one.spec.resources.items())), []).append(one)
+        by_demand.setdefault(str(sorted(one.resources.items())), []).append(one)
     return [Group([(place(lane[0]), lane) for lane in by_demand.values()])]
 
 
-def front(ready: Sequence[Job]) -> tuple[int, int] | None:
+def front(ready: Sequence[QueuedJob]) -> tuple[int, int] | None:
     return min(map(place, ready), default=None)
 
 
-def line(name: str, *ready: Job, running: int = 0, served: int = 0, **fields: Any) -> AdmissionQueue:
+def line(name: str, *ready: QueuedJob, running: int = 0, served: int = 0, **fields: Any) -> AdmissionQueue:
     return AdmissionQueue(Queue(name=name, **fields), lanes(ready), front(ready), running, served)
 
 
@@ -49,11 +48,11 @@ def admit(
     capacity: dict[str, int] = PLENTY,
     *,
     throttled: bool = False,
-) -> list[Job]:
+) -> list[QueuedJob]:
     return admit_within(lines, slots, free, capacity, throttled=throttled)
 
 
-def ids(picks: list[Job]) -> list[int]:
+def ids(picks: list[QueuedJob]) -> list[int]:
     return [pick.id for pick in picks]
 
 
@@ -79,13 +78,13 @@ demands = st.dictionaries(st.sampled_from(TOOLS), st.integers(1, 3), max_size=3)
 def test_admit_when_jobs_share_resources_then_none_is_overdrawn_and_all_run(
     asked: list[dict[str, int]], slots: int, data: st.DataObject
 ) -> None:
-    ready = [job(id=number, asked=spec(resources=demand)) for number, demand in enumerate(asked, start=1)]
-    capacity, holding = dict.fromkeys(TOOLS, 3), list[Job]()
+    ready = [queued(number, "a", **demand) for number, demand in enumerate(asked, start=1)]
+    capacity, holding = dict.fromkeys(TOOLS, 3), list[QueuedJob]()
 
     while ready or holding:
         used = Counter[str]()
         for each in holding:
-            used.update(each.spec.resources)
+            used.update(each.resources)
         free = {name: capacity[name] - used[name] for name in TOOLS}
         assert min(free.values()) >= 0
         picks = admit([line("a", *ready)], slots - len(holding), free, capacity)
@@ -187,8 +186,7 @@ def scenes(draw: st.DrawFn) -> tuple[list[AdmissionQueue], int, dict[str, int], 
     lines = []
     for number in range(draw(st.integers(0, 4))):
         ready = [
-            job(id=100 * number + place, asked=spec(queue=f"q{number}", resources=draw(demands)))
-            for place in range(draw(st.integers(0, 6)))
+            queued(100 * number + place, f"q{number}", **draw(demands)) for place in range(draw(st.integers(0, 6)))
         ]
         queue = Queue(
             name=f"q{number}",
@@ -215,26 +213,26 @@ def test_admit_when_queues_are_of_any_shape_then_limits_hold_and_none_is_left_ou
     picks = admit(lines, slots, free, throttled=throttled)
 
     used: Counter[str] = Counter()
-    started = Counter(pick.spec.queue for pick in picks)
+    started = Counter(pick.queue for pick in picks)
     for pick in picks:
-        used.update(pick.spec.resources)
+        used.update(pick.resources)
     assert len(picks) == len({pick.id for pick in picks}) <= slots
     assert all(used[name] <= free.get(name, 0) for name in used)
     room = Room({name: amount - used[name] for name, amount in free.items()}, PLENTY)
     for each in lines:
         if each.reserved is not None:
-            room.aside.update(each.reserved.spec.resources)
+            room.aside.update(each.reserved.resources)
     for each in lines:
         cap = each.queue.max_running
         has_room = cap is None or each.running + started[each.queue.name] < cap
         open_to_start = has_room and not paused(each.queue, throttled=throttled)
         assert cap is None or started[each.queue.name] <= max(0, cap - each.running)
         assert not started[each.queue.name] or not paused(each.queue, throttled=throttled)
-        taken = [pick.id for pick in picks if pick.spec.queue == each.queue.name]
+        taken = [pick.id for pick in picks if pick.queue == each.queue.name]
         assert taken == sorted(taken) or each.short
         if open_to_start and len(picks) < slots:
             left = [one for _, lane in each.groups[0].lanes for one in lane if one.id not in taken]
-            assert all(room.lacks(one.spec.resources) for one in left)
+            assert all(room.lacks(one.resources) for one in left)
 
 
 # --- what is set aside --------------------------------------------------------------------------------------
@@ -270,7 +268,7 @@ def test_admit_when_a_higher_class_asks_then_nothing_is_set_aside_against_it() -
 
 def test_admit_when_the_first_can_never_have_it_then_nothing_is_set_aside() -> None:
     """More than the capacity, or a width of its own workflow, which nobody else could give back."""
-    too_much, width = queued(1, gpu=3), job(id=2, asked=spec(resources={"gpu": 1, "w7/fan": 1}))
+    too_much, width = queued(1, gpu=3), queued(2, "a", **{"gpu": 1, "w7/fan": 1})
 
     assert ids(admit([line("a", too_much, width, queued(3, gpu=1))], 9, {"gpu": 1}, {"gpu": 2})) == [3]
 
@@ -296,20 +294,20 @@ def test_admit_when_others_stream_in_then_none_takes_what_the_first_waits_for(
 ) -> None:
     """Its wait is counted in starts: of those that ask for what it lacks, none starts before it."""
     capacity = dict.fromkeys("abc", 3)
-    greedy = job(id=0, asked=spec(queue="q0", resources=dict.fromkeys("ab", 3)))
-    holding = [job(id=1, asked=spec(queue="q0", resources={"a": 1})), job(id=2, asked=spec(resources={"b": 2}))]
+    greedy = queued(0, "q0", a=3, b=3)
+    holding = [queued(1, "q0", a=1), queued(2, b=2)]
     number = 10
 
     while True:
-        waiting: dict[str, list[Job]] = {f"q{index}": [] for index in range(queues)}
+        waiting: dict[str, list[QueuedJob]] = {f"q{index}": [] for index in range(queues)}
         waiting["q0"].append(greedy)
         for asked in stream:
             number += 1
             name = f"q{number % queues}"
-            waiting[name].append(job(id=number, asked=spec(queue=name, resources=asked)))
+            waiting[name].append(queued(number, name, **asked))
         used = Counter[str]()
         for each in holding:
-            used.update(each.spec.resources)
+            used.update(each.resources)
         lines = [
             line(name, *ready, running=data.draw(st.integers(0, 3)), served=data.draw(st.integers(0, 3)))
             for name, ready in waiting.items()
@@ -317,7 +315,7 @@ def test_admit_when_others_stream_in_then_none_takes_what_the_first_waits_for(
         picks = admit(lines, 9, {name: capacity[name] - used[name] for name in capacity}, capacity)
         if greedy in picks:
             break
-        assert not [pick for pick in picks if pick.spec.resources.keys() & {"a", "b"}]
+        assert not [pick for pick in picks if pick.resources.keys() & {"a", "b"}]
         assert holding, "nobody holds anything, and it does not start"
         holding.pop(data.draw(st.integers(0, len(holding) - 1)))
 
@@ -325,7 +323,7 @@ def test_admit_when_others_stream_in_then_none_takes_what_the_first_waits_for(
 # --- lanes that are left out --------------------------------------------------------------------------------
 
 
-def blocked_lanes(*jobs: Job) -> Iterator[tuple[tuple[int, int], list[Job]]]:
+def blocked_lanes(*jobs: QueuedJob) -> Iterator[tuple[tuple[int, int], list[QueuedJob]]]:
     return ((place(one), [one]) for one in jobs)
 
 
@@ -349,7 +347,7 @@ def test_admit_when_the_first_is_blocked_then_no_other_blocked_is_examined() -> 
 
 
 def test_admit_when_a_blocked_job_can_never_start_then_the_next_has_a_reservation() -> None:
-    ready = [job(id=1, asked=spec(resources={"gpu": 2, "w7/fan": 1})), queued(2, gpu=2)]
+    ready = [queued(1, "a", **{"gpu": 2, "w7/fan": 1}), queued(2, gpu=2)]
     served = AdmissionQueue(Queue(name="a"), lanes([queued(3, gpu=1)]), front(ready), blocked=blocked_lanes(*ready))
 
     assert ids(admit([served], 9, {"gpu": 1})) == []

@@ -17,7 +17,7 @@ from msgspec import Struct
 from stoker.core.clock import Now
 from stoker.core.errors import InvalidParams, NotAllowed
 from stoker.core.job import events as ev
-from stoker.core.job.admission import AdmissionQueue, Group, admit, place
+from stoker.core.job.admission import AdmissionQueue, Group, QueuedJob, admit, place
 from stoker.core.job.dependencies import need_met
 from stoker.core.job.lifecycle import step
 from stoker.core.job.model import (
@@ -260,21 +260,26 @@ class Host(RuleBasedStateMachine):
         lines = []
         for queue in QUEUES:
             ready = [life.job for life in self.lives.values() if life.job.state is State.QUEUED]
-            mine = [of for of in ready if of.spec.queue == queue.name]
+            mine = [
+                QueuedJob(of.id, of.order_key, queue.name, of.spec.resources)
+                for of in ready
+                if of.spec.queue == queue.name
+            ]
             running = sum(life.job.spec.queue == queue.name for life in live)
-            lanes = [[of for of in mine if of.spec.resources.get(RESOURCE.name, 0) == amount] for amount in range(3)]
+            lanes = [[of for of in mine if of.resources.get(RESOURCE.name, 0) == amount] for amount in range(3)]
             group = Group(sorted((place(lane[0]), lane) for lane in lanes if lane))
             lines.append(
                 AdmissionQueue(queue, [group], min(map(place, mine), default=None), running, self.served[queue.name])
             )
-        for of in admit(
+        for pick in admit(
             lines,
             SLOTS - len(live),
             {RESOURCE.name: RESOURCE.capacity - held},
             {RESOURCE.name: RESOURCE.capacity},
             throttled=throttled,
         ):
-            life, ordinal = self.lives[of.id], of.attempts + 1
+            life = self.lives[pick.id]
+            of, ordinal = life.job, life.job.attempts + 1
             assert ordinal == life.highest + 1, "an ordinal is used again"
             opened = Attempt(
                 run_id=f"{of.id}.{ordinal}.x", job_id=of.id, ordinal=ordinal, launcher="1-a", created_at=self.now.wall

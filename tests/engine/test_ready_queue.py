@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from stoker.core.job.admission import AdmissionQueue, Group, admit, place
+from stoker.core.job.admission import AdmissionQueue, Group, QueuedJob, admit, place
 from stoker.core.job.model import Queue, State
-from stoker.engine.ready_queue import CAPACITY, DEMANDING_CAPACITY, ReadyQueue, demand_of
+from stoker.engine.ready_queue import CAPACITY, DEMANDING_CAPACITY, LANES_WITH_ROWS, ReadyQueue, demand_of
 from tests.support.jobs import job, spec
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def test_ready_when_few_jobs_of_a_lane_are_left_in_memory_then_it_is_to_be_read(
     ready = filled(*(queued(ident, gpu=1) for ident in range(MANY)))
     assert list(ready.hungry()) == []
 
-    for one in list(ready.lanes[demand_of(queued(0, gpu=1))].jobs)[1:]:
-        ready.remove(one)
+    for one in list(ready.lanes[demand_of({"gpu": 1})].jobs)[1:]:
+        ready.remove(queued(one.id, gpu=1))
 
     assert [demand for demand, _ in ready.hungry()] == ['{"gpu":1}']
 
@@ -123,6 +123,14 @@ def test_ready_when_the_last_job_leaves_a_lane_to_be_read_then_it_is_not_read() 
     assert list(ready.hungry()) == []
 
 
+def test_ready_when_there_are_many_lanes_then_few_hold_whole_jobs() -> None:
+    ready = filled(*(queued(ident, gpu=ident) for ident in range(1, 1_000)), queued(1_000))
+
+    whole = [job.id for lane in ready.lanes.values() for job in lane.jobs if job.row is not None]
+    assert whole == [*range(1, LANES_WITH_ROWS + 1), 1_000]
+    assert [len(jobs) for jobs in held(ready)] == [1] * 1_000
+
+
 STEPS = st.tuples(st.sampled_from(["queue", "leave", "bar", "let go", "look", "read"]), st.integers(1, 3))
 
 
@@ -179,7 +187,7 @@ class Looks(Counter[str]):
         return self.free.get(name, default)
 
 
-def admitted(ready: ReadyQueue, free: Mapping[str, int], capacity: dict[str, int], slots: int = 8) -> list[Job]:
+def admitted(ready: ReadyQueue, free: Mapping[str, int], capacity: dict[str, int], slots: int = 8) -> list[QueuedJob]:
     """The jobs that start. As the dispatcher does, file the lanes that were passed over and remove the started jobs."""
     queue = AdmissionQueue(
         Queue(name="default"), ready.groups(free), ready.front, blocked=ready.blocked(free, capacity)
@@ -188,7 +196,7 @@ def admitted(ready: ReadyQueue, free: Mapping[str, int], capacity: dict[str, int
     for one, lacks in queue.short:
         ready.pass_over(one, lacks)
     for one in picks:
-        ready.remove(one)
+        ready.remove(queued(one.id, **one.resources))
     return picks
 
 
@@ -207,11 +215,10 @@ def test_admission_when_thousands_are_blocked_then_a_turn_looks_at_few(
     ready = filled(*(queued(number, **shape(number)) for number in range(1, MANY)))
     free = {"held": 0, "mem": MANY - 1} | {f"w{number}/fan": 0 for number in range(MANY)}
     assert [admitted(ready, free, capacity) for _ in range(2)] == [[], []]  # each is looked at, and filed
-    first = queued(MANY)
-    ready.add(first, startable=True)
+    ready.add(queued(MANY), startable=True)
     looks = Looks(**free)
 
-    assert admitted(ready, looks, capacity) == [first]
+    assert [one.id for one in admitted(ready, looks, capacity)] == [MANY]
 
     assert looks.total() < 50
 

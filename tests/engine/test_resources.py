@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker.core.errors import InvalidParams, ResourceNotFound
+from stoker.engine.ready_queue import LANES_WITH_ROWS
 from tests.support.facts import DEADLINE_S, until
 from tests.support.flows import flow, send
 from tests.support.work import Gate, end_of, running, shell, state, submit, submit_many, submit_running
@@ -250,6 +251,25 @@ def test_resource_when_hundreds_of_jobs_lack_it_then_a_later_job_still_starts(
     capacity(client, rare=8)
     client.wait(*[answer["id"] for answer in stuck if "error" not in answer])
     until(lambda: resource(client, "rare")["used"] == 0, why="everything given back")
+
+
+def test_resource_when_hundreds_ask_for_different_amounts_then_all_start_in_turn(
+    client: stoker.Client, gate: Gate
+) -> None:
+    """More lanes than hold whole jobs: the others are read when they start."""
+    count = 3 * LANES_WITH_ROWS
+    capacity(client, door=1, room=10 * count)
+    submit_running(client, gate.spec(), resources={"door": 1})
+    jobs = [{"command": "true", "resources": {"door": 1, "room": amount}} for amount in range(1, count + 1)]
+    ids = [answer["id"] for answer in submit_many(client, jobs)]
+
+    gate.open()
+    client.wait(*ids)
+
+    assert {state(client, job) for job in ids} == {"succeeded"}
+    starts = [client.get(job)["attempts_list"][0]["created_at"] for job in ids]
+    assert starts == sorted(starts)
+    until(lambda: resource(client, "room")["used"] == 0, why="everything given back")
 
 
 def test_resource_when_who_needs_much_is_first_then_no_other_takes_it_before(

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from stoker.core.job import events as ev
-from stoker.core.job.admission import AdmissionQueue, admit, paused
-from stoker.core.job.model import Attempt, ExecutionMode, Job, RunId
+from stoker.core.job.admission import AdmissionQueue, QueuedJob, admit, paused
+from stoker.core.job.model import Attempt, ExecutionMode, RunId
 from stoker.core.shortage import startable, tried
 from stoker.engine.memory import LiveState
 from stoker.engine.ready_queue import Lane
@@ -34,6 +34,7 @@ class Dispatcher:
         self.slots = slots
         self.throttled = False
         self._bar_changes = 0  # of workflows, when the lanes were last dropped
+        self._unread: set[int] = set()  # jobs that were chosen, but are not in memory as a whole
         self._closed_for = ["recovering"]
 
     @property
@@ -58,6 +59,7 @@ class Dispatcher:
                 wanted.lanes.append((name, demand, lane.capacity))
                 room -= min(lane.count, lane.capacity)
             wanted.barred = self._memory.workflows.barred
+            wanted.ids.update(self._unread)
 
     def _hungry(self) -> Iterator[tuple[str, str | None, Lane]]:
         """Queue, demand and lane of the lanes to read, of queues whose jobs may start."""
@@ -72,6 +74,7 @@ class Dispatcher:
     def dispatch(self, turn: Turn) -> bool:
         """Open attempts for jobs that may start. Returns whether a further turn could start more."""
         free = min(startable(self._memory.shortage, self._free(), turn.now), STARTED_AT_ONCE)
+        self._unread.clear()
         if self.closed is not None or free <= 0:
             return False
         self._reread_if_barred()
@@ -85,9 +88,10 @@ class Dispatcher:
             self._open(turn, job)
         self._log_shortages(turn, [job for queue in queues for job, _ in queue.short])
         left = startable(self._memory.shortage, self._free(), turn.now)
-        return left > 0 and (len(jobs) == STARTED_AT_ONCE or any(True for _ in self._hungry()))
+        more = len(jobs) == STARTED_AT_ONCE or bool(self._unread) or any(True for _ in self._hungry())
+        return left > 0 and more
 
-    def _admit(self, queues: Sequence[AdmissionQueue], slots: int) -> Sequence[Job]:
+    def _admit(self, queues: Sequence[AdmissionQueue], slots: int) -> Sequence[QueuedJob]:
         memory = self._memory
         return admit(queues, slots, memory.free(), memory.real_capacities(), throttled=self.throttled)
 
@@ -95,7 +99,7 @@ class Dispatcher:
         """The resources that are set aside for jobs, by job id, as if there were any number of slots."""
         queues = self._memory.admission_queues()
         self._admit(queues, sys.maxsize)
-        return {queue.reserved.id: queue.reserved.spec.resources for queue in queues if queue.reserved is not None}
+        return {queue.reserved.id: dict(queue.reserved.resources) for queue in queues if queue.reserved is not None}
 
     def _reread_if_barred(self) -> None:
         """Read the lanes again when a workflow was paused or resumed: they hold only jobs that may start.
@@ -108,7 +112,12 @@ class Dispatcher:
             for ready in self._memory.ready.values():
                 ready.read_again(self._memory.workflows.barred)
 
-    def _open(self, turn: Turn, job: Job) -> None:
+    def _open(self, turn: Turn, chosen: QueuedJob) -> None:
+        """Open an attempt. A job that is not in memory as a whole is read for the next turn."""
+        job = turn.find(chosen.id) or chosen.row
+        if job is None:
+            self._unread.add(chosen.id)
+            return
         launcher = self._executors[job.spec.execution_mode].launcher
         if launcher is None:
             return
@@ -125,18 +134,18 @@ class Dispatcher:
         turn.loaded.jobs.setdefault(job.id, job)
         turn.step(job.id, ev.Dispatched(attempt=attempt))
 
-    def _log_shortages(self, turn: Turn, jobs: Sequence[Job]) -> None:
+    def _log_shortages(self, turn: Turn, jobs: Sequence[QueuedJob]) -> None:
         """Log each job once that waits for a resource; a width is wanted by its workflow, so it is not logged."""
         free = self._memory.free() if jobs else {}
         for job in jobs:
             if job.id in self._memory.short:
                 continue
-            lacks = {name: amount for name, amount in job.spec.resources.items() if free.get(name, 0) < amount}
+            lacks = {name: amount for name, amount in job.resources.items() if free.get(name, 0) < amount}
             named = sorted(name for name in lacks if name not in self._memory.workflows.widths)
             if named:
                 self._memory.short.add(job.id)
                 holders = {name: self._memory.holders(name)[:SHOWN_HOLDERS] for name in named}
-                about = {"job": job.id, "queue": job.spec.queue, "resources": named, "holders": holders}
+                about = {"job": job.id, "queue": job.queue, "resources": named, "holders": holders}
                 turn.effects.append(LogLine(LogEvent.RESOURCE_EXHAUSTED, about))
 
     def _paused(self, name: str) -> bool:

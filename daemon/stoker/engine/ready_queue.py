@@ -2,7 +2,8 @@
 
 Owns one lane for each demand, which is the set of resources that a job asks for: if the first job of a lane lacks a
 resource, so do all others, and none of them is examined. A lane holds the first jobs of its order, the rest stays in
-the database: a million queued jobs cost no memory. It reads nothing itself; the loop refills the `hungry` lanes.
+the database: a million queued jobs cost no memory. Where there are many lanes, each holds only what admission asks of
+its jobs, and their rows are read when they start. It reads nothing itself; the loop refills the `hungry` lanes.
 Each blocked lane is filed under the resource that its first job lacked, so admission gets only lanes that may start,
 however many are blocked. Invariants: a lane holds a prefix of its order, without steps of workflows that are barred
 from starting; a lane is filed only under a resource that it needs, so no lane that could start is left out.
@@ -18,34 +19,36 @@ from operator import itemgetter
 
 import msgspec
 
-from stoker.core.job.admission import Group, Place, place
+from stoker.core.job.admission import Group, Place, QueuedJob, place
 from stoker.core.job.model import Job
 
 CAPACITY = 1_024
 # There may be as many lanes as jobs, and few jobs with the same demand for a resource start at a time.
 DEMANDING_CAPACITY = 64
-Entry = tuple[Place, Sequence[Job]]
+LANES_WITH_ROWS = 64  # further lanes of a queue hold no whole jobs: one takes 2 KiB and more
+Entry = tuple[Place, Sequence[QueuedJob]]
 LOW_WATER = 8  # a lane below this fraction (1/8) of its capacity is low
 
 _encode = msgspec.json.Encoder().encode
 
 
-def demand_of(job: Job) -> str | None:
+def demand_of(resources: Mapping[str, int]) -> str | None:
     """The resources that a job needs, as the column `jobs.demand` holds them."""
-    return _encode(job.spec.resources).decode() if job.spec.resources else None
+    return _encode(resources).decode() if resources else None
 
 
 class Lane:
     """Queued jobs with one demand. `count`: their number, including those that are only in the database."""
 
-    __slots__ = ("_read_to_the_end", "_stale", "capacity", "count", "filed", "jobs", "resources")
+    __slots__ = ("_has_rows", "_read_to_the_end", "_stale", "capacity", "count", "filed", "jobs", "resources")
 
-    def __init__(self, resources: Mapping[str, int]) -> None:
+    def __init__(self, resources: Mapping[str, int], *, has_rows: bool) -> None:
         self.resources = resources
-        self.jobs: list[Job] = []
+        self.jobs: list[QueuedJob] = []
         self.count = 0
         self.capacity = DEMANDING_CAPACITY if resources else CAPACITY
         self.filed: tuple[Place, str | None] | None = None  # by the place of which job, and the resource that it lacks
+        self._has_rows = has_rows
         self._read_to_the_end = False
         self._stale = False  # other workflows were barred when it was read
 
@@ -64,10 +67,14 @@ class Lane:
         behind = not startable or (not self._complete and (not self.jobs or place(job) > place(self.jobs[-1])))
         self.count += 1
         if not behind:
-            insort(self.jobs, job, key=place)
+            insort(self.jobs, self._queued(job), key=place)
             if len(self.jobs) > self.capacity:
                 self.jobs.pop()
                 self._read_to_the_end = False
+
+    def _queued(self, job: Job) -> QueuedJob:
+        row = job if self._has_rows else None
+        return QueuedJob(job.id, job.order_key, job.spec.queue, self.resources, job.workflow_id, row)
 
     def remove(self, job: Job) -> None:
         """A job is not queued any more. It may be in memory or only in the database."""
@@ -78,7 +85,7 @@ class Lane:
 
     def refill(self, jobs: Sequence[Job]) -> None:
         """Hold the first `capacity` queued jobs of the database, without those of barred workflows."""
-        self.jobs[:] = jobs
+        self.jobs[:] = map(self._queued, jobs)
         self._read_to_the_end = len(jobs) < self.capacity
         self._stale = False
 
@@ -104,12 +111,13 @@ class ReadyQueue:
 
     def add(self, job: Job, *, startable: bool) -> None:
         """A job became queued. `startable`: it is no step of a barred workflow."""
-        lane = self._lane(demand_of(job), job.spec.resources)
+        demand = demand_of(job.spec.resources)
+        lane = self._lane(demand, job.spec.resources)
         lane.add(job, startable=startable)
-        self._changed(demand_of(job), lane)
+        self._changed(demand, lane)
 
     def remove(self, job: Job) -> None:
-        demand = demand_of(job)
+        demand = demand_of(job.spec.resources)
         lane = self.lanes[demand]
         lane.remove(job)
         self._changed(demand, lane)
@@ -139,7 +147,7 @@ class ReadyQueue:
     def _lane(self, demand: str | None, resources: Mapping[str, int]) -> Lane:
         lane = self.lanes.get(demand)
         if lane is None:
-            lane = self.lanes[demand] = Lane(resources)
+            lane = self.lanes[demand] = Lane(resources, has_rows=not resources or len(self.lanes) < LANES_WITH_ROWS)
         return lane
 
     @property
@@ -183,9 +191,9 @@ class ReadyQueue:
         )
         return merge(*groups)
 
-    def pass_over(self, job: Job, lacks: str) -> None:
+    def pass_over(self, job: QueuedJob, lacks: str) -> None:
         """The first job of a lane cannot start because it lacks this resource."""
-        lane = self.lanes[demand_of(job)]
+        lane = self.lanes[demand_of(job.resources)]
         if lane.jobs and lane.jobs[0] is job:
             self._file(lane, lacks)
 

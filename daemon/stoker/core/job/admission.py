@@ -23,11 +23,22 @@ from stoker.core.job.model import Job, Queue, QueueClass
 
 NOTHING: Mapping[str, int] = {}
 CLASS_ORDER = (QueueClass.HIGH, QueueClass.NORMAL, QueueClass.LOW)
-
-
 Place = tuple[int, int]  # in the order of a queue: `order_key` and id
-Lane = Sequence[Job]  # jobs with equal resources, in order
 BLOCKED = -1  # in place of the number of a group
+
+
+class QueuedJob(Struct, frozen=True):
+    """The part of a queued job by which it is chosen. `row`: all of it, if it is in memory."""
+
+    id: int
+    order_key: int
+    queue: str
+    resources: Mapping[str, int] = NOTHING
+    workflow_id: int | None = None
+    row: Job | None = None
+
+
+Lane = Sequence[QueuedJob]  # jobs with equal resources, in order
 
 
 class Group(Struct, frozen=True):
@@ -52,11 +63,13 @@ class AdmissionQueue(Struct):
     served: int = 0
     blocked: Iterable[tuple[Place, Lane]] = ()
     taken: int = 0
-    short: list[tuple[Job, str]] = field(default_factory=list)  # jobs that were passed over, and what they lack
-    reserved: Job | None = None  # the job whose resources are set aside
+    short: list[tuple[QueuedJob, str]] = field(default_factory=list)  # jobs that were passed over, and what they lack
+    reserved: QueuedJob | None = None  # the job whose resources are set aside
     aside: Counter[str] = field(default_factory=Counter)  # the part of these resources that is free now
     judged: bool = False  # whether a reservation was already decided for this queue
-    _heads: list[tuple[Place, Job, int, int, int]] = field(default_factory=list)  # with group, lane and place in it
+    _heads: list[tuple[Place, QueuedJob, int, int, int]] = field(
+        default_factory=list
+    )  # with group, lane and place in it
 
     _rest: Iterator[tuple[Place, Lane]] = field(default_factory=lambda: iter(()))  # of `blocked`
 
@@ -70,7 +83,7 @@ class AdmissionQueue(Struct):
         cap = self.queue.max_running
         return bool(self._heads) and (cap is None or self.running + self.taken < cap)
 
-    def first(self) -> Job:
+    def first(self) -> QueuedJob:
         return self._heads[0][1]
 
     @property
@@ -167,7 +180,7 @@ def order_key(created_at: int, priority: int, ageing_ms: int) -> int:
     return created_at - priority * ageing_ms
 
 
-def place(job: Job) -> Place:
+def place(job: Job | QueuedJob) -> Place:
     return (job.order_key, job.id)
 
 
@@ -178,9 +191,9 @@ def admit(
     capacity: Mapping[str, int],
     *,
     throttled: bool,
-) -> list[Job]:
+) -> list[QueuedJob]:
     """The jobs to start now, in order. A resource that is missing in `free` has nothing left."""
-    picks: list[Job] = []
+    picks: list[QueuedJob] = []
     room = Room(free, capacity)
     usable = [each for each in queues if not paused(each.queue, throttled=throttled)]
     for queue_class in CLASS_ORDER:
@@ -204,14 +217,14 @@ def _share(queue: AdmissionQueue) -> tuple[int, int, str]:
     return (queue.running + queue.taken, queue.served + queue.taken, queue.queue.name)
 
 
-def _take(queue: AdmissionQueue, room: Room) -> Job | None:
+def _take(queue: AdmissionQueue, room: Room) -> QueuedJob | None:
     """Take the first job of the queue whose resources are all free, and these resources."""
     while queue.open_for_more():
         job = queue.first()
         own = queue.aside if queue.reserved is job else Counter[str]()
-        lacks = room.lacks(job.spec.resources, own)
+        lacks = room.lacks(job.resources, own)
         if lacks is None:
-            room.take(job.spec.resources, own)
+            room.take(job.resources, own)
             queue.take_first()
             return job
         _reserve(queue, room)
@@ -222,7 +235,7 @@ def _take(queue: AdmissionQueue, room: Room) -> Job | None:
 def _reserve(queue: AdmissionQueue, room: Room) -> None:
     """Set aside the resources of the first job, once for each queue."""
     job = queue.first()
-    needs = job.spec.resources
+    needs = job.resources
     if not queue.judged and needs and room.awaitable(needs):
         queue.judged = True
         own = room.set_aside(needs)
