@@ -15,8 +15,9 @@ from stoker.core.job.model import Need, Reason, State
 from stoker.core.requests import JobFilter
 from stoker.core.retention import EndedItem
 from stoker.core.workflow.state import Workflow, WorkflowState
-from stoker.store import attempts, changes, checkpoints, jobs, reader, retention, sizes, workflows
+from stoker.store import attempts, changes, checkpoints, jobs, reader, recoveries, retention, sizes, workflows
 from stoker.store.database import make_shrinkable
+from stoker.store.recoveries import Recovery
 from stoker.store.retention import PurgePortion
 from stoker.store.writer import Batch, store
 from tests.support.batches import accepted, change, put
@@ -324,6 +325,19 @@ def test_keys_when_their_job_was_purged_long_ago_then_they_go_in_pieces(database
 
     assert [retention.forget_keys(database, 60).removed for _ in range(2)] == [1, 0]
     assert rows(database, "SELECT key FROM idempotency") == ["k2", "k3"]
+
+
+def test_recoveries_when_there_were_many_starts_then_the_newest_stay(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "KEPT_RECOVERIES", 3)
+    for epoch in range(1, 20):
+        database.execute(recoveries.UPSERT, recoveries.row(Recovery(epoch=epoch, started_at=epoch)))
+
+    removed = [retention.forget_recoveries(database).removed for _ in range(3)]
+
+    assert removed == [retention.SWEPT_RECOVERIES, 6, 0]
+    assert rows(database, "SELECT epoch FROM recoveries") == [17, 18, 19]
 
 
 def test_listed_logs_when_their_directories_are_gone_then_they_leave_the_list(database: sqlite3.Connection) -> None:

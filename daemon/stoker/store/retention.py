@@ -95,6 +95,12 @@ FORGET_KEYS = """
 DELETE FROM idempotency WHERE (owner_uid, key) IN (SELECT owner_uid, key FROM idempotency WHERE purged_at < ? LIMIT ?)
 """
 
+FORGET_RECOVERIES = """
+DELETE FROM recoveries WHERE epoch IN (SELECT epoch FROM recoveries ORDER BY epoch DESC LIMIT ? OFFSET ?)
+"""
+
+KEPT_RECOVERIES = 1_000
+SWEPT_RECOVERIES = 10  # the plan of one may have megabytes
 SWEPT_ROWS = 512  # in one piece: a few milliseconds
 SWEPT_CHANGES = 1_000
 SWEPT_PAGES = 512  # of the rows in one piece
@@ -351,6 +357,11 @@ def forget_keys(connection: sqlite3.Connection, before: int) -> Swept:
     """Delete some idempotency keys whose jobs were purged before that time (UTC ms)."""
     count = connection.execute(FORGET_KEYS, (before, SWEPT_ROWS)).rowcount
     return Swept(count, count)
+
+
+def forget_recoveries(connection: sqlite3.Connection) -> Swept:
+    """Delete some records of starts that are not among the newest."""
+    return Swept(connection.execute(FORGET_RECOVERIES, (SWEPT_RECOVERIES, KEPT_RECOVERIES)).rowcount)
 
 
 def shrink(connection: sqlite3.Connection, pages: int) -> Swept:

@@ -69,6 +69,10 @@ class Leftovers:
         """Idempotency keys of jobs that were purged before that time."""
         await self._repeat(pace, rows.forget_keys, purged_before)
 
+    async def forget_recoveries(self, pace: Pace) -> None:
+        """The records of all but the newest starts."""
+        await self._repeat(pace, rows.forget_recoveries)
+
     async def _sweep_logs(self, pace: Pace) -> bool:
         failed: OSError | None = None
         buckets: set[int] = set()

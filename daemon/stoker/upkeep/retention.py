@@ -146,6 +146,7 @@ class Retention:
                 await self._leftovers.forget_keys(pace, now - keep)
             if (keep := age(settings.keep_archives)) is not None:
                 await self._leftovers.remove_archives(now - keep)
+            await self._leftovers.forget_recoveries(pace)
             await self._leftovers.sweep(pace)
         self._report(removed, STOKER)
         if pace.is_over:  # for a person: the rest is due soon
