@@ -15,9 +15,11 @@ from stoker.core.retention import (
     EndedItem,
     Horizon,
     Keep,
+    TimeOff,
     horizon,
     kept_backups,
     newest_removable,
+    older_than,
     portions,
     ranges,
     removable,
@@ -43,6 +45,15 @@ def test_horizon_when_age_and_number_differ_then_whichever_keeps_more_counts(
     keep: Keep, newest_kept: int | None, expected: Horizon
 ) -> None:
     assert horizon(keep, NOW, newest_kept) == expected
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "now", "expected"),
+    [(101, 1_000, 299), (300, 1_000, 100), (100, 1_000, 900), (100, 899, 799)],
+    ids=["before it", "long before it", "since then", "the clock was set right"],
+)
+def test_age_when_the_host_was_off_then_that_time_does_not_count(age_ms: int, now: int, expected: int) -> None:
+    assert older_than(age_ms, now, TimeOff(300, 900)) == expected
 
 
 @pytest.mark.parametrize(

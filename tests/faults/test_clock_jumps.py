@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import signal
+import sqlite3
 import time
 from datetime import datetime
 from itertools import pairwise
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stoker.core.errors import JobNotFound
 from tests.support.clocks import set_sleep, set_wall_clock, why_no_compiler
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import DEADLINE_S, scales, until
@@ -300,7 +302,8 @@ keep_last = 0
 every_ms = 200
 """
 MANY = 1_100  # changes: fewer would not be removed at once
-CENTURY_S = 100 * 365 * 24 * HOUR_S
+CENTURY_DAYS = 100 * 365
+CENTURY_S = CENTURY_DAYS * 24 * HOUR_S
 
 
 def pass_over(client: stoker.Client) -> None:
@@ -326,3 +329,30 @@ def test_retention_when_the_wall_clock_is_wrong_then_nothing_recent_goes(asleep:
         assert state(client, ended) == "succeeded"
         assert {change["cause"] for change in changes(client, ended)} >= {"submitted", "dispatched", "ended"}
         assert changes(client, waiting[0]["id"], "submitted")
+
+
+@needs_compiler
+def test_retention_when_the_clock_is_ahead_at_boot_then_nothing_recent_goes(asleep: DaemonProcess) -> None:
+    """Steady time begins at the wall clock of the boot, so it is ahead too."""
+    asleep.config.write_text(KEEP_A_MONTH)
+    clock = set_wall_clock(asleep)
+    asleep.start()
+    with asleep.client() as client:
+        ended = submit(client, shell("exit 0"))
+        assert end_of(client, ended) == ("succeeded", "exit")
+        waiting = submit_many(client, [shell(":", queue="shut")] * MANY)
+    assert asleep.stop() == 0
+    with contextlib.closing(sqlite3.connect(asleep.state_dir / "stoker.db")) as connection, connection:
+        connection.execute("UPDATE meta SET value = 'another boot' WHERE key = 'boot_id'")
+
+    clock.jump(CENTURY_S)
+    asleep.start()
+
+    with asleep.client() as client:
+        pass_over(client)
+        assert asleep.events("retention_waits")[0]["not_counted_days"] in (CENTURY_DAYS - 1, CENTURY_DAYS)
+        assert state(client, ended) == "succeeded"
+        assert changes(client, waiting[0]["id"], "submitted")
+        assert asleep.cli("purge", "--before", "30d", "--yes").returncode == 0
+        with pytest.raises(JobNotFound):
+            state(client, ended)

@@ -98,6 +98,7 @@ class Year:
             telemetry,
             self.background,
             lambda: None,
+            None,
         )
 
     async def _launchers_caught_up(self) -> None:

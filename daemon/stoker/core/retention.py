@@ -43,6 +43,13 @@ class Horizon(Struct, frozen=True):
         return horizon is not None and ended.at < horizon
 
 
+class TimeOff(Struct, frozen=True):
+    """A time between two boots in which no daemon ran, by the wall clock (UTC ms)."""
+
+    begin: int
+    end: int
+
+
 class EndedItem(Struct, frozen=True):
     """A job or workflow that ended at `at`; `pages` of a database are taken by the text of its row."""
 
@@ -52,13 +59,22 @@ class EndedItem(Struct, frozen=True):
     pages: int = 0
 
 
-def horizon(keep: Keep, now: int, newest_kept: int | None) -> Horizon:
+def older_than(age_ms: int, now: int, off: TimeOff | None) -> int:
+    """What is from before this time (UTC ms) has reached an age, without counting the time off.
+
+    After a boot nothing tells a host that was off from a clock that is wrong, so history gets no older by that time.
+    """
+    before = now - age_ms
+    return before - (off.end - off.begin) if off is not None and before < off.end <= now else before
+
+
+def horizon(keep: Keep, now: int, newest_kept: int | None, off: TimeOff | None = None) -> Horizon:
     """`newest_kept`: when the `keep.last`-th newest ended; None if no more than so many have ended."""
     if newest_kept is None:
         return Horizon(None, None)
 
     def of(age_ms: int | None) -> int | None:
-        return None if age_ms is None else min(now - age_ms, newest_kept)
+        return None if age_ms is None else min(older_than(age_ms, now, off), newest_kept)
 
     return Horizon(of(keep.ended_ms), of(keep.failed_ms))
 

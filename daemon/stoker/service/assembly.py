@@ -97,7 +97,7 @@ class Engine:
         self._build_memory(opened)
         self._build_executors()
         self._build_loop(opened.writer)
-        self._build_retention(directory, opened.writer)
+        self._build_retention(directory, opened)
         self.journaling = Journaling(
             self.config, directory, opened.journal, opened.writer, self.reader, self.clock, self.background
         )
@@ -181,7 +181,7 @@ class Engine:
         after_commit: list[AfterCommit] = [self.effects, self.followups, self.archives]
         self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.stalls, after_commit)
 
-    def _build_retention(self, directory: StateDirectory, writer: Writer) -> None:
+    def _build_retention(self, directory: StateDirectory, opened: Opened) -> None:
         """What removes ended jobs, measures the room that the state takes, and backs it up."""
         self.usage = Usage(self.queries, directory.database, self.clock)
         self.retention = Retention(
@@ -190,11 +190,12 @@ class Engine:
             self.inbox,
             self.memory,
             self.clock,
-            Leftovers(self.queries, writer, self.memory, directory.root, self.local.launchers.caught_up),
+            Leftovers(self.queries, opened.writer, self.memory, directory.root, self.local.launchers.caught_up),
             self.usage,
             self.telemetry,
             self.background,
             self.refusal,
+            opened.instance.off,
         )
         self.backups = Backups(self.config, directory, self.clock, self.telemetry, self.background)
 

@@ -14,7 +14,10 @@ from typing import Any
 from msgspec import Struct
 
 from stoker.core.clock import Now, boot_ms, wall_ms
+from stoker.core.retention import TimeOff
 from stoker.store.queues import SET_META, meta
+
+LONG_OFF_MS = 86_400_000  # a day: a host that is off at night is not meant
 
 
 class Instance(Struct, frozen=True):
@@ -22,6 +25,7 @@ class Instance(Struct, frozen=True):
 
     Attempts of a launcher whose epoch is not above `foreign_epochs` belong to the directory that this is a copy of.
     Those not above `hidden_epochs` may run in another pid namespace of this boot, where /proc here does not show them.
+    `off`: the last time between two boots that was longer than usual.
     """
 
     id: str
@@ -31,6 +35,7 @@ class Instance(Struct, frozen=True):
     foreign_epochs: int = 0
     hidden_epochs: int = 0
     token_key: str = ""
+    off: TimeOff | None = None
 
 
 def ids(connection: sqlite3.Connection) -> set[str]:
@@ -62,6 +67,7 @@ def begin(connection: sqlite3.Connection, lock: str, boot_id: str, pid_namespace
         foreign_epochs=stored.get("epoch", 0) if copied else stored.get("foreign_epochs", 0),
         hidden_epochs=stored.get("epoch", 0) if elsewhere else stored.get("hidden_epochs", 0) if same_boot else 0,
         token_key=secrets.token_hex(32) if copied or "token_key" not in stored else stored["token_key"],
+        off=_time_off(stored, same_boot=same_boot),
     )
     facts = {
         "instance": instance.id,
@@ -75,12 +81,23 @@ def begin(connection: sqlite3.Connection, lock: str, boot_id: str, pid_namespace
         "hidden_epochs": instance.hidden_epochs,
         "token_key": instance.token_key,
     }
+    if instance.off is not None:
+        facts |= {"off_begin": instance.off.begin, "off_end": instance.off.end}
     if copied:
         facts["original"] = stored["instance"]
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(SET_META, facts.items())
     connection.execute("COMMIT")
     return instance
+
+
+def _time_off(stored: Mapping[str, Any], *, same_boot: bool) -> TimeOff | None:
+    """The time since the clocks were last stored, if that was in an earlier boot and long ago; else the last such."""
+    now = wall_ms()
+    begin: int = now if same_boot else stored.get("seen_wall", now)
+    if now - begin > LONG_OFF_MS:
+        return TimeOff(begin, now)
+    return TimeOff(stored["off_begin"], stored["off_end"]) if "off_end" in stored else None
 
 
 def seen(now: Now) -> dict[str, int]:

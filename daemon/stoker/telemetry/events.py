@@ -115,6 +115,7 @@ class LogEvent(StrEnum):
     STATE_LOST = "state_lost", CRITICAL
     STATE_BACK = "state_back", WARNING
     RETENTION_PURGED = "retention_purged", INFO
+    RETENTION_WAITS = "retention_waits", WARNING
     RETENTION_FAILED = "retention_failed", ERROR
     BACKUP_MADE = "backup_made", INFO
     BACKUP_FAILED = "backup_failed", ERROR

@@ -28,8 +28,10 @@ from stoker.core.retention import (
     EndedItem,
     Horizon,
     Keep,
+    TimeOff,
     horizon,
     newest_removable,
+    older_than,
     portions,
     removable,
     removable_changes,
@@ -53,6 +55,7 @@ from stoker.upkeep.usage import Usage
 if TYPE_CHECKING:
     from stoker.core.daemon_views import Purged, PurgePreview, PurgeTotals
 
+DAY_MS = 86_400_000
 FIRST_MS = 60_000  # after a start, which has other work
 FOUND = 1_000  # jobs in one read
 WORKFLOWS_FOUND = 20  # in one read, each with up to 10 000 steps
@@ -104,6 +107,7 @@ class Retention:
         telemetry: Telemetry,
         background: BackgroundTasks,
         refusal: Callable[[], StokerError | None],
+        off: TimeOff | None,
     ) -> None:
         self._config = config
         self._reader = reader
@@ -115,6 +119,8 @@ class Retention:
         self._telemetry = telemetry
         self._background = background
         self._refusal = refusal
+        self._off = off
+        self._waits = False
         self._one = asyncio.Lock()
         self._people = 0  # who wait for the lock
         self._due = clock.now().steady + min(FIRST_MS, config.retention.every_ms)
@@ -132,26 +138,39 @@ class Retention:
             self._working = self._background.retry("retention", self._pass)
 
     async def _pass(self) -> None:
-        settings, now = self._config.retention, self._clock.now().earlier
-        removed = PurgeCounts()
+        settings, removed = self._config.retention, PurgeCounts()
+        self._log_time_off(settings.keep)
         async with self._one:
             pace = Pace(QUIET, gives_way=lambda: self._people > 0)
             await self._leftovers.sweep(pace)  # those of a pass that was cut off
             async with self._collecting_needs():
                 async for rule in self._rules():
                     await self._purge(rule, STOKER, pace, removed)
-                if (keep := age(settings.keep_changes)) is not None:
-                    await self._purge_changes(now - keep, settings.keep_last, CHANGES, STOKER, pace, removed)
-            if (keep := age(settings.keep_keys)) is not None:
-                await self._leftovers.forget_keys(pace, now - keep)
-            if (keep := age(settings.keep_archives)) is not None:
-                await self._leftovers.remove_archives(now - keep)
+                if (before := self._before(settings.keep_changes)) is not None:
+                    await self._purge_changes(before, settings.keep_last, CHANGES, STOKER, pace, removed)
+            if (before := self._before(settings.keep_keys)) is not None:
+                await self._leftovers.forget_keys(pace, before)
+            if (before := self._before(settings.keep_archives)) is not None:
+                await self._leftovers.remove_archives(before)
             await self._leftovers.forget_recoveries(pace)
             await self._leftovers.sweep(pace)
         self._report(removed, STOKER)
         if pace.is_over:  # for a person: the rest is due soon
             self._due = min(self._due, self._clock.now().steady + FIRST_MS)
         await self._usage.measure(Pace(QUIET))
+
+    def _log_time_off(self, keep: str) -> None:
+        """Log once that ended jobs stay longer than they would by the wall clock alone."""
+        off, before = self._off, self._before(keep)
+        if off is not None and before is not None and before < off.begin and not self._waits:
+            self._waits = True
+            days = (off.end - off.begin) // DAY_MS
+            log(LogEvent.RETENTION_WAITS, not_counted_days=days, hint="stoker purge removes by the wall clock")
+
+    def _before(self, keep: str) -> int | None:
+        """The time before which things have reached this age; None if they stay for ever."""
+        keep_ms = age(keep)
+        return None if keep_ms is None else older_than(keep_ms, self._clock.now().earlier, self._off)
 
     def _report(self, removed: PurgeCounts, actor: Actor) -> None:
         if removed.jobs or removed.steps or removed.changes:
@@ -170,7 +189,7 @@ class Retention:
         for group, section in groups:
             keep = keep_of(config.retention, section)
             newest = await self._reader.run(rows.newest_kept, group, keep.last)
-            yield PurgeRule(group, horizon(keep, now, newest))
+            yield PurgeRule(group, horizon(keep, now, newest, self._off))
 
     async def _candidates(self, rule: PurgeRule, removed: PurgeCounts) -> AsyncGenerator[Candidates]:
         """What of a rule may go, oldest first."""
