@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import stoker.daemon  # noqa: F401 - imports every module that defines messages
+from stoker.core.clock import Now
 from stoker.core.errors import StokerError
+from stoker.core.job.model import Need
 from stoker.engine.inbox import Message, RequestMessage
+from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
+from stoker.store.loading import Loaded
 from tests.support.daemon import DaemonProcess
 from tests.support.flows import flow_end, send, sent_flow, settled, step
+from tests.support.jobs import attempt, job, spec
 from tests.support.turn_watch import noted, watched_programs
 from tests.support.work import Gate, end_of, shell, submit, submit_many, submit_running
 
@@ -33,6 +38,19 @@ MESSAGES = {
     "Recovered", "Remembered", "Reports", "Save", "StopRuns", "Submission", "TurnChange", "VerbCommand",
 }  # fmt: skip
 """Kinds of messages that the work below must bring to the loop. The others follow only from faults, or now and then."""
+
+
+def test_needed_ends_when_the_first_attempts_need_many_then_no_more_are_collected() -> None:
+    opened = [attempt(job(id=ident), run_id=f"{ident}.1.a") for ident in (1, 2, 1_000)]
+    needs = [tuple(Need(job=number) for number in range(first, first + 40)) for first in (100, 200)]
+    loaded = {ident: job(id=ident, asked=spec(needs=needs[ident - 1])) for ident in (1, 2)}  # job 1000 is not there
+
+    few, many = (Turn(LiveState({}, {}, 0, 0), Now(0, 0), Loaded(jobs=loaded)) for _ in range(2))
+    few.batch.new_attempts = {one.run_id: one for one in opened[:1]}
+    many.batch.new_attempts = {one.run_id: one for one in opened}
+
+    assert few.needed_ends() == set(range(100, 140))
+    assert many.needed_ends() == ()
 
 
 def kinds(kind: type[Message]) -> set[type[Message]]:

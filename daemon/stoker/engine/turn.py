@@ -268,9 +268,13 @@ class Turn:
 
     def needed_ends(self) -> Collection[int]:
         """The jobs whose ends are inputs of the first attempts that were opened, if they are few."""
-        firsts = [attempt.job_id for attempt in self.batch.new_attempts.values() if attempt.ordinal == 1]
-        needed = {need.job for job_id in firsts for need in self.job(job_id).spec.needs}
-        return needed if len(needed) <= ENDS_AT_ONCE else ()
+        needed = set[int]()
+        for attempt in self.batch.new_attempts.values():
+            if attempt.ordinal == 1:
+                needed.update(need.job for need in self.job(attempt.job_id).spec.needs)
+            if len(needed) > ENDS_AT_ONCE:
+                return ()
+        return needed
 
     def _respecified(self, before: Job, job: Job) -> Job:
         if job.spec is before.spec or job.spec == before.spec:
