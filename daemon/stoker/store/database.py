@@ -55,6 +55,17 @@ PRAGMA cache_size = -4000;
 """
 
 
+def _unchanged(value: T) -> T:
+    return value
+
+
+# For each parameter that is no plain int, float or str the sqlite3 module looks for an adapter and then for two
+# methods, and makes an exception for each that is missing. On its way through the tables a job has some fifty of
+# these values, most of them NULL.
+for kind in (type(None), bool, bytes):
+    sqlite3.register_adapter(kind, _unchanged)
+
+
 class Database(aiosqlite.Connection):
     """aiosqlite with `run`, which calls a whole function in the connection's thread: each hop costs about 45 µs."""
 
