@@ -14,7 +14,7 @@ from stoker.core.job.model import Attempt, Change, Job, Reason, State
 from stoker.core.job.verdict import failed_by_itself
 from stoker.engine.turn import Transition
 from stoker.telemetry.events import LogEvent
-from stoker.telemetry.logs import log, together
+from stoker.telemetry.logs import is_logged, log, together
 from stoker.telemetry.otel import ATTR_QUEUE, Counted, Telemetry
 
 _BY_REASON = {
@@ -86,7 +86,7 @@ def announce(transitions: Sequence[Transition], telemetry: Telemetry, committed_
     with together():
         for transition in transitions:
             event = log_event(transition)
-            if event is not None:
+            if event is not None and is_logged(event):
                 log(event, **_fields(transition))
             _measure(transition, telemetry, committed_at)
 

@@ -162,14 +162,15 @@ class Submission(CommandRequest[Answers]):
     def _each(self, turn: Turn) -> Generator[None, None, Answers]:
         """A mistake in one job is the answer for that job only."""
         answers: Answers = []
+        ahead: Counter[str] = Counter()  # nothing, as each job is stored before the next one is checked
         for index in range(len(self._jobs)):
-            answers.append(self._one(turn, index))
+            answers.append(self._one(turn, index, ahead))
             yield
         return answers
 
-    def _one(self, turn: Turn, index: int) -> SubmitAnswer | StokerError:
+    def _one(self, turn: Turn, index: int, ahead: Counter[str]) -> SubmitAnswer | StokerError:
         try:
-            prepared = self._prepare(turn, index, Counter())
+            prepared = self._prepare(turn, index, ahead)
         except StokerError as error:
             return error
         return prepared if isinstance(prepared, SubmitAnswer) else self._accept(turn, prepared)

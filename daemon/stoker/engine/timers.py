@@ -128,7 +128,9 @@ class Timers:
 
 
 def _sooner(one: int | None, other: int | None) -> int | None:
-    return min((at for at in (one, other) if at is not None), default=None)
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
 
 
 def _pop(heap: list[Alarm], now: int) -> list[Alarm]:

@@ -58,9 +58,12 @@ def log(event: LogEvent, **fields: Any) -> None:
 
     An exception is written as `Type: message`, with its stack if the event is an error.
     """
-    if event.severity < _state.threshold:
-        return
-    _state.logger.msg(event, **fields)
+    if is_logged(event):
+        _state.logger.msg(event, **fields)
+
+
+def is_logged(event: LogEvent) -> bool:
+    return event.severity >= _state.threshold
 
 
 def configure(level: Level = "info", format: Format = "auto", stream: LogStream | None = None) -> None:  # noqa: A002
