@@ -81,6 +81,8 @@ class Dispatcher:
         if any(ready.unread and not self._paused(name) for name, ready in self._memory.ready.items()):
             return True  # an unread lane may have the jobs that go first
         queues = self._memory.admission_queues()
+        if not queues:
+            return False
         jobs = self._admit(queues, free)
         for queue in queues:
             self._memory.pass_over(queue)

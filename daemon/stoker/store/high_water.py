@@ -7,6 +7,7 @@ Invariant: no id and no epoch on disk, or in an answer, is above the mark.
 
 from __future__ import annotations
 
+from operator import ge
 from pathlib import Path
 
 import msgspec
@@ -28,7 +29,7 @@ class Mark(Struct, frozen=True):
     checkpoints: int = 0
 
     def covers(self, other: Mark) -> bool:
-        return all(ours >= theirs for ours, theirs in zip(astuple(self), astuple(other), strict=True))
+        return all(map(ge, astuple(self), astuple(other)))
 
     def joined(self, other: Mark) -> Mark:
         """The higher value of each."""
