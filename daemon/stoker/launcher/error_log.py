@@ -10,7 +10,10 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
+    from typing import ParamSpec
+
+    P = ParamSpec("P")
 
 
 def log_error(text: str) -> None:
@@ -20,10 +23,9 @@ def log_error(text: str) -> None:
         sys.stderr.flush()
 
 
-@contextlib.contextmanager
-def errors_after_start() -> Iterator[None]:
-    """Log errors instead of raising them: the worker may run by now, and must not count as never started."""
+def undo(call: Callable[P, object], *args: P.args, **kw: P.kwargs) -> None:
+    """Make a call after a start, and log its error: the worker may run by now, and must not count as never started."""
     try:
-        yield
+        call(*args, **kw)
     except OSError as error:
         log_error(f"after a start: {error}")

@@ -100,7 +100,7 @@ def keep_pending(signum: int) -> None:
 
 def take_pending(signum: int) -> bool:
     """Whether it was sent since the last call."""
-    return signum in signal.sigpending() and signal.sigtimedwait([signum], 0) is not None
+    return signal.sigtimedwait([signum], 0) is not None
 
 
 def open_signalfd(signum: int) -> int:

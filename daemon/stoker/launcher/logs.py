@@ -62,7 +62,7 @@ class LogFile:
         try:
             os.stat(path, follow_symlinks=False)
         except FileNotFoundError:
-            _require_writable(os.path.dirname(os.path.dirname(path)))
+            _require_writable(path.rsplit("/", 2)[0])
             return cls(path, max_bytes)
         raise LogExistsError(path)
 

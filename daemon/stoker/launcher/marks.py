@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from . import kernel
 from .command import host_errors
-from .error_log import errors_after_start
+from .error_log import undo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,5 +62,4 @@ class Marker:
         try:
             yield
         finally:
-            with errors_after_start():
-                kernel.set_limit(resource.RLIMIT_RTTIME, self._ours, self._hard)
+            undo(kernel.set_limit, resource.RLIMIT_RTTIME, self._ours, self._hard)

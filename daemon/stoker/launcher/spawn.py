@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from . import kernel, prepared
 from .command import PASSED_OVER, SpawnFailedError, candidates, enter, host_errors, native, not_found
-from .error_log import errors_after_start, log_error
+from .error_log import log_error, undo
 from .marks import Marker
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ class Spawner:
         try:
             yield reserved
         finally:
-            with errors_after_start():
-                os.dup2(self._null, reserved, inheritable=False)
+            undo(os.dup2, self._null, reserved, inheritable=False)
 
     def _offer_to_oom_killer(self, pid: int) -> None:
         """So that the kernel kills a worker and not the parent of all of them. Best effort."""
@@ -151,10 +150,8 @@ def _posix_spawn(order: Message, stdin: int, log: int) -> int:
 
 def _go_back() -> None:
     """Undo what the child was to inherit."""
-    with errors_after_start():
-        kernel.allow_open_files()
-    with errors_after_start():
-        os.chdir("/")
+    undo(kernel.allow_open_files)
+    undo(os.chdir, "/")
 
 
 def _search_and_spawn(argv: list[str], env: dict[str, str], stdin: int, log: int) -> int:
