@@ -25,7 +25,7 @@ from stoker.core.requests import JobStanding
 from stoker.store.database import json_array
 
 
-class SpecRemainder(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SpecRemainder(Struct, frozen=True, omit_defaults=True):
     """The fields of a Spec without columns. These defaults are part of the file format: they never change."""
 
     stdin: str | None = None
@@ -52,7 +52,7 @@ class SpecRemainder(Struct, frozen=True, kw_only=True, omit_defaults=True):
     traceparent: str | None = None
 
 
-_POLICY_FIELDS = SpecRemainder.__struct_fields__
+_remainder = attrgetter(*SpecRemainder.__struct_fields__)
 _encode = msgspec.json.Encoder().encode
 _policy = msgspec.json.Decoder(SpecRemainder).decode
 _args = msgspec.json.Decoder(tuple[AnyText, ...]).decode
@@ -169,7 +169,7 @@ def _later_fields(kind: type[Spec]) -> list[tuple[str, object]]:
 
 
 def _policy_of(spec: Spec) -> str:
-    return _encode(SpecRemainder(**{name: getattr(spec, name) for name in _POLICY_FIELDS})).decode()
+    return _encode(SpecRemainder(*_remainder(spec))).decode()
 
 
 def spec_row(job: Job) -> tuple[Any, ...]:
