@@ -126,6 +126,7 @@ def _chain_for(every: list[JournalChain], until: Until) -> JournalChain:
 def _apply(connection: sqlite3.Connection, chain: JournalChain, start: Position, until: Until) -> Rebuilt:
     """Apply the commits of a chain behind `start`, and read the rest for its ids."""
     seq, at, ids, remarks, over = start.seq, 0, _Ids(), list[str](), False
+    end: Line | None = None
     with replaying(connection) as replay:
         for commit in _commits(chain, remarks):
             newest = commit[-1]
@@ -148,12 +149,21 @@ def _replay(replay: Replay, commit: list[Line]) -> None:
         replay.apply(line)
 
 
-def _check_end(chain: JournalChain, end: Line, until: Until) -> None:
-    """A journal that does not reach so far, or goes on in another chain, has another answer."""
-    if until.seq is not None and end.seq < until.seq:
-        hint = "leave --to out for everything" if chain.newest else f"stoker restore --from-journal --to {until.seq}"
-        where = "the journal" if chain.newest else "the part of the journal behind this backup"
-        raise BackupRefused(f"{where} ends at change {end.seq}, {instant(end.at)}", hint=hint)
+def _check_end(chain: JournalChain, end: Line | None, until: Until) -> None:
+    """Refuse an end that is not in this chain. Raises BackupRefused."""
+    if end is None:
+        raise BackupRefused("the journal behind this backup has no complete commit", hint="leave --to out")
+    misses_seq = until.seq is not None and end.seq < until.seq
+    misses_time = until.at is not None and chain.next_at is not None and chain.next_at <= until.at
+    if misses_seq or misses_time:
+        where = "the journal" if chain.next_at is None else "the part of the journal behind this backup"
+        to = until.seq if until.at is None else instant(until.at)
+        raise BackupRefused(
+            f"{where} ends at change {end.seq}, {instant(end.at)}",
+            hint="leave --to out for everything"
+            if chain.next_at is None
+            else f"stoker restore --from-journal --to {to}",
+        )
 
 
 def _commits(chain: JournalChain, remarks: list[str]) -> Iterator[list[Line]]:

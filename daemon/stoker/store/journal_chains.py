@@ -7,6 +7,7 @@ when its hash, and with it everything before it in the chain, is right; nothing 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 from msgspec import Struct
@@ -17,11 +18,11 @@ from stoker.store.journal_files import START, Header, Line, lines, opened, read_
 
 
 class JournalChain(Struct, frozen=True):
-    """The files of a chain, oldest first, and their headers. `newest`: no chain follows."""
+    """The files of a chain, oldest first, and their headers. `next_at`: when the chain that follows began (UTC ms)."""
 
     paths: list[Path]
     headers: list[Header]
-    newest: bool
+    next_at: int | None
 
     @property
     def header(self) -> Header:
@@ -52,9 +53,8 @@ def chains(directory: Path) -> list[JournalChain]:
             grouped.append(([], []))
         grouped[-1][0].append(path)
         grouped[-1][1].append(header)
-    return [
-        JournalChain(paths, headers, number == len(grouped)) for number, (paths, headers) in enumerate(grouped, start=1)
-    ]
+    following = [headers[0].at for _, headers in grouped[1:]]
+    return [JournalChain(paths, headers, next_at) for (paths, headers), next_at in zip_longest(grouped, following)]
 
 
 def read_chain(chain: JournalChain) -> Iterator[Line | Torn]:
