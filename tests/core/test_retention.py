@@ -24,6 +24,7 @@ from stoker.core.retention import (
     ranges,
     removable,
     removable_changes,
+    removable_files,
 )
 from stoker.core.units import age
 
@@ -189,3 +190,20 @@ def test_backups_when_there_are_more_than_wanted_then_the_newest_are_kept(
     sizes: list[int], most: int, most_bytes: int, kept: int
 ) -> None:
     assert kept_backups(sizes, most, most_bytes) == kept
+
+
+@pytest.mark.parametrize(
+    ("sizes", "replaced", "most_bytes", "count"),
+    [
+        ([], 0, 0, 0),
+        ([5, 5, 5], 3, 15, 0),
+        ([5, 5, 5], 3, 14, 1),
+        ([5, 5, 5], 3, 4, 3),
+        ([5, 5, 5], 1, 0, 1),
+        ([5, 5, 5], 0, 0, 0),
+    ],
+)
+def test_files_when_too_many_then_the_oldest_that_are_replaced_go(
+    sizes: list[int], replaced: int, most_bytes: int, count: int
+) -> None:
+    assert removable_files(sizes, replaced, most_bytes) == count

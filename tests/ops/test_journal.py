@@ -177,6 +177,45 @@ def test_journal_when_a_restore_went_back_then_a_new_chain_begins(daemon: Daemon
     ]
 
 
+def test_journal_when_it_was_damaged_then_an_error_says_so_and_a_new_chain_begins(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        end_of(client, submit(client, shell("exit 0")))
+    journaled(daemon)
+    daemon.stop()
+    files(daemon.state_dir / "journal")[0].write_text("no\n")
+    daemon.start()
+    journaled(daemon)
+    daemon.stop()
+    lost = lose_database(daemon.state_dir)
+
+    restore.carry_out(str(daemon.state_dir), None)
+
+    assert rows(daemon.state_dir / "stoker.db") == lost
+    (event,) = daemon.events("journal_damaged")
+    assert event["level"] == "error"
+    assert "no header of a journal" in event["reason"]
+    (evidence,) = (daemon.state_dir / "journal").glob("00000001.jsonl.damaged-*")
+    assert evidence.read_text() == "no\n"
+
+
+def test_journal_when_it_is_too_big_then_what_a_backup_replaces_goes(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        end_of(client, submit(client, shell("exit 0")))
+    journaled(daemon)
+    daemon.stop()
+    first, second = split(daemon.state_dir / "journal")
+    daemon.config.write_text("[journal]\nkeep_bytes = 0\n")
+    daemon.start()
+    journaled(daemon)
+    assert daemon.cli("backup").returncode == 0
+    daemon.stop()
+    assert first.exists(), "no backup replaced it"
+
+    daemon.start()
+    until(lambda: not first.exists())
+    assert second.exists()
+
+
 def test_journal_when_it_is_off_then_none_is_kept(stopped_daemon: DaemonProcess) -> None:
     stopped_daemon.config.write_text("[journal]\nenabled = false\n")
     stopped_daemon.start()
@@ -439,6 +478,19 @@ def test_journal_when_it_cannot_be_used_then_it_is_refused_and_nothing_changes(r
     assert every_byte(root) == before
 
 
+def later_chain(journal: Path) -> None:
+    """Another chain that began with the same change."""
+    (path,) = files(journal)
+    header, _ = read_header(path, next(lines(path)))
+    text, _ = sealed(replace(header, chain="00" * 8), START)
+    path.with_name("00000002.jsonl").write_bytes(text)
+
+
+def header_alone(journal: Path) -> None:
+    (path,) = files(journal)
+    path.write_bytes(next(lines(path)))
+
+
 BAD_BEHIND_BACKUP: dict[str, tuple[Callable[[Path], object], Callable[[Past], Until], str]] = {
     "an end before the backup": (
         lambda _journal: None,
@@ -451,6 +503,16 @@ BAD_BEHIND_BACKUP: dict[str, tuple[Callable[[Path], object], Callable[[Past], Un
         "before the end of",
     ),
     "an end behind the journal": (lambda _journal: None, lambda _past: Until(seq=10_000), "the journal ends at change"),
+    "a time in a later chain": (
+        later_chain,
+        lambda past: Until(at=past.points[5][1]),
+        "the part of the journal behind this backup ends at change",
+    ),
+    "no complete commit": (
+        header_alone,
+        lambda past: Until(seq=past.points[5][0]),
+        "has no complete commit",
+    ),
     "no journal": (shutil.rmtree, lambda past: Until(seq=past.points[5][0]), "has nothing that follows this backup"),
     "a changed line": (changed_line, lambda past: Until(seq=past.points[5][0]), "does not match its hash"),
 }

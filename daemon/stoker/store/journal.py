@@ -21,8 +21,9 @@ from msgspec import Struct
 from stoker.core.clock import wall_ms
 from stoker.core.errors import JournalBroken
 from stoker.store import changes, outbox
+from stoker.store.backup_files import time_name
 from stoker.store.database import reading
-from stoker.store.journal_files import ROTATED_BYTES, START, End, Header, Line, Position, Tail, find_end
+from stoker.store.journal_files import ROTATED_BYTES, START, End, Header, Line, Position, Tail, find_end, whole_files
 
 PORTION = 512  # entries, and changes, in one line
 PORTIONS = 4  # in one call between two commits
@@ -44,6 +45,13 @@ class Outbox(Struct, frozen=True):
 
 def read_outbox(connection: sqlite3.Connection) -> Outbox:
     return Outbox(outbox.chain(connection), *outbox.entry_range(connection), changes.last(connection)[0])
+
+
+class NewChain(Struct, frozen=True):
+    """Why the files that are there cannot be continued. `damaged`: something of them, or behind them, is lost."""
+
+    reason: str
+    damaged: bool = False
 
 
 class Journal:
@@ -150,32 +158,37 @@ class Journal:
 
     # --- while it is stopped ---
 
-    def resume(self, known: Outbox) -> str | None:
+    def resume(self, known: Outbox) -> NewChain | None:
         """Go on with the files that are there, or say why a new chain must begin. Raises OSError."""
         try:
             end = find_end(self.directory)
         except JournalBroken as error:
-            return error.message
+            self._set_last_file_aside()
+            return NewChain(error.message, damaged=True)
         if end is None:
-            return "there was none"
-        reason = self._why_anew(end, known)
-        if reason is None:
+            return NewChain("there was none")
+        needed = self._find_reason(end, known)
+        if needed is None:
             self._tail.resume(end)
             self._go_on_from(end.position, end.at)
-        return reason
+        return needed
 
-    def _why_anew(self, end: End, known: Outbox) -> str | None:
-        """Why the files that are there cannot be continued."""
+    def _set_last_file_aside(self) -> None:
+        """It is evidence, and under this name it is in the way of no restore."""
+        path = whole_files(self.directory)[-1]
+        path.rename(path.with_name(f"{path.name}.damaged-{time_name(wall_ms())}"))
+
+    def _find_reason(self, end: End, known: Outbox) -> NewChain | None:
         at, header = end.position, end.header
+        ahead = at.last > known.last or at.seq > known.seq
         reasons = {
-            "the database was restored": known.chain is None,
-            "the database is another one": known.chain != header.chain,
-            f"the database has a new schema, {self._schema}": header.schema != self._schema,
-            "the database was changed while no journal was kept": not self._armed,
-            "its first rows are not complete": not end.complete,
-            f"what followed change {at.seq} is lost": at.last < known.first - 1,
-            f"it has changes up to {at.seq}, the database up to {known.seq}": at.last > known.last
-            or at.seq > known.seq,
+            NewChain("the database was restored"): known.chain is None,
+            NewChain("the database is another one"): known.chain != header.chain,
+            NewChain(f"the database has a new schema, {self._schema}"): header.schema != self._schema,
+            NewChain("the database was changed while no journal was kept"): not self._armed,
+            NewChain("its first rows are not complete"): not end.complete,
+            NewChain(f"what followed change {at.seq} is lost", damaged=True): at.last < known.first - 1,
+            NewChain(f"it has changes up to {at.seq}, the database up to {known.seq}", damaged=True): ahead,
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 

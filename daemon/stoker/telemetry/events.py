@@ -120,6 +120,7 @@ class LogEvent(StrEnum):
     BACKUP_MADE = "backup_made", INFO
     BACKUP_FAILED = "backup_failed", ERROR
     JOURNAL_BEGUN = "journal_begun", INFO
+    JOURNAL_DAMAGED = "journal_damaged", ERROR
     JOURNAL_FAILED = "journal_failed", ERROR
     JOURNAL_BACK = "journal_back", INFO
     HOST_SHORTAGE = "host_shortage", ERROR

@@ -20,7 +20,7 @@ from stoker.host.threads import run_apart
 from stoker.store import outbox
 from stoker.store.backup_files import listed
 from stoker.store.directory import StateDirectory
-from stoker.store.journal import Journal, new_chain, read_outbox
+from stoker.store.journal import Journal, NewChain, new_chain, read_outbox
 from stoker.store.journal_files import files, replaced_by
 from stoker.store.reader import Reader
 from stoker.store.writer import Writer
@@ -97,9 +97,9 @@ class Journaling:
         try:
             self._start_thread(journal)
             known = await self._reader.run(read_outbox)
-            reason = await run_apart(lambda: journal.resume(known), "journal")
-            if reason is not None:
-                await self._begin_chain(journal, reason)
+            needed = await run_apart(lambda: journal.resume(known), "journal")
+            if needed is not None:
+                await self._begin_chain(journal, needed)
         except (OSError, sqlite3.Error, StorageFailed, DiskFull, RuntimeError) as error:  # the last: of a new thread
             self._note(error)
             self._due = self._clock.now().steady + AGAIN_MS
@@ -109,10 +109,11 @@ class Journaling:
             log(LogEvent.JOURNAL_BACK, path=journal.directory)
         await self._catch_up()
 
-    async def _begin_chain(self, journal: Journal, reason: str) -> None:
+    async def _begin_chain(self, journal: Journal, needed: NewChain) -> None:
         """The name is in the database before its rows are read: a backup that follows knows where it joins on."""
         chain = new_chain()
-        log(LogEvent.JOURNAL_BEGUN, path=journal.directory, reason=reason)
+        event = LogEvent.JOURNAL_DAMAGED if needed.damaged else LogEvent.JOURNAL_BEGUN
+        log(event, path=journal.directory, reason=needed.reason)
         await self._writer.maintain(_set_chain, chain)
         await run_apart(lambda: journal.begin_chain(chain, self._directory.database), "journal")
 
