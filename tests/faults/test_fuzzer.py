@@ -40,12 +40,16 @@ class Crowd:
         self.accepted: set[str] = set()
 
     def speak(self, least: int, methods: set[str]) -> int:
-        """Say at least so many things, and go on until each of these methods was accepted. Returns how many."""
-        phrases = self._phrases()
+        """Say at least so many things, and go on until each of these methods was accepted. Returns how many.
+
+        Each round has jobs and workflows of its own: in the end those of an earlier one accept less and less.
+        """
         talkers = [Talker(self._daemon.socket) for _ in range(TALKERS)]
         said = 0
         with self._daemon.client() as bystander:
             while said < least or (methods - self.accepted and said < MOST):
+                if said % SAID == 0:
+                    phrases = self._phrases()
                 place = self._dice.randrange(TALKERS)
                 talker = talkers[place]
                 talker.say(*phrases.frame())
@@ -75,10 +79,10 @@ class Crowd:
         with self._daemon.client() as client:
             job = work.submit(client, work.shell(script), queue="resident")
             client.call("queue.pause", {"name": "parked"})
-            for _ in range(PARKED):
-                client.call("workflow.submit", {"flow": {"name": "parked", "steps": STEPS}})
+            flow = {"name": "parked", "steps": STEPS}
+            workflows = [client.call("workflow.submit", {"flow": flow})["id"] for _ in range(PARKED)]
         until(token.exists, why="the token of a job")
-        return Phrases(self._dice, job, token.read_text(), home / "copy")
+        return Phrases(self._dice, job, token.read_text(), workflows[0], home / "copy")
 
     def _dismiss(self, talker: Talker) -> None:
         self.faults += talker.faults

@@ -50,11 +50,15 @@ def is_strict(line: bytes) -> bool:
 
 
 class Phrases:
-    """All requests and broken frames, drawn from one seed. `job`: one that runs, and `token` is its token."""
+    """All requests and broken frames, drawn from one seed.
 
-    def __init__(self, dice: random.Random, job: int, token: str, backup: Path) -> None:
+    `job`: one that runs, and `token` is its token. `workflow`: the first of some whose steps wait.
+    """
+
+    def __init__(self, dice: random.Random, job: int, token: str, workflow: int, backup: Path) -> None:
         self._dice = dice
         self._job = job
+        self._workflow = workflow
         # The values that a method accepts in a field whose name means something else in other methods.
         self._by_method: dict[tuple[str, str], Callable[[], Any]] = {
             ("system.purge", "before"): lambda: int(time.time() * 1_000) - dice.choice([0, 0, 60_000]),
@@ -64,14 +68,15 @@ class Phrases:
             ("checkpoint.save", "token"): lambda: token,
             ("worker.get", "job"): lambda: job,
             ("job.environment", "id"): lambda: dice.choice([job, self._ident()]),
-            ("checkpoint.get", "id"): self._low,
+            ("checkpoint.get", "id"): lambda: dice.randint(1, 12),
             ("job.restart", "yes"): lambda: True,
             ("job.restart", "force"): lambda: dice.random() < 0.5,
             ("job.restart", "reassign"): lambda: dice.random() < 0.5,
             ("queue.set", "defaults"): lambda: {"max_attempts": 2},
         }
         self._by_field: dict[str, Callable[[], Any]] = {
-            "id": self._ident, "job": self._ident, "before": self._ident, "to": self._ident, "workflow": self._low,
+            "id": self._ident, "job": self._ident, "before": self._ident, "to": self._ident,
+            "workflow": self._workflow_id,
             "ids": lambda: [self._ident() for _ in range(dice.randint(1, 20))],
             "command": lambda: dice.choice(["true", "false", "/no/such/program", "sh"]),
             "args": lambda: [["-c", "exit 3"], [], ["x"] * dice.randint(0, 300)][dice.randrange(3)],
@@ -130,15 +135,14 @@ class Phrases:
 
     def _value(self, method: str, field: str) -> Any:
         of_workflow = method.startswith("workflow.") and field == "id"
-        values = self._low if of_workflow else self._by_method.get((method, field)) or self._by_field.get(field)
+        values = self._workflow_id if of_workflow else self._by_method.get((method, field)) or self._by_field.get(field)
         return values() if values and self._dice.random() < 0.9 else self._dice.choice(JUNK)
 
     def _ident(self) -> int:
         return self._job + self._dice.randint(1, 60)
 
-    def _low(self) -> int:
-        """The id of a workflow or a checkpoint, of which there are fewer."""
-        return self._dice.randint(1, 12)
+    def _workflow_id(self) -> int:
+        return self._workflow + self._dice.randrange(12)
 
     def _step(self) -> str:
         return f"s{self._dice.randrange(6)}"
