@@ -36,6 +36,8 @@ BIN = Path(sys.executable).parent
 # machine makes the same work cost more of it (shared caches and cores), but not three times as much.
 SLOW_CPU_MS = 300
 
+EVENT = '{"event":'  # the beginning of each line of the log
+
 
 class LoopKept(AssertionError):
     """A turn or a callback of the daemon computed for too long, so that all clients waited."""
@@ -184,7 +186,8 @@ class DaemonProcess:
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """The structured log so far, as written to stderr; of one event name, if given."""
         whole = self.stderr.read_text().rpartition("\n")[0]  # the last line may be half written
-        lines = [line for line in whole.splitlines() if line.startswith("{")]
+        # A kill may cut a line off: the first line of the next daemon stands behind it.
+        lines = [line[max(line.rfind(EVENT), 0) :] for line in whole.splitlines() if line.startswith("{")]
         return [event for event in map(json.loads, lines) if name in (None, event["event"])]
 
     def logged(self, name: str, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
