@@ -42,7 +42,7 @@ run: $(READY) ## the daemon in the foreground, state and socket in .local/ (ends
 	@exec $(BIN)/stokerd --state-dir .local/state --socket .local/stoker.sock $(ARGS)
 
 test: $(READY) tools ## every test, with coverage of core; TESTS=tests/rpc for some, ARGS='-k name' for pytest
-	@[ "$(TESTS)" != tests ] || echo 'every test takes about 12 minutes on two cores; the slowest are listed at the end'
+	@[ "$(TESTS)" != tests ] || echo 'every test takes about 11 minutes on two cores; the slowest are listed at the end'
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 --durations-min 5 --cov --cov-report= $(TESTS) $(ARGS)
 	@[ "$(TESTS)" != tests ] || $(BIN)/coverage report --fail-under=100 --skip-covered
 
