@@ -71,18 +71,23 @@ def restore(given: Given) -> None:
 
 
 def _facts(view: RestoreView) -> list[tuple[str, object]]:
-    lost = view["lost_changes"]
     return [
         ("state dir", view["state_dir"]),
         ("source", f"{view['backup']}, up to change {view['seq']}, verified"),
         *[("remark", remark) for remark in view["remarks"]],
         ("instance", view["instance"]),
-        ("lost", "not known" if lost is None else f"at least {counted(lost, 'change')} made since"),
+        ("lost", _lost(view["lost_changes"])),
         ("jobs", f"{view['jobs']}, of those that wait {view['held']} are held, {view['queued_again']} safe ones start"),
         ("running", _running(view["running"])),
         ("old state", view["old_state"]),
         ("next", None if view["old_state"] is None else "start stokerd, then: stoker ls --state held"),
     ]
+
+
+def _lost(changes: int | None) -> str:
+    if changes is None:
+        return "not known"
+    return f"at least {counted(changes, 'change')} made since" if changes else "no change that is known of"
 
 
 def _running(count: int) -> str | None:

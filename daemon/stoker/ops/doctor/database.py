@@ -19,7 +19,7 @@ from stoker.store.migrate import refuse_unknown, shipped_migrations
 from stoker.store.open import doubt
 from stoker.store.restore import given_out
 
-RESTORE = "stop stokerd, then: stoker restore --from-backup latest"
+RESTORE = "stop stokerd, then: stoker restore --from-journal, or --from-backup latest"
 LOOK = "stoker history ID; if the rows are wrong: stop stokerd, stoker restore --from-backup latest"
 NEWER = "start the stokerd that wrote it, or restore a backup of before it: stoker restore --from-backup FILE"
 
