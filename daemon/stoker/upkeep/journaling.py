@@ -1,6 +1,6 @@
 """The journal's care: it is resumed at a start and after a failure, caught up, begun anew, and kept within its bound.
 
-Owns the tries: a journal that cannot be written is logged once, shown by `stoker status` and `stoker health`, and tried
+Owns the tries: a journal that cannot be written is logged once, shown by `stoker status` and `system.health`, and tried
 again; jobs go on meanwhile. Invariants: one task at a time works on the files; files that no backup replaces stay.
 """
 
