@@ -25,7 +25,7 @@ from stoker.store.open import doubt
 from stoker.store.soundness import find_damage
 from tests.support import strace
 from tests.support.daemon import BIN, DaemonProcess
-from tests.support.strace import OPTIONS, Point, points
+from tests.support.strace import OPTIONS, Point, points, some_of_each
 from tests.support.work import end_of, shell, submit
 
 if TYPE_CHECKING:
@@ -70,14 +70,8 @@ def run(trace: Path, *words: str, kill: Point | None = None, inject: str | None 
 
 
 def chosen_points(trace: Path) -> list[Point]:
-    """From the first touch of the state on; of many calls of one kind some, with the first and the last."""
-    every = points(trace, "/lock", CHANGING)
-    chosen = []
-    for syscall in CHANGING:
-        numbers = [point.number for point in every if point.syscall == syscall]
-        step = max(1, len(numbers) // MOST_OF_A_KIND)
-        chosen += [Point(syscall, number) for number in sorted({*numbers[::step], *numbers[-1:]})]
-    return chosen
+    """From the first touch of the state on."""
+    return some_of_each(points(trace, "/lock", CHANGING), CHANGING, MOST_OF_A_KIND)
 
 
 def last_seq(root: Path) -> int | None:

@@ -17,7 +17,7 @@ import pytest
 from stoker.ops.rebuild import Until, from_journal
 from stoker.store.journal_files import files
 from tests.support import strace
-from tests.support.strace import OPTIONS, Point, points
+from tests.support.strace import OPTIONS, Point, points, some_of_each
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,14 +71,8 @@ def live(root: Path, trace: Path | None = None, kill: Point | None = None) -> in
 
 
 def chosen_points(trace: Path) -> list[Point]:
-    """From the first touch of the journal on; of many calls of one kind some, with the first and the last."""
-    every = points(trace, "/journal", CHANGING)
-    chosen = []
-    for syscall in CHANGING:
-        numbers = [point.number for point in every if point.syscall == syscall]
-        step = max(1, len(numbers) // MOST_OF_A_KIND)
-        chosen += [Point(syscall, number) for number in sorted({*numbers[::step], *numbers[-1:]})]
-    return chosen
+    """From the first touch of the journal on."""
+    return some_of_each(points(trace, "/journal", CHANGING), CHANGING, MOST_OF_A_KIND)
 
 
 def meta(database: Path) -> set[tuple[str, object]]:

@@ -202,6 +202,16 @@ def points(trace: Path, after: str, syscalls: Sequence[str] = SYSCALLS, before: 
     return sorted(seen_points)
 
 
+def some_of_each(every: Sequence[Point], syscalls: Sequence[str], most: int) -> list[Point]:
+    """Of many points of one syscall about `most`, evenly chosen, with the first and the last."""
+    chosen = []
+    for syscall in syscalls:
+        numbers = [point.number for point in every if point.syscall == syscall]
+        step = max(1, len(numbers) // most)
+        chosen += [Point(syscall, number) for number in sorted({*numbers[::step], *numbers[-1:]})]
+    return chosen
+
+
 def draw(every: Sequence[Point], most: int, dice: random.Random) -> list[Point]:
     """Draw a syscall first and then one of its calls: else most faults would hit a read."""
     rounds = defaultdict(list)
