@@ -72,6 +72,15 @@ def lose_database(root: Path) -> Rows:
     return lost
 
 
+def rebuild(daemon: DaemonProcess) -> tuple[Rows, Rows]:
+    """Stop the daemon, lose its database, and restore it from the journal; gives the rows before and after."""
+    journaled(daemon)
+    daemon.stop()
+    lost = lose_database(daemon.state_dir)
+    restore.carry_out(str(daemon.state_dir), None)
+    return lost, rows(daemon.state_dir / "stoker.db")
+
+
 def busy_life(daemon: DaemonProcess) -> None:
     """Rows in every table, changed, moved and deleted again."""
     with daemon.client() as client:
@@ -124,13 +133,9 @@ def test_journal_when_the_daemon_is_killed_then_the_next_start_adds_what_it_lack
     with daemon.client() as client:
         for job in ids:
             end_of(client, job)
-    journaled(daemon)
-    daemon.stop()
-    lost = lose_database(daemon.state_dir)
+    lost, rebuilt = rebuild(daemon)
 
-    restore.carry_out(str(daemon.state_dir), None)
-
-    assert rows(daemon.state_dir / "stoker.db") == lost
+    assert rebuilt == lost
     assert [event["reason"] for event in daemon.events("journal_begun")] == ["there was none"]
 
 
@@ -145,13 +150,9 @@ def test_journal_when_its_end_was_never_written_then_the_outbox_has_it(daemon: D
     whole = path.read_bytes()
     path.write_bytes(whole[: whole.rindex(b"\n", 0, -1) - 20])
     daemon.start()
-    journaled(daemon)
-    daemon.stop()
-    lost = lose_database(daemon.state_dir)
+    lost, rebuilt = rebuild(daemon)
 
-    restore.carry_out(str(daemon.state_dir), None)
-
-    assert rows(daemon.state_dir / "stoker.db") == lost
+    assert rebuilt == lost
     assert len(list(daemon.events("journal_begun"))) == 1
 
 
@@ -164,13 +165,9 @@ def test_journal_when_a_restore_went_back_then_a_new_chain_begins(daemon: Daemon
     daemon.stop()
     restore.carry_out(str(daemon.state_dir), "latest")
     daemon.start()
-    journaled(daemon)
-    daemon.stop()
-    lost = lose_database(daemon.state_dir)
+    lost, rebuilt = rebuild(daemon)
 
-    restore.carry_out(str(daemon.state_dir), None)
-
-    assert rows(daemon.state_dir / "stoker.db") == lost
+    assert rebuilt == lost
     assert [event["reason"] for event in daemon.events("journal_begun")] == [
         "there was none",
         "the database was restored",
@@ -184,13 +181,9 @@ def test_journal_when_it_was_damaged_then_an_error_says_so_and_a_new_chain_begin
     daemon.stop()
     files(daemon.state_dir / "journal")[0].write_text("no\n")
     daemon.start()
-    journaled(daemon)
-    daemon.stop()
-    lost = lose_database(daemon.state_dir)
+    lost, rebuilt = rebuild(daemon)
 
-    restore.carry_out(str(daemon.state_dir), None)
-
-    assert rows(daemon.state_dir / "stoker.db") == lost
+    assert rebuilt == lost
     (event,) = daemon.events("journal_damaged")
     assert event["level"] == "error"
     assert "no header of a journal" in event["reason"]
@@ -245,12 +238,9 @@ def test_journal_when_it_cannot_be_written_then_it_says_so_and_catches_up(daemon
         journal.unlink()
         moved.rename(journal)
         until(lambda: client.status()["journal"]["error"] is None)
-    journaled(daemon)
-    daemon.stop()
-    lost = lose_database(daemon.state_dir)
-    restore.carry_out(str(daemon.state_dir), None)
+    lost, rebuilt = rebuild(daemon)
 
-    assert rows(daemon.state_dir / "stoker.db") == lost
+    assert rebuilt == lost
     assert len(list(daemon.events("journal_failed"))) >= 1
     assert len(list(daemon.events("journal_back"))) == 1
 
