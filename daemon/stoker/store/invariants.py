@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from enum import StrEnum
 
-from stoker.store.jobs import NOT_PURGED
+from stoker.store.jobs import NOT_PURGED, RUNNING_WITHOUT_ATTEMPT
 from stoker.store.soundness import LAWS, Law
 
 
@@ -38,10 +38,7 @@ TWO_OPEN = Law(
     "job {0} has {1} open attempts: {2}",
 )
 WITHOUT_ATTEMPT = Law(
-    """
-SELECT id, attempts FROM jobs WHERE state = 'running'
-    AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.job_id = jobs.id AND attempts.ended_at IS NULL)
-""",
+    RUNNING_WITHOUT_ATTEMPT,
     "job {0} is running, but no attempt of it is open (it had {1})",
 )
 HELD_BEYOND = Law(

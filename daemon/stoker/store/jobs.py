@@ -104,7 +104,7 @@ SELECT count(*) FROM (
 )
 """
 RUNNING_WITHOUT_ATTEMPT = """
-SELECT id FROM jobs WHERE state = 'running'
+SELECT id, attempts FROM jobs WHERE state = 'running'
     AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.job_id = jobs.id AND attempts.ended_at IS NULL)
 """
 OPEN_NEEDS = "SELECT needed FROM needs WHERE job_id = ? ORDER BY needed"
