@@ -155,15 +155,13 @@ def _check_end(chain: JournalChain, end: Line | None, until: Until) -> None:
         raise BackupRefused("the journal behind this backup has no complete commit", hint="leave --to out")
     misses_seq = until.seq is not None and end.seq < until.seq
     misses_time = until.at is not None and chain.next_at is not None and chain.next_at <= until.at
-    if misses_seq or misses_time:
-        where = "the journal" if chain.next_at is None else "the part of the journal behind this backup"
+    if not misses_seq and not misses_time:
+        return
+    where, hint = "the journal", "leave --to out for everything"
+    if chain.next_at is not None:
         to = until.seq if until.at is None else instant(until.at)
-        raise BackupRefused(
-            f"{where} ends at change {end.seq}, {instant(end.at)}",
-            hint="leave --to out for everything"
-            if chain.next_at is None
-            else f"stoker restore --from-journal --to {to}",
-        )
+        where, hint = "the part of the journal behind this backup", f"stoker restore --from-journal --to {to}"
+    raise BackupRefused(f"{where} ends at change {end.seq}, {instant(end.at)}", hint=hint)
 
 
 def _commits(chain: JournalChain, remarks: list[str]) -> Iterator[list[Line]]:
