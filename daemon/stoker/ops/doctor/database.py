@@ -11,7 +11,7 @@ from functools import partial
 from stoker.core.clock import wall_ms
 from stoker.core.errors import StokerError
 from stoker.core.units import span
-from stoker.ops.doctor.examination import REPAIR, Check, Examination, Gravity, Needs, Symptom
+from stoker.ops.doctor.examination import REPAIR, Check, E, Examination, Gravity, Needs, Symptom, W
 from stoker.store import attempts, audit, changes, checkpoints, invariants, job_history, shipped_schema, soundness
 from stoker.store.high_water import HighWater, Mark
 from stoker.store.invariants import Invariant
@@ -132,7 +132,6 @@ def _rule(rule: Invariant, meaning: str, severity: Gravity = Gravity.ERROR, reme
     return Check("rows", rule.value, meaning, severity, remedy, partial(follows, rule))
 
 
-E, W, N = Gravity
 CHECKS = (
     Check("database", "file", "the database can be opened", E, RESTORE, can_be_opened, Needs.FILES),
     Check("database", "schema", "this program knows its schema", E, NEWER, has_known_schema, Needs.DATABASE),

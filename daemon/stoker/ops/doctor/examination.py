@@ -35,6 +35,9 @@ class Gravity(StrEnum):
     NOTE = "note"
 
 
+E, W, N = Gravity  # in the tables of checks
+
+
 class Needs(IntEnum):
     """What a check reads; each includes those before it."""
 

@@ -15,7 +15,7 @@ from stoker.core.clock import wall_ms
 from stoker.core.errors import StokerError
 from stoker.core.units import counted, period, span, volume
 from stoker.ops import archive
-from stoker.ops.doctor.examination import REPAIR, Check, Examination, Gravity, Needs, Symptom
+from stoker.ops.doctor.examination import REPAIR, Check, E, Examination, Gravity, N, Needs, Symptom, W
 from stoker.process.attempt_logs import log_path
 from stoker.store import attempts, retention, traces
 from stoker.store.backup_files import UNFINISHED, checksum_of, listed, read_checksum
@@ -150,7 +150,6 @@ def has_nothing_left_to_remove(examination: Examination) -> Found:
         yield f"the logs of {counted(len(left), 'purged job')} are still to be removed"
 
 
-E, W, N = Gravity
 CHECKS = (
     Check("files", "directory", "the state directory is open to its owner only", E, "chmod 700 DIR",
           has_private_directory, Needs.FILES),

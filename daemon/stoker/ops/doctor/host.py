@@ -18,7 +18,7 @@ from stoker import config
 from stoker.core.errors import ConfigInvalid
 from stoker.core.units import volume
 from stoker.files import read_regular
-from stoker.ops.doctor.examination import Check, Examination, Gravity, Needs, Symptom
+from stoker.ops.doctor.examination import Check, E, Examination, Gravity, N, Needs, Symptom, W
 
 Found = Iterator[Symptom | str]
 
@@ -163,7 +163,6 @@ def has_readable_lock(examination: Examination) -> Found:
             yield Symptom(f"{lock} is held, but pid {holder} is not here", "a daemon in a container may hold it", N)
 
 
-E, W, N = Gravity
 CHECKS = (
     Check("host", "settings", "the settings file and the environment are valid", E, "stoker config check",
           has_valid_settings, Needs.FILES),
