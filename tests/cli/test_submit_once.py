@@ -41,6 +41,19 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def waits_in_every_place(daemon: DaemonProcess, job: int) -> list[subprocess.Popen[str]]:
+    """Clients that wait for a job and hold all ordinary connections."""
+    waits = [begin(daemon, "wait", str(job)) for _ in range(PLACES)]
+    until(lambda: connections(daemon) > PLACES, why="every place taken")
+    return waits
+
+
+def connections(daemon: DaemonProcess) -> int:
+    """How many are open, counted through a new one: one that stays open would keep a place from a client that waits."""
+    with daemon.client() as client:
+        return client.status()["connections"]
+
+
 # --- a daemon that is full, or not there for a while ----------------------------------------------------------
 
 
@@ -69,9 +82,7 @@ def test_control_when_waits_hold_all_connections_then_it_and_checkpoints_get_thr
             env={"PATH": crowded.environ["PATH"]},
         )
         running(client, job)
-    waits = [begin(crowded, "wait", str(job)) for _ in range(PLACES)]
-    with crowded.client() as client:
-        until(lambda: client.status()["connections"] > PLACES, why="every place taken")
+    waits = waits_in_every_place(crowded, job)
 
     for command in (["status"], ["queue", "pause", "default"], ["queue", "resume", "default"], ["hold", "99"]):
         assert "connections are open" not in crowded.cli(*command).stderr
@@ -104,9 +115,7 @@ def test_submit_when_patience_is_over_then_it_says_that_the_job_is_not_stored(
     gate = Gate(tmp_path / "gate")
     with crowded.client() as client:
         job = submit(client, gate.spec())
-    waits = [begin(crowded, "wait", str(job)) for _ in range(PLACES)]
-    with crowded.client() as client:
-        until(lambda: client.status()["connections"] > PLACES, why="every place taken")
+    waits = waits_in_every_place(crowded, job)
 
     # A connection takes its place when it begins to wait, which may be a moment after it is open.
     while (refused := crowded.cli("submit", "--patience", "200ms", "--", "true")).returncode == 0:
@@ -145,9 +154,7 @@ def test_batch_when_patience_is_over_then_it_names_the_lines_that_are_not_stored
     lines.write_text('{"command":"true"}\n' * 3)
     with crowded.client() as client:
         job = submit(client, gate.spec())
-    waits = [begin(crowded, "wait", str(job)) for _ in range(PLACES)]
-    with crowded.client() as client:
-        until(lambda: client.status()["connections"] > PLACES, why="every place taken")
+    waits = waits_in_every_place(crowded, job)
 
     while (refused := crowded.cli("submit", "--patience", "200ms", "--batch", str(lines))).returncode == 0:
         pass
