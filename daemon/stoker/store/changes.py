@@ -67,18 +67,18 @@ def insert_rows(changes: Iterable[Change], head: bytes) -> tuple[list[tuple[Any,
     """The parameters of INSERT for each change, chained behind `head`, and the new head of the chain."""
     rows = []
     for change in changes:
-        payload = _encode(change.payload).decode()
+        payload = _encode(change.payload)
         who = (change.seq, change.at, change.kind, change.subject)
         what = (change.from_state, change.to_state, change.cause, change.actor_uid)
         head = digest(head, (*who, *what), payload)
         job_id = int(change.subject) if change.kind == "job" else None
-        rows.append((*who, job_id, *what, payload, head))
+        rows.append((*who, job_id, *what, payload.decode(), head))
     return rows, head
 
 
-def digest(head: bytes, fields: tuple[Any, ...], payload: str) -> bytes:
+def digest(head: bytes, fields: tuple[Any, ...], payload: bytes) -> bytes:
     """The hash of a change behind `head`, the hash of the change before it."""
-    return hashlib.sha256(head + _encode(fields) + payload.encode()).digest()
+    return hashlib.sha256(head + _encode(fields) + payload).digest()
 
 
 def last(connection: sqlite3.Connection) -> tuple[int, bytes]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 
@@ -26,16 +26,45 @@ SELECT job_id, seq, from_state, to_state, payload FROM changes WHERE job_id > ? 
 WITH_OPEN_ATTEMPT = "SELECT job_id FROM attempts WHERE ended_at IS NULL AND job_id > ? AND job_id <= ?"
 COUNT = "SELECT count(*) FROM jobs"
 PORTION = 2_000  # jobs: about a tenth of a second
-# The fields that changes tell of; `needs_open` follows from the rows of needs.
-TOLD = (
-    "state", "reason", "attempts", "failures", "orphanings", "wake_at", "expires_at", "started_at", "finished_at",
-    "exit_code", "signal", "checkpoint_floor", "order_key",
-)  # fmt: skip
-AT_SUBMIT = ("owner_uid", "trace_id", "created_at", "workflow_id", "step")  # told once, by the first change
-COUNTED = ("attempts", "failures", "orphanings", "checkpoint_floor")
-AT_FIRST = {name: b"0" if name in COUNTED else b"null" for name in TOLD}  # as JSON
-FIELDS = (*TOLD, *AT_SUBMIT)
 MOST_SHOWN = 60  # characters of a value
+
+
+class ChangedValues(TypedDict, total=False):
+    """The fields of a job that its changes have; `needs_open` follows from the rows of needs."""
+
+    state: Any
+    reason: Any
+    attempts: Any
+    failures: Any
+    orphanings: Any
+    wake_at: Any
+    expires_at: Any
+    started_at: Any
+    finished_at: Any
+    exit_code: Any
+    signal: Any
+    checkpoint_floor: Any
+    order_key: Any
+
+
+class FirstValues(ChangedValues, total=False):
+    """Those of its submission."""
+
+    owner_uid: Any
+    trace_id: Any
+    created_at: Any
+    workflow_id: Any
+    step: Any
+
+
+class Payload(ChangedValues, total=False):
+    """What is compared of a payload. Most of one is the rest: the spec, the identity of a process, its outcome."""
+
+    job: FirstValues
+
+
+COUNTED = ("attempts", "failures", "orphanings", "checkpoint_floor")
+BEFORE_SUBMIT = {name: 0 if name in COUNTED else None for name in ChangedValues.__annotations__}
 
 Rows = Sequence[tuple[Any, ...]]
 
@@ -74,9 +103,7 @@ def examine(connection: sqlite3.Connection, after: int) -> Examined | None:
 
 _column = {name.strip(): place for place, name in enumerate(jobs.COLUMNS.split(","))}
 ID, STATE, SPEC_HASH = (_column[name] for name in ("id", "state", "spec_hash"))
-_decode = msgspec.json.decode
-# Undecoded: most of a payload is the spec, the identity of a process and its outcome, of which nothing is needed here.
-_values = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_payload = msgspec.json.Decoder(Payload).decode
 
 
 def _examine(row: tuple[Any, ...], changes: Rows, running: bool, removed: int, into: Examined) -> None:  # noqa: FBT001
@@ -105,9 +132,7 @@ def _differences(row: tuple[Any, ...], changes: Rows, running: bool, removed: in
     if state != row[STATE]:
         yield f" is {row[STATE]}, its last change ({seq}) says {state}"
         return
-    told = _told(changes)
-    names = [name for name in FIELDS if name in told]
-    values = dict(zip(names, _decode(b"[" + b",".join([told[name] for name in names]) + b"]"), strict=True))
+    values = _folded(changes)
     if running:
         values.pop("started_at", None)  # no change is written when the worker begins
     for name, expected in values.items():
@@ -115,16 +140,15 @@ def _differences(row: tuple[Any, ...], changes: Rows, running: bool, removed: in
             yield f": {name} is {_shown(row[_column[name]])}, its changes say {_shown(expected)}"
 
 
-def _told(changes: Rows) -> dict[str, msgspec.Raw | bytes]:
-    """The values that these changes of a job lead to, as JSON."""
-    whole = changes[0][2] is None  # from its submission on
-    told: dict[str, msgspec.Raw | bytes] = {**AT_FIRST} if whole else {}
-    for *_, payload in changes:
-        values = _values(payload)
-        if (first := values.get("job")) is not None:
-            told.update(_values(first))
-        told.update(values)
-    return told
+def _folded(changes: Rows) -> dict[str, Any]:
+    """The values that these changes of a job lead to: all of them if they begin with its submission."""
+    begins = changes[0][2] is None
+    values: dict[str, Any] = {**BEFORE_SUBMIT} if begins else {}
+    for *_, text in changes:
+        payload = _payload(text)
+        values.update(payload.pop("job", {}))
+        values.update(payload)
+    return values
 
 
 def _shown(value: object) -> str:
