@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MISSING = strace.why_not()
-CHANGING = ["fdatasync", "fsync", "ftruncate", "mkdir", "openat", "unlink", "write", "pwrite64"]
+CHANGING = ["fdatasync", "fsync", "ftruncate", "mkdir", "openat", "rename", "unlink", "write", "pwrite64"]
 MOST_OF_A_KIND = 8
 LIFE = """
 import sqlite3, sys

@@ -19,7 +19,6 @@ from msgspec.structs import replace
 from stoker.core.errors import BackupRefused, JournalBroken, StateRefused
 from stoker.ops import audit, restore
 from stoker.ops.rebuild import Until
-from stoker.store import outbox
 from stoker.store.journal_files import (
     HASH_BYTES,
     START,
@@ -34,34 +33,13 @@ from stoker.store.journal_files import (
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import flow_end, sent_flow, step
+from tests.support.journals import Rows, journaled, rows
 from tests.support.work import end_of, shell, submit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-Rows = dict[str, set[tuple[Any, ...]]]
 EMPTIED = {"needs", "purged_jobs", "purging_jobs", "checkpoint_purges"}  # had rows for a moment
-# What a restore itself writes, and what the start after it begins anew.
-OF_A_RESTORE = {"journal", "restored", "epoch"}
-
-
-def rows(database: Path) -> Rows:
-    """Every row of every table of the state."""
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
-        every = [*outbox.tables(connection), outbox.table(connection, outbox.LOG)]
-        found = {
-            table.name: set(connection.execute(f"SELECT {', '.join(table.columns)} FROM {table.name}"))
-            for table in every
-        }
-    found["meta"] = {row for row in found["meta"] if row[0] not in OF_A_RESTORE}
-    return found
-
-
-def journaled(daemon: DaemonProcess) -> int:
-    """Wait until every change is in the journal; gives the last one."""
-    with daemon.client() as client:
-        until(lambda: client.status()["journal"]["seq"] == client.status()["last_seq"])
-        return int(client.status()["last_seq"])
 
 
 def lose_database(root: Path) -> Rows:

@@ -3,7 +3,8 @@ before it.
 
 The first line of a file is a Header, every other one a Line: the rows that one commit changed. Files with the same
 `chain` continue one another; a new chain begins with all rows of the database. Only the last line of the last file may
-be incomplete, after a crash: nothing relied on it yet. Invariant: nothing here opens a database.
+be incomplete, after a crash: nothing relied on it yet. Invariants: nothing here opens a database; no line is read that
+is longer than Stoker writes any.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.errors import JournalBroken
-from stoker.files import open_regular, sync
+from stoker.files import make_regular, open_regular, sync
 
-NAME = re.compile(r"(\d{8})\.jsonl")
+NAME = re.compile(r"[0-9]{8}\.jsonl")
 START = bytes(32)  # the hash before the first line of a chain
 HASH = b',"hash":"'
 HASH_BYTES = len(HASH) + 64 + len(b'"}\n')
 ROTATED_BYTES = 16 * 1024 * 1024
 CREATE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-APPEND = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+CHUNK_BYTES = 1024 * 1024
+# A row of 16 MiB, of which each byte takes six in JSON, is less.
+LONGEST_BYTES = 128 * 1024 * 1024
 
 
 class Position(Struct, frozen=True, order=True):
@@ -118,7 +121,8 @@ def files(directory: Path) -> list[Path]:
 def lines(path: Path) -> Iterator[bytes]:
     """Raises OSError."""
     with os.fdopen(open_regular(path), "rb") as file:
-        yield from file
+        while text := file.readline(LONGEST_BYTES):
+            yield text
 
 
 def read_header(path: Path, text: bytes) -> tuple[Header, bytes]:
@@ -149,7 +153,7 @@ def read_line(path: Path, body: bytes) -> Line:
     """Raises JournalBroken."""
     try:
         return _line(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise JournalBroken(f"{path}: a line is whole, but it cannot be read: {error}") from error
 
 
@@ -214,11 +218,20 @@ class Tail:
         self._size, self.header = len(text), header
 
     def resume(self, end: End) -> None:
-        """Go on behind the last whole line of a journal."""
+        """Go on behind the last whole line of a journal, in a copy of its last file.
+
+        A sync may have failed, in this life or an earlier one: then the kernel took pages for clean that it had not
+        written, and another sync of that file proves nothing.
+        """
         self.close()
-        self._descriptor = os.open(end.path, APPEND)
-        if end.torn:
-            os.ftruncate(self._descriptor, end.size)
+        fresh = end.path.with_suffix(".new")
+        self._descriptor = make_regular(str(fresh))
+        with os.fdopen(open_regular(end.path), "rb") as file:
+            for begin in range(0, end.size, CHUNK_BYTES):
+                _write(self._descriptor, file.read(min(CHUNK_BYTES, end.size - begin)))
+        os.fsync(self._descriptor)
+        fresh.replace(end.path)
+        sync(self._directory)
         self.path, self.header, self._digest, self._size = end.path, end.header, end.digest, end.size
 
     def write(self, lines: Iterable[Line]) -> None:
