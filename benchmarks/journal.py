@@ -44,7 +44,7 @@ def rows(scale: Scale) -> Iterator[Row]:
         changes_a_second,
         50_000,
         100_000,
-        "",
+        "each change with the row of its job",
         unit=" changes/s",
         more_is_better=True,
     )

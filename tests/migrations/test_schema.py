@@ -193,6 +193,23 @@ def test_types_when_a_value_has_another_then_strict_tables_refuse_it(
         insert(furnished, table, row, **{column: "soon"})
 
 
+def test_column_when_it_may_be_null_then_null_is_its_default(database: sqlite3.Connection) -> None:
+    """A line of the journal has no NULL, so a replay leaves the column to its default (store/replay.py)."""
+    tables = [name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+
+    others = [
+        (table, name)
+        for table in tables
+        for name, not_null, default in database.execute(
+            'SELECT name, "notnull", dflt_value FROM pragma_table_info(?)', (table,)
+        )
+        if default is not None and not not_null
+    ]
+
+    assert tables
+    assert others == []
+
+
 # --- uniqueness and references ------------------------------------------------------------------------------
 
 

@@ -20,12 +20,11 @@ from stoker.core.errors import BackupRefused, JournalBroken, StateRefused
 from stoker.ops import audit, restore
 from stoker.ops.rebuild import Until
 from stoker.store.journal_files import (
-    HASH_BYTES,
     START,
     Line,
     files,
+    hash_of,
     lines,
-    opened,
     read_header,
     read_line,
     sealed,
@@ -318,7 +317,7 @@ def test_restore_when_it_went_back_then_no_id_is_given_out_twice(past: Past, roo
 
 
 def content(path: Path) -> list[Line]:
-    return [read_line(path, text[:-HASH_BYTES] + b"}") for text in list(lines(path))[1:]]
+    return [read_line(path, text) for text in list(lines(path))[1:]]
 
 
 # --- the audit ----------------------------------------------------------------------------------------------
@@ -370,18 +369,22 @@ def lost_line(journal: Path) -> None:
     path.write_bytes(b"".join(every[: len(every) // 2] + every[len(every) // 2 + 1 :]))
 
 
-def rewritten(journal: Path, **values: Any) -> None:
-    """With other values in its header, and another instance in its rows; every hash is right again."""
+def resealed(journal: Path, edit: Callable[[Line], object], **values: Any) -> None:
+    """With edited lines, and other values in its header; every hash is right again."""
     (path,) = files(journal)
     header, _ = read_header(path, next(lines(path)))
     text, digest = sealed(replace(header, **values), START)
     texts = [text]
     for line in content(path):
-        for row in line.put.get("meta", []):
-            row["value"] = values.get(row["key"], row["value"])
+        edit(line)
         text, digest = sealed(line, digest)
         texts.append(text)
     path.write_bytes(b"".join(texts))
+
+
+def of_instance(line: Line, instance: str) -> None:
+    for row in line.put.get("meta", []):
+        row["value"] = instance if row["key"] == "instance" else row["value"]
 
 
 def split(journal: Path) -> tuple[Path, Path]:
@@ -390,15 +393,15 @@ def split(journal: Path) -> tuple[Path, Path]:
     every = path.read_bytes().splitlines(keepends=True)
     header, digest = read_header(path, every[0])
     for text in every[1 : len(every) // 2]:
-        found = opened(text, digest)
-        assert found is not None
-        digest = found[1]
+        following = hash_of(text, digest)
+        assert following is not None
+        digest = following
     second = path.with_name("00000002.jsonl")
     text, digest = sealed(replace(header, follows=digest.hex(), base=False), digest)
     texts = [text]
     path.write_bytes(b"".join(every[: len(every) // 2]))
     for one in every[len(every) // 2 :]:
-        text, digest = sealed(read_line(path, one[:-HASH_BYTES] + b"}"), digest)
+        text, digest = sealed(read_line(path, one), digest)
         texts.append(text)
     second.write_bytes(b"".join(texts))
     return path, second
@@ -422,11 +425,35 @@ BAD: dict[str, tuple[Callable[[Path], object], Until, str]] = {
     ),
     "another text": (lambda journal: files(journal)[0].write_text("no\n"), Until(), "no header of a journal"),
     "another instance": (
-        lambda journal: rewritten(journal, instance="abcd"),
+        lambda journal: resealed(journal, lambda line: of_instance(line, "abcd"), instance="abcd"),
         Until(),
         "is of instance abcd, this",
     ),
-    "a newer schema": (lambda journal: rewritten(journal, schema=99), Until(), "schema 99, this program knows up to"),
+    "a newer schema": (
+        lambda journal: resealed(journal, lambda _line: None, schema=99),
+        Until(),
+        "schema 99, this program knows up to",
+    ),
+    "an unknown table": (
+        lambda journal: resealed(journal, lambda line: line.put.update(strangers=[{"id": 1}])),
+        Until(),
+        "rows that this schema does not know: 'strangers'",
+    ),
+    "an unknown column": (
+        lambda journal: resealed(journal, lambda line: [row.update(stranger=1) for row in line.put.get("jobs", ())]),
+        Until(),
+        "rows that this schema does not know: jobs has no stranger",
+    ),
+    "a row without a key": (
+        lambda journal: resealed(journal, lambda line: [row.pop("id") for row in line.put.get("jobs", ())]),
+        Until(),
+        "rows that this schema does not know: 'id'",
+    ),
+    "bytes that are none": (
+        lambda journal: resealed(journal, lambda line: [row.update(hash="abc") for row in line.put.get("changes", ())]),
+        Until(),
+        "rows that this schema does not know",
+    ),
     "an end behind it": (lambda _journal: None, Until(seq=10_000), "the journal ends at change"),
     "an end in the future": (lambda _journal: None, Until(at=now_ms() + 3_600_000), "is in the future"),
     "an end before it": (lambda _journal: None, Until(at=1_000), "is before the journal begins"),
@@ -508,7 +535,7 @@ def test_restore_when_what_follows_the_backup_was_removed_then_it_is_refused(pas
     text, digest = sealed(replace(header, last=10_000, seq=past.points[4][0]), bytes.fromhex(header.follows))
     rest = []
     for one in texts[1:]:
-        sealed_line, digest = sealed(read_line(second, one[:-HASH_BYTES] + b"}"), digest)
+        sealed_line, digest = sealed(read_line(second, one), digest)
         rest.append(sealed_line)
     second.write_bytes(b"".join([text, *rest]))
 

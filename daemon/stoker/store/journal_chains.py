@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from stoker.core.errors import JournalBroken
 from stoker.core.units import counted
-from stoker.store.journal_files import START, Header, Line, lines, opened, read_header, read_line, whole_files
+from stoker.store.journal_files import START, Header, Line, hash_of, lines, read_header, read_line, whole_files
 
 
 class JournalChain(Struct, frozen=True):
@@ -69,12 +69,11 @@ def read_chain(chain: JournalChain) -> Iterator[Line | Torn]:
         texts = lines(path)
         _, digest = read_header(path, next(texts))
         for number, text in enumerate(texts, start=2):
-            content = opened(text, digest)
-            if content is None:
+            digest = hash_of(text, digest)
+            if digest is None:
                 yield _torn(path, number, text, texts, last=path == chain.paths[-1])
                 return
-            body, digest = content
-            yield read_line(path, body)
+            yield read_line(path, text)
 
 
 def _torn(path: Path, number: int, text: bytes, rest: Iterator[bytes], *, last: bool) -> Torn:

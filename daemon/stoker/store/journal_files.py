@@ -89,11 +89,13 @@ def sealed(line: Header | Line, digest: bytes) -> tuple[bytes, bytes]:
     return body[:-1] + HASH + digest.hex().encode() + b'"}\n', digest
 
 
-def opened(text: bytes, digest: bytes) -> tuple[bytes, bytes] | None:
-    """The content of a line without its hash, and the hash; None if the line is incomplete or was changed."""
-    body = text[:-HASH_BYTES] + b"}"
-    digest = hashlib.sha256(digest + body).digest()
-    return (body, digest) if text[-HASH_BYTES:] == HASH + digest.hex().encode() + b'"}\n' else None
+def hash_of(text: bytes, digest: bytes) -> bytes | None:
+    """The hash of a line behind the line with that hash; None if it is incomplete or was changed."""
+    hashed = hashlib.sha256(digest)
+    hashed.update(memoryview(text)[:-HASH_BYTES])
+    hashed.update(b"}")
+    digest = hashed.digest()
+    return digest if text[-HASH_BYTES:] == HASH + digest.hex().encode() + b'"}\n' else None
 
 
 class End(Struct, frozen=True):
@@ -120,7 +122,7 @@ def files(directory: Path) -> list[Path]:
 
 def lines(path: Path) -> Iterator[bytes]:
     """Raises OSError."""
-    with os.fdopen(open_regular(path), "rb") as file:
+    with os.fdopen(open_regular(path), "rb", CHUNK_BYTES) as file:
         while text := file.readline(LONGEST_BYTES):
             yield text
 
@@ -128,13 +130,13 @@ def lines(path: Path) -> Iterator[bytes]:
 def read_header(path: Path, text: bytes) -> tuple[Header, bytes]:
     """The first line of a file, and its hash. Raises JournalBroken."""
     try:
-        header = _header(text[:-HASH_BYTES] + b"}")
-        content = opened(text, bytes.fromhex(header.follows))
+        header = _header(text)
+        digest = hash_of(text, bytes.fromhex(header.follows))
     except (msgspec.MsgspecError, ValueError) as error:
         raise JournalBroken(f"{path}: its first line is no header of a journal: {error}") from error
-    if content is None:
+    if digest is None:
         raise JournalBroken(f"{path}: its first line does not match its hash")
-    return header, content[1]
+    return header, digest
 
 
 def replaced_by(paths: list[Path], at: int, seq: int) -> int:
@@ -149,10 +151,10 @@ def replaced_by(paths: list[Path], at: int, seq: int) -> int:
     return max(0, len(paths) - 1)
 
 
-def read_line(path: Path, body: bytes) -> Line:
+def read_line(path: Path, text: bytes) -> Line:
     """Raises JournalBroken."""
     try:
-        return _line(body)
+        return _line(text)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise JournalBroken(f"{path}: a line is whole, but it cannot be read: {error}") from error
 
@@ -175,10 +177,10 @@ def _end_of(path: Path) -> End:
     header, digest = read_header(path, text)
     size, torn, newest = len(text), 0, b""
     for text in texts:
-        if torn or (content := opened(text, digest)) is None:
+        if torn or (following := hash_of(text, digest)) is None:
             torn += len(text)
         else:
-            newest, digest = content
+            newest, digest = text, following
             size += len(text)
     if not newest:
         return End(path, header, digest, size, Position(header.last, header.seq), header.at, torn, not header.base)
