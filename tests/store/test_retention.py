@@ -378,7 +378,8 @@ async def test_file_when_most_of_it_is_free_then_it_shrinks_in_pieces(state: Ope
     assert freed.free > 5_000_000
     assert after.shrinks
     assert after.database < 2_000_000
-    assert pieces >= (before.database - after.database) // 4_096 // 100
+    least = (before.database - after.database) // 4_096 // 100
+    assert least <= pieces <= least + 1
 
 
 def test_file_when_an_earlier_release_made_it_then_it_is_rewritten_once(

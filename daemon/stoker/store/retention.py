@@ -370,7 +370,8 @@ def shrink(connection: sqlite3.Connection, pages: int) -> Swept:
     excess = min(pages, free - max(SLACK_PAGES, total // SLACK_SHARE))
     if excess <= 0 or not _pragma(connection, "auto_vacuum"):
         return Swept(0)
-    connection.execute(f"PRAGMA incremental_vacuum({excess})").fetchall()
+    # A step of this pragma frees one page. `execute` takes one step, because the pragma has no columns; a script all.
+    connection.executescript(f"PRAGMA incremental_vacuum({excess})")
     return Swept(excess, 2 * excess)
 
 
