@@ -47,6 +47,7 @@ def view(job: int, state: str = "queued", **fields: Any) -> dict[str, Any]:
         "pid": None, "attempts": 0, "failures": 0, "orphanings": 0, "max_attempts": 1, "deadline": None,
         "ttl_ms": None, "timeout_ms": None, "grace_ms": 10_000, "on_orphan": "fail", "survive": False, "run_at": None,
         "needs": [], "resources": {}, "limits": {}, "nice": 0, "umask": None, "labels": {},
+        "supersede_key": None, "supersede_running": "finish", "debounce_ms": 0, "superseded_by": None,
         "owner_uid": 0, "trace_id": "0" * 32,
         "created_at": AT_MS, "started_at": None, "finished_at": None, "exit_code": None, "signal": None,
         "log": None, "stopping": False,

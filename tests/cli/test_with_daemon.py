@@ -301,3 +301,18 @@ def test_top_when_there_is_no_terminal_then_it_prints_once(shared: DaemonProcess
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "sleep 60" in done.stdout
+
+
+def test_submit_when_it_supersedes_a_job_then_stderr_and_show_name_both(shared: DaemonProcess) -> None:
+    shared.cli("queue", "set", "newest", "--max-running", "0")
+    submit = ["submit", "--queue", "newest", "--supersede-key", "site", "--debounce", "1h", "--", "true"]
+    older = shared.cli(*submit).stdout.strip()
+
+    done = shared.cli(*submit)
+
+    newer = done.stdout.strip()
+    assert done.stderr == f"stoker: job {newer} supersedes job {older}\n"
+    shown = shared.cli("show", older).stdout
+    assert f"superseded by  job {newer}" in shown
+    assert "supersede key  site, debounced by 1h" in shown
+    assert shared.cli("wait", older).returncode == 1

@@ -46,6 +46,38 @@ def test_why_when_many_needs_are_open_then_the_sentence_stays_short() -> None:
     assert blocker.details == {"needs": list(range(1, 10))}
 
 
+def test_why_when_an_older_job_of_its_key_runs_then_it_says_why_it_waits_for_it() -> None:
+    of_key = job(State.WAITING, asked=spec(supersede_key="k", needs=(Need(2),)), needs_open=2)
+
+    assert why(of_key, open_needs=[2, 3]).message == (
+        "waits for jobs 2, 3 to end; jobs of one supersede_key run one after the other"
+    )
+    assert why(of_key, open_needs=[2]).message == "waits for job 2 to end"
+
+
+def test_why_when_a_job_is_debounced_then_it_says_until_when() -> None:
+    of = job(State.WAITING, asked=spec(supersede_key="k", debounce_ms=9_000), wake_at=NOW.steady + 2_000)
+
+    blocker = why(of)
+
+    assert blocker.code == "run_at"
+    assert blocker.message == "starts in 2.00s, unless a newer job of its supersede_key takes its place (debounce_ms)"
+    assert blocker.details == {"wake_in_ms": 2_000, "debounce_ms": 9_000}
+
+
+def test_why_when_a_job_was_superseded_then_it_names_the_newer_one() -> None:
+    blocker = why(job(State.SUPERSEDED, reason=Reason.SUPERSEDED, superseded_by=9))
+
+    assert (blocker.message, blocker.hint) == ("was superseded by job 9, which is newer", "stoker why 9")
+    assert blocker.details == {"reason": "superseded", "superseded_by": 9}
+
+
+def test_why_when_a_superseded_job_runs_then_it_says_what_follows() -> None:
+    of, live = running(superseded_by=9, pid=5)
+
+    assert why(of, attempt=live).message == "is running (attempt 1, pid 5); job 9 takes its place after this attempt"
+
+
 def test_why_when_the_last_need_ended_this_moment_then_there_is_no_job_to_look_at() -> None:
     assert why(job(State.WAITING, needs_open=1)).hint is None
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stoker.core.job.limits import Limits
-from stoker.core.job.model import ExecutionMode
+from stoker.core.job.model import ExecutionMode, SupersedeRunning
 from stoker.core.job.spec_rules import RULES, contradictions, contradictions_of_defaults
 from tests.support.jobs import spec
 
@@ -33,6 +33,13 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
         {"warn_before_ms": 9, "timeout_ms": 9, "warn_signal": 10},
         "warn_before_ms",
         "9ms is not less than timeout_ms, 9ms",
+    ),
+    ({"supersede_running": SupersedeRunning.STOP}, "supersede_running", "no effect without supersede_key"),
+    ({"debounce_ms": 5}, "debounce_ms", "no effect without supersede_key"),
+    (
+        {"debounce_ms": 5, "supersede_key": "k", "ttl_ms": 5},
+        "debounce_ms",
+        "5ms is not less than ttl_ms, 5ms",
     ),
     ({"checkpoint_exit_code": 0}, "checkpoint_exit_code", "0 is among success_exit_codes, too"),
     (

@@ -49,7 +49,7 @@ LEAVES_TO: dict[State, set[State]] = {
     State.WAITING: {State.QUEUED} | STOPPED,
     State.QUEUED: {State.RUNNING} | STOPPED,
     State.RUNNING: {State.SUCCEEDED, State.FAILED, State.CANCELLED, State.SUPERSEDED, State.HELD} | PENDING,
-    State.HELD: {State.CANCELLED, State.FAILED, State.SKIPPED} | PENDING,
+    State.HELD: {State.CANCELLED, State.FAILED, State.SKIPPED, State.SUPERSEDED} | PENDING,
     State.SUCCEEDED: PENDING,
     State.FAILED: PENDING | {State.SKIPPED},
     State.CANCELLED: PENDING | {State.SKIPPED},
@@ -299,8 +299,9 @@ class Host(RuleBasedStateMachine):
         life = self.pick(number, State.RUNNING)
         if life is not None:
             cancelled = life.attempt is not None and life.attempt.stop_reason is StopReason.CANCEL
+            otherwise = State.HELD if life.job.superseded_by is None else State.SUPERSEDED
             self.happen(life, ev.Refused(why="log_exists"))
-            assert life.job.state is (State.CANCELLED if cancelled else State.HELD)
+            assert life.job.state is (State.CANCELLED if cancelled else otherwise)
 
     @rule(number=st.integers(0, 99), reason=st.sampled_from(StopReason))
     def stop(self, number: int, reason: StopReason) -> None:
@@ -357,7 +358,21 @@ class Host(RuleBasedStateMachine):
             life = stuck[number % len(stuck)]
             self.happen(life, ev.Ended(outcome=UNSEEN))
             assert life.attempt is None
-            assert life.job.state in (State.HELD, State.CANCELLED)
+            assert life.job.state in (State.HELD, State.CANCELLED, State.SUPERSEDED)
+
+    @rule(number=st.integers(0, 99), stop=st.booleans())
+    def a_newer_job_comes(self, number: int, *, stop: bool) -> None:
+        """The newer job of its key takes the place of one that has not ended."""
+        life = self.pick(number, *(set(State) - FINAL))
+        if life is None:
+            return
+        live = life.attempt
+        self.happen(life, ev.Superseded(by=len(self.lives) + 1, stop=stop))
+        assert life.job.superseded_by is not None
+        assert (life.job.state is State.SUPERSEDED) == (live is None)
+        if live is not None and stop:
+            assert life.attempt is not None
+            assert life.attempt.stop_reason is not None
 
     @precondition(lambda self: self.lives)
     @rule(number=st.integers(0, 99), verb=st.sampled_from(sorted(ev.VERBS)), yes=st.booleans())
@@ -390,6 +405,12 @@ class Host(RuleBasedStateMachine):
             assert (of.reason is not None) == (of.state in FINAL or of.state is State.HELD)
             assert isinstance(of.reason, Reason | None)
             assert of.pid is None or of.state in (State.RUNNING, State.HELD)
+
+    @invariant()
+    def a_superseded_job_has_its_last_attempt(self) -> None:
+        for life in self.lives.values():
+            assert life.job.superseded_by is None or life.job.final or life.attempt is not None
+            assert life.job.state is not State.SUPERSEDED or life.attempt is None
 
     @invariant()
     def budgets_hold(self) -> None:

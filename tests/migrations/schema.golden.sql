@@ -10,6 +10,8 @@ CREATE INDEX jobs_expires ON jobs (expires_at) WHERE state IN ('waiting', 'queue
 CREATE INDEX jobs_idle ON jobs (queue, state) WHERE state IN ('waiting', 'held');
 CREATE INDEX jobs_queued ON jobs (queue, demand, order_key, id) WHERE state = 'queued';
 CREATE INDEX jobs_run_at ON jobs (run_at) WHERE state = 'waiting' AND run_at IS NOT NULL;
+CREATE INDEX jobs_superseded ON jobs (owner_uid, supersede_key)
+    WHERE supersede_key IS NOT NULL AND finished_at IS NULL;
 CREATE INDEX jobs_wake ON jobs (wake_at) WHERE state = 'waiting' AND wake_at IS NOT NULL;
 CREATE INDEX jobs_with_needs ON jobs (id) WHERE finished_at IS NULL AND instr(policy, '"needs":') > 0;
 CREATE INDEX jobs_workflow ON jobs (workflow_id) WHERE workflow_id IS NOT NULL;
@@ -138,7 +140,7 @@ CREATE TABLE jobs (
     started_at      INTEGER,
     finished_at     INTEGER,
     exit_code       INTEGER,
-    signal          INTEGER, checkpoint_floor INTEGER NOT NULL DEFAULT 0, demand TEXT GENERATED ALWAYS AS (json_extract(policy, '$.resources')) VIRTUAL,
+    signal          INTEGER, checkpoint_floor INTEGER NOT NULL DEFAULT 0, demand TEXT GENERATED ALWAYS AS (json_extract(policy, '$.resources')) VIRTUAL, superseded_by INTEGER,
     CHECK ((state = 'succeeded' OR state = 'failed' OR state = 'cancelled' OR state = 'expired' OR state = 'superseded'
             OR state = 'skipped') = (finished_at IS NOT NULL)),
     CHECK (finished_at IS NULL OR reason IS NOT NULL),

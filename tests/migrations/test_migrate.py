@@ -16,9 +16,9 @@ import pytest
 
 from stoker.core.errors import StateRefused
 from stoker.store import database as databases
-from stoker.store import jobs
 from stoker.store.backup_files import checksum_of, listed, read_checksum
 from stoker.store.migrate import Migration, _apply, migrate, shipped_migrations
+from tests.migrations.test_schema import JOB, insert
 from tests.support.batches import put, tables
 from tests.support.jobs import job
 
@@ -222,15 +222,16 @@ def test_upgrade_when_a_list_of_words_grows_then_every_connection_accepts_new_wo
         connection.execute("PRAGMA foreign_keys = ON")
         for migration in shipped_migrations()[:3]:
             _apply(connection, migration)
-        put(connection, [job()])
-        before = connection.execute(f"SELECT {jobs.COLUMNS} FROM jobs").fetchall()
+        insert(connection, "jobs", JOB)
+        stored = f"SELECT {', '.join(JOB)} FROM jobs"
+        before = connection.execute(stored).fetchall()
         with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
             reader.execute("UPDATE jobs SET reason = 'output'")
 
         assert migrate(connection, backups) == NEWEST
 
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        assert connection.execute(f"SELECT {jobs.COLUMNS} FROM jobs").fetchall() == before
+        assert connection.execute(stored).fetchall() == before
         for each in (connection, reader):
             each.execute("UPDATE jobs SET reason = 'output'")
             with pytest.raises(sqlite3.IntegrityError, match="CHECK"):

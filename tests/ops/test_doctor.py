@@ -133,6 +133,12 @@ DAMAGED_ROWS = {
         ("UPDATE idempotency SET key = 'l'", "idempotency key l names job 1, which was submitted with the key k"),
         ("UPDATE idempotency SET job_id = 99", "idempotency key k of user "),
     ],
+    "supersede keys": [
+        (
+            "UPDATE jobs SET supersede_key = 's', state = 'waiting', finished_at = NULL WHERE id IN (5, 6)",
+            "jobs 5, 6 of user ",
+        )
+    ],
     "queues": [
         ("UPDATE queues SET name = 'defaunt' WHERE name = 'default'", "there is no queue default, which"),
         ("DELETE FROM queues WHERE name = 'bulk'", "there is no queue bulk, which changes know of"),

@@ -248,6 +248,8 @@ DELETE FROM sqlite_schema WHERE type = 'trigger' AND name LIKE 'outbox!_%' ESCAP
 PRAGMA writable_schema = RESET;
 DROP TABLE purging_jobs;
 DROP TABLE outbox;
+DROP INDEX jobs_superseded;
+ALTER TABLE jobs DROP COLUMN superseded_by;
 PRAGMA writable_schema = ON;
 UPDATE sqlite_schema SET sql = replace(sql, ' OR reason = ''restored''', '') WHERE name = 'jobs';
 PRAGMA writable_schema = RESET;

@@ -11,7 +11,7 @@ import random
 from typing import Any
 
 from stoker.core.errors import StokerError
-from stoker.core.job.model import NeedOn, OnOrphan
+from stoker.core.job.model import NeedOn, OnOrphan, SupersedeRunning
 from stoker.core.requests import (
     JobChanges,
     JobParams,
@@ -69,6 +69,11 @@ class Clients:
             words["timeout_ms"] = draw.choice([20, 500, 60_000])
         if draw.random() < 0.1:
             words["deadline"] = host.wall + draw.choice([50, 5_000, 3_600_000])
+        if draw.random() < 0.15:
+            words["supersede_key"] = draw.choice(["one", "two"])
+            words["supersede_running"] = draw.choice(list(SupersedeRunning))
+            if draw.random() < 0.3:
+                words["debounce_ms"] = draw.choice([20, 2_000])
         if draw.random() < 0.3:
             words["resources"] = draw.choice([{"gpu": 1}, {"gpu": 2}, {"lock": 1}, {"gpu": 1, "lock": 1}])
         return JobParams(

@@ -50,6 +50,18 @@ STILL_WAITING = """
 SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND state = 'waiting' AND needs_open = 0
     AND wake_at <= ?
 """
+TWO_OF_KEY = """
+SELECT supersede_key, group_concat(id) FROM jobs WHERE supersede_key IS NOT NULL AND state IN ('waiting', 'queued')
+GROUP BY owner_uid, supersede_key HAVING count(*) > 1
+"""
+REPLACED_BY_NONE = """
+SELECT id, superseded_by FROM jobs AS older WHERE state = 'superseded' AND NOT EXISTS
+    (SELECT 1 FROM jobs WHERE id = older.superseded_by AND id > older.id AND supersede_key = older.supersede_key)
+"""
+OF_KEYS = """
+SELECT supersede_key, group_concat(id) FROM jobs WHERE id IN (SELECT value FROM json_each(?))
+    AND supersede_key IS NOT NULL GROUP BY owner_uid, supersede_key HAVING count(*) > 1
+"""
 LATE_MS = 50  # how late a timer may be
 FINALS = {state.value for state in FINAL}
 
@@ -106,6 +118,9 @@ class Laws:
         beside = {one.run_id for one in living if one.run_id and job_of(one.run_id) == job_id} - {run_id}
         if beside:
             self.broken(f"{run_id} began while {beside} lives")
+        jobs = {job_of(one.run_id) for one in living if one.run_id} | {job_id}
+        for key, both in self._look("supersede", OF_KEYS, json.dumps(sorted(jobs))):
+            self.broken(f"jobs {both} of the supersede key {key} run at the same time")
         earlier = self.starts.setdefault(job_id, [])
         ((on_orphan, _),) = self._look("start", SPEC, job_id)
         if on_orphan != "requeue" and earlier:
@@ -251,6 +266,10 @@ class Laws:
             self.broken(f"{subject}: an open attempt and a running job belong together")
         for (name,) in self._look("whole", TWICE):
             self.broken(f"submit {name} became two jobs")
+        for key, both in self._look("whole", TWO_OF_KEY):
+            self.broken(f"jobs {both} of the supersede key {key} wait at the same time")
+        for job_id, newer in self._look("whole", REPLACED_BY_NONE):
+            self.broken(f"job {job_id} was superseded by {newer}, which is no newer job of its key")
         there: dict[int, str] = dict(self._database.execute("SELECT id, name FROM jobs"))
         for job_id, name in self.answered.items():
             if there.get(job_id) != name:

@@ -37,8 +37,8 @@ CONSEQUENCES = (
     "nameless child",
 )
 LOOKS = (
-    "order", "start", "unsafe start", "use", "signal", "acknowledgement", "answer", "refusal", "answers", "commit",
-    "due", "idle", "kept", "memory", "flows", "chain", "whole",
+    "order", "start", "supersede", "unsafe start", "use", "signal", "acknowledgement", "answer", "refusal", "answers",
+    "commit", "due", "idle", "kept", "memory", "flows", "chain", "whole",
 )  # fmt: skip
 STEPS = 100_000
 EPISODE = 2_500

@@ -15,7 +15,7 @@ from msgspec.structs import asdict, replace
 
 from stoker.core.errors import CorruptRecord
 from stoker.core.job.limits import Limits
-from stoker.core.job.model import Change, Need, NeedOn, Queue, QueueClass, Resource, Spec, State
+from stoker.core.job.model import Change, Need, NeedOn, Queue, QueueClass, Resource, Spec, State, SupersedeRunning
 from stoker.core.requests import JobFilter
 from stoker.store import attempts, changes, jobs, queues, reader, recoveries, snapshot
 from stoker.store.jobs import Dependent, Keyed, SpecRemainder, spec_hash
@@ -147,6 +147,8 @@ def test_policy_when_it_is_empty_then_its_defaults_are_those_of_the_file_format(
         "limits": Limits(),
         "nice": 0,
         "umask": None,
+        "supersede_running": SupersedeRunning.FINISH,
+        "debounce_ms": 0,
         "max_log_bytes": 67_108_864,
         "traceparent": None,
     }

@@ -28,6 +28,7 @@ from stoker.core.job.model import (
     Spec,
     State,
     StopReason,
+    SupersedeRunning,
 )
 from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, pack, seal
 from stoker.store.jobs import spec_hash
@@ -165,6 +166,9 @@ specs = st.builds(
     survive=st.booleans(),
     resources=st.dictionaries(names, positives, max_size=3),
     nice=st.integers(-20, 19),
+    supersede_key=maybe(texts),
+    supersede_running=st.sampled_from(SupersedeRunning),
+    debounce_ms=amounts,
     max_log_bytes=positives,
     limits=limits,
     traceparent=maybe(texts),
@@ -198,6 +202,7 @@ def jobs(draw: st.DrawFn, idents: st.SearchStrategy[int] = positives) -> Job:
         finished_at=draw(amounts) if ended else None,
         exit_code=draw(maybe(st.integers(0, 255))),
         signal=draw(maybe(st.integers(1, 64))),
+        superseded_by=draw(maybe(positives)),
     )
 
 

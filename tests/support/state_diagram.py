@@ -37,6 +37,7 @@ def events_of(kind: type[ev.Event], of: Job) -> Iterator[ev.Event]:
         ev.Reset: [ev.Reset(needs_open=count) for count in either],
         ev.Retry: [ev.Retry(needs_open=count) for count in either],
         ev.Restart: [ev.Restart(yes=True, needs_open=count) for count in either],
+        ev.Superseded: [ev.Superseded(by=8)],
         ev.Edit: [ev.Edit(changes={"priority": 5}, moved_ms=0)],
     }
     yield from sample[kind] if kind in sample else [kind()]

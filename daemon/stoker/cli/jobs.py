@@ -157,6 +157,7 @@ def _facts(job: JobDetails) -> list[tuple[str, object]]:
         ("name", job["name"]),
         ("workflow", job.get("workflow_id") and f"{job['workflow_id']}, step {job['step']}"),
         ("state", f"{state}: {why}" if why else state),
+        ("superseded by", job["superseded_by"] and f"job {job['superseded_by']}"),
         ("command", command_line(job)),
         ("working dir", _text(job["working_dir"])),
         ("queue", f"{job['queue']}, priority {job['priority']}"),
@@ -172,6 +173,7 @@ def _facts(job: JobDetails) -> list[tuple[str, object]]:
         ("timeout", job["timeout_ms"] and f"{render.span(job['timeout_ms'])} an attempt"),
         ("ttl", job["ttl_ms"] and render.span(job["ttl_ms"])),
         ("on orphan", f"{job['on_orphan']}{', survives the daemon' if job['survive'] else ''}"),
+        ("supersede key", _supersede(job)),
         ("needs", ", ".join(_need(need) for need in job["needs"]) or None),
         ("resources", _pairs(job["resources"])),
         ("limits", _pairs(dict(typed_limits(job["limits"] or {})))),
@@ -191,6 +193,15 @@ def _text(word: str | RawBytesShape) -> str:
 def _budget(job: JobView) -> str:
     unseen = f", {job['orphanings']} ended unseen" if job["orphanings"] else ""
     return f"{job['attempts']} so far, {job['failures']} of {job['max_attempts']} allowed failures{unseen}"
+
+
+def _supersede(job: JobView) -> str | None:
+    """`nightly, stops one that runs, debounced by 30s`."""
+    if job["supersede_key"] is None:
+        return None
+    stops = ", stops one that runs" if job["supersede_running"] == "stop" else ""
+    debounced = f", debounced by {render.span(job['debounce_ms'])}" if job["debounce_ms"] else ""
+    return f"{job['supersede_key']}{stops}{debounced}"
 
 
 def _need(need: NeedShape | int) -> str:

@@ -94,6 +94,10 @@ def _submit(given: Given, fields: dict[str, Any], interrupt: RunInterrupt | None
         interrupt.submit_answered(answer["id"])
     if remark := overdue(spec):
         render.note(remark)
+    if answer.get("superseded"):
+        render.note(f"job {answer['id']} supersedes job {', '.join(map(str, answer['superseded']))}")
+    if answer.get("starts_after"):
+        render.note(f"job {answer['id']} starts after job {', '.join(map(str, answer['starts_after']))} has ended")
     if answer["existing"]:
         render.note(f"job {answer['id']} was submitted before with this key ({answer['state']})")
     return answer

@@ -91,7 +91,9 @@ def _waiting(job: Job, scene: Scene) -> Blocker:
     if job.needs_open:
         ids = list(scene.open_needs)
         hint = f"stoker why {ids[0]}" if ids else None
-        return Blocker("needs", f"waits for {_jobs(ids)} to end", hint, {"needs": ids})
+        of_key = job.spec.supersede_key is not None and not {need.job for need in job.spec.needs}.issuperset(ids)
+        rule = "; jobs of one supersede_key run one after the other" if of_key else ""
+        return Blocker("needs", f"waits for {_jobs(ids)} to end{rule}", hint, {"needs": ids})
     wake_ms = max(0, (job.wake_at or 0) - scene.now.steady)
     run_ms = max(0, (job.spec.run_at or 0) - scene.now.wall)
     # Both may just have passed: then the next turn of the daemon queues the job.
@@ -100,6 +102,9 @@ def _waiting(job: Job, scene: Scene) -> Blocker:
             f"the host could not start it ({end.error}), which uses up no attempt; the next try is {_when(wake_ms)}"
         )
         return Blocker("host", message, "stoker status", {"error": end.error, "next_try_in_ms": wake_ms})
+    if wake_ms and job.spec.debounce_ms and not job.attempts:
+        message = f"starts {_when(wake_ms)}, unless a newer job of its supersede_key takes its place (debounce_ms)"
+        return Blocker("run_at", message, None, {"wake_in_ms": wake_ms, "debounce_ms": job.spec.debounce_ms})
     if wake_ms or (job.wake_at is not None and not run_ms):
         message = f"{_before_backoff(job)}; the next try is {_when(wake_ms)}"
         details = {"wake_in_ms": wake_ms, "failures": job.failures}
@@ -258,7 +263,8 @@ def _running(job: Job, scene: Scene) -> Blocker:
         queue, causes = scene.queue.name, ", ".join(scene.throttled_by) or "until a moment ago"
         message = f"is frozen (attempt {job.attempts}{pid}): queue {queue!r} is of class low, and the host is busy"
         return Blocker("throttled", f"{message} ({causes})", "stoker status", {"frozen": True})
-    message = f"is running (attempt {job.attempts}{pid})"
+    newer = "" if job.superseded_by is None else f"; job {job.superseded_by} takes its place after this attempt"
+    message = f"is running (attempt {job.attempts}{pid}){newer}"
     if scene.unheard_ms is None and scene.stale_ms is not None:
         stale = f" and has left no checkpoint for {span(scene.stale_ms)}: it may hang, or forget to save"
         return Blocker("running", message + stale, f"stoker worker {job.id}", {"stale_ms": scene.stale_ms})
@@ -332,6 +338,10 @@ def _final(job: Job, scene: Scene) -> Blocker:
         hint = f"stoker history {job.id}"  # it says who, and why
     if job.reason in UNMET and job.spec.needs:
         return _unmet(job, scene)
+    if job.state is State.SUPERSEDED and job.superseded_by is not None:
+        newer = job.superseded_by
+        details = {"reason": job.reason, "superseded_by": newer}
+        return Blocker("final", f"was superseded by job {newer}, which is newer", f"stoker why {newer}", details)
     if job.state is not State.FAILED:
         return Blocker("final", f"{_ENDED[job.state]}{cause(job)}", hint, {"reason": job.reason})
     if job.reason is Reason.OUTPUT:

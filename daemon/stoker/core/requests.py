@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from stoker.core.errors import InvalidParams
-from stoker.core.job.model import ExecutionMode, NeedOn, OnOrphan, QueueClass, Reason, State
+from stoker.core.job.model import ExecutionMode, NeedOn, OnOrphan, QueueClass, Reason, State, SupersedeRunning
 from stoker.core.raw_bytes import AnyText, RawBytes, encoded
 
 MAX_INT = 2**63 - 1  # of SQLite
@@ -152,6 +152,9 @@ class JobWork(JobDefaults, frozen=True, kw_only=True):
 class JobParams(JobWork, frozen=True, kw_only=True):
     needs: Annotated[tuple[JobId | NeedParams, ...], Meta(max_length=MAX_NEEDS)] | UnsetType = UNSET
     idempotency_key: Title | UnsetType | None = UNSET
+    supersede_key: Title | UnsetType | None = UNSET
+    supersede_running: SupersedeRunning | UnsetType = UNSET
+    debounce_ms: Duration | UnsetType = UNSET
 
 
 class CheckpointPart(Params, frozen=True, kw_only=True):
@@ -267,11 +270,17 @@ class QueueSettings(Params, frozen=True, kw_only=True):
 
 
 class SubmitAnswer(Struct, frozen=True, gc=False):
-    """`existing`: the job had been submitted before with the same idempotency key."""
+    """`existing`: the job had been submitted before with the same idempotency key.
+
+    Of a job with a `supersede_key`: `superseded`, the jobs that it replaced, and `starts_after`, those of its key that
+    still run, or are being stopped.
+    """
 
     id: int
     state: State
     existing: bool = False
+    superseded: tuple[int, ...] | UnsetType = UNSET
+    starts_after: tuple[int, ...] | UnsetType = UNSET
 
 
 class JobStanding(Struct, frozen=True, kw_only=True, gc=False):

@@ -50,6 +50,9 @@ class _SpecView(TypedDict):
     limits: LimitsShape
     nice: int
     umask: int | None
+    supersede_key: str | None
+    supersede_running: Literal["finish", "stop"]
+    debounce_ms: int
     max_log_bytes: int
     traceparent: str | None
 
@@ -79,6 +82,7 @@ class JobView(_SpecView):
     exit_code: int | None
     signal: int | None
     spec_hash: str
+    superseded_by: int | None
     progress: int | None
     status_text: str | None
     last_heartbeat: int | None

@@ -6,7 +6,7 @@ Owns the wire as TypedDicts, for the client and for the service that builds the 
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 State = Literal[
     "waiting", "queued", "running", "held", "succeeded", "failed", "cancelled", "expired", "superseded", "skipped"
@@ -73,6 +73,9 @@ class JobOptions(TypedDict, total=False):
     umask: int | None
     max_log_bytes: int
     idempotency_key: str | None
+    supersede_key: str | None
+    supersede_running: Literal["finish", "stop"]
+    debounce_ms: int
     traceparent: str
 
 
@@ -87,11 +90,16 @@ class JobSpec(_Command, JobOptions, total=False):
 
 
 class Submitted(TypedDict):
-    """`existing`: the job of an earlier request with the same idempotency key."""
+    """`existing`: the job of an earlier request with the same idempotency key.
+
+    Of a job with a `supersede_key`: `superseded`, the jobs that it replaced, and `starts_after`, those that still run.
+    """
 
     id: int
     state: State
     existing: bool
+    superseded: NotRequired[list[int]]
+    starts_after: NotRequired[list[int]]
 
 
 class Failure(TypedDict):

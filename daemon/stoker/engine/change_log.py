@@ -16,7 +16,7 @@ from stoker.core.requests import JobChanges
 # The fields of a job that change during its life; all others are its spec.
 MUTABLE = (
     "state", "reason", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "started_at",
-    "finished_at", "exit_code", "signal", "checkpoint_floor", "order_key",
+    "finished_at", "exit_code", "signal", "checkpoint_floor", "order_key", "superseded_by",
 )  # fmt: skip
 DERIVED = frozenset({"needs_open"})  # follows from the rows of needs: alone it makes no change
 

@@ -16,6 +16,7 @@ from stoker.core.errors import NotAllowed
 from stoker.core.job import events as ev
 from stoker.core.job.dependencies import need_met, skipped_for_need, unmet_reason
 from stoker.core.job.model import Job, Need, NeedOn
+from stoker.engine import superseding
 from stoker.engine.turn import Turn
 from stoker.store.jobs import Dependent
 
@@ -71,6 +72,7 @@ def apply_command(turn: Turn, job_id: int, event: ev.Event) -> Job:
     """Apply a person's command to a job. An open attempt is stopped first, so its job keeps its needs."""
     if isinstance(event, (ev.Retry, ev.Restart)) and job_id not in turn.memory.runs:
         _check_inputs(turn, job_id)
+        superseding.check_newest(turn, turn.job(job_id))
         return run_again(turn, job_id, event)
     return turn.step(job_id, event)
 
@@ -90,6 +92,7 @@ def run_again(turn: Turn, job_id: int, event: ev.Retry | ev.Restart | ev.Reset, 
     pending = [need for need in needs if need.job in resetting or need_now(turn, need) is None]
     job = turn.step(job_id, replace(event, needs_open=len(pending)))
     turn.set_needs(job_id, pending)
+    superseding.remember(turn, job)
     return job
 
 
@@ -117,7 +120,8 @@ def run_dependents_again(turn: Turn, job: Job, event: ev.Event) -> Generator[Non
 def _can_run_again(turn: Turn, job: Job) -> bool:
     overdue = job.spec.deadline is not None and job.spec.deadline <= turn.now.wall
     hopeless = any(need_now(turn, need) is False for need in job.spec.needs)
-    return skipped_for_need(job.state, job.reason) and not overdue and not hopeless
+    replaced = bool(superseding.unfinished(turn, job.supersedes))
+    return skipped_for_need(job.state, job.reason) and not overdue and not hopeless and not replaced
 
 
 def need_now(turn: Turn, need: Need) -> bool | None:

@@ -50,7 +50,7 @@ def log_event(transition: Transition) -> LogEvent | None:
     if event is None or isinstance(event, ev.Edit):
         return LogEvent.JOB_SUBMITTED if event is None else LogEvent.JOB_EDITED
     if before is not None and before.state is State.RUNNING and job.state is State.RUNNING:
-        return _BY_EVENT.get(type(event), LogEvent.JOB_STOPPING)
+        return _BY_EVENT.get(type(event), LogEvent.JOB_STOPPING if transition.attempt is not None else None)
     if job.state is State.FAILED:
         return _BY_REASON.get(job.reason or Reason.EXIT, LogEvent.TASK_FAILED)
     if job.state in _BY_STATE:
@@ -105,6 +105,8 @@ def _fields(transition: Transition) -> dict[str, Any]:
             fields["error"] = None if own else attempt.outcome.error
     if job.reason is not None:
         fields["reason"] = job.reason.value
+    if job.superseded_by is not None:
+        fields["superseded_by"] = job.superseded_by
     if transition.change.actor_uid is not None:
         fields["uid"] = transition.change.actor_uid
     return fields

@@ -23,7 +23,8 @@ from stoker.core.requests import JobDefaults, JobParams, JobWork
 from stoker.core.similar_names import did_you_mean
 from stoker.core.units import instant
 
-_SENT = tuple(name for name in JobWork.__struct_fields__ if name != "limits")
+# The fields that become the field of the spec with that name; a step has not all of them.
+_SENT = tuple(name for name in JobParams.__struct_fields__ if name not in ("limits", "needs", "idempotency_key"))
 
 
 class Merged(NamedTuple):
@@ -67,7 +68,7 @@ class SpecDefaults:
     def read(self, sent: JobWork, queue: Queue, needs: tuple[Need, ...] = ()) -> tuple[Spec, Iterator[InvalidParams]]:
         """The whole spec that `sent` asks for in `queue`, and its contradictions."""
         merged = self._defaults(queue)
-        given = {name: value for name in _SENT if (value := getattr(sent, name)) is not UNSET}
+        given = {name: value for name in _SENT if (value := getattr(sent, name, UNSET)) is not UNSET}
         given["needs"] = needs
         if sent.limits is not UNSET:
             given["limits"] = Limits(**msgspec.structs.asdict(sent.limits))

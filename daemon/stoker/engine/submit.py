@@ -25,6 +25,7 @@ from stoker.core.job.transition import submitted
 from stoker.core.requests import JobParams, JobWork, SubmitAnswer
 from stoker.core.trace import new_trace_id, parse_traceparent
 from stoker.core.units import counted, spoken
+from stoker.engine import superseding
 from stoker.engine.dependents import need_failed
 from stoker.engine.preflight import CommandRequest
 from stoker.engine.spec_defaults import SpecDefaults, check, needs_of
@@ -36,6 +37,7 @@ from stoker.store.writer import NewKey
 RETRY_HINT_MS = 1_000
 MOST_SHOWN = 80  # characters of a value in a message
 Answers = list[SubmitAnswer | StokerError]
+EMPTY: Counter[str] = Counter()
 
 
 class Prepared(Struct, frozen=True):
@@ -65,11 +67,14 @@ class Intake:
         name = sent.queue if isinstance(sent.queue, str) else "default"
         return turn.memory.queue(name, "queue", f"stoker queue set {name}")
 
-    def check_room(self, turn: Turn, queue: Queue, ahead: Counter[str]) -> None:
-        """Backpressure. `ahead`: jobs of the same request that are about to be accepted. Raises QueueFull."""
-        self.check_queue_room(turn, queue, ahead[queue.name])
+    def check_room(self, turn: Turn, queue: Queue, ahead: Counter[str], leaving: Counter[str] = EMPTY) -> None:
+        """Backpressure. `ahead`: jobs of the same request that are about to be accepted; `leaving`: jobs by queue that
+        the next one replaces. Raises QueueFull.
+        """
+        self.check_queue_room(turn, queue, ahead[queue.name] - leaving[queue.name])
         if self._max_queued is not None:
-            total = turn.memory.total(State.QUEUED) + turn.memory.total(State.WAITING) + ahead.total()
+            added = ahead.total() - leaving.total()
+            total = turn.memory.total(State.QUEUED) + turn.memory.total(State.WAITING) + added
             if total >= self._max_queued:
                 raise _full("all queues together hold", total, "the limit [jobs] max_queued", self._max_queued, queue)
 
@@ -125,6 +130,8 @@ class Submission(CommandRequest[Answers]):
         for sent in self._jobs:
             if sent.idempotency_key:
                 wanted.keys.add((self._owner, sent.idempotency_key))
+            if sent.supersede_key:
+                wanted.supersede_keys.add((self._owner, sent.supersede_key))
             if sent.needs:
                 wanted.ids.update(need if isinstance(need, int) else need.job for need in sent.needs)
 
@@ -185,9 +192,12 @@ class Submission(CommandRequest[Answers]):
         if earlier is not None:
             return earlier
         queue = self._intake.queue(turn, sent)
-        self._intake.check_room(turn, queue, ahead)
+        older = self._older(turn, sent.supersede_key or None)
+        room_left = superseding.room_left(older)
+        self._intake.check_room(turn, queue, ahead, room_left)
         spec = self._intake.specs.resolve(sent, queue, needs_of(sent))
         check(spec, turn.now, turn.memory.resources)
+        superseding.check_needs(spec, older)
         open_needs, failed = self._needs(turn, spec)
         return Prepared(spec, open_needs, failed, sent, digest)
 
@@ -243,13 +253,24 @@ class Submission(CommandRequest[Answers]):
                 unmet.append(need)
         return tuple(unmet), failed
 
+    def _older(self, turn: Turn, supersede_key: str | None) -> list[Job]:
+        """The jobs that a job with this key replaces."""
+        return superseding.unfinished(turn, None if supersede_key is None else (self._owner, supersede_key))
+
     def _accept(self, turn: Turn, prepared: Prepared) -> SubmitAnswer:
+        """A job that is skipped at once, for a need that cannot be met, replaces no other."""
         key = prepared.sent.idempotency_key or None
-        job = self._intake.accept(turn, prepared.spec, self._owner, prepared.open_needs, key)
+        older = self._older(turn, prepared.spec.supersede_key) if prepared.failed_need is None else []
+        open_needs = (*prepared.open_needs, *superseding.needs_of_running(turn, older))
+        job = self._intake.accept(turn, prepared.spec, self._owner, open_needs, key)
         self._remember_key(turn, prepared, job.id)
         if prepared.failed_need is not None:
-            turn.step(job.id, prepared.failed_need)
-        return SubmitAnswer(job.id, turn.job(job.id).state)
+            job = turn.step(job.id, prepared.failed_need)
+        if job.supersedes is None:
+            return SubmitAnswer(job.id, job.state)
+        superseded, running = superseding.supersede(turn, job, older)
+        superseding.remember(turn, job)
+        return SubmitAnswer(job.id, job.state, superseded=tuple(superseded), starts_after=tuple(running))
 
     def _remember_key(self, turn: Turn, prepared: Prepared, job_id: int) -> None:
         key = prepared.sent.idempotency_key

@@ -29,6 +29,7 @@ class Invariant(StrEnum):
     WORKFLOWS = "workflows"
     CHAINS = "chains"
     KEYS = "keys"
+    SUPERSEDED = "supersede keys"
     QUEUES = "queues"
 
 
@@ -148,6 +149,21 @@ SELECT key, job_id, told FROM (
 """,
     "idempotency key {0} names job {1}, which was submitted with the key {2}",
 )
+TWO_OF_KEY = Law(
+    """
+SELECT supersede_key, owner_uid, group_concat(id, ', ') FROM jobs
+WHERE supersede_key IS NOT NULL AND state IN ('waiting', 'queued') AND finished_at IS NULL
+GROUP BY owner_uid, supersede_key HAVING count(*) > 1
+""",
+    "jobs {2} of user {1} wait with the same supersede key {0}",
+)
+SUCCESSOR_LOST = Law(
+    """
+SELECT id, superseded_by FROM jobs AS older WHERE superseded_by IS NOT NULL AND finished_at IS NULL
+    AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = older.superseded_by AND jobs.id > older.id)
+""",
+    "job {0} is superseded by job {1}, which does not exist or is older",
+)
 QUEUE_LOST = Law(
     """
 SELECT 'jobs', queue FROM jobs WHERE finished_at IS NULL AND queue NOT IN (SELECT name FROM queues) GROUP BY queue
@@ -201,6 +217,7 @@ RULES: dict[Invariant, tuple[Law, ...]] = {
     Invariant.WORKFLOWS: (NO_WORKFLOW, WORKFLOW_ENDED_BEFORE_STEP, WORKFLOW_UNLIKE_CHANGE),
     Invariant.CHAINS: (CHAIN_WITH_GAP,),
     Invariant.KEYS: (KEY_OF_NO_JOB, KEY_UNLIKE_CHANGE),
+    Invariant.SUPERSEDED: (TWO_OF_KEY, SUCCESSOR_LOST),
     Invariant.QUEUES: (QUEUE_LOST, QUEUE_UNLIKE_CHANGE, RESOURCE_LOST, RESOURCE_UNLIKE_CHANGE),
 }
 

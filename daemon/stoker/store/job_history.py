@@ -45,6 +45,7 @@ class ChangedValues(TypedDict, total=False):
     signal: Any
     checkpoint_floor: Any
     order_key: Any
+    superseded_by: Any
 
 
 class FirstValues(ChangedValues, total=False):

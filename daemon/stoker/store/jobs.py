@@ -19,7 +19,7 @@ from msgspec import NODEFAULT, Struct, field
 from msgspec.structs import asdict, fields
 
 from stoker.core.job.limits import Limits
-from stoker.core.job.model import ExecutionMode, Job, Need, NeedOn, OnOrphan, Reason, Spec, State
+from stoker.core.job.model import ExecutionMode, Job, Need, NeedOn, OnOrphan, Reason, Spec, State, SupersedeRunning
 from stoker.core.raw_bytes import AnyText
 from stoker.core.requests import JobStanding
 from stoker.store.database import json_array
@@ -48,6 +48,8 @@ class SpecRemainder(Struct, frozen=True, omit_defaults=True):
     limits: Limits = Limits()
     nice: int = 0
     umask: int | None = None
+    supersede_running: SupersedeRunning = SupersedeRunning.FINISH
+    debounce_ms: int = 0
     max_log_bytes: int = 67_108_864
     traceparent: str | None = None
 
@@ -62,13 +64,13 @@ _IS_JSON = ("{", '"')  # a column that begins so is JSON
 
 _SPEC_COLUMNS = (
     "queue, name, priority, execution_mode, command, args, env_vars, working_dir, max_attempts, backoff_factor, "
-    "deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at, policy"
+    "deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at, supersede_key, policy"
 )
-SPEC_WIDTH = 17
+SPEC_WIDTH = 18
 _STATE_FIELDS = tuple(name for name in Job.__struct_fields__ if name != "spec")  # each has a column of its name
 _CHANGING = (
     "state", "reason", "pid", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "started_at",
-    "finished_at", "exit_code", "signal", "checkpoint_floor",
+    "finished_at", "exit_code", "signal", "checkpoint_floor", "superseded_by",
 )  # fmt: skip
 _state_row = attrgetter(*_STATE_FIELDS)
 COLUMNS = f"{_SPEC_COLUMNS}, {', '.join(_STATE_FIELDS)}"
@@ -102,6 +104,9 @@ SELECT count(*) FROM (
         AND (order_key, jobs.id) < (?, ?)
     WHERE state = 'queued' LIMIT 10000
 )
+"""
+UNFINISHED_OF_KEY = """
+SELECT id FROM jobs WHERE owner_uid = ? AND supersede_key = ? AND finished_at IS NULL ORDER BY id
 """
 RUNNING_WITHOUT_ATTEMPT = """
 SELECT id, attempts FROM jobs WHERE state = 'running'
@@ -187,7 +192,7 @@ def insert_row(job: Job) -> tuple[Any, ...]:
         spec.queue, spec.name, spec.priority, spec.execution_mode, _text_column(spec.command),
         _encode(spec.args).decode(), _encode(spec.env).decode(), _text_column(spec.working_dir), spec.max_attempts,
         spec.backoff_factor, spec.deadline, spec.ttl_ms, spec.timeout_ms, spec.on_orphan, spec.survive,
-        spec.run_at, _policy_of(spec), *_state_row(job),
+        spec.run_at, spec.supersede_key, _policy_of(spec), *_state_row(job),
     )  # fmt: skip
 
 
@@ -220,7 +225,7 @@ def spec_of(row: Sequence[Any]) -> Spec:
     """The spec in a row of COLUMNS."""
     (
         queue, name, priority, mode, command, args, env_vars, working_dir, max_attempts, backoff_factor, deadline,
-        ttl_ms, timeout_ms, on_orphan, survive, run_at, policy,
+        ttl_ms, timeout_ms, on_orphan, survive, run_at, supersede_key, policy,
     ) = row[:SPEC_WIDTH]  # fmt: skip
     return Spec(
         command=_of_text_column(command),
@@ -239,6 +244,7 @@ def spec_of(row: Sequence[Any]) -> Spec:
         on_orphan=OnOrphan(on_orphan),
         survive=bool(survive),
         run_at=run_at,
+        supersede_key=supersede_key,
         **asdict(_policy(policy)),
     )
 
@@ -304,6 +310,13 @@ def skipped_behind(connection: sqlite3.Connection, ids: Iterable[int]) -> list[D
 def needed(connection: sqlite3.Connection) -> set[int]:
     """Ids of all jobs for which others still wait."""
     return {row[0] for row in connection.execute(NEEDED)}
+
+
+def unfinished_of_keys(
+    connection: sqlite3.Connection, keys: Iterable[tuple[int, str]]
+) -> dict[tuple[int, str], list[int]]:
+    """By owner and `supersede_key`, the jobs that have not ended."""
+    return {pair: [row[0] for row in connection.execute(UNFINISHED_OF_KEY, pair)] for pair in keys}
 
 
 def running_without_attempt(connection: sqlite3.Connection) -> list[int]:

@@ -30,6 +30,7 @@ class Wanted(Struct):
     now: Now
     ids: set[int] = field(default_factory=set)
     keys: set[tuple[int, str]] = field(default_factory=set)
+    supersede_keys: set[tuple[int, str]] = field(default_factory=set)
     dependents_of: dict[int, int] = field(default_factory=dict)  # needed job: after which dependent
     skipped_behind: set[int] = field(default_factory=set)
     run_ids: set[str] = field(default_factory=set)
@@ -42,7 +43,7 @@ class Wanted(Struct):
     to_purge: retention.Candidates | None = None
 
     def __bool__(self) -> bool:
-        asked = (self.ids, self.keys, self.dependents_of, self.run_ids, self.lanes, self.due)
+        asked = (self.ids, self.keys, self.supersede_keys, self.dependents_of, self.run_ids, self.lanes, self.due)
         return any((*asked, self.workflows, self.chains, self.to_purge is not None))
 
 
@@ -62,6 +63,7 @@ class Portion(Struct, frozen=True):
 class Loaded(Struct):
     jobs: dict[int, Job] = field(default_factory=dict)
     keys: dict[tuple[int, str], Keyed] = field(default_factory=dict)
+    unfinished_of_key: dict[tuple[int, str], list[int]] = field(default_factory=dict)
     dependents: dict[int, Portion] = field(default_factory=dict)
     skipped_behind: list[Dependent] = field(default_factory=list)
     known_runs: set[str] = field(default_factory=set)
@@ -92,6 +94,7 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
         loaded.jobs = job_rows.by_ids(connection, wanted.ids)
     if wanted.skipped_behind:
         _load_needs(connection, wanted, loaded)
+    _load_keys(connection, wanted, loaded)
     _load_workflows(connection, wanted, loaded)
     if wanted.run_ids:
         loaded.known_runs = attempts.existing(connection, wanted.run_ids)
@@ -101,6 +104,17 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
     for queue, demand, limit in wanted.lanes:
         loaded.lanes[queue, demand] = job_rows.ready(connection, queue, demand, wanted.barred, limit)
     return loaded
+
+
+def _load_keys(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) -> None:
+    """The unfinished jobs of the wanted supersede keys, and of those of the jobs that may run again."""
+    again = wanted.skipped_behind | {each.job_id for each in loaded.skipped_behind}
+    jobs = [loaded.jobs[job_id] for job_id in again if job_id in loaded.jobs]
+    keys = wanted.supersede_keys | {job.supersedes for job in jobs if job.supersedes is not None}
+    if keys:
+        loaded.unfinished_of_key = job_rows.unfinished_of_keys(connection, keys)
+        ids = {job_id for unfinished in loaded.unfinished_of_key.values() for job_id in unfinished}
+        loaded.jobs |= job_rows.by_ids(connection, ids - loaded.jobs.keys())
 
 
 def _load_needs(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) -> None:

@@ -114,6 +114,14 @@ SPEC = (
     Option("--safe", None, "safe to run again after an end that was not seen (--on-orphan requeue)"),
     Option("--survive", None, "the job goes on while the daemon is down"),
     Option("--idempotency-key", "KEY", "a second submit with the same key returns the same job"),
+    Option("--supersede-key", "KEY", "take the place of your older jobs with this key, unless they run"),
+    Option(
+        "--supersede-running",
+        "WHAT",
+        "what an older job that runs does first: finish or stop (default: finish)",
+        choices=("finish", "stop"),
+    ),
+    values.duration_option("--debounce", "start only after this time without a newer job of its key"),
     Option(
         "--resource",
         "NAME[=N]",

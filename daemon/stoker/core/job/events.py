@@ -95,6 +95,13 @@ class DeadlinePassed(Event, frozen=True):
     """The wall clock reached `deadline`."""
 
 
+class Superseded(Event, frozen=True):
+    """The newer job `by` of the same key takes its place; `stop`: an open attempt is stopped."""
+
+    by: int
+    stop: bool = False
+
+
 class Reset(Event, frozen=True):
     """Its workflow runs this step again from the start, because of a resume, a retry or a rollback.
 

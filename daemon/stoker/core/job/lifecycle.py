@@ -17,7 +17,7 @@ from stoker.core.errors import AlreadyFinished, IllegalTransition, NotAllowed
 from stoker.core.job import events as ev
 from stoker.core.job import verbs
 from stoker.core.job.model import FINAL, Attempt, Job, Outcome, OutcomeKind, Reason, State, StopReason
-from stoker.core.job.transition import Transitioned, blocked, end, expiry, expiry_by_now, ready, stop_for
+from stoker.core.job.transition import Transitioned, blocked, end, expiry, expiry_by_now, ready, stop_for, superseded
 from stoker.core.job.verdict import Verdict, judge, reason_of_stuck
 
 Rule = Callable[[Job, Attempt | None, Any, Now], Transitioned]
@@ -87,6 +87,8 @@ def _apply(job: Job, verdict: Verdict, event: ev.Ended, now: Now) -> Transitione
         ended = end(charged, verdict.state, verdict.reason, now)
         # The attempt may have ended while no daemon was running.
         return replace(ended, job=replace(ended.job, finished_at=event.outcome.ended_at or now.wall))
+    if job.superseded_by is not None:
+        return superseded(charged, now)
     if verdict.state is State.HELD:
         return Transitioned(replace(charged, state=State.HELD, reason=verdict.reason))
     wake_at = None if verdict.delay_ms is None else now.steady + verdict.delay_ms
@@ -104,15 +106,15 @@ def _ended_while_held(job: Job, attempt: Attempt | None, event: ev.Ended, now: N
     assert attempt is not None, "only a held job with an open attempt gets an end"
     end = event.outcome
     held = replace(job, reason=reason_of_stuck(end), pid=None, exit_code=end.exit_code, signal=end.signal)
-    after = _unless_cancelled(held, attempt, now)
+    after = _unless_replaced(held, attempt, now)
     return Transitioned(after.job, _close(attempt, event, now), (ev.Settled(attempt.run_id), *after.effects))
 
 
-def _unless_cancelled(job: Job, attempt: Attempt, now: Now) -> Transitioned:
-    """The held job, or its end if a person had cancelled it: no later event takes a cancel back."""
+def _unless_replaced(job: Job, attempt: Attempt, now: Now) -> Transitioned:
+    """The held job, or its end if it had been cancelled or superseded: no later event takes that back."""
     if attempt.stop_reason is StopReason.CANCEL:
         return end(job, State.CANCELLED, Reason.USER, now)
-    return Transitioned(job)
+    return Transitioned(job) if job.superseded_by is None else superseded(job, now)
 
 
 def _refused(job: Job, attempt: Attempt | None, event: ev.Refused, now: Now) -> Transitioned:
@@ -120,7 +122,7 @@ def _refused(job: Job, attempt: Attempt | None, event: ev.Refused, now: Now) -> 
     assert attempt is not None, "a running job has an open attempt"
     outcome = Outcome(kind=OutcomeKind.NEVER_STARTED, error=event.why, ended_at=now.wall)
     closed = replace(attempt, outcome=outcome, ended_at=now.wall)
-    after = _unless_cancelled(replace(job, state=State.HELD, reason=Reason.LOST), attempt, now)
+    after = _unless_replaced(replace(job, state=State.HELD, reason=Reason.LOST), attempt, now)
     return Transitioned(after.job, closed, (ev.Settled(attempt.run_id), *after.effects))
 
 
@@ -143,6 +145,14 @@ def _stuck(job: Job, attempt: Attempt | None, _event: ev.Stuck, _now: Now) -> Tr
 def _attempt_missing(job: Job, attempt: Attempt | None, _event: ev.AttemptMissing, _now: Now) -> Transitioned:
     assert attempt is None, "an open attempt is there"
     return Transitioned(replace(job, state=State.HELD, reason=Reason.LOST, pid=None))
+
+
+def _superseded(job: Job, attempt: Attempt | None, event: ev.Superseded, now: Now) -> Transitioned:
+    """End at once, or after the open attempt. A job that was superseded twice names the first of the newer ones."""
+    replaced = replace(job, superseded_by=job.superseded_by or event.by)
+    if attempt is None:
+        return superseded(replaced, now)
+    return stop_for(replaced, attempt, StopReason.SUPERSEDED) if event.stop else Transitioned(replaced, attempt)
 
 
 def _ends(state: State, reason: Reason) -> Rule:
@@ -171,6 +181,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.TtlPassed: _ends(State.EXPIRED, Reason.TTL),
             ev.DeadlinePassed: _ends(State.EXPIRED, Reason.DEADLINE),
             ev.NeedFailed: _need_failed,
+            ev.Superseded: _superseded,
             ev.Cancel: verbs.cancel,
             ev.Skip: verbs.skip,
             ev.Hold: verbs.hold,
@@ -190,6 +201,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.Adopted: _adopt,
             ev.Stuck: _stuck,
             ev.AttemptMissing: _attempt_missing,
+            ev.Superseded: _superseded,
             ev.DeadlinePassed: _stops(StopReason.DEADLINE),
             ev.Cancel: _stops(StopReason.CANCEL),
             ev.Restart: verbs.restart_running,
@@ -205,6 +217,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.Stuck: _stuck,
             ev.NeedMet: _need_met,
             ev.NeedFailed: _need_failed,
+            ev.Superseded: _superseded,
             ev.Cancel: verbs.cancel,
             ev.Retry: verbs.retry,
             ev.Reset: verbs.reset,

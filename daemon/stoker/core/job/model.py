@@ -85,6 +85,13 @@ class ExecutionMode(StrEnum):
     IN_PROCESS = "in_process"
 
 
+class SupersedeRunning(StrEnum):
+    """What a newer job of the same `supersede_key` does to one that runs; it starts after the end of that one."""
+
+    FINISH = "finish"
+    STOP = "stop"
+
+
 class QueueClass(StrEnum):
     """The order in which queues are served; the throttle pauses `low`."""
 
@@ -145,6 +152,9 @@ class Spec(Struct, frozen=True, kw_only=True):
     limits: Limits = NO_LIMITS
     nice: int = 0
     umask: int | None = None  # None: the one that the daemon was started with
+    supersede_key: str | None = None
+    supersede_running: SupersedeRunning = SupersedeRunning.FINISH
+    debounce_ms: int = 0
     max_log_bytes: int = 64 * 1024 * 1024
     traceparent: str | None = None
 
@@ -185,6 +195,12 @@ class Job(Struct, frozen=True, kw_only=True):
     workflow_id: int | None = None
     step: str | None = None
     checkpoint_floor: int = 0
+    superseded_by: int | None = None  # the newer job of its key; set also while an attempt is still open
+
+    @property
+    def supersedes(self) -> tuple[int, str] | None:
+        """Its owner and `supersede_key`: of the jobs that share them only the newest is to start."""
+        return None if self.spec.supersede_key is None else (self.owner_uid, self.spec.supersede_key)
 
     @property
     def final(self) -> bool:

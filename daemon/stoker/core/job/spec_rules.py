@@ -59,6 +59,15 @@ def _unasked(field: str) -> Rule:
     )
 
 
+def _without_key(field: str) -> Rule:
+    return Rule(
+        field,
+        lambda spec, given: field in given and not spec.supersede_key,
+        lambda _: "it has no effect without supersede_key",
+        "give supersede_key, too: newer jobs replace older ones of the same key",
+    )
+
+
 def _no_process(field: str) -> Rule:
     return Rule(
         field,
@@ -120,6 +129,16 @@ RULES = (
             " the warning would come as the job starts"
         ),
         "give a smaller warn_before_ms",
+    ),
+    *map(_without_key, ("supersede_running", "debounce_ms")),
+    Rule(
+        "debounce_ms",
+        lambda spec, _: spec.ttl_ms is not None and spec.debounce_ms >= spec.ttl_ms,
+        lambda spec: (
+            f"{duration(spec.debounce_ms)} is not less than ttl_ms, {duration(spec.ttl_ms or 0)}: the job would expire"
+            " before it could start"
+        ),
+        "give a smaller debounce_ms",
     ),
     *map(_clash, ("success_exit_codes", "no_retry_exit_codes")),
     *map(_unasked, ("unresponsive_warn_ms", "unresponsive_kill_ms")),

@@ -50,6 +50,8 @@ def expiry_by_now(job: Job, now: Now) -> int | None:
 
 def submitted(job: Job, now: Now) -> Job:
     """The first state of a job that was just accepted."""
+    if job.spec.debounce_ms:
+        job = replace(job, wake_at=now.steady + job.spec.debounce_ms)
     state = State.WAITING if blocked(job, now) else State.QUEUED
     return replace(job, state=state, expires_at=expiry(job, now))
 
@@ -63,6 +65,11 @@ def ready(job: Job, now: Now, **changes: Any) -> Job:
 def end(job: Job, state: State, reason: Reason, now: Now) -> Transitioned:
     ended = replace(job, state=state, reason=reason, finished_at=now.wall, pid=None, wake_at=None, expires_at=None)
     return Transitioned(ended, effects=(ev.ReleaseDependents(job.id),))
+
+
+def superseded(job: Job, now: Now) -> Transitioned:
+    """A job that was superseded ends where it would wait, be queued again or be held."""
+    return end(job, State.SUPERSEDED, Reason.SUPERSEDED, now)
 
 
 def stop_for(job: Job, attempt: Attempt | None, reason: StopReason) -> Transitioned:

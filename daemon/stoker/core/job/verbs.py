@@ -88,6 +88,7 @@ def _again(job: Job, now: Now, spec: Spec, **changes: Any) -> Transitioned:
         "wake_at": None,
         "exit_code": None,
         "signal": None,
+        "superseded_by": None,
     }
     fresh = replace(job, spec=spec, **(blank | changes))
     return Transitioned(ready(fresh, now, expires_at=expiry(fresh, now)))

@@ -162,6 +162,8 @@ CHECKS = (
     _rule(Invariant.CHAINS, "chains of checkpoints have no gap"),
     Check("rows", "checkpoints", "each checkpoint matches its checksum", E, RESTORE, has_whole_checkpoints),
     _rule(Invariant.KEYS, "idempotency keys name jobs that exist", W, RESTORE),
+    _rule(Invariant.SUPERSEDED, "of each supersede key one job waits at most", W,
+          "stoker show ID; stoker cancel the older one"),
     _rule(Invariant.QUEUES, "queues and resources are what their changes say", E,
           "stoker queue ls; stoker queue set NAME; stoker resource set NAME N"),
     Check("rows", "high-water mark", "no id is above the highest that a restore knows of", W,
