@@ -38,6 +38,12 @@ LAST_STATES = """
 SELECT id, state, (SELECT to_state FROM changes WHERE kind = 'workflow' AND subject = workflows.id
     AND to_state IS NOT NULL ORDER BY seq DESC LIMIT 1) FROM workflows
 """
+CANCELS_TAKEN_BACK = """
+SELECT subject FROM (SELECT subject, payload ->> 'intent' AS intent,
+        lag(payload ->> 'intent') OVER (PARTITION BY subject ORDER BY seq) AS before
+    FROM changes WHERE kind = 'workflow' AND payload ->> 'intent' IS NOT NULL)
+WHERE intent = 'pause' AND before = 'cancel'
+"""
 OPEN_NEEDS = """
 SELECT id, needs_open, (SELECT count(*) FROM needs WHERE job_id = jobs.id) FROM jobs
 WHERE state IN ('waiting', 'queued', 'held')
@@ -183,6 +189,8 @@ class FlowLaws:
         """At each start, and at the end."""
         for (name,) in self._database.execute(TWICE):
             self._laws.broken(f"workflow {name} was made twice")
+        for ident in self.numbers(CANCELS_TAKEN_BACK):
+            self._laws.broken(f"a pause took back the cancel of workflow {ident}")
         for ident, state, last in self._database.execute(LAST_STATES):
             if state != last:
                 self._laws.broken(f"workflow {ident} is {state}, its last change says {last}")

@@ -100,10 +100,19 @@ class FlowClients:
             self.let_go_on(life, [self._chance.choice(paused)])
             return
         workflow_id = self._chance.choice(list(self._laws.answered)[-NEWEST:])
+        if self._chance.random() < 0.2:
+            self._change_in_a_pause(life, workflow_id)
+            return
         for _ in range(self._chance.choice([1, 1, 2])):
             verb = self._chance.choice(list(VERBS))
             for _ in range(self._chance.choice([1, 1, 1, 2])):
                 self._say(life, verb, workflow_id)
+
+    def _change_in_a_pause(self, life: Life, workflow_id: int) -> None:
+        """Pause a workflow, change it and resume it, all before the first answer: steps become queued in the pause."""
+        changes = self._chance.choices(["skip", "remove_need"], k=self._chance.randint(1, 3))
+        for verb in ("pause", *changes, "resume plainly"):
+            self._say(life, verb, workflow_id)
 
     def let_go_on(self, life: Life, workflow_ids: list[int]) -> None:
         """Resume paused workflows, as only a person does."""
