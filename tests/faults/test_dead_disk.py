@@ -7,6 +7,7 @@ still be alive keeps its resources, and everybody else is served.
 
 from __future__ import annotations
 
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -21,6 +22,7 @@ from tests.support import disks, locked_memory
 from tests.support.daemon import DaemonProcess
 from tests.support.disks import DeadDirectory, Disk
 from tests.support.facts import until
+from tests.support.policies import identities_on_disk
 from tests.support.torture import launchers
 from tests.support.work import Gate, alive, end_of, job_view, kill9, running, shell, state, submit, submit_running
 
@@ -40,6 +42,7 @@ throttle_threshold = 100
 
 # The identity of the only open attempt, as stored and as a kernel before 6.9 would report it.
 KNOWN = "SELECT count(*) FROM attempts WHERE ended_at IS NULL AND pid > 0 AND job_id = 1"
+UNMARKED = 1_000_000  # microseconds of RLIMIT_RTTIME, which is no mark
 FORGET_INODES = "UPDATE attempts SET pidfs_inode = NULL"
 
 
@@ -71,6 +74,20 @@ def thawed(disk: Disk) -> Disk:
     return disk
 
 
+@pytest.fixture(params=["marks", "no marks"])
+def either(request: pytest.FixtureRequest, patient: DaemonProcess) -> DaemonProcess:
+    """The same, or one where RLIMIT_RTTIME leaves no room for marks, so that its launchers must read environments."""
+    if request.param == "no marks":
+        patient.stop()
+        stokerd = patient.home / "stokerd"  # its file system is not frozen
+        stokerd.write_text(f'#!/bin/sh\nexec prlimit --rttime={UNMARKED}:{UNMARKED} {patient.programs}/stokerd "$@"\n')
+        stokerd.chmod(0o755)
+        patient.programs = stokerd.parent
+        patient.config.write_text(SETTINGS.replace("stuck_ms = 1000", "stuck_ms = 5000"))  # a read may take a second
+        patient.start()
+    return patient
+
+
 @contextmanager
 def locked_stranger(disk: Disk) -> Iterator[int]:
     """A process that is not ours, with its memory locked on that file system, which is frozen meanwhile."""
@@ -92,6 +109,11 @@ def locked_stranger(disk: Disk) -> Iterator[int]:
 def locking(disk: Disk, lock: Gate) -> str:
     """The command of a worker that locks its memory once `lock` is opened."""
     return f"{sys.executable} -I -S {locked_memory.__file__} {disk.where}/mapped < {lock.path}"
+
+
+def is_unmarked(pid: int) -> bool:
+    soft, _ = resource.prlimit(pid, resource.RLIMIT_RTTIME)
+    return soft == UNMARKED
 
 
 def is_locked(pid: int) -> bool:
@@ -360,20 +382,21 @@ def test_start_when_a_stranger_has_locked_its_memory_then_the_daemon_recovers(
 
 
 def test_launcher_when_a_child_it_adopts_has_locked_its_memory_then_it_serves_others(
-    patient: DaemonProcess, thawed: Disk, tmp_path: Path
+    either: DaemonProcess, thawed: Disk, tmp_path: Path
 ) -> None:
     over, lock = Gate(tmp_path / "over"), Gate(tmp_path / "lock")
-    with patient.client() as client:
-        job = submit(client, shell(f"{locking(thawed, lock)} & read _ < {over.path}; exit 0", grace_ms=100))
+    with either.client() as client:
+        job = submit(client, shell(f"setsid {locking(thawed, lock)} & read _ < {over.path}; exit 0", grace_ms=100))
         pid = until(lambda: process_named(f"{thawed.where}/mapped"), why="the child that locks its memory")
         assert pid is not None
+        assert is_unmarked(pid) is (either.programs == either.home)
         until(lambda: "mapped" in log_of(client, job), why="its mapping")
         thawed.freeze()
         lock.open()
         until(lambda: is_locked(pid), why="the lock of its memory")
         over.open()
         ends = [end_of(client, submit(client, shell(":"))) for _ in range(3)]
-        before, stuck = job_view(client, job)["state"], patient.events("launcher_stuck")
+        before, stuck = job_view(client, job)["state"], either.events("launcher_stuck")
         thawed.thaw()
         after = end_of(client, job)
 
@@ -382,25 +405,26 @@ def test_launcher_when_a_child_it_adopts_has_locked_its_memory_then_it_serves_ot
 
 
 def test_launcher_when_it_takes_the_log_of_a_locked_worker_then_it_serves_others(
-    patient: DaemonProcess, thawed: Disk, tmp_path: Path
+    either: DaemonProcess, thawed: Disk, tmp_path: Path
 ) -> None:
     lock = Gate(tmp_path / "lock")
-    with patient.client() as client:
+    with either.client() as client:
         job = submit_running(client, shell(f"exec {locking(thawed, lock)}", survive=True))
         until(lambda: "mapped" in log_of(client, job), why="its mapping")
+        until(lambda: identities_on_disk(either), why="its identity on disk")
         pid = job_view(client, job)["pid"]
-        (launcher,) = launchers(patient.state_dir).values()  # reads the memory of all processes
+        (launcher,) = launchers(either.state_dir).values()  # reads the memory of all processes
         thawed.freeze()
         lock.open()
         until(lambda: is_locked(pid), why="the lock of its memory")
-    patient.kill9()
+    either.kill9()
     kill9(launcher)
 
-    patient.start()
-    with patient.client() as client:
-        until(lambda: patient.events("recovery_finished")[1:], why="the end of the recovery")
+    either.start()
+    with either.client() as client:
+        until(lambda: either.events("recovery_finished")[1:], why="the end of the recovery")
         ends = [end_of(client, submit(client, shell(":"))) for _ in range(3)]
-        stuck, before = patient.events("launcher_stuck"), job_view(client, job)["state"]
+        stuck, before = either.events("launcher_stuck"), job_view(client, job)["state"]
         thawed.thaw()
         after = end_of(client, job)
 

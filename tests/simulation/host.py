@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 
 from stoker.launcher import kernel
@@ -232,11 +233,16 @@ class Host:
     def _children_of(self, parent: int) -> bytes:
         return b"".join(b"%d " % pid for pid, one in self.processes.items() if one.parent == parent)
 
-    def read_proc(self, pid: int, name: str) -> bytes:
-        """A file of a process in /proc."""
+    def read_proc(self, pid: int, _name: str) -> bytes:
+        """The children of a process, as in its file in /proc."""
         if pid not in self.processes:
             raise ProcessLookupError(errno.ESRCH, str(pid))
-        return self.read_environ(pid) if name == "environ" else self._children_of(pid)
+        return self._children_of(pid)
+
+    def read_environments(self, pids: Iterable[int]) -> Iterator[tuple[int, list[bytes]]]:
+        for pid in pids:
+            with suppress(PermissionError):
+                yield pid, self.read_environ(pid).split(b"\0")
 
     def read_launcher_stat(self, pid: int) -> kernel.Stat:
         process = self.processes.get(pid)

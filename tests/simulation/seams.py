@@ -150,6 +150,7 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
             ),
         ),
         (launcher_tree, "read_mark", host.read_mark),
+        (launcher_tree, "read_environments", host.read_environments),
         (launcher_module, "Outputs", SimulatedOutputs),
         (launcher_module, "LogFile", SimulatedLogFile),
         (launcher_module, "Spawner", lambda: None),

@@ -207,12 +207,6 @@ def write_file(path: str, text: bytes) -> None:
         os.close(fd)
 
 
-def read_environ(pid: int) -> dict[str, str]:
-    """The environment that a process was started with. Raises OSError if it may not be read."""
-    variables = read_proc(pid, "environ").decode(errors="surrogateescape").split("\0")
-    return {name: value for name, _, value in (variable.partition("=") for variable in variables)}
-
-
 def boot_id() -> str:
     return read_file("/proc/sys/kernel/random/boot_id").decode().strip()
 

@@ -20,10 +20,12 @@ import os
 import select
 import termios
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from . import kernel, marks
 from .command import HOST_LACKS
+from .environments import read_environments
 from .error_log import log_error
 from .logs import PORTION_BYTES, LogFile
 
@@ -319,26 +321,27 @@ class Outputs:
 def _find_pipes(wanted: dict[str, Message]) -> Iterator[tuple[str, int]]:
     """The reading ends of the pipes of these runs, once for each process that has one open.
 
-    Only where no marks can be set the environments are read: that hangs while a process has its memory locked.
+    The environments are read only where no marks can be set, as a read may hang for a while.
     """
-    find = _by_mark if marks.can_be_set() else _by_environ
-    for name in os.listdir("/proc") if wanted else ():
-        if name.isdecimal():
-            yield from find(name, wanted)
+    processes = [name for name in os.listdir("/proc") if name.isdecimal()] if wanted else []
+    find = _by_mark if marks.can_be_set() else _by_environment
+    yield from find(processes, wanted)
 
 
-def _by_mark(process: str, wanted: dict[str, Message]) -> Iterator[tuple[str, int]]:
-    mark = marks.read_mark(int(process))
-    run_id = next((run_id for run_id in wanted if mark and marks.mark_of(run_id) == mark), None)
-    if run_id is not None:
-        yield from ((run_id, pipe) for pipe in _open_pipe(process, lambda fd: _is_log_pipe(process, fd)))
+def _by_mark(processes: list[str], wanted: dict[str, Message]) -> Iterator[tuple[str, int]]:
+    run_ids = {marks.mark_of(run_id): run_id for run_id in wanted}
+    for process in processes:
+        run_id = run_ids.get(marks.read_mark(int(process)))
+        if run_id is not None:
+            yield from ((run_id, pipe) for pipe in _open_pipe(process, partial(_is_log_pipe, process)))
 
 
-def _by_environ(process: str, wanted: dict[str, Message]) -> Iterator[tuple[str, int]]:
-    shown = _shown(int(process))
-    run_id, pipe = shown.get(RUN_VARIABLE, ""), shown.get(PIPE_VARIABLE)
-    if run_id in wanted and pipe:
-        yield from ((run_id, end) for end in _open_pipe(process, lambda fd: _name(process, fd) == pipe))
+def _by_environment(processes: list[str], wanted: dict[str, Message]) -> Iterator[tuple[str, int]]:
+    for pid, variables in read_environments([int(process) for process in processes]):
+        shown = {name: value for name, _, value in (os.fsdecode(one).partition("=") for one in variables)}
+        run_id, pipe = shown.get(RUN_VARIABLE, ""), shown.get(PIPE_VARIABLE)
+        if run_id in wanted and pipe:
+            yield from ((run_id, end) for end in _open_pipe(str(pid), partial(_is_named, str(pid), pipe)))
 
 
 def _is_log_pipe(process: str, fd: str) -> bool:
@@ -354,11 +357,8 @@ def _name(process: str, fd: str) -> str:
     return os.readlink(f"/proc/{process}/fd/{fd}")
 
 
-def _shown(pid: int) -> dict[str, str]:
-    try:
-        return kernel.read_environ(pid)
-    except kernel.GONE_OR_HIDDEN:
-        return {}
+def _is_named(process: str, pipe: str, fd: str) -> bool:
+    return _name(process, fd) == pipe
 
 
 def _open_pipe(process: str, is_pipe: Callable[[str], bool]) -> Iterator[int]:

@@ -17,6 +17,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from . import kernel
+from .environments import read_environments
 from .marks import read_mark
 from .runs import ENDED
 
@@ -187,18 +188,18 @@ class ProcessTree:
     def _find_owners(self, pid: int, suspects: frozenset[str]) -> frozenset[str]:
         """A program that changed its user id hides its environment, and is found by its mark, session or cgroup.
 
-        The mark comes first: an environment cannot be read while a thread of the process has its memory locked.
+        The environment comes last: to read it takes a fork.
         """
-        marked = self._runs.of_mark(read_mark(pid))
-        if marked is not None:
-            return frozenset({marked.run_id})
+        owner = self._runs.of_mark(read_mark(pid)) or self._runs.of_session(_read_session(pid))
+        owner = owner or self._find_by_cgroup(pid)
+        if owner is not None:
+            return frozenset({owner.run_id})
         run_id = _read_run_id(pid, self._instance)
-        if run_id is not None:
-            # If that run is over, no open run can own the process.
-            run = self._runs.get(run_id)
-            return frozenset({run_id}) if run is not None and run.state is not ENDED else frozenset()
-        owner = self._runs.of_session(_read_session(pid)) or self._find_by_cgroup(pid)
-        return frozenset({owner.run_id}) if owner is not None else suspects
+        if run_id is None:
+            return suspects
+        # If that run is over, no open run can own the process.
+        run = self._runs.get(run_id)
+        return frozenset({run_id}) if run is not None and run.state is not ENDED else frozenset()
 
     def _find_by_cgroup(self, pid: int) -> Run | None:
         runs = [run for run in self._runs if run.cgroup is not None and run.state is not ENDED]
@@ -277,10 +278,7 @@ def _read_children_of(pid: int) -> list[int]:
 
 def _read_run_id(pid: int, instance: str) -> str | None:
     """The run id in its environment, if that is of our instance: a worker may itself be a Stoker that runs jobs."""
-    try:
-        variables = kernel.read_proc(pid, "environ").split(b"\0")
-    except kernel.GONE_OR_HIDDEN:
-        return None
+    variables = dict(read_environments([pid])).get(pid, [])
     if INSTANCE + instance.encode() not in variables:
         return None
     variable = next((variable for variable in variables if variable.startswith(RUN_ID)), None)
