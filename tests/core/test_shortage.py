@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.core.clock import Now
+from stoker.core.job.events import Ended
 from stoker.core.job.model import Outcome, OutcomeKind, State
 from stoker.core.job.verdict import judge
 from stoker.core.shortage import (
@@ -21,6 +22,7 @@ from stoker.core.shortage import (
 from tests.support.jobs import running, spec
 
 FREE = 8
+LACK = Outcome(kind=OutcomeKind.NEVER_STARTED, transient=True, error="out of processes")
 
 
 def at(steady: int) -> Now:
@@ -78,25 +80,18 @@ def test_shortage_when_it_goes_on_then_its_begin_and_its_newest_error_are_known(
     assert (shortage.since, shortage.error) == (at(7).wall, "out of memory")
 
 
-@pytest.mark.parametrize(
-    ("attempts", "failures", "orphanings", "delay"),
-    [(1, 0, 0, 1_000), (3, 0, 0, 4_000), (3, 2, 0, 1_000), (8, 1, 6, 1_000), (99, 0, 0, 60_000)],
-)
-def test_delay_when_starts_failed_then_it_grows_with_those_that_were_not_charged(
-    attempts: int, failures: int, orphanings: int, delay: int
-) -> None:
-    job, attempt = running(spec(max_attempts=100, max_orphanings=100))
-    job = replace(job, attempts=attempts, failures=failures, orphanings=orphanings)
-    end = Outcome(kind=OutcomeKind.NEVER_STARTED, transient=True, error="out of processes")
+@pytest.mark.parametrize(("failed", "delay"), [(1, 1_000), (3, 4_000), (99, 60_000)])
+def test_delay_when_starts_failed_then_it_grows_with_these_and_not_with_attempts(failed: int, delay: int) -> None:
+    job, attempt = running(spec(max_attempts=100))
+    end = Ended(outcome=LACK, failed_starts=failed)
 
-    assert judge(job, attempt, end, 0, 0.5).delay_ms == delay <= MAX_DELAY_MS
+    assert judge(replace(job, attempts=500), attempt, end, 0).delay_ms == delay <= MAX_DELAY_MS
 
 
 def test_verdict_when_the_host_lacked_something_then_the_job_is_queued_uncharged() -> None:
     job, attempt = running(spec(max_attempts=1, base_delay_ms=3_600_000))
-    end = Outcome(kind=OutcomeKind.NEVER_STARTED, transient=True, error="out of processes")
 
-    verdict = judge(job, attempt, end, 0, 0.5)
+    verdict = judge(job, attempt, Ended(outcome=LACK, failed_starts=1), 0)
 
     assert (verdict.state, verdict.failure, verdict.orphaning) == (State.QUEUED, 0, 0)
     assert verdict.delay_ms == BASE_PAUSE_MS

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from stoker.core.job.events import Ended
 from stoker.core.job.model import OnOrphan, Outcome, OutcomeKind, Reason, Spec, State, StopReason
 from stoker.core.job.verdict import Verdict, failed_by_itself, judge
 from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, attempt, exited, outcome, running, spec
@@ -55,7 +56,7 @@ def cells() -> list[tuple[str, str, str]]:
 
 def verdict_of(asked: Spec, stop: StopReason | None, end: Outcome, **fields: int) -> Verdict:
     of, live = running(asked, stop, **fields)
-    return judge(of, live, end, NOW.wall, 0.5)
+    return judge(of, live, Ended(outcome=end), NOW.wall)
 
 
 def delivered(end: Outcome) -> Outcome:
@@ -176,8 +177,8 @@ def test_judge_when_the_worker_was_adopted_and_then_lost_then_the_reason_says_so
     of, live = running(spec())
     adopted = attempt(of, adopted=1)
 
-    assert judge(of, live, UNSEEN, NOW.wall, 0.5).reason is Reason.ORPHANED
-    assert judge(of, adopted, UNSEEN, NOW.wall, 0.5).reason is Reason.LOST
+    assert judge(of, live, Ended(outcome=UNSEEN), NOW.wall).reason is Reason.ORPHANED
+    assert judge(of, adopted, Ended(outcome=UNSEEN), NOW.wall).reason is Reason.LOST
 
 
 @pytest.mark.parametrize(("orphanings", "state"), [(0, State.QUEUED), (1, State.QUEUED), (2, State.HELD)])
@@ -230,7 +231,7 @@ def test_judge_when_a_run_saved_then_the_next_is_uncharged_and_after_the_base_de
 def test_judge_when_the_time_of_the_end_is_not_known_then_the_run_lasted_until_now() -> None:
     of, live = running(SAVED)
 
-    assert judge(of, live, exited(75), NOW.wall + 300, 0.5).delay_ms == 700
+    assert judge(of, live, Ended(outcome=exited(75)), NOW.wall + 300).delay_ms == 700
 
 
 @pytest.mark.parametrize("stop", [StopReason.SHUTDOWN, StopReason.ORPHANED])
@@ -279,7 +280,7 @@ def test_judge_when_another_end_is_seen_then_nothing_was_saved(end: Outcome) -> 
 def test_judge_when_the_output_was_refused_then_it_is_a_seen_failure() -> None:
     of, open_attempt = running()
 
-    verdict = judge(of, open_attempt, exited(0, output_refused=True), NOW.wall, 0.5)
+    verdict = judge(of, open_attempt, Ended(outcome=exited(0, output_refused=True)), NOW.wall)
 
     assert (verdict.state, verdict.reason, verdict.failure) == (State.FAILED, Reason.OUTPUT, True)
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stoker.core.shortage import MAX_DELAY_MS
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.rpc import RawClient, request
 from tests.support.strace import Attached, injected, why_not
 from tests.support.torture import count_fds, launchers
-from tests.support.work import end_of, kill9, shell, submit, submit_many
+from tests.support.work import Gate, attempts_of, end_of, kill9, shell, submit, submit_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import stoker
 
 JOBS = 40
+RUNS = 7
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
@@ -30,6 +32,11 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def daemon() -> Iterator[DaemonProcess]:
     with DaemonProcess("[daemon]\nmax_running = 4\n") as daemon:
         yield daemon
+
+
+def waits(client: stoker.Client, job: int) -> Any:
+    view = client.get(job)
+    return view if view["state"] == "waiting" else None
 
 
 def shortage(client: stoker.Client) -> Any:
@@ -163,6 +170,24 @@ def test_job_when_its_own_file_is_busy_then_others_start_and_it_does_once_it_is_
 
         assert end_of(client, busy) == ("succeeded", "exit")
         assert client.get(busy)["failures"] == 0
+
+
+def test_delay_when_a_job_ran_often_then_its_first_failed_start_waits_the_shortest(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    program = daemon.home / "program"
+    program.write_text(f"#!/bin/sh\n[ $STOKER_ATTEMPT -lt {RUNS} ] || read _ < {gate.path}\nexit 75\n")
+    program.chmod(0o755)
+    with daemon.client() as client:
+        job = submit(client, {"command": str(program), "checkpoint_exit_code": 75, "base_delay_ms": 0})
+        until(lambda: (client.get(job)["attempts"], client.get(job)["pid"] is None) == (RUNS, False), why="a last run")
+        with program.open("r+b"):  # no program that is open for writing can be started
+            gate.open()
+            waiting = until(lambda: waits(client, job), why="a failed start")
+            failed = attempts_of(client, job)[-1]
+            client.cancel(job)
+
+    assert waiting["wake_at"] - failed["ended_at"] < MAX_DELAY_MS // 4
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,9 @@ def startable(shortage: Shortage, free: int, now: Now) -> int:
     return min(free, 1) if now.steady >= shortage.try_at else 0
 
 
-def delay_ms(uncharged: int) -> int:
-    """How long a job waits after a failed start; the delay grows with the attempts that were not charged to it."""
-    return int(min(BASE_PAUSE_MS * 2 ** min(max(0, uncharged - 1), 16), MAX_DELAY_MS))
+def delay_ms(failed_starts: int) -> int:
+    """How long a job waits after so many failed starts in a row."""
+    return int(min(BASE_PAUSE_MS * 2 ** min(max(0, failed_starts - 1), 16), MAX_DELAY_MS))
 
 
 def _paused(shortage: Shortage, now: Now) -> Shortage:

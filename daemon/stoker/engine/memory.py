@@ -22,6 +22,7 @@ from stoker.engine.ready_queue import ReadyQueue
 from stoker.engine.workflow_memory import LiveWorkflows
 from stoker.store.snapshot import Snapshot
 
+STARTING = (State.WAITING, State.QUEUED, State.RUNNING)
 COUNTED = (State.WAITING, State.QUEUED, State.HELD)
 MOST_QUEUES_NAMED = 20  # in a message
 
@@ -69,6 +70,7 @@ class LiveState:
         self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
         self.heads: dict[str, Head] = {}  # of those outside a workflow: the end of their job's chain
         self.shortage = NO_SHORTAGE
+        self.failed_starts: Counter[int] = Counter()  # in a row, by job that waits for the host; not stored
         self.draining = False  # the service is stopping
         self.frozen = Freezes()
         self.short: set[int] = set()  # queued jobs for which the lack of a resource was logged
@@ -99,6 +101,8 @@ class LiveState:
             if before.state is State.QUEUED:
                 self.ready[before.spec.queue].remove(before)
                 self.short.discard(job.id)
+        if job.state not in STARTING:
+            self.failed_starts.pop(job.id, None)
         self._count(job, 1)
         if self.named_needs is not None and job.state not in FINAL:
             self.named_needs.update(need.job for need in job.spec.needs)

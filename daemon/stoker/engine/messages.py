@@ -128,6 +128,8 @@ class Reports(Message):
             yield from release_dependents(turn, needed)
 
     def _began(self, turn: Turn, run: OpenRun | None, began: ev.Began) -> None:
+        if run is not None:
+            turn.memory.failed_starts.pop(run.job.id, None)
         if turn.memory.shortage.rounds and began.identity is not None:
             self._end_shortage(turn)
         if run is None:
@@ -141,12 +143,14 @@ class Reports(Message):
         if turn.memory.draining:
             outcome = cut_short(outcome)
         if outcome.kind is OutcomeKind.NEVER_STARTED and outcome.transient:
-            self._note_failed_start(turn, outcome.error)
+            self._note_failed_start(turn, job_id, outcome.error)
         # Truly random: retries of jobs that failed together must not come back together.
-        turn.step(job_id, ev.Ended(outcome=outcome, luck=random.random()))  # noqa: S311 - spreads load
+        luck, failed_starts = random.random(), turn.memory.failed_starts[job_id]  # noqa: S311 - spreads load
+        turn.step(job_id, ev.Ended(outcome=outcome, luck=luck, failed_starts=failed_starts))
 
-    def _note_failed_start(self, turn: Turn, error: str | None) -> None:
+    def _note_failed_start(self, turn: Turn, job_id: int, error: str | None) -> None:
         """A start failed because the host lacked something."""
+        turn.memory.failed_starts[job_id] += 1
         before = turn.memory.shortage
         turn.memory.shortage = start_failed(before, error, turn.now)
         if turn.memory.shortage.lasts and not before.lasts:

@@ -46,10 +46,14 @@ class StopWanted(Event, frozen=True):
 
 
 class Ended(Event, frozen=True):
-    """The open attempt ended and its process tree is gone. `luck`, uniform in [0, 1), is for the jitter."""
+    """The open attempt ended and its process tree is gone. `luck`, uniform in [0, 1), is for the jitter.
+
+    `failed_starts`: how many starts of the job failed in a row for want of a resource of the host.
+    """
 
     outcome: Outcome
     luck: float = 0.5
+    failed_starts: int = 0
 
 
 class Refused(Event, frozen=True):

@@ -68,7 +68,7 @@ def _stop(job: Job, attempt: Attempt | None, event: ev.StopWanted, _now: Now) ->
 def _ended(job: Job, attempt: Attempt | None, event: ev.Ended, now: Now) -> Transitioned:
     assert attempt is not None, "a running job has an open attempt"
     closed = _close(attempt, event, now)
-    verdict = judge(job, attempt, event.outcome, now.wall, event.luck)
+    verdict = judge(job, attempt, event, now.wall)
     after = _apply(job, verdict, event, now)
     return Transitioned(after.job, closed, (ev.Settled(attempt.run_id), *after.effects))
 

@@ -1,4 +1,4 @@
-"""The verdict on the end of an attempt: `judge(job, attempt, outcome, wall, luck)` gives its meaning for the job.
+"""The verdict on the end of an attempt: `judge(job, attempt, ended, wall)` gives its meaning for the job.
 
 Success, failure, a stop by us, an unseen end; the lifecycle applies the verdict. Invariants: success needs an exit
 that was seen, without a stop of ours before it; an unsafe job is not queued again after an unseen end; a stop that was
@@ -13,6 +13,7 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
+from stoker.core.job.events import Ended
 from stoker.core.job.limits import Bounds
 from stoker.core.job.model import Attempt, Job, OnOrphan, Outcome, OutcomeKind, Reason, Spec, State, StopReason
 from stoker.core.job.retry import RetryPolicy
@@ -67,15 +68,15 @@ _FAILED_BY_KIND = {
 }
 
 
-def judge(job: Job, attempt: Attempt, outcome: Outcome, wall: int, luck: float) -> Verdict:
-    """The verdict on an ended attempt. `wall` is UTC ms, `luck` uniform in [0, 1)."""
+def judge(job: Job, attempt: Attempt, ended: Ended, wall: int) -> Verdict:
+    """The verdict on an ended attempt. `wall` is UTC ms."""
+    outcome = ended.outcome
     seen = outcome.kind not in (OutcomeKind.UNSEEN, OutcomeKind.NEVER_STARTED) and not outcome.shutdown
     stop = attempt.stop_reason if outcome.stopped or not seen else None
     if stop in _STOPPED:
         return _STOPPED[stop]
     if outcome.kind is OutcomeKind.NEVER_STARTED:
-        uncharged = job.attempts - job.failures - job.orphanings
-        return replace(AGAIN, delay_ms=delay_ms(uncharged)) if outcome.transient else AGAIN
+        return replace(AGAIN, delay_ms=delay_ms(ended.failed_starts)) if outcome.transient else AGAIN
     if _saved(job, outcome) and stop not in _FAILED_BY_STOP:
         # This holds for a stop of the service, too: the job saved its state and can continue.
         return _next_run(Verdict(State.QUEUED, delay_ms=_rest_of_base_delay(job, attempt, outcome, wall)), attempt)
@@ -88,7 +89,7 @@ def judge(job: Job, attempt: Attempt, outcome: Outcome, wall: int, luck: float) 
         reason = Reason.OUTPUT  # the steps that need this one would start without its output
     else:
         reason = _FAILED_BY_STOP[stop] if stop is not None else _FAILED_BY_KIND[outcome.kind]
-    return _next_run(_failure(job, outcome, reason, wall, luck), attempt)
+    return _next_run(_failure(job, outcome, reason, wall, ended.luck), attempt)
 
 
 def failed_by_itself(spec: Spec, outcome: Outcome) -> bool:
