@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker.core.errors import JobNotFound
-from tests.support.clocks import set_sleep, set_wall_clock, why_no_compiler
+from tests.support.clocks import Shift, set_sleep, set_wall_clock, why_no_compiler
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import DEADLINE_S, scales, until
 from tests.support.torture import launchers
@@ -331,6 +331,36 @@ def test_retention_when_the_wall_clock_is_wrong_then_nothing_recent_goes(asleep:
         assert changes(client, waiting[0]["id"], "submitted")
 
 
+def boot_ahead(daemon: DaemonProcess, clock: Shift, seconds: int) -> None:
+    """Stop, and start again in what seems another boot, with the wall clock ahead."""
+    assert daemon.stop() == 0
+    with contextlib.closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as connection, connection:
+        connection.execute("UPDATE meta SET value = 'another boot' WHERE key = 'boot_id'")
+    clock.jump(seconds)
+    daemon.start()
+
+
+@needs_compiler
+@pytest.mark.parametrize(("keep", "stays"), [("25h", True), ("12h", False)])
+def test_retention_when_a_clock_is_hours_ahead_then_it_goes_a_day_early_at_most(
+    asleep: DaemonProcess, keep: str, *, stays: bool
+) -> None:
+    asleep.config.write_text(KEEP_A_MONTH.replace("30d", keep))
+    clock = set_wall_clock(asleep)
+    asleep.start()
+    with asleep.client() as client:
+        ended = submit(client, shell("exit 0"))
+        assert end_of(client, ended) == ("succeeded", "exit")
+    boot_ahead(asleep, clock, 23 * HOUR_S)
+
+    with asleep.client() as client:
+        pass_over(client)
+
+        left = [job["id"] for job in client.list()["jobs"]]
+
+        assert left == [ended] * stays
+
+
 @needs_compiler
 def test_retention_when_the_clock_is_ahead_at_boot_then_nothing_recent_goes(asleep: DaemonProcess) -> None:
     """Steady time begins at the wall clock of the boot, so it is ahead too."""
@@ -341,16 +371,12 @@ def test_retention_when_the_clock_is_ahead_at_boot_then_nothing_recent_goes(asle
         ended = submit(client, shell("exit 0"))
         assert end_of(client, ended) == ("succeeded", "exit")
         waiting = submit_many(client, [shell(":", queue="shut")] * MANY)
-    assert asleep.stop() == 0
-    with contextlib.closing(sqlite3.connect(asleep.state_dir / "stoker.db")) as connection, connection:
-        connection.execute("UPDATE meta SET value = 'another boot' WHERE key = 'boot_id'")
-
-    clock.jump(CENTURY_S)
-    asleep.start()
+    boot_ahead(asleep, clock, CENTURY_S)
 
     with asleep.client() as client:
         pass_over(client)
         assert asleep.events("retention_waits")[0]["not_counted_days"] in (CENTURY_DAYS - 1, CENTURY_DAYS)
+        assert "is not counted as age" in asleep.cli("status").stdout
         assert state(client, ended) == "succeeded"
         assert changes(client, waiting[0]["id"], "submitted")
         assert asleep.cli("purge", "--before", "30d", "--yes").returncode == 0

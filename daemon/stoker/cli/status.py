@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         PressureView,
         ShortageView,
         StatusView,
+        TimeOffView,
         UsageView,
     )
     from stoker.core.views import StaleCheckpoint
@@ -67,6 +68,7 @@ def summary(answer: StatusView) -> list[tuple[str, object]]:
         ("disk", _disk(answer["disk"])),
         ("state", _database(answer["usage"])),
         ("measured", _measured(answer["usage"])),
+        ("retention", _time_off(answer["retention_off"])),
         ("backup", _backup(answer["backups"])),
         ("journal", _journal(answer["journal"])),
         ("state dir", answer["state_dir"]),
@@ -135,6 +137,13 @@ def _measured(usage: UsageView) -> str:
     logs, checkpoints = render.size(usage["log_bytes"]), render.size(usage["checkpoint_bytes"])
     archives, at = render.size(usage["archive_bytes"]), render.when(usage["measured_at"])
     return f"logs {logs}, checkpoints {checkpoints}, archives {archives} ({at})"
+
+
+def _time_off(off: TimeOffView | None) -> str | None:
+    if off is None:
+        return None
+    span = f"{render.when(off['begin'])} to {render.when(off['end'])}"
+    return f"{span} is not counted as age: this host was off, or its clock is wrong; stoker purge counts it"
 
 
 def _backup(backups: BackupStatus) -> str:

@@ -100,6 +100,13 @@ class UsageView(TypedDict):
     measured_at: int | None
 
 
+class TimeOffView(TypedDict):
+    """A time by the wall clock in which the host was off: what ended before it gets no older by it."""
+
+    begin: int
+    end: int
+
+
 class BackupView(TypedDict):
     """A backup that ends with change `seq`. `before_migration`: of that number, for which it is kept."""
 
@@ -279,6 +286,7 @@ class StatusView(EngineStatus, ProcessStatus):
     """The state of the daemon."""
 
     usage: UsageView
+    retention_off: TimeOffView | None
     backups: BackupStatus
     journal: JournalStatus
     stale_checkpoints: list[StaleCheckpoint]

@@ -262,6 +262,7 @@ class Service:
             **reading.status_view(self._engine),
             **self._facts(),
             "usage": await self._engine.usage.describe(),
+            "retention_off": self._engine.retention.describe_time_off(),
             "backups": self.backups.describe(),
             "journal": await self._engine.journaling.describe(),
             "stale_checkpoints": stale,

@@ -53,7 +53,7 @@ from stoker.upkeep.pace import Pace
 from stoker.upkeep.usage import Usage
 
 if TYPE_CHECKING:
-    from stoker.core.daemon_views import Purged, PurgePreview, PurgeTotals
+    from stoker.core.daemon_views import Purged, PurgePreview, PurgeTotals, TimeOffView
 
 DAY_MS = 86_400_000
 FIRST_MS = 60_000  # after a start, which has other work
@@ -161,11 +161,20 @@ class Retention:
 
     def _log_time_off(self, keep: str) -> None:
         """Log once that ended jobs stay longer than they would by the wall clock alone."""
-        off, before = self._off, self._before(keep)
-        if off is not None and before is not None and before < off.begin and not self._waits:
+        off = self._time_off(keep)
+        if off is not None and not self._waits:
             self._waits = True
             days = (off.end - off.begin) // DAY_MS
             log(LogEvent.RETENTION_WAITS, not_counted_days=days, hint="stoker purge removes by the wall clock")
+
+    def _time_off(self, keep: str) -> TimeOff | None:
+        """The time off, while ended jobs stay longer for it."""
+        before = self._before(keep)
+        return self._off if self._off is not None and before is not None and before < self._off.begin else None
+
+    def describe_time_off(self) -> TimeOffView | None:
+        off = self._time_off(self._config.retention.keep)
+        return None if off is None else {"begin": off.begin, "end": off.end}
 
     def _before(self, keep: str) -> int | None:
         """The time before which things have reached this age; None if they stay for ever."""
