@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stoker.core.errors import InvalidParams, QueueFull, QueueNotFound
+from stoker.core.errors import InvalidParams, QueueFull, QueueNotFound, WaitTimeout
 from tests.support.facts import until
+from tests.support.rpc import RawClient, request
 from tests.support.work import (
     by_start,
     changes,
@@ -182,6 +183,34 @@ def test_max_queued_when_the_batch_is_atomic_then_nothing_of_it_is_stored(client
 
     assert queue(client, "exact")["queued"] == 0
     assert len(submit_many(client, [{"command": "true", "queue": "exact"}] * 2, atomic=True)) == 2
+
+
+def test_wait_when_a_queue_gets_room_then_it_says_for_how_many(client: stoker.Client) -> None:
+    client.call("queue.set", {"name": "room", "max_queued": 1})
+    client.call("queue.pause", {"name": "room"})
+    job = submit(client, TRUE, queue="room")
+    with pytest.raises(WaitTimeout, match="queue 'room' has had no room for 1ms"):
+        client.call("queue.wait", {"name": "room", "timeout_ms": 1})
+
+    client.cancel(job)
+
+    assert client.call("queue.wait", {"name": "room"}) == {"name": "room", "places": 1}
+    with pytest.raises(QueueNotFound):
+        client.call("queue.wait", {"name": "nowhere"})
+
+
+def test_wait_when_two_wait_for_one_place_then_the_first_of_them_is_woken(shared: DaemonProcess) -> None:
+    with shared.client() as client, RawClient(shared.socket) as first, RawClient(shared.socket) as second:
+        client.call("queue.set", {"name": "two", "max_queued": 1})
+        client.call("queue.pause", {"name": "two"})
+        job = submit(client, TRUE, queue="two")
+        for number, waiting in enumerate((first, second)):
+            waiting.say(request("queue.wait", number, name="two"))
+            waiting.ask("queue.list", 9)  # answered after the wait has begun
+
+        client.cancel(job)
+
+        assert first.hear() == {"jsonrpc": "2.0", "id": 0, "result": {"name": "two", "places": 1}}
 
 
 def test_defaults_when_the_queue_has_some_then_they_fill_what_the_job_leaves_open(client: stoker.Client) -> None:

@@ -53,6 +53,7 @@ def test_answers_when_a_daemon_gives_them_then_they_are_of_their_types(client: C
         check(client.why(job), views.Explanation)
         check(call(client, "job.environment", id=job), views.EnvironmentView)
     check(client.list(), views.JobPage)
+    check(call(client, "queue.wait", name="default"), daemon_views.QueueRoom)
     check(next(iter(client.watch(after=0))), ChangeShape)
     check(call(client, "worker.get", job=running), views.WorkerView)
     check(client.workflow(workflow), views.WorkflowDetails)

@@ -19,8 +19,8 @@ from stoker.cli.kit import render
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import Given
 from stoker.cli.kit.spec import SENT_BYTES, complete, overdue, sent_size
-from stoker.cli.submit_once import SubmitAttempts, new_key
-from stoker.core.errors import FrameTooLarge, InvalidParams, StokerError, UsageError
+from stoker.cli.submit_once import SubmitAttempts, new_key, room_wait
+from stoker.core.errors import FrameTooLarge, InvalidParams, QueueFull, StokerError, UsageError
 from stoker.rpc.client import BATCH_JOBS, Client
 from stoker.rpc.conversation import error_of
 from stoker.rpc.wire import parse_strict
@@ -77,6 +77,7 @@ class SubmitBatch:
         self._defaults = defaults
         self._atomic = given["atomic"]
         self._as_json = given["json"]
+        self._room = room_wait(given)
         self._unsent: list[tuple[int, Any]] = []
         self._unsent_bytes = 0
         self._answered = False
@@ -153,7 +154,7 @@ class SubmitBatch:
         attempts = SubmitAttempts(self._given, answered=self._answered)
         while True:
             try:
-                answers: list[Any] = self._client.submit_many([spec for _, spec in sent], atomic=self._atomic)
+                answers = self._answers_in_room([spec for _, spec in sent], attempts)
             except StokerError as error:
                 if self._atomic:
                     _name_line(error, sent)
@@ -161,6 +162,19 @@ class SubmitBatch:
                     raise _given_up(error, sent[0][0], sent[-1][0], perhaps_stored=attempts.sent) from None
             else:
                 return [_not_existing(answer) for answer in answers] if attempts.sent else answers
+
+    def _answers_in_room(self, specs: list[Any], attempts: SubmitAttempts) -> list[Any]:
+        """The answers; with `--block` jobs for which there was no room are sent again, each until there is."""
+        answers: list[Any] = self._client.submit_many(specs, atomic=self._atomic)
+        while self._room is not None and (full := _without_room(answers)):
+            attempts.answered = attempts.sent = True
+            first = full[min(full)]
+            places = self._room.wait(self._client, first)
+            waiting = [index for index, error in full.items() if error.details["queue"] == first.details["queue"]]
+            again: list[Any] = self._client.submit_many([specs[index] for index in waiting[:places]])
+            for index, answer in zip(waiting, again, strict=False):
+                answers[index] = answer
+        return answers
 
     def _report(self, number: int, answer: Any) -> None:
         if "error" in answer:
@@ -188,6 +202,12 @@ def _name_line(error: StokerError, sent: list[tuple[int, Any]]) -> None:
     if refused:
         line, _ = sent[int(refused[1])]
         error.message = f"line {line}: {error.message[refused.end() :]}; nothing was stored"
+
+
+def _without_room(answers: list[Any]) -> dict[int, QueueFull]:
+    """The errors of the jobs whose queue was full, by position."""
+    errors = {index: error_of(answer["error"]) for index, answer in enumerate(answers) if "error" in answer}
+    return {index: error for index, error in errors.items() if isinstance(error, QueueFull)}
 
 
 def _not_existing(answer: Any) -> Any:

@@ -34,6 +34,7 @@ PATIENCE = values.duration_option(
         *SPEC,
         PATIENCE,
         Option("--batch", "FILE|-", "submit one job per line, each a JSON object; options are the defaults of all"),
+        Option("--block", None, "wait for room if the queue is full, at most the time of --patience if that is given"),
         Option("--atomic", None, "with --batch: store all jobs or none"),
         JSON,
     ),
@@ -47,6 +48,8 @@ PATIENCE = values.duration_option(
 )
 def submit(given: Given) -> int:
     fields = given_fields(given)
+    if given["atomic"] and given["block"]:
+        raise UsageError("--atomic and --block exclude each other", hint="--block stores each job when there is room")
     if given["batch"] is not None:
         return _batch(given, fields)
     if given["atomic"]:

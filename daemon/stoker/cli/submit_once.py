@@ -11,13 +11,14 @@ import os
 
 from stoker.cli.kit import render
 from stoker.cli.kit.connection import PATIENCE_S, TEMPORARY, Patience, connect
-from stoker.core.errors import DaemonUnreachable, JobNotFound, NoAnswer, StokerError
+from stoker.core.errors import DaemonUnreachable, JobNotFound, NoAnswer, QueueFull, StokerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from stoker.cli.kit.parser import Given
+    from stoker.cli.kit.room import RoomWait
     from stoker.cli.run_interrupt import RunInterrupt
     from stoker.core.wire_types import Submitted
     from stoker.rpc.client import Client
@@ -32,13 +33,14 @@ def submit_once(given: Given, spec: dict[str, Any], interrupt: RunInterrupt | No
     if key is None:  # the daemon refuses an empty key
         key = spec["idempotency_key"] = new_key()
     attempts = SubmitAttempts(given)
+    room = room_wait(given)
     while True:
         if interrupt:
             interrupt.begin_submit(key)
         try:
             with connect(given) as client:
                 client.patience_s = 0.0  # the pauses are made here
-                answer = _submit_or_find(client, spec, sent=attempts.sent)
+                answer = _submit_in_room(client, spec, attempts, room)
         except StokerError as error:
             if interrupt:
                 interrupt.submit_failed()
@@ -52,6 +54,15 @@ def new_key() -> str:
     return os.urandom(16).hex()
 
 
+def room_wait(given: Given) -> RoomWait | None:
+    """The wait for room that `--block` asks for."""
+    if not given.get("block"):
+        return None
+    from stoker.cli.kit.room import RoomWait  # noqa: PLC0415 - only for --block
+
+    return RoomWait(given)
+
+
 class SubmitAttempts:
     """The attempts to submit once. `sent`: the daemon may have stored what an earlier attempt sent.
 
@@ -61,7 +72,7 @@ class SubmitAttempts:
     def __init__(self, given: Given, *, answered: bool = False) -> None:
         self.sent = False
         self._given = given
-        self._answered = answered
+        self.answered = answered
         self._patience: Patience | None = None
 
     def pause_after(self, error: StokerError) -> bool:
@@ -72,7 +83,7 @@ class SubmitAttempts:
         self.sent = self.sent or error.perhaps_done
         temporary = isinstance(error, TEMPORARY)
         if self._patience is None:
-            if not temporary or not (self.sent or self._answered or _is_there(self._given, error)):
+            if not temporary or not (self.sent or self.answered or _is_there(self._given, error)):
                 raise error
             render.note(f"{error.message}; trying again")
             given_ms = self._given["patience_ms"]
@@ -81,6 +92,18 @@ class SubmitAttempts:
             return False
         self._patience.pause()
         return True
+
+
+def _submit_in_room(client: Client, spec: dict[str, Any], attempts: SubmitAttempts, room: RoomWait | None) -> Submitted:
+    """Submit; with `--block` as often as needed until the queue has room."""
+    while True:
+        try:
+            return _submit_or_find(client, spec, sent=attempts.sent)
+        except QueueFull as full:
+            if room is None:
+                raise
+            attempts.answered = True
+            room.wait(client, full)
 
 
 def _submit_or_find(client: Client, spec: dict[str, Any], *, sent: bool) -> Submitted:

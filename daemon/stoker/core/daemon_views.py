@@ -41,6 +41,12 @@ class QueueChanged(TypedDict):
     name: str
 
 
+class QueueRoom(QueueChanged):
+    """How many more jobs the queue accepts."""
+
+    places: int
+
+
 class QueuePaused(QueueChanged):
     paused: bool
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections import Counter
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from stoker.core.trace import new_trace_id, parse_traceparent
 from stoker.core.units import counted, spoken
 from stoker.engine import superseding
 from stoker.engine.dependents import need_failed
+from stoker.engine.memory import LiveState
 from stoker.engine.preflight import CommandRequest
 from stoker.engine.spec_defaults import SpecDefaults, check, needs_of
 from stoker.engine.turn import Turn
@@ -77,6 +79,13 @@ class Intake:
             total = turn.memory.total(State.QUEUED) + turn.memory.total(State.WAITING) + added
             if total >= self._max_queued:
                 raise _full("all queues together hold", total, "the limit [jobs] max_queued", self._max_queued, queue)
+
+    def places(self, memory: LiveState, queue: Queue) -> int:
+        """How many more jobs a queue accepts now."""
+        bounds = [] if queue.max_queued is None else [queue.max_queued - memory.pending(queue.name)]
+        if self._max_queued is not None:
+            bounds.append(self._max_queued - memory.total(State.QUEUED) - memory.total(State.WAITING))
+        return max(0, min(bounds, default=sys.maxsize))
 
     def check_queue_room(self, turn: Turn, queue: Queue, ahead: int) -> None:
         """The bound of one queue. Raises QueueFull."""

@@ -114,7 +114,7 @@ class Calls:
 
     def _begin_call(self, request: Request) -> None:
         if request.method.kind is MethodKind.WAIT:
-            self._check_awaited(len(request.params.ids))
+            self._check_awaited(request.params.awaited)
         result = request.method.handler(self._service, self._peer, request.params)
         if not (isinstance(result, Later) or hasattr(result, "__await__")):
             self._answer(request, result)
@@ -122,7 +122,7 @@ class Calls:
         future, render = result if isinstance(result, Later) else (self._future_of(result, request.method.kind), None)
         self._hold(request)
         if request.method.kind is MethodKind.WAIT:
-            self._awaited += len(request.params.ids)
+            self._awaited += request.params.awaited
         future.add_done_callback(partial(self._settled, request, render))
 
     def _check_awaited(self, more: int) -> None:
@@ -173,7 +173,7 @@ class Calls:
         self._in_flight -= 1
         self._bytes_in_flight -= request.size
         if request.method.kind is MethodKind.WAIT:
-            self._awaited -= len(request.params.ids)
+            self._awaited -= request.params.awaited
         try:
             result = future.result()
             self._answer(request, render(result) if render else result)

@@ -197,6 +197,11 @@ METHODS: dict[str, Method[Any]] = {
     "job.history": Method(schema.HistoryParams, _history, MethodKind.READ),
     "queue.list": Method(schema.NoParams, lambda service, _peer, _: service.queues(), MethodKind.READ),
     "queue.set": Method(QueueSettings, lambda service, peer, settings: service.set_queue(settings, peer.uid)),
+    "queue.wait": Method(
+        schema.QueueWaitParams,
+        lambda service, _peer, params: service.wait_for_room(params.name, params.timeout_ms),
+        MethodKind.WAIT,
+    ),
     "queue.pause": Method(schema.QueueParams, _pause),
     "queue.resume": Method(schema.QueueParams, _resume),
     "resource.list": Method(schema.NoParams, lambda service, _peer, _: service.resources(), MethodKind.READ),

@@ -78,12 +78,25 @@ class WaitParams(Params, frozen=True, kw_only=True):
     any: bool = False
     timeout_ms: Delay | None = None
 
+    @property
+    def awaited(self) -> int:
+        return len(self.ids)
+
 
 class LogsParams(JobParam, frozen=True, kw_only=True):
     attempt: Annotated[int, Meta(ge=1)] | None = None
     offset: Bound | None = None
     tail_lines: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     follow: bool = False
+
+
+class QueueWaitParams(Params, frozen=True, kw_only=True):
+    name: Name
+    timeout_ms: Delay | None = None
+
+    @property
+    def awaited(self) -> int:
+        return 1
 
 
 class QueueParams(Params, frozen=True, kw_only=True):

@@ -29,7 +29,8 @@ class Peer(NamedTuple):
 class MethodKind(StrEnum):
     """What an answer costs the daemon. All kinds but CALL are cancelled when their client hangs up.
 
-    A READ changes nothing and may have a large answer: a connection gets one at a time. A WAIT has a parameter `ids`.
+    A READ changes nothing and may have a large answer: a connection gets one at a time. The parameters of
+    a WAIT say how much is `awaited`.
     """
 
     CALL = "call"

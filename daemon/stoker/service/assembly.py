@@ -30,6 +30,7 @@ from stoker.engine.loop import AfterCommit, Loop
 from stoker.engine.memory import memory_of
 from stoker.engine.messages import Dependents, ReportSink, TurnChange
 from stoker.engine.preflight import CommandRequest, Preflight
+from stoker.engine.room import Rooms
 from stoker.engine.spec_defaults import SpecDefaults
 from stoker.engine.submit import Intake
 from stoker.engine.subscriptions import Subscriptions
@@ -178,7 +179,8 @@ class Engine:
         )
         self.followups = FollowUps(self.memory, self.reader, self.inbox, self.background)
         self.archives = Archives(self.queries, self.state_dir, self.background)
-        after_commit: list[AfterCommit] = [self.effects, self.followups, self.archives]
+        self.rooms = Rooms(self.memory, self.intake)
+        after_commit: list[AfterCommit] = [self.effects, self.followups, self.archives, self.rooms]
         self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.stalls, after_commit)
 
     def _build_retention(self, directory: StateDirectory, opened: Opened) -> None:

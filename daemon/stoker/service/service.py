@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         QueueChanged,
         QueueList,
         QueuePaused,
+        QueueRoom,
         ReloadedView,
         ResourceChanged,
         ResourceList,
@@ -230,6 +231,16 @@ class Service:
             return {"name": settings.name}
 
         return self._engine.request(TurnChange(change))
+
+    async def wait_for_room(self, name: str, timeout_ms: int | None) -> QueueRoom:
+        """Wait until a queue accepts a job. Raises QueueNotFound, WaitTimeout."""
+        try:
+            async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1_000):
+                places = await self._engine.rooms.wait(name)
+        except TimeoutError:
+            message = f"queue {name!r} has had no room for {duration(timeout_ms or 0)}"
+            raise WaitTimeout(message, hint="stoker queue ls", queue=name) from None
+        return {"name": name, "places": places}
 
     def pause_queue(self, name: str, peer_uid: int, note: str | None, *, paused: bool) -> asyncio.Future[QueuePaused]:
         """Start no jobs of a queue, or start them again."""

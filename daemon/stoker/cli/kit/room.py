@@ -1,0 +1,45 @@
+"""`--block`: waiting for room in a full queue. The daemon answers when there is room, so nothing is asked repeatedly.
+
+Owns the one note about it and the time to give up.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from stoker.cli.kit import render
+from stoker.core.errors import QueueFull, WaitTimeout
+
+if TYPE_CHECKING:
+    from stoker.cli.kit.parser import Given
+    from stoker.rpc.client import Client
+
+# The room of a client that went away after it was woken is seen by the others when they ask again, if nothing else
+# has changed.
+ONE_WAIT_MS = 60_000
+
+
+class RoomWait:
+    """Waits for room as often as needed, until the time of `--patience` is over."""
+
+    def __init__(self, given: Given) -> None:
+        self._patience_ms: int | None = given["patience_ms"]
+        self._since: float | None = None
+
+    def wait(self, client: Client, full: QueueFull) -> int:
+        """Return when the queue may have room, and for how many jobs. Raises `full` once patience is over."""
+        if self._since is None:
+            self._since = time.monotonic()
+            render.note(f"{full.message}; waiting for room")
+        waited_ms = int((time.monotonic() - self._since) * 1_000)
+        left_ms = ONE_WAIT_MS if self._patience_ms is None else self._patience_ms - waited_ms
+        if left_ms <= 0:
+            full.message = f"{full.message}; gave up"
+            raise full
+        params = {"name": full.details["queue"], "timeout_ms": min(left_ms, ONE_WAIT_MS)}
+        try:
+            places: int = client.call("queue.wait", params, again=True, patient=True)["places"]
+        except WaitTimeout:
+            return 1  # the next submit sees how it is now
+        return max(1, places)  # others may have been faster
