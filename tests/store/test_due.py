@@ -183,6 +183,16 @@ def test_load_when_many_have_ended_then_a_part_of_them_is_read(database: sqlite3
     assert [ident for ident in ended if not loaded.dependents[ident].more] == sorted(loaded.jobs)
 
 
+def test_load_when_a_needed_job_is_in_memory_then_only_its_dependents_are_read(database: sqlite3.Connection) -> None:
+    put(database, [job(State.RUNNING, id=1), job(State.WAITING, id=2, needs_open=1)])
+    database.execute(jobs.INSERT_NEED, (2, 1, "ok"))
+
+    loaded = load(database, Wanted(NOW, dependents_of={1: 0}, open_runs={1}))
+
+    assert [each.job_id for each in loaded.dependents[1].dependents] == [2]
+    assert set(loaded.jobs) == {2}
+
+
 @pytest.mark.parametrize(
     "wanted", [Wanted(NOW, ids={1}), Wanted(NOW, keys={(0, "")}), Wanted(NOW, dependents_of={1: 0}),
                Wanted(NOW, run_ids={""}), Wanted(NOW, lanes=[("q", None, 1)]), Wanted(NOW, due=True)]

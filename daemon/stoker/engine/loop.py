@@ -125,7 +125,7 @@ class Loop:
         self._stalls.measure_turn(self._computing_since, part, messages, len(turn.transitions))
 
     async def _load(self, messages: Sequence[Message], now: Now) -> Loaded:
-        wanted = Wanted(now, live_workflows=self._memory.workflows.runs)
+        wanted = Wanted(now, open_runs=self._memory.runs, live_workflows=self._memory.workflows.runs)
         for message in messages:
             message.declare_reads(wanted)
         self._dispatcher.declare_reads(wanted)

@@ -36,7 +36,8 @@ class Wanted(Struct):
     run_ids: set[str] = field(default_factory=set)
     workflows: set[int] = field(default_factory=set)
     chains: set[str] = field(default_factory=set)
-    live_workflows: Container[int] = ()  # in memory, so they need not be read
+    open_runs: Container[int] = ()  # jobs that are in memory, so they need not be read
+    live_workflows: Container[int] = ()  # likewise
     lanes: list[tuple[str, str | None, int]] = field(default_factory=list)  # queue, demand, how many jobs
     barred: Collection[int] = ()  # workflows whose steps are left out of the lanes
     due: bool = False
@@ -90,8 +91,8 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
     if wanted.keys:
         loaded.keys = job_rows.by_keys(connection, wanted.keys)
         wanted.ids.update(keyed.job_id for keyed in loaded.keys.values())
-    if wanted.ids:
-        loaded.jobs = job_rows.by_ids(connection, wanted.ids)
+    if unread := [job_id for job_id in wanted.ids if job_id not in wanted.open_runs]:
+        loaded.jobs = job_rows.by_ids(connection, unread)
     if wanted.skipped_behind:
         _load_needs(connection, wanted, loaded)
     _load_keys(connection, wanted, loaded)
