@@ -77,16 +77,27 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return Position(self.last, self.seq)
 
 
-_encode = msgspec.json.Encoder().encode
+_encode_into = msgspec.json.Encoder().encode_into
 _header = msgspec.json.Decoder(Header).decode
 _line = msgspec.json.Decoder(Line).decode
 
 
 def sealed(line: Header | Line, digest: bytes) -> tuple[bytes, bytes]:
     """A line as it is written behind the line with that hash, and its own hash."""
-    body = _encode(line)
-    digest = hashlib.sha256(digest + body).digest()
-    return body[:-1] + HASH + digest.hex().encode() + b'"}\n', digest
+    text = bytearray()
+    own = _append_sealed(text, line, digest)
+    return bytes(text), own
+
+
+def _append_sealed(text: bytearray, line: Header | Line, digest: bytes) -> bytes:
+    """Append a line to `text` without a copy: it has 200 KB for a hundred submits. Returns its own hash."""
+    begin = len(text)
+    _encode_into(line, text, begin)
+    hashed = hashlib.sha256(digest)
+    with memoryview(text) as whole, whole[begin:] as body:
+        hashed.update(body)
+    text[-1:] = HASH + hashed.hexdigest().encode() + b'"}\n'
+    return hashed.digest()
 
 
 def hash_of(text: bytes, digest: bytes) -> bytes | None:
@@ -238,13 +249,11 @@ class Tail:
 
     def write(self, lines: Iterable[Line]) -> None:
         """Append lines; they are durable after `sync`."""
-        texts = []
+        text = bytearray()
         for line in lines:
-            text, self._digest = sealed(line, self._digest)
-            texts.append(text)
-        data = b"".join(texts)
-        _write(self._descriptor, data)
-        self._size += len(data)
+            self._digest = _append_sealed(text, line, self._digest)
+        _write(self._descriptor, text)
+        self._size += len(text)
 
     def sync(self) -> None:
         os.fdatasync(self._descriptor)
@@ -270,7 +279,7 @@ class Tail:
             self._descriptor = -1
 
 
-def _write(descriptor: int, data: bytes) -> None:
+def _write(descriptor: int, data: bytes | bytearray) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
