@@ -129,6 +129,8 @@ def slow_line(cpu_ms: int) -> str:
         (slow_line(SLOW_CPU_MS + 1), True, False),
         (slow_line(SLOW_CPU_MS - 1), False, False),
         (slow_line(SLOW_CPU_MS + 1)[:-1], False, False),
+        (slow_line(SLOW_CPU_MS + 1)[:-1] + slow_line(SLOW_CPU_MS - 1), False, False),
+        (slow_line(SLOW_CPU_MS - 1)[:-1] + slow_line(SLOW_CPU_MS + 1), False, True),
     ],
 )
 def test_daemon_process_when_a_turn_was_far_too_slow_then_its_test_fails(

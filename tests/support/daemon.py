@@ -186,9 +186,7 @@ class DaemonProcess:
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """The structured log so far, as written to stderr; of one event name, if given."""
         whole = self.stderr.read_text().rpartition("\n")[0]  # the last line may be half written
-        # A kill may cut a line off: the first line of the next daemon stands behind it.
-        lines = [line[max(line.rfind(EVENT), 0) :] for line in whole.splitlines() if line.startswith("{")]
-        return [event for event in map(json.loads, lines) if name in (None, event["event"])]
+        return [event for event in map(json.loads, _log_lines(whole)) if name in (None, event["event"])]
 
     def logged(self, name: str, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
         """The lines of this event with these fields, once there are `count`: a thread writes them later."""
@@ -225,7 +223,7 @@ class DaemonProcess:
 
     def _slow(self) -> Iterator[str]:
         """The lines of the log about turns and callbacks that computed for far too long."""
-        for line in self.stderr.read_text(errors="replace").splitlines() if self.stderr.is_file() else ():
+        for line in _log_lines(self.stderr.read_text(errors="replace") if self.stderr.is_file() else ""):
             if _is_about_slowness(line) and json.loads(line)["cpu_ms"] > SLOW_CPU_MS:
                 yield line
 
@@ -248,6 +246,11 @@ def _description(pid: int) -> str:
     return f"{pid} has ended"
 
 
+def _log_lines(text: str) -> Iterator[str]:
+    """The lines of the structured log. Where a kill cut one off, the first line of the next daemon stands behind it."""
+    return (line[max(line.rfind(EVENT), 0) :] for line in text.splitlines() if line.startswith("{"))
+
+
 def _is_about_slowness(line: str) -> bool:
     """Whether it is a complete line about slowness: the daemon may have been killed while it wrote one."""
-    return line.startswith("{") and line.endswith("}") and ('"turn_slow"' in line or '"callback_slow"' in line)
+    return line.endswith("}") and ('"turn_slow"' in line or '"callback_slow"' in line)
