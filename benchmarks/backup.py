@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from benchmarks.harness import RawConnection, Scale, daemon
-from benchmarks.purge import QUIET_S, answers_ms, copy_job, run_one
+from benchmarks.purge import QUIET_S, answers_ms, copy_job, run_one, wait_for_journal
 from benchmarks.table import Row
 from stoker.ops.restore import carry_out
 
@@ -32,6 +32,7 @@ def rows(scale: Scale) -> Iterator[Row]:
         process.stop()
         copy_job(process.state_dir, job, scale.jobs * TIMES, logs=0)
         process.start()
+        wait_for_journal(process)
         backups = BackupsMade(process)
         with RawConnection(process.socket) as connection:
             end = time.monotonic() + min(QUIET_S, scale.idle_s)

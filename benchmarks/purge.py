@@ -21,6 +21,7 @@ from benchmarks.table import Row
 from stoker.core.job.model import Change
 from stoker.process.attempt_logs import log_path
 from stoker.store import changes
+from tests.support.facts import until
 from tests.support.work import end_of, shell, submit
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 TIMES = 50  # as many jobs as `Scale.jobs`
 AT_ONCE = 5_000
 QUIET_S = 5.0
+CAUGHT_UP_S = 300.0
 QUEUE = "bench"
 SUBMIT = request("job.submit", {"command": "/bin/true", "queue": QUEUE})
 
@@ -43,6 +45,7 @@ def rows(scale: Scale) -> Iterator[Row]:
         process.stop()
         copy_job(process.state_dir, job, jobs, logs)
         process.start()
+        wait_for_journal(process)
         removal = Removal(process)
         with RawConnection(process.socket) as connection:
             end = time.monotonic() + min(QUIET_S, scale.idle_s)
@@ -87,6 +90,17 @@ def run_one(process: DaemonProcess) -> int:
         client.call("queue.set", {"name": QUEUE})
         client.call("queue.pause", {"name": QUEUE})
     return job
+
+
+def wait_for_journal(process: DaemonProcess) -> None:
+    """Until it has the copies too: a daemon that catches up with so many rows is not quiet."""
+
+    def has_all() -> bool:
+        status = client.status()
+        return status["journal"]["seq"] == status["last_seq"] and not status["journal"]["behind"]
+
+    with process.client() as client:
+        until(has_all, CAUGHT_UP_S)
 
 
 def answers_ms(connection: RawConnection, goes_on: Callable[[], bool]) -> list[float]:

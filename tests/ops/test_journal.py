@@ -177,9 +177,9 @@ def test_journal_when_it_is_too_big_then_what_a_backup_replaces_goes(daemon: Dae
     daemon.config.write_text("[journal]\nkeep_bytes = 0\n")
     daemon.start()
     journaled(daemon)
+    assert first.exists(), "no backup replaced it"
     assert daemon.cli("backup").returncode == 0
     daemon.stop()
-    assert first.exists(), "no backup replaced it"
 
     daemon.start()
     until(lambda: not first.exists())

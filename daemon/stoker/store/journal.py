@@ -30,6 +30,7 @@ PORTIONS = 4  # in one call between two commits
 MOST_AHEAD = 4 * PORTION  # entries that are read and not yet durable
 GATHER_S = 0.02  # commits of this time share one write and one sync: to sync after each would cost jobs a tenth
 FORGET_AFTER = 256  # entries: to delete a few at each commit would cost more
+MOST_FORGOTTEN = 1_024  # entries in one commit, whose answers wait for it
 
 CHANGES = "SELECT {columns} FROM changes AS t WHERE seq > ? ORDER BY seq LIMIT ?"
 
@@ -82,18 +83,22 @@ class Journal:
     # --- in the writer's thread ---
 
     def forget(self, connection: sqlite3.Connection) -> None:
-        """Delete entries that are durable in the files; inside a transaction."""
-        durable = self.durable.last
+        """Delete some entries that are durable in the files; inside a transaction."""
+        durable = min(self.durable.last, self._forgotten + MOST_FORGOTTEN)
         if durable - self._forgotten >= FORGET_AFTER:
             outbox.forget(connection, durable)
             self._forgotten = durable
 
     def collect(self, connection: sqlite3.Connection) -> int:
-        """Read what was committed, between two commits, and hand it to the thread; returns the number of lines."""
+        """Read what was committed, between two commits, and hand it to the thread; returns the number of lines.
+
+        While the files are behind a call reads one portion: commits go on meanwhile, and their answers wait for it.
+        """
         if not self.writing or self._read.last - self.durable.last > MOST_AHEAD:
             self.behind = True
             return 0
-        for count in range(PORTIONS):
+        portions = 1 if self.behind else PORTIONS
+        for count in range(portions):
             line = self._next(connection)
             if line is None:
                 self.behind = False
@@ -104,7 +109,12 @@ class Journal:
                 self.behind = False
                 return count + 1
         self.behind = True
-        return PORTIONS
+        return portions
+
+    @property
+    def lags(self) -> bool:
+        """Whether rows are to be read, or many entries to be deleted."""
+        return self.behind or self.durable.last - self._forgotten > MOST_FORGOTTEN
 
     def _next(self, connection: sqlite3.Connection) -> Line | None:
         log = self._know_tables(connection)
@@ -170,7 +180,7 @@ class Journal:
         needed = self._find_reason(end, known)
         if needed is None:
             self._tail.resume(end)
-            self._go_on_from(end.position, end.at)
+            self._go_on_from(end.position, end.at, known)
         return needed
 
     def _set_last_file_aside(self) -> None:
@@ -204,7 +214,7 @@ class Journal:
                 self._tail.rotate_if_due(line)
             self._tail.sync()
         self._armed = True
-        self._go_on_from(position, at)
+        self._go_on_from(position, at, known)
 
     def _first_header(self, chain: str, position: Position, at: int) -> Header:
         return Header(
@@ -218,8 +228,9 @@ class Journal:
             base=True,
         )
 
-    def _go_on_from(self, position: Position, at: int) -> None:
+    def _go_on_from(self, position: Position, at: int, known: Outbox) -> None:
         self._life += 1
+        self._forgotten = known.first - 1
         self._read = self.durable = position
         self.durable_at, self._unfinished = at, False
         self.error = None

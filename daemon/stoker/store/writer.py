@@ -36,6 +36,7 @@ ROOM_AGAIN_S = 1.0
 CHECKPOINT_PAGES = 2_000
 PAGE_BYTES = 4_096
 COMMIT_PAGES = 6  # of tables, indexes and sqlite_sequence, for any transaction
+FORGOTTEN_PAGES = 10  # of entries that are deleted at once
 LONE_ROWS = 4  # the first rows of a transaction share few pages of tables and indexes; further ones do
 
 
@@ -239,9 +240,15 @@ class Writer:
             self._journal.behind = True
             return 0
 
-    async def catch_up(self) -> int:
-        """Hand more to a journal that is behind."""
-        return await self.maintain(self._collect)
+    async def catch_up(self) -> None:
+        """Hand some more to a journal that is behind, and delete entries that it has."""
+        await self.sweep(self._forget_and_collect)
+
+    def _forget_and_collect(self, connection: sqlite3.Connection) -> retention.Swept:
+        if self._journal is not None:
+            with transaction(connection):
+                self._journal.forget(connection)
+        return retention.Swept(self._collect(connection), FORGOTTEN_PAGES)
 
     async def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs) -> T:
         """Read committed rows in the writer's thread, between two commits."""

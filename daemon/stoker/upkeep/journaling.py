@@ -27,12 +27,14 @@ from stoker.store.writer import Writer
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.upkeep.health import PATIENCE_S
+from stoker.upkeep.pace import Pace
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import JournalStatus
 
 AGAIN_MS = 5_000  # after a failure
 PRUNED_EVERY_MS = 60_000
+REST = 1.0  # catching up rests as long as it works
 
 
 class Journaling:
@@ -78,8 +80,8 @@ class Journaling:
             self._note(journal.error)
             if self._clock.now().steady >= self._due:
                 self._working = self._background.start("journal", self._open(journal))
-        elif journal.behind:
-            self._working = self._background.start("journal", self._catch_up())
+        elif journal.lags:
+            self._working = self._background.start("journal", self._catch_up(journal))
         elif self._clock.now().steady >= self._prune_due:
             self._prune_due = self._clock.now().steady + PRUNED_EVERY_MS
             self._working = self._background.start("journal", asyncio.to_thread(self._prune))
@@ -107,7 +109,7 @@ class Journaling:
         if self._failure is not None:
             self._failure = None
             log(LogEvent.JOURNAL_BACK, path=journal.directory)
-        await self._catch_up()
+        await self._catch_up(journal)
 
     async def _begin_chain(self, journal: Journal, needed: NewChain) -> None:
         """The name is in the database before its rows are read: a backup that follows knows where it joins on."""
@@ -117,9 +119,12 @@ class Journaling:
         await self._writer.maintain(_set_chain, chain)
         await run_apart(lambda: journal.begin_chain(chain, self._directory.database), "journal")
 
-    async def _catch_up(self) -> None:
+    async def _catch_up(self, journal: Journal) -> None:
+        pace = Pace(REST)
         with contextlib.suppress(DiskFull):  # the next tick tries again
-            await self._writer.catch_up()
+            while journal.writing and journal.lags:
+                async with pace.piece():
+                    await self._writer.catch_up()
 
     def _prune(self) -> None:
         """Remove the oldest files that are too many and that a backup replaces."""
