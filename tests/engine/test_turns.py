@@ -13,14 +13,16 @@ import pytest
 import stoker.daemon  # noqa: F401 - imports every module that defines messages
 from stoker.core.clock import Now
 from stoker.core.errors import StokerError
+from stoker.core.job import events as ev
 from stoker.core.job.model import Need
 from stoker.engine.inbox import Message, RequestMessage
 from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
+from stoker.store.attempts import Needed
 from stoker.store.loading import Loaded
 from tests.support.daemon import DaemonProcess
 from tests.support.flows import flow_end, send, sent_flow, settled, step
-from tests.support.jobs import attempt, job, spec
+from tests.support.jobs import attempt, exited, job, running, spec
 from tests.support.turn_watch import noted, watched_programs
 from tests.support.work import Gate, end_of, shell, submit, submit_many, submit_running
 
@@ -51,6 +53,19 @@ def test_needed_ends_when_the_first_attempts_need_many_then_no_more_are_collecte
 
     assert few.needed_ends() == set(range(100, 140))
     assert many.needed_ends() == ()
+
+
+def test_needed_ends_when_one_came_in_the_same_turn_then_it_is_not_read() -> None:
+    ended, its_attempt = running(id=100)
+    opened = job(id=1, asked=spec(needs=(Need(job=100), Need(job=200))))
+    memory = LiveState({}, {}, 0, 0)
+    memory.open(ended, its_attempt)
+    turn = Turn(memory, Now(0, 0), Loaded(jobs={1: opened}))
+    turn.step(100, ev.Ended(outcome=exited(output='{"a": "b"}')))
+    turn.batch.new_attempts = {"1.1.a": attempt(opened, run_id="1.1.a")}
+
+    assert turn.needed_ends() == {200}
+    assert turn.ends == {100: Needed(100, None, "succeeded", "exit", 0, '{"a": "b"}')}
 
 
 def kinds(kind: type[Message]) -> set[type[Message]]:

@@ -95,7 +95,7 @@ class Loop:
         if batch:
             began = time.perf_counter()
             ends = await self._writer.commit(batch, turn.needed_ends())
-            turn.ends = {end.job: end for end in ends}
+            turn.ends.update((end.job, end) for end in ends)
             self._stalls.telemetry.committed(len(messages), (time.perf_counter() - began) * 1_000)
             self._memory.committed_seq = self._memory.last_seq
             self.turns += 1

@@ -7,7 +7,7 @@ and on disk at its commit; nothing acts or answers before that.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -103,7 +103,7 @@ class Turn:
         self.settings_changed: list[Change] = []  # of queues and resources
         self.verdicts: list[tuple[Workflow, Workflow, list[str]]] = []  # changed, and which steps broke them
         self.touched_workflows: set[int] = set()  # workflows of which something changed in this turn
-        self.ends: dict[int, Needed] = {}  # of jobs that the opened attempts need, read with the commit
+        self.ends: dict[int, Needed] = {}  # of jobs that opened attempts need: of this turn, or read with the commit
         self.needed: set[int] = set()  # jobs that others began to need in this turn
         self.flush = False
         memory.workflows.load(loaded.workflows, loaded.heads)
@@ -267,14 +267,26 @@ class Turn:
         return self.batch
 
     def needed_ends(self) -> Collection[int]:
-        """The jobs whose ends are inputs of the first attempts that were opened, if they are few."""
+        """The jobs whose ends are inputs of the first attempts that were opened, if they are few.
+
+        Jobs that ended in this turn are left out: their ends are in `ends` already.
+        """
         needed = set[int]()
         for attempt in self.batch.new_attempts.values():
             if attempt.ordinal == 1:
                 needed.update(need.job for need in self.job(attempt.job_id).spec.needs)
             if len(needed) > ENDS_AT_ONCE:
                 return ()
-        return needed
+        if needed:
+            self._note_ends(needed)
+        return needed - self.ends.keys()
+
+    def _note_ends(self, needed: Container[int]) -> None:
+        for transition in self.transitions:
+            job, attempt = transition.job, transition.attempt
+            if job.id in needed and attempt is not None and attempt.outcome is not None and self.find(job.id) is job:
+                output = attempt.outcome.output
+                self.ends[job.id] = Needed(job.id, job.step, job.state, job.reason, job.exit_code, output)
 
     def _respecified(self, before: Job, job: Job) -> Job:
         if job.spec is before.spec or job.spec == before.spec:
