@@ -24,6 +24,9 @@ def written(directory: Path, text: str) -> Path:
     return path
 
 
+SCHEDULE = "[schedules.a]\ntiming = '@daily'\n[schedules.a.job]\n"
+
+
 def mistakes(directory: Path, text: str, **environ: str) -> list[str]:
     with pytest.raises(ConfigInvalid) as refused:
         load(written(directory, text), environ)
@@ -213,6 +216,12 @@ def test_load_when_queues_are_wrong_then_each_is_named(tmp_path: Path) -> None:
         ("[daemon]\npath = 3", "[daemon] path = 3: expected text"),
         ('[queues.a.defaults]\nttl_ms = "x"', "[queues.a.defaults] ttl_ms = 'x': expected a whole number from 1 to"),
         ("[retry]\nbackoff_factor = inf", "[retry] backoff_factor = inf: expected a number from 1 to 1_000"),
+        ("schedules = 3", "[schedules]: expected a table of keys"),
+        ("[schedules]\na = 3", "[schedules.a]: expected a table of keys"),
+        ('[schedules.a]\ntiming = "@daily"', "[schedules.a] params: a schedule has a job or a flow"),
+        (f'{SCHEDULE}command = "true"\nnice = 99', "[schedules.a.job] nice = 99: expected a whole number from -20"),
+        (SCHEDULE.replace("@daily", "0 0 31 2 *") + 'command = "true"', "[schedules.a] timing: '0 0 31 2 *': bad day"),
+        ('[schedules.a]\ntiming = "@daily"\nflow = { name = "f", steps = {} , x = 1}', "[schedules.a]"),
         (f'[log]\nlevel = "{"x" * 999}"', f"[log] level = '{'x' * 59}…: expected one of"),
     ],
 )

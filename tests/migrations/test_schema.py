@@ -23,6 +23,7 @@ from stoker.core.job.model import (
     State,
     StopReason,
 )
+from stoker.core.schedule.model import Misfire, Overlap
 from stoker.core.workflow.checkpoint import CheckpointKind
 from stoker.core.workflow.state import ENDED, Intent, WorkflowState
 
@@ -39,6 +40,10 @@ ATTEMPT: dict[str, Any] = {"run_id": "1.1.a", "job_id": 1, "ordinal": 1, "launch
 WORKFLOW: dict[str, Any] = {
     "id": 1, "name": "w", "state": "running", "intent": "run", "owner_uid": 0, "trace_id": "", "flow": "{}",
     "flow_hash": bytes(16), "created_at": 0,
+}  # fmt: skip
+SCHEDULE: dict[str, Any] = {
+    "name": "s", "owner_uid": 0, "timing": "@daily", "zone": "UTC", "misfire": "skip", "overlap": "skip",
+    "catch_up_ms": 1, "jitter_ms": 0, "paused": 0, "declared": 0, "job": "{}", "created_at": 0, "passed": 0,
 }  # fmt: skip
 CHECKPOINT: dict[str, Any] = {
     "id": 1, "chain": "w1", "seq": 1, "kind": "context", "status": "running", "version": 1, "at": 0,
@@ -90,6 +95,8 @@ CLOSED: list[tuple[str, str, list[str]]] = [
     ("attempts", "outcome", [*OutcomeKind]),
     ("workflows", "state", [*WorkflowState]),
     ("workflows", "intent", [*Intent]),
+    ("schedules", "misfire", [*Misfire]),
+    ("schedules", "overlap", [*Overlap]),
     ("checkpoints", "kind", [*CheckpointKind]),
     ("checkpoints", "encoding", ["plain", "gzip"]),
     ("changes", "kind", ["job", "workflow", "queue", "resource", "schedule", "system"]),
@@ -99,7 +106,7 @@ CLOSED: list[tuple[str, str, list[str]]] = [
 def row_with(table: str, column: str, value: str) -> dict[str, Any]:
     """A row that is fine if `value` is: what a value demands of other columns is there."""
     rows = {"jobs": JOB, "attempts": ATTEMPT | {"run_id": "1.2.b", "ordinal": 2}, "changes": CHANGE, "queues": QUEUE,
-            "workflows": WORKFLOW, "checkpoints": CHECKPOINT}  # fmt: skip
+            "workflows": WORKFLOW, "schedules": SCHEDULE, "checkpoints": CHECKPOINT}  # fmt: skip
     row = rows.get(table, {"job_id": 1, "needed": 2}) | {column: value}
     if table == "jobs":
         row["id"] = 2
@@ -156,6 +163,12 @@ VIOLATIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("queues", QUEUE, {"paused": 2}),
     ("resources", {"name": "gpu", "capacity": 1}, {"name": ""}),
     ("resources", {"name": "gpu", "capacity": 1}, {"capacity": -1}),
+    ("schedules", SCHEDULE, {"name": ""}),
+    ("schedules", SCHEDULE, {"catch_up_ms": 0}),
+    ("schedules", SCHEDULE, {"jitter_ms": -1}),
+    ("schedules", SCHEDULE, {"next_slot": 0}),
+    ("schedules", SCHEDULE, {"job": None}),
+    ("schedules", SCHEDULE, {"flow": "{}"}),
     *[("attempts", ATTEMPT | {"run_id": "b", "ordinal": 2}, wrong) for wrong in WRONG_ATTEMPTS],
     ("needs", {"job_id": 1, "needed": 2, "on_end": "ok"}, {"needed": 1}),
     ("changes", CHANGE, {"hash": bytes(31)}),

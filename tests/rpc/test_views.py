@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from stoker.core import daemon_views, views, wire_types
+from stoker.core.schedule import views as schedule_views
 from stoker.core.wire_types import ChangeShape, CheckpointPage
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
@@ -38,6 +39,21 @@ def check(answer: Any, kind: Any) -> None:
 
 def call(client: Client, method: str, **params: Any) -> Any:
     return client.call(method, params)
+
+
+def test_answers_when_they_are_about_schedules_then_they_are_of_their_types(client: Client) -> None:
+    flow = {"name": "f", "steps": {"a": shell("exit 0")}}
+    check(call(client, "schedule.add", name="jobs", timing="@daily", job=shell("exit 0")), schedule_views.ScheduleView)
+    check(call(client, "schedule.add", name="flows", timing="@daily", flow=flow), schedule_views.ScheduleView)
+
+    for name in ("jobs", "flows"):
+        check(call(client, "schedule.run", name=name), schedule_views.ScheduleRunAnswer)
+        check(call(client, "schedule.get", name=name), schedule_views.ScheduleDetails)
+        check(call(client, "schedule.next", name=name), schedule_views.ComingSlots)
+        check(call(client, "schedule.pause", name=name), schedule_views.ScheduleView)
+        check(call(client, "schedule.resume", name=name), schedule_views.ScheduleView)
+    check(call(client, "schedule.list"), schedule_views.SchedulePage)
+    check(call(client, "schedule.remove", name="jobs"), schedule_views.ScheduleRemoved)
 
 
 def test_answers_when_a_daemon_gives_them_then_they_are_of_their_types(client: Client, gate: Gate) -> None:

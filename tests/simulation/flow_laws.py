@@ -159,6 +159,7 @@ class FlowLaws:
             self._same(name, +getattr(memory, name), +getattr(fresh, name))
         for name in ("last_id", "last_checkpoint"):
             self._same(f"workflows.{name}", getattr(memory.workflows, name), getattr(fresh.workflows, name))
+        self._same("schedules", {*memory.schedules}, {*fresh.schedules})
         self._same("runs", _stored(memory), _stored(fresh, memory.described))
         self._same("lanes", _lanes(memory), _lanes(fresh))
         self._workflows(memory.workflows, fresh.workflows)

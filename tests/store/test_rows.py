@@ -151,6 +151,8 @@ def test_policy_when_it_is_empty_then_its_defaults_are_those_of_the_file_format(
         "debounce_ms": 0,
         "max_log_bytes": 67_108_864,
         "traceparent": None,
+        "schedule": None,
+        "scheduled_for": None,
     }
 
 

@@ -42,8 +42,8 @@ def option_kind(option: Option) -> str:
 
 def argument_kind(name: str, command: Command) -> str:
     group, first = name.split(maxsplit=1)[0], command.words.strip("[]")
-    if group in ("queue", "resource"):
-        return f"{group}s" if first else ""
+    if group in ("queue", "resource", "schedule"):
+        return f"{group}s" if first.startswith("NAME") and name != "schedule add" else ""
     if first == "WORKFLOW" or (group == "workflow" and first.startswith("ID")):
         return "workflow-words" if "STEP" in first else "workflows"
     if group == "checkpoint" or not first.startswith("ID"):
@@ -103,5 +103,6 @@ KINDS: dict[str, Callable[[Client, Sequence[str]], list[str]]] = {
     "steps": _steps,
     "queues": lambda client, _line: [queue["name"] for queue in client.call("queue.list", {})["queues"]],
     "resources": lambda client, _line: [one["name"] for one in client.call("resource.list", {})["resources"]],
+    "schedules": lambda client, _line: [one["name"] for one in client.call("schedule.list", {})["schedules"]],
     "strategies": lambda client, _line: list(client.status()["strategies"]),
 }

@@ -156,6 +156,7 @@ def _facts(job: JobDetails) -> list[tuple[str, object]]:
         ("job", job["id"]),
         ("name", job["name"]),
         ("workflow", job.get("workflow_id") and f"{job['workflow_id']}, step {job['step']}"),
+        ("schedule", job.get("schedule") and f"{job['schedule']}, for {render.when(job['scheduled_for'])}"),
         ("state", f"{state}: {why}" if why else state),
         ("superseded by", job["superseded_by"] and f"job {job['superseded_by']}"),
         ("command", command_line(job)),

@@ -79,6 +79,18 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "checkpoint export": ("checkpoints:export", "the bytes of a checkpoint, or a whole chain as JSON lines"),
         "checkpoint diff": ("checkpoints:diff", "the differences between two checkpoints"),
     },
+    "schedules": {
+        "schedule": ("schedules:ls", "list schedules"),
+        "schedule add": ("schedules:add", "submit a command or a workflow again and again, at given times"),
+        "schedule ls": ("schedules:ls", "list schedules"),
+        "schedule show": ("schedules:show", "a schedule, its template and its last runs"),
+        "schedule next": ("schedules:coming", "the times of the next runs of a schedule"),
+        "schedule run": ("schedules:run", "submit a run of a schedule now"),
+        "schedule pause": ("schedules:pause", "submit no further runs of a schedule"),
+        "schedule resume": ("schedules:resume", "submit runs of a paused schedule again"),
+        "schedule rm": ("schedules:remove", "remove schedules"),
+        "schedule import": ("schedules:import_crontab", "make schedules of the lines of a crontab"),
+    },
     "administer": {
         "queue": ("queues:ls", "list queues"),
         "queue ls": ("queues:ls", "list queues"),

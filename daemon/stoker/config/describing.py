@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, Struct
 from stoker.config.mistakes import number
 from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection, Section
 from stoker.core.requests import JobDefaults
+from stoker.core.schedule.request import ScheduleParams
 
 WIDTH: Final = 116
 
@@ -56,6 +57,24 @@ KEEPS: Final = """\
 """
 
 
+SCHEDULES: Final = """\
+# Schedules. One section each; one that is taken out of the file is removed. `timing` is a cron expression, @daily,
+# "every 15m" or "at 2026-12-01T03:00", in the time zone `zone`. A schedule has a job, with the fields that it has in a
+# request, or a flow, as a flow file has it.
+#
+# [schedules.nightly]
+# timing = "30 2 * * *"
+# zone = "Europe/Berlin"
+# misfire = "latest"  # slots that came while no daemon ran: skip, latest or all
+# catch_up_ms = 86_400_000  # how old a slot may be to be made up for
+# overlap = "skip"  # a slot comes before the last run has ended: allow, skip, queue or supersede
+# jitter_ms = 0
+# [schedules.nightly.job]
+# command = "/usr/local/bin/backup"
+# args = ["--full"]
+"""
+
+
 NO_REMARKS: Final[Mapping[str, str]] = {}
 
 
@@ -66,6 +85,8 @@ def describe(config: Config, remarks: Mapping[str, str] = NO_REMARKS) -> str:
     parts += [_keep("workflows", name, section) for name, section in config.retention_workflows.items()]
     parts.append(QUEUES)
     parts += [_queue(name, section) for name, section in config.queues.items()]
+    parts.append(SCHEDULES)
+    parts += [_schedule(schedule) for schedule in config.schedules.values()]
     return "\n".join(parts)
 
 
@@ -85,6 +106,13 @@ def _queue(name: str, section: QueueSection) -> str:
     if section.defaults is not UNSET:
         text += f"[{table}.defaults]\n{_lines(section.defaults)}"
     return text
+
+
+def _schedule(schedule: ScheduleParams) -> str:
+    """As one inline table a line: a flow has tables of any depth."""
+    fields = msgspec.to_builtins(schedule)
+    own = {key: value for key, value in fields.items() if value is not None and key not in ("name", "replace")}
+    return f"[schedules.{_toml(schedule.name)}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in own.items())
 
 
 def _lines(section: Struct, remarks: Mapping[str, str] = NO_REMARKS) -> str:
@@ -124,6 +152,8 @@ def _toml(value: Any) -> str:
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case int() | float():
             return number(value)
+        case dict():
+            return "{ " + ", ".join(f"{_toml(key)} = {_toml(inner)}" for key, inner in value.items()) + " }"
         case tuple() | list():
             return "[" + ", ".join(map(_toml, value)) + "]"
     raise TypeError(type(value))

@@ -17,15 +17,19 @@ from typing import Any, Final, Union, get_args
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, inspect
+from msgspec.structs import replace
 
 from stoker.config.mistakes import rejected, unknown
 from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection
-from stoker.core.errors import ConfigInvalid
+from stoker.core.errors import ConfigInvalid, StokerError
 from stoker.core.job.model import Spec
 from stoker.core.job.spec_rules import contradictions_of_defaults
-from stoker.core.requests import JobDefaults
+from stoker.core.requests import JobDefaults, JobWork
+from stoker.core.schedule.request import ScheduleParams, checked
 from stoker.core.similar_names import nearest
 from stoker.core.units import counted
+from stoker.core.workflow import definition
+from stoker.core.workflow.mistakes import refuse
 from stoker.paths import config_files
 
 QUEUE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
@@ -38,6 +42,7 @@ ORDERED: Final = (
     ("rpc", "max_connections_per_uid", "max_connections"),
 )
 
+OF_A_REQUEST: Final = ("name", "replace", "reason")  # fields of `schedule.add` that no section has
 KEPT: Final = ("queues", "workflows")  # what may have times of its own in [retention]
 
 ENVIRONMENT: Final[dict[str, tuple[str, str]]] = {
@@ -105,6 +110,7 @@ class _Reader:
         self._values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         self._queues: dict[str, dict[str, Any]] = {}
         self._kept: dict[str, dict[str, Any]] = {}
+        self._schedules: dict[str, ScheduleParams] = {}
         self._wrong: set[tuple[str, str]] = set()
 
     def read_text(self, text: str) -> None:
@@ -116,8 +122,10 @@ class _Reader:
         for name, table in document.items():
             if name == "queues":
                 self._read_queues(table)
+            elif name == "schedules":
+                self._read_schedules(table)
             elif name not in SECTIONS:
-                self.errors.append(unknown(f"[{name}]", "section", nearest(name, [*SECTIONS, "queues"])))
+                self.errors.append(unknown(f"[{name}]", "section", nearest(name, [*SECTIONS, "queues", "schedules"])))
             else:
                 own = self._without_keeps(table) if name == "retention" else table
                 self._values[name] = self._read_table(name, SECTIONS[name], own)
@@ -144,6 +152,7 @@ class _Reader:
 
     def finish(self) -> Config:
         config = msgspec.convert({**self._values, **self._kept, "queues": self._queues}, Config)
+        config = replace(config, schedules=self._schedules)
         for section, low, high in ORDERED:
             below, above = (getattr(getattr(config, section), key) for key in (low, high))
             if below > above and not self._wrong & {(section, low), (section, high)}:
@@ -189,6 +198,32 @@ class _Reader:
             values["defaults"] = self._read_table(f"{section}.defaults", JobDefaults, defaults)
         return values
 
+    def _read_schedules(self, schedules: Any) -> None:
+        if not self._is_table("schedules", schedules):
+            return
+        for name, table in schedules.items():
+            section = f"schedules.{name}"
+            if self._is_table(section, table) and self._is_schedule(section, name, table):
+                self._schedules[name] = msgspec.convert({**table, "name": name}, ScheduleParams)
+
+    def _is_schedule(self, section: str, name: str, table: dict[str, Any]) -> bool:
+        """Whether a schedule can be made of it. What its flow or its queue lacks, the daemon finds."""
+        before = len(self.errors)
+        own = {key: value for key, value in table.items() if key != "job"}
+        self.errors += [unknown(f"[{section}] {key}", "key", None) for key in OF_A_REQUEST if key in own]
+        self._read_table(section, ScheduleParams, own)
+        if "job" in table:
+            self._read_table(f"{section}.job", JobWork, table["job"])
+        if len(self.errors) == before:
+            try:
+                schedule = checked(msgspec.convert({**table, "name": name}, ScheduleParams), 0, 0)
+                if schedule.flow is not None:
+                    _check_flow(schedule.flow)
+            except (StokerError, msgspec.ValidationError) as error:
+                text = error.message if isinstance(error, StokerError) else str(error)
+                self.errors.append(f"[{section}] {text}")
+        return len(self.errors) == before
+
     def _read_table(self, section: str, struct: type[Struct], table: Any) -> dict[str, Any]:
         """The valid keys of a table; every other key becomes a mistake."""
         if not self._is_table(section, table):
@@ -210,6 +245,12 @@ class _Reader:
             return True
         self.errors.append(f"[{section}]: expected a table of keys")
         return False
+
+
+def _check_flow(text: str) -> None:
+    """Raises ValidationError or FlowInvalid. What this host lacks for it, the daemon finds."""
+    flow = msgspec.json.decode(text, type=definition.Flow)
+    refuse(list(definition.plan(definition.FlowRequest(flow=flow, raw=msgspec.Raw(text.encode())), None).mistakes))
 
 
 def _keys(struct: type[Struct]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ LIVE_KEYS: Final = frozenset(
 
 
 KEEP_TABLES: Final = ("retention_queues", "retention_workflows")
-TABLES: Final = ("queues", *KEEP_TABLES)  # live as a whole
+TABLES: Final = ("queues", "schedules", *KEEP_TABLES)  # live as a whole
 
 
 class Reloaded(NamedTuple):
@@ -81,6 +81,8 @@ def merge_live(running: Config, asked: Config) -> Reloaded:
         restart += [f"{name}.{key}" for key in differing if key not in live]
         sections[name] = replace(before, **{key: getattr(after, key) for key in live})
     changed += [f"queues.{name}" for name, queue in asked.queues.items() if queue != running.queues.get(name)]
+    names = sorted(asked.schedules.keys() | running.schedules.keys())
+    changed += [f"schedules.{name}" for name in names if asked.schedules.get(name) != running.schedules.get(name)]
     tables: dict[str, Any] = {name: getattr(asked, name) for name in TABLES}
     changed += [name.replace("_", ".") for name in KEEP_TABLES if tables[name] != getattr(running, name)]
     return Reloaded(Config(**sections, **tables), changed, restart)

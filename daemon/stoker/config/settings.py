@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from stoker.core.job.model import Queue, QueueClass
 from stoker.core.requests import MAX_DURATION_MS, MAX_INT, JobDefaults
+from stoker.core.schedule.request import ScheduleParams
 from stoker.core.throttle import Band, Gauge, ThrottlePolicy
 from stoker.core.units import AGE, PERIOD
 
@@ -322,6 +323,7 @@ class Config(Struct, frozen=True, kw_only=True):
     retention_queues: dict[str, KeepSection] = field(default_factory=dict)
     retention_workflows: dict[str, KeepSection] = field(default_factory=dict)
     queues: dict[str, QueueSection] = field(default_factory=dict)
+    schedules: dict[str, ScheduleParams] = field(default_factory=dict)
 
     def job_defaults(self) -> dict[str, Any]:
         """Values for fields of a spec that neither the job nor its queue sets."""

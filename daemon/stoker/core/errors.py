@@ -154,6 +154,20 @@ class ResourceNotFound(StokerError):
     code, exit_status = "resource_not_found", EX_DATAERR
 
 
+class ScheduleNotFound(StokerError):
+    code, exit_status = "schedule_not_found", EX_DATAERR
+
+
+class ScheduleExists(StokerError):
+    code, exit_status = "schedule_exists", EX_DATAERR
+
+
+class ScheduleDeclared(StokerError):
+    """The settings file has it, so that only the file changes it."""
+
+    code, exit_status = "schedule_declared", EX_DATAERR
+
+
 class WorkflowNotFound(StokerError):
     code, exit_status = "workflow_not_found", EX_DATAERR
 

@@ -55,6 +55,8 @@ class _SpecView(TypedDict):
     debounce_ms: int
     max_log_bytes: int
     traceparent: str | None
+    schedule: str | None
+    scheduled_for: int | None
 
 
 class JobView(_SpecView):

@@ -67,11 +67,19 @@ _BY_CAUSE = {
     ("queue", "configured"): LogEvent.QUEUE_SET,
     ("queue", "set"): LogEvent.QUEUE_SET,
     ("resource", "set"): LogEvent.RESOURCE_SET,
+    ("schedule", "configured"): LogEvent.SCHEDULE_SET,
+    ("schedule", "set"): LogEvent.SCHEDULE_SET,
+    ("schedule", "removed"): LogEvent.SCHEDULE_REMOVED,
+    ("schedule", "paused"): LogEvent.SCHEDULE_PAUSED,
+    ("schedule", "resumed"): LogEvent.SCHEDULE_RESUMED,
+    ("schedule", "missed"): LogEvent.SCHEDULE_MISSED,
+    ("schedule", "skipped"): LogEvent.SCHEDULE_SKIPPED,
+    ("schedule", "refused"): LogEvent.SCHEDULE_REFUSED,
 }
 
 
 def announce_settings(changes: Sequence[Change]) -> None:
-    """Log changes of queues and resources that are on disk."""
+    """Log changes of queues, resources and schedules that are on disk."""
     for change in changes:
         log(
             _BY_CAUSE[change.kind, change.cause],

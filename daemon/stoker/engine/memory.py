@@ -19,6 +19,7 @@ from stoker.core.similar_names import did_you_mean
 from stoker.core.workflow.checkpoint import Head
 from stoker.engine.freezes import Freezes
 from stoker.engine.ready_queue import ReadyQueue
+from stoker.engine.schedule_memory import LiveSchedules
 from stoker.engine.workflow_memory import LiveWorkflows
 from stoker.store.snapshot import Snapshot
 
@@ -65,6 +66,7 @@ class LiveState:
         self.steady_noted = 0  # when both clocks were last stored (steady)
         self.needed: set[int] = set()  # jobs that a waiting job still needs
         self.workflows = LiveWorkflows(self.freed)
+        self.schedules = LiveSchedules()
         self.named_needs: set[int] | None = None  # while retention works: needs of jobs that were opened meanwhile
         self.worker_status: dict[str, WorkerStatus] = {}  # by run with a socket for reports; not stored
         self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
@@ -246,6 +248,8 @@ def memory_of(snapshot: Snapshot) -> LiveState:
     memory = LiveState(snapshot.queues, snapshot.resources, snapshot.last_id, snapshot.last_seq)
     memory.load_counts(snapshot.counts)
     memory.needed = snapshot.needed
+    for schedule in snapshot.schedules.values():
+        memory.schedules.set(schedule)
     memory.workflows.last_id, memory.workflows.last_checkpoint = snapshot.last_workflow, snapshot.last_checkpoint
     memory.workflows.load(snapshot.workflows, snapshot.chain_heads)
     for job, attempt in snapshot.runs:

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stoker.core.errors import IdempotencyConflict, InvalidParams, JobNotFound, QueueFull, StokerError
 from stoker.core.job import events as ev
@@ -24,6 +25,7 @@ from stoker.core.job.dependencies import need_met
 from stoker.core.job.model import Job, Need, Queue, Spec, State
 from stoker.core.job.transition import submitted
 from stoker.core.requests import JobParams, JobWork, SubmitAnswer
+from stoker.core.schedule.model import Origin
 from stoker.core.trace import new_trace_id, parse_traceparent
 from stoker.core.units import counted, spoken
 from stoker.engine import superseding
@@ -128,12 +130,23 @@ class Intake:
 
 
 class Submission(CommandRequest[Answers]):
-    def __init__(self, intake: Intake, jobs: Sequence[JobParams], owner_uid: int, *, atomic: bool) -> None:
+    """`origin`: the schedule that submits the jobs."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        jobs: Sequence[JobParams],
+        owner_uid: int,
+        *,
+        atomic: bool,
+        origin: Origin | None = None,
+    ) -> None:
         super().__init__(jobs)
         self._intake = intake
         self._jobs = jobs
         self._owner = owner_uid
         self._atomic = atomic
+        self._origin = origin
 
     def declare_reads(self, wanted: Wanted) -> None:
         for sent in self._jobs:
@@ -148,10 +161,10 @@ class Submission(CommandRequest[Answers]):
         """Accept the valid jobs; the answers go out after the commit."""
         if self._intake.closed is not None:
             raise self._intake.closed
-        results = yield from (self._all(turn) if self._atomic else self._each(turn))
+        results = yield from (self.accept_all(turn) if self._atomic else self._each(turn))
         self.answer_after(turn, results)
 
-    def _all(self, turn: Turn) -> Generator[None, None, Answers]:
+    def accept_all(self, turn: Turn) -> Generator[None, None, Answers]:
         """Accept all jobs or none: every job is checked before the first is stored."""
         keys = [sent.idempotency_key for sent in self._jobs if sent.idempotency_key]
         if len(set(keys)) != len(keys):
@@ -204,7 +217,7 @@ class Submission(CommandRequest[Answers]):
         older = self._older(turn, sent.supersede_key or None)
         room_left = superseding.room_left(older)
         self._intake.check_room(turn, queue, ahead, room_left)
-        spec = self._intake.specs.resolve(sent, queue, needs_of(sent))
+        spec = from_schedule(self._intake.specs.resolve(sent, queue, needs_of(sent)), self._origin)
         check(spec, turn.now, turn.memory.resources)
         superseding.check_needs(spec, older)
         open_needs, failed = self._needs(turn, spec)
@@ -287,6 +300,10 @@ class Submission(CommandRequest[Answers]):
             return
         turn.batch.keys.append(NewKey(self._owner, key, prepared.digest, job_id, turn.now.wall))
         turn.loaded.keys[self._owner, key] = Keyed(prepared.digest, job_id)
+
+
+def from_schedule(spec: Spec, origin: Origin | None) -> Spec:
+    return spec if origin is None else replace(spec, schedule=origin.schedule, scheduled_for=origin.scheduled_for)
 
 
 def _shown(name: str, value: object) -> str:

@@ -19,6 +19,7 @@ from stoker.core.job import events as ev
 from stoker.core.job.lifecycle import step
 from stoker.core.job.model import STOKER, Actor, Attempt, Change, Job, Need, Outcome, Queue, Resource, State
 from stoker.core.retention import ranges
+from stoker.core.schedule.model import Schedule
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Intent, Workflow, WorkflowState
 from stoker.engine.change_log import CAUSES, DERIVED, difference, first_values
@@ -130,7 +131,8 @@ class Turn:
             self.set_needs(job.id, open_needs)
         self.memory.enter(None, job, None)
         payload = {"spec": job.spec, "job": first_values(job), "key": key}
-        self._record(None, None, job, None, payload, Actor(job.owner_uid))
+        note = None if job.spec.schedule is None else f"schedule {job.spec.schedule}"
+        self._record(None, None, job, None, payload, Actor(job.owner_uid, note))
 
     def step(self, job_id: int, event: ev.Event) -> Job:
         """Apply an event to a job and add its rows, changes and effects to the turn."""
@@ -174,6 +176,29 @@ class Turn:
         self.batch.resources[resource.name] = resource
         self.memory.set_resource(resource)
         self.record("resource", resource.name, "set", {"resource": resource, "note": actor.note}, actor)
+        self.settings_changed.append(self.batch.changes[-1])
+
+    def set_schedule(self, schedule: Schedule, cause: str, actor: Actor) -> None:
+        """A person, or the settings file, added or changed a schedule."""
+        self.update_schedule(schedule)
+        self.record("schedule", schedule.name, cause, {"schedule": schedule, "note": actor.note}, actor)
+        self.settings_changed.append(self.batch.changes[-1])
+
+    def update_schedule(self, schedule: Schedule) -> None:
+        """Some of its slots are settled: the changes of jobs, or a change of their own, say how."""
+        self.batch.schedules[schedule.name] = schedule
+        self.memory.schedules.set(schedule)
+
+    def note_slots(self, name: str, cause: str, slots: dict[str, Any]) -> None:
+        """Slots of a schedule are settled without a run."""
+        self.record("schedule", name, cause, slots)
+        self.settings_changed.append(self.batch.changes[-1])
+
+    def remove_schedule(self, name: str, actor: Actor) -> None:
+        self.batch.schedules.pop(name, None)
+        self.batch.removed_schedules.add(name)
+        self.memory.schedules.remove(name)
+        self.record("schedule", name, "removed", {"note": actor.note}, actor)
         self.settings_changed.append(self.batch.changes[-1])
 
     def add_workflow(self, run: LiveWorkflow, actor: Actor) -> None:

@@ -17,6 +17,7 @@ from stoker.core.job.limits import Limits
 from stoker.core.job.model import Job
 from stoker.core.raw_bytes import AnyText, sendable
 from stoker.core.tokens import Tokens
+from stoker.core.units import instant
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.base import Start
 from stoker.process.attempt_logs import log_name
@@ -89,10 +90,12 @@ class WorkerContext(Struct, frozen=True, kw_only=True):
 
 
 def job_variables(job: Job) -> dict[str, str]:
-    """The variables that name the job, and its step and workflow if it has them."""
+    """The variables that name the job, its step and workflow, and its schedule, if it has them."""
     variables = {"STOKER_JOB_ID": str(job.id)}
     if job.workflow_id is not None and job.step is not None:
         variables |= {"STOKER_WORKFLOW_ID": str(job.workflow_id), "STOKER_STEP": job.step}
+    if job.spec.schedule is not None and job.spec.scheduled_for is not None:
+        variables |= {"STOKER_SCHEDULE": job.spec.schedule, "STOKER_SCHEDULED_FOR": instant(job.spec.scheduled_for)}
     return variables
 
 

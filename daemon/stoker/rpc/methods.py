@@ -32,6 +32,7 @@ from stoker.core.workflow.mistakes import MAX_MISTAKES
 from stoker.engine.subscriptions import ChangeFeed
 from stoker.process.attempt_logs import Chunk
 from stoker.rpc import schema
+from stoker.rpc.schedule_methods import SCHEDULE_METHODS
 from stoker.rpc.table import Later, Method, MethodKind, Peer, Reply, Stream
 from stoker.rpc.workflow_methods import WORKFLOW_METHODS
 from stoker.service.service import Service
@@ -216,4 +217,5 @@ METHODS: dict[str, Method[Any]] = {
     "system.purge": Method(Purge, lambda service, peer, asked: service.purge(asked, peer.uid)),
     "watch": Method(schema.WatchParams, _watch, MethodKind.STREAM),
     **WORKFLOW_METHODS,
+    **SCHEDULE_METHODS,
 }

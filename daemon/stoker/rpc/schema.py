@@ -110,6 +110,25 @@ class ResourceSetParams(Params, frozen=True, kw_only=True):
     reason: Note | None = None
 
 
+class ScheduleParam(Params, frozen=True, kw_only=True):
+    name: Name
+
+
+class ScheduleVerbParams(ScheduleParam, frozen=True, kw_only=True):
+    reason: Note | None = None
+
+
+class ScheduleListParams(Params, frozen=True, kw_only=True):
+    """`after`: only schedules behind that name."""
+
+    after: Annotated[str, Meta(max_length=64)] = ""
+    limit: PageLimit = 100
+
+
+class ScheduleNextParams(ScheduleParam, frozen=True, kw_only=True):
+    count: Annotated[int, Meta(ge=1, le=100)] = 10
+
+
 class DrainParams(Params, frozen=True, kw_only=True):
     stop: bool = False
 

@@ -41,6 +41,8 @@ from stoker.executors.environment import WorkerContext
 from stoker.executors.in_process import InProcessExecutor
 from stoker.executors.local import LocalExecutor
 from stoker.host.threads import start_threads
+from stoker.schedules.clock import ScheduleClock
+from stoker.schedules.messages import SchedulesDeclared
 from stoker.store.directory import StateDirectory
 from stoker.store.open import Opened
 from stoker.store.writer import Writer
@@ -112,8 +114,7 @@ class Engine:
         """The memory, and the parts that requests pass before the loop."""
         self.memory = memory_of(opened.snapshot)
         self.memory.workflows.surroundings = digest(dict(self.context.base))
-        self._ended_needs = opened.snapshot.ended_needs
-        self._restored = opened.snapshot.restored
+        self._ended_needs, self._restored = opened.snapshot.ended_needs, opened.snapshot.restored
         self._instance_is_new = opened.instance.copied
         self.inbox = Inbox()
         self.subscriptions = Subscriptions(self.reader, self.memory.last_seq)
@@ -180,7 +181,8 @@ class Engine:
         self.followups = FollowUps(self.memory, self.reader, self.inbox, self.background)
         self.archives = Archives(self.queries, self.state_dir, self.background)
         self.rooms = Rooms(self.memory, self.intake)
-        after_commit: list[AfterCommit] = [self.effects, self.followups, self.archives, self.rooms]
+        self.schedule_clock = ScheduleClock(self.memory, self.intake, self.inbox, self.clock, self.background)
+        after_commit: list[AfterCommit] = [self.effects, self.followups, self.archives, self.rooms, self.schedule_clock]
         self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.stalls, after_commit)
 
     def _build_retention(self, directory: StateDirectory, opened: Opened) -> None:
@@ -232,6 +234,7 @@ class Engine:
         duties: dict[str, Duty] = {
             "sample of the host": self.throttle,
             "check for a gap of time": self.deadlines,
+            "check of the schedules' clock": self.schedule_clock,
             "housekeeping": self.housekeeping,
             "search for stale checkpoints": self.staleness,
             "retention": self.retention,
@@ -309,7 +312,7 @@ class Engine:
             await settle_restore(
                 self._restored, self.reader, self.inbox, self.recovery, elsewhere=self._instance_is_new
             )
-        await self._declare_queues()
+        await self._declare()
         self.inbox.post(Dependents(dict.fromkeys(self._ended_needs, 0)))
         await self.context.cgroups.remove_leftovers(set(self.memory.jobs_by_run))
         self.context.work_files.prepare(self.memory.jobs_by_run)
@@ -322,6 +325,7 @@ class Engine:
             "search for jobs without an attempt", partial(hold_jobs_without_attempt, self.queries, self.inbox)
         )
         self.throttle.begin()
+        self.schedule_clock.begin()
         self.journaling.begin()
         self.cadence.start()
         self.housekeeping.tick()
@@ -365,12 +369,12 @@ class Engine:
         self.backups.use(config)
         self.journaling.use(config)
         self.intake.use(SpecDefaults(config), config.jobs.ageing_ms, config.jobs.max_queued)
-        await self._declare_queues()
+        await self._declare()
         self.inbox.wake()
         return reloaded
 
-    async def _declare_queues(self) -> None:
-        """Store the queues of the settings file that differ from those in the database."""
+    async def _declare(self) -> None:
+        """Store the queues and schedules of the settings file that differ from those in the database."""
 
         def declare(turn: Turn) -> None:
             for name, section in self.config.queues.items():
@@ -380,12 +384,14 @@ class Engine:
                     turn.set_queue(queue, "configured", STOKER)
 
         await self.inbox.ask(TurnChange(declare))
+        await self.inbox.ask(SchedulesDeclared(self.config.schedules.values()))
 
     async def end(self) -> None:
         """Stop in reverse; what runs is left to its launcher. Safe after a begin that failed half-way."""
         self.cadence.stop()
         await self.housekeeping.close()
         self.deadlines.stop()
+        self.schedule_clock.close()
         self.heartbeats.stop()
         await self.background.close()
         await self.in_process.close()

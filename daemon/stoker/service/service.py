@@ -40,6 +40,7 @@ from stoker.service import status as reading
 from stoker.service.assembly import Engine
 from stoker.service.checkpoints import CheckpointService
 from stoker.service.explanation import explanation_of
+from stoker.service.schedules import ScheduleService
 from stoker.service.views import attempt_view
 from stoker.service.workers import WorkerService
 from stoker.service.workflows import WorkflowService
@@ -82,6 +83,7 @@ class Service:
     ) -> None:
         self._engine = engine
         self.workflows = WorkflowService(engine)
+        self.schedules = ScheduleService(engine, self.workflows)
         self.checkpoints = CheckpointService(engine)
         self.workers = WorkerService(engine)
         self.backups = engine.backups

@@ -52,6 +52,8 @@ class SpecRemainder(Struct, frozen=True, omit_defaults=True):
     debounce_ms: int = 0
     max_log_bytes: int = 67_108_864
     traceparent: str | None = None
+    schedule: str | None = None
+    scheduled_for: int | None = None
 
 
 _remainder = attrgetter(*SpecRemainder.__struct_fields__)

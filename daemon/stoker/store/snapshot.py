@@ -11,8 +11,9 @@ from msgspec import Struct
 
 from stoker.core.errors import CorruptRecord
 from stoker.core.job.model import Attempt, Job, Queue, Resource
+from stoker.core.schedule.model import Schedule
 from stoker.core.workflow.checkpoint import Head, chain_of
-from stoker.store import attempts, changes, checkpoints, jobs, queues, restore, workflows
+from stoker.store import attempts, changes, checkpoints, jobs, queues, restore, schedules, workflows
 from stoker.store.restore import Restored
 from stoker.store.workflows import StoredWorkflow
 
@@ -20,6 +21,7 @@ from stoker.store.workflows import StoredWorkflow
 class Snapshot(Struct, frozen=True):
     queues: dict[str, Queue]
     resources: dict[str, Resource]
+    schedules: dict[str, Schedule]
     runs: list[tuple[Job, Attempt]]
     counts: list[tuple[str, str, str | None, int]]
     needed: set[int]
@@ -41,6 +43,7 @@ def read(connection: sqlite3.Connection) -> Snapshot:
     return Snapshot(
         queues=queues.queues(connection),
         resources=queues.resources(connection),
+        schedules=schedules.schedules(connection),
         runs=open_runs(connection),
         counts=connection.execute(jobs.COUNTS).fetchall(),
         needed=jobs.needed(connection),

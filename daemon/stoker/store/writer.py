@@ -18,10 +18,11 @@ from msgspec import Struct, field
 
 from stoker.core.errors import DiskFull, StorageFailed
 from stoker.core.job.model import Attempt, Change, Job, NeedOn, Queue, Resource
+from stoker.core.schedule.model import Schedule
 from stoker.core.shortage import OWN_SHORTAGES
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Workflow
-from stoker.store import attempts, changes, checkpoints, jobs, queues, recoveries, retention, workflows
+from stoker.store import attempts, changes, checkpoints, jobs, queues, recoveries, retention, schedules, workflows
 from stoker.store.database import Database, copy_wal, transaction
 from stoker.store.directory import FULL
 from stoker.store.high_water import HighWater, Mark
@@ -62,6 +63,8 @@ class Batch(Struct):
     needs_met: set[tuple[int, int]] = field(default_factory=set)
     queues: dict[str, Queue] = field(default_factory=dict)
     resources: dict[str, Resource] = field(default_factory=dict)
+    schedules: dict[str, Schedule] = field(default_factory=dict)
+    removed_schedules: set[str] = field(default_factory=set)
     new_workflows: dict[int, Workflow] = field(default_factory=dict)
     workflows: dict[int, Workflow] = field(default_factory=dict)
     checkpoints: list[Checkpoint] = field(default_factory=list)
@@ -71,7 +74,8 @@ class Batch(Struct):
     changes: list[Change] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return any((self.changes, self.jobs, self.attempts, self.checkpoints, self.meta, self.recovery is not None))
+        rows = (self.changes, self.jobs, self.attempts, self.checkpoints, self.schedules, self.meta)
+        return any((*rows, self.recovery is not None))
 
 
 class Stored(NamedTuple):
@@ -113,6 +117,8 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
     going = [attempt for attempt in batch.attempts.values() if attempt.open]
     _many(connection, queues.UPSERT_QUEUE, [queues.queue_row(queue) for queue in batch.queues.values()])
     _many(connection, queues.UPSERT_RESOURCE, [queues.resource_row(one) for one in batch.resources.values()])
+    _many(connection, schedules.DELETE, [(name,) for name in batch.removed_schedules])
+    _many(connection, schedules.UPSERT, [schedules.row(schedule) for schedule in batch.schedules.values()])
     _many(connection, jobs.INSERT, [jobs.insert_row(job) for job in batch.new_jobs.values()])
     _many(connection, jobs.DELETE_NEED, list(batch.needs_met), exact=True)
     _many(connection, jobs.DROP_NEEDS, [(job_id,) for job_id in batch.needs if job_id not in batch.new_jobs])
@@ -142,6 +148,7 @@ def _pages(batch: Batch, changed: list[tuple[Any, ...]]) -> int:
     Measured against the growth of the WAL, with jobs one by one and many at once, and with workflows.
     """
     rows = len(batch.changes) + len(batch.new_workflows) + len(batch.workflows) + len(batch.checkpoints)
+    rows += len(batch.schedules)
     data = sum(len(each.data) for each in batch.checkpoints) + 2 * sum(len(row[changes.PAYLOAD]) for row in changed)
     purged = 0 if batch.purge is None else batch.purge.pages
     return COMMIT_PAGES + rows + min(rows, LONE_ROWS) + data // PAGE_BYTES + purged

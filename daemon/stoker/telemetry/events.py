@@ -81,13 +81,20 @@ class LogEvent(StrEnum):
     WORKER_LEAKED = "worker_leaked", WARNING
     HANDLER_RAISED = "handler_raised", ERROR
 
-    # --- queues, resources, workflows ---
+    # --- queues, resources, schedules, workflows ---
     QUEUE_SET = "queue_set", INFO
     QUEUE_PAUSED = "queue_paused", INFO
     QUEUE_RESUMED = "queue_resumed", INFO
     QUEUE_THROTTLED = "queue_throttled", WARNING
     QUEUE_UNTHROTTLED = "queue_unthrottled", INFO
     RESOURCE_SET = "resource_set", INFO
+    SCHEDULE_SET = "schedule_set", INFO
+    SCHEDULE_REMOVED = "schedule_removed", INFO
+    SCHEDULE_PAUSED = "schedule_paused", INFO
+    SCHEDULE_RESUMED = "schedule_resumed", INFO
+    SCHEDULE_MISSED = "schedule_missed", WARNING
+    SCHEDULE_SKIPPED = "schedule_skipped", WARNING
+    SCHEDULE_REFUSED = "schedule_refused", ERROR
     RESOURCE_EXHAUSTED = "resource_exhausted", WARNING
     DEPENDENCY_CYCLE_DETECTED = "dependency_cycle_detected", WARNING
     WORKFLOW_ROLLED_BACK = "workflow_rolled_back", WARNING

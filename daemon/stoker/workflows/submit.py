@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from stoker.core.errors import IdempotencyConflict, QueueNotFound, StokerError
 from stoker.core.job.model import Actor, Need, Spec
+from stoker.core.schedule.model import Origin
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.trace import new_trace_id
 from stoker.core.workflow import definition
@@ -26,7 +27,7 @@ from stoker.core.workflow.mistakes import Mistake, refuse
 from stoker.core.workflow.state import Step, Workflow, WorkflowState
 from stoker.engine.preflight import CommandRequest
 from stoker.engine.spec_defaults import problems, problems_of_resources
-from stoker.engine.submit import Intake
+from stoker.engine.submit import Intake, from_schedule
 from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import Blueprint, LiveWorkflow, width_of
 from stoker.store.jobs import Keyed
@@ -35,7 +36,7 @@ from stoker.store.writer import NewKey
 
 
 class WorkflowOffer(Struct, frozen=True, kw_only=True):
-    """A workflow as it was sent, and its plan."""
+    """A workflow as it was sent, and its plan; `origin`: the schedule that submits it."""
 
     name: str
     sent: msgspec.Raw
@@ -44,6 +45,7 @@ class WorkflowOffer(Struct, frozen=True, kw_only=True):
     owner_uid: int
     key: str | None = None
     dry_run: bool = False
+    origin: Origin | None = None
 
 
 class WorkflowAnswer(Struct, frozen=True, kw_only=True):
@@ -75,10 +77,10 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         wrong = bool(self._offer.plan.mistakes)
         if self._intake.closed is not None and not wrong:
             raise self._intake.closed
-        answer = (None if wrong else self._earlier_answer(turn)) or (yield from self._accept_or_try(turn))
+        answer = (None if wrong else self._earlier_answer(turn)) or (yield from self.accept_or_try(turn))
         self.answer_after(turn, answer)
 
-    def _accept_or_try(self, turn: Turn) -> Generator[None, None, WorkflowAnswer]:
+    def accept_or_try(self, turn: Turn) -> Generator[None, None, WorkflowAnswer]:
         specs = yield from self._specs(turn)
         layers = self._offer.plan.layers
         if self._offer.dry_run:
@@ -153,7 +155,8 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
             errors += (*contradictions, *problems(spec, turn.now, turn.memory.resources))
         else:
             errors += problems_of_resources(spec, turn.memory.resources)
-        return (spec if spec.name is not None else replace(spec, name=f"{self._offer.name}/{step.name}")), errors
+        named = spec if spec.name is not None else replace(spec, name=f"{self._offer.name}/{step.name}")
+        return from_schedule(named, self._offer.origin), errors
 
     def _accept(self, turn: Turn, specs: Sequence[Spec]) -> Generator[None, None, LiveWorkflow]:
         run = self._run(turn)

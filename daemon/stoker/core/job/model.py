@@ -157,6 +157,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     debounce_ms: int = 0
     max_log_bytes: int = 64 * 1024 * 1024
     traceparent: str | None = None
+    schedule: str | None = None  # the schedule that submitted it, and the time that its run is for (UTC ms)
+    scheduled_for: int | None = None
 
     @property
     def safe(self) -> bool:

@@ -66,9 +66,9 @@ class StepDefaults(JobDefaults, frozen=True, kw_only=True):
     resume: Name | UnsetType = UNSET
 
 
-class Flow(Struct, frozen=True, kw_only=True):
+class Flow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str
-    steps: dict[str, StepParams]
+    steps: Annotated[dict[str, StepParams], Meta(min_length=1)]
     parameters: dict[str, str] = {}
     defaults: StepDefaults = StepDefaults()
     verify: bool = False

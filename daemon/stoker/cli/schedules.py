@@ -1,0 +1,370 @@
+"""Schedules: add, ls, show, next, rm, pause, resume, run, and the import of crontabs.
+
+Owns how a schedule is typed and shown. The daemon decides what a valid time is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from stoker.cli import flowfile
+from stoker.cli.kit import render, table, values
+from stoker.cli.kit.connection import call, connect
+from stoker.cli.kit.parser import JSON, Command, Given, Option
+from stoker.cli.kit.spec import SPEC, complete, given_fields
+from stoker.core.errors import FlowInvalid, InvalidParams, StokerError, UsageError
+from stoker.core.schedule.crontab import CronJob, Crontab, read_crontab
+from stoker.core.units import counted, duration
+from stoker.rpc.client import Client, of_any_bytes
+
+if TYPE_CHECKING:
+    from stoker.core.schedule.views import ScheduleDetails, ScheduleView
+
+REASON = Option("--reason", "TEXT", "why, for the history of changes")
+REPLACE = Option("--replace", None, "take the place of a schedule with that name")
+MISFIRES, OVERLAPS = ("skip", "latest", "all"), ("allow", "skip", "queue", "supersede")
+PAGE = 1_000
+COMING = 10
+NOT_IN_A_TEMPLATE = (
+    "--run-at",
+    "--deadline",
+    "--after",
+    "--idempotency-key",
+    "--supersede-key",
+    "--supersede-running",
+    "--debounce",
+)
+TEMPLATE = tuple(option for option in SPEC if option.names[-1] not in NOT_IN_A_TEMPLATE)
+POLICIES = (
+    Option("--zone", "NAME", "the time zone of its times (default: the one here), e.g. Europe/Berlin"),
+    Option(
+        "--misfire",
+        "POLICY",
+        "slots that came while no daemon ran: leave them out, run the newest, or run all (default: latest)",
+        choices=MISFIRES,
+    ),
+    values.duration_option("--catch-up", "how old a slot may be to be made up for (default: 1d)"),
+    Option(
+        "--overlap",
+        "POLICY",
+        "a slot comes before the last run ended: run beside it, leave it out, wait or stop that run (default: skip)",
+        choices=OVERLAPS,
+    ),
+    values.duration_option("--jitter", "start up to this much later: another time, but always the same, for each slot"),
+)
+SYSTEM_FORM = ("/etc/crontab", "/etc/cron.d/")
+LOCALTIME, ZONES = "/etc/localtime", "/zoneinfo/"
+
+
+@Command(
+    words="NAME TIMES -- COMMAND [ARG…]",
+    least=2,
+    options=(
+        *POLICIES,
+        Option("--flow", "FILE|-", "submit the workflow of this flow file, in place of a command"),
+        Option("--paused", None, "begin only with `stoker schedule resume`"),
+        REPLACE,
+        REASON,
+        *TEMPLATE,
+        JSON,
+    ),
+    examples=(
+        "stoker schedule add backup '30 2 * * *' --zone Europe/Berlin -- /usr/local/bin/backup.sh",
+        "stoker schedule add poll 'every 15m' --jitter 2m --timeout 10m -- ./poll.py",
+        "stoker schedule add report @weekly --flow report.toml",
+        "stoker schedule add once 'at 2026-12-24T18:00' -- ./lights.sh on",
+    ),
+)
+def add(given: Given) -> None:
+    """TIMES is a cron expression with five fields, @hourly, @daily, @weekly, @monthly, @yearly, `every 15m`, or
+    `at 2026-12-01T03:00`.
+    """
+    name, timing, *command = given["words"]
+    params = {"name": name, "timing": timing, "zone": given["zone"] or here(), "replace": given["replace"]}
+    params |= {key: value for key in ("misfire", "overlap", "reason") if (value := given[key])}
+    params |= {key: value for key in ("catch_up_ms", "jitter_ms") if (value := given[key]) is not None}
+    if given["paused"]:
+        params["paused"] = True
+    if (given["flow"] is None) == (not command):
+        raise UsageError("a schedule has a command or --flow FILE", hint="stoker schedule add NAME TIMES -- COMMAND")
+    if given["flow"] is not None:
+        answer = _add_flow(given, params)
+    else:
+        answer = _add(given, params | {"job": _job(given, command)})
+    if given["json"]:
+        render.json_document(answer)
+    else:
+        render.line(f"schedule {name}: {_next_words(answer)}")
+
+
+def _job(given: Given, command: list[str]) -> dict[str, Any]:
+    """The template, as the fields of a job."""
+    fields = given_fields({**given, **{option.to: option.absent() for option in SPEC if option not in TEMPLATE}})
+    spec = complete({**fields, "command": command[0]})
+    return dict(of_any_bytes({**spec, "args": command[1:]}))
+
+
+def _add(given: Given, params: dict[str, Any]) -> ScheduleView:
+    answer: ScheduleView = call(given, "schedule.add", params)
+    return answer
+
+
+def _add_flow(given: Given, params: dict[str, Any]) -> ScheduleView:
+    flow = flowfile.complete(flowfile.read(given["flow"]))
+    try:
+        return _add(given, params | {"flow": of_any_bytes(flow)})
+    except FlowInvalid as error:
+        raise flowfile.located(given["flow"], flow, error, "; nothing was stored") from None
+
+
+def here() -> str:
+    """The name of the time zone of this host; UTC if it has none."""
+    name = os.environ.get("TZ", "").lstrip(":")
+    if name and not name.startswith("/"):
+        return name
+    return os.path.realpath(name or LOCALTIME).partition(ZONES)[2] or "UTC"
+
+
+def _next_words(schedule: ScheduleView) -> str:
+    if schedule["paused"]:
+        return "paused"
+    if schedule["next_slot"] is None:
+        return "no further run"
+    return f"next run {render.when(schedule['next_slot'])}"
+
+
+@Command(options=(JSON,), examples=("stoker schedule", "stoker schedule ls --json"))
+def ls(given: Given) -> None:
+    with connect(given) as client:
+        schedules = list(_all(client))
+    if given["json"]:
+        render.json_document(schedules)
+        return
+    rows = [
+        (
+            each["name"],
+            _state(each),
+            each["timing"],
+            each["zone"],
+            render.when(each["next_slot"]),
+            render.when(each["last_slot"]),
+            each["submits"],
+        )
+        for each in schedules
+    ]
+    table.show(("NAME", "STATE", "TIMES", "ZONE", "NEXT", "LAST", "SUBMITS"), rows, spare=("ZONE", "LAST"))
+
+
+def _all(client: Client) -> Iterator[ScheduleView]:
+    after: str | None = ""
+    while after is not None:
+        page = client.call("schedule.list", {"after": after, "limit": PAGE}, again=True)
+        yield from page["schedules"]
+        after = page["next"]
+
+
+def _state(schedule: ScheduleView) -> str:
+    return "paused" if schedule["paused"] else "ended" if schedule["next_slot"] is None else "on"
+
+
+@Command(words="NAME", options=(JSON,), examples=("stoker schedule show backup",))
+def show(given: Given) -> None:
+    schedule: ScheduleDetails = call(given, "schedule.get", {"name": given["words"][0]})
+    if given["json"]:
+        render.json_document(schedule)
+        return
+    render.facts(
+        [
+            ("name", schedule["name"]),
+            ("state", _state(schedule)),
+            ("times", schedule["timing"]),
+            ("zone", schedule["zone"]),
+            ("next", render.when(schedule["next_slot"])),
+            ("misfire", f"{schedule['misfire']}, of slots up to {duration(schedule['catch_up_ms'])} old"),
+            ("overlap", schedule["overlap"]),
+            ("jitter", duration(schedule["jitter_ms"]) if schedule["jitter_ms"] else None),
+            ("declared", "in the settings file" if schedule["declared"] else None),
+            ("owner", schedule["owner_uid"]),
+            ("submits", _template(schedule)),
+        ]
+    )
+    if schedule["runs"]:
+        render.line()
+        rows = [(run["scheduled_for"], _run_words(run), run["state"]) for run in schedule["runs"]]
+        table.show(("SCHEDULED FOR", "RUN", "STATE"), rows)
+
+
+def _run_words(run: Any) -> str:
+    return f"job {run['job']}" if run["workflow"] is None else f"workflow {run['workflow']}"
+
+
+def _template(schedule: ScheduleDetails) -> str:
+    """The job as JSON, or the names of the steps."""
+    if schedule["job"] is None:
+        return f"workflow {schedule['submits']}: {', '.join(schedule['flow']['steps'])}"
+    return json.dumps(schedule["job"], ensure_ascii=False)
+
+
+@Command(
+    words="NAME",
+    options=(Option("--count", "N", "how many (default: 10)", convert=values.positive), JSON),
+    examples=("stoker schedule next backup", "stoker schedule next --count 3 --json backup"),
+)
+def coming(given: Given) -> None:
+    params = {"name": given["words"][0], "count": given["count"] or COMING}
+    answer = call(given, "schedule.next", params)
+    if given["json"]:
+        render.json_document(answer)
+        return
+    for slot in answer["slots"]:
+        later = slot["submitted_at"] - slot["slot"]
+        render.line(render.when(slot["slot"]) + (f" +{duration(later)}" if later else ""))
+
+
+@Command(words="NAME…", options=(REASON, JSON), examples=("stoker schedule rm backup --reason 'moved to the NAS'",))
+def remove(given: Given) -> None:
+    """Its jobs and their history stay."""
+    _each(given, "schedule.remove", lambda _answer: "removed")
+
+
+@Command(words="NAME…", options=(REASON, JSON), examples=("stoker schedule pause backup --reason 'disk full'",))
+def pause(given: Given) -> None:
+    """Slots of the time of the pause are left out."""
+    _each(given, "schedule.pause", _next_words)
+
+
+@Command(words="NAME…", options=(REASON, JSON), examples=("stoker schedule resume backup",))
+def resume(given: Given) -> None:
+    _each(given, "schedule.resume", _next_words)
+
+
+def _each(given: Given, method: str, words: Any) -> None:
+    reason = {"reason": given["reason"]} if given["reason"] else {}
+    answers = []
+    with connect(given) as client:
+        for name in given["words"]:
+            answer = client.call(method, {"name": name, **reason})
+            answers.append(answer)
+            if not given["json"]:
+                render.line(f"schedule {name}: {words(answer)}")
+    if given["json"]:
+        render.json_document(answers[0] if len(answers) == 1 else answers)
+
+
+@Command(
+    words="NAME",
+    options=(JSON,),
+    examples=("stoker schedule run backup", "stoker logs -f $(stoker schedule run backup)"),
+)
+def run(given: Given) -> None:
+    """Whatever its times are, and also while it is paused. Prints the id of the job or workflow."""
+    answer = call(given, "schedule.run", {"name": given["words"][0]})
+    run_id = answer["job"] if answer["workflow"] is None else answer["workflow"]
+    render.receipt(_run_words(answer), render.json_text(answer) if given["json"] else run_id)
+
+
+# --- crontabs -----------------------------------------------------------------------------------------------
+
+
+@Command(
+    words="CRONTAB|-",
+    options=(
+        Option(
+            "--form", "FORM", "user: as of crontab -l; system: with a user in each line", choices=("user", "system")
+        ),
+        Option("--prefix", "NAME", "schedules are named NAME-LINE (default: the name of the file)"),
+        Option("--dry-run", None, "store nothing: print what would be imported, and what cannot be"),
+        REPLACE,
+        *POLICIES,
+        JSON,
+    ),
+    examples=(
+        "crontab -l | stoker schedule import --dry-run -",
+        "stoker schedule import /etc/cron.d/sysstat",
+        "stoker schedule import --prefix web --misfire latest crontab.txt",
+    ),
+)
+def import_crontab(given: Given) -> None:
+    """As with cron, late slots are left out and runs may overlap, unless the options say otherwise. A crontab with a
+    mistake is refused as a whole.
+    """
+    (source,) = given["words"]
+    form = given["form"] or ("system" if source.startswith(SYSTEM_FORM) else "user")
+    crontab = read_crontab(_text_of(source), users=form == "system")
+    if crontab.mistakes:
+        lines = "; ".join(f"line {number}: {text}" for number, text in crontab.mistakes)
+        raise InvalidParams(
+            f"{source}: {lines}; nothing was imported", hint="stoker schedule import --form system FILE"
+        )
+    prefix = given["prefix"] or ("crontab" if source == "-" else os.path.basename(source))
+    ours = _of_this_user(crontab)
+    for number, remark in sorted(crontab.remarks):
+        render.note(f"{source}:{number}: {remark}")
+    params = [_imported(given, job, f"{prefix}-{job.line}") for job in ours]
+    if not given["dry_run"]:
+        _store(given, source, ours, params)
+    if given["json"]:
+        render.json_document(params)
+        return
+    rows = [(each["name"], each["timing"], each["zone"], job.command) for each, job in zip(params, ours, strict=True)]
+    table.show(("NAME", "TIMES", "ZONE", "COMMAND"), rows, spare=("ZONE",))
+
+
+def _text_of(source: str) -> str:
+    try:
+        with open(0 if source == "-" else source, encoding="utf-8", closefd=source != "-") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UsageError(f"cannot read {source}: {problem}") from None
+
+
+def _of_this_user(crontab: Crontab) -> list[CronJob]:
+    """Jobs run as the user of the daemon: a line for another user is left out, with a remark."""
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    ours = [job for job in crontab.jobs if job.user in (None, name)]
+    crontab.remarks += [
+        (job.line, f"not imported: it is for the user {job.user}, and jobs run as the user of the daemon ({name})")
+        for job in crontab.jobs
+        if job not in ours
+    ]
+    return ours
+
+
+def _imported(given: Given, job: CronJob, name: str) -> dict[str, Any]:
+    account = pwd.getpwuid(os.geteuid())
+    work: dict[str, Any] = {
+        "command": job.shell,
+        "args": ["-c", job.command],
+        "env": job.environment,
+        "working_dir": job.environment.get("HOME", account.pw_dir),
+        "name": job.command[:200],
+    }
+    if job.stdin is not None:
+        work["stdin"] = job.stdin
+    params: dict[str, Any] = {
+        "name": name,
+        "timing": job.timing,
+        "zone": given["zone"] or job.zone or here(),
+        "misfire": given["misfire"] or "skip",
+        "overlap": given["overlap"] or "allow",
+        "replace": given["replace"],
+        "job": work,
+    }
+    return params | {key: value for key in ("catch_up_ms", "jitter_ms") if (value := given[key]) is not None}
+
+
+def _store(given: Given, source: str, jobs: list[CronJob], params: list[dict[str, Any]]) -> None:
+    with connect(given) as client:
+        for count, (job, each) in enumerate(zip(jobs, params, strict=True)):
+            try:
+                client.call("schedule.add", each)
+            except StokerError as error:
+                error.message = (
+                    f"{source}:{job.line}: {error.message}; {count} of {counted(len(jobs), 'line')} were imported"
+                )
+                raise

@@ -1,0 +1,71 @@
+"""The schedules in memory, and which of them is due next.
+
+Invariant: the heap has an entry for the next slot of each schedule. Entries of schedules that have changed since are
+passed over when they come up.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+
+from stoker.core.errors import ScheduleNotFound
+from stoker.core.schedule.model import Schedule
+from stoker.core.schedule.slots import due_at
+from stoker.core.similar_names import did_you_mean
+
+IDLE_KEPT = 64
+
+
+class LiveSchedules:
+    def __init__(self) -> None:
+        self._rows: dict[str, Schedule] = {}
+        self._heap: list[tuple[int, str]] = []
+
+    def __iter__(self) -> Iterator[Schedule]:
+        return iter(self._rows.values())
+
+    def names(self) -> Iterable[str]:
+        return self._rows.keys()
+
+    def get(self, name: str) -> Schedule | None:
+        return self._rows.get(name)
+
+    def find(self, name: str) -> Schedule:
+        """Raises ScheduleNotFound."""
+        schedule = self._rows.get(name)
+        if schedule is None:
+            hint = did_you_mean(name, self._rows) or "stoker schedule ls"
+            raise ScheduleNotFound(f"name: there is no schedule {name!r}", hint=hint, path="name")
+        return schedule
+
+    def set(self, schedule: Schedule) -> None:
+        self._rows[schedule.name] = schedule
+        due = due_at(schedule)
+        if due is not None:
+            heapq.heappush(self._heap, (due, schedule.name))
+        if len(self._heap) > max(IDLE_KEPT, 2 * len(self._rows)):
+            self._heap = [(at, each.name) for each in self if (at := due_at(each)) is not None]
+            heapq.heapify(self._heap)
+
+    def remove(self, name: str) -> None:
+        del self._rows[name]
+
+    def next_due(self) -> int | None:
+        """When the next slot of any schedule is due (UTC ms)."""
+        while self._heap and not self._is_current(*self._heap[0]):
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def due(self, now: int, limit: int) -> list[Schedule]:
+        """Some schedules that are due, the earliest first. Their entries stay until their slots are settled."""
+        names: dict[str, int] = {}
+        while len(names) < limit and (at := self.next_due()) is not None and at <= now:
+            names[heapq.heappop(self._heap)[1]] = at
+        for name, at in names.items():
+            heapq.heappush(self._heap, (at, name))
+        return [self._rows[name] for name in names]
+
+    def _is_current(self, at: int, name: str) -> bool:
+        schedule = self._rows.get(name)
+        return schedule is not None and due_at(schedule) == at

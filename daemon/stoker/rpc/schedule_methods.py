@@ -1,0 +1,68 @@
+"""The rows of the table of methods for schedules.
+
+Owns their handlers, by the same rules as methods.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
+
+from stoker.core.job.model import Actor
+from stoker.core.schedule.request import ScheduleParams
+from stoker.core.workflow.definition import FlowRequest
+from stoker.rpc import schema
+from stoker.rpc.flows import WorkflowSubmitParams, read_flow
+from stoker.rpc.table import Method, MethodKind, Peer
+from stoker.service.service import Service
+
+
+class ScheduleRequest(NamedTuple):
+    """A schedule as it was sent, and its flow as it was read."""
+
+    sent: ScheduleParams
+    flow: FlowRequest | None
+
+
+def _read(sent: ScheduleParams) -> ScheduleRequest:
+    if sent.flow is None:
+        return ScheduleRequest(sent, None)
+    return ScheduleRequest(sent, replace(read_flow(WorkflowSubmitParams(flow=sent.flow)), dry_run=True))
+
+
+def _add(service: Service, peer: Peer, request: ScheduleRequest) -> object:
+    return service.schedules.add(request.sent, request.flow, peer.uid)
+
+
+SCHEDULE_METHODS: dict[str, Method[Any]] = {
+    "schedule.add": Method(ScheduleParams, _add, reader=_read),
+    "schedule.list": Method(
+        schema.ScheduleListParams,
+        lambda service, _peer, sent: service.schedules.list(sent.after, sent.limit),
+        MethodKind.READ,
+    ),
+    "schedule.get": Method(
+        schema.ScheduleParam, lambda service, _peer, sent: service.schedules.get(sent.name), MethodKind.READ
+    ),
+    "schedule.next": Method(
+        schema.ScheduleNextParams,
+        lambda service, _peer, sent: service.schedules.next(sent.name, sent.count),
+        MethodKind.READ,
+    ),
+    "schedule.remove": Method(
+        schema.ScheduleVerbParams,
+        lambda service, peer, sent: service.schedules.remove(sent.name, Actor(peer.uid, sent.reason)),
+    ),
+    "schedule.pause": Method(
+        schema.ScheduleVerbParams,
+        lambda service, peer, sent: service.schedules.pause(sent.name, Actor(peer.uid, sent.reason)),
+    ),
+    "schedule.resume": Method(
+        schema.ScheduleVerbParams,
+        lambda service, peer, sent: service.schedules.resume(sent.name, Actor(peer.uid, sent.reason)),
+    ),
+    "schedule.run": Method(
+        schema.ScheduleParam, lambda service, _peer, sent: service.schedules.run(sent.name), brings_work=True
+    ),
+}

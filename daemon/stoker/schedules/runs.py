@@ -1,0 +1,96 @@
+"""One run of a schedule: its template becomes a job or a workflow, within the turn that settles its slot.
+
+Invariant: a run is submitted only if no run has its key, and the key is stored in the commit of its job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from stoker.core.errors import StokerError
+from stoker.core.job.model import NeedOn, SupersedeRunning
+from stoker.core.requests import JobParams, JobWork, NeedParams
+from stoker.core.schedule.model import Origin, Overlap, Schedule
+from stoker.core.workflow import definition, strategies
+from stoker.engine.submit import Intake, Submission
+from stoker.engine.turn import Turn
+from stoker.store.loading import Wanted
+from stoker.workflows.submit import WorkflowOffer, WorkflowSubmission
+
+_flow = msgspec.json.Decoder(definition.Flow).decode
+
+
+def work_of(schedule: Schedule) -> JobWork | None:
+    """The template of a job; None if it is that of a workflow."""
+    return None if schedule.job is None else msgspec.json.decode(schedule.job, type=JobWork)
+
+
+def offer_of(schedule: Schedule) -> WorkflowOffer | None:
+    """The template of a workflow, planned; None if it is that of a job. A long flow is slow: not for a turn."""
+    if schedule.flow is None:
+        return None
+    flow, raw = _flow(schedule.flow), msgspec.Raw(schedule.flow.encode())
+    return WorkflowOffer(
+        name=flow.name,
+        sent=raw,
+        parameters=flow.parameters,
+        plan=definition.plan(definition.FlowRequest(flow=flow, raw=raw), strategies.all_names()),
+        owner_uid=schedule.owner_uid,
+    )
+
+
+def declare_reads(wanted: Wanted, schedule: Schedule, origin: Origin) -> None:
+    """What `submit` must know: whether this run was submitted before, and the newest run."""
+    wanted.keys.add((schedule.owner_uid, origin.key))
+    if schedule.overlap is Overlap.SUPERSEDE:
+        wanted.supersede_keys.add((schedule.owner_uid, _supersede_key(schedule)))
+    if schedule.last_job is not None and schedule.overlap is not Overlap.ALLOW:
+        wanted.ids.add(schedule.last_job)
+
+
+def _supersede_key(schedule: Schedule) -> str:
+    return f"schedule/{schedule.name}"
+
+
+def was_submitted(turn: Turn, schedule: Schedule, origin: Origin) -> bool:
+    return (schedule.owner_uid, origin.key) in turn.loaded.keys
+
+
+def last_run(turn: Turn, schedule: Schedule) -> str | None:
+    """The newest run, if it has not ended: `job 7`."""
+    if schedule.last_workflow is not None:
+        live = turn.memory.workflows.runs.get(schedule.last_workflow)
+        return None if live is None or live.workflow.finished_at is not None else f"workflow {schedule.last_workflow}"
+    job = None if schedule.last_job is None else turn.find(schedule.last_job)
+    return None if job is None or job.final else f"job {job.id}"
+
+
+def submit(
+    turn: Turn, intake: Intake, schedule: Schedule, origin: Origin, offer: WorkflowOffer | None
+) -> Generator[None, None, Schedule]:
+    """Submit a run; returns the schedule with its newest run. Raises StokerError, and has changed nothing then."""
+    if offer is None:
+        return (yield from _submit_job(turn, intake, schedule, origin))
+    workflow = WorkflowSubmission(intake, replace(offer, key=origin.key, origin=origin))
+    answer = yield from workflow.accept_or_try(turn)
+    first = min(job for job in answer.steps.values() if job is not None)
+    return replace(schedule, last_slot=origin.scheduled_for, last_job=first, last_workflow=answer.id)
+
+
+def _submit_job(turn: Turn, intake: Intake, schedule: Schedule, origin: Origin) -> Generator[None, None, Schedule]:
+    params: dict[str, Any] = {"idempotency_key": origin.key}
+    if schedule.overlap is Overlap.QUEUE and last_run(turn, schedule) is not None:
+        params["needs"] = (NeedParams(job=schedule.last_job or 0, on=NeedOn.ANY),)
+    if schedule.overlap is Overlap.SUPERSEDE:
+        params |= {"supersede_key": _supersede_key(schedule), "supersede_running": SupersedeRunning.STOP}
+    work = work_of(schedule)
+    assert work is not None, "a schedule has the template of a job or of a workflow"
+    job = JobParams(**{name: getattr(work, name) for name in JobWork.__struct_fields__}, **params)
+    (answer,) = yield from Submission(intake, [job], schedule.owner_uid, atomic=True, origin=origin).accept_all(turn)
+    if isinstance(answer, StokerError):
+        raise answer
+    return replace(schedule, last_slot=origin.scheduled_for, last_job=answer.id, last_workflow=None)

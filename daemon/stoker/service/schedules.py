@@ -1,0 +1,151 @@
+"""The methods of the protocol for schedules, as plain calls.
+
+Owns the way from a request to the loop, and the view of a schedule. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
+
+from stoker.core.job.model import Actor
+from stoker.core.schedule.model import Schedule
+from stoker.core.schedule.request import ScheduleParams, checked
+from stoker.core.schedule.slots import jitter, pass_over
+from stoker.core.schedule.timing import next_slot
+from stoker.core.workflow.definition import FlowRequest
+from stoker.engine.messages import TurnChange
+from stoker.engine.turn import Turn
+from stoker.schedules.messages import ScheduleRunNow, ScheduleSetting, declared
+from stoker.service.assembly import Engine
+from stoker.service.workflows import WorkflowService
+from stoker.store import schedules
+
+if TYPE_CHECKING:
+    from stoker.core.schedule.views import (
+        ComingSlots,
+        ScheduleDetails,
+        SchedulePage,
+        ScheduleRemoved,
+        ScheduleRunAnswer,
+        ScheduleView,
+        SlotView,
+    )
+
+RUNS_SHOWN = 10
+
+
+class ScheduleService:
+    """Schedules, as the handlers of rpc/schedule_methods.py call them."""
+
+    def __init__(self, engine: Engine, workflows: WorkflowService) -> None:
+        self._engine = engine
+        self._workflows = workflows
+
+    async def add(self, sent: ScheduleParams, flow: FlowRequest | None, peer_uid: int) -> ScheduleView:
+        """Store a schedule once its template was checked as if it was submitted now."""
+        now = self._engine.clock.now().wall
+        schedule = await asyncio.to_thread(checked, sent, peer_uid, now)  # many slots may have to be counted
+        if flow is not None:
+            await self._workflows.submit(flow, peer_uid)  # a dry run
+        actor = Actor(peer_uid, sent.reason)
+        setting = ScheduleSetting(self._engine.intake, schedule, actor, replaces=sent.replace)
+        return _view(await self._engine.submit(setting))
+
+    async def list(self, after: str, limit: int) -> SchedulePage:
+        """A page of schedules, by name."""
+        rows = sorted(each for each in self._engine.memory.schedules.names() if each > after)
+        page = [_view(self._engine.memory.schedules.find(name)) for name in rows[:limit]]
+        return {"schedules": page, "next": rows[limit - 1] if len(rows) > limit else None}
+
+    async def get(self, name: str) -> ScheduleDetails:
+        """A schedule with its template and its newest runs. Raises ScheduleNotFound."""
+        schedule = self._engine.memory.schedules.find(name)
+        runs = await self._engine.queries.run(schedules.runs, schedule, RUNS_SHOWN)
+        return {
+            **_view(schedule),
+            "job": None if schedule.job is None else msgspec.Raw(schedule.job.encode()),
+            "flow": None if schedule.flow is None else msgspec.Raw(schedule.flow.encode()),
+            "runs": [
+                {"scheduled_for": run.slot, "job": run.job_id, "workflow": run.workflow_id, "state": run.state}
+                for run in runs
+            ],
+        }
+
+    async def next(self, name: str, count: int) -> ComingSlots:
+        """The next slots of a schedule, paused or not."""
+        schedule = self._engine.memory.schedules.find(name)
+        now = self._engine.clock.now().wall
+        slots = await asyncio.to_thread(_coming, schedule, max(now, schedule.passed), count)
+        return {"name": name, "zone": schedule.zone, "slots": slots}
+
+    def remove(self, name: str, actor: Actor) -> asyncio.Future[ScheduleRemoved]:
+        def remove(turn: Turn) -> ScheduleRemoved:
+            if turn.memory.schedules.find(name).declared:
+                raise declared(name)
+            turn.remove_schedule(name, actor)
+            return {"name": name}
+
+        return self._engine.request(TurnChange(remove))
+
+    def pause(self, name: str, actor: Actor) -> asyncio.Future[ScheduleView]:
+        return self._change(name, "paused", actor, lambda schedule, _now: replace(schedule, paused=True))
+
+    def resume(self, name: str, actor: Actor) -> asyncio.Future[ScheduleView]:
+        """Slots of the time of its pause are passed over."""
+        return self._change(
+            name, "resumed", actor, lambda schedule, now: pass_over(replace(schedule, paused=False), now)
+        )
+
+    def _change(
+        self, name: str, cause: str, actor: Actor, change: Callable[[Schedule, int], Schedule]
+    ) -> asyncio.Future[ScheduleView]:
+        def apply(turn: Turn) -> ScheduleView:
+            before = turn.memory.schedules.find(name)
+            if before.paused != (cause == "paused"):
+                turn.set_schedule(change(before, turn.now.wall), cause, actor)
+            return _view(turn.memory.schedules.find(name))
+
+        return self._engine.request(TurnChange(apply))
+
+    async def run(self, name: str) -> ScheduleRunAnswer:
+        """Submit a run now."""
+        schedule = self._engine.memory.schedules.find(name)
+        offer = await self._engine.schedule_clock.plan(schedule)
+        return await self._engine.request(ScheduleRunNow(self._engine.intake, schedule, offer))
+
+
+def _view(schedule: Schedule) -> ScheduleView:
+    template = msgspec.json.decode(schedule.job or schedule.flow or "{}")
+    command = template.get("command", template.get("name"))
+    return {
+        "name": schedule.name,
+        "submits": command if isinstance(command, str) else "(bytes)",
+        "owner_uid": schedule.owner_uid,
+        "timing": schedule.timing,
+        "zone": schedule.zone,
+        "misfire": schedule.misfire.value,
+        "overlap": schedule.overlap.value,
+        "catch_up_ms": schedule.catch_up_ms,
+        "jitter_ms": schedule.jitter_ms,
+        "paused": schedule.paused,
+        "declared": schedule.declared,
+        "created_at": schedule.created_at,
+        "next_slot": None if schedule.paused else schedule.next_slot,
+        "last_slot": schedule.last_slot,
+        "last_job": schedule.last_job,
+        "last_workflow": schedule.last_workflow,
+    }
+
+
+def _coming(schedule: Schedule, after: int, count: int) -> list[SlotView]:
+    slots: list[SlotView] = []
+    slot = next_slot(schedule.timing, schedule.zone, after)
+    while slot is not None and len(slots) < count:
+        slots.append({"slot": slot, "submitted_at": slot + jitter(schedule, slot)})
+        slot = next_slot(schedule.timing, schedule.zone, slot)
+    return slots

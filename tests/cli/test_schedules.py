@@ -1,0 +1,144 @@
+"""`stoker schedule` against a real daemon: typed, shown, imported, declared in the settings file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.facts import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.daemon import DaemonProcess
+
+CRONTAB = """\
+MAILTO=ops@example.org
+CRON_TZ=Asia/Tokyo
+17 *\t* * *\troot\tcd / && run-parts --report /etc/cron.hourly
+0 3 * * 1 www-data tidy
+@reboot root begin
+0 4 * * * root cat%100\\% of it
+"""
+DECLARED = """
+[schedules.tick]
+timing = "every 1s"
+[schedules.tick.job]
+command = "/bin/true"
+[schedules.flowing]
+timing = "@yearly"
+zone = "Europe/Berlin"
+flow = { name = "f", steps = { a = { command = "/bin/true" } } }
+"""
+
+
+def stoker(daemon: DaemonProcess, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return daemon.cli("schedule", *words, input=stdin)
+
+
+def test_schedule_when_it_is_added_then_it_is_shown_run_paused_and_removed(shared: DaemonProcess) -> None:
+    added = stoker(shared, "add", "tour", "30 2 * * *", "--zone", "Asia/Tokyo", "--name", "n", "--", "echo", "-x")
+    assert added.stdout.startswith("schedule tour: next run ")
+
+    listed = stoker(shared, "ls").stdout.splitlines()
+    assert next(line for line in listed if line.startswith("tour")).split()[:4] == ["tour", "on", "30", "2"]
+    assert len(stoker(shared, "next", "tour", "--count", "3").stdout.splitlines()) == 3
+
+    job = stoker(shared, "run", "tour").stdout.strip()
+    until(lambda: "succeeded" in stoker(shared, "show", "tour").stdout)
+    assert shared.cli("logs", job).stdout == "-x\n"
+    assert "schedule     tour, for " in shared.cli("show", job).stdout
+    assert "“schedule tour”" in shared.cli("history", job).stdout
+
+    assert stoker(shared, "pause", "tour", "--reason", "why").stdout == "schedule tour: paused\n"
+    assert "paused" in stoker(shared, "show", "tour").stdout
+    assert stoker(shared, "resume", "tour").stdout.startswith("schedule tour: next run ")
+    assert stoker(shared, "rm", "tour").stdout == "schedule tour: removed\n"
+    assert stoker(shared, "show", "tour").returncode == 65
+
+
+def test_schedule_when_it_submits_a_flow_then_a_mistake_names_its_place(shared: DaemonProcess, tmp_path: Path) -> None:
+    flow = tmp_path / "flow.toml"
+    flow.write_text('name = "f"\n[steps.a]\ncommand = "true"\nneeds = ["b"]\n')
+    wrong = stoker(shared, "add", "flow", "@daily", "--flow", str(flow))
+    assert (wrong.returncode, "steps.a" in wrong.stderr) == (65, True)
+
+    flow.write_text('name = "f"\n[steps.a]\ncommand = "true"\n')
+    assert stoker(shared, "add", "flow", "@daily", "--flow", str(flow)).returncode == 0
+    assert "workflow f: a" in stoker(shared, "show", "flow").stdout
+    assert stoker(shared, "run", "flow").stdout.strip().isdigit()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "expected"),
+    [
+        (["add", "x", "@daily"], 64, "a command or --flow"),
+        (["add", "x", "0 0 31 2 *", "--", "true"], 65, "bad day-of-month"),
+        (["add", "x", "@daily", "--zone", "Nowhere", "--", "true"], 65, "no time zone 'Nowhere'"),
+        (["add", "x", "@daily", "--overlap", "never", "--", "true"], 64, "--overlap"),
+        (["show", "x"], 65, "there is no schedule 'x'"),
+        (["run", "x"], 65, "there is no schedule 'x'"),
+        (["import", "/nowhere"], 64, "cannot read /nowhere"),
+    ],
+)
+def test_schedule_when_it_is_typed_wrongly_then_the_error_says_why(
+    shared: DaemonProcess, words: list[str], status: int, expected: str
+) -> None:
+    done = stoker(shared, *words)
+    assert (done.returncode, expected in done.stderr) == (status, True), done.stderr
+
+
+def test_import_when_a_crontab_has_all_kinds_of_lines_then_the_others_are_named(
+    shared: DaemonProcess, tmp_path: Path
+) -> None:
+    file = tmp_path / "tab"
+    file.write_text(CRONTAB)
+
+    looked = stoker(shared, "import", "--form", "system", "--dry-run", str(file))
+    assert "tab-3" not in stoker(shared, "ls").stdout
+    done = stoker(shared, "import", "--form", "system", str(file))
+
+    for shown in (looked, done):
+        assert [line.split()[0] for line in shown.stdout.splitlines()[1:]] == ["tab-3", "tab-6"]
+        assert ":1: MAILTO is not mapped" in shown.stderr
+        assert ":4: not imported: it is for the user www-data" in shown.stderr
+        assert ":5: @reboot is not mapped" in shown.stderr
+    details = json.loads(stoker(shared, "show", "--json", "tab-6").stdout)
+    assert (details["zone"], details["misfire"], details["overlap"]) == ("Asia/Tokyo", "skip", "allow")
+    job = stoker(shared, "run", "tab-6").stdout.strip()
+    assert shared.cli("wait", job).returncode == 0
+    assert shared.cli("logs", job).stdout == "100% of it\n"
+
+
+def test_import_when_a_line_is_wrong_then_nothing_is_imported(shared: DaemonProcess) -> None:
+    done = stoker(shared, "import", "-", stdin="0 1 * * * true\n99 1 * * * true\nnonsense\n")
+
+    assert done.returncode == 65
+    assert "line 2: " in done.stderr
+    assert "line 3: " in done.stderr
+    assert "crontab-1" not in stoker(shared, "ls").stdout
+
+
+def test_settings_when_they_declare_schedules_then_only_the_file_changes_them(daemon: DaemonProcess) -> None:
+    daemon.config.write_text(DECLARED)
+    assert daemon.cli("config", "reload").stdout == "changed: schedules.flowing, schedules.tick\n"
+    until(lambda: json.loads(stoker(daemon, "show", "--json", "tick").stdout)["runs"])
+    assert stoker(daemon, "run", "flowing").returncode == 0
+
+    refused = stoker(daemon, "rm", "tick")
+    assert (refused.returncode, "settings file" in refused.stderr) == (65, True)
+    assert stoker(daemon, "add", "--replace", "tick", "@daily", "--", "true").returncode == 65
+    assert stoker(daemon, "pause", "tick").returncode == 0
+
+    daemon.stop()
+    daemon.start()
+    assert {each["name"]: each["paused"] for each in json.loads(stoker(daemon, "ls", "--json").stdout)} == {
+        "flowing": False,
+        "tick": True,
+    }
+    daemon.config.write_text("")
+    assert daemon.cli("config", "reload").stdout == "changed: schedules.flowing, schedules.tick\n"
+    assert json.loads(stoker(daemon, "ls", "--json").stdout) == []

@@ -1,0 +1,273 @@
+"""Schedules: their jobs and workflows are submitted at their times, once for each slot, also through kills.
+
+Owns the promises of a running daemon. The times themselves are in tests/core/schedule.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.core.errors import (
+    FlowInvalid,
+    InvalidParams,
+    QueueNotFound,
+    ScheduleExists,
+    ScheduleNotFound,
+    StokerError,
+)
+from tests.support.facts import until
+from tests.support.work import changes, end_of, job_view, shell, state, submit
+
+if TYPE_CHECKING:
+    import stoker
+    from tests.support.daemon import DaemonProcess
+    from tests.support.work import Gate
+
+HOUR_MS = 3_600_000
+TRUE = shell("exit 0")
+FLOW = {"name": "nightly", "steps": {"a": shell("exit 0"), "b": {**shell("exit 0"), "needs": ["a"]}}}
+
+
+def add(client: stoker.Client, name: str, timing: str = "every 1s", **fields: Any) -> dict[str, Any]:
+    template = {} if "flow" in fields else {"job": TRUE}
+    return dict(client.call("schedule.add", {"name": name, "timing": timing, **template, **fields}))
+
+
+def runs(client: stoker.Client, name: str) -> list[dict[str, Any]]:
+    return [dict(run) for run in client.call("schedule.get", {"name": name})["runs"]]
+
+
+def until_more(client: stoker.Client, name: str, count: int) -> None:
+    until(lambda: len(runs(client, name)) > count)
+
+
+def until_wall(at_s: float) -> None:
+    until(lambda: time.time() > at_s, why="slots pass without a daemon")
+
+
+def log_of(client: stoker.Client, name: str, cause: str) -> list[Any]:
+    """The changes of a schedule with this cause."""
+    feed = client.watch(after=0)
+    last = client.status()["last_seq"]
+    seen = []
+    for change in feed:
+        if change["kind"] == "schedule" and change["subject"] == name and change["cause"] == cause:
+            seen.append(change)
+        if change["seq"] >= last:
+            break
+    return seen
+
+
+def test_job_when_its_slot_comes_then_it_is_submitted_for_that_time(client: stoker.Client, tmp_path: object) -> None:
+    out = f"{tmp_path}/out"
+    add(client, "soon", job=shell(f'echo "$STOKER_SCHEDULE $STOKER_SCHEDULED_FOR" >> {out}'))
+
+    (*_, first) = until(lambda: runs(client, "soon"))
+
+    assert end_of(client, first["job"]) == ("succeeded", "exit")
+    view = job_view(client, first["job"])
+    with open(out) as file:  # noqa: PTH123 - a path of the worker
+        assert f"soon {first['scheduled_for']}\n" in file.readlines()
+    assert (view["schedule"], (view["scheduled_for"] or 1) % 1_000) == ("soon", 0)
+    assert changes(client, first["job"])[0]["note"] == "schedule soon"
+    client.call("schedule.remove", {"name": "soon"})
+
+
+def test_workflow_when_its_slot_comes_then_all_its_steps_have_the_time(client: stoker.Client) -> None:
+    add(client, "flowing", flow=FLOW)
+
+    (*_, first) = until(lambda: runs(client, "flowing"))
+
+    steps = client.workflow(first["workflow"])["steps"]
+    jobs = [job_view(client, step["job"]) for step in steps]
+    assert [job["schedule"] for job in jobs] == ["flowing", "flowing"]
+    assert until(lambda: client.workflow(first["workflow"])["state"] == "succeeded")
+    client.call("schedule.remove", {"name": "flowing"})
+
+
+def test_slot_when_the_run_before_has_not_ended_then_it_is_skipped(client: stoker.Client, gate: Gate) -> None:
+    add(client, "skipping", job=gate.spec())
+
+    until(lambda: log_of(client, "skipping", "skipped"))
+
+    assert len(runs(client, "skipping")) == 1
+    client.call("schedule.remove", {"name": "skipping"})
+
+
+def test_slot_when_the_run_before_goes_on_and_overlap_is_queue_then_it_waits(client: stoker.Client, gate: Gate) -> None:
+    add(client, "queueing", job=gate.spec(), overlap="queue")
+    until(lambda: len(runs(client, "queueing")) > 1)
+    client.call("schedule.pause", {"name": "queueing"})
+    second, first = runs(client, "queueing")[-2:]
+
+    assert state(client, second["job"]) == "waiting"
+    assert f"job {first['job']}" in str(client.why(second["job"]))
+
+    gate.open()
+    assert end_of(client, second["job"]) == ("succeeded", "exit")
+    client.call("schedule.remove", {"name": "queueing"})
+
+
+def test_slot_when_overlap_is_supersede_then_the_run_before_it_is_stopped(client: stoker.Client, gate: Gate) -> None:
+    add(client, "newest-only", job=gate.spec(), overlap="supersede")
+
+    until(lambda: "superseded" in [run["state"] for run in runs(client, "newest-only")])
+
+    client.call("schedule.remove", {"name": "newest-only"})
+
+
+def test_slot_when_overlap_is_allow_then_runs_go_on_beside_each_other(client: stoker.Client, gate: Gate) -> None:
+    add(client, "allowing", job=gate.spec(), overlap="allow")
+
+    until(lambda: [run["state"] for run in runs(client, "allowing")].count("running") > 1)
+
+    client.call("schedule.remove", {"name": "allowing"})
+
+
+def test_schedule_when_it_is_paused_then_no_slot_comes_and_none_is_made_up_for(client: stoker.Client) -> None:
+    add(client, "resting", paused=True, misfire="all", catch_up_ms=HOUR_MS // 6)
+    add(client, "beside")
+    until(lambda: len(runs(client, "beside")) > 1)
+    assert runs(client, "resting") == []
+
+    resumed = client.call("schedule.resume", {"name": "resting"})
+
+    (*_, first) = until(lambda: runs(client, "resting"))
+    assert (job_view(client, first["job"])["scheduled_for"] or 0) >= resumed["next_slot"]
+    for name in ("resting", "beside"):
+        client.call("schedule.remove", {"name": name})
+
+
+def test_run_when_it_is_asked_for_now_then_a_job_is_submitted_whatever_the_times(client: stoker.Client) -> None:
+    add(client, "yearly", "@yearly", paused=True)
+
+    answer = client.call("schedule.run", {"name": "yearly"})
+
+    assert end_of(client, answer["job"]) == ("succeeded", "exit")
+    assert [run["job"] for run in runs(client, "yearly")] == [answer["job"]]
+
+
+def test_run_when_the_template_is_a_workflow_then_it_is_submitted(client: stoker.Client) -> None:
+    add(client, "yearly-flow", "@yearly", flow=FLOW)
+
+    answer = client.call("schedule.run", {"name": "yearly-flow"})
+
+    assert until(lambda: client.workflow(answer["workflow"])["state"] == "succeeded")
+
+
+def test_slot_when_its_job_is_refused_then_the_log_of_changes_says_why(client: stoker.Client, gate: Gate) -> None:
+    client.call("queue.set", {"name": "tiny", "max_queued": 0})
+    with pytest.raises(StokerError):
+        submit(client, TRUE, queue="tiny")
+    add(client, "refused", job={**TRUE, "queue": "tiny"})
+
+    (change, *_) = until(lambda: log_of(client, "refused", "refused"))
+
+    assert change["actor_uid"] is None
+    client.call("schedule.remove", {"name": "refused"})
+
+
+def test_name_when_a_schedule_has_it_then_only_replace_takes_its_place(client: stoker.Client) -> None:
+    add(client, "taken", "@daily")
+    with pytest.raises(ScheduleExists):
+        add(client, "taken", "@hourly")
+
+    assert add(client, "taken", "@hourly", replace=True)["timing"] == "@hourly"
+
+    client.call("schedule.remove", {"name": "taken"})
+    with pytest.raises(ScheduleNotFound):
+        client.call("schedule.get", {"name": "taken"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({"timing": "0 0 31 2 *"}, InvalidParams, "bad day-of-month"),
+        ({"timing": "0 0 */29 2 MON#5"}, InvalidParams, "never comes"),
+        ({"timing": "nonsense"}, InvalidParams, "five fields"),
+        ({"timing": "every 0s"}, InvalidParams, "a period is"),
+        ({"timing": "at 2001-01-01T00:00"}, InvalidParams, "has passed"),
+        ({"timing": "@reboot"}, InvalidParams, "start of the host"),
+        ({"zone": "Mars/Phobos"}, InvalidParams, "no time zone 'Mars/Phobos'"),
+        ({"timing": "* * * * *", "misfire": "all", "catch_up_ms": 366 * 24 * HOUR_MS}, InvalidParams, "more than 1000"),
+        ({"timing": "* * * * *", "jitter_ms": 60_000}, InvalidParams, "jitter_ms"),
+        ({"overlap": "supersede", "flow": FLOW}, InvalidParams, "is for jobs"),
+        ({"overlap": "queue", "flow": FLOW}, InvalidParams, "is for jobs"),
+        ({"flow": FLOW, "job": TRUE}, InvalidParams, "a job or a flow"),
+        ({"flow": {"name": "x", "steps": {"a": {"command": "/nowhere"}}}}, FlowInvalid, "nowhere"),
+        ({"job": {"command": "/nowhere"}}, InvalidParams, "job.command"),
+        ({"job": {**TRUE, "queue": "nowhere"}}, QueueNotFound, "job.queue"),
+        ({"job": {**TRUE, "run_at": 1_900_000_000_000}}, InvalidParams, "job.run_at"),
+        ({"job": {**TRUE, "needs": [1]}}, InvalidParams, "needs"),
+    ],
+    ids=str,
+)
+def test_schedule_when_it_is_wrong_then_it_is_refused_by_name(
+    client: stoker.Client, fields: dict[str, Any], error: type[StokerError], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        add(client, "wrong", **{"timing": "@daily", **fields})
+
+    with pytest.raises(ScheduleNotFound):
+        client.call("schedule.get", {"name": "wrong"})
+
+
+def test_next_when_slots_are_asked_for_then_they_are_those_of_the_zone(client: stoker.Client) -> None:
+    add(client, "zoned", "30 2 * * *", zone="Asia/Tokyo", jitter_ms=60_000)
+
+    slots = client.call("schedule.next", {"name": "zoned", "count": 3})["slots"]
+
+    assert [slot["slot"] % (24 * HOUR_MS) for slot in slots] == [17 * HOUR_MS + HOUR_MS // 2] * 3
+    assert all(0 <= slot["submitted_at"] - slot["slot"] <= 60_000 for slot in slots)
+
+
+def test_list_when_there_are_more_than_a_page_then_the_next_page_goes_on(client: stoker.Client) -> None:
+    for name in ("page-a", "page-b", "page-c"):
+        add(client, name, "@daily")
+
+    first = client.call("schedule.list", {"limit": 1, "after": "page-"})
+    second = client.call("schedule.list", {"limit": 2, "after": first["next"]})
+
+    names = [each["name"] for page in (first, second) for each in page["schedules"]]
+    assert names == ["page-a", "page-b", "page-c"]
+
+
+def test_slots_when_the_daemon_is_killed_again_and_again_then_none_is_run_twice(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        add(client, "steady", misfire="all", overlap="allow", catch_up_ms=HOUR_MS // 6)
+        until(lambda: runs(client, "steady"))
+    for _ in range(4):
+        daemon.kill9()
+        until_wall(time.time() + 1.5)
+        daemon.start()
+        with daemon.client() as client:
+            until_more(client, "steady", min(len(runs(client, "steady")), 9))
+
+    with daemon.client() as client:
+        client.call("schedule.pause", {"name": "steady"})
+        slots = sorted(job["scheduled_for"] or 0 for job in client.list(limit=1000)["jobs"])
+
+    assert slots == list(range(slots[0], slots[-1] + 1_000, 1_000))
+
+
+def test_slots_when_the_daemon_was_down_and_misfire_is_latest_then_one_is_run(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        add(client, "newest", "every 2s", overlap="allow")
+        until(lambda: runs(client, "newest"))
+    daemon.kill9()
+    until_wall(time.time() + 6)
+    daemon.start()
+    with daemon.client() as client:
+        until(lambda: log_of(client, "newest", "missed"))
+
+    assert daemon.logged("schedule_missed", schedule="newest")
+
+
+def test_watcher_when_a_schedule_changes_then_it_is_told(client: stoker.Client) -> None:
+    add(client, "watched", "@daily")
+    change = next(client.watch(after=client.status()["last_seq"] - 1))
+
+    assert (change["kind"], change["subject"], change["cause"]) == ("schedule", "watched", "set")
