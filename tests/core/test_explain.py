@@ -46,6 +46,17 @@ def test_why_when_many_needs_are_open_then_the_sentence_stays_short() -> None:
     assert blocker.details == {"needs": list(range(1, 10))}
 
 
+def test_why_when_its_queue_is_narrowed_then_it_names_the_limit_and_the_cause() -> None:
+    around = {"queue_running": 3, "narrowed": 3, "running": 3, "slots": 9}
+
+    busy, calm = why(job(), throttled_by=["cpu"], **around), why(job(), **around)
+
+    assert (busy.code, busy.details) == ("throttled", {"limit": 3, "causes": ["cpu"]})
+    assert busy.message == "queue 'bulk' runs 3 jobs; its limit is 3 while the host is busy (cpu)"
+    assert calm.message.endswith("(until a moment ago)")
+    assert why(job(), **(around | {"queue_running": 2})).code == "slot"
+
+
 def test_why_when_an_older_job_of_its_key_runs_then_it_says_why_it_waits_for_it() -> None:
     of_key = job(State.WAITING, asked=spec(supersede_key="k", needs=(Need(2),)), needs_open=2)
 

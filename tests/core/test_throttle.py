@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.core.throttle import Band, Gauge, Pressure, Sample, ThrottlePolicy, observe
+from stoker.core.throttle import Band, Gauge, Narrowing, Pressure, Sample, ThrottlePolicy, narrow, observe
 
 POLICY = ThrottlePolicy(bands={Gauge.CPU: Band(90, 80), Gauge.MEMORY: Band(95, 90)}, smoothing=1.0)
 SLOW = ThrottlePolicy(bands=POLICY.bands, smoothing=0.4)
@@ -108,3 +108,59 @@ def test_observe_when_levels_stay_between_the_thresholds_then_nothing_changes(
         pressure, changed = observe(POLICY, pressure, Sample(cpu=level), 1)
         assert not changed
     assert pressure.throttled is before.throttled
+
+
+# --- queues with a floor ------------------------------------------------------------------------------------
+
+NARROW: list[tuple[int | None, int, bool, int | None]] = [
+    # limit before, running, throttled, limit after; the floor is 2 and the ceiling 16
+    (None, 16, False, None),
+    (None, 16, True, 8),
+    (None, 9, True, 4),
+    (None, 0, True, 2),
+    (8, 8, True, 4),
+    (8, 6, True, 3),
+    (4, 4, True, 2),
+    (2, 2, True, 2),
+    (2, 9, True, 2),
+    (2, 2, False, 3),
+    (14, 3, False, 15),
+    (15, 15, False, None),
+]
+
+
+@pytest.mark.parametrize(("limit", "running", "throttled", "expected"), NARROW)
+def test_narrow_when_a_step_is_due_then_the_limit_halves_or_grows_by_one(
+    limit: int | None,
+    running: int,
+    throttled: bool,  # noqa: FBT001 - a column of the table
+    expected: int | None,
+) -> None:
+    before = None if limit is None else Narrowing(limit, 0)
+
+    after = narrow(before, 2, 16, running, 5_000, 5_000, throttled=throttled)
+
+    assert (None if after is None else after.limit) == expected
+
+
+@pytest.mark.parametrize("throttled", [False, True])
+def test_narrow_when_the_last_step_was_just_now_then_it_waits_for_its_effect(*, throttled: bool) -> None:
+    before = Narrowing(8, 1)
+
+    assert narrow(before, 2, 16, 8, 5_000, 5_000, throttled=throttled) is before
+
+
+def test_narrow_when_the_floor_is_above_the_ceiling_then_the_usual_limit_stays() -> None:
+    assert narrow(None, 9, 4, 4, 0, 0, throttled=True) is None
+
+
+def test_narrow_when_pressure_ends_then_it_takes_a_step_for_each_job_to_grow() -> None:
+    narrowing = narrow(None, 1, 8, 8, 0, 10, throttled=True)
+    limits = []
+    at_ms = 0
+    while narrowing is not None:
+        limits.append(narrowing.limit)
+        at_ms += 10
+        narrowing = narrow(narrowing, 1, 8, 8, at_ms, 10, throttled=False)
+
+    assert limits == [4, 5, 6, 7]

@@ -183,7 +183,7 @@ CREATE TABLE queues (
     max_queued  INTEGER CHECK (max_queued >= 0),
     paused      INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
     defaults    TEXT NOT NULL DEFAULT '{}'
-) STRICT, WITHOUT ROWID;
+, min_running INTEGER CHECK (min_running >= 1)) STRICT, WITHOUT ROWID;
 CREATE TABLE recoveries (
     epoch       INTEGER PRIMARY KEY,
     started_at  INTEGER NOT NULL,

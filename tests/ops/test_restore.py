@@ -250,6 +250,7 @@ DROP TABLE purging_jobs;
 DROP TABLE outbox;
 DROP INDEX jobs_superseded;
 ALTER TABLE jobs DROP COLUMN superseded_by;
+ALTER TABLE queues DROP COLUMN min_running;
 PRAGMA writable_schema = ON;
 UPDATE sqlite_schema SET sql = replace(sql, ' OR reason = ''restored''', '') WHERE name = 'jobs';
 PRAGMA writable_schema = RESET;

@@ -143,7 +143,15 @@ def test_answers_when_a_checkpoint_is_saved_then_they_are_of_their_types(
 
 @pytest.mark.parametrize("change", [{"extra": 1}, {"running": "1"}, {"name": None}])
 def test_check_when_an_answer_has_another_shape_then_it_is_noticed(change: dict[str, Any]) -> None:
-    queue = {"class": "normal", "max_running": None, "max_queued": None, "paused": False, "throttled": False}
+    queue = {
+        "class": "normal",
+        "max_running": None,
+        "min_running": None,
+        "narrowed_to": None,
+        "max_queued": None,
+        "paused": False,
+        "throttled": False,
+    }
     counts = {"name": "q", "defaults": {}, "queued": 0, "waiting": 0, "held": 0, "running": 0}
     check(queue | counts, daemon_views.QueueView)
 

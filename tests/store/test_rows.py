@@ -307,7 +307,7 @@ def test_holds_when_an_attempt_takes_resources_then_the_row_says_which(database:
     "queue",
     [
         Queue(name="q"),
-        Queue(name="q", queue_class=QueueClass.LOW, max_running=0, max_queued=9, paused=True),
+        Queue(name="q", queue_class=QueueClass.LOW, max_running=0, min_running=2, max_queued=9, paused=True),
         Queue(name="q", defaults={"max_attempts": 3, "on_orphan": "requeue"}),
     ],
 )

@@ -46,13 +46,15 @@ def _queue_row(queue: QueueView) -> tuple[object, ...]:
         queue["class"],
         state_of(queue),
         *counts,
-        _bound(queue["max_running"]),
+        _running_bound(queue),
         _bound(queue["max_queued"]),
     )
 
 
 def state_of(queue: QueueView) -> str:
-    return "paused" if queue["paused"] else "throttled" if queue["throttled"] else "open"
+    if queue["paused"] or queue["throttled"]:
+        return "paused" if queue["paused"] else "throttled"
+    return "open" if queue["narrowed_to"] is None else "narrowed"
 
 
 def _defaults(queue: QueueView) -> str:
@@ -67,6 +69,12 @@ def _typed(field: str, value: Any) -> str:
     if isinstance(value, list):
         return exit_codes(value)
     return spoken(field, value) if isinstance(value, int) else str(value)
+
+
+def _running_bound(queue: QueueView) -> object:
+    """`3 of 8` while the host is under pressure."""
+    bound = _bound(queue["max_running"])
+    return bound if queue["narrowed_to"] is None else f"{queue['narrowed_to']} of {bound}"
 
 
 def _bound(count: int | None) -> object:
@@ -109,6 +117,8 @@ def _sentence(queue: QueueView) -> str:
     """`open, class low, at most 4 running; defaults: timeout=20m`."""
     bounds = [(queue["max_running"], "running"), (queue["max_queued"], "queued")]
     limits = [f"at most {bound} {state}" for bound, state in bounds if bound is not None]
+    if queue["min_running"] is not None:
+        limits.append(f"under pressure fewer, down to {queue['min_running']}")
     line = ", ".join([state_of(queue), f"class {queue['class']}", *limits])
     return f"{line}; defaults: {_defaults(queue)}" if queue["defaults"] else line
 
@@ -139,6 +149,12 @@ def _default(text: str) -> tuple[str, Any]:
         ),
         Option("--max-running", "N|none", "at most N jobs run at once", convert=values.optional(values.integer)),
         Option(
+            "--min-running",
+            "N|none",
+            "while the host is busy fewer jobs run, but N at least",
+            convert=values.optional(values.integer),
+        ),
+        Option(
             "--max-queued",
             "N|none",
             "at most N jobs wait; further ones are refused",
@@ -157,6 +173,7 @@ def _default(text: str) -> tuple[str, Any]:
     ),
     examples=(
         "stoker queue set bulk --class low --max-running 4 --max-queued 100000",
+        "stoker queue set bulk --max-running 16 --min-running 2",
         "stoker queue set nightly --default max-attempts=3 --default on-orphan=requeue",
     ),
 )
@@ -164,7 +181,7 @@ def set_queue(given: Given) -> None:
     params: dict[str, Any] = {"name": given["words"][0], **_reason(given)}
     if given["class"]:
         params["class"] = given["class"]
-    for bound in ("max_running", "max_queued"):
+    for bound in ("max_running", "min_running", "max_queued"):
         if given[bound] is not None:
             (params[bound],) = given[bound]
     if given["defaults"]:

@@ -36,6 +36,7 @@ QUEUES: Final = f"""\
 # [queues.bulk]
 # class = "low"
 # max_running = 4
+# min_running = 1
 # max_queued = 100_000
 # paused = false
 # [queues.bulk.defaults]

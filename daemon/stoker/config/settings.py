@@ -122,9 +122,12 @@ class PsiSettings(Section, frozen=True):
 
 
 class ThrottleSettings(Section, frozen=True):
-    """What throttling does to jobs that already run."""
+    """What throttling does to jobs that already run, and to queues with a floor (`min_running`)."""
 
     freeze_running: Annotated[bool, says("also freeze running jobs of class low; needs a delegated cgroup")] = False
+    step_ms: Annotated[
+        int, between(0, MAX_DURATION_MS, "shortest time between two changes of the limit of a queue with a floor")
+    ] = 5_000
 
 
 class LauncherSettings(Section, frozen=True):
@@ -286,6 +289,9 @@ class QueueSection(Section, frozen=True):
         Annotated[QueueClass, says("high, normal or low; throttling pauses queues of class low")] | UnsetType
     ) = field(default=UNSET, name="class")
     max_running: Annotated[int, between(0, 100_000, "most jobs of the queue that run at once")] | UnsetType = UNSET
+    min_running: Annotated[int, between(1, MILLION, "under pressure fewer run, but so many at least")] | UnsetType = (
+        UNSET
+    )
     max_queued: Annotated[int, between(0, MAX_INT, "most jobs of the queue that have not started")] | UnsetType = UNSET
     paused: Annotated[bool, says("start no jobs of the queue")] | UnsetType = UNSET
     defaults: Annotated[JobDefaults, says("values that its jobs get unless they set their own")] | UnsetType = UNSET

@@ -15,6 +15,8 @@ QueueView = TypedDict(
         "name": str,
         "class": str,
         "max_running": int | None,
+        "min_running": int | None,
+        "narrowed_to": int | None,
         "max_queued": int | None,
         "paused": bool,
         "throttled": bool,
@@ -25,7 +27,7 @@ QueueView = TypedDict(
         "running": int,
     },
 )
-"""A queue with its settings and the numbers of its jobs."""
+"""A queue with its settings and the numbers of its jobs; `narrowed_to`: its limit while the host is under pressure."""
 
 
 class ResourceView(TypedDict):

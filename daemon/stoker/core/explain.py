@@ -35,12 +35,13 @@ class Scene(Struct, frozen=True, kw_only=True):
     `unstoppable`: pids of its tree that the daemon may not signal; `frozen`: frozen because its queue is throttled;
     `unheard_ms`: the silence of a worker that was warned about; `stale_ms`: the time since its last checkpoint, if
     that is too long; `intent`: the order given to its workflow, if it is a step; `unmet`: needs that did not end as
-    needed.
+    needed; `narrowed`: the limit of its queue under pressure.
     """
 
     now: Now
     queue: Queue
     queue_running: int = 0
+    narrowed: int | None = None
     running: int = 0
     slots: int = 1
     ahead: int = 0
@@ -167,6 +168,12 @@ def _throttled(_job: Job, scene: Scene) -> Blocker | None:
 
 def _capped(_job: Job, scene: Scene) -> Blocker | None:
     queue = scene.queue
+    if scene.narrowed is not None and scene.queue_running >= scene.narrowed:
+        causes = ", ".join(scene.throttled_by) or "until a moment ago"
+        jobs = counted(scene.queue_running, "job")
+        message = f"queue {queue.name!r} runs {jobs}; its limit is {scene.narrowed} while the host is busy ({causes})"
+        details = {"limit": scene.narrowed, "causes": list(scene.throttled_by)}
+        return Blocker("throttled", message, "stoker status", details)
     if queue.max_running is None or scene.queue_running < queue.max_running:
         return None
     return Blocker(

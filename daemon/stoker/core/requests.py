@@ -264,6 +264,7 @@ class QueueSettings(Params, frozen=True, kw_only=True):
     name: Name
     queue_class: QueueClass | UnsetType = field(default=UNSET, name="class")
     max_running: Bound | UnsetType | None = UNSET
+    min_running: Budget | UnsetType | None = UNSET
     max_queued: Bound | UnsetType | None = UNSET
     defaults: JobDefaults | UnsetType = UNSET
     reason: Note | None = None

@@ -1,4 +1,5 @@
-"""From samples of the host to pressure: whether queues of class `low` are throttled, and by which gauges.
+"""From samples of the host to pressure: whether queues of class `low` are throttled, and by which gauges; and how many
+jobs a queue with a floor may run then.
 
 Owns smoothing and hysteresis: a gauge becomes a cause above its `throttle` level and stays one until it falls below
 `resume`. Levels are percent, 0 to 100.
@@ -79,6 +80,33 @@ def observe(policy: ThrottlePolicy, before: Pressure, sample: Sample, at_ms: int
     if after.throttled == before.throttled:
         return after, False
     return msgspec.structs.replace(after, since=at_ms, events=before.events + after.throttled), True
+
+
+class Narrowing(Struct, frozen=True):
+    """How many jobs of a queue may run at once under pressure, and since when (steady ms)."""
+
+    limit: int
+    since: int
+
+
+def narrow(
+    before: Narrowing | None, floor: int, ceiling: int, running: int, at_ms: int, step_ms: int, *, throttled: bool
+) -> Narrowing | None:
+    """The next limit of a queue with a floor; None while it needs none below its `ceiling`.
+
+    Under pressure half of what runs, without it one more, as TCP does to a congested path. Steps are at least `step_ms`
+    apart: running jobs go on, so a step takes time to show.
+    """
+    if before is not None and at_ms < before.since + step_ms:
+        return before
+    if throttled:
+        limit = max(floor, min(running, ceiling if before is None else before.limit) // 2)
+        return before if before is not None and limit >= before.limit else _below(ceiling, limit, at_ms)
+    return None if before is None else _below(ceiling, before.limit + 1, at_ms)
+
+
+def _below(ceiling: int, limit: int, at_ms: int) -> Narrowing | None:
+    return Narrowing(limit, at_ms) if limit < ceiling else None
 
 
 def _levels(policy: ThrottlePolicy, before: Pressure, sample: Sample) -> dict[Gauge, float]:

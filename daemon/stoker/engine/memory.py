@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stoker.core.errors import QueueNotFound
 from stoker.core.job.admission import AdmissionQueue
 from stoker.core.job.model import FINAL, Attempt, Job, Queue, Resource, State
 from stoker.core.shortage import NO_SHORTAGE
 from stoker.core.similar_names import did_you_mean
+from stoker.core.throttle import Narrowing
 from stoker.core.workflow.checkpoint import Head
 from stoker.engine.freezes import Freezes
 from stoker.engine.ready_queue import ReadyQueue
@@ -75,6 +77,7 @@ class LiveState:
         self.failed_starts: Counter[int] = Counter()  # in a row, by job that waits for the host; not stored
         self.draining = False  # the service is stopping
         self.frozen = Freezes()
+        self.narrowed: dict[str, Narrowing] = {}  # queues with a floor, while the host is or was under pressure
         self.short: set[int] = set()  # queued jobs for which the lack of a resource was logged
 
     def queue(self, name: str, path: str, hint: str = "stoker queue ls") -> Queue:
@@ -187,7 +190,7 @@ class LiveState:
         free, real = self.free(), self.real_capacities()
         return [
             AdmissionQueue(
-                queue=self.queues[name],
+                queue=self._narrowed(self.queues[name]),
                 groups=ready.groups(free),
                 front=ready.front,
                 blocked=ready.blocked(free, real),
@@ -197,6 +200,14 @@ class LiveState:
             for name, ready in self.ready.items()
             if ready.lanes
         ]
+
+    def _narrowed(self, queue: Queue) -> Queue:
+        """The queue with the limit that applies under pressure."""
+        narrowing = self.narrowed.get(queue.name)
+        if narrowing is None:
+            return queue
+        most = narrowing.limit if queue.max_running is None else min(queue.max_running, narrowing.limit)
+        return replace(queue, max_running=most)
 
     def pass_over(self, queue: AdmissionQueue) -> None:
         """Note the missing resources of the jobs that admission has passed over."""

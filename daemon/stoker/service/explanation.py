@@ -34,10 +34,12 @@ async def explanation_of(engine: Engine, job: Job) -> Explanation:
 async def _scene(engine: Engine, job: Job) -> Scene:
     memory = engine.memory
     run = memory.runs.get(job.id)
+    narrowing = memory.narrowed.get(job.spec.queue)
     return Scene(
         now=engine.clock.now(),
         queue=memory.queues[job.spec.queue],
         queue_running=memory.running[job.spec.queue],
+        narrowed=None if narrowing is None else narrowing.limit,
         running=len(memory.runs),
         slots=engine.dispatcher.slots,
         ahead=await _ahead(engine, job) if job.state is State.QUEUED else 0,

@@ -222,7 +222,7 @@ class Service:
             before = turn.memory.queues.get(settings.name, Queue(name=settings.name))
             values = {
                 name: value
-                for name in ("queue_class", "max_running", "max_queued")
+                for name in ("queue_class", "max_running", "min_running", "max_queued")
                 if (value := getattr(settings, name)) is not UNSET
             }
             if settings.defaults is not UNSET:

@@ -89,6 +89,8 @@ def queue_views(engine: Engine) -> list[QueueView]:
             "name": queue.name,
             "class": queue.queue_class,
             "max_running": queue.max_running,
+            "min_running": queue.min_running,
+            "narrowed_to": memory.narrowed[queue.name].limit if queue.name in memory.narrowed else None,
             "max_queued": queue.max_queued,
             "paused": queue.paused,
             "throttled": not queue.paused and paused(queue, throttled=throttled),

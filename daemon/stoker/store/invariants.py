@@ -185,6 +185,7 @@ SELECT name, seq FROM (
     WHERE kind = 'queue' GROUP BY subject
 ) JOIN queues ON name = subject
 WHERE json_extract(told, '$.queue_class') IS NOT class OR json_extract(told, '$.max_running') IS NOT max_running
+    OR json_extract(told, '$.min_running') IS NOT min_running
     OR json_extract(told, '$.max_queued') IS NOT max_queued OR json_extract(told, '$.paused') IS NOT paused
     OR json_extract(told, '$.defaults') IS NOT json(defaults)
 """,

@@ -13,11 +13,12 @@ import msgspec
 from stoker.core.job.model import Queue, QueueClass, Resource
 
 UPSERT_QUEUE = """
-INSERT INTO queues (name, class, max_running, max_queued, paused, defaults) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO queues (name, class, max_running, min_running, max_queued, paused, defaults) VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET class = excluded.class, max_running = excluded.max_running,
-    max_queued = excluded.max_queued, paused = excluded.paused, defaults = excluded.defaults
+    min_running = excluded.min_running, max_queued = excluded.max_queued, paused = excluded.paused,
+    defaults = excluded.defaults
 """
-ALL_QUEUES = "SELECT name, class, max_running, max_queued, paused, defaults FROM queues ORDER BY name"
+ALL_QUEUES = "SELECT name, class, max_running, min_running, max_queued, paused, defaults FROM queues ORDER BY name"
 UPSERT_RESOURCE = """
 INSERT INTO resources (name, capacity) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET capacity = excluded.capacity
 """
@@ -28,7 +29,8 @@ ALL_META = "SELECT key, value FROM meta"
 
 def queue_row(queue: Queue) -> tuple[Any, ...]:
     defaults = msgspec.json.encode(queue.defaults).decode()
-    return (queue.name, queue.queue_class.value, queue.max_running, queue.max_queued, queue.paused, defaults)
+    bounds = (queue.max_running, queue.min_running, queue.max_queued)
+    return (queue.name, queue.queue_class.value, *bounds, queue.paused, defaults)
 
 
 def resource_row(resource: Resource) -> tuple[Any, ...]:
@@ -41,11 +43,12 @@ def queues(connection: sqlite3.Connection) -> dict[str, Queue]:
             name=name,
             queue_class=QueueClass(queue_class),
             max_running=max_running,
+            min_running=min_running,
             max_queued=max_queued,
             paused=bool(paused),
             defaults=msgspec.json.decode(defaults),
         )
-        for name, queue_class, max_running, max_queued, paused, defaults in connection.execute(ALL_QUEUES)
+        for name, queue_class, max_running, min_running, max_queued, paused, defaults in connection.execute(ALL_QUEUES)
     }
 
 

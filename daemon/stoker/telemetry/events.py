@@ -86,6 +86,8 @@ class LogEvent(StrEnum):
     QUEUE_PAUSED = "queue_paused", INFO
     QUEUE_RESUMED = "queue_resumed", INFO
     QUEUE_THROTTLED = "queue_throttled", WARNING
+    QUEUE_NARROWED = "queue_narrowed", INFO
+    QUEUE_WIDENED = "queue_widened", INFO
     QUEUE_UNTHROTTLED = "queue_unthrottled", INFO
     RESOURCE_SET = "resource_set", INFO
     SCHEDULE_SET = "schedule_set", INFO

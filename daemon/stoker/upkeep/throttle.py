@@ -1,4 +1,5 @@
-"""Samples the host: while it is under pressure, jobs of `low` queues wait, or are frozen.
+"""Samples the host: while it is under pressure, jobs of `low` queues wait, or are frozen, and queues with a floor run
+fewer jobs.
 
 `core.throttle` judges the samples, with hysteresis.
 """
@@ -7,12 +8,14 @@ from __future__ import annotations
 
 from stoker.config import Config
 from stoker.core.clock import Clock
-from stoker.core.job.model import QueueClass
-from stoker.core.throttle import Pressure, observe
+from stoker.core.job.admission import stops_under_pressure
+from stoker.core.job.model import Queue
+from stoker.core.throttle import Narrowing, Pressure, narrow, observe
 from stoker.engine.dispatcher import Dispatcher
 from stoker.engine.heartbeats import Heartbeats
-from stoker.engine.inbox import Inbox
+from stoker.engine.inbox import Inbox, Message
 from stoker.engine.memory import LiveState, OpenRun
+from stoker.engine.turn import LogLine, Turn
 from stoker.executors.local import LocalExecutor
 from stoker.host.probe import Probe
 from stoker.telemetry.events import LogEvent
@@ -46,6 +49,7 @@ class Throttle:
     def use(self, config: Config) -> None:
         self._policy = config.throttle_policy()
         self._freeze_running = config.throttle.freeze_running
+        self._step_ms = config.throttle.step_ms
 
     def begin(self) -> None:
         """Measure the use of the CPU from now on: the start of the daemon itself does not count."""
@@ -56,6 +60,9 @@ class Throttle:
         self.pressure, changed = observe(self._policy, self.pressure, sample, self._clock.now().wall)
         if changed:
             self._apply(self.pressure)
+        if self.pressure.throttled or self._memory.narrowed:
+            for queue in self._memory.queues.values():
+                self._narrow(queue)
         if not (self._freeze_running and self.pressure.throttled):
             self._thaw()
 
@@ -68,6 +75,28 @@ class Throttle:
             if self._freeze_running:
                 self._freeze_low()
         self._inbox.wake()
+
+    def _narrow(self, queue: Queue) -> None:
+        """Set the limit of a queue with a floor. It is kept in memory only: a start of the daemon begins with none."""
+        before = self._memory.narrowed.get(queue.name)
+        if queue.min_running is None and before is None:
+            return
+        slots = self._dispatcher.slots
+        after = (
+            None
+            if queue.min_running is None
+            else narrow(
+                before,
+                queue.min_running,
+                slots if queue.max_running is None else min(slots, queue.max_running),
+                self._memory.running[queue.name],
+                self._clock.now().steady,
+                self._step_ms,
+                throttled=self.pressure.throttled,
+            )
+        )
+        if after != before:
+            self._inbox.post(Narrowed(queue.name, after, [cause.value for cause in self.pressure.causes]))
 
     def _freeze_low(self) -> None:
         """Freeze the running jobs of low queues. The time of a freeze counts for no limit."""
@@ -83,4 +112,29 @@ class Throttle:
         self._heartbeats.restart_silence(changed)
 
     def _is_low(self, run: OpenRun) -> bool:
-        return self._memory.queues[run.job.spec.queue].queue_class is QueueClass.LOW
+        return stops_under_pressure(self._memory.queues[run.job.spec.queue])
+
+
+class Narrowed(Message):
+    """The limit of a queue under pressure has changed; None: it has its usual limit again."""
+
+    def __init__(self, name: str, narrowing: Narrowing | None, causes: list[str]) -> None:
+        self._name = name
+        self._narrowing = narrowing
+        self._causes = causes
+
+    def apply_to(self, turn: Turn) -> None:
+        """Each step is in force and in the log; the change is recorded when narrowing begins and when it ends."""
+        narrowed = turn.memory.narrowed
+        began = self._name not in narrowed
+        if self._narrowing is None:
+            narrowed.pop(self._name, None)
+        else:
+            narrowed[self._name] = self._narrowing
+        limit = None if self._narrowing is None else self._narrowing.limit
+        event = LogEvent.QUEUE_WIDENED if limit is None else LogEvent.QUEUE_NARROWED
+        about = {"limit": limit, "causes": self._causes}
+        turn.effects.append(LogLine(event, {"queue": self._name, **about}))
+        if began or limit is None:
+            payload = {"queue": turn.memory.queues[self._name], **about}
+            turn.record("queue", self._name, "widened" if limit is None else "narrowed", payload)

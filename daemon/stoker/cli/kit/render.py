@@ -35,6 +35,7 @@ STATE_COLOURS = {
     "held": YELLOW,
     "paused": YELLOW,
     "throttled": YELLOW,
+    "narrowed": YELLOW,
     "waiting": DIM,
 }
 CLEAR_LINE = "\r\x1b[K"

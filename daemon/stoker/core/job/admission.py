@@ -172,7 +172,12 @@ class Room(Struct):
 
 def paused(queue: Queue, *, throttled: bool) -> bool:
     """Whether no job of this queue may start now."""
-    return queue.paused or (throttled and queue.queue_class is QueueClass.LOW)
+    return queue.paused or (throttled and stops_under_pressure(queue))
+
+
+def stops_under_pressure(queue: Queue) -> bool:
+    """A queue of class low starts no jobs then; one with a floor runs fewer."""
+    return queue.queue_class is QueueClass.LOW and queue.min_running is None
 
 
 def order_key(created_at: int, priority: int, ageing_ms: int) -> int:

@@ -309,6 +309,7 @@ class Queue(Struct, frozen=True, kw_only=True):
     name: str
     queue_class: QueueClass = QueueClass.NORMAL
     max_running: int | None = None
+    min_running: int | None = None  # its floor under pressure; None: it is not narrowed
     max_queued: int | None = None
     paused: bool = False
     defaults: dict[str, Any] = field(default_factory=dict)
