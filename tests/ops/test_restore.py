@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stoker.core.errors import AlreadyRunning, BackupRefused
+from stoker.core.errors import AlreadyRunning, BackupRefused, InvalidParams
 from stoker.ops.restore import carry_out, preview
 from stoker.store.backup_files import checksum_path, listed
 from stoker.store.migrate import shipped_migrations
@@ -88,6 +88,63 @@ def test_restore_when_jobs_ran_since_the_backup_then_no_unsafe_one_runs_again(
     assert (view["held"], view["queued_again"], view["running"]) == (UNSAFE + 1, 1, 0)
     (event,) = daemon.logged("state_restored")
     assert event["held"] == UNSAFE + 1
+
+
+def renamed_to(backup: Path, time: str) -> Path:
+    """As if the clock had been so when it was made."""
+    named = backup.with_name(f"{time}-{backup.name.partition('-')[2]}")
+    checksum_path(named).write_text(checksum_path(backup).read_text())
+    checksum_path(backup).unlink()
+    return backup.rename(named)
+
+
+def test_latest_when_the_clock_was_ahead_then_it_is_the_one_with_the_newest_state(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        end_of(client, submit(client, shell("exit 0")))
+        old = renamed_to(backed_up(daemon), "20990101T000000.000Z")
+        end_of(client, submit(client, shell("exit 0")))
+        new = backed_up(daemon)
+    daemon.stop()
+
+    view = restored(daemon)
+
+    assert [file.path for file in listed(old.parent)] == [old, new]
+    assert view["backup"] == str(new)
+
+
+def test_latest_when_a_restore_went_back_then_its_successors_are_newer(daemon: DaemonProcess) -> None:
+    first = backed_up(daemon)
+    with daemon.client() as client:
+        for _ in range(5):
+            end_of(client, submit(client, shell("exit 0")))
+    given_up = renamed_to(backed_up(daemon), "20990101T000000.000Z")
+    daemon.stop()
+    restored(daemon, first)
+    daemon.start()
+    successor = backed_up(daemon)
+    daemon.stop()
+
+    view = restored(daemon)
+
+    assert {file.path: file.last_seq for file in listed(first.parent)}[given_up] > view["seq"]
+    assert view["backup"] == str(successor)
+
+
+def test_watch_when_a_restore_gave_its_cursor_up_then_it_is_refused(daemon: DaemonProcess) -> None:
+    first = backed_up(daemon)
+    with daemon.client() as client:
+        for _ in range(5):
+            end_of(client, submit(client, shell("exit 0")))
+        cursor = client.status()["last_seq"]
+    daemon.stop()
+    restored(daemon, first)
+    daemon.start()
+
+    with daemon.client() as client, pytest.raises(InvalidParams, match="a restore may have given it up") as refused:
+        next(client.stream("watch", {"after": cursor}))
+
+    assert refused.value.hint is not None
+    assert refused.value.hint.startswith("stoker watch --since ")
 
 
 def test_restore_when_an_unknown_worker_lives_then_it_is_stopped_before_any_start(

@@ -167,7 +167,7 @@ def _find(directory: StateDirectory, source: str | None) -> Path:
         backups = listed(directory.backups)
         if not backups:
             raise BackupRefused(f"there is no backup in {directory.backups}", hint="name a file: --from-backup FILE")
-        return backups[0].path
+        return restore.newest(backups).path
     path = Path(source).resolve()
     if path.is_dir():
         raise BackupRefused(f"{path} is a directory", hint=f"name a file in it: ls -l {path}")

@@ -335,7 +335,11 @@ class Service:
             await reading.job_now(self._engine, job_id)
         if after_seq is not None and after_seq > self._engine.subscriptions.seq:
             newest = self._engine.subscriptions.seq
-            raise InvalidParams(f"after: {after_seq} is beyond the newest change, {newest}", path="after")
+            raise InvalidParams(
+                f"after: {after_seq} is beyond the newest change, {newest}: a restore may have given it up",
+                hint=f"stoker watch --since {newest}",
+                path="after",
+            )
         if after_seq == 0:  # all that are left: they come after those that were removed
             after_seq = await self._engine.queries.run(changes.last_removed)
         elif after_seq is not None and not (job_id and await self._engine.queries.run(changes.begins, job_id)):

@@ -7,13 +7,15 @@ Invariants: the note and the ids are one transaction; the note stays until every
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from stoker.store.database import transaction
+from stoker.store.backup_files import BackupFile
+from stoker.store.database import UNREADABLE, open_immutable, transaction
 from stoker.store.high_water import Mark
 from stoker.store.outbox import FORGET_CHAIN
 from stoker.store.queues import SET_META, meta
@@ -27,6 +29,7 @@ SELECT id FROM jobs WHERE state IN ('waiting', 'queued') AND (? OR on_orphan <> 
 ORDER BY id LIMIT ?
 """
 OPEN_JOBS = "SELECT id, attempts FROM jobs WHERE finished_at IS NULL"
+EPOCH = "SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'epoch'"
 NUMBERS = """
 SELECT count(*) FILTER (WHERE state IN ('waiting', 'queued') AND on_orphan <> 'requeue'),
     count(*) FILTER (WHERE state IN ('waiting', 'queued') AND on_orphan = 'requeue'),
@@ -59,6 +62,21 @@ def numbers(connection: sqlite3.Connection) -> JobNumbers:
 def open_jobs(connection: sqlite3.Connection) -> list[tuple[int, int]]:
     """The jobs that have not ended, and the number of attempts of each."""
     return connection.execute(OPEN_JOBS).fetchall()
+
+
+def newest(backups: Sequence[BackupFile]) -> BackupFile:
+    """Of some backups, in the order of their names, the one with the newest state.
+
+    The clock that gave the names may have been wrong. Each start raises the epoch, also one after a restore, which goes
+    back to earlier changes; within an epoch the number of changes only grows. If the newest by name cannot be read, it
+    is the one: its damage must not make an older one look like the latest.
+    """
+    ranks: dict[BackupFile, tuple[int, int]] = {}
+    for backup in backups:
+        with suppress(*UNREADABLE), open_immutable(backup.path) as connection:
+            epoch = connection.execute(EPOCH).fetchone()
+            ranks[backup] = (0 if epoch is None else epoch[0], backup.last_seq)
+    return max(ranks, key=ranks.__getitem__) if backups[0] in ranks else backups[0]
 
 
 def given_out(connection: sqlite3.Connection) -> Mark:
