@@ -162,6 +162,7 @@ DAMAGED_ROWS = {
     "state.json": [
         ("UPDATE meta SET value = 'another' WHERE key IN ('instance', 'original')", "it is of instance another")
     ],
+    "journal": [("DELETE FROM outbox", "it lacks rows of its last change, but the journal goes on up to change")],
     "high-water mark": [
         ("UPDATE sqlite_sequence SET seq = 99999 WHERE name = 'jobs'", "the database has 99999"),
     ],

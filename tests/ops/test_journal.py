@@ -19,6 +19,8 @@ from msgspec.structs import replace
 from stoker.core.errors import BackupRefused, JournalBroken, StateRefused
 from stoker.ops import audit, restore
 from stoker.ops.rebuild import Until
+from stoker.store import changes
+from stoker.store.directory import StateDirectory
 from stoker.store.journal_files import (
     START,
     Line,
@@ -29,6 +31,8 @@ from stoker.store.journal_files import (
     read_line,
     sealed,
 )
+from stoker.store.open import doubt_journal, open_existing
+from stoker.store.restore import given_out
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import flow_end, sent_flow, step
@@ -147,8 +151,42 @@ def test_journal_when_a_restore_went_back_then_a_new_chain_begins(daemon: Daemon
     assert rebuilt == lost
     assert [event["reason"] for event in daemon.events("journal_begun")] == [
         "there was none",
-        "the database was restored",
+        "the database was restored, or kept no journal",
     ]
+
+
+def put_old_backup_in_place(root: Path) -> None:
+    """By hand, with a state.json that is as old."""
+    (backup,) = (root / "backups").glob("*.db")
+    for path in (*root.glob("stoker.db*"), root / "state.json"):
+        path.unlink(missing_ok=True)
+    shutil.copy(backup, root / "stoker.db")
+
+
+def test_start_when_the_database_is_behind_its_journal_then_it_is_refused(daemon: DaemonProcess) -> None:
+    ran = daemon.home / "ran"
+    with daemon.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        job = submit(client, shell(f"echo >> {ran}"))
+        assert daemon.cli("backup").returncode == 0
+        client.call("queue.resume", {"name": "default"})
+        end_of(client, job)
+    journaled(daemon)
+    daemon.stop()
+    put_old_backup_in_place(daemon.state_dir)
+
+    daemon.spawn()
+    refused, words = daemon.wait(), daemon.tail()
+    advised = daemon.cli("restore", "--from-journal", "--yes", "--state-dir", str(daemon.state_dir))
+    daemon.start()
+
+    assert refused == 78
+    assert "but the journal goes on up to change" in words
+    assert "stoker restore --from-journal" in words
+    assert advised.returncode == 0, advised.stderr
+    with daemon.client() as client:
+        assert end_of(client, job) == ("succeeded", "exit")
+    assert ran.read_text() == "\n"
 
 
 def test_journal_when_it_was_damaged_then_an_error_says_so_and_a_new_chain_begins(daemon: DaemonProcess) -> None:
@@ -321,6 +359,29 @@ def content(path: Path) -> list[Line]:
 
 
 # --- the audit ----------------------------------------------------------------------------------------------
+
+
+def test_start_when_a_restore_went_back_then_the_journal_that_it_left_may_be_ahead(past: Past, root: Path) -> None:
+    restore.carry_out(str(root), None, Until(seq=past.points[1][0]))
+
+    for _ in range(2):  # no daemon has begun a new chain yet
+        with open_existing(StateDirectory(root)) as connection:
+            doubt_journal(connection, root / "journal")
+            assert changes.last(connection)[0] == past.points[1][0]
+
+
+def test_restore_when_the_mark_is_lost_then_ids_begin_above_those_in_the_journal(
+    past: Past, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore, "MARGIN", 0)
+    for name in ("stoker.db", "high-water.json"):
+        (root / name).unlink()
+    shutil.rmtree(root / "logs")
+
+    restore.carry_out(str(root), "latest")
+
+    with closing(sqlite3.connect(root / "stoker.db")) as connection:
+        assert given_out(connection).jobs >= past.points[5][2] > jobs_in(root)
 
 
 def test_audit_when_the_journal_is_whole_then_its_lines_are_counted(past: Past, root: Path) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Rows = dict[str, set[tuple[Any, ...]]]
 # What a restore itself writes, and what the start after it begins anew.
-OF_A_RESTORE = {"journal", "restored", "epoch"}
+OF_A_RESTORE = {"journal", "restored", "epoch", "journal_left"}
 
 
 def rows(database: Path) -> Rows:

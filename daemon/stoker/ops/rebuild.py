@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from msgspec import Struct
 
 from stoker.core.clock import wall_ms
-from stoker.core.errors import BackupRefused
+from stoker.core.errors import BackupRefused, JournalBroken
 from stoker.core.units import instant
 from stoker.store import changes, outbox
 from stoker.store.high_water import Mark
@@ -177,6 +177,18 @@ def _commits(chain: JournalChain, remarks: list[str]) -> Iterator[list[Line]]:
             commit = []
     if commit:
         remarks.append(f"the last commit, up to change {commit[-1].seq}, is not complete and does not count")
+
+
+def given_out(journal: Path) -> Mark:
+    """The highest ids and epoch in a journal, as far as it can be read. Raises OSError."""
+    ids = _Ids()
+    with suppress(JournalBroken):
+        for chain in chains(journal):
+            with suppress(JournalBroken):
+                for line in read_chain(chain):
+                    if isinstance(line, Line):
+                        ids.see([line])
+    return ids.mark
 
 
 class _Ids:

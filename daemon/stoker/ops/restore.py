@@ -31,6 +31,7 @@ from stoker.store.backup_files import listed, read_checksum, time_name
 from stoker.store.database import APPLICATION_ID, HEADER, UNREADABLE, beside, open_immutable, open_unchanged
 from stoker.store.directory import Aside, StateDirectory, storage_error
 from stoker.store.high_water import HighWater, Mark
+from stoker.store.journal_chains import newest_chain
 from stoker.store.migrate import refuse_unknown, schema_of
 from stoker.store.restore import JobNumbers, Restored
 from stoker.store.soundness import find_damage
@@ -95,8 +96,9 @@ def carry_out(root: str, backup: str | None, until: Until | None = None) -> Rest
             with _failures(fresh):
                 candidate = _build(directory, source, until, fresh)
                 _refuse_foreign(source, candidate, present)
+                left = newest_chain(directory.journal)
                 above = _above(directory, present.given_out.joined(candidate.given_out))
-                restore.prepare(fresh, above, Restored(wall_ms(), str(source), candidate.last_seq))
+                restore.prepare(fresh, above, Restored(wall_ms(), str(source), candidate.last_seq), left)
                 sync(fresh)
                 old = _swap(directory, fresh, candidate, above)
         finally:
@@ -278,11 +280,15 @@ def _present(directory: StateDirectory) -> Present:
 
 
 def _above(directory: StateDirectory, known: Mark) -> Mark:
-    """What this state may have given out, from the mark, the databases and the traces of jobs and launchers."""
+    """What this state may have given out: by the mark, the databases, and the traces of jobs and launchers.
+
+    Only if the mark is lost the whole journal is read for it.
+    """
     mark = HighWater(directory.high_water).read()
     traces = Mark(_last_epoch(directory), _last_logged(directory.logs))
     seen = known.joined(traces)
     if mark == Mark():
+        seen = seen.joined(rebuild.given_out(directory.journal))
         return Mark(seen.epoch, *(last + MARGIN for last in (seen.jobs, seen.workflows, seen.checkpoints)))
     return mark.joined(seen)
 

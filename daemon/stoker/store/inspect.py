@@ -17,7 +17,7 @@ from stoker.core.job.model import Attempt, Job
 from stoker.store import jobs, snapshot
 from stoker.store.directory import StateDirectory
 from stoker.store.migrate import schema_of, shipped_migrations
-from stoker.store.open import open_existing
+from stoker.store.open import doubt_journal, open_existing
 from stoker.store.queues import meta
 
 
@@ -39,6 +39,7 @@ def inspecting(directory: StateDirectory) -> Iterator[InspectedState]:
     directory.check(reading=True)
     with directory.shared() as lock:
         with open_existing(directory) as connection:
+            doubt_journal(connection, directory.journal)
             state = _read(connection, lock)
         yield state
 

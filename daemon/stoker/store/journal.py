@@ -192,7 +192,7 @@ class Journal:
         at, header = end.position, end.header
         ahead = at.last > known.last or at.seq > known.seq
         reasons = {
-            NewChain("the database was restored"): known.chain is None,
+            NewChain("the database was restored, or kept no journal"): known.chain is None,
             NewChain("the database is another one"): known.chain != header.chain,
             NewChain(f"the database has a new schema, {self._schema}"): header.schema != self._schema,
             NewChain("the database was changed while no journal was kept"): not self._armed,

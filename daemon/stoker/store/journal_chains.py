@@ -7,6 +7,7 @@ when its hash, and with it everything before it in the chain, is right; nothing 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def chains(directory: Path) -> list[JournalChain]:
         grouped[-1][1].append(header)
     following = [headers[0].at for _, headers in grouped[1:]]
     return [JournalChain(paths, headers, next_at) for (paths, headers), next_at in zip_longest(grouped, following)]
+
+
+def newest_chain(directory: Path) -> str | None:
+    """The name of the newest chain whose first line can be read. Raises OSError."""
+    for path in reversed(whole_files(directory)):
+        with suppress(JournalBroken):
+            return read_header(path, next(lines(path), b""))[0].chain
+    return None
 
 
 def read_chain(chain: JournalChain) -> Iterator[Line | Torn]:

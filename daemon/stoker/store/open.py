@@ -1,7 +1,7 @@
 """Opening the state directory, in the one order that loses nothing.
 
-The order: lock, check the files, compare with `state.json`, open, migrate, begin a new epoch, read. A directory that is
-not ours, or has lost something, is refused and left as it is.
+The order: lock, check the files, compare with `state.json` and the journal, open, migrate, begin a new epoch, read. A
+directory that is not ours, or has lost something, is refused and left as it is.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 from msgspec import Struct
 
-from stoker.core.errors import DiskFull, StateRefused
+from stoker.core.errors import DiskFull, JournalBroken, StateRefused
+from stoker.core.units import instant
 from stoker.store import changes, instance, outbox, snapshot
 from stoker.store.database import (
     UNREADABLE,
@@ -30,7 +32,9 @@ from stoker.store.directory import Aside, StateDirectory, storage_error
 from stoker.store.high_water import HighWater, Mark
 from stoker.store.instance import Instance
 from stoker.store.journal import Journal
+from stoker.store.journal_files import find_end
 from stoker.store.migrate import migrate, refuse_unknown, schema_of
+from stoker.store.queues import meta
 from stoker.store.reader import Reader
 from stoker.store.reserve import Reserve
 from stoker.store.snapshot import Snapshot
@@ -62,6 +66,7 @@ async def open_state(
     if examine(directory.database, directory.aside):
         with open_unchanged(directory.database) as connection:
             doubt(connection, aside)
+            doubt_journal(connection, directory.journal)
     begin = partial(instance.begin, lock=lock, boot_id=boot_id, pid_namespace=pid_namespace)
     os.umask(0o077)
     directory.make_room()
@@ -171,8 +176,33 @@ def doubt(connection: sqlite3.Connection, aside: Aside | None) -> None:
         raise _replaced(f"it ends at change {last_seq}, but state.json says that it reached {aside.last_seq}")
 
 
-def _replaced(why: str) -> StateRefused:
-    return StateRefused(
-        f"the database lost commits, or is an old or another one: {why}",
-        hint="put the right database back; to accept the loss, move state.json away",
-    )
+def doubt_journal(connection: sqlite3.Connection, journal: Path) -> None:
+    """Raises StateRefused if the journal has commits that the database lacks: it is written after them.
+
+    A damaged journal shows nothing here; it is set aside when it is resumed. The journal is read first, as a daemon may
+    run.
+    """
+    try:
+        end = find_end(journal)
+    except (OSError, JournalBroken):
+        return
+    stored = meta(connection)
+    if end is None or end.header.instance not in instance.ids(connection):
+        return
+    if end.header.chain == stored.get(outbox.LEFT_CHAIN):
+        return
+    seq = changes.last(connection)[0]
+    of_this_chain = end.header.chain == stored.get(outbox.CHAIN)
+    lacks_rows = of_this_chain and outbox.entry_range(connection)[1] < end.position.last
+    if seq < end.position.seq or lacks_rows:
+        lack = "it lacks rows of its last change" if seq >= end.position.seq else f"it ends at change {seq}"
+        raise _replaced(
+            f"{lack}, but the journal goes on up to change {end.position.seq}, {instant(end.at)}",
+            hint=f"stoker restore --from-journal; to accept the loss: mv {journal} {journal}.old",
+        )
+
+
+def _replaced(
+    why: str, hint: str = "put the right database back; to accept the loss, move state.json away"
+) -> StateRefused:
+    return StateRefused(f"the database lost commits, or is an old or another one: {why}", hint=hint)

@@ -35,7 +35,9 @@ CREATE TRIGGER {name} AFTER {event} ON {table} BEGIN
     INSERT INTO outbox (place, {columns}) VALUES ('{table}', {key});
 END"""
 EXISTS = "SELECT 1 FROM sqlite_schema WHERE name = 'outbox'"
-CHAIN = "SELECT value FROM meta WHERE key = 'journal'"
+CHAIN = "journal"  # the key in meta of the chain of journal files that the database writes to
+LEFT_CHAIN = "journal_left"  # of the chain that a restore left: it may be ahead of the database
+READ_CHAIN = "SELECT value FROM meta WHERE key = 'journal'"
 FORGET_CHAIN = "DELETE FROM meta WHERE key = 'journal'"
 CLEAR = "DELETE FROM outbox"
 RANGE = "SELECT coalesce(min(id), 1), coalesce(max(id), 0) FROM outbox"
@@ -185,12 +187,12 @@ def exists(connection: sqlite3.Connection) -> bool:
 
 def chain(connection: sqlite3.Connection) -> str | None:
     """The chain of journal files that this database writes to."""
-    row = connection.execute(CHAIN).fetchone()
+    row = connection.execute(READ_CHAIN).fetchone()
     return None if row is None else row[0]
 
 
 def set_chain(connection: sqlite3.Connection, name: str) -> None:
-    connection.execute(SET_META, ("journal", name))
+    connection.execute(SET_META, (CHAIN, name))
 
 
 def entry_range(connection: sqlite3.Connection) -> tuple[int, int]:

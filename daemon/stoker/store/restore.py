@@ -17,7 +17,7 @@ from msgspec import Struct
 from stoker.store.backup_files import BackupFile
 from stoker.store.database import UNREADABLE, open_immutable, transaction
 from stoker.store.high_water import Mark
-from stoker.store.outbox import FORGET_CHAIN
+from stoker.store.outbox import FORGET_CHAIN, LEFT_CHAIN
 from stoker.store.queues import SET_META, meta
 
 NOTE = "restored"
@@ -85,8 +85,10 @@ def given_out(connection: sqlite3.Connection) -> Mark:
     return Mark(meta(connection).get("epoch", 0), *ids)
 
 
-def prepare(path: Path, above: Mark, note: Restored) -> None:
+def prepare(path: Path, above: Mark, note: Restored, left_chain: str | None) -> None:
     """Let the ids of this copy begin above a mark, and leave the note. Raises sqlite3.Error.
+
+    `left_chain`: the newest chain of the journal, which this state does not continue.
 
     It is closed as a single file: in WAL mode a crash would leave some of it in another one.
     """
@@ -100,6 +102,7 @@ def prepare(path: Path, above: Mark, note: Restored) -> None:
                 connection.execute(SET_SEQUENCE, (table, getattr(raised, table)))
             connection.execute(SET_META, ("epoch", raised.epoch))
             connection.execute(FORGET_CHAIN)  # the journal goes on from another state: the next start begins a new one
+            connection.execute(SET_META, (LEFT_CHAIN, left_chain or ""))
             connection.execute(SET_META, (NOTE, msgspec.json.encode(note).decode()))
 
 

@@ -16,7 +16,7 @@ from stoker.store import attempts, audit, changes, checkpoints, invariants, job_
 from stoker.store.high_water import HighWater, Mark
 from stoker.store.invariants import Invariant
 from stoker.store.migrate import refuse_unknown, shipped_migrations
-from stoker.store.open import doubt
+from stoker.store.open import doubt, doubt_journal
 from stoker.store.restore import given_out
 
 RESTORE = "stop stokerd, then: stoker restore --from-journal, or --from-backup latest"
@@ -52,6 +52,13 @@ def agrees_with_aside(examination: Examination) -> Found:
         doubt(examination.connection, examination.directory.read_aside())
     except StokerError as error:
         yield Symptom(error.message, error.hint)
+
+
+def agrees_with_journal(examination: Examination) -> Found:
+    try:
+        doubt_journal(examination.connection, examination.directory.journal)
+    except StokerError as error:
+        yield Symptom(error.message, f"stop stokerd, then: {error.hint}")
 
 
 def has_whole_pages(examination: Examination) -> Found:
@@ -137,6 +144,8 @@ CHECKS = (
     Check("database", "schema", "this program knows its schema", E, NEWER, has_known_schema, Needs.DATABASE),
     Check("database", "state.json",
           "it lost no commit, and is of this instance", E, RESTORE, agrees_with_aside, Needs.DATABASE),
+    Check("database", "journal", "it has every commit that the journal has", E, RESTORE, agrees_with_journal,
+          Needs.DATABASE),
     Check("database", "pages", "SQLite finds every page, index and value whole", E, RESTORE,
           has_whole_pages, Needs.DATABASE),
     Check("database", "references", "no row refers to a lost one", E, RESTORE,
