@@ -305,6 +305,7 @@ DELETE FROM sqlite_schema WHERE type = 'trigger' AND name LIKE 'outbox!_%' ESCAP
 PRAGMA writable_schema = RESET;
 DROP TABLE purging_jobs;
 DROP TABLE outbox;
+DROP TABLE schedules;
 DROP INDEX jobs_superseded;
 ALTER TABLE jobs DROP COLUMN superseded_by;
 ALTER TABLE queues DROP COLUMN min_running;
