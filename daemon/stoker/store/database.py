@@ -148,6 +148,17 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """Reads of one state of the database: its file is locked once for all of them, instead of for each."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:  # an error of the disk may have ended it
+            connection.execute("COMMIT")
+
+
 def json_array(values: Iterable[object]) -> str:
     """The parameter of a `json_each(?)`: as many values as are wanted in one statement."""
     return msgspec.json.encode(list(values)).decode()

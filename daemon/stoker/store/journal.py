@@ -22,7 +22,7 @@ from stoker.core.clock import wall_ms
 from stoker.core.errors import JournalBroken
 from stoker.store import changes, outbox
 from stoker.store.backup_files import time_name
-from stoker.store.database import reading
+from stoker.store.database import reading, snapshot
 from stoker.store.journal_files import ROTATED_BYTES, START, End, Header, Line, Position, Tail, find_end, whole_files
 
 PORTION = 512  # entries, and changes, in one line
@@ -118,8 +118,10 @@ class Journal:
 
     def _next(self, connection: sqlite3.Connection) -> Line | None:
         log = self._know_tables(connection)
-        images = outbox.images(connection, self._tables, self._read.last, PORTION)
-        rows = connection.execute(CHANGES.format(columns=", ".join(log.columns)), (self._read.seq, PORTION)).fetchall()
+        with snapshot(connection):
+            images = outbox.images(connection, self._tables, self._read.last, PORTION)
+            select = CHANGES.format(columns=", ".join(log.columns))
+            rows = connection.execute(select, (self._read.seq, PORTION)).fetchall()
         if rows:
             images.put[outbox.LOG] = [log.row(row) for row in rows]
         elif images.last == self._read.last and not self._unfinished:
