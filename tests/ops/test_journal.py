@@ -67,6 +67,7 @@ def busy_life(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         client.call("queue.set", {"name": "bulk", "max_running": 3})
         client.call("resource.set", {"name": "gpu", "capacity": 2})
+        client.call("schedule.add", {"name": "yearly", "timing": "@yearly", "job": shell("exit 0")})
         end_of(client, submit(client, shell("exit 0"), idempotency_key="ein Schlüssel"))
         end_of(client, submit(client, shell("exit 3"), max_attempts=3, base_delay_ms=1))
         first = submit(client, shell("sleep 0.2"), resources={"gpu": 1})
