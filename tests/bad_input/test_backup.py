@@ -25,6 +25,8 @@ COMMANDS = {
     "below a file": (["--to", "{home}/stoker.toml/mine.db"], 73, "Not a directory"),
     "not writable": (["--to", "/sys/mine.db"], 75, "only 0B are free"),
     "an empty path": (["--to", ""], 64, "empty path"),
+    "standard output": (["--to", "-"], 64, "not standard output"),
+    "a device": (["--to", "/dev/null"], 73, "exists already"),
     "a word too many": (["mine.db"], 64, "no command 'backup mine.db'"),
 }
 

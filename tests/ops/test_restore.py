@@ -90,6 +90,16 @@ def test_restore_when_jobs_ran_since_the_backup_then_no_unsafe_one_runs_again(
     assert event["held"] == UNSAFE + 1
 
 
+def test_restore_when_a_backup_is_named_as_it_is_listed_then_it_is_that_one(daemon: DaemonProcess) -> None:
+    first = backed_up(daemon)
+    with daemon.client() as client:
+        end_of(client, submit(client, shell("exit 0")))
+    backed_up(daemon)
+    daemon.stop()
+
+    assert restored(daemon, first.name)["backup"] == str(first)
+
+
 def renamed_to(backup: Path, time: str) -> Path:
     """As if the clock had been so when it was made."""
     named = backup.with_name(f"{time}-{backup.name.partition('-')[2]}")

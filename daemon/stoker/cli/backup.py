@@ -14,7 +14,7 @@ from stoker import paths
 from stoker.cli.kit import render, table
 from stoker.cli.kit.connection import PROBE, call, connect
 from stoker.cli.kit.parser import JSON, Command, Given, Option, path
-from stoker.core.errors import BackupFailed, DaemonUnreachable, NoAnswer
+from stoker.core.errors import BackupFailed, DaemonUnreachable, NoAnswer, UsageError
 from stoker.core.units import counted
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ SHOWN_S = 0.1
 
 def _absolute(text: str) -> str:
     """The daemon has another working directory."""
+    if text == "-":
+        raise UsageError("a backup is a file of its own, not standard output", hint="--to FILE")
     return os.path.abspath(path(text))
 
 

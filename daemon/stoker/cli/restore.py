@@ -30,7 +30,12 @@ def _end(text: str) -> dict[str, int]:
 
 @Command(
     options=(
-        Option("--from-backup", "latest|FILE", "the newest backup in the state directory, or this file", convert=path),
+        Option(
+            "--from-backup",
+            "latest|FILE",
+            "the newest backup, one that `stoker backup ls` names, or this file",
+            convert=path,
+        ),
         Option("--from-journal", None, "what the journal in the state directory has"),
         Option("--to", "TIME|SEQ", "up to a time or a change; behind a backup by the journal", convert=_end),
         STATE_DIR,

@@ -27,7 +27,7 @@ from stoker.files import NotRegular, make_regular, open_regular, sync
 from stoker.ops import rebuild
 from stoker.ops.rebuild import Rebuilt, Until
 from stoker.store import audit, changes, instance, restore
-from stoker.store.backup_files import listed, read_checksum, time_name
+from stoker.store.backup_files import NAME, listed, read_checksum, time_name
 from stoker.store.database import APPLICATION_ID, HEADER, UNREADABLE, beside, open_immutable, open_unchanged
 from stoker.store.directory import Aside, StateDirectory, storage_error
 from stoker.store.high_water import HighWater, Mark
@@ -170,7 +170,8 @@ def _find(directory: StateDirectory, source: str | None) -> Path:
         if not backups:
             raise BackupRefused(f"there is no backup in {directory.backups}", hint="name a file: --from-backup FILE")
         return restore.newest(backups).path
-    path = Path(source).resolve()
+    named = directory.backups / source  # as `stoker backup ls` shows it
+    path = named if NAME.fullmatch(source) and named.exists() else Path(source).resolve()
     if path.is_dir():
         raise BackupRefused(f"{path} is a directory", hint=f"name a file in it: ls -l {path}")
     present = [one for one in beside(path) if one.exists()]
