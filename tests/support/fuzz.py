@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NOT_ASKED = frozenset({"system.drain"})  # ends the daemon, as it should
+ALWAYS = {("schedule.add", "job")}  # a schedule has a job or a flow
 NAMES = [name for name in METHODS if name not in NOT_ASKED]
 READ_BYTES = 1 << 16
 JUNK: list[Any] = [
@@ -73,6 +74,10 @@ class Phrases:
             ("job.restart", "force"): lambda: dice.random() < 0.5,
             ("job.restart", "reassign"): lambda: dice.random() < 0.5,
             ("queue.set", "defaults"): lambda: {"max_attempts": 2},
+            ("schedule.add", "job"): lambda: {"command": "true"},
+            ("schedule.add", "flow"): lambda: None,
+            ("schedule.add", "replace"): lambda: True,
+            ("schedule.list", "after"): lambda: dice.choice(["", "a", "zz"]),
         }
         self._by_field: dict[str, Callable[[], Any]] = {
             "id": self._ident, "job": self._ident, "before": self._ident, "to": self._ident,
@@ -95,6 +100,10 @@ class Phrases:
             "max_attempts": lambda: dice.randint(1, 3), "base_delay_ms": lambda: 0, "after": lambda: dice.randrange(99),
             "priority": lambda: dice.randint(-9, 9), "ttl_ms": lambda: dice.choice([None, 60_000]),
             "limits": lambda: {"open_files": 99}, "capacity": lambda: dice.randint(0, 5), "stop": lambda: False,
+            "timing": lambda: dice.choice(["@daily", "every 1s", "30 2 * * 1-5", "0 0 31 2 *"]),
+            "zone": lambda: dice.choice(["UTC", "Europe/Berlin", "Nowhere"]),
+            "misfire": lambda: dice.choice(["skip", "latest", "all"]), "count": lambda: dice.randint(1, 100),
+            "overlap": lambda: dice.choice(["allow", "skip", "queue", "supersede"]),
             "strategy": lambda: dice.choice(["restart", "skip", "fail"]), "dry_run": lambda: dice.random() < 0.5,
         }  # fmt: skip
 
@@ -130,7 +139,7 @@ class Phrases:
         params = {
             field.encode_name: self._value(method, field.encode_name)
             for field in msgspec.structs.fields(METHODS[method].params)
-            if field.required or self._dice.random() < most
+            if field.required or (method, field.encode_name) in ALWAYS or self._dice.random() < most
         }
         if self._dice.random() < 0.1:
             params[f"unknown_{self._dice.randrange(99)}"] = self._dice.choice(JUNK)
