@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A state with ended, failed, waiting and running jobs, a workflow and checkpoints. Its daemon was killed."""
+    """A state with ended, failed, waiting and running jobs, a workflow and a schedule. Its daemon was killed."""
     gate = Gate(tmp_path_factory.mktemp("gate") / "gate")
     with DaemonProcess() as daemon:
         with daemon.client() as client:
@@ -31,6 +31,9 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             flow_end(client, sent_flow(client, {"a": step("exit 0"), "b": step("exit 0", "a")}))  # jobs 3 and 4
             client.call("resource.set", {"name": "gpu", "capacity": 1})
             client.call("queue.set", {"name": "bulk", "class": "low", "max_running": 2, "defaults": {"nice": 3}})
+            for name in ("kept", "gone"):
+                client.call("schedule.add", {"name": name, "timing": "@yearly", "job": shell("exit 0")})
+            client.call("schedule.remove", {"name": "gone"})
             needed = submit_running(client, gate.spec(), resources={"gpu": 1})  # job 5
             submit(client, shell("exit 0"), needs=[{"job": needed}])  # job 6
         daemon.kill9()

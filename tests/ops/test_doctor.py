@@ -133,6 +133,14 @@ DAMAGED_ROWS = {
         ("UPDATE idempotency SET key = 'l'", "idempotency key l names job 1, which was submitted with the key k"),
         ("UPDATE idempotency SET job_id = 99", "idempotency key k of user "),
     ],
+    "schedules": [
+        ("DELETE FROM schedules WHERE name = 'kept'", "there is no schedule kept, which its last change ("),
+        ("UPDATE schedules SET timing = '@hourly'", "schedule kept is not what its last change ("),
+        (
+            "UPDATE schedules SET name = 'gone'",
+            "schedule gone is there, but its last change (",
+        ),
+    ],
     "supersede keys": [
         (
             "UPDATE jobs SET supersede_key = 's', state = 'waiting', finished_at = NULL WHERE id IN (5, 6)",

@@ -31,6 +31,7 @@ class Invariant(StrEnum):
     KEYS = "keys"
     SUPERSEDED = "supersede keys"
     QUEUES = "queues"
+    SCHEDULES = "schedules"
 
 
 TWO_OPEN = Law(
@@ -200,6 +201,33 @@ SELECT name, capacity, seq, told FROM (
 """,
     "the capacity of resource {0} is {1}, its last change ({2}) says {3}",
 )
+# The newest change of each schedule that a person or the settings file made; `told` is NULL if that removed it.
+SCHEDULE_CHANGES = """
+SELECT subject, max(seq) AS seq, json_extract(payload, '$.schedule') AS told FROM changes
+WHERE kind = 'schedule' AND cause IN ('set', 'configured', 'paused', 'resumed', 'removed') GROUP BY subject
+"""
+SCHEDULE_LOST = Law(
+    f"""
+SELECT subject, seq FROM ({SCHEDULE_CHANGES}) WHERE told IS NOT NULL AND subject NOT IN (SELECT name FROM schedules)
+""",
+    "there is no schedule {0}, which its last change ({1}) knows of",
+)
+SCHEDULE_REMOVED = Law(
+    f"SELECT subject, seq FROM ({SCHEDULE_CHANGES}) WHERE told IS NULL AND subject IN (SELECT name FROM schedules)",
+    "schedule {0} is there, but its last change ({1}) removed it",
+)
+SCHEDULE_UNLIKE_CHANGE = Law(
+    f"""
+SELECT name, seq FROM ({SCHEDULE_CHANGES}) JOIN schedules ON name = subject
+WHERE told IS NOT NULL AND (
+    json_extract(told, '$.timing') IS NOT timing OR json_extract(told, '$.zone') IS NOT zone
+    OR json_extract(told, '$.misfire') IS NOT misfire OR json_extract(told, '$.overlap') IS NOT overlap
+    OR json_extract(told, '$.paused') IS NOT paused OR json_extract(told, '$.job') IS NOT job
+    OR json_extract(told, '$.flow') IS NOT flow
+)
+""",
+    "schedule {0} is not what its last change ({1}) says",
+)
 PURGED_WHILE_OPEN = Law(
     "SELECT id, state FROM jobs WHERE id IN (SELECT id FROM purging_jobs) AND finished_at IS NULL",
     "job {0} is being removed, but it is {1}",
@@ -220,6 +248,7 @@ RULES: dict[Invariant, tuple[Law, ...]] = {
     Invariant.KEYS: (KEY_OF_NO_JOB, KEY_UNLIKE_CHANGE),
     Invariant.SUPERSEDED: (TWO_OF_KEY, SUCCESSOR_LOST),
     Invariant.QUEUES: (QUEUE_LOST, QUEUE_UNLIKE_CHANGE, RESOURCE_LOST, RESOURCE_UNLIKE_CHANGE),
+    Invariant.SCHEDULES: (SCHEDULE_LOST, SCHEDULE_REMOVED, SCHEDULE_UNLIKE_CHANGE),
 }
 
 

@@ -175,6 +175,8 @@ CHECKS = (
           "stoker show ID; stoker cancel the older one"),
     _rule(Invariant.QUEUES, "queues and resources are what their changes say", E,
           "stoker queue ls; stoker queue set NAME; stoker resource set NAME N"),
+    _rule(Invariant.SCHEDULES, "schedules are what their changes say", E,
+          "stoker schedule show NAME; stoker schedule add --replace NAME"),
     Check("rows", "high-water mark", "no id is above the highest that a restore knows of", W,
           "restart stokerd: it raises the mark", has_ids_below_mark),
     Check("rows", "stale checkpoints", "running attempts still save checkpoints", W, "stoker worker ID",
