@@ -1,0 +1,140 @@
+"""Schedules under SIGKILL at the syscalls of a slot, and under a wall clock that jumps: no slot is submitted twice.
+
+Each run writes its slot down, so that a run without a row would be seen as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.core.errors import StokerError
+from tests.support import strace
+from tests.support.clocks import set_wall_clock, why_no_compiler
+from tests.support.daemon import DaemonDied, DaemonProcess
+from tests.support.facts import until
+from tests.support.strace import Attached, calls_of, draw, points
+from tests.support.work import alive, shell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import stoker
+
+MISSING = strace.why_not()
+OF_A_SLOT = ["fdatasync", "pwrite64", "write", "sendmsg", "sendto", "writev", "epoll_pwait"]
+KILLS = 8
+MINUTE_MS = 60_000
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def unstarted() -> Iterator[DaemonProcess]:
+    daemon = DaemonProcess()
+    yield daemon
+    daemon.end()
+
+
+def add(client: stoker.Client, log: Path) -> None:
+    job = shell(f'echo "$STOKER_SCHEDULED_FOR" >> {log}')
+    every = {"name": "s", "timing": "every 1s", "overlap": "allow", "misfire": "all", "catch_up_ms": 10 * MINUTE_MS}
+    client.call("schedule.add", {**every, "job": job})
+
+
+def until_dead(pid: int) -> None:
+    until(lambda: not alive(pid))
+
+
+def slots(client: stoker.Client) -> list[int]:
+    """The slots of all jobs, in the order in which these were submitted."""
+    found: list[int] = []
+    after = 0
+    while jobs := client.list(after=after, limit=1000)["jobs"]:
+        found += [job["scheduled_for"] or 0 for job in jobs]
+        after = jobs[-1]["id"]
+    return found
+
+
+def twice(found: list[int] | list[str]) -> list[object]:
+    return [slot for slot, count in Counter[object](found).items() if count > 1]
+
+
+@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+def test_slots_when_the_daemon_is_killed_at_any_syscall_of_one_then_each_has_one_job(
+    daemon: DaemonProcess, seed: int, tmp_path: Path
+) -> None:
+    log = tmp_path / "runs"
+    with daemon.client() as client:
+        add(client, log)
+        until(lambda: slots(client))
+        attached = Attached(daemon.pid, tmp_path / "trace")
+        first = len(slots(client))
+        until(lambda: len(slots(client)) > first + 2)
+        attached.detach()
+    every = points(tmp_path / "trace", "", OF_A_SLOT)
+    killed = 0
+    for number, point in enumerate(draw(every, KILLS, random.Random(seed))):
+        pid = daemon.pid
+        attached = Attached(pid, tmp_path / f"trace.{number}", f"trace={point.syscall}", point.kill())
+        with contextlib.suppress(StokerError):
+            until_dead(pid)
+        attached.detach()
+        killed += not alive(pid)
+        with contextlib.suppress(DaemonDied):
+            daemon.wait()
+        daemon.start()
+
+    with daemon.client() as client:
+        last = max(slots(client))
+        until(lambda: max(slots(client)) > last + 1_000)
+        client.call("schedule.pause", {"name": "s"})
+        found = slots(client)
+    assert killed > KILLS // 2
+    assert found == list(range(found[0], found[-1] + 1_000, 1_000))
+    assert twice(log.read_text().split()) == []
+    assert calls_of(tmp_path / "trace")
+
+
+@pytest.mark.skipif(bool(why_no_compiler()), reason=str(why_no_compiler()))
+def test_slots_when_the_wall_clock_is_set_ahead_and_back_then_none_is_run_twice(
+    unstarted: DaemonProcess, tmp_path: Path
+) -> None:
+    wall = set_wall_clock(unstarted)
+    with unstarted.start().client() as client:
+        add(client, tmp_path / "runs")
+        until(lambda: slots(client))
+        wall.jump(8)
+        ahead = max(slots(client)) + 8_000
+        until(lambda: max(slots(client)) > ahead)
+        before = len(slots(client))
+        highest = max(slots(client))
+        wall.jump(0)
+        until(lambda: max(slots(client)) > highest)
+        client.call("schedule.pause", {"name": "s"})
+        found = slots(client)
+
+    assert len(found) > before
+    assert twice(found) == []
+
+
+@pytest.mark.skipif(bool(why_no_compiler()), reason=str(why_no_compiler()))
+def test_slots_when_the_clock_was_a_year_ahead_then_they_go_on_at_once(
+    unstarted: DaemonProcess, tmp_path: Path
+) -> None:
+    wall = set_wall_clock(unstarted)
+    wall.jump(365 * 24 * 3_600)
+    with unstarted.start().client() as client:
+        add(client, tmp_path / "runs")
+        until(lambda: slots(client))
+        future = len(slots(client))
+        wall.jump(0)
+        until(lambda: slots(client)[-1] < slots(client)[0])
+
+        assert len(slots(client)) > future
+        assert twice(slots(client)) == []
