@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def rows(scale: Scale) -> Iterator[Row]:
     with daemon() as process, RawConnection(process.socket) as connection:
         connection.wait(connection.submit(scale.jobs, TRUE))
-        cpu = _idle_cpu_percent(process, scale.idle_s)
+        cpu = idle_cpu_percent(process, scale.idle_s)
         memory = pss_mib(process)
     yield Row("memory, idle (daemon + launcher, PSS)", [memory], 90, 60, "", unit=" MiB")
     yield Row("CPU, idle, of one core", [cpu], 0.5, 0.2, f"over {scale.idle_s:g} s", unit=" %")
@@ -38,7 +38,7 @@ def pss_mib(process: DaemonProcess) -> float:
     return total_kib / 1024
 
 
-def _idle_cpu_percent(process: DaemonProcess, seconds: float) -> float:
+def idle_cpu_percent(process: DaemonProcess, seconds: float) -> float:
     begin_ns, begin = _cpu_ns(process), time.perf_counter()
     time.sleep(seconds)
     return (_cpu_ns(process) - begin_ns) / 1e7 / (time.perf_counter() - begin)
