@@ -73,6 +73,7 @@ def test_job_when_its_slot_comes_then_it_is_submitted_for_that_time(client: stok
         assert f"soon {first['scheduled_for']}\n" in file.readlines()
     assert (view["schedule"], (view["scheduled_for"] or 1) % 1_000) == ("soon", 0)
     assert changes(client, first["job"])[0]["note"] == "schedule soon"
+    assert f"by schedule soon for {first['scheduled_for']}" in client.why(first["job"])["message"]
     client.call("schedule.remove", {"name": "soon"})
 
 

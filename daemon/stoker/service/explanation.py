@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from stoker.core.explain import Scene, explain
 from stoker.core.job.dependencies import UNMET, need_met
 from stoker.core.job.model import Attempt, Job, State
+from stoker.core.units import instant
 from stoker.process.identity import is_asleep
 from stoker.service.assembly import Engine
 from stoker.store import attempts, jobs
@@ -25,10 +26,16 @@ async def explanation_of(engine: Engine, job: Job) -> Explanation:
         "id": job.id,
         "state": job.state.value,
         "code": blocker.code,
-        "message": blocker.message,
+        "message": blocker.message + _origin(job),
         "hint": blocker.hint,
         "details": blocker.details,
     }
+
+
+def _origin(job: Job) -> str:
+    if job.spec.schedule is None or job.spec.scheduled_for is None:
+        return ""
+    return f"; submitted by schedule {job.spec.schedule} for {instant(job.spec.scheduled_for)}"
 
 
 async def _scene(engine: Engine, job: Job) -> Scene:
