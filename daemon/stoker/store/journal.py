@@ -28,6 +28,8 @@ from stoker.store.journal_files import ROTATED_BYTES, START, End, Header, Line, 
 PORTION = 512  # entries, and changes, in one line
 PORTIONS = 4  # in one call between two commits
 MOST_AHEAD = 4 * PORTION  # entries that are read and not yet durable
+LINE_BYTES = 1024 * 1024  # of rows, unless one row has more
+MOST_AHEAD_BYTES = 16 * LINE_BYTES  # of rows that are read and not yet written
 GATHER_S = 0.02  # commits of this time share one write and one sync: to sync after each would cost jobs a tenth
 FORGET_AFTER = 256  # entries: to delete a few at each commit would cost more
 MOST_FORGOTTEN = 1_024  # entries in one commit, whose answers wait for it
@@ -55,6 +57,14 @@ class NewChain(Struct, frozen=True):
     damaged: bool = False
 
 
+class Handed(Struct, frozen=True):
+    """A line for the thread of the journal, of one life of the files; `size`: about how many bytes its rows have."""
+
+    life: int
+    line: Line
+    size: int
+
+
 class Journal:
     """`armed`: whether every change since the last start was recorded in the outbox."""
 
@@ -68,9 +78,10 @@ class Journal:
         self._tail = Tail(directory, rotated_bytes)
         self._tables: dict[str, outbox.Table] = {}
         self._log: outbox.Table | None = None
-        self._lines: queue.SimpleQueue[tuple[int, Line] | None] = queue.SimpleQueue()
+        self._lines: queue.SimpleQueue[Handed | None] = queue.SimpleQueue()
         self._life = 0  # of the files: lines that were read for an earlier one are dropped
         self._read = Position()
+        self._read_bytes = self._written_bytes = 0  # each is changed by one thread
         self._forgotten = 0
         self._unfinished = False
         self.durable = Position()
@@ -89,22 +100,26 @@ class Journal:
             outbox.forget(connection, durable)
             self._forgotten = durable
 
-    def collect(self, connection: sqlite3.Connection) -> int:
+    def collect(self, connection: sqlite3.Connection, committed_bytes: int = 0) -> int:
         """Read what was committed, between two commits, and hand it to the thread; returns the number of lines.
 
-        While the files are behind a call reads one portion: commits go on meanwhile, and their answers wait for it.
+        `committed_bytes`: about the size of the last commit. Rows are measured only if they may be many or large. While
+        the files are behind a call reads one portion: commits go on meanwhile, and their answers wait for it.
         """
-        if not self.writing or self._read.last - self.durable.last > MOST_AHEAD:
-            self.behind = True
-            return 0
+        measured = self.behind or committed_bytes > LINE_BYTES
         portions = 1 if self.behind else PORTIONS
         for count in range(portions):
-            line = self._next(connection)
-            if line is None:
+            if not self.writing or self._is_far_ahead:
+                self.behind = True
+                return count
+            portion = self._next(connection, LINE_BYTES if measured else None)
+            if portion is None:
                 self.behind = False
                 return count
+            line, size = portion
             self._read, self._unfinished = line.position, line.more
-            self._lines.put((self._life, line))
+            self._read_bytes += size or committed_bytes
+            self._lines.put(Handed(self._life, line, size or committed_bytes))
             if not line.more:
                 self.behind = False
                 return count + 1
@@ -116,24 +131,37 @@ class Journal:
         """Whether rows are to be read, or many entries to be deleted."""
         return self.behind or self.durable.last - self._forgotten > MOST_FORGOTTEN
 
-    def _next(self, connection: sqlite3.Connection) -> Line | None:
+    @property
+    def _is_far_ahead(self) -> bool:
+        """Whether so much waits for the disk that no more is to be read."""
+        return self._read.last - self.durable.last > MOST_AHEAD or self.waiting_bytes > MOST_AHEAD_BYTES
+
+    @property
+    def waiting_bytes(self) -> int:
+        """About how many bytes of rows were read and are not written yet."""
+        return self._read_bytes - self._written_bytes
+
+    def _next(self, connection: sqlite3.Connection, most_bytes: int | None) -> tuple[Line, int] | None:
+        """The next line, and how many bytes its rows have; 0 if they were not measured."""
         log = self._know_tables(connection)
         with snapshot(connection):
-            images = outbox.images(connection, self._tables, self._read.last, PORTION)
+            images = outbox.images(connection, self._tables, self._read.last, PORTION, most_bytes)
             select = CHANGES.format(columns=", ".join(log.columns))
-            rows = connection.execute(select, (self._read.seq, PORTION)).fetchall()
+            rows, size = outbox.rows_within(connection.execute(select, (self._read.seq, PORTION)), most_bytes)
+        more = images.more or len(rows) == PORTION or (most_bytes is not None and size >= most_bytes)
         if rows:
             images.put[outbox.LOG] = [log.row(row) for row in rows]
         elif images.last == self._read.last and not self._unfinished:
             return None
-        return Line(
+        line = Line(
             last=images.last,
             seq=rows[-1][log.key_indexes[0]] if rows else self._read.seq,
             at=wall_ms(),
-            more=images.last - self._read.last >= PORTION or len(rows) == PORTION,
+            more=more,
             put=images.put,
             gone=images.gone,
         )
+        return line, images.size + size
 
     def _know_tables(self, connection: sqlite3.Connection) -> outbox.Table:
         if self._log is None:
@@ -148,12 +176,14 @@ class Journal:
         ends = False
         while not ends and (first := self._lines.get()) is not None:
             ends = self._closing.wait(GATHER_S)
-            lines = [line for life, line in (first, *self._waiting()) if life == self._life]
+            handed = [first, *self._waiting()]
+            lines = [one.line for one in handed if one.life == self._life]
             if lines and self.writing:
                 self._append(lines)
+            self._written_bytes += sum(one.size for one in handed)
         self._tail.close()
 
-    def _waiting(self) -> Iterator[tuple[int, Line]]:
+    def _waiting(self) -> Iterator[Handed]:
         while not self._lines.empty() and (further := self._lines.get()) is not None:
             yield further
 

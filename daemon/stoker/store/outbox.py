@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -45,8 +45,13 @@ FORGET = "DELETE FROM outbox WHERE id <= ? AND id < (SELECT max(id) FROM outbox)
 PLACES = """
 SELECT place, max(id), count(*) FROM (SELECT id, place FROM outbox WHERE id > ? ORDER BY id LIMIT ?) GROUP BY place
 """
+PLACES_UP_TO = "SELECT place, max(id), count(*) FROM outbox WHERE id > ? AND id <= ? GROUP BY place"
 IMAGES = """
 SELECT {columns} FROM outbox JOIN {table} AS t ON {matches}
+WHERE outbox.id > ? AND outbox.id <= ? AND outbox.place = '{table}'
+"""
+SIZES = """
+SELECT outbox.id, {sizes} FROM outbox JOIN {table} AS t ON {matches}
 WHERE outbox.id > ? AND outbox.id <= ? AND outbox.place = '{table}'
 """
 GONE = """
@@ -94,6 +99,12 @@ class Table(Struct, frozen=True, dict=True):
         return GONE.format(columns=self._entry_columns, table=self.name, matches=self._matches)
 
     @cached_property
+    def sizes(self) -> str:
+        """SQL for the numbers of the entries in a range, and about how many bytes the row of each has."""
+        sizes = " + ".join(f"ifnull(length(t.{column}), 0)" for column in self.columns)
+        return SIZES.format(sizes=sizes, table=self.name, matches=self._matches)
+
+    @cached_property
     def rows(self) -> str:
         """SQL for all rows."""
         return ROWS.format(columns=self._all_columns, table=self.name)
@@ -128,9 +139,14 @@ def _marked(value: Any) -> Any:
 
 
 class Images(Struct, frozen=True):
-    """The rows of some entries, as they are now: those that exist, and the keys of those that do not, by table."""
+    """The rows of some entries, as they are now: those that exist, and the keys of those that do not, by table.
+
+    `more`: further entries may follow. `size`: about how many bytes the rows have, if that was measured.
+    """
 
     last: int
+    more: bool
+    size: int
     put: dict[str, list[Struct]]
     gone: dict[str, list[list[Any]]]
 
@@ -206,10 +222,19 @@ def forget(connection: sqlite3.Connection, up_to: int) -> None:
     connection.execute(FORGET, (up_to,))
 
 
-def images(connection: sqlite3.Connection, of: dict[str, Table], after: int, limit: int) -> Images:
-    """The rows of up to `limit` entries behind `after`."""
+def images(
+    connection: sqlite3.Connection, of: dict[str, Table], after: int, limit: int, most_bytes: int | None = None
+) -> Images:
+    """The rows of up to `limit` entries behind `after`, and of no more bytes, unless the first one has more."""
     places = connection.execute(PLACES, (after, limit)).fetchall()
     last = max((newest for _, newest, _ in places), default=after)
+    more, size = sum(entries for _, _, entries in places) == limit, 0
+    if most_bytes is not None:
+        sizes = sorted(row for place, _, _ in places for row in connection.execute(of[place].sizes, (after, last)))
+        fitting, size = _last_within(sizes, most_bytes, last)
+        if fitting < last:
+            more, last = True, fitting
+            places = connection.execute(PLACES_UP_TO, (after, last)).fetchall()
     put: dict[str, list[Struct]] = {}
     gone: dict[str, list[list[Any]]] = {}
     for place, _, entries in places:
@@ -219,7 +244,34 @@ def images(connection: sqlite3.Connection, of: dict[str, Table], after: int, lim
             gone[place] = [list(key) for key in keys]
         if rows:
             put[place] = [table.row(row) for row in rows]
-    return Images(last, put, gone)
+    return Images(last, more, size, put, gone)
+
+
+def _last_within(sizes: list[tuple[int, int]], most_bytes: int, last: int) -> tuple[int, int]:
+    """The last entry before the bytes are too many, and the bytes; the first entry counts in any case."""
+    total = 0
+    for entry, size in sizes:
+        if total and total + size > most_bytes:
+            return entry - 1, total
+        total += ROW_BYTES + size
+    return last, total
+
+
+def rows_within(rows: Iterable[tuple[Any, ...]], most_bytes: int | None) -> tuple[list[tuple[Any, ...]], int]:
+    """Rows until they have so many bytes, and the bytes; all of them, not measured, if any number will do."""
+    if most_bytes is None:
+        return list(rows), 0
+    within, size = list[tuple[Any, ...]](), 0
+    for values in rows:
+        within.append(values)
+        size += _row_bytes(values)
+        if size >= most_bytes:
+            break
+    return within, size
+
+
+def _row_bytes(values: tuple[Any, ...]) -> int:
+    return ROW_BYTES + sum(len(value) for value in values if isinstance(value, (str, bytes)))
 
 
 def all_rows(connection: sqlite3.Connection, table: Table) -> Iterator[list[Struct]]:
@@ -227,7 +279,7 @@ def all_rows(connection: sqlite3.Connection, table: Table) -> Iterator[list[Stru
     rows, size = list[Struct](), 0
     for values in connection.execute(table.rows):
         rows.append(table.row(values))
-        size += ROW_BYTES + sum(len(value) for value in values if isinstance(value, (str, bytes)))
+        size += _row_bytes(values)
         if size >= PORTION_BYTES:
             yield rows
             rows, size = [], 0

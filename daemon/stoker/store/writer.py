@@ -234,15 +234,15 @@ class Writer:
     def _cover_and_store(self, connection: sqlite3.Connection, batch: Batch, needed: Collection[int]) -> Stored:
         self._high_water.cover(given_out(batch))
         stored = store(connection, batch, self._head, needed, self._journal)
-        self._collect(connection)
+        self._collect(connection, stored.pages * PAGE_BYTES)
         return stored
 
-    def _collect(self, connection: sqlite3.Connection) -> int:
+    def _collect(self, connection: sqlite3.Connection, committed_bytes: int = 0) -> int:
         """Hand what was committed to the journal. If it cannot be read now, it still stands in the outbox."""
         if self._journal is None:
             return 0
         try:
-            return self._journal.collect(connection)
+            return self._journal.collect(connection, committed_bytes)
         except sqlite3.Error:
             self._journal.behind = True
             return 0

@@ -1,0 +1,80 @@
+"""The journal beside a writer: how much of it is read ahead, and in lines of which size, after its disk was away."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.store import journal as module
+from stoker.store import outbox
+from stoker.store.database import transaction
+from stoker.store.journal import Journal, new_chain, read_outbox
+from stoker.store.journal_files import files, lines
+from stoker.store.migrate import migrate
+from stoker.store.queues import SET_META
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LARGE = 700_000
+ROWS = 40
+
+
+class Life:
+    """A database, its journal, and commits of one large row each."""
+
+    def __init__(self, root: Path, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        connection.executescript("PRAGMA journal_mode = WAL")
+        schema = migrate(connection, root / "backups")
+        self.journal = Journal(root / "journal", "instance", schema, armed=outbox.arm(connection))
+        chain = new_chain()
+        outbox.set_chain(connection, chain)
+        self.journal.begin_chain(chain, root / "stoker.db")
+        self.journal.collect(connection)
+
+    def commit(self, number: int) -> None:
+        with transaction(self.connection):
+            self.connection.execute(SET_META, (f"key {number}", "x" * LARGE))
+        self.journal.collect(self.connection, LARGE)
+
+    def write(self) -> None:
+        """What its thread does until it has nothing to do."""
+        self.journal.close()
+        self.journal.append_all()
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Iterator[Life]:
+    with closing(sqlite3.connect(tmp_path / "stoker.db", isolation_level=None)) as connection:
+        yield Life(tmp_path, connection)
+
+
+def test_journal_when_its_disk_was_away_then_it_catches_up_in_short_lines(life: Life, tmp_path: Path) -> None:
+    life.journal.writing = False
+    for number in range(ROWS):
+        life.commit(number)
+    needed = life.journal.resume(read_outbox(life.connection))
+
+    while life.journal.behind:
+        life.journal.resume(read_outbox(life.connection))
+        life.journal.collect(life.connection)
+        life.write()
+
+    texts = [text for path in files(tmp_path / "journal") for text in lines(path)]
+    assert needed is None
+    assert sum(text.count(b"x" * LARGE) for text in texts) == ROWS
+    assert max(map(len, texts)) < 2 * module.LINE_BYTES
+
+
+def test_journal_when_its_disk_is_slow_then_few_bytes_are_read_ahead(life: Life) -> None:
+    """Nothing is written: every line that was read waits."""
+    for number in range(ROWS):
+        life.commit(number)
+
+    assert life.journal.behind
+    assert life.journal.waiting_bytes <= module.MOST_AHEAD_BYTES + 2 * module.LINE_BYTES
