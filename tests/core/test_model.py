@@ -80,3 +80,11 @@ def test_run_id_when_parsed_then_it_is_written_again_and_anything_else_is_refuse
     for text in ("", "42", "42.1", "42.one.ff", "4.2.1.ff"):
         with pytest.raises(ValueError, match=r"unpack|invalid literal"):
             RunId.parse(text)
+
+
+def test_supersedes_when_jobs_have_the_same_owner_and_key_then_it_is_the_same() -> None:
+    asked = spec(supersede_key="site")
+
+    assert job(asked=asked).supersedes == job(id=8, asked=asked).supersedes
+    assert job(asked=asked).supersedes != job(asked=asked, owner_uid=1).supersedes
+    assert job().supersedes is None
