@@ -5,6 +5,7 @@ A row that is missing or differs in any table fails these tests. A refusal must 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sqlite3
@@ -22,6 +23,7 @@ from stoker.ops.rebuild import Until
 from stoker.store import changes
 from stoker.store.directory import StateDirectory
 from stoker.store.journal_files import (
+    HASH,
     START,
     Line,
     files,
@@ -531,6 +533,46 @@ def test_journal_when_it_cannot_be_used_then_it_is_refused_and_nothing_changes(r
     for act in (restore.preview, restore.carry_out):
         with pytest.raises((BackupRefused, JournalBroken, StateRefused), match=message):
             act(str(root), None, end)
+
+    assert every_byte(root) == before
+
+
+def with_line(journal: Path, body: bytes) -> None:
+    """One more line, with a right hash."""
+    (path,) = files(journal)
+    digest = bytes.fromhex(path.read_bytes().splitlines()[-1].decode()[-66:-2])
+    digest = hashlib.sha256(digest + body).digest()
+    with path.open("ab") as file:
+        file.write(body[:-1] + HASH + digest.hex().encode() + b'"}\n')
+
+
+HOSTILE_ROWS = {
+    "a row that is no object": b'{"put":{"jobs":[1]}}',
+    "a row without its key": b'{"put":{"jobs":[{"state":"queued"}]}}',
+    "a key that is a list": b'{"put":{"jobs":[{"id":[1]}]}}',
+    "a key that is too large": b'{"put":{"jobs":[{"id":9223372036854775808}]}}',
+    "an id that is a text": b'{"put":{"jobs":[{"id":"1"}]}}',
+    "a value that is a list": b'{"put":{"meta":[{"key":"k","value":[1]}]}}',
+    "bytes that are no base64": b'{"put":{"meta":[{"key":"k","value":{"base64":"a"}}]}}',
+    "another object": b'{"put":{"meta":[{"key":"k","value":{}}]}}',
+    "an unknown table": b'{"put":{"../jobs":[{"id":1}]}}',
+    "too few columns of a key": b'{"gone":{"jobs":[[]]}}',
+    "a gone key that is a number": b'{"gone":{"jobs":[1]}}',
+    "a lone surrogate": b'{"put":{"meta":[{"key":"\\ud800","value":1}]}}',
+    "deep JSON": b'{"put":{"meta":' + b"[" * 200_000 + b"]" * 200_000 + b"}}",
+    "a state without identity": b'{"gone":{"meta":[["instance"]]}}',
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_ROWS)
+def test_journal_when_a_worker_forged_a_line_then_it_is_refused(past: Past, root: Path, kind: str) -> None:
+    place = f'"last":1000000,"seq":{past.points[5][0]},"at":{now_ms()},'.encode()
+    with_line(root / "journal", b"{" + place + HOSTILE_ROWS[kind][1:])
+    before = every_byte(root)
+
+    for act in (restore.preview, restore.carry_out):
+        with pytest.raises((JournalBroken, BackupRefused)):
+            act(str(root), None)
 
     assert every_byte(root) == before
 

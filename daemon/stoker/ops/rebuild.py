@@ -201,11 +201,15 @@ class _Ids:
         self._epoch = 0
 
     def see(self, commit: list[Line]) -> None:
-        for line in commit:
-            for table in self.TABLES:
-                self._last[table] = max([self._last[table], *(row["id"] for row in line.put.get(table, ()))])
-            epochs = [row["value"] for row in line.put.get("meta", ()) if row["key"] == "epoch"]
-            self._epoch = max([self._epoch, *epochs])
+        """Raises JournalBroken."""
+        try:
+            for line in commit:
+                for table in self.TABLES:
+                    self._last[table] = max([self._last[table], *(row["id"] for row in line.put.get(table, ()))])
+                epochs = [row["value"] for row in line.put.get("meta", ()) if row["key"] == "epoch"]
+                self._epoch = max([self._epoch, *epochs])
+        except (KeyError, TypeError) as error:
+            raise JournalBroken(f"a line of the journal has a row without a number: {error}") from error
 
     @property
     def mark(self) -> Mark:

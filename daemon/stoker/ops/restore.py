@@ -134,13 +134,17 @@ def _build(directory: StateDirectory, source: Path, until: Until | None, fresh: 
 
 
 def _rebuilt(fresh: Path, source: Path, rebuilt: Rebuilt) -> Candidate:
+    def refused(why: object) -> JournalBroken:
+        return JournalBroken(f"what {source} gives is not sound: {why}", hint="stoker restore --from-backup latest")
+
     with open_immutable(fresh) as connection:
-        damage = find_damage(connection) or audit.verify(connection).broken
-        if damage is not None:
-            raise JournalBroken(
-                f"what {source} gives is not sound: {damage}", hint="stoker restore --from-backup latest"
-            )
-        candidate = _candidate(connection)
+        try:
+            damage = find_damage(connection) or audit.verify(connection).broken
+            if damage is not None:
+                raise refused(damage)
+            candidate = _candidate(connection)
+        except (msgspec.MsgspecError, KeyError) as error:
+            raise refused(error) from error
     return replace(candidate, given_out=candidate.given_out.joined(rebuilt.given_out), remarks=rebuilt.remarks)
 
 

@@ -39,6 +39,12 @@ BLOBS = "SELECT name FROM pragma_table_info(?) WHERE type = 'BLOB'"
 # Retention removed these changes: a journal has no entries for them, as they only go from the front.
 DELETE_REMOVED = "DELETE FROM changes WHERE seq <= (SELECT value FROM meta WHERE key = 'changes_purged')"
 
+# Of values that a column cannot take. Other errors of SQLite are those of a disk.
+NOT_STORABLE = (
+    *(LookupError, TypeError, ValueError, OverflowError),
+    *(sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError),
+)
+
 Row = dict[str, Any]
 
 
@@ -154,7 +160,7 @@ def _known_rows() -> Iterator[None]:
     """Raises JournalBroken for what rows of the schema cannot be."""
     try:
         yield
-    except (LookupError, TypeError, ValueError) as error:
+    except NOT_STORABLE as error:
         raise JournalBroken(f"a line of the journal has rows that this schema does not know: {error}") from error
 
 
