@@ -373,6 +373,12 @@ def test_start_when_a_restore_went_back_then_the_journal_that_it_left_may_be_ahe
             assert changes.last(connection)[0] == past.points[1][0]
 
 
+def test_restore_when_it_rebuilds_the_database_then_no_other_user_may_read_it(root: Path) -> None:
+    restore.carry_out(str(root), None)
+
+    assert (root / "stoker.db").stat().st_mode & 0o777 == 0o600
+
+
 def test_restore_when_the_mark_is_lost_then_ids_begin_above_those_in_the_journal(
     past: Past, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

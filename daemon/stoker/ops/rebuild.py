@@ -6,6 +6,7 @@ the journal lacks for that is an error that says what is there.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -16,6 +17,7 @@ from msgspec import Struct
 from stoker.core.clock import wall_ms
 from stoker.core.errors import BackupRefused, JournalBroken
 from stoker.core.units import instant
+from stoker.files import make_regular
 from stoker.store import changes, outbox
 from stoker.store.high_water import Mark
 from stoker.store.journal_chains import JournalChain, Torn, chains, read_chain
@@ -53,6 +55,7 @@ def from_journal(journal: Path, fresh: Path, until: Until) -> Rebuilt:
     if not every:
         raise BackupRefused(f"there is no journal in {journal}", hint="stoker restore --from-backup latest")
     chain = _chain_for(every, until)
+    os.close(make_regular(str(fresh)))  # SQLite would make it readable by others
     with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
         use_without_care(connection)
         apply_all(connection, chain.header.schema)
