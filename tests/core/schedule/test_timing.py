@@ -76,6 +76,12 @@ def test_slots_when_the_clocks_change_then_they_are_those_of_the_table(
     ]
 
 
+def test_slot_when_an_hour_is_in_its_second_pass_then_it_is_of_the_next_day() -> None:
+    second_pass = at(f"{AUTUMN}T01:15")  # 02:15 in Berlin, for the second time
+
+    assert next_slot("30 2 * * *", "Europe/Berlin", second_pass) == at("2026-10-26T01:30")
+
+
 EXPRESSIONS = (
     "30 2 * * *", "0 0 * * 0", "0 4 1 * *", "*/20 1-4 * * *", "15 1,2,3 * * 1-5", "0 3 L * *", "0 2 * * 1#2",
     "59 1 29 2 *", "17 * * * *", "25 6 * * *", "47 6 * * 7", "52 6 1 * *", "5-55/10 3 * * *",
