@@ -12,7 +12,7 @@ from stoker.core import units
 from stoker.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,17 @@ def test_size_when_it_is_none_then_the_hint_names_the_fix(text: str, hint: str) 
         values.size(text)
 
     assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("convert", "text", "name"),
+    [(values.amount, "gpu=x", "gpu"), (values.amount, "gpu=", "gpu"), (values.limit, "processes=x", "processes")],
+)
+def test_pair_when_its_value_is_no_number_then_the_error_has_its_name(
+    convert: Callable[[str], object], text: str, name: str
+) -> None:
+    with pytest.raises(UsageError, match=f"^{name}: '.?' is not a whole number$"):
+        convert(text)
 
 
 def test_moment_when_it_is_relative_then_it_counts_from_now() -> None:

@@ -202,13 +202,10 @@ def resource_ls(given: Given) -> None:
 
 
 def _capacity(given: Given) -> tuple[str, int]:
-    if len(given["words"]) == 1:
-        word = given["words"][0]
-        if "=" not in word:
-            raise UsageError(f"{word}: the capacity is missing", hint=f"stoker resource set {word}=1")
-        return values.amount(word)
-    name, count = given["words"]
-    return name, values.integer(count)
+    text = "=".join(given["words"])
+    if "=" not in text:
+        raise UsageError(f"{text}: the capacity is missing", hint=f"stoker resource set {text}=1")
+    return values.amount(text)
 
 
 @Command(

@@ -186,10 +186,10 @@ def pair(text: str) -> tuple[str, str]:
 
 def amount(text: str) -> tuple[str, int]:
     """`NAME=N`; a bare NAME takes one."""
-    name, _, count = text.partition("=")
+    name, equals, count = text.partition("=")
     if not name:
         raise UsageError(f"{text!r} is not NAME=N")
-    return name, integer(count) if count else 1
+    return name, _converted(name, integer, count) if equals else 1
 
 
 def limit(text: str) -> tuple[str, int]:
@@ -197,8 +197,8 @@ def limit(text: str) -> tuple[str, int]:
     name, value = pair(text)
     name = _limit_name(name)
     if name == "cpu":
-        return LIMITS[name], -(-duration(value) // 1_000)
-    return LIMITS[name], size(value) if name in ("memory", "file-size") else integer(value)
+        return LIMITS[name], -(-_converted(name, duration, value) // 1_000)
+    return LIMITS[name], _converted(name, size if name in ("memory", "file-size") else integer, value)
 
 
 def limit_or_none(text: str) -> tuple[str, int | None]:
@@ -220,6 +220,14 @@ def need(text: str) -> dict[str, object]:
     if end not in ("", "ok", "failed", "any"):
         raise UsageError(f"{text!r}: {end!r} is not one of ok, failed, any")
     return {"job": job_id(job), "on": end or "ok"}
+
+
+def _converted(name: str, convert: Callable[[str], int], text: str) -> int:
+    """The value of a `NAME=VALUE`. Raises UsageError with the name."""
+    try:
+        return convert(text)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error.message}", hint=error.hint) from None
 
 
 def exit_codes(text: str) -> list[int]:
