@@ -277,6 +277,19 @@ def test_batch_when_lines_are_bad_then_each_is_numbered_and_the_others_are_store
     assert "line 5: command: expected" in ended.err
 
 
+def test_batch_when_many_lines_are_bad_then_a_few_and_their_number_are_shown(desk: Desk, tmp_path: Path) -> None:
+    file = batch_file(tmp_path, *["[1]"] * 600, {"command": "true"})
+
+    prose = desk.stoker("submit", "--batch", file)
+    as_json = desk.stoker("submit", "--batch", file, "--json")
+
+    lines = prose.err.splitlines()
+    assert (prose.status, prose.out, len(lines)) == (65, "1\n", 12)
+    assert [line for line in lines if line.startswith("hint: ")] == [lines[1]]
+    assert lines[-1] == "stoker: 590 more lines refused, 600 in all; --json shows every error"
+    assert as_json.err.count('"error"') == 600
+
+
 def test_batch_when_atomic_and_one_line_is_bad_then_nothing_is_stored(desk: Desk, tmp_path: Path) -> None:
     file = batch_file(tmp_path, {"command": "true"}, "nope")
 

@@ -21,6 +21,7 @@ from stoker.cli.kit.parser import Given
 from stoker.cli.kit.spec import SENT_BYTES, complete, overdue, sent_size
 from stoker.cli.submit_once import SubmitAttempts, new_key, room_wait
 from stoker.core.errors import FrameTooLarge, InvalidParams, QueueFull, StokerError, UsageError
+from stoker.core.units import counted
 from stoker.rpc.client import BATCH_JOBS, Client
 from stoker.rpc.conversation import error_of
 from stoker.rpc.wire import parse_strict
@@ -28,6 +29,7 @@ from stoker.rpc.wire import parse_strict
 Line = tuple[int, bytes]
 
 READ_BYTES = 256 * 1024
+SHOWN_REFUSALS = 10
 LINE_BYTES = 4 * 1024 * 1024  # a job of SENT_BYTES, with its text written as \uXXXX
 
 
@@ -83,6 +85,7 @@ class SubmitBatch:
         self._answered = False
         self._stored = 0
         self._refused = 0
+        self._hints: set[str | None] = set()
         self._statuses: set[int] = set()
 
     def take(self, lines: list[Line]) -> None:
@@ -106,6 +109,9 @@ class SubmitBatch:
         else:
             self._send()
         render.progress("")
+        if self._refused > SHOWN_REFUSALS and not self._as_json:
+            more = counted(self._refused - SHOWN_REFUSALS, "more line")
+            render.note(f"{more} refused, {self._refused} in all; --json shows every error")
         if not self._statuses:
             if not self._stored:
                 render.note("the batch is empty: no job was stored")
@@ -189,11 +195,17 @@ class SubmitBatch:
             render.line(render.json_text(answer) if self._as_json else answer["id"])
 
     def _refuse(self, number: int, error: StokerError) -> None:
+        self._refused += 1
+        self._statuses.add(error.exit_status)
+        if not self._as_json:
+            if self._refused > SHOWN_REFUSALS:
+                return
+            if error.hint in self._hints:
+                error.hint = None
+            self._hints.add(error.hint)
         render.progress("")
         error.details["line"] = number
         render.error(error, where=f"line {number}: ")
-        self._refused += 1
-        self._statuses.add(error.exit_status)
 
 
 def _name_line(error: StokerError, sent: list[tuple[int, Any]]) -> None:
