@@ -12,6 +12,8 @@ import pytest
 from tests.support.facts import DEADLINE_S, line_with
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.support.daemon import DaemonProcess
 
 
@@ -34,6 +36,36 @@ def test_run_when_a_job_ends_in_any_way_then_log_and_code_are_passed_on(
     assert (done.returncode, done.stdout) == (status, out)
     assert expected in done.stderr
     assert bool(expected) == bool(done.stderr)
+
+
+@pytest.mark.parametrize(("options", "noted"), [([], True), (["--stdin", "-"], False)])
+def test_run_when_stdin_has_data_then_it_says_that_the_job_did_not_get_it(
+    shared: DaemonProcess, tmp_path: Path, options: list[str], *, noted: bool
+) -> None:
+    command = [str(shared.programs / "stoker"), "--socket", str(shared.socket), "run", *options, "--", "cat"]
+    (tmp_path / "data").write_text("data\n")
+    ended = []
+    with (tmp_path / "data").open() as file:
+        ended.append(
+            subprocess.run(command, env=shared.environ, stdin=file, capture_output=True, text=True, check=True)
+        )
+    ended.append(
+        subprocess.run(command, env=shared.environ, input="data\n", capture_output=True, text=True, check=True)
+    )
+
+    assert ["did not get the data on stdin" in one.stderr for one in ended] == [noted] * 2
+    assert [one.stdout for one in ended] == ["" if noted else "data\n"] * 2
+
+
+def test_run_when_a_loop_has_read_a_part_of_stdin_then_it_says_nothing(shared: DaemonProcess, tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("one\ntwo\n")
+    stoker = f"{shared.programs / 'stoker'} --socket {shared.socket}"
+    loop = f'while read -r word; do {stoker} run -- echo "$word"; done < list'
+    ended = subprocess.run(
+        ["bash", "-c", loop], env=shared.environ, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+
+    assert (ended.stdout, ended.stderr) == ("one\ntwo\n", "")
 
 
 def newest(shared: DaemonProcess) -> str:

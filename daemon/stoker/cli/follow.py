@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import sys
 import time
 from _thread import start_new_thread
@@ -104,8 +105,24 @@ def follow_run(given: Given, job: int, interrupt: RunInterrupt) -> int:
             job_end = patiently(given, reader.to_the_end, answered=True)
     except BrokenPipeError:
         interrupt.reader_gone()
+    if given["stdin"] is None and _stdin_is_unread():
+        render.note("the job did not get the data on stdin")
+        render.hint("stoker run --stdin - passes text to the job, at most 64 KiB; < /dev/null if it needs none")
     status = _report(job_end)
     return INTERRUPTED if interrupt.cancelled and job_end["state"] == "cancelled" else status
+
+
+def _stdin_is_unread() -> bool:
+    """Whether stdin is a pipe with data, or a file of which nothing was read (a `while read` loop has read a part)."""
+    try:
+        info = os.fstat(0)
+        if stat.S_ISREG(info.st_mode):
+            return info.st_size > 0 == os.lseek(0, 0, os.SEEK_CUR)
+    except OSError:  # closed
+        return False
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    return stat.S_ISFIFO(info.st_mode) and any(events & select.POLLIN for _, events in poll.poll(0))
 
 
 def _report(standing: Mapping[str, Any]) -> int:
