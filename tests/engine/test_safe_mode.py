@@ -140,6 +140,7 @@ def test_row_when_a_queued_job_has_an_open_attempt_then_safe_mode_names_it(daemo
     shown = daemon.cli("status").stdout
     assert "given up, unfinished attempts are unchanged" in shown
     assert "no unfinished attempts" not in shown
+    assert "recorded as running and left alone" in shown
     with daemon.client() as client:
         assert client.status()["disk"]["free_bytes"] > 0
     assert daemon.stop() == 0

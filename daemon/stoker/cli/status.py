@@ -79,6 +79,8 @@ def summary(answer: StatusView) -> list[tuple[str, object]]:
 
 def _jobs(answer: StatusView) -> str:
     others = ", ".join(f"{answer[state]} {state}" for state in ("queued", "waiting", "held"))
+    if answer["safe_mode"]:  # whether their workers live is not known: nothing looks at them
+        return f"{answer['running']} recorded as running and left alone, {others}"
     return f"{answer['running']} of at most {answer['max_running']} running, {others}"
 
 
