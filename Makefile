@@ -39,7 +39,7 @@ demo: $(READY) ## watch a small batch: priorities, a retry, a time limit, a live
 run: $(READY) ## the daemon in the foreground, state and socket in .local/ (ends with Ctrl-C)
 	@mkdir -p .local
 	@[ ! -t 1 ] || echo 'in another terminal: export PATH=$(CURDIR)/$(BIN):$$PATH STOKER_SOCKET=$(CURDIR)/.local/stoker.sock'
-	@exec $(BIN)/stokerd --state-dir .local/state --socket .local/stoker.sock $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/stokerd --state-dir .local/state --socket .local/stoker.sock $(ARGS)
 
 test: $(READY) tools ## every test, with coverage of core; TESTS=tests/rpc for some, ARGS='-k name' for pytest
 	@[ "$(TESTS)" != tests ] || echo 'every test takes about 11 minutes on two cores; the slowest are listed at the end'
