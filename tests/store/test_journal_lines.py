@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +20,6 @@ from stoker.store.queues import SET_META
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 LARGE = 700_000
 ROWS = 40
@@ -46,6 +47,18 @@ class Life:
         """What its thread does until it has nothing to do."""
         self.journal.close()
         self.journal.append_all()
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """The process gets no more address space than it has."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.fixture
@@ -78,3 +91,21 @@ def test_journal_when_its_disk_is_slow_then_few_bytes_are_read_ahead(life: Life)
 
     assert life.journal.behind
     assert life.journal.waiting_bytes <= module.MOST_AHEAD_BYTES + 2 * module.LINE_BYTES
+
+
+def test_journal_when_memory_is_short_then_it_stops_and_goes_on_without_a_gap(life: Life, tmp_path: Path) -> None:
+    for number in range(ROWS):
+        life.commit(number)
+    with little_memory():
+        life.write()
+    failed, writing, waiting = life.journal.error, life.journal.writing, life.journal.waiting_bytes
+
+    while life.journal.behind:
+        assert life.journal.resume(read_outbox(life.connection)) is None
+        life.journal.collect(life.connection)
+        life.write()
+
+    texts = [text for path in files(tmp_path / "journal") for text in lines(path)]
+    assert isinstance(failed, MemoryError)
+    assert (writing, waiting) == (False, 0)
+    assert sum(text.count(b"x" * LARGE) for text in texts) == ROWS

@@ -88,7 +88,7 @@ class Journal:
         self.durable_at = 0
         self.writing = False
         self.behind = False
-        self.error: OSError | None = None
+        self.error: Exception | None = None
         self._closing = threading.Event()
 
     # --- in the writer's thread ---
@@ -179,7 +179,10 @@ class Journal:
             handed = [first, *self._waiting()]
             lines = [one.line for one in handed if one.life == self._life]
             if lines and self.writing:
-                self._append(lines)
+                try:
+                    self._append(lines)
+                except Exception as error:  # noqa: BLE001 - status and log show each failure, and it is tried again
+                    self.writing, self.behind, self.error = False, True, error
             self._written_bytes += sum(one.size for one in handed)
         self._tail.close()
 
@@ -188,15 +191,12 @@ class Journal:
             yield further
 
     def _append(self, lines: list[Line]) -> None:
-        try:
-            if not self._tail.in_place:
-                raise FileNotFoundError(2, "it was removed or replaced", str(self._tail.path))
-            self._tail.write(lines)
-            self._tail.sync()
-            self.durable, self.durable_at = lines[-1].position, lines[-1].at
-            self._tail.rotate_if_due(lines[-1])
-        except OSError as error:
-            self.writing, self.behind, self.error = False, True, error
+        if not self._tail.in_place:
+            raise FileNotFoundError(2, "it was removed or replaced", str(self._tail.path))
+        self._tail.write(lines)
+        self._tail.sync()
+        self.durable, self.durable_at = lines[-1].position, lines[-1].at
+        self._tail.rotate_if_due(lines[-1])
 
     # --- while it is stopped ---
 

@@ -243,7 +243,7 @@ class Writer:
             return 0
         try:
             return self._journal.collect(connection, committed_bytes)
-        except sqlite3.Error:
+        except (sqlite3.Error, MemoryError):
             self._journal.behind = True
             return 0
 

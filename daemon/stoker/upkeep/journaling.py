@@ -102,7 +102,8 @@ class Journaling:
             needed = await run_apart(lambda: journal.resume(known), "journal")
             if needed is not None:
                 await self._begin_chain(journal, needed)
-        except (OSError, sqlite3.Error, StorageFailed, DiskFull, RuntimeError) as error:  # the last: of a new thread
+        except (OSError, sqlite3.Error, StorageFailed, DiskFull, MemoryError, RuntimeError) as error:
+            # RuntimeError: the kernel refused a thread
             self._note(error)
             self._due = self._clock.now().steady + AGAIN_MS
             return
@@ -139,7 +140,7 @@ class Journaling:
 
     def _note(self, error: Exception | None) -> None:
         """Log a failure once."""
-        failure = str(error)
+        failure = _text(error)
         if failure != self._failure:
             self._failure = failure
             log(LogEvent.JOURNAL_FAILED, path=self._directory.journal, error=error)
@@ -148,7 +149,7 @@ class Journaling:
     def error(self) -> str | None:
         """Why the journal cannot be written now."""
         error = None if self._journal is None else self._journal.error
-        return self._failure if error is None else str(error)
+        return self._failure if error is None else _text(error)
 
     async def describe(self) -> JournalStatus:
         """For `system.status`."""
@@ -190,6 +191,11 @@ class Journaling:
             self._journal.close()
             if self._appending is not None:
                 await asyncio.wait({self._appending}, timeout=PATIENCE_S)  # a dead disk may never answer
+
+
+def _text(error: Exception | None) -> str:
+    """An error without a message, as of memory, has a name."""
+    return str(error) or type(error).__name__
 
 
 def _set_chain(connection: sqlite3.Connection, chain: str) -> int:
