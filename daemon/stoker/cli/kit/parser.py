@@ -187,12 +187,13 @@ class Command:
 
 
 def described(term: str, text: str, indent: int, columns: int) -> list[str]:
-    """The lines of a term and of its description, which is wrapped beside it."""
+    """The lines of a term and of its description, which is wrapped beside it, or below a long term."""
     import textwrap  # noqa: PLC0415 - only for help
 
     width = max(NARROWEST_HELP, min(columns, HELP_COLUMNS)) - indent
-    first, *others = textwrap.wrap(text, width)
-    return [f"  {term}".ljust(indent - 1) + f" {first}", *(" " * indent + other for other in others)]
+    first, *others = [" " * indent + line for line in textwrap.wrap(text, width)]
+    head = f"  {term}"
+    return [head, first, *others] if len(head) >= indent else [head + first[len(head) :], *others]
 
 
 def _read_option(argument: str, rest: Iterator[str], by_name: dict[str, Option], given: Given) -> None:
