@@ -186,9 +186,9 @@ def doubt_journal(connection: sqlite3.Connection, journal: Path) -> None:
         end = find_end(journal)
     except (OSError, JournalBroken):
         return
-    stored = meta(connection)
     if end is None or end.header.instance not in instance.ids(connection):
         return
+    stored = meta(connection)
     if end.header.chain == stored.get(outbox.LEFT_CHAIN):
         return
     seq = changes.last(connection)[0]
