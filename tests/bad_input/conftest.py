@@ -31,6 +31,7 @@ def shared(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
 
 def stored(client: stoker.Client) -> tuple[Any, ...]:
     """The facts that a submit would change."""
+    client.call("system.health")  # waits for a turn: so the status has all that was committed before
     status = client.status()
     newest = client.list(limit=1)["jobs"]
     return status["last_seq"], newest and newest[0]["id"], [queue["name"] for queue in status["queues"]]
