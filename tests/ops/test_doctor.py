@@ -5,6 +5,7 @@ The damages are made with sqlite3 and by hand while no daemon runs; a healthy st
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,10 @@ DROP TRIGGER checkpoints_are_immutable; DROP TRIGGER checkpoints_keep_their_tail
 SECOND_OPEN = """
 DROP INDEX attempts_open; INSERT INTO attempts (run_id, job_id, ordinal, launcher, created_at)
 VALUES ('5.2.0000000000000000', 5, 2, '1-00000000', 1)
+"""
+MANY_ENTRIES = """
+WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 2000)
+INSERT INTO outbox (place, key1) SELECT 'meta', 'epoch' FROM numbers
 """
 
 
@@ -170,6 +175,7 @@ DAMAGED_ROWS = {
     "state.json": [
         ("UPDATE meta SET value = 'another' WHERE key IN ('instance', 'original')", "it is of instance another")
     ],
+    "journal lines": [(MANY_ENTRIES, "; the database keeps the list of them")],
     "journal": [("DELETE FROM outbox", "it lacks rows of its last change, but the journal goes on up to change")],
     "high-water mark": [
         ("UPDATE sqlite_sequence SET seq = 99999 WHERE name = 'jobs'", "the database has 99999"),
@@ -305,6 +311,16 @@ BESIDE: dict[str, tuple[Callable[[Path], object], str, str]] = {
         ),
         "backups",
         "the newest backup is",
+    ),
+    "a changed line of the journal": (
+        lambda root: overwritten(root / "journal/00000001.jsonl", 1_000, b"#"),
+        "journal lines",
+        "does not match its hash",
+    ),
+    "a FIFO in the journal": (
+        lambda root: os.mkfifo(root / "journal/00000002.jsonl"),
+        "journal lines",
+        "not a regular file",
     ),
     "no lock": (lambda root: (root / "lock").unlink(), "lock", "lock is missing"),
 }

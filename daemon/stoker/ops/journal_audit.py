@@ -10,30 +10,51 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from stoker.core.errors import JournalBroken
 from stoker.store import changes, outbox
 from stoker.store.journal_chains import Torn, chains, read_chain
+from stoker.store.journal_files import Position
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import JournalAuditView
 
 
-def verify(connection: sqlite3.Connection, directory: Path) -> JournalAuditView | None:
-    """Verify every line of the journal of a database; None if there is none."""
-    count, last, newest, broken = 0, 0, None, None
+class JournalReading(Struct):
+    """What was read of a journal, line by line. `chain`: its newest; `broken`: why the reading ended early."""
+
+    lines: int = 0
+    chain: str | None = None
+    end: Position = Position()
+    broken: str | None = None
+
+
+def read(directory: Path) -> JournalReading:
+    """Read a whole journal and verify the hash of each line."""
+    reading = JournalReading()
     try:
         for chain in chains(directory):
-            newest = chain.header.chain
+            reading.chain, reading.end = chain.header.chain, Position(chain.header.last, chain.header.seq)
             for line in read_chain(chain):
                 if not isinstance(line, Torn):
-                    count, last = count + 1, line.seq
-    except (OSError, JournalBroken) as error:
-        broken = error.message if isinstance(error, JournalBroken) else f"{directory}: {error.strerror}"
-    if newest is None and broken is None:
+                    reading.lines, reading.end = reading.lines + 1, line.position
+    except JournalBroken as error:
+        reading.broken = error.message
+    except OSError as error:
+        reading.broken = f"{error.filename or directory}: {error.strerror}"
+    return reading
+
+
+def verify(connection: sqlite3.Connection, directory: Path) -> JournalAuditView | None:
+    """Verify every line of the journal of a database; None if there is none."""
+    reading = read(directory)
+    broken = reading.broken
+    if reading.chain is None and broken is None:
         return None
-    if broken is None and outbox.exists(connection) and outbox.chain(connection) == newest:
-        broken = _missing(changes.last(connection)[0], last)
-    return {"path": str(directory), "lines": count, "last": last, "broken": broken}
+    if broken is None and outbox.exists(connection) and outbox.chain(connection) == reading.chain:
+        broken = _missing(changes.last(connection)[0], reading.end.seq)
+    return {"path": str(directory), "lines": reading.lines, "last": reading.end.seq, "broken": broken}
 
 
 def _missing(in_database: int, in_journal: int) -> str | None:

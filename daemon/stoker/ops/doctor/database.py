@@ -10,9 +10,20 @@ from functools import partial
 
 from stoker.core.clock import wall_ms
 from stoker.core.errors import StokerError
-from stoker.core.units import span
+from stoker.core.units import counted, span
+from stoker.ops import journal_audit
 from stoker.ops.doctor.examination import REPAIR, Check, E, Examination, Gravity, Needs, Symptom, W
-from stoker.store import attempts, audit, changes, checkpoints, invariants, job_history, shipped_schema, soundness
+from stoker.store import (
+    attempts,
+    audit,
+    changes,
+    checkpoints,
+    invariants,
+    job_history,
+    outbox,
+    shipped_schema,
+    soundness,
+)
 from stoker.store.high_water import HighWater, Mark
 from stoker.store.invariants import Invariant
 from stoker.store.migrate import refuse_unknown, shipped_migrations
@@ -22,6 +33,7 @@ from stoker.store.restore import given_out
 RESTORE = "stop stokerd, then: stoker restore --from-journal, or --from-backup latest"
 LOOK = "stoker history ID; if the rows are wrong: stop stokerd, stoker restore --from-backup latest"
 NEWER = "start the stokerd that wrote it, or restore a backup of before it: stoker restore --from-backup FILE"
+LAG_ROWS = 1_000  # that the journal of a healthy daemon may lack
 
 Found = Iterator[Symptom | str]
 
@@ -59,6 +71,24 @@ def agrees_with_journal(examination: Examination) -> Found:
         doubt_journal(examination.connection, examination.directory.journal)
     except StokerError as error:
         yield Symptom(error.message, f"stop stokerd, then: {error.hint}")
+
+
+def has_whole_journal(examination: Examination) -> Found:
+    """Each line is read: a gigabyte takes some seconds. The database is asked first, as a daemon may run."""
+    directory, connection = examination.directory.journal, examination.connection
+    present = outbox.exists(connection)
+    chain = outbox.chain(connection) if present else None
+    first, last = outbox.entry_range(connection) if present else (1, 0)
+    journal = journal_audit.read(directory)
+    if journal.broken is not None:
+        yield Symptom(journal.broken, f"stoker backup; stop stokerd; mv {directory} {directory}.old; start stokerd")
+        return
+    behind = last - max(journal.end.last, first - 1) if journal.chain == chain else last - first + 1
+    if behind > LAG_ROWS:
+        running = examination.daemon is not None
+        remedy = "stoker status says why" if running else "start stokerd: it adds them"
+        message = f"{directory} lacks {counted(behind, 'changed row')}; the database keeps the list of them"
+        yield Symptom(message, remedy, Gravity.WARNING if running else Gravity.NOTE)
 
 
 def has_whole_pages(examination: Examination) -> Found:
@@ -146,6 +176,8 @@ CHECKS = (
           "it lost no commit, and is of this instance", E, RESTORE, agrees_with_aside, Needs.DATABASE),
     Check("database", "journal", "it has every commit that the journal has", E, RESTORE, agrees_with_journal,
           Needs.DATABASE),
+    Check("database", "journal lines", "each line of the journal has its hash, and it lacks few changed rows", E,
+          "stoker audit verify", has_whole_journal, Needs.DATABASE),
     Check("database", "pages", "SQLite finds every page, index and value whole", E, RESTORE,
           has_whole_pages, Needs.DATABASE),
     Check("database", "references", "no row refers to a lost one", E, RESTORE,
