@@ -1,4 +1,4 @@
-"""The house checks itself: sizes, names, imports, sleeps, migrations, changelog, ARCHITECTURE.md.
+"""The house checks itself: sizes, names, imports, sleeps, migrations, changelog, documents.
 
 Owns which rule is for which files (tests/support/house.py has the rules, pyproject.toml the import contracts). Every
 rule is also fed a sample that breaks it: a check that cannot fail guards nothing.
@@ -125,7 +125,15 @@ def test_migrations_when_listed_then_names_are_numbered_without_gaps() -> None:
     assert list(house.migration_names(listing)) == []
 
 
-@pytest.mark.parametrize("listing", ["0002_create_core.sql", "0001_create_core.sql\n0003_add_x.sql", "1_init.sql"])
+@pytest.mark.parametrize(
+    "listing",
+    [
+        "0002_create_core.sql",
+        "0001_create_core.sql\n0003_add_x.sql",
+        "0001_add_x.sql\n0001_create_core.sql",
+        "1_init.sql",
+    ],
+)
 def test_migrations_when_misnamed_then_it_is_found(listing: str) -> None:
     assert list(house.migration_names(listing))
 
@@ -266,7 +274,6 @@ def test_imports_when_an_arrow_points_up_then_its_contract_breaks(contract: str,
 # --- ARCHITECTURE.md is true ---
 
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
-OUTSIDE = ("migrations/", "tests/")
 
 
 def architecture(name: str) -> str:
@@ -300,11 +307,9 @@ def test_layers_when_compared_with_the_contract_then_they_are_the_same() -> None
     assert drawn == contract["layers"]
 
 
-def test_paths_when_the_architecture_names_them_then_they_exist() -> None:
-    named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.[a-z]+)`", ARCHITECTURE)) | set(
-        re.findall(r"`((?:[a-z_]+/)+)`", ARCHITECTURE)
-    )
-    places = {path: ROOT / path if path.startswith(OUTSIDE) else PACKAGE / path for path in named}
+@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_paths_when_a_document_names_them_then_they_exist(document: str) -> None:
+    named = set(re.findall(r"`([\w/]+\.(?:py|toml|md)|[\w/]+/\w*)`", (ROOT / document).read_text()))
 
     assert named
-    assert [path for path, place in places.items() if not place.exists() and not (ROOT / path).exists()] == []
+    assert [path for path in sorted(named) if not (PACKAGE / path).exists() and not (ROOT / path).exists()] == []
