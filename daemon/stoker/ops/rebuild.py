@@ -19,7 +19,7 @@ from stoker.core.errors import BackupRefused, JournalBroken
 from stoker.core.units import instant
 from stoker.files import make_regular
 from stoker.store import changes, outbox
-from stoker.store.high_water import Mark
+from stoker.store.high_water import ID_TABLES, Mark
 from stoker.store.journal_chains import JournalChain, Torn, chains, read_chain
 from stoker.store.journal_files import Line, Position
 from stoker.store.migrate import apply_all, schema_of
@@ -197,17 +197,15 @@ def given_out(journal: Path) -> Mark:
 class _Ids:
     """The highest ids and epoch in lines that were read."""
 
-    TABLES = ("jobs", "workflows", "checkpoints")
-
     def __init__(self) -> None:
-        self._last = dict.fromkeys(self.TABLES, 0)
+        self._last = dict.fromkeys(ID_TABLES, 0)
         self._epoch = 0
 
     def see(self, commit: list[Line]) -> None:
         """Raises JournalBroken."""
         try:
             for line in commit:
-                for table in self.TABLES:
+                for table in ID_TABLES:
                     self._last[table] = max([self._last[table], *(row["id"] for row in line.put.get(table, ()))])
                 epochs = [row["value"] for row in line.put.get("meta", ()) if row["key"] == "epoch"]
                 self._epoch = max([self._epoch, *epochs])
@@ -216,4 +214,4 @@ class _Ids:
 
     @property
     def mark(self) -> Mark:
-        return Mark(self._epoch, *self._last.values())
+        return Mark(self._epoch, **self._last)

@@ -45,6 +45,9 @@ class Mark(Struct, frozen=True):
         return Mark(epoch, *ids)
 
 
+ID_TABLES = Mark.__struct_fields__[1:]  # the tables that never give an id twice
+
+
 class HighWater:
     """The file. `cover` is called before each commit, and writes only now and then."""
 

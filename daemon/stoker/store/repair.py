@@ -14,6 +14,7 @@ from pathlib import Path
 from stoker.core.clock import wall_ms
 from stoker.core.job.model import Change
 from stoker.store import changes, shipped_schema
+from stoker.store.high_water import ID_TABLES
 from stoker.store.soundness import damaged_pages
 
 PRAGMAS = "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
@@ -30,7 +31,6 @@ RAISE_SEQUENCE = """
 UPDATE sqlite_sequence SET seq = (SELECT max(id) FROM {table})
 WHERE name = '{table}' AND seq < (SELECT max(id) FROM {table}) RETURNING name, seq
 """
-TABLES = ("jobs", "workflows", "checkpoints")
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def recount(connection: sqlite3.Connection) -> list[str]:
 
 
 def raise_ids(connection: sqlite3.Connection) -> list[str]:
-    raised = [row for table in TABLES for row in connection.execute(RAISE_SEQUENCE.format(table=table)).fetchall()]
+    raised = [row for table in ID_TABLES for row in connection.execute(RAISE_SEQUENCE.format(table=table)).fetchall()]
     return [f"{table}: the last id given out is {last}" for table, last in raised]
 
 
