@@ -41,7 +41,6 @@ from stoker.store.writer import NewKey
 RETRY_HINT_MS = 1_000
 MOST_SHOWN = 80  # characters of a value in a message
 Answers = list[SubmitAnswer | StokerError]
-EMPTY: Counter[str] = Counter()
 
 
 class Prepared(Struct, frozen=True):
@@ -71,14 +70,11 @@ class Intake:
         name = sent.queue if isinstance(sent.queue, str) else "default"
         return turn.memory.queue(name, "queue", f"stoker queue set {name}")
 
-    def check_room(self, turn: Turn, queue: Queue, ahead: Counter[str], leaving: Counter[str] = EMPTY) -> None:
-        """Backpressure. `ahead`: jobs of the same request that are about to be accepted; `leaving`: jobs by queue that
-        the next one replaces. Raises QueueFull.
-        """
-        self.check_queue_room(turn, queue, ahead[queue.name] - leaving[queue.name])
+    def check_room(self, turn: Turn, queue: Queue, ahead: Counter[str]) -> None:
+        """Backpressure. `ahead`: by queue, how many jobs are added before the next one. Raises QueueFull."""
+        self.check_queue_room(turn, queue, ahead[queue.name])
         if self._max_queued is not None:
-            added = ahead.total() - leaving.total()
-            total = turn.memory.total(State.QUEUED) + turn.memory.total(State.WAITING) + added
+            total = turn.memory.total(State.QUEUED) + turn.memory.total(State.WAITING) + ahead.total()
             if total >= self._max_queued:
                 raise _full("all queues together hold", total, "the limit [jobs] max_queued", self._max_queued, queue)
 
@@ -215,8 +211,7 @@ class Submission(CommandRequest[Answers]):
             return earlier
         queue = self._intake.queue(turn, sent)
         older = self._older(turn, sent.supersede_key or None)
-        room_left = superseding.room_left(older)
-        self._intake.check_room(turn, queue, ahead, room_left)
+        self._intake.check_room(turn, queue, superseding.without_superseded(older, ahead))
         spec = from_schedule(self._intake.specs.resolve(sent, queue, needs_of(sent)), self._origin)
         check(spec, turn.now, turn.memory.resources)
         superseding.check_needs(spec, older)

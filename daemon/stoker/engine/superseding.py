@@ -18,7 +18,9 @@ from stoker.engine.turn import Turn
 
 def unfinished(turn: Turn, key: tuple[int, str] | None) -> list[Job]:
     """The jobs of a key that have not ended."""
-    ids = () if key is None else turn.loaded.unfinished_of_key.get(key, ())
+    if key is None:
+        return []
+    ids = turn.loaded.unfinished_of_key.get(key, ())
     return [job for job in map(turn.find, ids) if job is not None and not job.final]
 
 
@@ -28,9 +30,13 @@ def remember(turn: Turn, job: Job) -> None:
         turn.loaded.unfinished_of_key.setdefault(job.supersedes, []).append(job.id)
 
 
-def room_left(older: Sequence[Job]) -> Counter[str]:
-    """How many places in each queue become free if these jobs are superseded."""
-    return Counter(job.spec.queue for job in older if job.state in (State.WAITING, State.QUEUED))
+def without_superseded(older: Sequence[Job], ahead: Counter[str]) -> Counter[str]:
+    """`ahead`, the new jobs in each queue, less those of the jobs in `older` that give their place to one of them."""
+    if not older:
+        return ahead
+    left = ahead.copy()
+    left.subtract(job.spec.queue for job in older if job.state in (State.WAITING, State.QUEUED))
+    return left
 
 
 def check_needs(spec: Spec, older: Sequence[Job]) -> None:
