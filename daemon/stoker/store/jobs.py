@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -162,17 +162,21 @@ _HashedSpec = msgspec.defstruct("_HashedSpec", FIRST_HASHED)  # encoded as a dic
 def spec_hash(spec: Spec) -> bytes:
     """The checksum of a spec: BLAKE2b-128 of its JSON, without later fields at their defaults."""
     text = _encode(_HashedSpec(*_first_hashed(spec)))
-    later = {name: value for name, default in _later_fields(type(spec)) if (value := getattr(spec, name)) != default}
-    if later:
-        text = text[:-1] + b"," + _encode(later)[1:]
+    names, values_of, defaults = _later_fields(type(spec))
+    values = values_of(spec)
+    if values != defaults:
+        later = [(name, value) for name, value, usual in zip(names, values, defaults, strict=True) if value != usual]
+        text = text[:-1] + b"," + _encode(dict(later))[1:]
     return hashlib.blake2b(text, digest_size=16).digest()
 
 
 @cache
-def _later_fields(kind: type[Spec]) -> list[tuple[str, object]]:
-    """Name and default of the fields that the first hashes do not cover."""
+def _later_fields(kind: type[Spec]) -> tuple[list[str], Callable[[Spec], tuple[object, ...]], tuple[object, ...]]:
+    """Of the fields that the first hashes do not cover: their names, how to read their values, and their defaults."""
     later = [one for one in fields(kind) if one.name not in FIRST_HASHED]
-    return [(one.name, one.default if one.default_factory is NODEFAULT else one.default_factory()) for one in later]
+    names = [one.name for one in later]
+    defaults = (one.default if one.default_factory is NODEFAULT else one.default_factory() for one in later)
+    return names, attrgetter(*names), tuple(defaults)
 
 
 def _policy_of(spec: Spec) -> str:
