@@ -35,6 +35,7 @@ from stoker.store.journal_files import (
 )
 from stoker.store.open import doubt_journal, open_existing
 from stoker.store.restore import given_out
+from stoker.upkeep.journaling import MOST_WAITING
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import flow_end, sent_flow, step
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 EMPTIED = {"needs", "purged_jobs", "purging_jobs", "checkpoint_purges"}  # had rows for a moment
+MANY_ENTRIES = """
+WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)
+INSERT INTO outbox (place, key1) SELECT 'meta', 'epoch' FROM numbers
+"""
 
 
 def lose_database(root: Path) -> Rows:
@@ -261,6 +266,35 @@ def test_journal_when_it_cannot_be_written_then_it_says_so_and_catches_up(daemon
     assert rebuilt == lost
     assert len(list(daemon.events("journal_failed"))) >= 1
     assert len(list(daemon.events("journal_back"))) == 1
+
+
+def test_journal_when_it_lacks_too_many_rows_then_a_new_chain_begins(daemon: DaemonProcess) -> None:
+    journal, database = daemon.state_dir / "journal", daemon.state_dir / "stoker.db"
+    with daemon.client() as client:
+        end_of(client, submit(client, shell("exit 0")))
+    journaled(daemon)
+    daemon.stop()
+    moved = journal.rename(daemon.state_dir / "journal.moved")
+    journal.write_text("no directory")
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute(MANY_ENTRIES, (MOST_WAITING,))
+    daemon.start()
+    with daemon.client() as client:
+        until(lambda: client.status()["journal"]["given_up"])
+        end_of(client, submit(client, shell("exit 0")))
+        assert "it was given up, a new one begins later: " in daemon.cli("status").stdout
+        assert "a new chain of it begins once it can be written" in daemon.cli("doctor").stdout
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
+    journal.unlink()
+    moved.rename(journal)
+    with daemon.client() as client:
+        until(lambda: not client.status()["journal"]["given_up"])
+        end_of(client, submit(client, shell("exit 0")))
+    lost, rebuilt = rebuild(daemon)
+
+    assert rebuilt == lost
+    assert [event["level"] for event in daemon.events("journal_given_up")] == ["error"]
 
 
 # --- up to a point ------------------------------------------------------------------------------------------

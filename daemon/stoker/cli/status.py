@@ -166,7 +166,8 @@ def _journal(journal: JournalStatus) -> str:
     at = "" if journal["at"] is None else f", {render.when(journal['at'])}"
     text = f"up to change {journal['seq']}{at}; {counted(journal['files'], 'file')}, {render.size(journal['bytes'])}"
     if journal["error"]:
-        return f"{text}; it CANNOT BE WRITTEN, what it lacks is added later: {journal['error']}"
+        later = "it was given up, a new one begins later" if journal["given_up"] else "what it lacks is added later"
+        return f"{text}; it CANNOT BE WRITTEN, {later}: {journal['error']}"
     if journal["behind"]:
         return f"{text}; catching up"
     if journal["bytes"] > journal["keep_bytes"] + JOURNAL_SLACK_BYTES:

@@ -237,7 +237,10 @@ class BackupStatus(TypedDict):
 
 
 class JournalStatus(TypedDict):
-    """`seq`: the newest change in the files, written `at`. `behind`: more waits; `error`: why it cannot be written."""
+    """`seq`: the newest change in the files, written `at`. `behind`: more waits; `error`: why it cannot be written.
+
+    `given_up`: it is not continued; a new chain, of all rows, begins once it can be written.
+    """
 
     enabled: bool
     files: int
@@ -246,6 +249,7 @@ class JournalStatus(TypedDict):
     seq: int
     at: int | None
     behind: bool
+    given_up: bool
     error: str | None
 
 

@@ -131,6 +131,7 @@ class LogEvent(StrEnum):
     JOURNAL_BEGUN = "journal_begun", INFO
     JOURNAL_DAMAGED = "journal_damaged", ERROR
     JOURNAL_FAILED = "journal_failed", ERROR
+    JOURNAL_GIVEN_UP = "journal_given_up", ERROR
     JOURNAL_BACK = "journal_back", INFO
     HOST_SHORTAGE = "host_shortage", ERROR
     HOST_SHORTAGE_OVER = "host_shortage_over", INFO

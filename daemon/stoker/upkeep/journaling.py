@@ -1,7 +1,9 @@
 """The journal's care: it is resumed at a start and after a failure, caught up, begun anew, and kept within its bound.
 
 Owns the tries: a journal that cannot be written is logged once, shown by `stoker status` and `system.health`, and tried
-again; jobs go on meanwhile. Invariants: one task at a time works on the files; files that no backup replaces stay.
+again; jobs go on meanwhile. If it lacks too many rows it is given up: a new chain begins once it can be written, and
+the database keeps no list until then. Invariants: one task at a time works on the files; files that no backup replaces
+stay.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from stoker.host.threads import run_apart
 from stoker.store import outbox
 from stoker.store.backup_files import listed
 from stoker.store.directory import StateDirectory
-from stoker.store.journal import Journal, NewChain, new_chain, read_outbox
+from stoker.store.journal import Journal, NewChain, Outbox, new_chain, read_outbox
 from stoker.store.journal_files import files, replaced_by
 from stoker.store.reader import Reader
 from stoker.store.writer import Writer
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 AGAIN_MS = 5_000  # after a failure
 PRUNED_EVERY_MS = 60_000
+MOST_WAITING = 1_000_000  # entries of the outbox, about 60 MB; a new chain takes less than to add so many rows
 REST = 1.0  # catching up rests as long as it works
 
 
@@ -61,6 +64,7 @@ class Journaling:
         self._appending: asyncio.Future[None] | None = None
         self._due = self._prune_due = 0
         self._failure: str | None = None
+        self._given_up = False
 
     def use(self, config: Config) -> None:
         """Work by these settings from now on."""
@@ -99,6 +103,9 @@ class Journaling:
         try:
             self._start_thread(journal)
             known = await self._reader.run(read_outbox)
+            if known.last - known.first >= MOST_WAITING:
+                known = await self._give_up(journal)
+            self._given_up = known.chain is None
             needed = await run_apart(lambda: journal.resume(known), "journal")
             if needed is not None:
                 await self._begin_chain(journal, needed)
@@ -112,6 +119,12 @@ class Journaling:
             log(LogEvent.JOURNAL_BACK, path=journal.directory)
         await self._catch_up(journal)
 
+    async def _give_up(self, journal: Journal) -> Outbox:
+        """Drop the list of what the journal lacks, and keep none until a new chain begins."""
+        await self._writer.maintain(outbox.disarm)
+        log(LogEvent.JOURNAL_GIVEN_UP, path=journal.directory, most_waiting=MOST_WAITING)
+        return await self._reader.run(read_outbox)
+
     async def _begin_chain(self, journal: Journal, needed: NewChain) -> None:
         """The name is in the database before its rows are read: a backup that follows knows where it joins on."""
         chain = new_chain()
@@ -119,6 +132,7 @@ class Journaling:
         log(event, path=journal.directory, reason=needed.reason)
         await self._writer.maintain(_set_chain, chain)
         await run_apart(lambda: journal.begin_chain(chain, self._directory.database), "journal")
+        self._given_up = False
 
     async def _catch_up(self, journal: Journal) -> None:
         pace = Pace(REST)
@@ -163,6 +177,7 @@ class Journaling:
                 "seq": 0,
                 "at": None,
                 "behind": False,
+                "given_up": False,
                 "error": None,
             }
         sizes = await asyncio.to_thread(self._sizes)
@@ -174,6 +189,7 @@ class Journaling:
             "seq": journal.durable.seq,
             "at": journal.durable_at or None,
             "behind": journal.behind,
+            "given_up": self._given_up,
             "error": self.error,
         }
 
@@ -199,5 +215,7 @@ def _text(error: Exception | None) -> str:
 
 
 def _set_chain(connection: sqlite3.Connection, chain: str) -> int:
+    """It may have been given up: every change from here on is recorded again."""
+    outbox.arm(connection)
     outbox.set_chain(connection, chain)
     return 1

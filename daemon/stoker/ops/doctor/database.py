@@ -82,6 +82,9 @@ def has_whole_journal(examination: Examination) -> Found:
     journal = journal_audit.read(directory)
     if journal.broken is not None:
         yield Symptom(journal.broken, f"stoker backup; stop stokerd; mv {directory} {directory}.old; start stokerd")
+    if present and chain is None and examination.daemon is not None and examination.settings.journal.enabled:
+        message = f"{directory} is not continued; a new chain of it begins once it can be written"
+        yield Symptom(message, "stoker status says why it cannot be written", Gravity.WARNING)
         return
     behind = last - max(journal.end.last, first - 1) if journal.chain == chain else last - first + 1
     if behind > LAG_ROWS:
