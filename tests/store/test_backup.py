@@ -151,11 +151,13 @@ def test_files_when_a_backup_was_cut_off_then_only_its_remains_are_removed(
     cut = path_in(backups, 5, 9)
     for name in (f"{cut.name}.0a1b2c3d.new", f"{cut.name}.sha256", "notes.txt"):
         (backups / name).write_text("")
+    (backups / "link.new").symlink_to(backups)
+    (backups / "directory.new").mkdir()
 
     remove_unfinished(backups)
 
     kept = {one.path.name + suffix for one in (whole, before) for suffix in ("", ".sha256")}
-    assert names(backups) == kept | {"notes.txt"}
+    assert names(backups) == kept | {"notes.txt", "directory.new"}
     assert [(one.path, one.before) for one in listed(backups)] == [(before.path, 7), (whole.path, None)]
 
 

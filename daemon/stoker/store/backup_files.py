@@ -93,11 +93,14 @@ def remove(backup: Path) -> None:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Remove what backups left that were cut off; call it while no other backup is being made. Raises OSError."""
+    """Remove what backups left that were cut off; call it while no other backup is being made. Raises OSError.
+
+    A directory of such a name was left by no backup: it stays, and holds up none.
+    """
     with suppress(FileNotFoundError):
         for path in list(directory.iterdir()):
             is_alone = path.suffix == ".sha256" and not path.with_suffix("").exists()
-            if path.suffix == UNFINISHED or is_alone:
+            if (path.suffix == UNFINISHED or is_alone) and (path.is_symlink() or not path.is_dir()):
                 path.unlink(missing_ok=True)
 
 
