@@ -187,9 +187,7 @@ class Daemon:
     async def _reload_or_log(self) -> None:
         assert self._engine is not None
         try:
-            refusal = self._engine.refusal()
-            if refusal is not None:
-                raise refusal
+            self._engine.refusals.check()
             await self._reload()
         except StokerError as error:
             log(LogEvent.CONFIG_REFUSED, error=error, hint=error.hint, errors=error.details.get("errors"))

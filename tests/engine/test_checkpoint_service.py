@@ -34,6 +34,7 @@ class Desk:
         self.posted: list[Save] = []
         self.memory = SimpleNamespace(by_run=lambda run_id: run_id, jobs_by_run={"1.1.a": 1})
         self.intake = SimpleNamespace(closed=None)
+        self.refusals = SimpleNamespace(check=lambda: None)
         self.tokens = SimpleNamespace(run_of=lambda token: token)
         self.config = SimpleNamespace(checkpoints=SimpleNamespace(min_interval_ms=0))
         self.clock = SimpleNamespace(now=lambda: SimpleNamespace(steady=0))
@@ -42,9 +43,6 @@ class Desk:
         self.queries = self
         self.tasks: list[asyncio.Future[None]] = []
         self.background = SimpleNamespace(start=lambda _name, work: self.tasks.append(asyncio.ensure_future(work)))
-
-    def refusal(self) -> None:
-        return None
 
     async def run(self, query: Callable[..., Any], ident: int) -> Checkpoint | None:
         self.reads.append(query)

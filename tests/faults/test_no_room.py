@@ -14,7 +14,7 @@ import pytest
 
 from stoker.core.errors import DiskFull, StokerError
 from stoker.engine.effects import PATIENCE_S
-from stoker.service.assembly import NO_ROOM
+from stoker.upkeep.refusals import NO_ROOM
 from tests.support.disks import fill
 from tests.support.facts import until
 from tests.support.work import Gate, end_of, shell, state, submit, submit_running

@@ -24,12 +24,14 @@ from stoker.engine.inbox import AnswerRequest, Inbox
 from stoker.engine.loop import Loop
 from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
+from stoker.executors.launcher_pool import LauncherPool
 from stoker.store import sizes
 from stoker.store.writer import Batch, NewKey
 from stoker.telemetry.otel import Telemetry
 from stoker.telemetry.stalls import Stalls
 from stoker.upkeep import retention
 from stoker.upkeep.leftovers import Leftovers
+from stoker.upkeep.refusals import Refusals
 from stoker.upkeep.retention import Retention
 from stoker.upkeep.usage import Usage
 from tests.support.jobs import attempt, checkpoint, exited, job
@@ -70,6 +72,21 @@ class Answering:
                 effect.request.answer(effect.result)
 
 
+class NoRefusals(Refusals):
+    def __init__(self) -> None: ...
+
+    def current(self) -> None: ...
+
+
+class IdleLaunchers(LauncherPool):
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self.logs_when_caught_up = 0
+
+    async def caught_up(self) -> None:
+        self.logs_when_caught_up = len(list(self._logs.glob("*/*")))
+
+
 class Year:
     """A daemon without jobs of its own, whose weeks the test makes."""
 
@@ -77,7 +94,7 @@ class Year:
         self.clock, self.root, self.state = SetClock(), root, state
         self.memory = LiveState(state.snapshot.queues, {}, 0, 0)
         self.background = BackgroundTasks()
-        self.logs_when_caught_up = 0
+        self.launchers = IdleLaunchers(root / "logs")
         self.inbox = Inbox()
         telemetry = Telemetry()
         after_commit = [Answering()]
@@ -85,7 +102,7 @@ class Year:
             self.inbox, state.writer, self.memory, self.clock, NoDispatch(), Stalls(telemetry), after_commit
         )
         reader = state.reader
-        leftovers = Leftovers(reader, state.writer, self.memory, root, self._launchers_caught_up)
+        leftovers = Leftovers(reader, state.writer, self.memory, root, self.launchers)
         usage = Usage(reader, root / "stoker.db", self.clock)
         self.retention = Retention(
             config,
@@ -97,12 +114,9 @@ class Year:
             usage,
             telemetry,
             self.background,
-            lambda: None,
+            NoRefusals(),
             None,
         )
-
-    async def _launchers_caught_up(self) -> None:
-        self.logs_when_caught_up = len(list(self.root.glob("logs/*/*")))
 
     async def week(self) -> None:
         """Let the jobs of a week end, then make a pass of retention."""
@@ -213,7 +227,7 @@ async def test_pass_when_logs_may_go_then_they_do_once_no_launcher_makes_another
     async with year(state, tmp_path / "state", keep="1h", keep_failed="1h", keep_last=0) as weeks:
         await weeks.week()
 
-        assert weeks.logs_when_caught_up == JOBS_A_WEEK
+        assert weeks.launchers.logs_when_caught_up == JOBS_A_WEEK
         assert (await weeks.measured())["logs"] == 0
 
 

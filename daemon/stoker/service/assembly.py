@@ -16,7 +16,6 @@ from stoker.background.cadence import Cadence, Duty
 from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config, Reloaded, merge_live
 from stoker.core.clock import SystemClock
-from stoker.core.errors import DiskFull, StokerError
 from stoker.core.job.model import STOKER, ExecutionMode, Queue, State
 from stoker.core.raw_bytes import native
 from stoker.core.workflow.fingerprint import digest
@@ -57,6 +56,7 @@ from stoker.upkeep.journaling import Journaling
 from stoker.upkeep.leftovers import Leftovers
 from stoker.upkeep.recovery import RecoveryService
 from stoker.upkeep.recovery_messages import hold_jobs_without_attempt
+from stoker.upkeep.refusals import Refusals
 from stoker.upkeep.retention import Retention
 from stoker.upkeep.safe_mode import SafeModeSwitch
 from stoker.upkeep.staleness import Staleness
@@ -67,11 +67,6 @@ from stoker.workflows.followups import FollowUps
 
 T = TypeVar("T")
 LOG_THREADS = 4  # a read that hangs takes one of them; only reads of logs wait for a free one
-MAKE_ROOM_FIRST = (
-    "free some space on its file system: what is under way, limits and stops too, then goes on; "
-    "stoker purge --before 7d makes more room then, it cannot begin without any"
-)
-NO_ROOM = "the disk is full: nothing can be written, so nothing is decided until there is room"
 
 
 class Engine:
@@ -100,11 +95,12 @@ class Engine:
         self._build_memory(opened)
         self._build_executors()
         self._build_loop(opened.writer)
+        self._build_refusals(directory, opened)
         self._build_retention(directory, opened)
         self.journaling = Journaling(
             self.config, directory, opened.journal, opened.writer, self.reader, self.clock, self.background
         )
-        self._build_upkeep(directory, opened)
+        self._build_upkeep()
         self._build_recovery(opened)
         self._build_drain(progress)
         maintenance.register(opened.writer)
@@ -185,26 +181,9 @@ class Engine:
         after_commit: list[AfterCommit] = [self.effects, self.followups, self.archives, self.rooms, self.schedule_clock]
         self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.stalls, after_commit)
 
-    def _build_retention(self, directory: StateDirectory, opened: Opened) -> None:
-        """What removes ended jobs, measures the room that the state takes, and backs it up."""
-        self.usage = Usage(self.queries, directory.database, self.clock)
-        self.retention = Retention(
-            self.config,
-            self.queries,
-            self.inbox,
-            self.memory,
-            self.clock,
-            Leftovers(self.queries, opened.writer, self.memory, directory.root, self.local.launchers.caught_up),
-            self.usage,
-            self.telemetry,
-            self.background,
-            self.refusal,
-            opened.instance.off,
-        )
-        self.backups = Backups(self.config, directory, self.clock, self.telemetry, self.background)
-
-    def _build_upkeep(self, directory: StateDirectory, opened: Opened) -> None:
-        """The parts that watch the disk, the checkpoints and the host, and the one timer for all periodic duties."""
+    def _build_refusals(self, directory: StateDirectory, opened: Opened) -> None:
+        """The parts for whose sake requests are refused."""
+        self.safe_mode = SafeModeSwitch(self.dispatcher, self.config.recovery.timeout_ms)
         self.housekeeping = Housekeeping(
             directory,
             opened.writer,
@@ -218,6 +197,28 @@ class Engine:
             schema=opened.schema,
             min_free_bytes=self.config.disk.min_free_bytes,
         )
+        self.refusals = Refusals(self.safe_mode, self.housekeeping, self.loop)
+
+    def _build_retention(self, directory: StateDirectory, opened: Opened) -> None:
+        """What removes ended jobs, measures the room that the state takes, and backs it up."""
+        self.usage = Usage(self.queries, directory.database, self.clock)
+        self.retention = Retention(
+            self.config,
+            self.queries,
+            self.inbox,
+            self.memory,
+            self.clock,
+            Leftovers(self.queries, opened.writer, self.memory, directory.root, self.local.launchers),
+            self.usage,
+            self.telemetry,
+            self.background,
+            self.refusals,
+            opened.instance.off,
+        )
+        self.backups = Backups(self.config, directory, self.clock, self.telemetry, self.background)
+
+    def _build_upkeep(self) -> None:
+        """The parts that watch the checkpoints and the host, and the one timer for all periodic duties."""
         self.staleness = Staleness(
             self.queries, self.memory, self.clock, self.background, self.config.workflows.stale_ms
         )
@@ -244,7 +245,6 @@ class Engine:
         self.cadence = Cadence(self.config.cpu.sample_ms / 1_000, duties, self.stalls, self.background)
 
     def _build_recovery(self, opened: Opened) -> None:
-        self.safe_mode = SafeModeSwitch(self.dispatcher, self.config.recovery.timeout_ms)
         self.recovery = RecoveryService(
             self.memory,
             self.inbox,
@@ -277,7 +277,7 @@ class Engine:
 
     def request(self, request: RequestMessage[T]) -> asyncio.Future[T]:
         """Post a request, or refuse it while nothing can be changed."""
-        if (refusal := self.refusal()) is not None:
+        if (refusal := self.refusals.current()) is not None:
             request.fail(refusal)
         else:
             self.inbox.post(request)
@@ -285,7 +285,7 @@ class Engine:
 
     def submit(self, request: CommandRequest[T]) -> asyncio.Future[T]:
         """As `request`, once it is known whether its commands can be executed: often that is known already."""
-        if (refusal := self.refusal()) is not None:
+        if (refusal := self.refusals.current()) is not None:
             request.fail(refusal)
         elif self.preflight.check_known(request):
             self.inbox.post(request)
@@ -331,15 +331,6 @@ class Engine:
         self.housekeeping.tick()
         self.dispatcher.open("recovering")
         self.inbox.wake()
-
-    def refusal(self) -> StokerError | None:
-        if self.safe_mode.state is not None:
-            return self.safe_mode.state.refusal()
-        if self.housekeeping.lost is not None:
-            return self.housekeeping.lost
-        if self.loop.waiting:
-            return DiskFull(NO_ROOM, hint=MAKE_ROOM_FIRST)
-        return None
 
     def describe(self) -> str:
         """The state in one line, for `systemctl status`."""

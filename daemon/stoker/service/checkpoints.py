@@ -175,8 +175,7 @@ class CheckpointService:
     def _allowed(self, part: CheckpointPart) -> str:
         """The run id of the attempt whose token this is. Raises StaleAttempt if it is over."""
         engine = self._engine
-        if (refusal := engine.refusal()) is not None:
-            raise refusal
+        engine.refusals.check()
         if engine.intake.closed is not None and engine.intake.closed.code == "disk_full":
             raise engine.intake.closed
         run_id = engine.tokens.run_of(part.token)

@@ -294,8 +294,7 @@ class Service:
 
     async def reload(self) -> ReloadedView:
         """Read the settings again. Raises ConfigInvalid without any change."""
-        if (refusal := self._engine.refusal()) is not None:
-            raise refusal
+        self._engine.refusals.check()
         reloaded = await self._reload()
         return {"changed": reloaded.changed, "restart": reloaded.restart}
 
@@ -312,8 +311,7 @@ class Service:
             self._engine.memory.queue(asked.queue, "queue")
         if asked.dry_run:
             return await self._engine.retention.preview(asked)
-        if (refusal := self._engine.refusal()) is not None:
-            raise refusal
+        self._engine.refusals.check()
         return await self._engine.retention.purge(asked, Actor(peer_uid, asked.reason))
 
     async def drain(self, *, stop: bool) -> DrainBegun:

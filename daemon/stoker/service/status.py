@@ -112,7 +112,7 @@ def resource_views(memory: LiveState) -> list[ResourceView]:
 
 
 def _mode(engine: Engine) -> str:
-    refusal = engine.refusal()
+    refusal = engine.refusals.current()
     return (engine.dispatcher.closed or "running") if refusal is None else refusal.message
 
 

@@ -7,10 +7,11 @@ still listed in the database, or found by its age, and the next pass goes on wit
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 from stoker.engine.memory import LiveState
+from stoker.executors.launcher_pool import LauncherPool
 from stoker.ops import archive
 from stoker.process.log_directories import IN_ONE_BUCKET, bucket_of, remove_bucket, remove_logs
 from stoker.store import retention as rows
@@ -35,14 +36,14 @@ class Leftovers:
         writer: Writer,
         memory: LiveState,
         state_dir: Path,
-        launchers_caught_up: Callable[[], Awaitable[None]],
+        launchers: LauncherPool,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._memory = memory
         self._state_dir = state_dir
         self._logs = state_dir / "logs"
-        self._launchers_caught_up = launchers_caught_up
+        self._launchers = launchers
         self._last_tried = 0  # job whose logs were tried last: a sweep that was cut off is continued behind it
 
     async def sweep(self, pace: Pace) -> bool:
@@ -78,7 +79,7 @@ class Leftovers:
         buckets: set[int] = set()
         if await self._reader.run(rows.listed_logs, 0, 1):
             # One that takes over the output of a job, which may have ended since, makes the directory of its log.
-            await self._launchers_caught_up()
+            await self._launchers.caught_up()
         while not pace.is_over:
             async with pace.piece():
                 ids = await self._reader.run(rows.listed_logs, self._last_tried, DIRECTORIES)

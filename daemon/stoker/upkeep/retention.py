@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -21,7 +21,6 @@ from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config
 from stoker.config.settings import KeepSection, RetentionSettings
 from stoker.core.clock import Clock
-from stoker.core.errors import StokerError
 from stoker.core.job.model import STOKER, Actor
 from stoker.core.requests import Purge
 from stoker.core.retention import (
@@ -50,6 +49,7 @@ from stoker.telemetry.logs import log
 from stoker.telemetry.otel import Counted, Telemetry
 from stoker.upkeep.leftovers import Leftovers
 from stoker.upkeep.pace import Pace
+from stoker.upkeep.refusals import Refusals
 from stoker.upkeep.usage import Usage
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Retention:
         usage: Usage,
         telemetry: Telemetry,
         background: BackgroundTasks,
-        refusal: Callable[[], StokerError | None],
+        refusals: Refusals,
         off: TimeOff | None,
     ) -> None:
         self._config = config
@@ -118,7 +118,7 @@ class Retention:
         self._usage = usage
         self._telemetry = telemetry
         self._background = background
-        self._refusal = refusal
+        self._refusals = refusals
         self._off = off
         self._waits = False
         self._one = asyncio.Lock()
@@ -133,7 +133,7 @@ class Retention:
     def tick(self) -> None:
         """Begin a pass if it is due and changes are possible."""
         now = self._clock.now().steady
-        if now >= self._due and (self._working is None or self._working.done()) and self._refusal() is None:
+        if now >= self._due and (self._working is None or self._working.done()) and self._refusals.current() is None:
             self._due = now + self._config.retention.every_ms
             self._working = self._background.retry("retention", self._pass)
 
