@@ -109,3 +109,20 @@ def test_journal_when_memory_is_short_then_it_stops_and_goes_on_without_a_gap(li
     assert isinstance(failed, MemoryError)
     assert (writing, waiting) == (False, 0)
     assert sum(text.count(b"x" * LARGE) for text in texts) == ROWS
+
+
+def test_chain_when_there_is_no_room_for_its_rows_then_nothing_of_it_stays(life: Life, tmp_path: Path) -> None:
+    for number in range(ROWS):
+        life.commit(number)
+    before = files(tmp_path / "journal")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10 * LARGE, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            life.journal.begin_chain(new_chain(), tmp_path / "stoker.db")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+    assert files(tmp_path / "journal") == before
+    life.journal.begin_chain(new_chain(), tmp_path / "stoker.db")
+    assert len(files(tmp_path / "journal")) > len(before)

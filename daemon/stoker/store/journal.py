@@ -23,7 +23,18 @@ from stoker.core.errors import JournalBroken
 from stoker.store import changes, outbox
 from stoker.store.backup_files import time_name
 from stoker.store.database import reading, snapshot
-from stoker.store.journal_files import ROTATED_BYTES, START, End, Header, Line, Position, Tail, find_end, whole_files
+from stoker.store.journal_files import (
+    ROTATED_BYTES,
+    START,
+    End,
+    Header,
+    Line,
+    Position,
+    Tail,
+    files,
+    find_end,
+    whole_files,
+)
 
 PORTION = 512  # entries, and changes, in one line
 PORTIONS = 4  # in one call between two commits
@@ -235,16 +246,27 @@ class Journal:
         return next((reason for reason, holds in reasons.items() if holds), None)
 
     def begin_chain(self, chain: str, database: Path) -> None:
-        """Write all rows of the database to a new chain of files. Raises OSError or sqlite3.Error."""
-        with reading(database) as connection:
-            connection.execute("BEGIN")
-            known, at = read_outbox(connection), wall_ms()
-            position = Position(known.last, known.seq)
-            self._tail.begin(self._first_header(chain, position, at))
-            for line in _all_rows(connection, position, at):
-                self._tail.write([line])
-                self._tail.rotate_if_due(line)
-            self._tail.sync()
+        """Write all rows of the database to a new chain of files. Raises OSError or sqlite3.Error.
+
+        Without room for all of them nothing stays of it: each further try would take what is left of the disk.
+        """
+        before = files(self.directory)
+        try:
+            with reading(database) as connection:
+                connection.execute("BEGIN")
+                known, at = read_outbox(connection), wall_ms()
+                position = Position(known.last, known.seq)
+                self._tail.begin(self._first_header(chain, position, at))
+                for line in _all_rows(connection, position, at):
+                    self._tail.write([line])
+                    self._tail.rotate_if_due(line)
+                self._tail.sync()
+        except BaseException:
+            self._tail.close()
+            for path in files(self.directory):
+                if path not in before:
+                    path.unlink()
+            raise
         self._armed = True
         self._go_on_from(position, at, known)
 
