@@ -6,11 +6,11 @@ Owns when a job may not start, must stop, or may start. Whole trees are stopped,
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.core.clock import wall_ms
 from stoker.core.errors import InvalidParams
 from tests.support.facts import scales, until
 from tests.support.work import Gate, alive, attempts_of, changes, end_of, job_view, lines, shell, state, submit
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 SETTINGS = "[daemon]\nmax_running = 8\n[queues.stopped]\npaused = true\n[queues.once]\n"
 OK = shell("exit 0")
 HOUR_MS = 3_600_000
-
-
-def now_ms() -> int:
-    return int(time.time() * 1000)
 
 
 def stubborn(gate: Gate, ledger: Path) -> str:
@@ -75,7 +71,7 @@ def test_ttl_when_the_job_waits_for_a_need_then_it_counts_from_the_end_of_the_ne
 
 
 def test_ttl_when_there_is_a_run_at_then_it_counts_from_there(client: stoker.Client) -> None:
-    run_at = now_ms() + 300
+    run_at = wall_ms() + 300
     job = submit(client, OK, queue="stopped", run_at=run_at, ttl_ms=100)
 
     assert end_of(client, job) == ("expired", "ttl")
@@ -98,7 +94,7 @@ def test_ttl_when_it_passes_while_no_daemon_runs_then_the_next_start_expires_the
 
 def test_deadline_when_the_job_has_not_started_then_it_expires(client: stoker.Client) -> None:
     for in_ms in scales(150):
-        deadline = now_ms() + in_ms
+        deadline = wall_ms() + in_ms
         with contextlib.suppress(InvalidParams):  # it has passed already
             job = submit(client, OK, queue="stopped", deadline=deadline)
             break
@@ -111,7 +107,7 @@ def test_deadline_when_the_job_runs_then_it_is_stopped_and_fails_without_a_retry
     client: stoker.Client, gate: Gate
 ) -> None:
     for in_ms in scales(300):
-        deadline = now_ms() + in_ms
+        deadline = wall_ms() + in_ms
         job = submit(client, gate.spec(), deadline=deadline, max_attempts=5, base_delay_ms=1)
         end = end_of(client, job)
         if job_view(client, job)["attempts"]:
@@ -129,7 +125,7 @@ def test_deadline_when_it_comes_between_two_attempts_then_there_is_no_second(
     for in_ms in scales(1_000):
         gate = Gate(tmp_path / str(in_ms))
         options = {"max_attempts": 2, "base_delay_ms": 1, "queue": "once"}
-        job = submit(client, gate.spec("exit 1"), deadline=now_ms() + in_ms, **options)
+        job = submit(client, gate.spec("exit 1"), deadline=wall_ms() + in_ms, **options)
         until(
             lambda: job_view(client, job)["pid"] or job_view(client, job)["finished_at"],  # noqa: B023
             why="its start, or its deadline",
@@ -146,7 +142,7 @@ def test_deadline_when_it_comes_between_two_attempts_then_there_is_no_second(
 
 def test_deadline_when_it_has_passed_then_the_submit_is_refused(client: stoker.Client) -> None:
     with pytest.raises(InvalidParams) as refused:
-        submit(client, OK, deadline=now_ms() - 1_000)
+        submit(client, OK, deadline=wall_ms() - 1_000)
 
     assert refused.value.details["path"] == "deadline"
 
@@ -242,7 +238,7 @@ def test_warning_when_a_limit_comes_near_then_the_signal_comes_before_sigterm(
             f"trap 'echo usr1 >> {ledger}' USR1; trap 'echo term >> {ledger}; exit 0' TERM; echo ready >> {ledger};"
             f" while :; do read _ < {gate.path}; done"
         )
-        limits = {limit: in_ms if limit == "timeout_ms" else now_ms() + in_ms}
+        limits = {limit: in_ms if limit == "timeout_ms" else wall_ms() + in_ms}
         job = submit(client, shell(script), warn_signal=10, warn_before_ms=in_ms // 2, **limits)
         end = end_of(client, job)
         if lines(ledger):
@@ -277,8 +273,8 @@ def test_warning_when_there_is_no_limit_then_the_submit_is_refused(client: stoke
 
 
 def test_run_at_when_it_is_in_the_future_then_the_job_starts_then_and_why_says_so(client: stoker.Client) -> None:
-    later = submit(client, OK, run_at=now_ms() + HOUR_MS)
-    run_at = now_ms() + 400
+    later = submit(client, OK, run_at=wall_ms() + HOUR_MS)
+    run_at = wall_ms() + 400
     job = submit(client, OK, run_at=run_at)
 
     assert state(client, later) == "waiting"
@@ -289,17 +285,17 @@ def test_run_at_when_it_is_in_the_future_then_the_job_starts_then_and_why_says_s
 
 
 def test_run_at_when_it_has_passed_then_the_job_starts_at_once(client: stoker.Client) -> None:
-    job = submit(client, OK, run_at=now_ms() - HOUR_MS)
+    job = submit(client, OK, run_at=wall_ms() - HOUR_MS)
 
     assert end_of(client, job) == ("succeeded", "exit")
 
 
 def test_run_at_when_it_passes_while_no_daemon_runs_then_the_next_start_runs_the_job(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
-        run_at = now_ms() + 300
+        run_at = wall_ms() + 300
         job = submit(client, OK, run_at=run_at)
     daemon.kill9()
-    until(lambda: now_ms() > run_at, why="the time to start")
+    until(lambda: wall_ms() > run_at, why="the time to start")
 
     daemon.start()
 
@@ -308,7 +304,7 @@ def test_run_at_when_it_passes_while_no_daemon_runs_then_the_next_start_runs_the
 
 
 def test_run_at_when_it_is_not_before_the_deadline_then_the_submit_is_refused(client: stoker.Client) -> None:
-    at = now_ms() + HOUR_MS
+    at = wall_ms() + HOUR_MS
 
     with pytest.raises(InvalidParams) as refused:
         submit(client, OK, run_at=at, deadline=at)

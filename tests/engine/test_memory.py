@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
 
+from stoker.core.clock import wall_ms
 from stoker.core.errors import AlreadyFinished
 from stoker.core.job.events import Began, Cancel
 from stoker.core.job.model import Identity, Queue, State, StopReason
@@ -41,7 +41,7 @@ def short_job(dice: random.Random) -> dict[str, Any]:
     """A job that ends at once, with limits in the far future, and mostly with a socket for reports."""
     words: dict[str, Any] = {"timeout_ms": MONTH_MS, "notify": dice.random() < 0.7}
     if dice.random() < 0.5:
-        words["deadline"] = time.time_ns() // 1_000_000 + MONTH_MS
+        words["deadline"] = wall_ms() + MONTH_MS
     if dice.random() < 0.2:
         words |= {"warn_signal": int(signal.SIGUSR1), "warn_before_ms": DAY_MS}
     return shell(f"exit {dice.choice([0, 0, 0, 1])}", **words)

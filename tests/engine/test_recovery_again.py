@@ -6,12 +6,10 @@ and with workers whose stop has only begun.
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tests.support import past
-from tests.support.batches import tables
+from tests.support.batches import tables_of
 from tests.support.facts import until
 from tests.support.work import alive, changes, end_of, lines, shell, submit
 
@@ -24,12 +22,6 @@ LIVES = 3
 KEPT = ("jobs", "attempts", "changes")
 
 
-def kept(daemon: DaemonProcess) -> dict[str, Any]:
-    with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as connection:
-        by_table = tables(connection)
-    return {name: by_table[name] for name in KEPT}
-
-
 def test_recovery_when_the_daemon_dies_right_after_it_then_the_next_changes_nothing(
     daemon: DaemonProcess,
 ) -> None:
@@ -39,13 +31,13 @@ def test_recovery_when_the_daemon_dies_right_after_it_then_the_next_changes_noth
 
     daemon.start()
     daemon.kill9()
-    once = kept(daemon)
+    once = tables_of(daemon.state_dir / "stoker.db", KEPT)
     for _ in range(LIVES):
         daemon.start()
         daemon.kill9()
 
     assert len([change for change in once["changes"] if "ended" in change]) == len(runs)
-    assert kept(daemon) == once
+    assert tables_of(daemon.state_dir / "stoker.db", KEPT) == once
 
 
 def test_stop_when_the_daemon_is_killed_again_and_again_then_it_happens_once(

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from stoker.core.errors import EX_TEMPFAIL, StokerError
 from tests.support import past
-from tests.support.batches import tables
+from tests.support.batches import tables_of
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import flow, step
@@ -48,12 +46,6 @@ def pids(client: stoker.Client, *jobs: int) -> list[int]:
 
 def launchers(client: stoker.Client) -> list[dict[str, Any]]:
     return list(client.call("system.status")["launchers"])
-
-
-def kept(daemon: DaemonProcess) -> dict[str, Any]:
-    with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as connection:
-        by_table = tables(connection)
-    return {name: by_table[name] for name in KEPT}
 
 
 def two_claim_one_process(daemon: DaemonProcess, gate: Gate) -> tuple[list[int], list[int]]:
@@ -103,7 +95,7 @@ def test_plan_when_two_attempts_claim_one_process_then_the_daemon_only_answers_r
         done = submit(client, shell("echo said"))
         assert end_of(client, done) == ("succeeded", "exit")
     jobs, workers = two_claim_one_process(daemon, gate)
-    before = kept(daemon)
+    before = tables_of(daemon.state_dir / "stoker.db", KEPT)
 
     daemon.start()
 
@@ -117,7 +109,7 @@ def test_plan_when_two_attempts_claim_one_process_then_the_daemon_only_answers_r
         assert daemon.cli(*verb).returncode == EX_TEMPFAIL, verb
     assert daemon.cli("drain").stderr == "stoker: draining: no job starts; the daemon exits\n"
     assert daemon.wait() == 0
-    assert kept(daemon) == before
+    assert tables_of(daemon.state_dir / "stoker.db", KEPT) == before
     assert all(alive(pid) for pid in workers)
 
 
@@ -127,7 +119,7 @@ def test_row_when_a_queued_job_has_an_open_attempt_then_safe_mode_names_it(daemo
         (pid,) = pids(client, job)
     daemon.kill9()
     past.forget_start(daemon.state_dir / "stoker.db", job)
-    before = kept(daemon)
+    before = tables_of(daemon.state_dir / "stoker.db", KEPT)
     message = f"job {job} is queued, but its attempt 1 (run {job}.1."
 
     preview = daemon.cli("recover", "--dry-run", "--state-dir", str(daemon.state_dir))
@@ -144,7 +136,7 @@ def test_row_when_a_queued_job_has_an_open_attempt_then_safe_mode_names_it(daemo
     with daemon.client() as client:
         assert client.status()["disk"]["free_bytes"] > 0
     assert daemon.stop() == 0
-    assert kept(daemon) == before
+    assert tables_of(daemon.state_dir / "stoker.db", KEPT) == before
     assert alive(pid)
 
 
@@ -170,7 +162,7 @@ def test_limit_when_recovery_takes_longer_then_nothing_is_done_until_the_next_st
         (pid,) = pids(client, job)
         (launcher,) = launchers(client)
     daemon.kill9()
-    before = kept(daemon)
+    before = tables_of(daemon.state_dir / "stoker.db", KEPT)
     os.kill(launcher["pid"], signal.SIGSTOP)
 
     daemon.config.write_text(HURRIED)
@@ -178,7 +170,7 @@ def test_limit_when_recovery_takes_longer_then_nothing_is_done_until_the_next_st
 
     assert_safe(daemon, "not over within 1000 ms", "raise timeout_ms in [recovery]")
     assert daemon.stop() == 0
-    assert kept(daemon) == before
+    assert tables_of(daemon.state_dir / "stoker.db", KEPT) == before
     os.kill(launcher["pid"], signal.SIGCONT)
     daemon.config.write_text("")
     daemon.start()

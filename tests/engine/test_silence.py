@@ -19,6 +19,7 @@ from stoker.engine.messages import Alarms
 from stoker.engine.timers import Alarm, Limit, Timers
 from stoker.process.work_files import WorkFiles
 from tests.support.apart import run_apart, spare_descriptors
+from tests.support.descriptors import count_fds
 from tests.support.facts import until_async
 from tests.support.jobs import attempt, job, running, spec
 from tests.support.strace import why_not
@@ -203,12 +204,12 @@ async def test_silence_when_nobody_can_hear_the_run_then_it_is_not_silent(room: 
 
 async def test_close_when_the_run_is_settled_then_nothing_of_it_is_left(room: Room) -> None:
     room.begin()
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = count_fds()
 
     room.heartbeats.close([room.run_id, "8.1.0000000000000000"])
 
     assert not Path(room.work_files.notice_address(room.run_id)).exists()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before - 1
+    assert count_fds() == before - 1
     assert room.pass_ms(10**9) == []
 
 

@@ -7,11 +7,11 @@ client sees of it.
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.core.clock import wall_ms
 from stoker.core.errors import AlreadyFinished, ConfirmationNeeded, InvalidParams, JobNotFound, NotAllowed
 from tests.support.facts import scales, until
 from tests.support.work import changes, end_of, lines, running, shell, state, submit, submit_running
@@ -32,10 +32,6 @@ def verb(client: stoker.Client, name: str, job: int, **options: object) -> str:
     return after
 
 
-def now_ms() -> int:
-    return int(time.time() * 1000)
-
-
 def test_hold_when_released_then_the_job_goes_on_where_it_was(client: stoker.Client) -> None:
     job = submit(client, OK, queue="stopped")
 
@@ -47,7 +43,7 @@ def test_hold_when_released_then_the_job_goes_on_where_it_was(client: stoker.Cli
 
 
 def test_release_when_something_still_blocks_the_job_then_it_waits_again(client: stoker.Client) -> None:
-    job = submit(client, OK, run_at=now_ms() + HOUR_MS)
+    job = submit(client, OK, run_at=wall_ms() + HOUR_MS)
     verb(client, "hold", job)
 
     assert verb(client, "release", job) == "waiting"
@@ -117,7 +113,7 @@ def test_retry_when_a_new_timeout_is_given_then_the_next_attempt_has_it(client: 
 def test_retry_when_the_deadline_has_passed_then_a_new_one_is_asked_for(client: stoker.Client) -> None:
     for in_ms in scales(100):
         with contextlib.suppress(InvalidParams):  # it has passed already
-            job = submit(client, OK, queue="stopped", deadline=now_ms() + in_ms)
+            job = submit(client, OK, queue="stopped", deadline=wall_ms() + in_ms)
             break
     assert end_of(client, job) == ("expired", "deadline")
 
@@ -125,7 +121,7 @@ def test_retry_when_the_deadline_has_passed_then_a_new_one_is_asked_for(client: 
         verb(client, "retry", job)
 
     assert refused.value.details["path"] == "deadline"
-    assert verb(client, "retry", job, deadline=now_ms() + HOUR_MS) == "queued"
+    assert verb(client, "retry", job, deadline=wall_ms() + HOUR_MS) == "queued"
 
 
 def test_retry_when_the_job_had_succeeded_then_it_runs_once_more(client: stoker.Client) -> None:

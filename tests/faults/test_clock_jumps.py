@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stoker.core.clock import wall_ms
 from stoker.core.errors import JobNotFound
 from tests.support.clocks import Shift, set_sleep, set_wall_clock, why_no_compiler
 from tests.support.daemon import DaemonProcess
@@ -54,11 +55,6 @@ def asleep() -> Iterator[DaemonProcess]:
     daemon = DaemonProcess(SETTINGS)
     yield daemon
     daemon.end()
-
-
-def wall_ms() -> int:
-    """The true wall clock, which is the daemon's while it is shifted by 0."""
-    return time.time_ns() // 1_000_000
 
 
 class Waits:

@@ -18,11 +18,12 @@ import pytest
 
 from stoker.core.errors import DaemonUnreachable, StokerError
 from tests.support import strace
+from tests.support.descriptors import count_fds
 from tests.support.facts import until
 from tests.support.lives import Lives
 from tests.support.strace import Attached, calls_of, points
 from tests.support.task_door import tasks_of, threads_of
-from tests.support.torture import become_quiet, count_fds
+from tests.support.torture import become_quiet
 from tests.support.work import alive
 
 if TYPE_CHECKING:

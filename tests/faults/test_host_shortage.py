@@ -11,10 +11,11 @@ import pytest
 
 from stoker.core.shortage import MAX_DELAY_MS
 from tests.support.daemon import DaemonProcess
+from tests.support.descriptors import count_fds
 from tests.support.facts import until
 from tests.support.rpc import RawClient, request
 from tests.support.strace import Attached, injected, why_not
-from tests.support.torture import count_fds, launchers
+from tests.support.torture import launchers
 from tests.support.work import Gate, attempts_of, end_of, kill9, shell, submit, submit_many
 
 if TYPE_CHECKING:

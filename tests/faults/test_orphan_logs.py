@@ -13,15 +13,7 @@ from tests.support.torture import launchers
 from tests.support.work import Gate, end_of, kill9, shell, submit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import stoker
-
-
-@pytest.fixture
-def daemon() -> Iterator[DaemonProcess]:
-    with DaemonProcess() as daemon:
-        yield daemon
 
 
 def read(client: stoker.Client, job: int) -> str:

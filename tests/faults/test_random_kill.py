@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.audit import Audit
+from tests.support.descriptors import count_fds
 from tests.support.facts import until
 from tests.support.ledger import Ledger
-from tests.support.torture import FDS_ALLOWED, POLICIES, Faults, Load, become_quiet, count_fds, zombies_of
+from tests.support.torture import FDS_ALLOWED, POLICIES, Faults, Load, become_quiet, zombies_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

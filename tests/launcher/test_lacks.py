@@ -19,6 +19,7 @@ import pytest
 from stoker.core.job.limits import Limits
 from stoker.process.messages import Exited, OrphanLog, RunState, Setup, Started
 from tests.support import strace
+from tests.support.descriptors import count_fds
 from tests.support.facts import until_async
 from tests.support.instance import ended, log_of
 from tests.support.strace import Attached, calls_of, injected
@@ -48,7 +49,7 @@ def limit_open_files(client: LauncherClient, soft: int, hard: int) -> None:
 
 
 def open_files(client: LauncherClient) -> int:
-    return len(list(Path(f"/proc/{client.facts.pid}/fd").iterdir()))
+    return count_fds(client.facts.pid)
 
 
 # --- processes --------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 
 from stoker.process.messages import Setup, Started
 from tests.support import strace
+from tests.support.descriptors import count_fds
 from tests.support.instance import log_of
 from tests.support.strace import Attached, calls_of
 
@@ -164,7 +165,7 @@ async def test_launch_when_descriptors_run_out_then_it_runs_or_the_error_is_tran
     host: LauncherHost, setup: Setup | None, spare: int
 ) -> None:
     client = await host.start()
-    in_use = sum(1 for _ in os.scandir(f"/proc/{client.facts.pid}/fd"))
+    in_use = count_fds(client.facts.pid)
     _, hard = resource.prlimit(client.facts.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(client.facts.pid, resource.RLIMIT_NOFILE, (in_use + spare, hard))
 

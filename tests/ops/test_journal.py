@@ -9,7 +9,6 @@ import hashlib
 import json
 import shutil
 import sqlite3
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
+from stoker.core.clock import wall_ms
 from stoker.core.errors import BackupRefused, JournalBroken, StateRefused
 from stoker.ops import audit, restore
 from stoker.ops.rebuild import Until
@@ -300,10 +300,6 @@ def test_journal_when_it_lacks_too_many_rows_then_a_new_chain_begins(daemon: Dae
 # --- up to a point ------------------------------------------------------------------------------------------
 
 
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class Past:
     """A state of a stopped daemon: its backup in the middle, and how many jobs there were after each change."""
 
@@ -314,8 +310,8 @@ class Past:
             for number in range(1, 7):
                 end_of(client, submit(client, shell("exit 0")))
                 seq = journaled(daemon)
-                self.points.append((seq, now_ms(), number))
-                until(lambda: now_ms() > self.points[-1][1])
+                self.points.append((seq, wall_ms(), number))
+                until(lambda: wall_ms() > self.points[-1][1])
                 if number == 3:
                     assert daemon.cli("backup").returncode == 0
         daemon.stop()
@@ -559,7 +555,7 @@ BAD: dict[str, tuple[Callable[[Path], object], Until, str]] = {
         "rows that this schema does not know",
     ),
     "an end behind it": (lambda _journal: None, Until(seq=10_000), "the journal ends at change"),
-    "an end in the future": (lambda _journal: None, Until(at=now_ms() + 3_600_000), "is in the future"),
+    "an end in the future": (lambda _journal: None, Until(at=wall_ms() + 3_600_000), "is in the future"),
     "an end before it": (lambda _journal: None, Until(at=1_000), "is before the journal begins"),
 }
 
@@ -606,7 +602,7 @@ HOSTILE_ROWS = {
 
 @pytest.mark.parametrize("kind", HOSTILE_ROWS)
 def test_journal_when_a_worker_forged_a_line_then_it_is_refused(past: Past, root: Path, kind: str) -> None:
-    place = f'"last":1000000,"seq":{past.points[5][0]},"at":{now_ms()},'.encode()
+    place = f'"last":1000000,"seq":{past.points[5][0]},"at":{wall_ms()},'.encode()
     with_line(root / "journal", b"{" + place + HOSTILE_ROWS[kind][1:])
     before = every_byte(root)
 

@@ -14,9 +14,9 @@ import pytest
 from stoker.process import attempt_logs
 from stoker.process.attempt_logs import CHUNK, TAIL_SEARCH_BYTES, Chunk, follow, log_of, log_path, tail_offset
 from tests.support.apart import run_apart_async, spare_descriptors
+from tests.support.descriptors import count_fds
 from tests.support.facts import DEADLINE_S, until_async
 from tests.support.strace import why_not
-from tests.support.torture import count_fds
 
 KIB = 1024
 OF_THE_LOOP = 1  # asyncio watches the end of a pipe of its own
@@ -153,7 +153,7 @@ async def test_follow_when_the_kernel_has_no_room_for_a_watch_then_bytes_still_c
 
 
 async def follow_unwatched(path: str) -> str:
-    fds = count_fds(os.getpid())
+    fds = count_fds()
     log = Path(path)
     log.touch()
     follower = Follower(log)
@@ -163,7 +163,7 @@ async def follow_unwatched(path: str) -> str:
         file.write(b"last\n")
         text = await waiting
     await follower.end()
-    await until_async(lambda: count_fds(os.getpid()) == fds, why="its descriptors, closed")
+    await until_async(lambda: count_fds() == fds, why="its descriptors, closed")
     return text.decode()
 
 
@@ -220,7 +220,7 @@ async def test_follow_when_it_is_closed_while_waiting_then_the_last_words_still_
 
 async def test_follow_when_its_reader_goes_then_no_descriptor_stays(log: Path) -> None:
     log.write_bytes(b"first\n")
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = count_fds()
 
     for _ in range(5):
         chunks = follow(log, offset=0, closed=asyncio.Event(), threads=READERS)
@@ -231,7 +231,7 @@ async def test_follow_when_its_reader_goes_then_no_descriptor_stays(log: Path) -
         await asyncio.gather(waiting, return_exceptions=True)
         await chunks.aclose()
 
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert count_fds() == before
 
 
 async def test_follow_when_its_reader_goes_during_a_read_then_the_log_stays_open(
@@ -247,7 +247,7 @@ async def test_follow_when_its_reader_goes_during_a_read_then_the_log_stays_open
         inodes.append((threading.current_thread().name[:4], os.fstat(descriptor).st_ino))
 
     monkeypatch.setattr(attempt_logs, "_read", slow_read)
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = count_fds()
     chunks = follow(log, offset=0, closed=asyncio.Event(), threads=READERS)
     waiting = asyncio.ensure_future(anext(chunks))
     await until_async(begun.is_set, why="the read")
@@ -258,7 +258,7 @@ async def test_follow_when_its_reader_goes_during_a_read_then_the_log_stays_open
 
     await until_async(lambda: inodes, why="the end of the read")
     assert inodes == [("logs", log.stat().st_ino)]
-    await until_async(lambda: len(list(Path("/proc/self/fd").iterdir())) == before, why="the log closed")
+    await until_async(lambda: count_fds() == before, why="the log closed")
 
 
 LINES = b"".join(b"line %06d\n" % number for number in range(40_000))  # 480 KiB: more than one block from the end

@@ -17,6 +17,7 @@ from stoker.files import NotRegular
 from stoker.process import launchers
 from stoker.process.launchers import find_launchers, remove_remains, start_launcher
 from tests.support.apart import fill_descriptors, run_apart, spare_descriptors
+from tests.support.descriptors import count_fds
 from tests.support.facts import until_async
 from tests.support.instance import LauncherHost
 
@@ -165,10 +166,6 @@ async def test_launcher_when_it_dies_then_its_zombie_is_reaped_while_we_live(hos
     await until_async(lambda: not Path(f"/proc/{client.facts.pid}").exists())
 
 
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 async def test_start_when_the_launcher_hangs_then_it_is_given_up_and_nothing_of_it_is_left(
     host: LauncherHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -176,13 +173,13 @@ async def test_start_when_the_launcher_hangs_then_it_is_given_up_and_nothing_of_
     hanging.write_text("import signal\nsignal.pause()\n")
     monkeypatch.setattr(launchers, "PROGRAM", hanging)
     monkeypatch.setattr(launchers, "START_S", 0.3)
-    before = descriptors()
+    before = count_fds()
 
     with pytest.raises(CannotCreate, match="was not ready within"):
         await host.start()
 
     await until_async(lambda: not list(host.processes()), why="the end of a launcher that hangs")
-    await until_async(lambda: descriptors() == before, why="its descriptors, closed")
+    await until_async(lambda: count_fds() == before, why="its descriptors, closed")
     assert list((host.state_dir / "launchers").iterdir()) == []
 
 
@@ -190,13 +187,13 @@ async def test_start_when_no_process_can_be_had_then_nothing_stays_open(
     host: LauncherHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/python")
-    before = descriptors()
+    before = count_fds()
 
     for _ in range(3):
         with pytest.raises(FileNotFoundError):
             await host.start()
 
-    assert descriptors() == before
+    assert count_fds() == before
     assert list((host.state_dir / "launchers").iterdir()) == []
 
 
@@ -211,14 +208,14 @@ async def start_until_it_succeeds() -> tuple[int, int]:
     """With one descriptor more for each try. How often it failed for want of one, and how many locks there are."""
     host = LauncherHost()
     fill_descriptors()
-    before, failures = descriptors(), 0
+    before, failures = count_fds(), 0
     while True:
         with spare_descriptors(failures), contextlib.suppress(OSError):
             await host.start()
         if host.clients:
             break
         failures += 1
-        await until_async(lambda: descriptors() == before, why="its descriptors, closed")
+        await until_async(lambda: count_fds() == before, why="its descriptors, closed")
         await until_async(lambda: not list(host.processes()), why="the end of a launcher that was given up")
     locks = len(list((host.state_dir / "launchers").glob("*.lock")))
     await host.end()

@@ -15,6 +15,7 @@ import pytest
 
 from stoker.core.job.notice import MAX_NOTICE_BYTES
 from stoker.process.notices import Datagram, listen, may_notify, receive
+from tests.support.descriptors import count_fds
 from tests.support.facts import until
 
 if TYPE_CHECKING:
@@ -40,10 +41,6 @@ def send(address: str, data: bytes, fds: tuple[int, ...] = ()) -> None:
         sock.sendmsg([data], rights, 0, f"\0{address[1:]}" if address[0] == "@" else address)
 
 
-def open_fds() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 def test_receive_when_something_was_said_then_it_comes_with_its_sender(heard: socket.socket, address: str) -> None:
     send(address, b"READY=1")
 
@@ -54,11 +51,11 @@ def test_receive_when_something_was_said_then_it_comes_with_its_sender(heard: so
 def test_receive_when_descriptors_come_along_then_they_are_closed_at_once(heard: socket.socket, address: str) -> None:
     """`systemd-notify` waits for the end of its pipe; and a worker must not fill our table of files."""
     ends, kept = os.pipe()
-    before = open_fds()
+    before = count_fds()
     for number in (1, 16, 200):
         send(address, b"BARRIER=1", (kept,) * number)
         assert receive(heard) is not None
-    assert open_fds() == before
+    assert count_fds() == before
 
     os.close(kept)
     assert os.read(ends, 1) == b""
@@ -85,12 +82,12 @@ def test_listen_when_a_daemon_that_died_left_the_name_then_it_is_bound_again(tmp
 
 
 def test_listen_when_a_directory_has_the_name_then_it_fails_and_leaves_nothing(tmp_path: Path) -> None:
-    before = open_fds()
+    before = count_fds()
 
     with pytest.raises(OSError, match=r"directory|permitted"):
         listen(str(tmp_path))
 
-    assert open_fds() == before
+    assert count_fds() == before
 
 
 # --- who may speak ------------------------------------------------------------------------------------------

@@ -17,10 +17,10 @@ from stoker.process.identity import scan
 from stoker.process.messages import Exited, RunState
 from stoker.process.tree import Ladder, Sweep, await_end, stop_unborn, sweep
 from tests.support.apart import fill_descriptors, run_apart_async, spare_descriptors
+from tests.support.descriptors import count_fds
 from tests.support.facts import DEADLINE_S, until, until_async
 from tests.support.instance import Stranger, ended
 from tests.support.strace import why_not
-from tests.support.torture import count_fds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +91,7 @@ async def test_sweep_when_descriptors_run_out_anywhere_then_it_leaves_none_open(
 async def sweep_until_it_succeeds(instance: str, run_id: str) -> tuple[int, Sequence[int]]:
     """With one descriptor more for each try. How often it failed for want of one, and who is left."""
     fill_descriptors()
-    fds, tasks = count_fds(os.getpid()), len(asyncio.all_tasks())
+    fds, tasks = count_fds(), len(asyncio.all_tasks())
     for failures in range(100):
         try:
             with spare_descriptors(failures):
@@ -99,7 +99,7 @@ async def sweep_until_it_succeeds(instance: str, run_id: str) -> tuple[int, Sequ
         except OSError as error:
             if error.errno != errno.EMFILE:
                 raise
-        assert (count_fds(os.getpid()), len(asyncio.all_tasks())) == (fds, tasks)
+        assert (count_fds(), len(asyncio.all_tasks())) == (fds, tasks)
     raise AssertionError("it never succeeded")
 
 
@@ -118,10 +118,10 @@ async def test_sweep_when_the_kernel_has_no_room_for_a_watch_then_it_leaves_noth
 
 async def sweep_that_fails(instance: str, run_id: str) -> tuple[int | None, int, int]:
     """The error, and how many descriptors and tasks it left."""
-    fds, tasks = count_fds(os.getpid()), len(asyncio.all_tasks())
+    fds, tasks = count_fds(), len(asyncio.all_tasks())
     with pytest.raises(OSError, match="Cannot allocate memory") as failed:
         await sweep(instance, [run_id], grace_ms=GRACE_MS)
-    return failed.value.errno, count_fds(os.getpid()) - fds, len(asyncio.all_tasks()) - tasks
+    return failed.value.errno, count_fds() - fds, len(asyncio.all_tasks()) - tasks
 
 
 async def test_sweep_when_it_heeds_sigterm_then_it_may_clean_up_first(host: LauncherHost) -> None:

@@ -21,9 +21,9 @@ from stoker.core.errors import (
     TooManyConnections,
 )
 from stoker.process.attempt_logs import Chunk
+from tests.support.descriptors import count_fds
 from tests.support.facts import DEADLINE_S, until
 from tests.support.rpc import ServerThread
-from tests.support.torture import count_fds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,7 +103,7 @@ def test_logs_when_followed_then_the_bytes_come_and_the_connection_is_closed(
 @pytest.mark.parametrize("dropped", ["stream", "logs", "watch"])
 def test_stream_when_it_is_opened_and_never_iterated_then_no_socket_stays(client: stoker.Client, dropped: str) -> None:
     job = client.submit("true")["id"]
-    fds = count_fds(os.getpid())
+    fds = count_fds()
     opening: dict[str, Callable[[], Iterator[Any]]] = {
         "stream": lambda: client.stream("watch"),
         "logs": lambda: client.logs(job, follow=True),
@@ -114,7 +114,7 @@ def test_stream_when_it_is_opened_and_never_iterated_then_no_socket_stays(client
         pieces = opening[dropped]()
         del pieces
 
-    until(lambda: count_fds(os.getpid()) <= fds, why="as few descriptors as before, the server's among them")
+    until(lambda: count_fds() <= fds, why="as few descriptors as before, the server's among them")
 
 
 def test_logs_when_the_iterator_is_dropped_then_the_stream_ends(client: stoker.Client, server: ServerThread) -> None:

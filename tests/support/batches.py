@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from stoker.core.job.model import Attempt, Change, Job
@@ -41,6 +43,13 @@ def tables(connection: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
         name: sorted(connection.execute(f"SELECT * FROM {name} ORDER BY 1"), key=lambda row: repr(row[:2]))
         for name in names
     }
+
+
+def tables_of(database: Path, names: Iterable[str]) -> dict[str, list[tuple[Any, ...]]]:
+    """These tables of a database file."""
+    with closing(sqlite3.connect(database)) as connection:
+        by_name = tables(connection)
+    return {name: by_name[name] for name in names}
 
 
 Look = Callable[[sqlite3.Connection], Any]

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.process.attempt_logs import log_path
 from tests.support import hostile
+from tests.support.descriptors import count_fds
 from tests.support.facts import until
-from tests.support.torture import count_fds, launchers, zombies_of
+from tests.support.torture import launchers, zombies_of
 from tests.support.work import end_of, submit
 
 if TYPE_CHECKING:

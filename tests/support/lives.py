@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from stoker.core.errors import AlreadyFinished, AttemptMayLive, DaemonUnreachable, DiskFull, NotAllowed
 from tests.support.audit import Audit
+from tests.support.descriptors import count_fds
 from tests.support.facts import NeverCame, until
 from tests.support.flows import draw_flow
 from tests.support.ledger import Ledger
 from tests.support.strace import SYSCALLS, Point, Strace, draw, points
-from tests.support.torture import FDS_ALLOWED, LIVE, become_quiet, count_fds, draw_job, zombies_of
+from tests.support.torture import FDS_ALLOWED, LIVE, become_quiet, draw_job, zombies_of
 from tests.support.work import alive
 
 if TYPE_CHECKING:

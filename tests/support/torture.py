@@ -275,10 +275,6 @@ def launchers(state_dir: Path) -> dict[str, int]:
     return {launcher: pid for launcher, (_, pid) in oldest.items()}
 
 
-def count_fds(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-
 def zombies_of(pid: int) -> list[str]:
     """The zombies among the children."""
     dead = []
