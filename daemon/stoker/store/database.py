@@ -276,8 +276,9 @@ def _refuse_lost(path: Path, aside: Path) -> None:
     present = [str(it) for it in witnesses if it.exists() and it.stat().st_size and not _began_at_nothing(it)]
     if present:
         what = "is empty" if path.exists() else "is missing"
+        show = "shows" if len(present) == 1 else "show"
         raise StateRefused(
-            f"{path} {what}, but {', '.join(present)} shows that there was one; to open it now would lose what is left",
+            f"{path} {what}, but {', '.join(present)} {show} that there was one; to open it now would lose the rest",
             hint="stoker restore --from-journal, or --from-backup latest; or put the database back, or move all away",
         )
 
