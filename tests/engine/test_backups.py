@@ -125,6 +125,7 @@ def test_backup_when_the_file_is_named_then_it_is_whole_and_the_daemon_knows_it_
     assert backup["path"] == str(tmp_path / "mine.db")
     assert {path.name for path in tmp_path.iterdir()} == {"mine.db", "mine.db.sha256"}
     assert json.loads(daemon.cli("backup", "ls", "--json").stdout)["backups"] == []
+    assert "0 backups in" in daemon.cli("backup", "ls").stderr
 
 
 def test_backup_when_no_daemon_runs_then_the_command_makes_it_itself(stopped_daemon: DaemonProcess) -> None:

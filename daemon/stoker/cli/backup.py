@@ -71,7 +71,8 @@ def ls(given: Given) -> None:
     rows = [_row(one) for one in listing["backups"]]
     if rows:
         table.show(("MADE", "CHANGE", "SIZE", "REMARK", "FILE"), rows, whole=True)
-    render.aside(f"{counted(len(rows), 'backup')} in {listing['directory']}")
+    say = render.aside if rows else render.note
+    say(f"{counted(len(rows), 'backup')} in {listing['directory']}")
 
 
 def _row(one: BackupView) -> tuple[object, ...]:
