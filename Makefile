@@ -38,7 +38,7 @@ demo: $(READY) ## watch a small batch: priorities, a retry, a time limit, a live
 
 run: $(READY) ## the daemon in the foreground, state and socket in .local/ (ends with Ctrl-C)
 	@mkdir -p .local
-	@[ ! -t 1 ] || echo 'in another terminal: export PATH=$(CURDIR)/$(BIN):$$PATH STOKER_SOCKET=$(CURDIR)/.local/stoker.sock'
+	@[ ! -t 1 ] || echo 'in another terminal: export PATH=$(CURDIR)/$(BIN):$$PATH STOKER_SOCKET=$(CURDIR)/.local/stoker.sock STOKER_STATE_DIR=$(CURDIR)/.local/state'
 	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/stokerd --state-dir .local/state --socket .local/stoker.sock $(ARGS)
 
 test: $(READY) tools ## every test, with coverage of core; TESTS=tests/rpc for some, ARGS='-k name' for pytest
