@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,13 +51,18 @@ class Life:
 
 @contextmanager
 def little_memory() -> Iterator[None]:
-    """The process gets no more address space than it has."""
+    """The process gets no more address space than it has, and what earlier tests have freed of it is taken."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(), before[1]))
+    taken: list[bytearray] = []
     try:
+        with suppress(MemoryError):
+            while True:
+                taken.append(bytearray(LARGE // 2))
         yield
     finally:
+        taken.clear()
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
