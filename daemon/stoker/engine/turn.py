@@ -101,7 +101,7 @@ class Turn:
         self.batch = Batch()
         self.effects: list[ev.Effect] = []
         self.transitions: list[Transition] = []
-        self.settings_changed: list[Change] = []  # of queues and resources
+        self.settings_changed: list[Change] = []  # of queues, resources and schedules
         self.verdicts: list[tuple[Workflow, Workflow, list[str]]] = []  # changed, and which steps broke them
         self.touched_workflows: set[int] = set()  # workflows of which something changed in this turn
         self.ends: dict[int, Needed] = {}  # of jobs that opened attempts need: of this turn, or read with the commit
@@ -166,23 +166,27 @@ class Turn:
     def record(self, kind: str, subject: str, cause: str, payload: dict[str, Any], actor: Actor = STOKER) -> None:
         self._change(kind, subject, None, None, cause, payload, actor)
 
+    def _record_setting(
+        self, kind: str, subject: str, cause: str, payload: dict[str, Any], actor: Actor = STOKER
+    ) -> None:
+        """A change that the log names as well."""
+        self.record(kind, subject, cause, payload, actor)
+        self.settings_changed.append(self.batch.changes[-1])
+
     def set_queue(self, queue: Queue, cause: str, actor: Actor) -> None:
         self.batch.queues[queue.name] = queue
         self.memory.add_queue(queue)
-        self.record("queue", queue.name, cause, {"queue": queue, "note": actor.note}, actor)
-        self.settings_changed.append(self.batch.changes[-1])
+        self._record_setting("queue", queue.name, cause, {"queue": queue, "note": actor.note}, actor)
 
     def set_resource(self, resource: Resource, actor: Actor) -> None:
         self.batch.resources[resource.name] = resource
         self.memory.set_resource(resource)
-        self.record("resource", resource.name, "set", {"resource": resource, "note": actor.note}, actor)
-        self.settings_changed.append(self.batch.changes[-1])
+        self._record_setting("resource", resource.name, "set", {"resource": resource, "note": actor.note}, actor)
 
     def set_schedule(self, schedule: Schedule, cause: str, actor: Actor) -> None:
         """A person, or the settings file, added or changed a schedule."""
         self.update_schedule(schedule)
-        self.record("schedule", schedule.name, cause, {"schedule": schedule, "note": actor.note}, actor)
-        self.settings_changed.append(self.batch.changes[-1])
+        self._record_setting("schedule", schedule.name, cause, {"schedule": schedule, "note": actor.note}, actor)
 
     def update_schedule(self, schedule: Schedule) -> None:
         """Some of its slots are settled: the changes of jobs, or a change of their own, say how."""
@@ -191,15 +195,13 @@ class Turn:
 
     def note_slots(self, name: str, cause: str, slots: dict[str, Any]) -> None:
         """Slots of a schedule are settled without a run."""
-        self.record("schedule", name, cause, slots)
-        self.settings_changed.append(self.batch.changes[-1])
+        self._record_setting("schedule", name, cause, slots)
 
     def remove_schedule(self, name: str, actor: Actor) -> None:
         self.batch.schedules.pop(name, None)
         self.batch.removed_schedules.add(name)
         self.memory.schedules.remove(name)
-        self.record("schedule", name, "removed", {"note": actor.note}, actor)
-        self.settings_changed.append(self.batch.changes[-1])
+        self._record_setting("schedule", name, "removed", {"note": actor.note}, actor)
 
     def add_workflow(self, run: LiveWorkflow, actor: Actor) -> None:
         """A workflow was accepted; its steps follow."""
