@@ -70,6 +70,14 @@ def test_admit_when_a_job_is_passed_over_for_a_resource_then_its_line_says_so() 
     assert served.short == [(short, "tool")]
 
 
+def test_admit_when_a_queue_has_few_tokens_then_so_many_of_its_jobs_start() -> None:
+    rated, free, empty = line("a", queued(1), queued(2), queued(3)), line("b", queued(4)), line("c", queued(5))
+    rated.tokens, empty.tokens = 2, 0
+
+    assert sorted(ids(admit([rated, free, empty], 9, {}))) == [1, 2, 4]
+    assert [each.out_of_tokens for each in (rated, free, empty)] == [True, False, True]
+
+
 TOOLS = ("a", "b", "c")
 demands = st.dictionaries(st.sampled_from(TOOLS), st.integers(1, 3), max_size=3)
 
@@ -146,7 +154,7 @@ def test_admit_when_a_resource_is_taken_by_another_queue_then_it_is_gone_for_all
     assert ids(admit(lines, 9, {"gpu": 2})) == [1, 3]
 
 
-def test_admit_when_nobody_knows_the_resource_then_it_counts_as_full() -> None:
+def test_admit_when_the_resource_does_not_exist_then_it_counts_as_full() -> None:
     assert admit([line("a", queued(1, gpu=1))], 9, {}) == []
 
 
@@ -175,7 +183,7 @@ def test_order_key_when_a_priority_is_higher_then_it_is_worth_so_much_waiting() 
 
     assert urgent == 1_000 - 120_000
     assert urgent < early
-    assert order_key(120_001, 2, 60_000) > early  # nobody waits for ever
+    assert order_key(120_001, 2, 60_000) > early  # no job waits for ever
 
 
 # --- any lines ----------------------------------------------------------------------------------------------
@@ -238,7 +246,7 @@ def test_admit_when_queues_are_of_any_shape_then_limits_hold_and_none_is_left_ou
 # --- what is set aside --------------------------------------------------------------------------------------
 
 
-def test_admit_when_the_first_is_blocked_then_nobody_takes_what_it_waits_for() -> None:
+def test_admit_when_the_first_is_blocked_then_no_job_takes_what_it_waits_for() -> None:
     first, rival, other = queued(1, gpu=2), queued(2, gpu=1), queued(3, net=1)
     served = line("a", first, rival, other)
 
@@ -267,7 +275,7 @@ def test_admit_when_a_higher_class_asks_then_nothing_is_set_aside_against_it() -
 
 
 def test_admit_when_the_first_can_never_have_it_then_nothing_is_set_aside() -> None:
-    """More than the capacity, or a width of its own workflow, which nobody else could give back."""
+    """More than the capacity, or a width of its own workflow, which no other job could give back."""
     too_much, width = queued(1, gpu=3), queued(2, "a", **{"gpu": 1, "w7/fan": 1})
 
     assert ids(admit([line("a", too_much, width, queued(3, gpu=1))], 9, {"gpu": 1}, {"gpu": 2})) == [3]

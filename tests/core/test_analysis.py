@@ -63,10 +63,10 @@ EXPIRED: dict[str, Any] = {"state": State.EXPIRED, "attempts": 0}
     ("reason", "options", "cause", "following"),
     [
         (Reason.SIGNAL, ended(SIGNAL, signal=24), Cause.CPU, "stoker show 98"),
-        (Reason.EXIT, ended(EXIT, CPU, exit_code=128 + 24), Cause.CPU, "stoker show 98"),  # a shell told of it
+        (Reason.EXIT, ended(EXIT, CPU, exit_code=128 + 24), Cause.CPU, "stoker show 98"),  # a shell reported it
         (Reason.SIGNAL, ended(SIGNAL, signal=25), Cause.FILE_SIZE, "stoker show 98"),
         (Reason.EXIT, ended(EXIT, FILE, exit_code=128 + 25), Cause.FILE_SIZE, "stoker show 98"),
-        (Reason.EXIT, ended(EXIT, exit_code=128 + 25), Cause.EXIT, "stoker logs 98"),  # nothing bounded it: who knows
+        (Reason.EXIT, ended(EXIT, exit_code=128 + 25), Cause.EXIT, "stoker logs 98"),  # no limit bounded it
         (Reason.EXIT, ended(EXIT, CPU, exit_code=128 + 25), Cause.EXIT, "stoker logs 98"),
         (Reason.UNRESPONSIVE, ended(SIGNAL, CPU, signal=24), Cause.UNRESPONSIVE, "stoker workflow retry 7 --failed"),
         (Reason.OOM, ended(OutcomeKind.OOM, signal=9), Cause.MEMORY, "stoker show 98"),
@@ -99,7 +99,7 @@ def test_analysis_when_a_step_reached_a_limit_or_lacked_something_then_it_says_s
         ({"reason": Reason.EXIT, **ended(EXIT, exit_code=1)}, "b exited with 1 (success codes: 0); 1 failed otherwise"),
     ],
 )  # fmt: skip
-def test_message_when_more_is_known_of_the_step_that_is_named_then_it_is_told(
+def test_message_when_more_is_known_of_the_named_step_then_it_is_part_of_it(
     options: dict[str, Any], message: str
 ) -> None:
     analysis = analysed(ending("b", **options), ending("c", Reason.USER))

@@ -96,7 +96,7 @@ def test_ended_when_the_job_ends_then_attempt_job_and_dependents_follow_in_order
     assert after.effects == (ev.Settled(live.run_id), ev.ReleaseDependents(7))
 
 
-def test_ended_when_nobody_saw_the_time_then_now_is_the_time() -> None:
+def test_ended_when_the_time_was_not_seen_then_now_is_the_time() -> None:
     of, live = running()
 
     after = step(of, live, ev.Ended(outcome=UNSEEN), NOW)
@@ -122,7 +122,7 @@ def test_ended_when_the_delay_is_nothing_then_the_job_is_queued_at_once() -> Non
     assert step(of, live, ev.Ended(outcome=exited(3)), NOW).job.state is State.QUEUED
 
 
-def test_ended_when_the_job_is_safe_and_nobody_saw_it_then_it_is_queued_and_charged() -> None:
+def test_ended_when_a_safe_job_ends_unseen_then_it_is_queued_and_charged() -> None:
     of, live = running(spec(on_orphan=OnOrphan.REQUEUE))
 
     after = step(of, live, ev.Ended(outcome=UNSEEN), NOW)
@@ -131,7 +131,7 @@ def test_ended_when_the_job_is_safe_and_nobody_saw_it_then_it_is_queued_and_char
     assert after.effects == (ev.Settled(live.run_id),)
 
 
-def test_ended_when_a_person_must_decide_then_dependents_are_not_told() -> None:
+def test_ended_when_a_person_must_decide_then_dependents_are_not_released() -> None:
     of, live = running(spec(on_orphan=OnOrphan.HOLD), pid=5)
 
     after = step(of, live, ev.Ended(outcome=UNSEEN), NOW)
@@ -161,7 +161,7 @@ def test_ended_when_the_job_was_stuck_then_the_attempt_closes_and_a_person_decid
         (Outcome(kind=OutcomeKind.SIGNAL, signal=9), Reason.SIGNAL),
     ],
 )
-def test_ended_when_the_job_was_stuck_then_its_reason_says_what_is_known_by_now(end: Outcome, reason: Reason) -> None:
+def test_ended_when_the_job_was_stuck_then_its_reason_names_its_known_end(end: Outcome, reason: Reason) -> None:
     stuck = job(State.HELD, reason=Reason.STUCK, attempts=1)
 
     after = step(stuck, attempt(stuck), ev.Ended(outcome=end), NOW)

@@ -40,3 +40,7 @@ def test_clock_when_the_boot_has_an_anchor_then_steady_time_ignores_the_wall_clo
 
 def test_now_when_one_clock_is_ahead_then_the_other_is_the_earlier() -> None:
     assert Now(wall=5, steady=3).earlier == Now(wall=3, steady=5).earlier == 3
+
+
+def test_skew_when_the_wall_clock_is_ahead_or_behind_then_it_has_that_sign() -> None:
+    assert [Now(wall=wall, steady=1_000).skew for wall in (1_500, 1_000, 400)] == [500, 0, -600]

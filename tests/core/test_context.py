@@ -61,7 +61,7 @@ def test_rebuild_when_the_whole_context_is_damaged_then_there_is_none() -> None:
 
 
 @pytest.mark.parametrize("chain", [[], CHAIN[1:]])
-def test_rebuild_when_no_whole_context_is_there_then_a_person_is_told_what_to_do(chain: list[Checkpoint]) -> None:
+def test_rebuild_when_no_whole_context_is_there_then_the_error_says_what_to_do(chain: list[Checkpoint]) -> None:
     with pytest.raises(ChainBroken) as refused:
         rebuild(chain)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import UNSET
 
 from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import NeedOn
@@ -19,6 +20,7 @@ from stoker.core.workflow.definition import (
     Flow,
     FlowRequest,
     Plan,
+    Planned,
     StepDefaults,
     StepNeed,
     StepParams,
@@ -43,12 +45,12 @@ def asked(sent: Flow, **more: Any) -> FlowRequest:
 
 
 def made_of(sent: Flow, **given: str) -> Plan:
-    """The plan of a flow, the good one or what is wrong with the other."""
+    """The plan of a flow, or its mistakes."""
     return plan(asked(sent, parameters=given), strategies.all_names())
 
 
 def mistakes_of(sent: Flow, **given: str) -> dict[str, str]:
-    """What is wrong with a flow, by path."""
+    """The mistakes of a flow, by path."""
     return {one.path: one.message for one in made_of(sent, **given).mistakes}
 
 
@@ -103,7 +105,7 @@ def test_plan_when_the_flow_has_defaults_then_a_step_that_says_nothing_gets_them
     assert (second.sent.resume, second.sent.verify) == ("skip", False)
 
 
-def test_plan_when_much_is_wrong_then_every_mistake_is_told_at_once() -> None:
+def test_plan_when_much_is_wrong_then_every_mistake_is_reported_at_once() -> None:
     steps = {
         "a": step(needs=("a", "lnik", "link", "link"), resume="nope", width=2),
         "link": step(args=("{{nothing}}",)),
@@ -139,7 +141,7 @@ def test_plan_when_steps_need_each_other_in_a_circle_then_the_cycle_is_listed() 
     assert set(message.removeprefix("a cycle: ").split(",")[0].split(" -> ")) == {"a", "b", "c"}
 
 
-def test_plan_when_a_cycle_is_very_long_then_both_ends_are_told() -> None:
+def test_plan_when_a_cycle_is_very_long_then_both_ends_are_named() -> None:
     steps = {f"s{number}": step(needs=(f"s{(number + 1) % 1_000}",)) for number in range(1_000)}
 
     (mistake,) = made_of(flow(steps)).mistakes
@@ -174,7 +176,7 @@ def test_plan_when_every_step_has_the_same_mistake_then_the_answer_is_bounded() 
     assert len(refused.value.details["errors"]) == MAX_MISTAKES
 
 
-def test_plan_when_it_has_a_cycle_then_its_steps_are_filled_in_all_the_same() -> None:
+def test_plan_when_it_has_a_cycle_then_its_steps_are_filled_in_anyway() -> None:
     steps = {"a": step(needs=("b",)), "b": step("{{x}}", needs=("a",)), "c": step(each=("1", "2"))}
 
     planned = made_of(flow(steps))
@@ -211,11 +213,11 @@ def test_plan_when_steps_were_misread_then_each_says_what_of_it_can_be_believed(
     assert [(one.sure, one.locatable) for one in planned.steps] == [(False, True), (False, False), (True, True)]
 
 
-def test_plan_when_nobody_can_say_which_strategies_there_are_then_none_is_judged() -> None:
+def test_plan_when_the_names_of_strategies_are_unknown_then_none_is_judged() -> None:
     assert plan(asked(flow({"a": step(resume="own")})), None).mistakes == ()
 
 
-def test_plan_when_a_list_makes_the_same_mistake_of_each_item_then_it_is_told_once() -> None:
+def test_plan_when_a_list_makes_one_mistake_in_each_item_then_it_is_reported_once() -> None:
     mistakes = made_of(flow({"a": step(args=("{{x}}",), each=tuple("abc"))})).mistakes
 
     assert [mistake.path for mistake in mistakes] == ["steps.a.args[0]"]
@@ -252,5 +254,12 @@ def test_layers_when_steps_could_run_together_then_they_stand_in_one() -> None:
     assert layers({"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}) == [["a"], ["b", "c"], ["d"]]
 
 
-def test_cycle_when_there_is_none_then_nothing_is_named() -> None:
+def test_cycle_when_the_graph_has_no_cycle_then_it_is_empty() -> None:
     assert find_cycle({"a": ["elsewhere"], "b": ["a"]}) == []
+
+
+@pytest.mark.parametrize(("wait_for", "conditions"), [(UNSET, []), ("event:go", ["event:go"])])
+def test_conditions_when_a_step_waits_for_more_than_its_needs_then_they_are_named(
+    wait_for: Any, conditions: list[str]
+) -> None:
+    assert Planned(name="a", sent=StepParams(command="true", wait_for=wait_for)).conditions == conditions

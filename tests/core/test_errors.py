@@ -31,7 +31,7 @@ def test_error_when_it_is_raised_then_its_class_says_all_that_a_program_needs(er
     assert error.code.islower()
     assert error.exit_status in EXIT_STATUSES
     assert -32_700 <= error.rpc_code <= -32_000
-    assert not error.transient or error.exit_status in (69, 75)  # what a retry can help with is no fault of the asker
+    assert not error.transient or error.exit_status in (69, 75)  # a retry helps: the client is not at fault
 
 
 def test_wire_when_there_is_a_hint_and_details_then_both_are_data() -> None:
@@ -43,6 +43,16 @@ def test_wire_when_there_is_a_hint_and_details_then_both_are_data() -> None:
         "message": "no room",
         "data": {"code": "queue_full", "transient": True, "hint": "wait", "retry_after_ms": 5},
     }
+
+
+def test_error_when_it_is_kept_as_a_value_then_it_holds_no_frame() -> None:
+    with pytest.raises(QueueFull) as caught:
+        raise QueueFull("no room") from KeyError("bulk")
+
+    kept = caught.value.as_value()
+
+    assert str(kept) == "no room"
+    assert (kept.__traceback__, kept.__context__, kept.__cause__) == (None, None, None)
 
 
 def test_wire_when_there_is_no_hint_then_none_is_sent() -> None:

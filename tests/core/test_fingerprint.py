@@ -50,7 +50,7 @@ def test_proof_when_several_parts_have_changed_then_all_are_named() -> None:
     assert text.count(";") == 2
 
 
-def test_proof_when_there_is_none_then_that_is_the_difference() -> None:
+def test_proof_when_the_fingerprint_is_missing_then_that_is_the_difference() -> None:
     assert difference(None, THEN) == "its fingerprint is missing or damaged"
 
 

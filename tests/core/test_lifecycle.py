@@ -1,7 +1,7 @@
 """The transition table in full, against a table written by hand.
 
 `EXPECTED` names for each state and event where the job goes, or the error that refuses it and changes nothing. The
-column `stuck` is a held job whose attempt is still open. What an end means is in test_verdict.py.
+column `stuck` is a held job whose attempt is still open. test_verdict.py has the meaning of an end.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ EXPECTED = """
                 waiting   queued    running   held      stuck  succeeded failed  cancelled expired superseded skipped
 Woke            queued    bug       bug       bug       bug    bug       bug     bug       bug     bug        bug
 NeedMet         queued    bug       bug       held      -      bug       bug     bug       bug     bug        bug
+ConditionMet    queued    bug       bug       held      held   succeeded failed  cancelled expired superseded skipped
 NeedFailed      skipped   skipped   bug       skipped   -      bug       bug     bug       bug     bug        bug
 Dispatched      bug       running   bug       bug       bug    bug       bug     bug       bug     bug        bug
 StopWanted      bug       bug       running   none      held   bug       bug     bug       bug     bug        bug
@@ -75,6 +76,7 @@ NO: dict[str, tuple[type[Exception], ...]] = {
 EVENTS: dict[str, ev.Event] = {
     "Woke": ev.Woke(),
     "NeedMet": ev.NeedMet(),
+    "ConditionMet": ev.ConditionMet(number=0),
     "NeedFailed": ev.NeedFailed(needed=3, on=NeedOn.OK),
     "Dispatched": ev.Dispatched(attempt=attempt(ordinal=2, run_id="7.2.b")),
     "StopWanted": ev.StopWanted(reason=StopReason.TIMEOUT),
@@ -104,13 +106,15 @@ def cells() -> list[tuple[str, str, str]]:
 
 
 def scene(column: str, event: str) -> tuple[Job, Attempt | None]:
-    """A job that stands where `column` says and waits for nothing but what `event` tells."""
+    """A job in the state of `column`, which waits for nothing except what `event` reports."""
     needs_open = 1 if event.startswith("Need") and column in ("waiting", "held") else 0
     state = State.HELD if column == "stuck" else State(column)
     if column in ("running", "stuck"):
-        of = job(state, attempts=1)
+        of = job(state, attempts=1, asked=spec(wait_for="event:go"))
         return of, attempt(of)
     of = job(state, attempts=0, needs_open=needs_open, wake_at=NOW.steady if column == "waiting" else None)
+    if event == "ConditionMet":
+        of = replace(of, spec=spec(wait_for="event:go"), conditions_open=1)
     return replace(of, reason=Reason.ORPHANED) if state is State.HELD else of, None
 
 
@@ -185,7 +189,9 @@ def test_verb_when_it_is_refused_then_the_error_names_job_state_and_next_command
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.HELD, State.SUCCEEDED, State.FAILED])
 @pytest.mark.parametrize("on_orphan", [OnOrphan.FAIL, OnOrphan.HOLD])
-def test_restart_when_the_job_is_unsafe_and_nobody_said_yes_then_it_asks(state: State, on_orphan: OnOrphan) -> None:
+def test_restart_when_the_job_is_unsafe_and_yes_is_missing_then_it_is_refused(
+    state: State, on_orphan: OnOrphan
+) -> None:
     before = job(state, asked=spec(on_orphan=on_orphan), attempts=1)
     live = attempt(before) if state is State.RUNNING else None
 
@@ -196,7 +202,7 @@ def test_restart_when_the_job_is_unsafe_and_nobody_said_yes_then_it_asks(state: 
 
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.FAILED])
-def test_restart_when_the_job_is_safe_then_nobody_is_asked(state: State) -> None:
+def test_restart_when_the_job_is_safe_then_no_confirmation_is_needed(state: State) -> None:
     before = job(state, asked=spec(on_orphan=OnOrphan.REQUEUE), attempts=1)
     live = attempt(before) if state is State.RUNNING else None
 

@@ -34,7 +34,7 @@ def test_describe_when_limits_are_enforced_in_two_ways_then_each_says_which() ->
 
 
 @pytest.mark.parametrize(("wanted", "bounds"), [(NO_LIMITS, Bounds()), (ALL, None)], ids=["not asked", "not known"])
-def test_describe_when_nothing_was_asked_or_nobody_knows_then_nothing_is_said(
+def test_describe_when_no_limit_was_asked_or_bounds_are_unknown_then_it_is_none(
     wanted: Limits, bounds: Bounds | None
 ) -> None:
     assert describe(wanted, bounds) is None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+
 import msgspec
 import pytest
 from msgspec.structs import replace
 
+from stoker.core.job.admission import QueuedJob
 from stoker.core.job.limits import NO_LIMITS, Limits
-from stoker.core.job.model import FINAL, OnOrphan, Reason, RunId, Spec, State
+from stoker.core.job.model import FINAL, Need, OnOrphan, Reason, RunId, Spec, State
+from stoker.core.rate import KEY_PREFIX
+from stoker.core.workflow.state import Edge, Step
 from tests.support.jobs import NOW, attempt, exited, job, spec
 
 
@@ -21,11 +26,29 @@ def test_states_when_listed_then_they_are_those_of_the_design() -> None:
 def test_reasons_when_listed_then_they_are_those_of_the_design() -> None:
     assert " ".join(Reason) == (
         "exit signal timeout deadline ttl oom unresponsive orphaned lost stuck poison spawn_error user superseded "
-        "dependency not_needed output shutdown restored"
+        "dependency not_needed output shutdown restored damaged"
     )
 
 
-def test_spec_when_only_a_command_is_said_then_the_rest_has_the_promised_defaults() -> None:
+@pytest.mark.parametrize(
+    "value",
+    [
+        job(),
+        spec(),
+        attempt(),
+        exited(),
+        Need(1),
+        QueuedJob(1, 1, "default"),
+        Step(name="a", job_id=1, needs=(Edge("b"),)),
+        Edge("a"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_value_when_thousands_are_in_memory_then_the_collector_examines_none(value: object) -> None:
+    assert not gc.is_tracked(value)
+
+
+def test_spec_when_only_a_command_is_given_then_the_rest_has_the_promised_defaults() -> None:
     asked = Spec(command="true", working_dir="/")
 
     promised = {
@@ -66,7 +89,7 @@ def test_limits_when_none_is_asked_for_then_there_is_nothing_to_set_up() -> None
     assert msgspec.json.encode(Limits(processes=4)) == b'{"processes":4}'
 
 
-def test_spec_when_it_exists_then_nobody_can_change_it() -> None:
+def test_spec_when_it_exists_then_it_cannot_be_changed() -> None:
     asked = spec()
 
     with pytest.raises(AttributeError):
@@ -88,3 +111,8 @@ def test_supersedes_when_jobs_have_the_same_owner_and_key_then_it_is_the_same() 
     assert job(asked=asked).supersedes == job(id=8, asked=asked).supersedes
     assert job(asked=asked).supersedes != job(asked=asked, owner_uid=1).supersedes
     assert job().supersedes is None
+
+
+def test_demands_when_a_job_has_a_rate_key_then_it_needs_a_token_and_its_resources() -> None:
+    assert spec(resources={"gpu": 2}, rate_key="api").demands == {"gpu": 2, f"{KEY_PREFIX}api": 1}
+    assert spec(resources={"gpu": 2}).demands == {"gpu": 2}

@@ -24,7 +24,7 @@ from tests.support.jobs import spec
         (b"FDSTORE=1\nERRNO=2", Notice()),
     ],
 )
-def test_read_when_a_program_speaks_sd_notify_then_what_concerns_us_is_taken(datagram: bytes, notice: Notice) -> None:
+def test_read_when_a_program_sends_sd_notify_then_the_known_fields_are_taken(datagram: bytes, notice: Notice) -> None:
     assert read_notice(datagram) == notice
 
 
@@ -37,7 +37,7 @@ def test_read_when_a_program_speaks_sd_notify_then_what_concerns_us_is_taken(dat
         b"STATUS=" + b"x" * MAX_NOTICE_BYTES,
     ],
 )  # fmt: skip
-def test_read_when_it_is_none_then_nothing_of_it_counts(datagram: bytes) -> None:
+def test_read_when_the_datagram_is_no_notice_then_nothing_of_it_counts(datagram: bytes) -> None:
     assert read_notice(datagram) is None
 
 

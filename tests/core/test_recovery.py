@@ -91,7 +91,9 @@ def test_plan_when_a_fact_meets_a_promise_then_the_table_of_the_design_holds(
     assert decision.stop_reason == (StopReason(reason) if reason else None)
     assert (decision.run_id, decision.job_id, decision.why) == (row[1].run_id, 7, "as seen")
     assert decision.resumed is bool(stopped)
-    validate(RecoveryPlan((decision,)), [row])
+    planned = RecoveryPlan((decision,))
+    validate(planned, [row])
+    assert [each for each in Action if planned.count(each)] == [decision.action]
 
 
 def test_expectations_when_counted_then_every_fact_and_every_action_is_there() -> None:
@@ -255,7 +257,7 @@ LOOKS = st.lists(
 
 
 def recovered(rows: list[Row], findings: dict[str, Finding]) -> tuple[list[Row], list[ev.Effect]]:
-    """What is still open after a recovery, and what would be done."""
+    """The attempts that are open after a recovery, and the plan for them."""
     left: list[Row] = []
     effects: list[ev.Effect] = []
     planned = plan(rows, findings, EPOCH)

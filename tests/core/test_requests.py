@@ -1,4 +1,4 @@
-"""What a JobParams refuses by itself: argv and environments beyond their limits, names that are not names."""
+"""Values that a JobParams refuses by itself: too long argv and environments, and wrong names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_verbs_when_listed_then_each_has_an_event() -> None:
     assert {verb.value for verb in Verb} == set(VERBS)
 
 
-def test_params_when_only_a_command_is_sent_then_nothing_else_is_said() -> None:
+def test_params_when_only_a_command_is_sent_then_all_other_fields_are_unset() -> None:
     sent = JobParams(command="true")
 
     assert msgspec.json.encode(sent) == b'{"command":"true"}'
@@ -65,7 +65,7 @@ def test_env_when_a_name_is_the_jobs_own_then_it_is_taken(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", "A=B", "1A", "A-B", "A B", "\N{LATIN SMALL LETTER E WITH ACUTE}", "A\n", "A" * 90 + "!"]
 )
-def test_env_when_a_name_is_none_then_it_is_refused_with_its_path(name: str) -> None:
+def test_env_when_a_name_is_not_valid_then_it_is_refused_with_its_path(name: str) -> None:
     refused = refusal(env={"GOOD": "1", name: "1"})
 
     assert refused.details == {"path": f"env.{name[:80]}"}
@@ -73,7 +73,7 @@ def test_env_when_a_name_is_none_then_it_is_refused_with_its_path(name: str) -> 
 
 
 @pytest.mark.parametrize("name", sorted(DANGEROUS_ENV))
-def test_env_when_a_variable_would_change_what_runs_then_it_is_refused(name: str) -> None:
+def test_env_when_a_variable_would_change_the_program_then_it_is_refused(name: str) -> None:
     refused = refusal(env={name: "x"})
 
     assert refused.details == {"path": f"env.{name}"}

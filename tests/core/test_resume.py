@@ -74,7 +74,7 @@ def test_plan_when_a_step_stands_anyhow_then_it_runs_only_if_it_did_not_complete
         (Strategy.FAIL, Act.FAIL, Act.LEAVE),
     ],
 )
-def test_strategy_when_chosen_then_it_decides_the_step_and_what_can_follow(strategy: Strategy, a: Act, b: Act) -> None:
+def test_strategy_when_chosen_then_it_decides_the_step_and_its_dependents(strategy: Strategy, a: Act, b: Act) -> None:
     plans = planned(FAILED, chosen={"a": ("own", strategy)})
 
     assert (plans["a"].act, plans["b"].act) == (a, b)
@@ -183,7 +183,7 @@ def test_registry_when_a_name_is_unknown_then_the_known_are_listed() -> None:
 
 
 @pytest.mark.parametrize("choice", ["sideways", None])
-def test_registry_when_a_strategy_names_none_of_ours_then_it_has_failed(choice: Any) -> None:
+def test_registry_when_a_strategy_returns_an_unknown_name_then_it_has_failed(choice: Any) -> None:
     strategies.strategy("odd")(lambda _: choice)
 
     with pytest.raises(StrategyFailed, match="'odd' failed for step a: ValueError"):
@@ -206,7 +206,7 @@ def test_choose_when_a_strategy_exits_or_is_no_unicode_then_it_has_failed(
 
 
 @pytest.mark.parametrize(("standing", "act"), [(FAILED, Act.AGAIN), (DONE, Act.KEEP)])
-def test_plan_when_a_handler_was_not_needed_then_it_waits_only_for_what_runs_again(
+def test_plan_when_a_handler_was_not_needed_then_it_waits_only_for_reset_steps(
     standing: ResumeStanding, act: Act
 ) -> None:
     handler = ResumeStanding(State.SKIPPED, Reason.NOT_NEEDED)

@@ -1,4 +1,4 @@
-"""What may be removed: by age or by number, whichever keeps more, and never what an open job needs."""
+"""Jobs that may be removed: by age or by number, whichever keeps more, and never one that an open job needs."""
 
 from __future__ import annotations
 
@@ -151,6 +151,11 @@ def test_changes_when_they_are_old_then_only_a_whole_prefix_goes(
 def test_newest_change_when_jobs_are_kept_by_number_then_their_changes_stay() -> None:
     assert newest_removable(10_000, 3) == 10_000 - 3 * CHANGES_PER_JOB
     assert newest_removable(10_000, 0) == 9_999
+
+
+def test_ranges_when_ids_follow_each_other_then_they_are_one_range() -> None:
+    assert ranges([3, 1, 7, 2]) == [[1, 3], [7, 7]]
+    assert ranges([]) == []
 
 
 @given(st.sets(st.integers(1, 60)))

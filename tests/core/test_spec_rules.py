@@ -1,4 +1,4 @@
-"""Every rule for specs is broken by some request, and by no usual one."""
+"""Every rule for specs refuses one request at least, and no ordinary one."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"supersede_running": SupersedeRunning.STOP}, "supersede_running", "no effect without supersede_key"),
     ({"debounce_ms": 5}, "debounce_ms", "no effect without supersede_key"),
+    ({"debounce_max_ms": 5}, "debounce_max_ms", "no effect without supersede_key"),
+    (
+        {"debounce_ms": 5, "debounce_max_ms": 4, "supersede_key": "k"},
+        "debounce_max_ms",
+        "4ms is less than debounce_ms, 5ms",
+    ),
     (
         {"debounce_ms": 5, "supersede_key": "k", "ttl_ms": 5},
         "debounce_ms",
@@ -60,7 +66,7 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("asked", "field", "problem"), BROKEN)
-def test_spec_when_a_rule_is_broken_then_field_values_and_what_to_do_are_told(
+def test_spec_when_a_rule_is_broken_then_the_error_has_field_values_and_hint(
     asked: dict[str, Any], field: str, problem: str
 ) -> None:
     matching = [one for one in contradictions(spec(**asked), asked) if problem in one.message]
@@ -96,11 +102,11 @@ def test_rules_when_counted_then_each_is_broken_above() -> None:
         HANDLER,
     ],
 )
-def test_spec_when_it_says_what_has_an_effect_then_it_is_taken(asked: dict[str, Any]) -> None:
+def test_spec_when_every_field_has_an_effect_then_it_is_accepted(asked: dict[str, Any]) -> None:
     assert list(contradictions(spec(**asked), asked)) == []
 
 
-def test_spec_when_its_queue_says_what_has_no_effect_on_this_job_then_it_is_taken() -> None:
+def test_spec_when_a_default_of_its_queue_has_no_effect_then_it_is_accepted() -> None:
     by_queue = {"nice": 3, "survive": True, "base_delay_ms": 9, "unresponsive_kill_ms": 1}
 
     assert list(contradictions(spec(**HANDLER, **by_queue, max_delay_ms=1), {"max_delay_ms"}, by_queue)) == []

@@ -1,4 +1,4 @@
-"""The diagram in ARCHITECTURE.md is the one that the table makes."""
+"""The diagram in ARCHITECTURE.md equals the one that is generated from the table."""
 
 from __future__ import annotations
 

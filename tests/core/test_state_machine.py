@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -41,8 +42,8 @@ from stoker.core.job.recovery import Action, Fact, Finding, plan, validate
 from stoker.core.job.transition import submitted
 from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, exited, job
 
-# Where each state leaves to. What a person lets go on waits where something else still holds it (a release during a
-# backoff, a retry ahead of `run_at`).
+# The states that may follow each state. A job that a person releases waits while something else blocks it (a release
+# during a backoff, a retry ahead of `run_at`).
 PENDING = {State.QUEUED, State.WAITING}
 STOPPED = {State.HELD, State.CANCELLED, State.EXPIRED, State.SUPERSEDED, State.SKIPPED}
 LEAVES_TO: dict[State, set[State]] = {
@@ -66,9 +67,13 @@ LAST_ENDS = [exited(1), UNSEEN, Outcome(kind=OutcomeKind.OOM, signal=9), NEVER_S
 
 
 def blocked(of: Job, now: Now) -> bool:
-    """Whether a job must still wait, told apart from the core's own answer."""
+    """Whether a job must still wait, computed without the core."""
     moments = [(of.wake_at, now.steady), (of.spec.run_at, now.wall)]
-    return of.needs_open > 0 or any(moment is not None and moment > clock for moment, clock in moments)
+    return (
+        of.needs_open > 0
+        or of.conditions_open > 0
+        or any(moment is not None and moment > clock for moment, clock in moments)
+    )
 
 
 @st.composite
@@ -106,14 +111,14 @@ ends = st.builds(
 
 
 class Life(Struct):
-    """What the tests remember of a job beside its value: promises are about histories."""
+    """The history of a job, as promises are about histories."""
 
     job: Job
     attempt: Attempt | None = None
     highest: int = 0  # ordinal of the newest attempt ever
     open_needs: tuple[Need, ...] = ()
-    unseen: bool = False  # the newest end was unseen, and no person has spoken since
-    seen_failures: int = 0  # since the last person's word that resets
+    unseen: bool = False  # the newest end was unseen, and no person has acted since
+    seen_failures: int = 0  # since the last command that resets it
     unseen_ends: int = 0
 
 
@@ -168,7 +173,7 @@ class Host(RuleBasedStateMachine):
         assert (job_after.failures, job_after.orphanings) == (life.seen_failures, life.unseen_ends), event
 
     def account(self, life: Life, end: Outcome, job_after: Job) -> None:
-        """Charge the end by what was promised of it, not by what the code made of it."""
+        """Charge the end by the promises, not by the answer of the code."""
         assert life.attempt is not None
         stop = life.attempt.stop_reason
         seen = end.kind not in (OutcomeKind.UNSEEN, OutcomeKind.NEVER_STARTED)
@@ -234,7 +239,7 @@ class Host(RuleBasedStateMachine):
 
     @rule(ms=st.sampled_from([0, 1, 999, 1_000, 2_000, 60_000, 4_000_000]), jump=st.integers(-5_000, 5_000))
     def time_passes(self, ms: int, jump: int) -> None:
-        """Steady time only grows; somebody may set the wall clock."""
+        """Steady time only grows; the wall clock may be set."""
         self.now = Now(self.now.wall + ms + jump, self.now.steady + ms)
         self.ring()
         self.dispatch(throttled=False)
@@ -461,5 +466,6 @@ class Host(RuleBasedStateMachine):
                 self.happen(life, ev.Cancel())
 
 
-TestHost = Host.TestCase
+# A busy machine may take minutes for it: it computes all the time, and waits for nothing.
+TestHost = pytest.mark.timeout(1_800)(pytest.mark.long(Host.TestCase))
 TestHost.settings = settings(max_examples=300, stateful_step_count=50)

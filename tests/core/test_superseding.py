@@ -6,17 +6,12 @@ It is stopped only if the submitter of the newer job asked for that.
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from stoker.core.job import events as ev
 from stoker.core.job.lifecycle import step
-from stoker.core.job.model import (
-    OnOrphan,
-    Outcome,
-    Reason,
-    State,
-    StopReason,
-)
-from stoker.core.job.transition import submitted
+from stoker.core.job.model import Job, OnOrphan, Outcome, Reason, Spec, State, StopReason
+from stoker.core.job.transition import debounce_by, submitted
 from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, attempt, exited, job, running, spec
 
 
@@ -75,6 +70,33 @@ def test_retry_when_the_job_was_superseded_then_it_is_no_longer_replaced() -> No
 
 
 def test_submitted_when_it_is_debounced_then_it_waits_on_the_steady_clock() -> None:
-    waiting = submitted(job(State.WAITING, asked=spec(supersede_key="k", debounce_ms=5)), NOW)
+    debounced = job(State.WAITING, asked=spec(supersede_key="k", debounce_ms=5), debounce_by=NOW.steady + 50)
+
+    waiting = submitted(debounced, NOW)
 
     assert (waiting.state, waiting.wake_at) == (State.WAITING, NOW.steady + 5)
+    assert submitted(replace(debounced, debounce_by=NOW.steady + 2), NOW).wake_at == NOW.steady + 2
+    assert submitted(replace(debounced, debounce_by=NOW.steady), NOW).state is State.QUEUED
+
+
+LATEST = [
+    ("without a debounce", spec(), [], None),
+    ("the first one", spec(debounce_ms=5), [], 50),
+    ("a bound of its own", spec(debounce_ms=5, debounce_max_ms=7), [], 7),
+    ("after one that waits", spec(debounce_ms=5), [job(State.WAITING, debounce_by=NOW.steady + 20)], 20),
+    ("after one that is queued", spec(debounce_ms=5), [job(State.QUEUED, debounce_by=NOW.steady - 3)], -3),
+    ("after one with a later bound", spec(debounce_ms=5), [job(State.WAITING, debounce_by=NOW.steady + 90)], 50),
+    ("after one without", spec(debounce_ms=5), [job(State.QUEUED)], 50),
+    ("after one that runs", spec(debounce_ms=5), [job(State.RUNNING, attempts=1, debounce_by=NOW.steady)], 50),
+    ("after one that is tried again", spec(debounce_ms=5), [job(State.WAITING, attempts=1, debounce_by=2)], 50),
+    ("after one that is held", spec(debounce_ms=5), [job(State.HELD, debounce_by=NOW.steady)], 50),
+]
+
+
+@pytest.mark.parametrize(("asked", "older", "latest_ms"), [pytest.param(*row[1:], id=row[0]) for row in LATEST])
+def test_debounce_when_newer_jobs_come_then_they_delay_the_start_until_a_bound(
+    asked: Spec, older: list[Job], latest_ms: int | None
+) -> None:
+    by = debounce_by(asked, older, NOW)
+
+    assert by == (None if latest_ms is None else NOW.steady + latest_ms)

@@ -102,7 +102,7 @@ def test_fill_when_texts_are_small_and_many_then_their_number_counts() -> None:
     assert filled({"p": "x" * 10_000}, stdin="{{p}}").size > 9_000
 
 
-def test_names_when_there_are_many_then_the_first_are_told() -> None:
+def test_names_when_there_are_many_then_the_first_are_shown() -> None:
     assert named([]) == "none"
     assert named(["b", "a"]) == "a, b"
     assert named(f"p{number:02}" for number in range(MOST_NAMED + 2)).endswith("p19, and 2 more")

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.core.throttle import Band, Gauge, Narrowing, Pressure, Sample, ThrottlePolicy, narrow, observe
+from stoker.core.errors import InvalidParams
+from stoker.core.throttle import (
+    Band,
+    Gauge,
+    Narrowing,
+    Pressure,
+    Sample,
+    ThrottlePolicy,
+    check_floor,
+    narrow,
+    observe,
+)
 
 POLICY = ThrottlePolicy(bands={Gauge.CPU: Band(90, 80), Gauge.MEMORY: Band(95, 90)}, smoothing=1.0)
 SLOW = ThrottlePolicy(bands=POLICY.bands, smoothing=0.4)
@@ -164,3 +175,23 @@ def test_narrow_when_pressure_ends_then_it_takes_a_step_for_each_job_to_grow() -
         narrowing = narrow(narrowing, 1, 8, 8, at_ms, 10, throttled=False)
 
     assert limits == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(("floor", "ceiling"), [(None, None), (None, 2), (2, None), (2, 2), (1, 2)])
+def test_floor_when_it_is_within_the_limit_or_one_is_missing_then_it_is_taken(
+    floor: int | None, ceiling: int | None
+) -> None:
+    check_floor(floor, ceiling)
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("min_running", "min_running: 3 is above max_running, which is 2"),
+        ("max_running", "max_running: 2 is below min_running, which is 3"),
+    ],
+)
+def test_floor_when_it_is_above_the_limit_then_the_one_that_was_set_is_named(path: str, problem: str) -> None:
+    with pytest.raises(InvalidParams, match=problem) as refused:
+        check_floor(3, 2, path)
+    assert refused.value.details["path"] == path

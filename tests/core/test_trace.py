@@ -53,6 +53,11 @@ def test_parse_traceparent_when_invalid_then_there_is_none(text: str) -> None:
     assert parse_traceparent(text) is None
 
 
+def test_make_traceparent_when_made_then_it_is_the_header_in_version_00() -> None:
+    assert make_traceparent(TraceParent(TRACE, SPAN, sampled=True)) == f"00-{TRACE}-{SPAN}-01"
+    assert make_traceparent(TraceParent(TRACE, SPAN, sampled=False)) == f"00-{TRACE}-{SPAN}-00"
+
+
 @given(st.integers(1, 2**128 - 1), st.integers(1, 2**64 - 1), st.booleans())
 def test_make_traceparent_when_parsed_again_then_nothing_is_lost(
     trace: int,
@@ -63,7 +68,7 @@ def test_make_traceparent_when_parsed_again_then_nothing_is_lost(
     assert parse_traceparent(make_traceparent(context)) == context
 
 
-def test_new_trace_id_when_entropy_is_zero_then_the_id_is_valid_all_the_same() -> None:
+def test_new_trace_id_when_entropy_is_zero_then_the_id_is_valid_anyway() -> None:
     assert new_trace_id(bytes(range(16))) == "000102030405060708090a0b0c0d0e0f"
     assert parse_traceparent(f"00-{new_trace_id(bytes(16))}-{SPAN}-01") is not None
 

@@ -12,7 +12,7 @@ from stoker.core.units import duration, exit_codes, instant, period, size, span,
     ("milliseconds", "text"),
     [(0, "0ms"), (1, "1ms"), (1_500, "1500ms"), (90_000, "90s"), (7_200_000, "2h"), (316_224_000_000, "3660d")],
 )
-def test_duration_when_told_then_it_is_exact_and_can_be_typed(milliseconds: int, text: str) -> None:
+def test_duration_when_shown_then_it_is_exact_and_can_be_typed(milliseconds: int, text: str) -> None:
     assert duration(milliseconds) == text
     assert values.duration(text) == milliseconds
 
@@ -30,14 +30,14 @@ def test_duration_when_told_then_it_is_exact_and_can_be_typed(milliseconds: int,
         (273_600_000, "3d04h"),
     ],
 )
-def test_span_when_told_then_two_figures_matter(milliseconds: int, text: str) -> None:
+def test_span_when_shown_then_two_figures_matter(milliseconds: int, text: str) -> None:
     assert span(milliseconds) == text
 
 
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0B"), (1_023, "1023B"), (4_096, "4K"), (3 << 29, "1536M"), (1 << 40, "1T")]
 )
-def test_size_when_told_then_it_is_exact_and_can_be_typed(count: int, text: str) -> None:
+def test_size_when_shown_then_it_is_exact_and_can_be_typed(count: int, text: str) -> None:
     assert size(count) == text
     assert values.size(text) == count
 
@@ -53,7 +53,7 @@ def test_size_when_told_then_it_is_exact_and_can_be_typed(count: int, text: str)
         (10**30, str(10**30)),
     ],
 )
-def test_instant_when_told_then_it_is_a_time_or_where_no_calendar_has_it_the_number(at_ms: int, text: str) -> None:
+def test_instant_when_shown_then_it_is_a_time_or_a_number_beyond_the_calendar(at_ms: int, text: str) -> None:
     assert instant(at_ms) == text
 
 
@@ -77,7 +77,7 @@ def test_spoken_when_a_field_has_a_unit_then_its_value_has_it(field: str, value:
     ("count", "text"),
     [(0, "0B"), (1_023, "1023B"), (1_978_368, "1.9M"), (64 << 20, "64.0M"), (5 << 30, "5.0G"), (3 << 50, "3072.0T")],
 )
-def test_volume_when_told_then_it_is_short(count: int, text: str) -> None:
+def test_volume_when_shown_then_it_is_short(count: int, text: str) -> None:
     assert volume(count) == text
 
 

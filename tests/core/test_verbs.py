@@ -29,7 +29,7 @@ from tests.support.jobs import NOW, job, spec
 @pytest.mark.parametrize(
     ("event", "end"), [(ev.Cancel(), State.CANCELLED), (ev.Skip(), State.SKIPPED)], ids=["cancel", "skip"]
 )
-def test_verb_when_nothing_runs_then_the_job_ends_at_once_and_dependents_are_told(
+def test_verb_when_nothing_runs_then_the_job_ends_at_once_and_releases_dependents(
     state: State, event: ev.Event, end: State
 ) -> None:
     after = step(job(state, wake_at=5, expires_at=6), None, event, NOW)
@@ -38,7 +38,7 @@ def test_verb_when_nothing_runs_then_the_job_ends_at_once_and_dependents_are_tol
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.CANCELLED, State.EXPIRED])
-def test_skip_when_the_job_has_ended_badly_then_dependents_are_told_again(state: State) -> None:
+def test_skip_when_the_job_has_ended_badly_then_dependents_are_released_again(state: State) -> None:
     after = step(job(state, finished_at=1), None, ev.Skip(), NOW)
 
     assert after == Transitioned(job(State.SKIPPED, reason=Reason.USER), effects=(ev.ReleaseDependents(7),))

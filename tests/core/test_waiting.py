@@ -1,6 +1,6 @@
 """Jobs before a start: their first state, needs, times to wait for, ttl and deadline.
 
-A ttl counts from the moment when nothing else is waited for, on the steady clock.
+A ttl counts from the moment when the job waits for nothing else, on the steady clock.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def test_need_met_when_the_job_is_held_then_a_person_still_decides() -> None:
     assert after == Transitioned(job(State.HELD, needs_open=0))
 
 
-def test_need_failed_when_the_job_waits_then_it_is_skipped_and_dependents_are_told() -> None:
+def test_need_failed_when_the_job_waits_then_it_is_skipped_and_releases_dependents() -> None:
     after = step(job(State.WAITING, needs_open=2), None, ev.NeedFailed(needed=3, on=NeedOn.OK), NOW)
 
     expected = job(State.SKIPPED, needs_open=2, reason=Reason.DEPENDENCY, finished_at=NOW.wall)

@@ -20,8 +20,13 @@ class Now(Struct, frozen=True):
 
     @property
     def earlier(self) -> int:
-        """For what is removed by its age: a wall clock that was set ahead removes nothing too early."""
+        """The time for removals by age: a wall clock that was set ahead removes nothing too early."""
         return min(self.wall, self.steady)
+
+    @property
+    def skew(self) -> int:
+        """How much the wall clock is ahead of steady time. It changes only when the wall clock is set."""
+        return self.wall - self.steady
 
 
 class Clock(Protocol):

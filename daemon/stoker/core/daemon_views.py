@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
+from stoker.core.host_views import FilesView, HostView, PressureView, ShortageView
+from stoker.core.rate_views import RateView, TokensView
 from stoker.core.views import StaleCheckpoint
 
 QueueView = TypedDict(
@@ -18,6 +20,7 @@ QueueView = TypedDict(
         "min_running": int | None,
         "narrowed_to": int | None,
         "max_queued": int | None,
+        "rate": TokensView | None,
         "paused": bool,
         "throttled": bool,
         "defaults": dict[str, Any],
@@ -74,29 +77,13 @@ class LauncherView(TypedDict):
     leaked: int
 
 
-class PressureView(TypedDict):
-    """The load of the host; `causes`: the gauges for which jobs are throttled."""
-
-    levels: dict[str, float]
-    throttled: bool
-    causes: list[str]
-    since: int | None
-    throttle_events: int
-
-
-class ShortageView(TypedDict):
-    error: str | None
-    since: int | None
-    next_try_in_ms: int
-
-
 class DiskView(TypedDict):
     free_bytes: int
     full: bool
 
 
 class UsageView(TypedDict):
-    """Bytes by what takes them. Logs, checkpoints and archives are as at `measured_at`; None before that."""
+    """Bytes by kind. Logs, checkpoints and archives are as at `measured_at`; None before that."""
 
     database_bytes: int
     database_free_bytes: int
@@ -109,7 +96,7 @@ class UsageView(TypedDict):
 
 
 class TimeOffView(TypedDict):
-    """A time by the wall clock in which the host was off: what ended before it gets no older by it."""
+    """A time (wall clock) in which the host was off. It does not count in the age of what ended before it."""
 
     begin: int
     end: int
@@ -211,9 +198,10 @@ class RepairView(TypedDict):
 
 
 class DoctorView(TypedDict):
-    """`ok`: there are neither errors nor warnings. The numbers are of findings, with those that are not listed.
+    """`ok`: there are neither errors nor warnings. The numbers count all findings, also those that are not listed.
 
-    `repairs`: those that were asked for; with --yes the checks were made after them.
+    `repairs`: those that were asked for; with --yes the checks were made after them. `kept_in`: the directory with what
+    they replaced and moved.
     """
 
     ok: bool
@@ -224,6 +212,7 @@ class DoctorView(TypedDict):
     notes: int
     checks: list[CheckView]
     repairs: list[RepairView]
+    kept_in: str | None
 
 
 class BackupStatus(TypedDict):
@@ -237,7 +226,8 @@ class BackupStatus(TypedDict):
 
 
 class JournalStatus(TypedDict):
-    """`seq`: the newest change in the files, written `at`. `behind`: more waits; `error`: why it cannot be written.
+    """`seq`: the newest change in the files, written `at`. `behind`: later changes wait to be written; `error`: why it
+    cannot be written.
 
     `given_up`: it is not continued; a new chain, of all rows, begins once it can be written.
     """
@@ -266,17 +256,45 @@ class EngineStatus(TypedDict):
     held: int
     queues: list[QueueView]
     resources: list[ResourceView]
+    rates: list[RateView]
     memory: dict[str, int]
     slow_turns: int
     slow_callbacks: int
     pressure: PressureView
+    host: HostView
+    files: FilesView
     strategies: list[str]
     host_shortage: ShortageView | None
+    history: str
     last_seq: int
 
 
+RecoveryCount = Literal["settled", "adopted", "stopped", "requeued", "failed", "held", "swept"]
+
+
+class RecoveryStatus(TypedDict):
+    """The recovery of the last start. `requeued failed held`: jobs after unseen ends; `swept`: leaked processes.
+
+    The other numbers count attempts.
+    """
+
+    epoch: int
+    started_at: int
+    finished_at: int | None
+    took_ms: int | None
+    settled: int
+    adopted: int
+    stopped: int
+    requeued: int
+    failed: int
+    held: int
+    unseen: int
+    stuck: int
+    swept: int
+
+
 class ProcessStatus(TypedDict):
-    """The part of `system.status` about the daemon as a process; `recovery`: that of its start."""
+    """The part of `system.status` about the daemon as a process."""
 
     version: str
     pid: int
@@ -288,7 +306,7 @@ class ProcessStatus(TypedDict):
     socket: str
     connections: int
     launchers: list[LauncherView]
-    recovery: dict[str, Any]
+    recovery: RecoveryStatus
     log_lines_lost: int
     retrying: dict[str, str]
     disk: DiskView

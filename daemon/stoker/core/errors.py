@@ -46,6 +46,11 @@ class StokerError(Exception):
         where = place if path is None else f"{place}.{path}"
         return type(self)(message, hint=self.hint, **{**self.details, "path": where})
 
+    def as_value(self) -> Self:
+        """This error, to be kept: without the frames that it came through, as these keep it with all they refer to."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
+
     def to_wire(self) -> dict[str, Any]:
         """The JSON-RPC error object of this error."""
         data: dict[str, Any] = {"code": self.code, "transient": self.transient}
@@ -107,6 +112,10 @@ class FrameTimeout(ParseError):
     code = "frame_timeout"
 
 
+class UnfinishedFrames(StokerError):
+    code, transient, exit_status = "unfinished_frames", True, EX_TEMPFAIL
+
+
 class TooManyConnections(StokerError):
     code, transient, exit_status = "too_many_connections", True, EX_TEMPFAIL
 
@@ -120,8 +129,6 @@ class TooManyWaits(StokerError):
 
 
 class AnswerTooLarge(StokerError):
-    """The answer to a batch would be too large; nothing was changed."""
-
     code, exit_status = "answer_too_large", EX_DATAERR
 
 
@@ -154,6 +161,14 @@ class ResourceNotFound(StokerError):
     code, exit_status = "resource_not_found", EX_DATAERR
 
 
+class RateNotFound(StokerError):
+    code, exit_status = "rate_not_found", EX_DATAERR
+
+
+class HookNotFound(StokerError):
+    code, exit_status = "hook_not_found", EX_DATAERR
+
+
 class ScheduleNotFound(StokerError):
     code, exit_status = "schedule_not_found", EX_DATAERR
 
@@ -162,8 +177,24 @@ class ScheduleExists(StokerError):
     code, exit_status = "schedule_exists", EX_DATAERR
 
 
+class TooManySchedules(StokerError):
+    code, exit_status = "too_many_schedules", EX_CANTCREAT
+
+
+class TooManyPaths(StokerError):
+    code, transient, exit_status = "too_many_paths", True, EX_TEMPFAIL
+
+
+class TooManyRates(StokerError):
+    code, exit_status = "too_many_rates", EX_CANTCREAT
+
+
+class TooManyEvents(StokerError):
+    code, exit_status = "too_many_events", EX_CANTCREAT
+
+
 class ScheduleDeclared(StokerError):
-    """The settings file has it, so that only the file changes it."""
+    """It is declared in the settings file, so only the file can change it."""
 
     code, exit_status = "schedule_declared", EX_DATAERR
 
@@ -182,19 +213,21 @@ class ChangesRemoved(StokerError):
     code, exit_status = "changes_removed", EX_DATAERR
 
 
+class HistoryChanged(StokerError):
+    """The cursor of a watch is of a history that a restore replaced."""
+
+    code, exit_status = "history_changed", EX_DATAERR
+
+
 class CheckpointNotFound(StokerError):
     code, exit_status = "checkpoint_not_found", EX_DATAERR
 
 
 class StrategyNotFound(StokerError):
-    """No resume strategy has that name; the message lists all names."""
-
     code, exit_status = "strategy_not_found", EX_DATAERR
 
 
 class HandlerNotFound(StokerError):
-    """No in-process handler is registered under that name."""
-
     code, exit_status = "handler_not_found", EX_DATAERR
 
 
@@ -299,8 +332,6 @@ class StateRefused(StokerError):
 
 
 class AlreadyRunning(StokerError):
-    """Another daemon holds the state directory or the socket."""
-
     code, exit_status = "already_running", EX_TEMPFAIL
 
 
@@ -339,9 +370,9 @@ class JournalBroken(StokerError):
 
 
 class CorruptRecord(StokerError):
-    """A record does not match its own checksum."""
+    """A record cannot be read, or does not match its own checksum: a person must look, a restart does not help."""
 
-    code, exit_status = "corrupt_record", EX_IOERR
+    code, exit_status = "corrupt_record", EX_CONFIG
 
 
 class LogUnreadable(StokerError):

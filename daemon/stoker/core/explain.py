@@ -6,72 +6,23 @@ in the scene, and never stored. The checks have the order of the daemon's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from msgspec import Struct, field
-
-from stoker.core.clock import Now
 from stoker.core.job.admission import paused
 from stoker.core.job.cause import cause, in_brackets
+from stoker.core.job.conditions import why_open
 from stoker.core.job.dependencies import UNMET
-from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, Queue, Reason, State, StopReason
+from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, Reason, State, StopReason
 from stoker.core.job.verdict import suspected_limit
 from stoker.core.reason_words import last_line
-from stoker.core.shortage import NO_SHORTAGE, Shortage
+from stoker.core.scene import Blocker, Scene
 from stoker.core.units import counted, span
 from stoker.core.workflow.state import Intent
 
 MOST_NAMED = 5
 OUTPUT_FORMS = "lines KEY=VALUE, blocks that begin with KEY<<END and end with a line END, or JSON objects"
 NEWLINE = "\n"
-
-
-class Scene(Struct, frozen=True, kw_only=True):
-    """The facts around a job. `attempt` is its open attempt, `ended` the newest one that has ended.
-
-    `closed`: why the daemon starts no jobs; `reserved`: the amounts set aside for each blocked job;
-    `silent`: its launcher does not answer; `asleep`: its main process is in an uninterruptible sleep;
-    `unstoppable`: pids of its tree that the daemon may not signal; `frozen`: frozen because its queue is throttled;
-    `unheard_ms`: the silence of a worker that was warned about; `stale_ms`: the time since its last checkpoint, if
-    that is too long; `intent`: the order given to its workflow, if it is a step; `unmet`: needs that did not end as
-    needed; `narrowed`: the limit of its queue under pressure.
-    """
-
-    now: Now
-    queue: Queue
-    queue_running: int = 0
-    narrowed: int | None = None
-    running: int = 0
-    slots: int = 1
-    ahead: int = 0
-    throttled_by: Sequence[str] = ()
-    capacity: Mapping[str, int] = field(default_factory=dict)
-    free: Mapping[str, int] = field(default_factory=dict)
-    holders: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    reserved: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
-    open_needs: Sequence[int] = ()
-    unmet: Sequence[int] = ()
-    attempt: Attempt | None = None
-    ended: Attempt | None = None
-    closed: str | None = None
-    shortage: Shortage = NO_SHORTAGE
-    silent: bool = False
-    asleep: bool = False
-    unstoppable: Sequence[int] = ()
-    intent: Intent = Intent.RUN
-    unheard_ms: int | None = None
-    frozen: bool = False
-    stale_ms: int | None = None
-
-
-class Blocker(Struct, frozen=True):
-    """A stable code, a sentence, the next command, and the facts behind it."""
-
-    code: str
-    message: str
-    hint: str | None = None
-    details: dict[str, Any] = field(default_factory=dict)
 
 
 def explain(job: Job, scene: Scene) -> Blocker:
@@ -95,6 +46,9 @@ def _waiting(job: Job, scene: Scene) -> Blocker:
         of_key = job.spec.supersede_key is not None and not {need.job for need in job.spec.needs}.issuperset(ids)
         rule = "; jobs of one supersede_key run one after the other" if of_key else ""
         return Blocker("needs", f"waits for {_jobs(ids)} to end{rule}", hint, {"needs": ids})
+    if job.spec.wait_for is not None and job.conditions_open:
+        since, now = job.created_at, scene.now.wall
+        return Blocker(*why_open(job.spec.wait_for, job.conditions_open, since, now, scene.seen))
     wake_ms = max(0, (job.wake_at or 0) - scene.now.steady)
     run_ms = max(0, (job.spec.run_at or 0) - scene.now.wall)
     # Both may just have passed: then the next turn of the daemon queues the job.
@@ -105,7 +59,11 @@ def _waiting(job: Job, scene: Scene) -> Blocker:
         return Blocker("host", message, "stoker status", {"error": end.error, "next_try_in_ms": wake_ms})
     if wake_ms and job.spec.debounce_ms and not job.attempts:
         message = f"starts {_when(wake_ms)}, unless a newer job of its supersede_key takes its place (debounce_ms)"
-        return Blocker("run_at", message, None, {"wake_in_ms": wake_ms, "debounce_ms": job.spec.debounce_ms})
+        details = {"wake_in_ms": wake_ms, "debounce_ms": job.spec.debounce_ms}
+        if job.debounce_by is not None:
+            details["latest_in_ms"] = max(0, job.debounce_by - scene.now.steady)
+            message += f"; at the latest it starts {_when(details['latest_in_ms'])}"
+        return Blocker("run_at", message, None, details)
     if wake_ms or (job.wake_at is not None and not run_ms):
         message = f"{_before_backoff(job)}; the next try is {_when(wake_ms)}"
         details = {"wake_in_ms": wake_ms, "failures": job.failures}
@@ -114,7 +72,7 @@ def _waiting(job: Job, scene: Scene) -> Blocker:
 
 
 def _lacked(outcome: Outcome) -> bool:
-    """Whether the host could not start it: the only end without a start that is followed by a wait."""
+    """Whether the host could not start it. It is the only outcome without a start after which a job waits."""
     return outcome.kind is OutcomeKind.NEVER_STARTED and outcome.error is not None
 
 
@@ -126,7 +84,7 @@ def _before_backoff(job: Job) -> str:
 
 def _queued(job: Job, scene: Scene) -> Blocker:
     """The first check that keeps the job from starting, in the daemon's own order."""
-    for check in (_closed, _workflow, _paused, _throttled, _capped, _lacking, _no_slot, _short_host):
+    for check in (_closed, _workflow, _paused, _throttled, _capped, _rated, _lacking, _no_slot, _short_host):
         blocker = check(job, scene)
         if blocker is not None:
             return blocker
@@ -182,6 +140,18 @@ def _capped(_job: Job, scene: Scene) -> Blocker | None:
         f"stoker queue set {queue.name} --max-running {queue.max_running + 1}",
         {"max_running": queue.max_running},
     )
+
+
+def _rated(_job: Job, scene: Scene) -> Blocker | None:
+    """Of two rates without a token the one that waits longer."""
+    if not scene.rates:
+        return None
+    owner, wait = max(scene.rates.items(), key=lambda each: each[1].next_token_ms)
+    ahead = f"; {counted(scene.ahead, 'job')} of its queue before it" if scene.ahead else ""
+    message = f"{owner} may start {wait.rate}; the next start is {_when(wait.next_token_ms)}{ahead}"
+    hint = "stoker queue ls" if owner.startswith("queue") else "stoker rate ls"
+    details = {"rate": wait.rate, "next_token_in_ms": wait.next_token_ms, "ahead": scene.ahead}
+    return Blocker("rate", message, hint, details)
 
 
 def _lacking(job: Job, scene: Scene) -> Blocker | None:
@@ -303,13 +273,15 @@ _HELD = {
     Reason.ORPHANED: "had an unseen end, so a person must decide",
     Reason.LOST: "was lost: it is not known how, or whether, it ended",
     Reason.RESTORED: "may have run since the backup was made that was restored, so a person must decide",
+    Reason.DAMAGED: "was not started: its row in the database is damaged, as it does not match its checksum",
     Reason.SHUTDOWN: "was stopped with the daemon, and asks a person to decide (on_orphan = hold)",
 }
 
 
 def _held(job: Job, scene: Scene) -> Blocker:
     why = _HELD.get(job.reason or Reason.USER)
-    if job.reason is Reason.LOST and scene.attempt is None and _last_attempt(scene) < job.attempts:
+    last = 0 if scene.ended is None else scene.ended.ordinal
+    if job.reason is Reason.LOST and scene.attempt is None and last < job.attempts:
         why = f"was lost: the database has no attempt {job.attempts} of it, as if it was damaged or restored in part"
     if why is None:  # the end of an attempt that was held as stuck
         why = f"ended{in_brackets(job)} while its worker could not be proven, so a person must decide"
@@ -322,11 +294,9 @@ def _held(job: Job, scene: Scene) -> Blocker:
     if job.reason is Reason.ORPHANED and scene.ended is not None and scene.ended.stop_reason is StopReason.ORPHANED:
         why = "ran while no daemon was there and was stopped for that, so a person must decide"
     hint = f"stoker release {job.id}, or stoker cancel {job.id}"
+    if job.reason is Reason.DAMAGED:
+        hint = f"stoker doctor says what else is damaged; stoker cancel {job.id}, and submit it again"
     return Blocker("held", why, hint, {"reason": job.reason})
-
-
-def _last_attempt(scene: Scene) -> int:
-    return 0 if scene.ended is None else scene.ended.ordinal
 
 
 _ENDED = {
@@ -342,7 +312,7 @@ _ENDED = {
 def _final(job: Job, scene: Scene) -> Blocker:
     hint = f"stoker retry {job.id}" if job.state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None
     if job.state is State.SKIPPED and job.reason is Reason.USER:
-        hint = f"stoker history {job.id}"  # it says who, and why
+        hint = f"stoker history {job.id}"  # with the person and the reason
     if job.reason in UNMET and job.spec.needs:
         return _unmet(job, scene)
     if job.state is State.SUPERSEDED and job.superseded_by is not None:

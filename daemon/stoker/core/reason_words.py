@@ -22,6 +22,7 @@ SENTENCES = {
     "dependency": "a job it needs can no longer end as needed",
     "not_needed": "the failure that it waited for did not happen",
     "output": "its output for other steps could not be read",
+    "damaged": "its row in the database is damaged, so it was not started",
     "restored": "a backup was restored, and it may have run since that was made",
     "shutdown": "stopped with the daemon",
 }

@@ -1,7 +1,7 @@
-"""Requests and short answers: the values that pass between rpc/ and engine/.
+"""Requests: the values that pass from rpc/ to engine/.
 
-Owns the shape and the limits of a job as it is sent (`JobParams`), of the options of a verb, of a filter, and of the
-short answers. The engine fills in the defaults of queues.
+Owns the shape and the limits of a job as it is sent (`JobParams`), of the options of a verb, and of a filter. The
+engine fills in the defaults of queues.
 
 Invariants: a JobParams keeps every limit that can be checked without the host or the database; `UNSET` means that the
 field was not given, so a default of the queue applies; `None` means "without", whatever the default of the queue is.
@@ -13,12 +13,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from stoker.core.errors import InvalidParams
-from stoker.core.job.model import ExecutionMode, NeedOn, OnOrphan, QueueClass, Reason, State, SupersedeRunning
+from stoker.core.job import conditions
+from stoker.core.job.conditions import Tree
+from stoker.core.job.model import ExecutionMode, NeedOn, OnOrphan, QueueClass, State, SupersedeRunning
 from stoker.core.raw_bytes import AnyText, RawBytes, encoded
 
 MAX_INT = 2**63 - 1  # of SQLite
@@ -38,7 +40,11 @@ Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Path = Annotated[str, Meta(min_length=1, max_length=MAX_PATH)]
 AbsolutePath = Annotated[str, Meta(pattern="^/", max_length=MAX_PATH)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")]
+RateKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}\Z")]
+RateName = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127})\Z")]  # *: each other key
 Title = Annotated[str, Meta(min_length=1, max_length=200)]
+RateText = Annotated[str, Meta(max_length=20)]
+Burst = Annotated[int, Meta(ge=1, le=1_000_000)]
 Note = Annotated[str, Meta(max_length=1_000)]
 
 JobId = Annotated[int, Meta(ge=1, le=MAX_INT)]
@@ -137,7 +143,9 @@ class JobWork(JobDefaults, frozen=True, kw_only=True):
     warn_signal: Annotated[int, Meta(ge=1, le=64)] | UnsetType | None = UNSET
     warn_before_ms: Delay | UnsetType = UNSET
     run_at: Instant | UnsetType | None = UNSET
+    wait_for: Tree | UnsetType | None = UNSET
     resources: Annotated[dict[Name, Bytes], Meta(max_length=MAX_LABELS)] | UnsetType = UNSET
+    rate_key: RateKey | UnsetType | None = UNSET
     limits: LimitParams | UnsetType = UNSET
     traceparent: TraceParent | UnsetType = UNSET
 
@@ -147,6 +155,8 @@ class JobWork(JobDefaults, frozen=True, kw_only=True):
             _check_argv(self.command, self.args)
         if self.env is not UNSET:
             _check_env(self.env)
+        if self.wait_for is not UNSET and self.wait_for is not None:
+            conditions.check(self.wait_for)
 
 
 class JobParams(JobWork, frozen=True, kw_only=True):
@@ -155,6 +165,7 @@ class JobParams(JobWork, frozen=True, kw_only=True):
     supersede_key: Title | UnsetType | None = UNSET
     supersede_running: SupersedeRunning | UnsetType = UNSET
     debounce_ms: Duration | UnsetType = UNSET
+    debounce_max_ms: Duration | UnsetType | None = UNSET
 
 
 class CheckpointPart(Params, frozen=True, kw_only=True):
@@ -266,43 +277,19 @@ class QueueSettings(Params, frozen=True, kw_only=True):
     max_running: Bound | UnsetType | None = UNSET
     min_running: Budget | UnsetType | None = UNSET
     max_queued: Bound | UnsetType | None = UNSET
+    rate: RateText | UnsetType | None = UNSET
+    burst: Burst | UnsetType = UNSET
     defaults: JobDefaults | UnsetType = UNSET
     reason: Note | None = None
 
 
-class SubmitAnswer(Struct, frozen=True, gc=False):
-    """`existing`: the job had been submitted before with the same idempotency key.
+class RateSettings(Params, frozen=True, kw_only=True):
+    """The rate of a key, or of each key that has none of its own. UNSET keeps a setting."""
 
-    Of a job with a `supersede_key`: `superseded`, the jobs that it replaced, and `starts_after`, those of its key that
-    still run, or are being stopped.
-    """
-
-    id: int
-    state: State
-    existing: bool = False
-    superseded: tuple[int, ...] | UnsetType = UNSET
-    starts_after: tuple[int, ...] | UnsetType = UNSET
-
-
-class JobStanding(Struct, frozen=True, kw_only=True, gc=False):
-    """The state of a job. `stopping`: it is still running, and a stop is under way.
-
-    `taken_up`: jobs that had been skipped because of this one, and are to run again with it.
-    """
-
-    id: int
-    state: State
-    reason: Reason | None = None
-    exit_code: int | None = None
-    signal: int | None = None
-    stopping: bool = False
-    taken_up: tuple[int, ...] = ()
-
-
-class EditedJob(JobStanding, frozen=True, kw_only=True, gc=False):
-    """The state of an edited job. `changed`: each changed field, with its old and its new value."""
-
-    changed: dict[str, tuple[Any, Any]]
+    key: RateName
+    rate: RateText | UnsetType = UNSET
+    burst: Burst | UnsetType = UNSET
+    reason: Note | None = None
 
 
 def _check_raw(work: JobWork) -> None:

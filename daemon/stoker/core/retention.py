@@ -19,7 +19,7 @@ CHANGES_PER_JOB = 10  # more than most jobs have
 
 
 class Keep(Struct, frozen=True, kw_only=True):
-    """How long what ended is kept; None is for ever. `failed_ms` is for what failed, `last` counts the newest."""
+    """How long ended jobs are kept (None: for ever), failed ones `failed_ms`; the `last` newest always stay."""
 
     ended_ms: int | None
     failed_ms: int | None
@@ -27,7 +27,7 @@ class Keep(Struct, frozen=True, kw_only=True):
 
 
 class Horizon(Struct, frozen=True):
-    """What ended before these times (UTC ms) may go; None: nothing."""
+    """The times (UTC ms) before which ended jobs may go; with None all of them stay."""
 
     ended: int | None
     failed: int | None
@@ -60,9 +60,9 @@ class EndedItem(Struct, frozen=True):
 
 
 def older_than(age_ms: int, now: int, off: TimeOff | None) -> int:
-    """What is from before this time (UTC ms) has reached an age, without counting the time off.
+    """The time (UTC ms) before which everything has reached an age, without counting the time off.
 
-    After a boot nothing tells a host that was off from a clock that is wrong, so history gets no older by that time.
+    After a boot a host that was off looks like a clock that is wrong, so history gets no older by that time.
     """
     before = now - age_ms
     return before - (off.end - off.begin) if off is not None and before < off.end <= now else before
@@ -92,7 +92,7 @@ def removable(
 
 
 def portions(ended: Iterable[EndedItem], steps: Mapping[int, Sequence[int]], most: int) -> Iterator[list[EndedItem]]:
-    """Lists that have at least `most` jobs and pages together, except the last; a workflow is not divided."""
+    """Lists with at least `most` jobs and pages in total, except the last; a workflow is not divided."""
     portion: list[EndedItem] = []
     size = 0
     for one in ended:

@@ -49,7 +49,7 @@ def start_failed(before: Shortage, error: str | None, now: Now) -> Shortage:
 
 
 def tried(before: Shortage, now: Now) -> Shortage:
-    """One start is under way as a probe; if its result never comes, another follows after the next pause."""
+    """The shortage while one start is tried as a probe. If its result never comes, the next try follows a pause."""
     return _paused(before, now)
 
 

@@ -15,6 +15,8 @@ from enum import StrEnum
 import msgspec
 from msgspec import Struct
 
+from stoker.core.errors import InvalidParams
+
 
 class Gauge(StrEnum):
     """The values name causes in logs and in `stoker status`."""
@@ -87,6 +89,17 @@ class Narrowing(Struct, frozen=True):
 
     limit: int
     since: int
+
+
+def check_floor(floor: int | None, ceiling: int | None, path: str = "min_running") -> None:
+    """Refuse a floor above the limit of the queue. `path`: the one of the two that was set. Raises InvalidParams."""
+    if floor is None or ceiling is None or floor <= ceiling:
+        return
+    messages = {
+        "min_running": f"min_running: {floor} is above max_running, which is {ceiling}",
+        "max_running": f"max_running: {ceiling} is below min_running, which is {floor}",
+    }
+    raise InvalidParams(messages[path], hint="set both in one command, or min_running to none", path=path)
 
 
 def narrow(

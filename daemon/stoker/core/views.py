@@ -1,4 +1,4 @@
-"""How jobs, attempts, workers and workflows are shown, for type checkers and editors. Never imported at run time.
+"""How jobs, workers, events and workflows are shown, for type checkers and editors. Never imported at run time.
 
 Owns the answers of reading methods as TypedDicts, for the client and for the service that builds them. A test compares
 them with the answers of a real daemon. Durations are milliseconds, instants UTC milliseconds since 1970.
@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
-from stoker.core.wire_types import ChangeShape, EdgeView, LimitsShape, NeedShape, RawBytesShape, State, WorkflowState
+from stoker.core.wire_types import (
+    ChangeShape,
+    EdgeView,
+    GroupShape,
+    LimitsShape,
+    NeedShape,
+    RawBytesShape,
+    State,
+    WorkflowState,
+)
 
 
 class _SpecView(TypedDict):
@@ -46,22 +55,28 @@ class _SpecView(TypedDict):
     survive: bool
     run_at: int | None
     needs: list[NeedShape]
+    wait_for: str | GroupShape | None
     resources: dict[str, int]
     limits: LimitsShape
     nice: int
     umask: int | None
+    rate_key: str | None
     supersede_key: str | None
     supersede_running: Literal["finish", "stop"]
     debounce_ms: int
+    debounce_max_ms: int | None
     max_log_bytes: int
     traceparent: str | None
     schedule: str | None
     scheduled_for: int | None
+    hook: str | None
+    hook_change: int | None
+    hook_data: dict[str, Any]
 
 
 class JobView(_SpecView):
     """A job. `progress`, `status_text` and `last_heartbeat`: as its worker reported them; `log`: the newest log, a file
-    that is there only if the job printed something.
+    that is there only if the job printed something; `awaits_token`: a rate keeps it from starting now.
     """
 
     id: int
@@ -71,6 +86,8 @@ class JobView(_SpecView):
     failures: int
     orphanings: int
     needs_open: int
+    conditions_open: list[str]
+    awaits_token: bool
     wake_at: int | None
     expires_at: int | None
     pid: int | None
@@ -85,6 +102,7 @@ class JobView(_SpecView):
     signal: int | None
     spec_hash: str
     superseded_by: int | None
+    debounce_by: int | None
     progress: int | None
     status_text: str | None
     last_heartbeat: int | None
@@ -177,6 +195,45 @@ class Explanation(TypedDict):
     details: dict[str, Any]
 
 
+class EmitAnswer(TypedDict):
+    """`reached`: the jobs that the commit of the event reached; `more`: others follow.
+
+    `existing`: it was emitted before with the same idempotency key.
+    """
+
+    id: int
+    name: str
+    reached: int
+    more: bool
+    existing: bool
+
+
+class EventView(TypedDict):
+    """An event without its data; `bytes` is the size of these. `kept`: it still reaches jobs that are submitted."""
+
+    id: int
+    name: str
+    owner_uid: int
+    emitted_at: int
+    one: bool
+    keep_until: int
+    kept: bool
+    reached: int
+    bytes: int
+
+
+class EventPage(TypedDict):
+    """Newest first; `next` is the `before` of the following page.
+
+    `kept`: how many events of this user reach later jobs, of `most_kept` at most.
+    """
+
+    events: list[EventView]
+    next: int | None
+    kept: int
+    most_kept: int
+
+
 class StaleCheckpoint(TypedDict):
     """A running attempt whose newest checkpoint is older than `[workflows] stale_ms`."""
 
@@ -189,7 +246,7 @@ class StaleCheckpoint(TypedDict):
 
 
 class StepView(TypedDict):
-    """A step of a workflow. `error`: the end of the error of its newest attempt."""
+    """A step of a workflow. `error`: the end of the error of its newest attempt; `conditions_open`: while it waits."""
 
     name: str
     job: int
@@ -201,6 +258,7 @@ class StepView(TypedDict):
     attempts: int
     failures: int
     needs: list[EdgeView]
+    conditions_open: list[str]
     critical: bool
     resume: str
 

@@ -20,6 +20,13 @@ class NeedShape(TypedDict, total=False):
     on: Literal["ok", "failed", "any"]
 
 
+class GroupShape(TypedDict, total=False):
+    """Conditions that a job waits for: all of them, or any."""
+
+    all: list[str | GroupShape]
+    any: list[str | GroupShape]
+
+
 class LimitsShape(TypedDict, total=False):
     memory_bytes: int
     cpu_seconds: int
@@ -64,6 +71,7 @@ class JobOptions(TypedDict, total=False):
     unresponsive_kill_ms: int
     run_at: int | None
     needs: list[int | NeedShape]
+    wait_for: str | GroupShape | None
     on_orphan: Literal["fail", "requeue", "hold"]
     max_orphanings: int
     survive: bool
@@ -73,9 +81,11 @@ class JobOptions(TypedDict, total=False):
     umask: int | None
     max_log_bytes: int
     idempotency_key: str | None
+    rate_key: str | None
     supersede_key: str | None
     supersede_running: Literal["finish", "stop"]
     debounce_ms: int
+    debounce_max_ms: int | None
     traceparent: str
 
 
@@ -112,17 +122,38 @@ class NotSubmitted(TypedDict):
     error: Failure
 
 
+class NotDone(NotSubmitted):
+    """An error about one of several jobs, as the command line prints it."""
+
+    id: int
+
+
 class StandingShape(TypedDict, total=False):
-    """The state of a job. `exit_code` or `signal` once it ended; `taken_up`: the jobs that run again with it."""
+    """The state of a job. `exit_code` or `signal` once it ended; `taken_up`: the jobs that run again with it.
+
+    `changed`, of an edited job: each changed field, with its old and its new value.
+    """
 
     id: int
     state: State
     reason: str | None
     exit_code: int | None
     signal: int | None
+    superseded_by: int | None
     stopping: bool
     frozen: bool
     taken_up: list[int]
+    changed: dict[str, list[Any]]
+
+
+class LogPiece(TypedDict):
+    """A piece of a log, from `offset` on: either `data` in base64, or a `hole` of so many bytes that were dropped."""
+
+    stream: int
+    attempt: int
+    offset: int
+    data: NotRequired[str]
+    hole: NotRequired[int]
 
 
 ChangeShape = TypedDict(
@@ -210,7 +241,7 @@ class ResumedStep(TypedDict):
 
 
 class ResumePlan(WorkflowStanding):
-    """`chain_warning`: what is wrong with the checkpoints of the workflow, if it is resumed all the same."""
+    """`chain_warning`: the damage of the workflow's checkpoints, if it is resumed in spite of it."""
 
     steps: list[ResumedStep]
     chain_warning: str | None
@@ -240,6 +271,25 @@ class WorkflowRolledBack(WorkflowStanding):
     kept: list[str]
     stopping: list[str]
     stuck: list[str]
+
+
+class WorkflowCommandAnswer(WorkflowStanding, total=False):
+    """The fields of the answers to all commands on a workflow, for code that prints any of them."""
+
+    running: list[str]
+    stuck: list[str]
+    stopping: list[str]
+    reset: list[str]
+    kept: list[str]
+    not_undone: list[str]
+    step: str
+    going_on: list[str]
+    warning: str | None
+    needs: list[EdgeView]
+    step_state: State
+    steps: list[ResumedStep]
+    chain_warning: str | None
+    to: RollbackTarget
 
 
 class CheckpointView(TypedDict):

@@ -62,6 +62,15 @@ def test_crontab_when_it_is_a_users_then_variables_hold_for_the_lines_below() ->
     assert (third.command, third.stdin) == ("date +%H%M; cat", "first\nsecond\n")
 
 
+def test_crontab_when_a_value_has_very_many_spaces_then_it_is_read_all_the_same() -> None:
+    value = f"a{' ' * 900_000}b"
+
+    crontab = read_crontab(f"X = {value} \n@daily true\n", users=False)
+
+    (job,) = crontab.jobs
+    assert job.environment["X"] == value
+
+
 def test_crontab_when_a_line_has_no_counterpart_then_a_remark_says_so() -> None:
     remarks = read_crontab(OWN, users=False).remarks
 

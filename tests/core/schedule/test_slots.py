@@ -1,4 +1,4 @@
-"""What is due of a schedule: misfires, the catch-up window, jitter, and a clock that was set back."""
+"""The due slots of a schedule: misfires, the catch-up window, jitter, and a clock that was set back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from stoker.core.schedule.slots import (
     due_slots,
     jitter,
     pass_over,
+    taken_over,
 )
+from stoker.core.schedule.timing import slots_of
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
@@ -43,6 +45,7 @@ def schedule(timing: str = "every 1m", now: int = START, **fields: Any) -> Sched
         (Misfire.ALL, MINUTE_MS, [1]),
         (Misfire.SKIP, 10 * MINUTE_MS, [10]),
         (Misfire.LATEST, 10 * MINUTE_MS, [10]),
+        (Misfire.LATEST, 10 * MINUTE_MS + 30_000, [10]),
         (Misfire.ALL, 10 * MINUTE_MS, [*range(1, 11)]),
         (Misfire.LATEST, 300 * MINUTE_MS, [300]),
         (Misfire.ALL, 300 * MINUTE_MS, [*range(240, 301)]),
@@ -106,6 +109,38 @@ def test_slots_when_time_passes_in_steps_then_none_comes_twice_or_early(
         assert submitted == [START + count * MINUTE_MS for count in range(1, len(submitted) + 1)]
 
 
+@given(
+    st.sets(st.integers(0, 59), min_size=2, max_size=5),
+    st.sampled_from([*Misfire]),
+    st.integers(1, 90 * MINUTE_MS),
+    st.sampled_from(["a", "b", "c", "d"]),
+)
+def test_slots_when_they_are_uneven_and_the_daemon_is_in_time_then_each_has_a_run(
+    minutes: set[int], misfire: Misfire, jitter_ms: int, name: str
+) -> None:
+    timing = f"{','.join(map(str, sorted(minutes)))} * * * *"
+    current = replace(schedule(timing, misfire=misfire), name=name, jitter_ms=jitter_ms)
+    first = current.next_slot or 0
+    submitted: list[int] = []
+    while (due := due_at(current) or 0) < START + 3 * HOUR_MS:
+        slots = due_slots(current, due)
+        assert slots.missed is None
+        assert all(slot <= due <= slot + jitter_ms for slot in slots.slots)
+        submitted += slots.slots
+        current = replace(current, passed=slots.passed, next_slot=slots.following)
+
+    following = slots_of(timing, "UTC")
+    expected = [first]
+    while len(expected) < len(submitted):
+        expected.append(following(expected[-1]) or 0)
+    assert submitted == expected
+
+
+def test_jitter_when_two_later_slots_are_closer_than_it_then_it_is_refused() -> None:
+    with pytest.raises(InvalidParams, match="30m is not less than the time between two slots, 1m"):
+        schedule("0,1 * * * *", START + MINUTE_MS - 1, jitter_ms=30 * MINUTE_MS)
+
+
 def test_jitter_when_it_is_asked_again_then_it_is_the_same_and_differs_by_slot() -> None:
     spread = schedule("every 1h", jitter_ms=10 * MINUTE_MS)
     slots = [START + hour * HOUR_MS for hour in range(100)]
@@ -127,6 +162,48 @@ def test_schedule_when_its_only_time_has_passed_then_nothing_is_due() -> None:
 
     assert (due.slots, due.following) == ((START + MINUTE_MS,), None)
     assert due_at(replace(once, passed=due.passed, next_slot=due.following)) is None
+
+
+NOON = START + 12 * HOUR_MS
+
+
+@pytest.mark.parametrize(
+    ("before", "changes", "passed", "slot", "skipped"),
+    [
+        ({}, {}, START, START + HOUR_MS, None),
+        ({}, {"timing": "every 2h"}, NOON, NOON + 2 * HOUR_MS, START + HOUR_MS),
+        ({}, {"zone": "Europe/Berlin"}, NOON, NOON + HOUR_MS, START + HOUR_MS),
+        ({}, {"paused": True}, NOON, NOON + HOUR_MS, START + HOUR_MS),
+        ({"owner_uid": 2}, {}, NOON, NOON + HOUR_MS, START + HOUR_MS),
+        ({"paused": True}, {}, NOON, NOON + HOUR_MS, None),
+        ({"next_slot": NOON + 1}, {}, NOON, NOON + HOUR_MS, None),
+        ({"next_slot": None}, {}, NOON, NOON + HOUR_MS, None),
+    ],
+    ids=[
+        "same times",
+        "other times",
+        "other zone",
+        "paused",
+        "other owner",
+        "was paused",
+        "none waits",
+        "none is left",
+    ],
+)
+def test_slot_when_it_waits_and_its_schedule_is_replaced_then_it_is_kept_or_named(
+    before: dict[str, Any], changes: dict[str, Any], passed: int, slot: int, skipped: int | None
+) -> None:
+    old = replace(schedule("every 1h", jitter_ms=MINUTE_MS), last_job=7, last_slot=START, **before)
+    new = schedule(**{"timing": "every 1h", **changes}, now=NOON)
+
+    kept, named = taken_over(old, new, NOON)
+
+    assert (kept.passed, kept.next_slot, named) == (passed, slot, skipped)
+    assert (kept.last_job, kept.last_slot, kept.created_at) == (7, START, START)
+
+
+def test_schedule_when_it_replaces_none_then_it_is_as_it_was_sent() -> None:
+    assert taken_over(None, schedule(), START) == (schedule(), None)
 
 
 def test_slots_when_they_are_passed_over_then_the_next_is_behind_now() -> None:
@@ -175,3 +252,4 @@ def test_schedule_when_it_submits_a_workflow_then_its_flow_is_kept() -> None:
 
 def test_key_when_a_run_has_one_then_it_names_the_schedule_and_the_slot() -> None:
     assert Origin("nightly", START).key == "schedule/nightly/2026-01-01T00:00:00Z"
+    assert Origin("nightly", START, "a1").key == "schedule/nightly/2026-01-01T00:00:00Z/a1"

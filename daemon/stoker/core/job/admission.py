@@ -27,7 +27,7 @@ Place = tuple[int, int]  # in the order of a queue: `order_key` and id
 BLOCKED = -1  # in place of the number of a group
 
 
-class QueuedJob(Struct, frozen=True):
+class QueuedJob(Struct, frozen=True, gc=False):
     """The part of a queued job by which it is chosen. `row`: all of it, if it is in memory."""
 
     id: int
@@ -52,8 +52,9 @@ class Group(Struct, frozen=True):
 class AdmissionQueue(Struct):
     """One queue during admission. `served` counts starts.
 
-    `blocked` are the other lanes that lack a resource and may wait for its holders, in order; lanes that lack more than
-    the capacity are left out. `front` is the place of the first job of all lanes.
+    `tokens`: how many of its jobs may start now by its rate; None: any number. `blocked` are the other lanes that lack
+    a resource and may wait for its holders, in order; lanes that lack more than the capacity are left out. `front` is
+    the place of the first job of all lanes.
     """
 
     queue: Queue
@@ -62,6 +63,7 @@ class AdmissionQueue(Struct):
     running: int = 0
     served: int = 0
     blocked: Iterable[tuple[Place, Lane]] = ()
+    tokens: int | None = None
     taken: int = 0
     short: list[tuple[QueuedJob, str]] = field(default_factory=list)  # jobs that were passed over, and what they lack
     reserved: QueuedJob | None = None  # the job whose resources are set aside
@@ -81,7 +83,11 @@ class AdmissionQueue(Struct):
 
     def open_for_more(self) -> bool:
         cap = self.queue.max_running
-        return bool(self._heads) and (cap is None or self.running + self.taken < cap)
+        return bool(self._heads) and (cap is None or self.running + self.taken < cap) and not self.out_of_tokens
+
+    @property
+    def out_of_tokens(self) -> bool:
+        return self.tokens is not None and self.taken >= self.tokens
 
     def first(self) -> QueuedJob:
         return self._heads[0][1]
@@ -125,7 +131,7 @@ class Room(Struct):
     """What is free of each resource, what was taken of it, and what is set aside for the first blocked jobs."""
 
     free: Mapping[str, int]
-    capacity: Mapping[str, int]  # of real resources: the width of a workflow's `each` is in `free` only
+    capacity: Mapping[str, int]  # of real resources: widths of a workflow's `each`, and tokens, are in `free` only
     aside: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
 
@@ -133,7 +139,7 @@ class Room(Struct):
         return self.free.get(name, 0) - self.taken[name]
 
     def lacks(self, needs: Mapping[str, int], own: Mapping[str, int] = NOTHING) -> str | None:
-        """A resource of which too little is free or too much set aside for others; `own` is set aside for this job.
+        """The resource that the job lacks: too little is free, or too much is set aside for others than its `own`.
 
         The first for which it cannot wait (see `awaitable`), else the first; None if it lacks nothing.
         """

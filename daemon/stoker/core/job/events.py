@@ -22,7 +22,13 @@ class Woke(Event, frozen=True):
 
 
 class NeedMet(Event, frozen=True):
-    """One of the jobs that it needs ended in the way it needs."""
+    """A needed job ended as the need asks."""
+
+
+class ConditionMet(Event, frozen=True):
+    """Condition `number` of its `wait_for` is met."""
+
+    number: int
 
 
 class NeedFailed(Event, frozen=True):

@@ -16,6 +16,7 @@ from stoker.core.clock import Now
 from stoker.core.errors import AlreadyFinished, IllegalTransition, NotAllowed
 from stoker.core.job import events as ev
 from stoker.core.job import verbs
+from stoker.core.job.conditions import open_after
 from stoker.core.job.model import FINAL, Attempt, Job, Outcome, OutcomeKind, Reason, State, StopReason
 from stoker.core.job.transition import Transitioned, blocked, end, expiry, expiry_by_now, ready, stop_for, superseded
 from stoker.core.job.verdict import Verdict, judge, reason_of_stuck
@@ -38,9 +39,9 @@ def step(job: Job, attempt: Attempt | None, event: ev.Event, now: Now) -> Transi
 
 
 def _wake(job: Job, _attempt: Attempt | None, _event: ev.Woke, now: Now) -> Transitioned:
-    if blocked(job, now):
-        return Transitioned(job)
-    return Transitioned(replace(job, state=State.QUEUED, wake_at=None, expires_at=expiry_by_now(job, now)))
+    """At its `run_at` the ttl begins to count, also while it still waits for a condition."""
+    woken = replace(job, expires_at=expiry_by_now(job, now))
+    return Transitioned(woken if blocked(job, now) else replace(woken, state=State.QUEUED, wake_at=None))
 
 
 def _need_met(job: Job, _attempt: Attempt | None, _event: ev.NeedMet, now: Now) -> Transitioned:
@@ -50,6 +51,15 @@ def _need_met(job: Job, _attempt: Attempt | None, _event: ev.NeedMet, now: Now) 
     return Transitioned(
         met if blocked(met, now) or job.state is not State.WAITING else replace(met, state=State.QUEUED)
     )
+
+
+def _condition_met(job: Job, _attempt: Attempt | None, event: ev.ConditionMet, now: Now) -> Transitioned:
+    """Conditions that were met stay met: a retry of an ended job does not wait for them again."""
+    assert job.spec.wait_for is not None, "a job with an open condition has a tree of conditions"
+    met = replace(job, conditions_open=open_after(job.spec.wait_for, job.conditions_open, event.number))
+    if job.state is not State.WAITING or blocked(met, now):
+        return Transitioned(met)
+    return Transitioned(replace(met, state=State.QUEUED, wake_at=None, expires_at=expiry_by_now(met, now)))
 
 
 def _need_failed(job: Job, _attempt: Attempt | None, event: ev.NeedFailed, now: Now) -> Transitioned:
@@ -191,6 +201,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
         },
     ),
     **_rows([State.WAITING], {ev.Woke: _wake, ev.NeedMet: _need_met}),
+    **_rows([State.WAITING, State.HELD, *FINAL], {ev.ConditionMet: _condition_met}),
     **_rows([State.QUEUED], {ev.Dispatched: _dispatch}),
     **_rows(
         [State.RUNNING],

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 
 
-class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Per-job resource limits; None leaves the daemon's own limit in force."""
 
     memory_bytes: int | None = None
@@ -29,7 +29,7 @@ class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
 NO_LIMITS = Limits()
 
 
-class Bounds(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Bounds(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Limits in force: `cgroup` for the whole tree, `rlimit` for each process (`processes`: for the whole user)."""
 
     cgroup: Limits = NO_LIMITS

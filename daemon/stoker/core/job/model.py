@@ -15,7 +15,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
+from stoker.core.job.conditions import Tree
 from stoker.core.job.limits import NO_LIMITS, Bounds, Limits
+from stoker.core.rate import KEY_PREFIX, Rate
 from stoker.core.raw_bytes import AnyText
 
 
@@ -57,6 +59,7 @@ class Reason(StrEnum):
     OUTPUT = "output"
     SHUTDOWN = "shutdown"
     RESTORED = "restored"
+    DAMAGED = "damaged"
 
 
 class StopReason(StrEnum):
@@ -86,7 +89,7 @@ class ExecutionMode(StrEnum):
 
 
 class SupersedeRunning(StrEnum):
-    """What a newer job of the same `supersede_key` does to one that runs; it starts after the end of that one."""
+    """Whether a newer job of the same `supersede_key` stops the one that runs; it starts after the end of that one."""
 
     FINISH = "finish"
     STOP = "stop"
@@ -101,19 +104,19 @@ class QueueClass(StrEnum):
 
 
 class NeedOn(StrEnum):
-    """Which end of the needed job meets the need."""
+    """The end of the needed job that meets the need."""
 
     OK = "ok"
     FAILED = "failed"
     ANY = "any"
 
 
-class Need(Struct, frozen=True):
+class Need(Struct, frozen=True, gc=False):
     job: int
     on: NeedOn = NeedOn.OK
 
 
-class Spec(Struct, frozen=True, kw_only=True):
+class Spec(Struct, frozen=True, kw_only=True, gc=False):
     """A job as it was requested, with every default filled in. Later only a person changes it (edit, retry)."""
 
     command: AnyText
@@ -145,20 +148,38 @@ class Spec(Struct, frozen=True, kw_only=True):
     unresponsive_kill_ms: int = 180_000
     run_at: int | None = None
     needs: tuple[Need, ...] = ()
+    wait_for: Tree | None = None
     on_orphan: OnOrphan = OnOrphan.FAIL
     max_orphanings: int = 3
     survive: bool = False
     resources: dict[str, int] = field(default_factory=dict)
+    rate_key: str | None = None
     limits: Limits = NO_LIMITS
     nice: int = 0
     umask: int | None = None  # None: the one that the daemon was started with
     supersede_key: str | None = None
     supersede_running: SupersedeRunning = SupersedeRunning.FINISH
     debounce_ms: int = 0
+    debounce_max_ms: int | None = None  # of all jobs of its key together; None: ten times debounce_ms
     max_log_bytes: int = 64 * 1024 * 1024
     traceparent: str | None = None
     schedule: str | None = None  # the schedule that submitted it, and the time that its run is for (UTC ms)
     scheduled_for: int | None = None
+    hook: str | None = None  # the hook that submitted it, the change that it is for, and the JSON that it is told
+    hook_change: int | None = None
+    hook_data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def demands(self) -> dict[str, int]:
+        """All that it must get to start: its resources, and a token of its `rate_key`."""
+        return self.resources if self.rate_key is None else {**self.resources, f"{KEY_PREFIX}{self.rate_key}": 1}
+
+    @property
+    def submitter(self) -> str | None:
+        """The schedule or hook that submitted it, in words; None if a client did."""
+        if self.hook is not None:
+            return f"hook {self.hook}" + ("" if self.hook_change is None else f", change {self.hook_change}")
+        return None if self.schedule is None else f"schedule {self.schedule}"
 
     @property
     def safe(self) -> bool:
@@ -171,7 +192,7 @@ class Spec(Struct, frozen=True, kw_only=True):
         return self.notify or self.heartbeat_ms is not None
 
 
-class Job(Struct, frozen=True, kw_only=True):
+class Job(Struct, frozen=True, kw_only=True, gc=False):
     """One row of `jobs`: a Spec and its current state."""
 
     id: int
@@ -185,6 +206,7 @@ class Job(Struct, frozen=True, kw_only=True):
     failures: int = 0
     orphanings: int = 0
     needs_open: int = 0
+    conditions_open: int = 0  # bit n: condition n of `wait_for`
     wake_at: int | None = None
     expires_at: int | None = None
     order_key: int = 0
@@ -198,6 +220,7 @@ class Job(Struct, frozen=True, kw_only=True):
     step: str | None = None
     checkpoint_floor: int = 0
     superseded_by: int | None = None  # the newer job of its key; set also while an attempt is still open
+    debounce_by: int | None = None  # steady: newer jobs of its key delay the start no further
 
     @property
     def supersedes(self) -> tuple[int, str] | None:
@@ -221,7 +244,7 @@ class OutcomeKind(StrEnum):
     NEVER_STARTED = "never_started"
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class Outcome(Struct, frozen=True, kw_only=True, gc=False):
     """The end of one attempt. `stopped`: our signal was delivered before the exit.
 
     `shutdown`: a foreign signal killed it while the system or the service was stopping.
@@ -245,7 +268,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     output: str | None = None
 
 
-class Identity(Struct, frozen=True, kw_only=True):
+class Identity(Struct, frozen=True, kw_only=True, gc=False):
     """The facts that prove that a process is the one we started."""
 
     pid: int
@@ -256,7 +279,7 @@ class Identity(Struct, frozen=True, kw_only=True):
     cgroup: str | None = None
 
 
-IN_PROCESS = "in-process"  # stands for the launcher of attempts that are handlers inside the daemon
+IN_PROCESS = "in-process"  # in place of a launcher, for handlers that run inside the daemon
 
 
 class RunId(Struct, frozen=True):
@@ -276,7 +299,7 @@ class RunId(Struct, frozen=True):
         return f"{self.job_id}.{self.ordinal}.{self.nonce}"
 
 
-class Attempt(Struct, frozen=True, kw_only=True):
+class Attempt(Struct, frozen=True, kw_only=True, gc=False):
     """One row of `attempts`: one run of a job."""
 
     run_id: str
@@ -311,6 +334,7 @@ class Queue(Struct, frozen=True, kw_only=True):
     max_running: int | None = None
     min_running: int | None = None  # its floor under pressure; None: it is not narrowed
     max_queued: int | None = None
+    rate: Rate | None = None  # how many of its jobs may start in a time
     paused: bool = False
     defaults: dict[str, Any] = field(default_factory=dict)
 

@@ -120,7 +120,7 @@ def _action(job: Job, attempt: Attempt, finding: Finding, epoch: int) -> tuple[A
     if attempt.stop_reason is not None:
         return Action.STOP, attempt.stop_reason
     if finding.fact is Fact.OWNED and attempt.epoch == epoch:
-        return Action.KEEP, None  # this daemon started it and its launcher still has it: only a connection was lost
+        return Action.KEEP, None  # only the connection was lost: the launcher of this daemon still has the run
     if job.spec.survive:
         return Action.ADOPT, None
     return Action.STOP, StopReason.ORPHANED

@@ -130,7 +130,7 @@ RULES = (
         ),
         "give a smaller warn_before_ms",
     ),
-    *map(_without_key, ("supersede_running", "debounce_ms")),
+    *map(_without_key, ("supersede_running", "debounce_ms", "debounce_max_ms")),
     Rule(
         "debounce_ms",
         lambda spec, _: spec.ttl_ms is not None and spec.debounce_ms >= spec.ttl_ms,
@@ -139,6 +139,15 @@ RULES = (
             " before it could start"
         ),
         "give a smaller debounce_ms",
+    ),
+    Rule(
+        "debounce_max_ms",
+        lambda spec, _: spec.debounce_max_ms is not None and spec.debounce_max_ms < spec.debounce_ms,
+        lambda spec: (
+            f"{duration(spec.debounce_max_ms or 0)} is less than debounce_ms, {duration(spec.debounce_ms)}: the start"
+            " would be later than the latest"
+        ),
+        "give a larger debounce_max_ms",
     ),
     *map(_clash, ("success_exit_codes", "no_retry_exit_codes")),
     *map(_unasked, ("unresponsive_warn_ms", "unresponsive_kill_ms")),

@@ -6,6 +6,7 @@ dependents; the first stop reason wins.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from msgspec import Struct
@@ -13,7 +14,9 @@ from msgspec.structs import replace
 
 from stoker.core.clock import Now
 from stoker.core.job import events as ev
-from stoker.core.job.model import Attempt, Job, Reason, State, StopReason
+from stoker.core.job.model import Attempt, Job, Reason, Spec, State, StopReason
+
+DEBOUNCES = 10  # of jobs that replace each other, before one starts
 
 
 class Transitioned(Struct, frozen=True):
@@ -26,11 +29,12 @@ class Transitioned(Struct, frozen=True):
 
 def blocked(job: Job, now: Now) -> bool:
     """Whether something must still happen before the job may start."""
-    return (
-        job.needs_open > 0
-        or (job.wake_at is not None and job.wake_at > now.steady)
-        or (job.spec.run_at is not None and job.spec.run_at > now.wall)
-    )
+    return job.needs_open > 0 or job.conditions_open > 0 or delay_ms(job, now) > 0
+
+
+def delay_ms(job: Job, now: Now) -> int:
+    """The time until neither its `run_at` nor a delay of its start blocks the job; 0 if none does."""
+    return max(0, (job.wake_at or 0) - now.steady, (job.spec.run_at or 0) - now.wall)
 
 
 def expiry(job: Job, now: Now) -> int | None:
@@ -48,10 +52,22 @@ def expiry_by_now(job: Job, now: Now) -> int | None:
     return expiry(job, now) if job.expires_at is None and job.attempts == 0 else job.expires_at
 
 
+def debounce_by(spec: Spec, older: Iterable[Job], now: Now) -> int | None:
+    """The steady time by which a new job of a key starts: the earliest that it and the jobs it replaces were given.
+
+    Without it an unending stream of newer jobs would delay the start for ever. None: it is not debounced.
+    """
+    if not spec.debounce_ms:
+        return None
+    longest = DEBOUNCES * spec.debounce_ms if spec.debounce_max_ms is None else spec.debounce_max_ms
+    given = (job.debounce_by for job in older if job.state in (State.WAITING, State.QUEUED) and job.attempts == 0)
+    return min([now.steady + longest, *(limit for limit in given if limit is not None)])
+
+
 def submitted(job: Job, now: Now) -> Job:
     """The first state of a job that was just accepted."""
-    if job.spec.debounce_ms:
-        job = replace(job, wake_at=now.steady + job.spec.debounce_ms)
+    if job.debounce_by is not None:
+        job = replace(job, wake_at=min(now.steady + job.spec.debounce_ms, job.debounce_by))
     state = State.WAITING if blocked(job, now) else State.QUEUED
     return replace(job, state=state, expires_at=expiry(job, now))
 

@@ -4,8 +4,8 @@ Success, failure, a stop by us, an unseen end; the lifecycle applies the verdict
 that was seen, without a stop of ours before it; an unsafe job is not queued again after an unseen end; a stop that was
 not delivered before the exit has no influence.
 
-Owns also the limit that may have caused an unsuccessful end: "likely" only for a signal that the kernel sends at that
-limit, "may" for errors inside the program. Out of memory and time limits are seen, and are reasons of their own.
+It also owns the limit that may have caused an unsuccessful end: "likely" only for a signal that the kernel sends at
+that limit, "may" for errors inside the program. Out of memory and time limits are seen, and are reasons of their own.
 """
 
 from __future__ import annotations

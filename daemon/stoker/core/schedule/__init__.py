@@ -1,4 +1,4 @@
-"""Every decision about a schedule, as pure functions of values: its times, its slots, what is done with each.
+"""Every decision about a schedule, as pure functions of values: its times, its slots, and which slots get a run.
 
-Clocks and I/O stay outside.
+The caller reads the clock.
 """

@@ -1,7 +1,7 @@
 """Reads a crontab: a user's, or one with a user in each line (/etc/crontab, /etc/cron.d).
 
-Owns the rules of crontab(5) for lines, variables and `%`. What Stoker has no counterpart for becomes a remark. Standard
-library only: the client imports it.
+Owns the rules of crontab(5) for lines, variables and `%`. A setting without counterpart in Stoker becomes a remark.
+Standard library only: the client imports it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import re
 from stoker.core.errors import InvalidParams
 from stoker.core.schedule.timing import CRON_FIELDS, slots_of
 
-VARIABLE = re.compile(r"""\s*(?:"([^"]+)"|'([^']+)'|([^\s='"]+))\s*=\s*(.*?)\s*""")
+VARIABLE = re.compile(r"""(?:"([^"]+)"|'([^']+)'|([^\s='"]+))\s*=(.*)""")
 SHELL = "/bin/sh"
 PATH = "/usr/bin:/bin"  # as cron(8) sets it
 PERCENT = re.compile(r"(\\%)|%")
 
 
 class CronJob:
-    """One line. `user`: whom it names, if the form has users; `stdin`: what follows the first `%`."""
+    """One line. `user`: the user in it, if lines have users; `stdin`: the text after the first `%`."""
 
     def __init__(self, line: int, timing: str, user: str | None, command: str, environment: dict[str, str]) -> None:
         self.line = line
@@ -52,7 +52,7 @@ def read_crontab(text: str, *, users: bool) -> Crontab:
         elif (name := variable[1] or variable[2] or variable[3]) == "MAILTO":
             crontab.remarks.append((number, "MAILTO is not mapped: the output of a job is in its log"))
         else:
-            environment[name] = _unquoted(variable[4])
+            environment[name] = _unquoted(variable[4].strip())
     return crontab
 
 
@@ -76,7 +76,7 @@ def _read_job(crontab: Crontab, number: int, content: str, environment: dict[str
 
 
 def split_percent(command: str) -> tuple[str, str | None]:
-    r"""The command, and its stdin: `%` ends the command, further ones end a line, `\%` is a percent sign."""
+    r"""The command and its stdin: the first `%` ends the command, later ones are newlines, `\%` is a percent sign."""
     parts, begin = [""], 0
     for sign in PERCENT.finditer(command):
         parts[-1] += command[begin : sign.start()]

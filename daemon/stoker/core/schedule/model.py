@@ -13,7 +13,7 @@ from stoker.core.units import instant
 
 
 class Misfire(StrEnum):
-    """The slots that came while no daemon ran, or could not submit: pass over them, submit the newest, or all."""
+    """The action for slots that passed while no daemon could submit them: skip them, submit the newest, or all."""
 
     SKIP = "skip"
     LATEST = "latest"
@@ -21,9 +21,9 @@ class Misfire(StrEnum):
 
 
 class Overlap(StrEnum):
-    """A slot comes while the run before it has not ended.
+    """The action for a slot that comes while the previous run has not ended.
 
-    Submit it all the same, pass over it, let it wait for that end, or let it take the place of that run.
+    Submit it anyway, skip it, let it wait for that end, or let it replace that run.
     """
 
     ALLOW = "allow"
@@ -33,21 +33,26 @@ class Overlap(StrEnum):
 
 
 class Origin(Struct, frozen=True):
-    """The schedule that submits a job or a workflow, and the time that the run is for (UTC ms)."""
+    """The schedule that submits a job or a workflow, and the time that the run is for (UTC ms).
+
+    `asked`: of a run that is no slot, a word of its own, as many may be asked for in a millisecond.
+    """
 
     schedule: str
     scheduled_for: int
+    asked: str = ""
 
     @property
     def key(self) -> str:
         """The idempotency key of the run: it is unique in the database, so that no slot is submitted twice."""
-        return f"{runs_key(self.schedule)}{instant(self.scheduled_for)}"
+        slot = f"{runs_key(self.schedule)}{instant(self.scheduled_for)}"
+        return f"{slot}/{self.asked}" if self.asked else slot
 
 
 class Schedule(Struct, frozen=True, kw_only=True):
     """One row of `schedules`. `job` or `flow`: the template, as JSON.
 
-    `next_slot`: the first slot that is not settled, None if there is no further one. `declared`: in the settings file.
+    `next_slot`: the first slot that is not settled, None after the last one. `declared`: it is in the settings file.
     `last_job`, `last_workflow`: its newest run, `last_slot` the time that this run is for.
     """
 

@@ -1,10 +1,11 @@
-"""A schedule as it is sent, by a client or by the settings file, and the schedule that is made of it.
+"""The parameters of a schedule, from a client or the settings file, and the schedule that is made of them.
 
 Owns every check that needs neither the host nor the database.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Any
 
 import msgspec
@@ -14,16 +15,17 @@ from stoker.core.errors import InvalidParams
 from stoker.core.requests import Delay, Duration, JobWork, Name, Note, Params
 from stoker.core.schedule.model import Misfire, Overlap, Schedule
 from stoker.core.schedule.slots import MOST_CAUGHT_UP, caught_up
-from stoker.core.schedule.timing import LONGEST, first_slot, next_slot
+from stoker.core.schedule.timing import LONGEST, first_slot, next_slot, slots_of
 from stoker.core.units import duration
 
 DAY_MS = 86_400_000
+GAPS_CHECKED = 100
 
 Timing = Annotated[str, Meta(min_length=1, max_length=LONGEST)]
 
 
 class ScheduleParams(Params, frozen=True, kw_only=True):
-    """`job` or `flow`: the template. `replace`: there may be a schedule of that name."""
+    """`job` or `flow`: the template. `replace`: replace a schedule of that name, if there is one."""
 
     name: Name
     timing: Timing
@@ -40,9 +42,9 @@ class ScheduleParams(Params, frozen=True, kw_only=True):
 
 
 def schedule_of(sent: ScheduleParams, owner_uid: int, now: int, *, declared: bool = False) -> Schedule:
-    """The schedule that is asked for.
+    """Make the schedule, without checks.
 
-    One that is `declared` was checked when the file was read; later its only time may have passed.
+    A `declared` one was checked when the file was read; since then its only time may have passed.
     """
     return Schedule(
         name=sent.name,
@@ -81,12 +83,17 @@ def _check_overlap(schedule: Schedule) -> None:
         raise InvalidParams(problem, path="overlap", hint="one of allow, skip")
 
 
-def _check_jitter(schedule: Schedule, slot: int) -> None:
-    following = next_slot(schedule.timing, schedule.zone, slot)
-    if following is not None and schedule.jitter_ms >= following - slot:
+def _check_jitter(schedule: Schedule, first: int) -> None:
+    """Compare the jitter with the times between the first slots: a cron expression may have short and long ones."""
+    following = slots_of(schedule.timing, schedule.zone)
+    coming = [first]
+    while schedule.jitter_ms and len(coming) <= GAPS_CHECKED and (slot := following(coming[-1])) is not None:
+        coming.append(slot)
+    shortest = min((later - earlier for earlier, later in pairwise(coming)), default=None)
+    if shortest is not None and schedule.jitter_ms >= shortest:
         raise InvalidParams(
             f"jitter_ms: {duration(schedule.jitter_ms)} is not less than the time between two slots, "
-            f"{duration(following - slot)}",
+            f"{duration(shortest)}",
             path="jitter_ms",
             hint="a shorter jitter",
         )

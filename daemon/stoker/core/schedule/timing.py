@@ -1,9 +1,9 @@
 """The times of a schedule: from `30 2 * * *`, `@daily`, `every 15m` or `at 2026-12-01T03:00` to its slots.
 
-A slot is a time (UTC ms) at which a schedule is due. Cron expressions are those of cronsim with five fields, in a time
-zone. Where the clocks change they follow Debian's cron: a time that the change leaves out comes right after it, a time
-that comes twice counts once, and an expression with a `*` for the minute or the hour follows the clock.
-Invariant: `next_slot` is always later than the time that it is asked about, so that two slots never have the same time.
+A slot is a time (UTC ms) at which a schedule is due. cronsim reads cron expressions, which have five fields and a time
+zone. At a change of the clocks they follow Debian's cron: a time that the change skips comes right after it, a time
+that occurs twice counts once, and an expression with a `*` for the minute or the hour follows the clock.
+Invariant: `next_slot` is always later than its argument `after`, so that no two slots have the same time.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ ALIASES = {
     "@hourly": "0 * * * *",
 }
 CRON_FIELDS = 5
+BAD_DAY = "bad day-of-month"  # cronsim says it of 31 February, too
 LONGEST = 200  # characters of a timing
 PERIOD = re.compile(r"([1-9][0-9]{0,8})(d|h|m|s)", re.ASCII)
 HINT = (
@@ -68,13 +69,13 @@ def zone_of(name: str) -> tzinfo:
         return UTC
     try:
         return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # unknown; not a relative path; a directory of the database
+    except (KeyError, ValueError, OSError):  # an unknown name; a name with `..`; a directory of the database
         message = f"zone: there is no time zone {name[:LONGEST]!r}"
         raise InvalidParams(message, path="zone", hint="a name such as Europe/Berlin, or UTC") from None
 
 
 def _every(rest: str, timing: str) -> Slots:
-    """Multiples of a period since 1970 in UTC: a schedule needs no start, and keeps its times over restarts."""
+    """Multiples of a period since 1970 in UTC, so that restarts do not shift the times."""
     period = PERIOD.fullmatch(rest)
     if period is None:
         raise _wrong(timing, "a period is a number with s, m, h or d", "every 15m")
@@ -99,7 +100,7 @@ def _cron(expression: str, timing: str, zone: tzinfo) -> Slots:
     def following(after: int) -> int | None:
         try:
             start = (EPOCH + timedelta(milliseconds=after)).astimezone(zone)
-            # Where the clock repeats an hour, cronsim may answer with a time of the first pass: go on to a later one.
+            # In an hour that the clock repeats, cronsim may return a time of the first pass: take the next one.
             slots = (_milliseconds(moment) for moment in _simulate(expression, start, timing))
             return next((slot for slot in slots if slot > after), None)
         except OverflowError:  # beyond the year 9999
@@ -112,7 +113,19 @@ def _simulate(expression: str, start: datetime, timing: str) -> CronSim:
     try:
         return CronSim(expression, start)
     except CronSimError as error:
-        raise _wrong(timing, str(error).lower(), HINT) from None
+        problem = str(error).lower()
+        if problem == BAD_DAY and _has_day_in_some_month(expression, start):
+            problem = "never comes: none of its months has that day"
+        raise _wrong(timing, problem, HINT) from None
+
+
+def _has_day_in_some_month(expression: str, start: datetime) -> bool:
+    minute, hour, day, _, weekday = expression.split()
+    try:
+        CronSim(f"{minute} {hour} {day} * {weekday}", start)
+    except CronSimError:
+        return False
+    return True
 
 
 def _milliseconds(moment: datetime) -> int:

@@ -33,7 +33,7 @@ class ScheduleView(TypedDict):
 
 
 class ScheduleRunView(TypedDict):
-    """`job`: its first job, if it is a run of a workflow; `state`: that of the workflow or job."""
+    """`job`: of a workflow, its first job; `state`: the state of the workflow or job."""
 
     scheduled_for: str
     job: int

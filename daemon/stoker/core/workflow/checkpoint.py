@@ -50,7 +50,7 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     checksum: bytes = b""
 
 
-class Head(Struct, frozen=True):
+class Head(Struct, frozen=True, gc=False):
     """The newest checkpoint of a chain; id and seq are zero in an empty chain."""
 
     id: int = 0
@@ -87,7 +87,7 @@ def pack(data: bytes) -> Packed:
         )
     if len(data) <= GZIP_ABOVE_BYTES:
         return Packed("plain", data, len(data), _digest(data))
-    # Without the time in the header, equal data gives equal bytes.
+    # No time in the header, so that equal data gives equal bytes.
     packed = gzip.compress(data, compresslevel=6, mtime=0)
     return Packed("gzip", packed, len(data), _digest(packed))
 

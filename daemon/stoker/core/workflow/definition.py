@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from stoker.core.job.conditions import texts
 from stoker.core.job.model import NeedOn
 from stoker.core.raw_bytes import RawBytes
 from stoker.core.requests import (
@@ -104,6 +105,11 @@ class Planned(Struct, frozen=True, kw_only=True):
     sure: bool = True
     locatable: bool = True
 
+    @property
+    def conditions(self) -> list[str]:
+        """What it waits for beside its needs."""
+        return texts(self.sent.wait_for or None)
+
 
 class Plan(Struct, frozen=True, kw_only=True):
     """Steps in an order in which they can run; `widths`: how many of a group may run at once.
@@ -188,7 +194,7 @@ def _unknown_parameters(flow: Flow, given: Mapping[str, str]) -> list[Mistake]:
 
 
 def _too_many(flow: Flow) -> list[Mistake]:
-    """Counted before any step is made: a few bytes can ask for millions."""
+    """Count the steps before any is made, as a few bytes can ask for millions."""
     sizes = {name: 1 if step.each is UNSET else len(step.each) for name, step in flow.steps.items()}
     if (total := sum(sizes.values())) > MAX_STEPS:
         return [Mistake("steps", f"{total} steps; the limit is {MAX_STEPS}", "split the flow")]

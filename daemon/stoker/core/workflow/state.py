@@ -45,14 +45,14 @@ class Strategy(StrEnum):
     FAIL = "fail"
 
 
-class Edge(Struct, frozen=True):
+class Edge(Struct, frozen=True, gc=False):
     """One need of a step."""
 
     step: str
     on: NeedOn = NeedOn.OK
 
 
-class Step(Struct, frozen=True, kw_only=True):
+class Step(Struct, frozen=True, kw_only=True, gc=False):
     """The part of a step that is not in its job."""
 
     name: str
@@ -63,7 +63,7 @@ class Step(Struct, frozen=True, kw_only=True):
     verify: bool = False
 
 
-class Workflow(Struct, frozen=True, kw_only=True):
+class Workflow(Struct, frozen=True, kw_only=True, gc=False):
     """One row of `workflows`. `flow` is the JSON that was sent."""
 
     id: int
@@ -123,7 +123,7 @@ def is_broken(step: Step, state: State, *, by_dependency: bool) -> bool:
 
 
 class Again(StrEnum):
-    """Which steps a retry runs again."""
+    """The steps that a retry runs again."""
 
     INCOMPLETE = "incomplete"
     FAILED = "failed"

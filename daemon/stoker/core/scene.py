@@ -1,0 +1,73 @@
+"""The facts around a job, from which `explain` says why it is in its state.
+
+Owns their form and that of the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct, field
+
+from stoker.core.clock import Now
+from stoker.core.job.model import Attempt, Queue
+from stoker.core.shortage import NO_SHORTAGE, Shortage
+from stoker.core.workflow.state import Intent
+
+
+class RateWait(Struct, frozen=True):
+    """A rate that lets no job start now, and the time until it does."""
+
+    rate: str
+    next_token_ms: int
+
+
+class Scene(Struct, frozen=True, kw_only=True):
+    """The facts around a job. `attempt` is its open attempt, `ended` the newest one that has ended.
+
+    `closed`: why the daemon starts no jobs; `reserved`: the amounts set aside for each blocked job;
+    `silent`: its launcher does not answer; `asleep`: its main process is in an uninterruptible sleep;
+    `unstoppable`: pids of its tree that the daemon may not signal; `frozen`: frozen because its queue is throttled;
+    `unheard_ms`: the silence of a worker that was warned about; `stale_ms`: the time since its last checkpoint, if
+    that is too long; `intent`: the order given to its workflow, if it is a step; `unmet`: needs that did not end as
+    needed; `narrowed`: the limit of its queue under pressure; `rates`: those without a token, by the words for their
+    queue or key; `seen`: how its open conditions about files and the host stand, in words.
+    """
+
+    now: Now
+    queue: Queue
+    queue_running: int = 0
+    narrowed: int | None = None
+    running: int = 0
+    slots: int = 1
+    ahead: int = 0
+    throttled_by: Sequence[str] = ()
+    capacity: Mapping[str, int] = field(default_factory=dict)
+    free: Mapping[str, int] = field(default_factory=dict)
+    holders: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    reserved: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    rates: Mapping[str, RateWait] = field(default_factory=dict)
+    seen: Mapping[str, str] = field(default_factory=dict)
+    open_needs: Sequence[int] = ()
+    unmet: Sequence[int] = ()
+    attempt: Attempt | None = None
+    ended: Attempt | None = None
+    closed: str | None = None
+    shortage: Shortage = NO_SHORTAGE
+    silent: bool = False
+    asleep: bool = False
+    unstoppable: Sequence[int] = ()
+    intent: Intent = Intent.RUN
+    unheard_ms: int | None = None
+    frozen: bool = False
+    stale_ms: int | None = None
+
+
+class Blocker(Struct, frozen=True):
+    """The reason why a job waits: a stable code, a sentence, the next command, and the facts."""
+
+    code: str
+    message: str
+    hint: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
