@@ -1,4 +1,4 @@
-"""A database made by the migrations, for the tests of what they made."""
+"""A database made by the migrations, for the tests of its schema."""
 
 from __future__ import annotations
 

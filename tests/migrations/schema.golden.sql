@@ -2,12 +2,22 @@ CREATE UNIQUE INDEX attempts_open ON attempts (job_id) WHERE ended_at IS NULL;
 CREATE INDEX changes_job ON changes (job_id, seq) WHERE job_id IS NOT NULL;
 CREATE INDEX checkpoints_context ON checkpoints (chain, seq) WHERE kind = 'context';
 CREATE INDEX checkpoints_job ON checkpoints (job_id, seq) WHERE job_id IS NOT NULL;
+CREATE INDEX conditions_waiting ON conditions (condition, job_id);
+CREATE INDEX events_kept ON events (owner_uid, name, keep_until)
+    WHERE keep_until > 0 AND NOT (one = 1 AND reached > 0);
+CREATE INDEX events_kept_of_owner ON events (owner_uid, keep_until)
+    WHERE keep_until > 0 AND NOT (one = 1 AND reached > 0);
+CREATE UNIQUE INDEX events_keyed ON events (owner_uid, key) WHERE key IS NOT NULL;
+CREATE INDEX events_undelivered ON events (next_after) WHERE next_after IS NOT NULL;
 CREATE INDEX idempotency_job ON idempotency (job_id);
 CREATE INDEX idempotency_purged ON idempotency (purged_at) WHERE purged_at IS NOT NULL;
+CREATE INDEX job_events_of_event ON job_events (event_id);
+CREATE INDEX jobs_by_hook ON jobs (hook) WHERE hook IS NOT NULL;
 CREATE INDEX jobs_deadline ON jobs (deadline) WHERE state IN ('waiting', 'queued') AND deadline IS NOT NULL;
 CREATE INDEX jobs_ended ON jobs (queue, finished_at, id, state) WHERE finished_at IS NOT NULL AND workflow_id IS NULL;
 CREATE INDEX jobs_expires ON jobs (expires_at) WHERE state IN ('waiting', 'queued') AND expires_at IS NOT NULL;
 CREATE INDEX jobs_idle ON jobs (queue, state) WHERE state IN ('waiting', 'held');
+CREATE UNIQUE INDEX jobs_of_hooks ON jobs (hook, hook_change) WHERE hook IS NOT NULL;
 CREATE INDEX jobs_queued ON jobs (queue, demand, order_key, id) WHERE state = 'queued';
 CREATE INDEX jobs_run_at ON jobs (run_at) WHERE state = 'waiting' AND run_at IS NOT NULL;
 CREATE INDEX jobs_superseded ON jobs (owner_uid, supersede_key)
@@ -50,11 +60,15 @@ CREATE TABLE attempts (
     UNIQUE (job_id, ordinal),
     CHECK ((ended_at IS NULL) = (outcome IS NULL))
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE buckets (
+    name    TEXT PRIMARY KEY,
+    full_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE changes (
     seq        INTEGER PRIMARY KEY CHECK (seq > 0),
     at         INTEGER NOT NULL,
     kind       TEXT NOT NULL CHECK (kind = 'job' OR kind = 'workflow' OR kind = 'queue' OR kind = 'resource'
-                        OR kind = 'schedule' OR kind = 'system'),
+                        OR kind = 'schedule' OR kind = 'rate' OR kind = 'hook' OR kind = 'system'),
     subject    TEXT NOT NULL,
     job_id     INTEGER,
     from_state TEXT,
@@ -86,6 +100,27 @@ CREATE TABLE checkpoints (
     checksum    BLOB NOT NULL CHECK (length(checksum) = 32),
     UNIQUE (chain, seq)
 ) STRICT;
+CREATE TABLE conditions (
+    job_id    INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    number    INTEGER NOT NULL CHECK (number >= 0 AND number < 32),
+    condition TEXT NOT NULL, seen TEXT,               -- event:NAME, job:ID or workflow:ID
+    PRIMARY KEY (job_id, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE events (
+    id         INTEGER PRIMARY KEY,
+    owner_uid  INTEGER NOT NULL,
+    name       TEXT NOT NULL CHECK (length(name) BETWEEN 1 AND 64),
+    data       TEXT NOT NULL,              -- JSON; empty if no job can get it any more
+    emitted_at INTEGER NOT NULL,
+    one        INTEGER NOT NULL CHECK (one IN (0, 1)),
+    keep_until INTEGER NOT NULL,           -- UTC milliseconds: until then it reaches jobs that are submitted later
+    reached    INTEGER NOT NULL CHECK (reached >= 0),
+    next_after INTEGER,                    -- jobs behind this id, up to last_job, are still to get it
+    last_job   INTEGER NOT NULL,
+    key        TEXT,
+    digest     BLOB NOT NULL,
+    CHECK (one = 0 OR reached <= 1)
+) STRICT;
 CREATE TABLE idempotency (
     owner_uid  INTEGER NOT NULL,
     key        TEXT NOT NULL,
@@ -93,6 +128,11 @@ CREATE TABLE idempotency (
     job_id     INTEGER NOT NULL,
     created_at INTEGER NOT NULL, purged_at INTEGER, purged_state TEXT, purged_workflow INTEGER,
     PRIMARY KEY (owner_uid, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE job_events (
+    job_id   INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    event_id INTEGER NOT NULL,
+    PRIMARY KEY (job_id, event_id)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE jobs (
     id              INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -105,7 +145,7 @@ CREATE TABLE jobs (
                         OR reason = 'ttl' OR reason = 'oom' OR reason = 'unresponsive' OR reason = 'orphaned'
                         OR reason = 'lost' OR reason = 'stuck' OR reason = 'poison' OR reason = 'spawn_error'
                         OR reason = 'user' OR reason = 'superseded' OR reason = 'dependency'
-                        OR reason = 'shutdown' OR reason = 'not_needed' OR reason = 'output' OR reason = 'restored'),
+                        OR reason = 'shutdown' OR reason = 'not_needed' OR reason = 'output' OR reason = 'restored' OR reason = 'damaged'),
     priority        INTEGER NOT NULL,
     execution_mode  TEXT NOT NULL CHECK (execution_mode = 'subprocess' OR execution_mode = 'in_process'
                         OR execution_mode = 'cluster'),
@@ -140,7 +180,11 @@ CREATE TABLE jobs (
     started_at      INTEGER,
     finished_at     INTEGER,
     exit_code       INTEGER,
-    signal          INTEGER, checkpoint_floor INTEGER NOT NULL DEFAULT 0, demand TEXT GENERATED ALWAYS AS (json_extract(policy, '$.resources')) VIRTUAL, superseded_by INTEGER,
+    signal          INTEGER, checkpoint_floor INTEGER NOT NULL DEFAULT 0, superseded_by INTEGER, demand TEXT GENERATED ALWAYS AS (
+    iif(json_extract(policy, '$.rate_key') IS NULL, json_extract(policy, '$.resources'), json_patch(
+        coalesce(json_extract(policy, '$.resources'), '{}'),
+        json_object('rate/' || json_extract(policy, '$.rate_key'), 1)))
+) VIRTUAL, conditions_open INTEGER NOT NULL DEFAULT 0 CHECK (conditions_open >= 0), hook TEXT CHECK (length(hook) BETWEEN 1 AND 64), hook_change INTEGER CHECK (hook_change IS NULL OR (hook_change > 0 AND hook IS NOT NULL)), debounce_by INTEGER,
     CHECK ((state = 'succeeded' OR state = 'failed' OR state = 'cancelled' OR state = 'expired' OR state = 'superseded'
             OR state = 'skipped') = (finished_at IS NOT NULL)),
     CHECK (finished_at IS NULL OR reason IS NOT NULL),
@@ -183,7 +227,11 @@ CREATE TABLE queues (
     max_queued  INTEGER CHECK (max_queued >= 0),
     paused      INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
     defaults    TEXT NOT NULL DEFAULT '{}'
-, min_running INTEGER CHECK (min_running >= 1)) STRICT, WITHOUT ROWID;
+, min_running INTEGER CHECK (min_running >= 1), rate TEXT) STRICT, WITHOUT ROWID;
+CREATE TABLE rates (
+    key  TEXT PRIMARY KEY CHECK (length(key) BETWEEN 1 AND 128),  -- * stands for each key without a rate of its own
+    rate TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE recoveries (
     epoch       INTEGER PRIMARY KEY,
     started_at  INTEGER NOT NULL,
@@ -259,6 +307,12 @@ BEGIN
     SELECT raise(ABORT, 'checkpoints of a chain must be gapless');
 END;
 CREATE TRIGGER checkpoints_are_immutable BEFORE UPDATE ON checkpoints
+BEGIN
+    SELECT raise(ABORT, 'checkpoints are immutable');
+END;
+CREATE TRIGGER checkpoints_are_not_replaced BEFORE INSERT ON checkpoints
+WHEN EXISTS (SELECT 1 FROM checkpoints WHERE id = NEW.id)
+    OR EXISTS (SELECT 1 FROM checkpoints WHERE chain = NEW.chain AND seq = NEW.seq)
 BEGIN
     SELECT raise(ABORT, 'checkpoints are immutable');
 END;

@@ -120,9 +120,10 @@ def test_migrate_when_everything_ran_before_then_nothing_changes(old: Path, tmp_
     ("damage", "complaint"),
     [
         ("UPDATE migrations SET checksum = 'edited' WHERE number = 1", "is not the one that made this database"),
+        ("UPDATE migrations SET number = 99 WHERE number = 1", "migration 1 is not the one that made this database"),
         (f"PRAGMA user_version = {NEWEST + 1}", f"has schema {NEWEST + 1}, this daemon knows up to {NEWEST}"),
     ],
-    ids=["edited migration", "newer schema"],
+    ids=["edited migration", "unknown migration", "newer schema"],
 )
 def test_migrate_when_the_database_is_of_another_release_then_it_is_left_alone(
     old: Path, tmp_path: Path, damage: str, complaint: str

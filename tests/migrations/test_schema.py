@@ -1,4 +1,4 @@
-"""What the schema itself refuses, one violating statement for each promise, and its golden copy.
+"""The statements that the schema itself refuses, one for each promise, and its golden copy.
 
 The code never sends such statements; the schema is for the day when it does.
 """
@@ -99,7 +99,7 @@ CLOSED: list[tuple[str, str, list[str]]] = [
     ("schedules", "overlap", [*Overlap]),
     ("checkpoints", "kind", [*CheckpointKind]),
     ("checkpoints", "encoding", ["plain", "gzip"]),
-    ("changes", "kind", ["job", "workflow", "queue", "resource", "schedule", "system"]),
+    ("changes", "kind", ["job", "workflow", "queue", "resource", "schedule", "rate", "hook", "system"]),
 ]
 
 
@@ -360,7 +360,7 @@ def test_checkpoint_when_it_does_not_follow_its_chain_then_the_schema_refuses(
 ) -> None:
     insert(furnished, "checkpoints", CHECKPOINT)
 
-    with pytest.raises(sqlite3.IntegrityError, match=r"gapless|UNIQUE"):
+    with pytest.raises(sqlite3.IntegrityError, match=r"gapless|immutable"):
         insert(furnished, "checkpoints", CHECKPOINT, id=2, seq=seq)
 
 
@@ -379,6 +379,23 @@ def chained(furnished: sqlite3.Connection) -> sqlite3.Connection:
         insert(furnished, "checkpoints", CHECKPOINT, id=seq, seq=seq)
     insert(furnished, "checkpoints", CHECKPOINT, id=4, chain="w2")
     return furnished
+
+
+@pytest.mark.parametrize("verb", ["INSERT OR REPLACE", "REPLACE", "INSERT OR IGNORE"])
+@pytest.mark.parametrize(("number", "seq"), [(3, 3), (9, 3), (3, 4)])
+def test_checkpoint_when_another_has_its_place_then_the_schema_refuses(
+    chained: sqlite3.Connection, verb: str, number: int, seq: int
+) -> None:
+    before = chained.execute("SELECT * FROM checkpoints").fetchall()
+    values = CHECKPOINT | {"id": number, "seq": seq, "data": b"forged"}
+
+    with pytest.raises(sqlite3.IntegrityError, match="immutable"):
+        chained.execute(
+            f"{verb} INTO checkpoints ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})",
+            tuple(values.values()),
+        )
+
+    assert chained.execute("SELECT * FROM checkpoints").fetchall() == before
 
 
 @pytest.mark.parametrize("where", ["id = 3", "id = 1", "1"])

@@ -56,7 +56,7 @@ async def open_at() -> AsyncIterator[Open]:
             return state
 
         yield opened
-    # A connection that could not be opened ends its thread by itself, and tells the loop of it.
+    # A connection that could not be opened ends its thread by itself, and notifies the loop.
     await until_async(lambda: not any("_connection_worker" in thread.name for thread in threading.enumerate()))
 
 

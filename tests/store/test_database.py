@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def content(root: Path) -> dict[str, str]:
-    """Every file below `root` by its hash; the lock belongs to whoever looks."""
+    """Every file below `root` by its hash; the lock belongs to the process that looks."""
     files = [path for path in root.rglob("*") if path.is_file() and path.name != "lock"]
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -128,7 +128,7 @@ FOREIGN: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-async def test_open_when_the_file_is_not_a_database_of_ours_then_it_is_refused_untouched(
+async def test_open_when_the_file_is_a_foreign_database_then_it_is_refused_untouched(
     directory: StateDirectory, open_at: Open, kind: str
 ) -> None:
     directory.prepare()

@@ -73,7 +73,7 @@ def test_prepare_when_others_may_enter_then_it_is_refused_and_stays_as_it_is(
 
 
 @AS_ROOT
-def test_prepare_when_it_belongs_to_somebody_else_then_it_is_refused(directory: StateDirectory) -> None:
+def test_prepare_when_it_belongs_to_another_user_then_it_is_refused(directory: StateDirectory) -> None:
     directory.root.mkdir(mode=0o700)
     os.chown(directory.root, 12345, 12345)
 
@@ -196,7 +196,7 @@ def test_aside_when_a_write_was_cut_off_then_the_old_note_stands(prepared: State
 
 
 def test_aside_when_power_is_lost_at_any_moment_then_one_of_the_two_notes_is_on_disk(prepared: StateDirectory) -> None:
-    """As the kernel saw it: the content is synced before the name points to it, the name before anyone goes on."""
+    """As the kernel saw it: the content is synced before the name points to it, the name before the caller goes on."""
     program = f"from stoker.store.directory import *; StateDirectory(Path({str(prepared.root)!r})).write_aside"
     strace = shutil.which("strace")
     if strace is None:

@@ -98,7 +98,7 @@ def test_due_when_nothing_is_pending_then_there_is_nothing_to_wait_for(database:
     assert due(database, NOW, LIMIT) == Due()
 
 
-def test_next_when_several_moments_are_ahead_then_the_earliest_of_each_clock_is_told(
+def test_next_when_several_times_are_ahead_then_it_is_the_earliest_of_each_clock(
     database: sqlite3.Connection,
 ) -> None:
     put(

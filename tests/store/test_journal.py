@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.store import outbox
-from stoker.store.database import transaction
-from stoker.store.journal import MOST_FORGOTTEN, PORTION, PORTIONS, Journal, new_chain, read_outbox
-from stoker.store.migrate import migrate
+from stoker.store import changes, journaled_rows, outbox, retention
+from stoker.store.database import open_writer, transaction
+from stoker.store.high_water import HighWater
+from stoker.store.journal import Journal, new_chain, read_outbox
+from stoker.store.journal_chains import newest_chain
+from stoker.store.journal_feed import MOST_FORGOTTEN, PORTION, PORTIONS, JournalFeed
+from stoker.store.journal_files import files, find_end, lines, read_line
+from stoker.store.migrate import migrate, schema_of
 from stoker.store.queues import SET_META
+from stoker.store.reserve import Reserve
+from stoker.store.writer import Writer, store
+from tests.support.batches import accepted
+from tests.support.jobs import job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,14 +40,15 @@ def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @pytest.fixture
-def journal(connection: sqlite3.Connection, tmp_path: Path) -> Journal:
-    """One that has every row, of a database with many entries that are still to be deleted."""
+def feed(connection: sqlite3.Connection, tmp_path: Path) -> JournalFeed:
+    """Its journal has every row of a database with many entries that are still to be deleted."""
     add_rows(connection, "before")
-    journal = Journal(tmp_path / "journal", "instance", 1, armed=True)
+    journal = Journal(tmp_path / "journal", "instance", schema_of(connection), armed=True)
     assert journal.resume(read_outbox(connection)) is not None
+    feed = JournalFeed(journal)
     journal.begin_chain(new_chain(), tmp_path / "stoker.db")
-    assert journal.behind
-    return journal
+    assert feed.behind
+    return feed
 
 
 def add_rows(connection: sqlite3.Connection, when: str) -> None:
@@ -53,13 +62,13 @@ def entries(connection: sqlite3.Connection) -> int:
 
 
 def test_entries_when_many_are_durable_then_a_commit_deletes_some(
-    connection: sqlite3.Connection, journal: Journal
+    connection: sqlite3.Connection, feed: JournalFeed
 ) -> None:
-    journal.collect(connection)
+    feed.collect(connection)
     left = [entries(connection)]
-    while journal.lags:
+    while feed.lags:
         with transaction(connection):
-            journal.forget(connection)
+            feed.forget(connection)
         left.append(entries(connection))
 
     steps = [before - after for before, after in pairwise(left)]
@@ -69,21 +78,114 @@ def test_entries_when_many_are_durable_then_a_commit_deletes_some(
 
 
 def test_journal_when_it_is_behind_then_a_commit_hands_over_one_portion(
-    connection: sqlite3.Connection, journal: Journal
+    connection: sqlite3.Connection, feed: JournalFeed
 ) -> None:
     add_rows(connection, "after")
 
-    assert journal.collect(connection) == 1
-    assert journal.behind
+    assert feed.collect(connection) == 1
+    assert feed.behind
+
+
+async def test_sweep_when_it_changed_rows_then_no_later_commit_reads_them(
+    connection: sqlite3.Connection, feed: JournalFeed, tmp_path: Path
+) -> None:
+    """The answers to the requests of that commit would wait for it."""
+    while feed.behind:
+        feed.collect(connection)
+    database = await open_writer(tmp_path / "stoker.db")
+    writer = Writer(database, changes.GENESIS, Reserve(tmp_path / "reserve", 0), HighWater(tmp_path / "mark"), feed)
+
+    await writer.sweep(_swept)
+    handed = feed.collect(connection)
+
+    await writer.close()
+    assert handed == 0
+
+
+def _swept(connection: sqlite3.Connection) -> retention.Swept:
+    connection.execute(SET_META, ("swept", 1))
+    return retention.Swept(1)
+
+
+def test_rows_when_few_fit_into_memory_then_each_is_compared_with_the_journal(
+    connection: sqlite3.Connection, feed: JournalFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journaled_rows, "AT_ONCE", ROWS // 2)
+    outbox.set_chain(connection, newest_chain(feed.journal.directory) or "")
+    assert list(journaled_rows.differences(connection, feed.journal.directory)) == []
+
+    connection.execute("DROP TRIGGER outbox_meta_update")
+    connection.executemany("UPDATE meta SET value = -1 WHERE key = ?", [("before 1",), ("before 5000",)])
+
+    assert sorted(journaled_rows.differences(connection, feed.journal.directory)) == [
+        "meta before 1: value is -1, the journal has 1",
+        "meta before 5000: value is -1, the journal has 5000",
+    ]
+
+
+def test_entry_when_it_names_no_table_then_the_journal_waits_for_a_new_chain(
+    connection: sqlite3.Connection, feed: JournalFeed
+) -> None:
+    feed.collect(connection)
+    assert outbox.arm(connection)
+    with transaction(connection):
+        connection.execute(SET_META, ("a key", 1))
+        connection.execute("UPDATE outbox SET place = 'mete' WHERE id = (SELECT max(id) FROM outbox)")
+
+    assert feed.collect(connection) == 0
+    assert (str(feed.unread), feed.behind) == ("an entry of the outbox names the table mete", True)
+    assert not outbox.arm(connection)
+
+
+def test_resume_when_the_end_was_read_before_then_the_last_file_is_not_read_again(
+    connection: sqlite3.Connection, feed: JournalFeed
+) -> None:
+    """Seen by a damage that was done in between: only who reads the file again sees it."""
+    directory = feed.journal.directory
+    outbox.set_chain(connection, newest_chain(directory) or "")
+    end = find_end(directory)
+    assert end is not None
+    journal = Journal(directory, "instance", schema_of(connection), armed=True, end=end)
+    end.path.write_bytes(end.path.read_bytes().replace(b'"before 7"', b'"before 8"', 1))
+
+    assert journal.resume(read_outbox(connection)) is None
+    assert journal.resume(read_outbox(connection)) is not None
 
 
 def test_journal_when_it_is_not_behind_then_a_large_commit_is_handed_over(
-    connection: sqlite3.Connection, journal: Journal
+    connection: sqlite3.Connection, feed: JournalFeed
 ) -> None:
-    journal.collect(connection)
-    assert not journal.behind
+    feed.collect(connection)
+    assert not feed.behind
     with transaction(connection):
         connection.executemany(SET_META, [(f"after {number}", number) for number in range(PORTION * PORTIONS - 1)])
 
-    assert journal.collect(connection) == PORTIONS
-    assert not journal.behind
+    assert feed.collect(connection) == PORTIONS
+    assert not feed.behind
+
+
+def test_journal_when_commits_hand_over_their_changes_then_it_has_each_once(
+    connection: sqlite3.Connection, feed: JournalFeed, tmp_path: Path
+) -> None:
+    """The changes of the first commit are still unread when those of the second are handed over."""
+    feed.collect(connection)
+    first = store(connection, accepted(job(id=1)), bytes(32))
+    second = store(connection, accepted(job(id=2), seq=2), first.head)
+    third = store(connection, accepted(job(id=3), seq=3), second.head)
+    feed.collect(connection, 0, second.changes)
+    feed.collect(connection, 0, third.changes)
+    fourth = store(connection, accepted(job(id=4), seq=4), third.head)
+    feed.collect(connection, 0, fourth.changes)
+
+    feed.journal.close()
+    feed.journal.append_all()
+
+    texts = [text for path in files(tmp_path / "journal") for text in list(lines(path))[1:]]
+    written = [row for text in texts for row in read_line(tmp_path, text).put.get("changes", [])]
+    columns = [column for _, column, *_ in connection.execute("PRAGMA table_info(changes)")]
+    rows = connection.execute("SELECT * FROM changes ORDER BY seq").fetchall()
+    assert [row["seq"] for row in written] == [1, 2, 3, 4]
+    assert [row["payload"] for row in written] == [row[columns.index("payload")] for row in rows]
+    assert {name for row in written for name in row} == {
+        column for place, column in enumerate(columns) if any(row[place] is not None for row in rows)
+    }

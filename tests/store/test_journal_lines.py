@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.store import journal as module
-from stoker.store import outbox
+from stoker.store import journal_feed, outbox
 from stoker.store.database import transaction
 from stoker.store.journal import Journal, new_chain, read_outbox
+from stoker.store.journal_feed import JournalFeed
 from stoker.store.journal_files import files, lines
 from stoker.store.migrate import migrate
 from stoker.store.queues import SET_META
@@ -33,25 +33,26 @@ class Life:
         connection.executescript("PRAGMA journal_mode = WAL")
         schema = migrate(connection, root / "backups")
         self.journal = Journal(root / "journal", "instance", schema, armed=outbox.arm(connection))
+        self.feed = JournalFeed(self.journal)
         chain = new_chain()
         outbox.set_chain(connection, chain)
         self.journal.begin_chain(chain, root / "stoker.db")
-        self.journal.collect(connection)
+        self.feed.collect(connection)
 
     def commit(self, number: int) -> None:
         with transaction(self.connection):
             self.connection.execute(SET_META, (f"key {number}", "x" * LARGE))
-        self.journal.collect(self.connection, LARGE)
+        self.feed.collect(self.connection, LARGE)
 
     def write(self) -> None:
-        """What its thread does until it has nothing to do."""
+        """The work of its thread until it has nothing to do."""
         self.journal.close()
         self.journal.append_all()
 
 
 @contextmanager
 def little_memory() -> Iterator[None]:
-    """The process gets no more address space than it has, and what earlier tests have freed of it is taken."""
+    """The process gets no more address space than it has, and the memory that earlier tests have freed is taken."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(), before[1]))
@@ -78,15 +79,15 @@ def test_journal_when_its_disk_was_away_then_it_catches_up_in_short_lines(life: 
         life.commit(number)
     needed = life.journal.resume(read_outbox(life.connection))
 
-    while life.journal.behind:
+    while life.feed.behind:
         life.journal.resume(read_outbox(life.connection))
-        life.journal.collect(life.connection)
+        life.feed.collect(life.connection)
         life.write()
 
     texts = [text for path in files(tmp_path / "journal") for text in lines(path)]
     assert needed is None
     assert sum(text.count(b"x" * LARGE) for text in texts) == ROWS
-    assert max(map(len, texts)) < 2 * module.LINE_BYTES
+    assert max(map(len, texts)) < 2 * journal_feed.LINE_BYTES
 
 
 def test_journal_when_its_disk_is_slow_then_few_bytes_are_read_ahead(life: Life) -> None:
@@ -94,8 +95,8 @@ def test_journal_when_its_disk_is_slow_then_few_bytes_are_read_ahead(life: Life)
     for number in range(ROWS):
         life.commit(number)
 
-    assert life.journal.behind
-    assert life.journal.waiting_bytes <= module.MOST_AHEAD_BYTES + 2 * module.LINE_BYTES
+    assert life.feed.behind
+    assert life.feed.waiting_bytes <= journal_feed.MOST_AHEAD_BYTES + 2 * journal_feed.LINE_BYTES
 
 
 def test_journal_when_memory_is_short_then_it_stops_and_goes_on_without_a_gap(life: Life, tmp_path: Path) -> None:
@@ -103,11 +104,11 @@ def test_journal_when_memory_is_short_then_it_stops_and_goes_on_without_a_gap(li
         life.commit(number)
     with little_memory():
         life.write()
-    failed, writing, waiting = life.journal.error, life.journal.writing, life.journal.waiting_bytes
+    failed, writing, waiting = life.journal.error, life.journal.writing, life.feed.waiting_bytes
 
-    while life.journal.behind:
+    while life.feed.behind:
         assert life.journal.resume(read_outbox(life.connection)) is None
-        life.journal.collect(life.connection)
+        life.feed.collect(life.connection)
         life.write()
 
     texts = [text for path in files(tmp_path / "journal") for text in lines(path)]

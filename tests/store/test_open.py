@@ -52,7 +52,7 @@ async def test_instance_when_the_daemon_starts_again_then_only_the_epoch_changes
     assert len(first.id) == 16
 
 
-async def test_instance_when_the_directory_is_copied_then_the_copy_is_somebody_else(
+async def test_instance_when_the_directory_is_copied_then_the_copy_is_another_instance(
     directory: StateDirectory, open_at: Open, tmp_path: Path
 ) -> None:
     original = await one_life(open_at, directory)
@@ -84,7 +84,7 @@ MONTH_MS = 30 * 24 * 3_600_000
 async def test_anchor_when_the_wall_clock_was_set_before_the_boot_then_steady_time_goes_on(
     directory: StateDirectory, open_at: Open, jump: int
 ) -> None:
-    """`jump` happened behind the first start: what was counted before it was counted on the old wall clock."""
+    """`jump` happened after the first start: waits that began before it were counted on the old wall clock."""
     first = await one_life(open_at, directory, "boot 1")
     with sqlite3.connect(directory.database) as connection:
         seen_steady = first.anchor - jump + boot_ms()
@@ -251,7 +251,7 @@ async def test_open_when_a_copy_still_has_the_note_of_the_original_then_it_opens
 
 
 def true_note(of: StateDirectory) -> Aside:
-    """What a daemon would write beside the database now."""
+    """The note that a daemon would write beside the database now."""
     with closing(sqlite3.connect(of.database)) as connection:
         (instance,) = connection.execute("SELECT value FROM meta WHERE key = 'instance'").fetchone()
         (schema,) = connection.execute("PRAGMA user_version").fetchone()

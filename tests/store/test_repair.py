@@ -1,4 +1,4 @@
-"""Repairs of rows: what cannot be made whole is reported, and counts follow from rows alone."""
+"""Repairs of rows: damage that cannot be repaired is reported, and counts follow from rows alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.store import repair, shipped_schema
+from stoker.store.integrity import damaged_pages
 from stoker.store.migrate import apply_all
-from stoker.store.soundness import damaged_pages
 
 if TYPE_CHECKING:
     from pathlib import Path

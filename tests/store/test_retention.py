@@ -1,4 +1,4 @@
-"""Purged jobs and workflows: what one commit hides and lists, and how their rows are swept in pieces."""
+"""Purged jobs and workflows: the rows that one commit hides and lists, and their removal in pieces."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_ended_at_when_an_attempt_is_still_open_then_the_job_is_left_out(databas
 # --- the commit ---------------------------------------------------------------------------------------------
 
 
-def test_purge_when_swept_then_all_rows_go_and_what_is_left_is_listed(database: sqlite3.Connection) -> None:
+def test_purge_when_swept_then_all_rows_go_and_log_directories_are_listed(database: sqlite3.Connection) -> None:
     put(database, [ended(1), ended(2), job(id=3, asked=spec(needs=(Need(job=2),)))], [])
     put(database, [ended(4, workflow_id=7, step="a"), job(State.CANCELLED, id=5, workflow_id=7, step="b")])
     database.execute(ENDED_ATTEMPT, ("1.1.a", 1, 1))
@@ -244,10 +244,10 @@ def test_workflows_when_their_flows_are_long_then_their_pages_are_known(database
 
 def test_purge_when_rows_are_large_then_few_go_in_one_piece(database: sqlite3.Connection) -> None:
     large = spec(env={"TEXT": "x" * 500_000})
-    put(database, [ended(ident, asked=large) for ident in range(1, 3 * retention.FEW_ROWS)])
-    retention.purge(database, PurgePortion(0, list(range(1, 3 * retention.FEW_ROWS))))
+    put(database, [ended(ident, asked=large) for ident in range(1, 3 * retention.FEW_JOBS)])
+    retention.purge(database, PurgePortion(0, list(range(1, 3 * retention.FEW_JOBS))))
 
-    assert retention.sweep_rows(database).removed == retention.FEW_ROWS
+    assert retention.sweep_rows(database).removed == retention.FEW_JOBS
 
 
 def test_changes_when_a_purge_says_nothing_then_the_trigger_refuses_to_delete(database: sqlite3.Connection) -> None:

@@ -1,10 +1,11 @@
-"""What is stored comes back equal: jobs, attempts, needs, keys, queues, recoveries, with any values they can have."""
+"""Rows come back as stored: jobs, attempts, needs, keys, queues, recoveries, with any values they can have."""
 
 from __future__ import annotations
 
 import sqlite3
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from enum import EnumType
+from typing import TYPE_CHECKING, get_args, get_type_hints
 
 import msgspec
 import pytest
@@ -15,9 +16,27 @@ from msgspec.structs import asdict, replace
 
 from stoker.core.errors import CorruptRecord
 from stoker.core.job.limits import Limits
-from stoker.core.job.model import Change, Need, NeedOn, Queue, QueueClass, Resource, Spec, State, SupersedeRunning
+from stoker.core.job.model import (
+    Attempt,
+    Change,
+    Job,
+    Need,
+    NeedOn,
+    Outcome,
+    Queue,
+    QueueClass,
+    Resource,
+    Spec,
+    State,
+    SupersedeRunning,
+)
+from stoker.core.rate import Rate
 from stoker.core.requests import JobFilter
+from stoker.core.schedule.model import Schedule
+from stoker.core.workflow.checkpoint import Checkpoint
+from stoker.core.workflow.state import Workflow
 from stoker.store import attempts, changes, jobs, queues, reader, recoveries, snapshot
+from stoker.store.database import ADAPTED
 from stoker.store.jobs import Dependent, Keyed, SpecRemainder, spec_hash
 from stoker.store.recoveries import Recovery
 from tests.support import jobs as any_job
@@ -26,8 +45,6 @@ from tests.support.jobs import attempt, job, spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from stoker.core.job.model import Attempt, Job
 
 one_database = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], max_examples=150
@@ -42,6 +59,19 @@ def undone(connection: sqlite3.Connection) -> Iterator[None]:
         yield
     finally:
         connection.execute("ROLLBACK")
+
+
+STORED = (Job, Attempt, Outcome, Queue, Need, Workflow, Schedule, Checkpoint)
+
+
+def test_adapters_when_a_stored_field_is_an_enum_then_it_is_bound_without_a_search() -> None:
+    hints = [hint for kind in STORED for hint in get_type_hints(kind).values()]
+    hints += [hint for name, hint in get_type_hints(Spec).items() if name not in SpecRemainder.__struct_fields__]
+    enums = {kind for hint in hints for kind in (hint, *get_args(hint)) if isinstance(kind, EnumType)}
+
+    assert {State, NeedOn, QueueClass} < enums
+    assert enums <= set(ADAPTED)
+    assert all((kind, sqlite3.PrepareProtocol) in sqlite3.adapters for kind in enums)
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------
@@ -63,11 +93,11 @@ def test_job_when_it_is_stored_then_it_comes_back_equal_and_its_checksum_matches
 
 @one_database
 @given(data=st.data())
-def test_job_when_it_is_updated_then_everything_but_its_spec_is_as_it_was_told(
+def test_job_when_it_is_updated_then_everything_but_its_spec_is_as_written(
     database: sqlite3.Connection, data: st.DataObject
 ) -> None:
     before, after = data.draw(any_job.jobs()), data.draw(any_job.jobs())
-    kept = ("id", "spec", "spec_hash", "owner_uid", "trace_id", "order_key", "created_at")
+    kept = ("id", "spec", "spec_hash", "owner_uid", "trace_id", "order_key", "created_at", "debounce_by")
     expected = replace(after, **{name: getattr(before, name) for name in kept})
     with undone(database):
         put(database, [before])
@@ -144,11 +174,15 @@ def test_policy_when_it_is_empty_then_its_defaults_are_those_of_the_file_format(
         "needs": (),
         "max_orphanings": 3,
         "resources": {},
+        "rate_key": None,
+        "wait_for": None,
         "limits": Limits(),
         "nice": 0,
         "umask": None,
         "supersede_running": SupersedeRunning.FINISH,
         "debounce_ms": 0,
+        "debounce_max_ms": None,
+        "hook_data": {},
         "max_log_bytes": 67_108_864,
         "traceparent": None,
         "schedule": None,
@@ -180,7 +214,7 @@ def test_ahead_when_jobs_are_queued_then_only_those_before_it_in_its_queue_count
 # --- needs --------------------------------------------------------------------------------------------------
 
 
-def test_needs_when_some_wait_then_only_waiting_and_held_jobs_are_told(database: sqlite3.Connection) -> None:
+def test_needs_when_some_wait_then_only_waiting_and_held_jobs_are_released(database: sqlite3.Connection) -> None:
     put(database, [job(state, id=number) for number, state in enumerate(State, 10)])
     rows = [(number, 1, "ok") for number, _ in enumerate(State, 10)] + [(10, 2, "any"), (13, 3, "failed")]
     database.executemany(jobs.INSERT_NEED, rows)
@@ -193,7 +227,7 @@ def test_needs_when_some_wait_then_only_waiting_and_held_jobs_are_told(database:
     assert jobs.open_needs(database, 10) == [1, 2]
 
 
-def test_untold_when_a_needed_job_ended_unheard_then_it_is_named_and_nothing_else(database: sqlite3.Connection) -> None:
+def test_unreleased_when_a_needed_job_ended_in_a_crash_then_it_alone_is_named(database: sqlite3.Connection) -> None:
     put(database, [job(State.SUCCEEDED, id=1), job(State.RUNNING, id=2), job(State.FAILED, id=3)])
     put(database, [job(State.WAITING, id=4), job(State.HELD, id=5), job(State.SKIPPED, id=6)])
     rows = [(4, 1), (5, 1), (4, 2), (6, 3)]
@@ -308,6 +342,7 @@ def test_holds_when_an_attempt_takes_resources_then_the_row_says_which(database:
     [
         Queue(name="q"),
         Queue(name="q", queue_class=QueueClass.LOW, max_running=0, min_running=2, max_queued=9, paused=True),
+        Queue(name="q", rate=Rate(100, 60_000, burst=20)),
         Queue(name="q", defaults={"max_attempts": 3, "on_orphan": "requeue"}),
     ],
 )
@@ -363,7 +398,7 @@ def test_recovery_when_it_is_finished_then_its_row_is_replaced(database: sqlite3
         (JobFilter(states=(State.QUEUED,), after=1), [2, 5]),
     ],
 )
-def test_page_when_a_filter_is_set_then_only_what_fits_comes_in_order(
+def test_page_when_a_filter_is_set_then_only_matching_jobs_come_in_order(
     database: sqlite3.Connection, wanted: JobFilter, ids: list[int]
 ) -> None:
     labels = {"team": "a", "x": "y"}

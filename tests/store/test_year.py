@@ -1,4 +1,4 @@
-"""A year of retention on the real database, in simulated time: rows, files and bytes stay as they were after a month.
+"""A year of retention on the real database, in simulated time: rows, files, bytes, memory and starts stay as they were.
 
 Owns a clock that the test sets, and the jobs of each week, which are written with their changes, checkpoints and logs.
 Everything else is the daemon's: the loop, the writer, the messages and the service itself.
@@ -7,8 +7,11 @@ Everything else is the daemon's: the loop, the writer, the messages and the serv
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import gc
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,7 +28,7 @@ from stoker.engine.loop import Loop
 from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
 from stoker.executors.launcher_pool import LauncherPool
-from stoker.store import sizes
+from stoker.store import sizes, snapshot
 from stoker.store.writer import Batch, NewKey
 from stoker.telemetry.otel import Telemetry
 from stoker.telemetry.stalls import Stalls
@@ -34,9 +37,11 @@ from stoker.upkeep.leftovers import Leftovers
 from stoker.upkeep.refusals import Refusals
 from stoker.upkeep.retention import Retention
 from stoker.upkeep.usage import Usage
+from tests.support.facts import until_async
 from tests.support.jobs import attempt, checkpoint, exited, job
 
 if TYPE_CHECKING:
+    import sqlite3
     from pathlib import Path
 
     from stoker.store.loading import Wanted
@@ -87,6 +92,11 @@ class IdleLaunchers(LauncherPool):
         self.logs_when_caught_up = len(list(self._logs.glob("*/*")))
 
 
+class NoHooks:
+    def trigger(self, turn: Turn) -> Iterator[int]:  # noqa: ARG002 - as its like
+        return iter(())
+
+
 class Year:
     """A daemon without jobs of its own, whose weeks the test makes."""
 
@@ -99,7 +109,7 @@ class Year:
         telemetry = Telemetry()
         after_commit = [Answering()]
         self.loop = Loop(
-            self.inbox, state.writer, self.memory, self.clock, NoDispatch(), Stalls(telemetry), after_commit
+            self.inbox, state.writer, self.memory, self.clock, NoDispatch(), NoHooks(), Stalls(telemetry), after_commit
         )
         reader = state.reader
         leftovers = Leftovers(reader, state.writer, self.memory, root, self.launchers)
@@ -126,8 +136,8 @@ class Year:
         self.memory.committed_seq = self.memory.last_seq
         self.clock.at += 7 * DAY_MS
         self.retention.tick()
-        assert self.retention._working is not None
-        await self.retention._working
+        assert self.background.is_running("retention")
+        await until_async(lambda: not self.background.is_running("retention"))
 
     def _ended(self, ids: Sequence[int]) -> tuple[Batch, Batch]:
         """Their start and their end."""
@@ -163,16 +173,42 @@ class Year:
         )
 
     async def measured(self) -> dict[str, int]:
-        """Rows by table, log directories, and bytes of the database."""
+        """Rows by table, log directories, bytes of the database and of the memory, and the work of a start."""
 
-        def counts(connection: Any) -> dict[str, int]:
+        def counts(connection: sqlite3.Connection) -> dict[str, int]:
             return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES}
 
         await self.state.writer.checkpoint()
         rows = await self.state.reader.run(counts)
         space = await self.state.reader.run(sizes.space)
         logs = len(list(self.root.glob("logs/*/*")))
-        return rows | {"logs": logs, "buckets": len(list(self.root.glob("logs/*"))), "bytes": space.database}
+        rows |= {"logs": logs, "buckets": len(list(self.root.glob("logs/*"))), "bytes": space.database}
+        return rows | {"memory": held_bytes(self.memory), "start": await self.state.reader.run(start_steps)}
+
+
+def held_bytes(root: object) -> int:
+    """The bytes of all values that are reached from `root`."""
+    seen, left = {id(root)}, [root]
+    for one in left:
+        for other in gc.get_referents(one):
+            if id(other) not in seen and not isinstance(other, type | ModuleType | FunctionType):
+                seen.add(id(other))
+                left.append(other)
+    return sum(map(sys.getsizeof, left))
+
+
+def start_steps(connection: sqlite3.Connection) -> int:
+    """How many steps SQLite takes for all that a start reads."""
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    connection.set_progress_handler(count, 1)
+    snapshot.read(connection)
+    connection.set_progress_handler(None, 0)
+    return steps
 
 
 def _saved(ident: int, at: int) -> Checkpoint:
@@ -211,6 +247,8 @@ async def test_year_when_jobs_end_every_week_then_the_state_stays_as_after_two_m
     assert end["changes"] <= quarter["changes"] * 1.1
     assert end["buckets"] <= 3
     assert end["bytes"] <= quarter["bytes"] * 1.1
+    assert 0 < end["memory"] <= quarter["memory"] * 1.1
+    assert 0 < end["start"] <= quarter["start"] * 1.1
 
 
 async def test_pass_when_few_jobs_ended_then_the_newest_stay_however_old(state: Opened, tmp_path: Path) -> None:
@@ -231,7 +269,7 @@ async def test_pass_when_logs_may_go_then_they_do_once_no_launcher_makes_another
         assert (await weeks.measured())["logs"] == 0
 
 
-async def test_pass_when_people_ask_what_it_would_remove_then_it_removes_it(state: Opened, tmp_path: Path) -> None:
+async def test_pass_when_clients_ask_for_previews_then_it_still_removes(state: Opened, tmp_path: Path) -> None:
     async with year(state, tmp_path / "state", keep="1h", keep_failed="1h", keep_last=0) as weeks:
 
         async def ask_for_ever() -> None:

@@ -17,6 +17,7 @@ from msgspec.structs import astuple
 from stoker.core.job.model import Attempt, Identity
 from stoker.store.database import json_array
 from stoker.store.jobs import NOT_PURGED
+from stoker.store.strict import strict
 
 # The columns of an Attempt, in part those of its identity and its outcome. One has another name than its field.
 _IDENTITY = Identity.__struct_fields__
@@ -94,6 +95,7 @@ def settle_row(attempt: Attempt) -> tuple[Any, ...]:
     return (*_progress(attempt), attempt.ended_at, *_outcome_row(end), attempt.run_id)
 
 
+@strict("attempts")
 def from_row(row: Sequence[Any]) -> Attempt:
     values = dict(zip(_NAMES, row, strict=True))
     identity = {name: values.pop(name) for name in _IDENTITY}
@@ -102,10 +104,10 @@ def from_row(row: Sequence[Any]) -> Attempt:
     if identity["pid"] is not None:
         values["identity"] = identity
     if outcome["kind"] is not None:
-        values["outcome"] = outcome | {"stopped": bool(outcome["stopped"]), "ended_at": values["ended_at"]}
+        values["outcome"] = outcome | {"stopped": outcome["stopped"] or 0, "ended_at": values["ended_at"]}
     if bounds is not None:
         values["bounds"] = msgspec.json.decode(bounds)
-    return msgspec.convert(values, Attempt)
+    return msgspec.convert(values, Attempt, strict=False)
 
 
 def open_attempts(connection: sqlite3.Connection) -> list[Attempt]:

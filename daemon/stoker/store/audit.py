@@ -2,8 +2,8 @@
 
 Each change has the hash of its content and of the change before it, each checkpoint the hash of its own content.
 
-A record that was edited, removed, added or put in another place breaks the chain there. What the chain cannot show is a
-log whose end was cut off: callers compare its end with what they know of it.
+A record that was edited, removed, added or moved breaks the chain at its place. The chain cannot show that the end of a
+log was cut off: callers compare its end with other files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stoker.store import checkpoints
 from stoker.store.changes import GENESIS, PURGED, digest
 
 PORTION = 5_000  # changes in one read: the WAL of a running daemon grows while a read goes on
-# Payloads as bytes: they are hashed, not read. A value of another type is none of ours.
+# Payloads as bytes: they are hashed, not read. No daemon writes a value of another type.
 NEXT = """
 SELECT seq, at, kind, subject, from_state, to_state, cause, actor_uid,
     iif(typeof(payload) = 'text', CAST(payload AS BLOB), NULL), job_id, hash FROM changes
@@ -32,7 +32,7 @@ NEXT_CHECKPOINTS = f"SELECT {checkpoints.COLUMNS} FROM checkpoints WHERE id > ? 
 
 
 class Chain(Struct, frozen=True):
-    """The part of the log that was verified: `count` changes up to `last`. `broken`: what is wrong behind it."""
+    """The part of the log that was verified: `count` changes up to `last`. `broken`: the first fault after it."""
 
     last: int
     head: bytes
@@ -41,7 +41,7 @@ class Chain(Struct, frozen=True):
 
 
 def beginning(connection: sqlite3.Connection) -> Chain:
-    """Where the chain of this database begins: behind what retention removed."""
+    """The beginning of the chain of this database: after the changes that retention has removed."""
     last, head = connection.execute(PURGED).fetchone()
     return Chain(last or 0, head or GENESIS)
 
@@ -65,7 +65,7 @@ def verify_next(connection: sqlite3.Connection, so_far: Chain) -> Chain | None:
 
 
 def verify(connection: sqlite3.Connection, progress: Callable[[int], None] = lambda _count: None) -> Chain:
-    """Verify the whole log, in portions. `progress` is told how many changes are verified."""
+    """Verify the whole log, in portions. `progress` gets the number of verified changes."""
     chain = beginning(connection)
     while chain.broken is None and (further := verify_next(connection, chain)) is not None:
         chain = further

@@ -32,8 +32,8 @@ from stoker.store.backup_files import (
     write_checksum,
 )
 from stoker.store.database import beside, open_immutable
-from stoker.store.directory import FULL, StateDirectory
-from stoker.store.soundness import find_damage
+from stoker.store.directory import StateDirectory, is_disk_full
+from stoker.store.integrity import find_damage
 
 STEP_PAGES = 256
 # Nothing reads the copy before it is whole, so it needs no journal. Its pages say WAL, as those of the source do.
@@ -41,9 +41,9 @@ COPY_PRAGMAS = "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
 SIZE = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
 
 PathOf = Callable[[int, int], Path]
-"""The path of a backup of that time (UTC ms), which ends with that change."""
+"""The path of a backup, for its time (UTC ms) and its last change."""
 Progress = Callable[[int, int], None]
-"""Bytes that are copied, and of the whole. It may raise: the backup is then given up."""
+"""Called with the copied bytes and all bytes. If it raises, the backup is given up."""
 
 
 def target(directory: StateDirectory, to: Path | None) -> PathOf:
@@ -89,7 +89,7 @@ def back_up(
 
 @contextmanager
 def _snapshot(source: sqlite3.Connection) -> Iterator[None]:
-    """Without it a commit of another connection would begin the copy again (sqlite.org/c3ref/backup_finish.html)."""
+    """A read transaction: without it a commit elsewhere restarts the copy (sqlite.org/c3ref/backup_finish.html)."""
     source.execute("BEGIN")
     try:
         yield
@@ -123,7 +123,7 @@ def _make(path: Path) -> Path:
     try:
         os.close(make_regular(str(fresh)))
     except OSError as error:
-        if error.errno in FULL:
+        if is_disk_full(error):
             raise _failure(error, path) from error
         raise CannotCreate(f"{path}: {error.strerror}", hint="name a file that can be written there") from error
     return fresh
@@ -168,7 +168,7 @@ def _finish(path: Path, fresh: Path, at: int, end: tuple[int, bytes], known: str
 
 
 def _damage(copy: Path, end: tuple[int, bytes]) -> str | None:
-    """Nothing else writes to the copy: `immutable` keeps SQLite from making files beside it."""
+    """The damage of the copy. It is opened as immutable, so that SQLite makes no files beside it."""
     if any(one.exists() for one in beside(copy)):
         return "SQLite left files beside it"
     with open_immutable(copy) as connection:
@@ -179,7 +179,7 @@ def _damage(copy: Path, end: tuple[int, bytes]) -> str | None:
 
 @contextmanager
 def _removed_on_failure(fresh: Path, path: Path) -> Iterator[None]:
-    """The errors of SQLite and of the system become ours; an interrupt stays what it is."""
+    """Remove the copy after any error; convert errors of SQLite and of the system to ours."""
     try:
         yield
     except BaseException as error:
@@ -190,7 +190,6 @@ def _removed_on_failure(fresh: Path, path: Path) -> Iterator[None]:
 
 
 def _failure(error: sqlite3.Error | OSError, path: Path) -> DiskFull | BackupFailed:
-    full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL or getattr(error, "errno", 0) in FULL
-    if full:
+    if is_disk_full(error):
         return DiskFull(f"{path}: the disk became full", hint="free some space; nothing of the backup is left")
     return BackupFailed(f"{path}: {error}", hint="look at the disk, or write it to another one: --to FILE")

@@ -1,8 +1,8 @@
 """The files of backups: their names, their checksums, and the list of a directory.
 
 A name has the time (UTC) and the last change: `20261129T090329.123Z-12345.db`. Beside it stands its checksum, as
-`sha256sum` writes it: damage to a file is found before anything is read from it. A backup that precedes a migration has
-`-before-NNNN` in its name and is kept. Invariant: nothing here opens a database.
+`sha256sum` writes it: damage to a file is found before anything is read from it. A backup made before a migration has
+`-before-NNNN` in its name and is never removed. Invariant: no function of this module opens a database.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHECKSUM = re.compile(r"([0-9a-f]{64})  ")
 
 
 class BackupFile(Struct, frozen=True):
-    """A backup made at `at` (UTC ms), which ends with change `last_seq`. `before`: of a migration, which keeps it."""
+    """A backup made at `at` (UTC ms); its last change is `last_seq`. `before`: the migration that it precedes."""
 
     path: Path
     at: int
@@ -87,15 +87,15 @@ def listed(directory: Path) -> list[BackupFile]:
 
 
 def remove(backup: Path) -> None:
-    """The checksum goes last: a backup without one could not be told from a damaged one. Raises OSError."""
+    """Remove the backup before its checksum: a backup without checksum would look damaged. Raises OSError."""
     backup.unlink(missing_ok=True)
     checksum_path(backup).unlink(missing_ok=True)
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Remove what backups left that were cut off; call it while no other backup is being made. Raises OSError.
+    """Remove the files of interrupted backups; call it while no other backup is being made. Raises OSError.
 
-    A directory of such a name was left by no backup: it stays, and holds up none.
+    A directory of such a name is not ours, and stays.
     """
     with suppress(FileNotFoundError):
         for path in list(directory.iterdir()):
@@ -118,7 +118,7 @@ def checksum_of(path: Path) -> str:
 
 
 def write_checksum(backup: Path, checksum: str) -> None:
-    """Durable, once the directory is synced. Raises OSError."""
+    """Write the checksum; it is durable once the caller has synced the directory. Raises OSError."""
     write_new(checksum_path(backup), f"{checksum}  {backup.name}\n".encode("utf-8", "surrogateescape"))
 
 

@@ -57,14 +57,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ChangePage(NamedTuple):
-    """Changes in order, and the cursor behind which the next page begins."""
+    """Changes in order, and the cursor after which the next page begins."""
 
     changes: list[Change]
     cursor: int
 
 
 def insert_rows(changes: Iterable[Change], head: bytes) -> tuple[list[tuple[Any, ...]], bytes]:
-    """The parameters of INSERT for each change, chained behind `head`, and the new head of the chain."""
+    """The parameters of INSERT for each change, chained to `head`, and the new head of the chain."""
     rows = []
     for change in changes:
         payload = _encode(change.payload)
@@ -77,7 +77,7 @@ def insert_rows(changes: Iterable[Change], head: bytes) -> tuple[list[tuple[Any,
 
 
 def digest(head: bytes, fields: tuple[Any, ...], payload: bytes) -> bytes:
-    """The hash of a change behind `head`, the hash of the change before it."""
+    """The hash of a change; `head` is the hash of the change before it."""
     return hashlib.sha256(head + _encode(fields) + payload).digest()
 
 
@@ -88,13 +88,13 @@ def last(connection: sqlite3.Connection) -> tuple[int, bytes]:
 
 
 def last_at(connection: sqlite3.Connection) -> int:
-    """When the newest change was made (UTC ms); 0 if there is none."""
+    """The time of the newest change (UTC ms); 0 if there is none."""
     row = connection.execute(LAST_AT).fetchone()
     return 0 if row is None else int(row[0])
 
 
 def from_row(row: tuple[Any, ...]) -> Change:
-    """The payload stays undecoded."""
+    """A change of a row; its payload stays encoded."""
     *values, payload = row
     return Change(**dict(zip(FIELDS, values, strict=False)), payload=msgspec.Raw(payload.encode()))
 
@@ -121,7 +121,7 @@ def first_of_job(connection: sqlite3.Connection, job_id: int) -> int:
 
 
 def begins(connection: sqlite3.Connection, job_id: int) -> bool:
-    """Whether the changes of a job are all there, from its submission on."""
+    """Whether the log still has all changes of a job, from its submission on."""
     row = connection.execute(JOB_BEGINS, (job_id,)).fetchone()
     return row is not None and bool(row[0])
 
@@ -132,7 +132,7 @@ def last_removed(connection: sqlite3.Connection) -> int:
 
 
 def check_cursor(connection: sqlite3.Connection, seq: int) -> None:
-    """Raises ChangesRemoved if there were changes behind `seq` that were removed."""
+    """Raises ChangesRemoved if changes after `seq` were removed."""
     removed = last_removed(connection)
     if seq < removed:
         raise ChangesRemoved(

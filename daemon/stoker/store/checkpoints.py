@@ -6,24 +6,26 @@ Checkpoints are read back byte for byte; `core.workflow.checkpoint` verifies the
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from stoker.core.errors import CheckpointDamaged
 from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, Head
 from stoker.store.database import json_array
+from stoker.store.strict import strict
 
+T = TypeVar("T")
+MAX_SEQ = 2**63 - 1
+TRIED = 20  # newest checkpoints of a job
 FIELDS = Checkpoint.__struct_fields__  # each has a column of its name
 COLUMNS = ", ".join(FIELDS)
 INSERT = f"INSERT INTO checkpoints ({COLUMNS}) VALUES ({', '.join('?' * len(FIELDS))})"
 HEAD = "SELECT id, seq FROM checkpoints WHERE chain = ? ORDER BY seq DESC LIMIT 1"
 CONTEXT_SEQ = "SELECT max(seq) FROM checkpoints WHERE chain = ? AND kind = 'context' AND seq <= ?"
 PROGRESS = f"""
-SELECT {COLUMNS} FROM checkpoints WHERE job_id = ? AND kind = 'progress' AND seq > ? ORDER BY seq DESC LIMIT ?
-"""
-PROGRESS_UP_TO = f"""
 SELECT {COLUMNS} FROM checkpoints WHERE job_id = ? AND kind = 'progress' AND seq > ? AND seq <= ?
 ORDER BY seq DESC LIMIT ?
 """
@@ -46,7 +48,7 @@ SELECT {WITHOUT_DATA} FROM checkpoints WHERE chain = ?1 AND (?2 IS NULL OR seq <
 """
 ABOUT = f"SELECT {WITHOUT_DATA} FROM checkpoints WHERE id = ?"
 BEHIND = f"SELECT {WITHOUT_DATA} FROM checkpoints WHERE chain = ? AND seq > ? ORDER BY seq LIMIT ?"
-# The oldest of the newest checkpoints that have at most so many bytes together.
+# The oldest of the newest checkpoints whose sizes add up to the limit.
 NEWEST_WITHIN = """
 SELECT min(seq) FROM (
     SELECT seq, sum(size) OVER (ORDER BY seq DESC) AS together FROM checkpoints WHERE chain = ?
@@ -61,6 +63,7 @@ COUNT = "SELECT count(*) FROM checkpoints"
 insert_row = attrgetter(*FIELDS)  # the parameters of INSERT
 
 
+@strict("checkpoints")
 def from_row(row: Sequence[Any]) -> Checkpoint:
     return msgspec.convert(dict(zip(FIELDS, row, strict=True)), Checkpoint)
 
@@ -94,16 +97,20 @@ def about(connection: sqlite3.Connection, ident: int) -> Checkpoint | None:
     return None if row is None else from_row(row)
 
 
-def progress(connection: sqlite3.Connection, job_id: int, floor: int, limit: int) -> Iterator[Checkpoint]:
-    """The checkpoints that a job saved after `floor`, newest first; each is read when it is asked for."""
-    return (from_row(row) for row in connection.execute(PROGRESS, (job_id, floor, limit)))
+def newest_sound(
+    connection: sqlite3.Connection, job_id: int, floor: int, read: Callable[[Checkpoint], T], up_to: int = MAX_SEQ
+) -> tuple[T | None, list[CheckpointDamaged]]:
+    """The newest undamaged checkpoint that a job saved after `floor`, as `read` gives it, and the damaged newer ones.
 
-
-def progress_up_to(
-    connection: sqlite3.Connection, job_id: int, floor: int, seq: int, limit: int
-) -> Iterator[Checkpoint]:
-    """The checkpoints that a job saved after `floor`, up to `seq`, newest first; each is read when it is asked for."""
-    return (from_row(row) for row in connection.execute(PROGRESS_UP_TO, (job_id, floor, seq, limit)))
+    Older ones are not read. After TRIED damaged ones it gives None: the attempt starts without a checkpoint.
+    """
+    damaged: list[CheckpointDamaged] = []
+    for row in connection.execute(PROGRESS, (job_id, floor, up_to, TRIED)):
+        try:
+            return read(from_row(row)), damaged
+        except CheckpointDamaged as error:
+            damaged.append(error)
+    return None, damaged
 
 
 def last_progress(connection: sqlite3.Connection, job_id: int) -> int:

@@ -6,6 +6,7 @@ database, so this is refused first. Invariant: one writer per database; readers 
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sqlite3
 import tempfile
@@ -19,6 +20,19 @@ import aiosqlite
 import msgspec
 
 from stoker.core.errors import DiskFull, StateRefused, StorageFailed
+from stoker.core.job.model import (
+    ExecutionMode,
+    NeedOn,
+    OnOrphan,
+    OutcomeKind,
+    QueueClass,
+    Reason,
+    State,
+    StopReason,
+)
+from stoker.core.schedule.model import Misfire, Overlap
+from stoker.core.workflow.checkpoint import CheckpointKind
+from stoker.core.workflow.state import Intent, Strategy, WorkflowState
 from stoker.store.reserve import is_full
 
 P = ParamSpec("P")
@@ -32,7 +46,8 @@ UNSYNCED = bytes(8)  # in its place until the rest of the journal is on disk
 JOURNAL_PAGES = slice(16, 20)  # the size of the database when the transaction began (sqlite.org/fileformat)
 MOST_REWRITTEN_BYTES = 256 * 1024 * 1024  # a start may wait for it: about two seconds
 REWRITE_ROOM = 3  # times the file: the WAL, a temporary copy, and something to spare
-# What a read of a damaged file raises: SQLite's message may quote bytes that are no UTF-8, which Python cannot decode.
+# The errors of a read of a damaged file: SQLite's message may quote bytes that are no UTF-8, which Python cannot
+# decode.
 UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 
 # An automatic checkpoint passes over its errors (sqlite3WalDefaultHook in SQLite's main.c): the writer does its own.
@@ -61,8 +76,12 @@ def _unchanged(value: T) -> T:
 
 # For each parameter that is no plain int, float or str the sqlite3 module looks for an adapter and then for two
 # methods, and makes an exception for each that is missing. On its way through the tables a job has some fifty of
-# these values, most of them NULL.
-for kind in (type(None), bool, bytes):
+# these values, most of them NULL; a member of a StrEnum, which is no plain str either, costs a microsecond.
+ADAPTED = (
+    type(None), bool, bytes, State, Reason, StopReason, OnOrphan, ExecutionMode, QueueClass, NeedOn, OutcomeKind,
+    WorkflowState, Intent, Strategy, CheckpointKind, Misfire, Overlap,
+)  # fmt: skip
+for kind in ADAPTED:
     sqlite3.register_adapter(kind, _unchanged)
 
 
@@ -150,7 +169,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextmanager
 def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """Reads of one state of the database: its file is locked once for all of them, instead of for each."""
+    """A read transaction: all reads see one state, and the file is locked once instead of for each read."""
     connection.execute("BEGIN")
     try:
         yield
@@ -160,15 +179,15 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def json_array(values: Iterable[object]) -> str:
-    """The parameter of a `json_each(?)`: as many values as are wanted in one statement."""
+    """The parameter of a `json_each(?)`: any number of values in one statement."""
     return msgspec.json.encode(list(values)).decode()
 
 
 def make_shrinkable(connection: sqlite3.Connection, path: Path) -> None:
     """Rewrite the file of an earlier release once, so that its free pages can be given back.
 
-    A file for which that takes long, or for which there is too little room, stays as it is: it does not shrink, but
-    its free pages are used again.
+    A file that is too large for the time or for the disk stays as it is. It does not shrink, but SQLite uses its free
+    pages again.
     """
     (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
     size = path.stat().st_size
@@ -187,7 +206,7 @@ def examine(path: Path, aside: Path) -> bool:
     `aside` is the `state.json` that an earlier daemon wrote beside its database. Raises StateRefused.
     """
     if path.exists() and not path.is_file():
-        raise StateRefused(f"{path} is no file", hint=f"move it away: mv {path} {path}.foreign")
+        raise StateRefused(f"{path} is no file", hint=f"move it away: {_move_away(path)}")
     size = path.stat().st_size if path.exists() else 0
     if size == 0:
         _refuse_lost(path, aside)
@@ -195,14 +214,19 @@ def examine(path: Path, aside: Path) -> bool:
     with path.open("rb") as file:
         header = file.read(72)
     if not header.startswith(HEADER):
-        raise StateRefused(f"{path} is not an SQLite database", hint=f"move it away: mv {path} {path}.foreign")
+        raise StateRefused(f"{path} is not an SQLite database", hint=f"move it away: {_move_away(path)}")
     application = int.from_bytes(header[68:72], "big") or _application_in_wal(path)
     if application != APPLICATION_ID:
         raise StateRefused(
             f"{path} belongs to another program (application_id {application:#x})",
-            hint=f"move it away (mv {path} {path}.foreign), or choose another directory with --state-dir",
+            hint=f"move it away ({_move_away(path)}), or choose another directory with --state-dir",
         )
     return True
+
+
+def _move_away(path: Path) -> str:
+    """The command for a file that is not ours."""
+    return shlex.join(["mv", str(path), f"{path}.foreign"])
 
 
 def _application_in_wal(path: Path) -> int:
@@ -243,7 +267,7 @@ def open_unchanged(path: Path) -> Iterator[sqlite3.Connection]:
 def refusal(
     error: sqlite3.Error | UnicodeDecodeError, path: Path, hint: str
 ) -> StateRefused | StorageFailed | DiskFull:
-    """Damage needs a person, so it is refused; a disk that failed or is full may work at the next start."""
+    """The error of a start: damage needs a person; a disk that failed or is full may work at the next start."""
     message = f"{path}: {error}"
     if is_full(error, path.parent):
         return DiskFull(message, hint="free some space; nothing was lost")
@@ -252,7 +276,7 @@ def refusal(
 
 
 def _copied(path: Path, wal: Path, to: Path) -> Path:
-    """A WAL without its index can be read only by creating the index, so a copy is read."""
+    """Read a copy: a WAL without its index cannot be read without creating the index."""
     for file in (path, wal):
         shutil.copyfile(file, to / file.name)
     return to / path.name
@@ -266,7 +290,7 @@ def _began_at_nothing(witness: Path) -> bool:
 
 
 def beside(database: Path) -> list[Path]:
-    """The files that SQLite keeps beside a database: what they hold is part of it."""
+    """The files that SQLite keeps beside a database. Their content is part of it."""
     return [database.with_name(database.name + suffix) for suffix in ("-wal", "-journal")]
 
 
@@ -279,7 +303,8 @@ def _refuse_lost(path: Path, aside: Path) -> None:
         show = "shows" if len(present) == 1 else "show"
         raise StateRefused(
             f"{path} {what}, but {', '.join(present)} {show} that there was one; to open it now would lose the rest",
-            hint="stoker restore --from-journal, or --from-backup latest; or put the database back, or move all away",
+            hint="stoker restore --from-journal, or: stoker restore --from-backup latest; "
+            "or put the database back, or move all away",
         )
 
 

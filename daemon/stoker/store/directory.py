@@ -1,8 +1,8 @@
 """The state directory: its layout, its lock, and `state.json` beside the database.
 
 Owns paths and modes (0700 and 0600 from their creation). The lock is an flock for life: the kernel drops it with the
-process, so there is no pidfile that could be wrong. Invariants: the database always contains what `state.json` says, so
-a database that contains less has lost something; after `sync` returns, new names survive a power loss.
+process, so it cannot be stale like a pidfile. Invariants: the database always contains the last change that
+`state.json` names, so a database that lacks it has lost commits; after `sync` new names survive a power loss.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import contextlib
 import errno
 import fcntl
 import os
-import pwd
 import shlex
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from stoker.core.errors import AlreadyRunning, CannotCreate, DiskFull, StateRefused, StorageFailed
-from stoker.files import free_bytes, replace_file, sync, take_lock
+from stoker.files import free_bytes, open_regular, read_regular, replace_file, sync, take_lock, user_name
 from stoker.store.file_identity import is_same_file, mark_of
 
 PRIVATE = 0o077
@@ -30,10 +30,16 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 ROOM_TO_START = 1024 * 1024  # for the index of the WAL, the new epoch, and the outcomes that recovery commits
 
 
+def is_disk_full(error: sqlite3.Error | OSError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+
+
 def storage_error(what: object, error: OSError) -> DiskFull | StorageFailed:
-    """The daemon waits while a disk is full; any other failure of storage stops it."""
+    """DiskFull, for which the daemon waits, or StorageFailed, which stops it."""
     message = f"{what}: {error.strerror}"
-    return DiskFull(message, hint="free some space") if error.errno in FULL else StorageFailed(message)
+    return DiskFull(message, hint="free some space") if is_disk_full(error) else StorageFailed(message)
 
 
 class Aside(Struct, frozen=True):
@@ -74,7 +80,9 @@ class StateDirectory:
             raise CannotCreate(f"state directory {self.root}: {error.strerror}", hint=ANOTHER) from error
         self.check()
         if not os.access(self.root, os.W_OK | os.X_OK):
-            raise StateRefused(f"state directory {self.root} is not writable", hint=f"chmod 700 {self.root}")
+            raise StateRefused(
+                f"state directory {self.root} is not writable", hint=f"chmod 700 {shlex.quote(str(self.root))}"
+            )
 
     def check(self, *, reading: bool = False) -> None:
         """Raises StateRefused; changes nothing. `reading`: for a command that only reads; root may use it, too."""
@@ -83,15 +91,15 @@ class StateDirectory:
         except OSError as error:
             raise StateRefused(f"state directory {self.root}: {error.strerror}", hint=ANOTHER) from error
         if status.st_uid != os.geteuid() and not (reading and os.geteuid() == 0):
-            owner = _user_name(status.st_uid)
+            owner = user_name(status.st_uid)
             raise StateRefused(
-                f"state directory {self.root} belongs to {owner}, not to {_user_name(os.geteuid())}",
+                f"state directory {self.root} belongs to {owner}, not to {user_name(os.geteuid())}",
                 hint=f"run this as {owner}, or {ANOTHER}",
             )
         if status.st_mode & PRIVATE:
             raise StateRefused(
                 f"state directory {self.root} is open to others (mode {status.st_mode & 0o777:o})",
-                hint=f"chmod 700 {self.root}",
+                hint=f"chmod 700 {shlex.quote(str(self.root))}",
             )
 
     def lock(self) -> str:
@@ -106,11 +114,10 @@ class StateDirectory:
         try:
             take_lock(descriptor)
         except BlockingIOError:
-            holder, ask = _holder(descriptor)
+            holder, socket = _holder(descriptor)
             os.close(descriptor)
-            raise AlreadyRunning(
-                f"another stokerd (pid {holder}) holds {self.root}", hint=f"{ask}, or choose another --state-dir"
-            ) from None
+            hint = f"{_ask(socket)}, or choose another --state-dir"
+            raise AlreadyRunning(f"another stokerd (pid {holder}) holds {self.root}", hint=hint) from None
         self._lock = descriptor
         self._entries = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if os.fstat(descriptor).st_size == 0:  # if a power loss removed the new lock, the directory would look copied
@@ -152,7 +159,7 @@ class StateDirectory:
         """Keep daemons out until `unlock`. Raises AlreadyRunning or StateRefused."""
         path = self.root / "lock"
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = open_regular(path)
         except OSError as error:
             raise StateRefused(
                 f"{path}: {error.strerror}: no daemon has used this state directory yet", hint=ANOTHER
@@ -160,13 +167,14 @@ class StateDirectory:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder, ask = _holder(descriptor)
+            holder, socket = _holder(descriptor)
             os.close(descriptor)
-            raise AlreadyRunning(f"stokerd (pid {holder}) runs on {self.root}", hint=ask) from None
+            message = f"stokerd (pid {holder}) runs on {self.root}"
+            raise AlreadyRunning(message, hint=_ask(socket), socket=socket) from None
         self._lock = descriptor
 
     def make_room(self) -> None:
-        """If the disk is too full for a start, delete the reserve: running jobs must still be settled."""
+        """If the disk is too full for a start, delete the reserve, so that running jobs can be settled."""
         if free_bytes(self.root) < ROOM_TO_START:
             self.reserve.unlink(missing_ok=True)
 
@@ -184,7 +192,7 @@ class StateDirectory:
         """Make the names in the directory durable. Raises OSError.
 
         SQLite syncs it once after it made its WAL and passes over an error (unixSync in os_unix.c). The descriptor
-        is older than the WAL, so the kernel tells us of that error too.
+        is older than the WAL, so the kernel reports that error to us, too.
         """
         if self._entries is None:
             sync(self.root)
@@ -194,7 +202,7 @@ class StateDirectory:
     def read_aside(self) -> Aside | None:
         """The contents of `state.json`, if it exists. Raises StateRefused if it cannot be read."""
         try:
-            return msgspec.json.decode(self.aside.read_bytes(), type=Aside)
+            return msgspec.json.decode(read_regular(self.aside), type=Aside)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.DecodeError) as error:
@@ -205,15 +213,12 @@ class StateDirectory:
         replace_file(self.aside, msgspec.json.encode(aside) + b"\n")
 
 
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
-
-
-def _holder(lock: int) -> tuple[str, str]:
-    """The pid in a lock file, and the command that shows the status of that daemon."""
+def _holder(lock: int) -> tuple[str, str | None]:
+    """The pid in a lock file, and the socket of that daemon, once it listens."""
     pid, _, rest = os.pread(lock, HOLDER_BYTES, 0).decode(errors="replace").partition("\n")
-    socket = rest.partition("\n")[0]
-    return pid or "unknown", f"stoker --socket {shlex.quote(socket)} status" if socket else "stoker status"
+    return pid or "unknown", rest.partition("\n")[0] or None
+
+
+def _ask(socket: str | None) -> str:
+    """The command that shows the status of the daemon that listens there."""
+    return f"stoker --socket {shlex.quote(socket)} status" if socket else "stoker status"

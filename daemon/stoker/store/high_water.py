@@ -1,7 +1,7 @@
 """The high-water mark: the highest ids and epoch that this state may have given out, in a file beside the database.
 
-A backup does not know what was given out after it, and an answered id must never name another job. So ids are granted
-in blocks: the file is raised, durably, before a commit uses an id beyond it. After a restore ids begin above the mark.
+A backup lacks the ids that were given out after it, and an answered id must never name another job. So ids are granted
+in blocks: the mark is raised, durably, before a commit uses an id above it. After a restore ids begin above the mark.
 Invariant: no id and no epoch on disk, or in an answer, is above the mark.
 """
 
@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from stoker.core.errors import StateRefused
-from stoker.files import replace_file
+from stoker.files import read_regular, replace_file
 
 BLOCK = 10_000  # ids: to raise the mark costs about as much as a commit
 
@@ -58,7 +58,7 @@ class HighWater:
     def read(self) -> Mark:
         """The mark in the file; zeroes if there is none. Raises StateRefused if it cannot be read."""
         try:
-            self.mark = msgspec.json.decode(self._path.read_bytes(), type=Mark)
+            self.mark = msgspec.json.decode(read_regular(self._path), type=Mark)
         except FileNotFoundError:
             self.mark = Mark()
         except (OSError, msgspec.DecodeError) as error:

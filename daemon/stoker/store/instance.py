@@ -15,9 +15,10 @@ from msgspec import Struct
 
 from stoker.core.clock import Now, boot_ms, wall_ms
 from stoker.core.retention import TimeOff
+from stoker.store import changes, history
 from stoker.store.queues import SET_META, meta
 
-LONG_OFF_MS = 86_400_000  # a day: a host that is off at night is not meant
+LONG_OFF_MS = 86_400_000  # a day: a host that is off every night does not count
 
 
 class Instance(Struct, frozen=True):
@@ -86,6 +87,8 @@ def begin(connection: sqlite3.Connection, lock: str, boot_id: str, pid_namespace
     if copied:
         facts["original"] = stored["instance"]
     connection.execute("BEGIN IMMEDIATE")
+    if copied:
+        history.begin_another(connection, changes.last(connection)[0])
     connection.executemany(SET_META, facts.items())
     connection.execute("COMMIT")
     return instance

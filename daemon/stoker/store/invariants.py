@@ -1,6 +1,6 @@
 """The rules that hold between rows of a database of the current schema, each as a query for the rows that break it.
 
-`soundness.LAWS` are the few that hold in every schema; a backup is checked for those alone. Each rule is asked in one
+`integrity.LAWS` are the few that hold in every schema; a backup is checked for those alone. Each rule is asked in one
 statement, so in one snapshot: a daemon may run. Invariant: it only reads.
 """
 
@@ -10,8 +10,9 @@ import sqlite3
 from collections.abc import Iterator
 from enum import StrEnum
 
+from stoker.store.integrity import LAWS, Law
 from stoker.store.jobs import NOT_PURGED, RUNNING_WITHOUT_ATTEMPT
-from stoker.store.soundness import LAWS, Law
+from stoker.store.outbox import NOT_JOURNALED, TABLES
 
 
 class Invariant(StrEnum):
@@ -32,6 +33,7 @@ class Invariant(StrEnum):
     SUPERSEDED = "supersede keys"
     QUEUES = "queues"
     SCHEDULES = "schedules"
+    OUTBOX = "outbox"
 
 
 TWO_OPEN = Law(
@@ -72,6 +74,13 @@ SELECT id, needs_open FROM jobs WHERE state IN ('waiting', 'held') AND needs_ope
 """,
     "job {0} waits for {1} jobs, but it is not stored for which",
 )
+CONDITIONS_UNLIKE_ROWS = Law(
+    f"""
+SELECT id, conditions_open, (SELECT coalesce(sum(1 << number), 0) FROM conditions WHERE job_id = id) AS stored FROM jobs
+WHERE state IN ('waiting', 'held') AND conditions_open <> stored AND {NOT_PURGED}
+""",
+    "job {0} waits for the conditions {1} (as bits), its rows are {2}",
+)
 ATTEMPTS_MISCOUNTED = Law(
     f"""
 SELECT id, attempts, newest FROM jobs JOIN (
@@ -90,10 +99,10 @@ SELECT id, attempts, coalesce(newest, 0) FROM jobs LEFT JOIN (
 )
 ID_BEYOND = Law(
     """
-SELECT name, seq, highest FROM sqlite_sequence JOIN (
+SELECT of_table, coalesce(seq, 0), highest FROM (
     SELECT 'jobs' AS of_table, max(id) AS highest FROM jobs
     UNION ALL SELECT 'workflows', max(id) FROM workflows UNION ALL SELECT 'checkpoints', max(id) FROM checkpoints
-) ON name = of_table WHERE seq < highest
+) LEFT JOIN sqlite_sequence ON name = of_table WHERE coalesce(seq, 0) < highest
 """,
     "{0}: the last id given out is stored as {1}, but {2} exists: the next ids would be those of others",
 )
@@ -141,12 +150,12 @@ WHERE purged_at IS NULL AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_i
 
 KEY_UNLIKE_CHANGE = Law(
     """
-SELECT key, job_id, told FROM (
+SELECT key, job_id, recorded FROM (
     SELECT key, job_id, (
         SELECT json_extract(payload, '$.key') FROM changes
         WHERE changes.job_id = idempotency.job_id AND from_state IS NULL ORDER BY seq LIMIT 1
-    ) AS told FROM idempotency WHERE purged_at IS NULL
-) WHERE told <> key
+    ) AS recorded FROM idempotency WHERE purged_at IS NULL
+) WHERE recorded <> key
 """,
     "idempotency key {0} names job {1}, which was submitted with the key {2}",
 )
@@ -182,51 +191,67 @@ SELECT DISTINCT subject FROM changes WHERE kind = 'resource' AND subject NOT IN 
 QUEUE_UNLIKE_CHANGE = Law(
     """
 SELECT name, seq FROM (
-    SELECT subject, max(seq) AS seq, json_extract(payload, '$.queue') AS told FROM changes
+    SELECT subject, max(seq) AS seq, json_extract(payload, '$.queue') AS recorded FROM changes
     WHERE kind = 'queue' GROUP BY subject
 ) JOIN queues ON name = subject
-WHERE json_extract(told, '$.queue_class') IS NOT class OR json_extract(told, '$.max_running') IS NOT max_running
-    OR json_extract(told, '$.min_running') IS NOT min_running
-    OR json_extract(told, '$.max_queued') IS NOT max_queued OR json_extract(told, '$.paused') IS NOT paused
-    OR json_extract(told, '$.defaults') IS NOT json(defaults)
+WHERE json_extract(recorded, '$.queue_class') IS NOT class OR json_extract(recorded, '$.max_running') IS NOT max_running
+    OR json_extract(recorded, '$.min_running') IS NOT min_running OR json_extract(recorded, '$.rate') IS NOT rate
+    OR json_extract(recorded, '$.max_queued') IS NOT max_queued OR json_extract(recorded, '$.paused') IS NOT paused
+    OR json_extract(recorded, '$.defaults') IS NOT json(defaults)
 """,
     "queue {0} is not what its last change ({1}) says",
 )
 RESOURCE_UNLIKE_CHANGE = Law(
     """
-SELECT name, capacity, seq, told FROM (
-    SELECT subject, max(seq) AS seq, json_extract(payload, '$.resource.capacity') AS told FROM changes
+SELECT name, capacity, seq, recorded FROM (
+    SELECT subject, max(seq) AS seq, json_extract(payload, '$.resource.capacity') AS recorded FROM changes
     WHERE kind = 'resource' GROUP BY subject
-) JOIN resources ON name = subject WHERE told IS NOT capacity
+) JOIN resources ON name = subject WHERE recorded IS NOT capacity
 """,
     "the capacity of resource {0} is {1}, its last change ({2}) says {3}",
 )
-# The newest change of each schedule that a person or the settings file made; `told` is NULL if that removed it.
+RATE_UNLIKE_CHANGE = Law(
+    """
+SELECT subject, seq FROM (
+    SELECT subject, max(seq) AS seq, json_extract(payload, '$.rate') AS recorded FROM changes
+    WHERE kind = 'rate' GROUP BY subject
+) LEFT JOIN rates ON key = subject WHERE recorded IS NOT rate
+""",
+    "the rate of key {0} is not what its last change ({1}) says",
+)
+# The newest change of each schedule that a person or the settings file made; `recorded` is NULL if that removed it.
 SCHEDULE_CHANGES = """
-SELECT subject, max(seq) AS seq, json_extract(payload, '$.schedule') AS told FROM changes
+SELECT subject, max(seq) AS seq, json_extract(payload, '$.schedule') AS recorded FROM changes
 WHERE kind = 'schedule' AND cause IN ('set', 'configured', 'paused', 'resumed', 'removed') GROUP BY subject
 """
 SCHEDULE_LOST = Law(
     f"""
-SELECT subject, seq FROM ({SCHEDULE_CHANGES}) WHERE told IS NOT NULL AND subject NOT IN (SELECT name FROM schedules)
+SELECT subject, seq FROM ({SCHEDULE_CHANGES}) WHERE recorded IS NOT NULL AND subject NOT IN (SELECT name FROM schedules)
 """,
     "there is no schedule {0}, which its last change ({1}) knows of",
 )
 SCHEDULE_REMOVED = Law(
-    f"SELECT subject, seq FROM ({SCHEDULE_CHANGES}) WHERE told IS NULL AND subject IN (SELECT name FROM schedules)",
+    f"SELECT subject, seq FROM ({SCHEDULE_CHANGES}) WHERE recorded IS NULL AND subject IN (SELECT name FROM schedules)",
     "schedule {0} is there, but its last change ({1}) removed it",
 )
 SCHEDULE_UNLIKE_CHANGE = Law(
     f"""
 SELECT name, seq FROM ({SCHEDULE_CHANGES}) JOIN schedules ON name = subject
-WHERE told IS NOT NULL AND (
-    json_extract(told, '$.timing') IS NOT timing OR json_extract(told, '$.zone') IS NOT zone
-    OR json_extract(told, '$.misfire') IS NOT misfire OR json_extract(told, '$.overlap') IS NOT overlap
-    OR json_extract(told, '$.paused') IS NOT paused OR json_extract(told, '$.job') IS NOT job
-    OR json_extract(told, '$.flow') IS NOT flow
+WHERE recorded IS NOT NULL AND (
+    json_extract(recorded, '$.timing') IS NOT timing OR json_extract(recorded, '$.zone') IS NOT zone
+    OR json_extract(recorded, '$.misfire') IS NOT misfire OR json_extract(recorded, '$.overlap') IS NOT overlap
+    OR json_extract(recorded, '$.paused') IS NOT paused OR json_extract(recorded, '$.job') IS NOT job
+    OR json_extract(recorded, '$.flow') IS NOT flow
 )
 """,
     "schedule {0} is not what its last change ({1}) says",
+)
+ENTRY_OF_NO_TABLE = Law(
+    f"""
+SELECT place, count(*) FROM outbox WHERE place NOT IN (SELECT name FROM ({TABLES})) OR place IN {NOT_JOURNALED}
+GROUP BY place
+""",
+    "{1} entries of the outbox name the table {0}, which does not exist or is not journaled: the journal lacks rows",
 )
 PURGED_WHILE_OPEN = Law(
     "SELECT id, state FROM jobs WHERE id IN (SELECT id FROM purging_jobs) AND finished_at IS NULL",
@@ -240,14 +265,15 @@ RULES: dict[Invariant, tuple[Law, ...]] = {
     Invariant.HOLDS: (HELD_BEYOND,),
     Invariant.PURGED: (PURGED_WHILE_OPEN,),
     Invariant.ATTEMPTS: (ATTEMPTS_LOST,),
-    Invariant.NEEDS: (NEEDED_MISSING, NEEDS_LOST),
+    Invariant.NEEDS: (NEEDED_MISSING, NEEDS_LOST, CONDITIONS_UNLIKE_ROWS),
     Invariant.COUNTERS: (NEEDS_MISCOUNTED, ATTEMPTS_MISCOUNTED),
     Invariant.IDS: (ID_BEYOND,),
     Invariant.WORKFLOWS: (NO_WORKFLOW, WORKFLOW_ENDED_BEFORE_STEP, WORKFLOW_UNLIKE_CHANGE),
     Invariant.CHAINS: (CHAIN_WITH_GAP,),
     Invariant.KEYS: (KEY_OF_NO_JOB, KEY_UNLIKE_CHANGE),
     Invariant.SUPERSEDED: (TWO_OF_KEY, SUCCESSOR_LOST),
-    Invariant.QUEUES: (QUEUE_LOST, QUEUE_UNLIKE_CHANGE, RESOURCE_LOST, RESOURCE_UNLIKE_CHANGE),
+    Invariant.QUEUES: (QUEUE_LOST, QUEUE_UNLIKE_CHANGE, RESOURCE_LOST, RESOURCE_UNLIKE_CHANGE, RATE_UNLIKE_CHANGE),
+    Invariant.OUTBOX: (ENTRY_OF_NO_TABLE,),
     Invariant.SCHEDULES: (SCHEDULE_LOST, SCHEDULE_REMOVED, SCHEDULE_UNLIKE_CHANGE),
 }
 

@@ -18,11 +18,13 @@ import msgspec
 from msgspec import NODEFAULT, Struct, field
 from msgspec.structs import asdict, fields
 
+from stoker.core.answers import JobStanding
+from stoker.core.job.conditions import Tree
 from stoker.core.job.limits import Limits
 from stoker.core.job.model import ExecutionMode, Job, Need, NeedOn, OnOrphan, Reason, Spec, State, SupersedeRunning
 from stoker.core.raw_bytes import AnyText
-from stoker.core.requests import JobStanding
 from stoker.store.database import json_array
+from stoker.store.strict import strict
 
 
 class SpecRemainder(Struct, frozen=True, omit_defaults=True):
@@ -45,20 +47,29 @@ class SpecRemainder(Struct, frozen=True, omit_defaults=True):
     needs: tuple[Need, ...] = ()
     max_orphanings: int = 3
     resources: dict[str, int] = field(default_factory=dict)
+    rate_key: str | None = None
     limits: Limits = Limits()
     nice: int = 0
     umask: int | None = None
     supersede_running: SupersedeRunning = SupersedeRunning.FINISH
     debounce_ms: int = 0
+    debounce_max_ms: int | None = None
     max_log_bytes: int = 67_108_864
     traceparent: str | None = None
     schedule: str | None = None
     scheduled_for: int | None = None
+    wait_for: Tree | None = None
+    hook_data: dict[str, Any] = field(default_factory=dict)
+
+
+class _KnownRemainder(SpecRemainder, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """To find damage: a field whose name was changed would be read as if it had its default."""
 
 
 _remainder = attrgetter(*SpecRemainder.__struct_fields__)
 _encode = msgspec.json.Encoder().encode
 _policy = msgspec.json.Decoder(SpecRemainder).decode
+_known_policy = msgspec.json.Decoder(_KnownRemainder).decode
 _args = msgspec.json.Decoder(tuple[AnyText, ...]).decode
 _env = msgspec.json.Decoder(dict[str, AnyText]).decode
 _text = msgspec.json.Decoder(AnyText).decode
@@ -66,13 +77,13 @@ _IS_JSON = ("{", '"')  # a column that begins so is JSON
 
 _SPEC_COLUMNS = (
     "queue, name, priority, execution_mode, command, args, env_vars, working_dir, max_attempts, backoff_factor, "
-    "deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at, supersede_key, policy"
+    "deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at, supersede_key, hook, hook_change, policy"
 )
-SPEC_WIDTH = 18
+SPEC_WIDTH = 20
 _STATE_FIELDS = tuple(name for name in Job.__struct_fields__ if name != "spec")  # each has a column of its name
 _CHANGING = (
-    "state", "reason", "pid", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "started_at",
-    "finished_at", "exit_code", "signal", "checkpoint_floor", "superseded_by",
+    "state", "reason", "pid", "attempts", "failures", "orphanings", "needs_open", "conditions_open", "wake_at",
+    "expires_at", "started_at", "finished_at", "exit_code", "signal", "checkpoint_floor", "superseded_by",
 )  # fmt: skip
 _state_row = attrgetter(*_STATE_FIELDS)
 COLUMNS = f"{_SPEC_COLUMNS}, {', '.join(_STATE_FIELDS)}"
@@ -88,7 +99,8 @@ WHERE id = ?
 NOT_PURGED = "jobs.id NOT IN (SELECT purging_jobs.id FROM purging_jobs)"
 BY_IDS = f"SELECT {COLUMNS} FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND {NOT_PURGED}"
 STANDINGS = f"""
-SELECT id, state, reason, exit_code, signal FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND {NOT_PURGED}
+SELECT id, state, reason, exit_code, signal, superseded_by FROM jobs
+WHERE id IN (SELECT value FROM json_each(?)) AND {NOT_PURGED}
 """
 OF_WORKFLOWS = f"SELECT {COLUMNS} FROM jobs WHERE workflow_id IN (SELECT value FROM json_each(?)) AND {NOT_PURGED}"
 READY = f"""
@@ -179,6 +191,11 @@ def _later_fields(kind: type[Spec]) -> tuple[list[str], Callable[[Spec], tuple[o
     return names, attrgetter(*names), tuple(defaults)
 
 
+def is_damaged(job: Job) -> bool:
+    """Whether the spec of a job that was read is not the one that was stored, by its checksum."""
+    return spec_hash(job.spec) != job.spec_hash
+
+
 def _policy_of(spec: Spec) -> str:
     return _encode(SpecRemainder(*_remainder(spec))).decode()
 
@@ -198,7 +215,7 @@ def insert_row(job: Job) -> tuple[Any, ...]:
         spec.queue, spec.name, spec.priority, spec.execution_mode, _text_column(spec.command),
         _encode(spec.args).decode(), _encode(spec.env).decode(), _text_column(spec.working_dir), spec.max_attempts,
         spec.backoff_factor, spec.deadline, spec.ttl_ms, spec.timeout_ms, spec.on_orphan, spec.survive,
-        spec.run_at, spec.supersede_key, _policy_of(spec), *_state_row(job),
+        spec.run_at, spec.supersede_key, spec.hook, spec.hook_change, _policy_of(spec), *_state_row(job),
     )  # fmt: skip
 
 
@@ -222,16 +239,22 @@ def _of_text_column(column: str) -> AnyText:
     return text
 
 
+@strict("jobs")
 def from_row(row: Sequence[Any]) -> Job:
     values = dict(zip(_STATE_FIELDS, row[SPEC_WIDTH:], strict=True))
     return msgspec.convert(values | {"spec": spec_of(row)}, Job)
 
 
-def spec_of(row: Sequence[Any]) -> Spec:
+def strict_spec_of(row: Sequence[Any]) -> Spec:
+    """As `spec_of`. Raises msgspec.MsgspecError also for a field that this release does not know."""
+    return spec_of(row, _known_policy)
+
+
+def spec_of(row: Sequence[Any], read_policy: Callable[[str], SpecRemainder] = _policy) -> Spec:
     """The spec in a row of COLUMNS."""
     (
         queue, name, priority, mode, command, args, env_vars, working_dir, max_attempts, backoff_factor, deadline,
-        ttl_ms, timeout_ms, on_orphan, survive, run_at, supersede_key, policy,
+        ttl_ms, timeout_ms, on_orphan, survive, run_at, supersede_key, hook, hook_change, policy,
     ) = row[:SPEC_WIDTH]  # fmt: skip
     return Spec(
         command=_of_text_column(command),
@@ -251,7 +274,9 @@ def spec_of(row: Sequence[Any]) -> Spec:
         survive=bool(survive),
         run_at=run_at,
         supersede_key=supersede_key,
-        **asdict(_policy(policy)),
+        hook=hook,
+        hook_change=hook_change,
+        **asdict(read_policy(policy)),
     )
 
 
@@ -268,8 +293,9 @@ def standings(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, J
             reason=None if reason is None else Reason(reason),
             exit_code=exit_code,
             signal=signal,
+            superseded_by=newer,
         )
-        for ident, state, reason, exit_code, signal in connection.execute(STANDINGS, (json_array(ids),))
+        for ident, state, reason, exit_code, signal, newer in connection.execute(STANDINGS, (json_array(ids),))
     }
 
 

@@ -1,12 +1,12 @@
 """Reading a whole journal: its chains of files, each verified line by line.
 
-A chain begins with all rows of a database; retention may have removed its first files. Invariants: a line is given only
-when its hash, and with it everything before it in the chain, is right; nothing is changed.
+A chain begins with all rows of a database; its first files may have been pruned. Invariants: a line is returned only if
+its hash is right, which covers every line before it in the chain; no file is changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
@@ -19,7 +19,7 @@ from stoker.store.journal_files import START, Header, Line, hash_of, lines, read
 
 
 class JournalChain(Struct, frozen=True):
-    """The files of a chain, oldest first, and their headers. `next_at`: when the chain that follows began (UTC ms)."""
+    """The files of a chain, oldest first, and their headers. `next_at`: when the next chain began (UTC ms)."""
 
     paths: list[Path]
     headers: list[Header]
@@ -66,8 +66,8 @@ def newest_chain(directory: Path) -> str | None:
     return None
 
 
-def read_chain(chain: JournalChain) -> Iterator[Line | Torn]:
-    """Every line of a chain, and at last how much of it was cut off, if any. Raises OSError or JournalBroken."""
+def read_chain(chain: JournalChain, read: Callable[[Path, bytes], Line] = read_line) -> Iterator[Line | Torn]:
+    """Every line of a chain, and then its incomplete end, if there is one. Raises OSError or JournalBroken."""
     digest: bytes | None = None
     for path, header in zip(chain.paths, chain.headers, strict=True):
         if digest is not None and header.follows != digest.hex():
@@ -82,11 +82,11 @@ def read_chain(chain: JournalChain) -> Iterator[Line | Torn]:
             if digest is None:
                 yield _torn(path, number, text, texts, last=path == chain.paths[-1])
                 return
-            yield read_line(path, text)
+            yield read(path, text)
 
 
 def _torn(path: Path, number: int, text: bytes, rest: Iterator[bytes], *, last: bool) -> Torn:
-    """What a crash can leave: an incomplete line, at the very end. Raises JournalBroken for anything else."""
+    """The incomplete last line, as a crash leaves it. Raises JournalBroken for any other line with a wrong hash."""
     if not last or next(rest, None) is not None or text.endswith(b'"}\n'):
         raise JournalBroken(
             f"{path}, line {number}, does not match its hash: it was changed, or one before it is missing",

@@ -3,8 +3,8 @@ before it.
 
 The first line of a file is a Header, every other one a Line: the rows that one commit changed. Files with the same
 `chain` continue one another; a new chain begins with all rows of the database. Only the last line of the last file may
-be incomplete, after a crash: nothing relied on it yet. Invariants: nothing here opens a database; no line is read that
-is longer than Stoker writes any.
+be incomplete, after a crash: its rows are still in the outbox. Invariants: no function here opens a database; a line
+that is longer than any that Stoker writes is not read.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from stoker.core.errors import JournalBroken
@@ -30,7 +30,7 @@ HASH_BYTES = len(HASH) + 64 + len(b'"}\n')
 ROTATED_BYTES = 16 * 1024 * 1024
 CREATE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 CHUNK_BYTES = 1024 * 1024
-# A row of 16 MiB, of which each byte takes six in JSON, is less.
+# Longer than the largest row: 16 MiB, of which each byte may take six in JSON.
 LONGEST_BYTES = 128 * 1024 * 1024
 
 
@@ -42,9 +42,9 @@ class Position(Struct, frozen=True, order=True):
 
 
 class Header(Struct, frozen=True, kw_only=True):
-    """The first line of a file, which begins behind a position. `follows`: the hash of the line before it.
+    """The first line of a file. `last` and `seq`: the position after which it begins; `follows`: the hash before it.
 
-    `base`: the rows with which the chain begins are not complete yet.
+    `base`: the file begins among the initial rows of its chain.
     """
 
     journal: int = 1  # the version of the format
@@ -59,9 +59,9 @@ class Header(Struct, frozen=True, kw_only=True):
 
 
 class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What changed up to a position, at a time (UTC ms): rows that exist, and the keys of rows that were deleted.
+    """The changes up to a position, at a time (UTC ms): rows that exist, and the keys of deleted rows.
 
-    `more`: the lines up to the next one without it belong together. `base`: of the rows with which a chain begins.
+    `more`: the following line belongs to the same commits. `base`: these are initial rows of the chain.
     """
 
     last: int
@@ -77,13 +77,21 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return Position(self.last, self.seq)
 
 
+class Outline(Line, frozen=True, kw_only=True):
+    """A line whose rows stay JSON: enough to verify a journal, in a third of the time."""
+
+    put: dict[str, list[Raw]] = {}
+    gone: dict[str, list[Raw]] = {}
+
+
 _encode_into = msgspec.json.Encoder().encode_into
 _header = msgspec.json.Decoder(Header).decode
 _line = msgspec.json.Decoder(Line).decode
+_outline = msgspec.json.Decoder(Outline).decode
 
 
 def sealed(line: Header | Line, digest: bytes) -> tuple[bytes, bytes]:
-    """A line as it is written behind the line with that hash, and its own hash."""
+    """The text of a line that follows the line with hash `digest`, and its own hash."""
     text = bytearray()
     own = _append_sealed(text, line, digest)
     return bytes(text), own
@@ -101,7 +109,7 @@ def _append_sealed(text: bytearray, line: Header | Line, digest: bytes) -> bytes
 
 
 def hash_of(text: bytes, digest: bytes) -> bytes | None:
-    """The hash of a line behind the line with that hash; None if it is incomplete or was changed."""
+    """The hash of a line that follows the line with hash `digest`; None if it is incomplete or was changed."""
     hashed = hashlib.sha256(digest)
     hashed.update(memoryview(text)[:-HASH_BYTES])
     hashed.update(b"}")
@@ -110,7 +118,7 @@ def hash_of(text: bytes, digest: bytes) -> bytes | None:
 
 
 class End(Struct, frozen=True):
-    """Where a journal ends: behind the last whole line of its last file. `torn`: bytes behind that line."""
+    """The end of a journal: after the last whole line of its last file. `torn`: bytes after that line."""
 
     path: Path
     header: Header
@@ -120,7 +128,7 @@ class End(Struct, frozen=True):
     at: int
     torn: int
     complete: bool
-    """Whether all rows with which its chain begins are there."""
+    """Whether the initial rows of its chain are complete."""
 
 
 def files(directory: Path) -> list[Path]:
@@ -151,7 +159,7 @@ def read_header(path: Path, text: bytes) -> tuple[Header, bytes]:
 
 
 def replaced_by(paths: list[Path], at: int, seq: int) -> int:
-    """How many of these files, oldest first, have nothing that is newer than a backup of that time and change.
+    """The number of these files, oldest first, that contain only changes which a backup of that time has too.
 
     Raises OSError or JournalBroken.
     """
@@ -164,8 +172,17 @@ def replaced_by(paths: list[Path], at: int, seq: int) -> int:
 
 def read_line(path: Path, text: bytes) -> Line:
     """Raises JournalBroken."""
+    return _read(_line, path, text)
+
+
+def read_outline(path: Path, text: bytes) -> Line:
+    """Raises JournalBroken."""
+    return _read(_outline, path, text)
+
+
+def _read(decode: Callable[[bytes], Line], path: Path, text: bytes) -> Line:
     try:
-        return _line(text)
+        return decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise JournalBroken(f"{path}: a line is whole, but it cannot be read: {error}") from error
 
@@ -177,7 +194,7 @@ def find_end(directory: Path) -> End | None:
 
 
 def whole_files(directory: Path) -> list[Path]:
-    """All files, except a last one that was cut off before its header was whole. Raises OSError."""
+    """All files, except a last one without a whole header, as a crash leaves it. Raises OSError."""
     paths = files(directory)
     return paths if not paths or next(lines(paths[-1]), b"").endswith(b"\n") else paths[:-1]
 
@@ -223,7 +240,7 @@ class Tail:
         number = 1 + (int(present[-1].stem) if present else 0)
         self.path = self._directory / f"{number:08}.jsonl"
         text, self._digest = sealed(header, bytes.fromhex(header.follows))
-        self.path.unlink(missing_ok=True)  # it was cut off before its header was whole
+        self.path.unlink(missing_ok=True)  # a file whose header is not whole
         self._descriptor = os.open(self.path, CREATE, 0o600)
         _write(self._descriptor, text)
         os.fsync(self._descriptor)
@@ -231,10 +248,10 @@ class Tail:
         self._size, self.header = len(text), header
 
     def resume(self, end: End) -> None:
-        """Go on behind the last whole line of a journal, in a copy of its last file.
+        """Continue after the last whole line of a journal, in a copy of its last file.
 
-        A sync may have failed, in this life or an earlier one: then the kernel took pages for clean that it had not
-        written, and another sync of that file proves nothing.
+        After a failed sync, now or before the start, the kernel may have marked pages as clean that it had not
+        written. Another sync of that file would prove nothing.
         """
         self.close()
         fresh = end.path.with_suffix(".new")
@@ -259,7 +276,7 @@ class Tail:
         os.fdatasync(self._descriptor)
 
     def rotate_if_due(self, newest: Line) -> None:
-        """Begin another file behind the newest line if this one is long."""
+        """Begin another file after the newest line if this one is long."""
         if self.header is not None and self._size >= self._rotated_bytes:
             self.sync()
             base, follows = newest.base and newest.more, self._digest.hex()

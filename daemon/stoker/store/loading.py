@@ -6,15 +6,18 @@ Only what was asked for is read: a turn about jobs in memory asks for nothing an
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 
 from stoker.core.clock import Now
 from stoker.core.job.model import Job
+from stoker.core.named_events import NamedEvent
 from stoker.core.workflow.checkpoint import Head, chain_of
-from stoker.store import attempts, checkpoints, retention, workflows
+from stoker.store import attempts, checkpoints, conditions, retention, workflows
 from stoker.store import jobs as job_rows
+from stoker.store.conditions import WaiterPortion, WaitersWanted
 from stoker.store.due import Due, due
 from stoker.store.jobs import Dependent, Keyed
 from stoker.store.workflows import StoredWorkflow
@@ -40,12 +43,21 @@ class Wanted(Struct):
     live_workflows: Container[int] = ()  # likewise
     lanes: list[tuple[str, str | None, int]] = field(default_factory=list)  # queue, demand, how many jobs
     barred: Collection[int] = ()  # workflows whose steps are left out of the lanes
+    waiters: dict[WaitersWanted, None] = field(default_factory=dict)  # in the order in which they were asked for
+    # By name and user, how many jobs begin to wait for it.
+    kept_events: Counter[tuple[str, int]] = field(default_factory=Counter)
+    events: set[int] = field(default_factory=set)
+    event_keys: set[tuple[int, str]] = field(default_factory=set)
+    kept_counts: set[tuple[int, str]] = field(default_factory=set)  # whose events, and their name
+    workflow_ends: set[int] = field(default_factory=set)
     due: bool = False
     to_purge: retention.Candidates | None = None
 
     def __bool__(self) -> bool:
         asked = (self.ids, self.keys, self.supersede_keys, self.dependents_of, self.run_ids, self.lanes, self.due)
-        return any((*asked, self.workflows, self.chains, self.to_purge is not None))
+        of_events = (self.events, self.kept_events, self.event_keys, self.kept_counts, self.waiters)
+        of_workflows = (self.workflows, self.workflow_ends, self.chains)
+        return any((*asked, *of_events, *of_workflows, self.to_purge is not None))
 
 
 class Portion(Struct, frozen=True):
@@ -72,6 +84,12 @@ class Loaded(Struct):
     due: Due = Due()
     workflows: list[StoredWorkflow] = field(default_factory=list)
     heads: dict[str, Head] = field(default_factory=dict)
+    waiters: dict[WaitersWanted, WaiterPortion] = field(default_factory=dict)
+    kept_events: dict[str, dict[int, NamedEvent]] = field(default_factory=dict)  # by name, the newest first
+    events: dict[int, NamedEvent] = field(default_factory=dict)
+    events_of_key: dict[tuple[int, str], NamedEvent] = field(default_factory=dict)
+    kept_counts: dict[tuple[int, str], conditions.KeptCount] = field(default_factory=dict)
+    workflow_ends: dict[int, tuple[int, bool]] = field(default_factory=dict)  # owner, and whether it has ended
     jobs_ended_at: dict[int, int] = field(default_factory=dict)
     workflows_ended_at: dict[int, int] = field(default_factory=dict)
 
@@ -91,6 +109,7 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
     if wanted.keys:
         loaded.keys = job_rows.by_keys(connection, wanted.keys)
         wanted.ids.update(keyed.job_id for keyed in loaded.keys.values())
+    _load_conditions(connection, wanted, loaded)
     if unread := [job_id for job_id in wanted.ids if job_id not in wanted.open_runs]:
         loaded.jobs = job_rows.by_ids(connection, unread)
     if wanted.skipped_behind:
@@ -105,6 +124,39 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
     for queue, demand, limit in wanted.lanes:
         loaded.lanes[queue, demand] = job_rows.ready(connection, queue, demand, wanted.barred, limit)
     return loaded
+
+
+def _load_conditions(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) -> None:
+    """The jobs that wait for events and ends, and the events and ends that are there already."""
+    if wanted.workflow_ends:
+        loaded.workflow_ends = workflows.ends(connection, wanted.workflow_ends)
+    loaded.waiters = _waiters(connection, wanted.waiters)
+    wanted.ids.update(waiter.job_id for portion in loaded.waiters.values() for waiter in portion.waiters)
+    takers = Counter[str]()  # of one name, as an event of root is for jobs of each user
+    for (name, _), jobs in wanted.kept_events.items():
+        takers[name] += jobs
+    for name, owner in wanted.kept_events:
+        kept = conditions.kept(connection, name, owner, wanted.now.wall, takers[name])
+        loaded.kept_events.setdefault(name, {}).update((event.id, event) for event in kept)
+    for name, events in loaded.kept_events.items():  # each user has others
+        loaded.kept_events[name] = dict(sorted(events.items(), reverse=True))
+    for owner, name in wanted.kept_counts:
+        loaded.kept_counts[owner, name] = conditions.count_kept(connection, owner, name, wanted.now.wall)
+    loaded.events = {event_id: conditions.by_id(connection, event_id) for event_id in wanted.events}
+    for owner, key in wanted.event_keys:
+        event = conditions.by_key(connection, owner, key)
+        if event is not None:
+            loaded.events_of_key[owner, key] = event
+
+
+def _waiters(connection: sqlite3.Connection, wanted: Iterable[WaitersWanted]) -> dict[WaitersWanted, WaiterPortion]:
+    """As `_portions`, for jobs that wait for conditions."""
+    portions = {}
+    left = DEPENDENTS_LIMIT
+    for each in wanted:
+        portions[each] = conditions.waiters(connection, each, left)
+        left -= len(portions[each].waiters)
+    return portions
 
 
 def _load_keys(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) -> None:

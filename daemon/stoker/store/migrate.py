@@ -1,8 +1,9 @@
 """Migrating a database to this daemon's schema, forward only.
 
 Owns the list of migrations, their checksums and `user_version`. A newer schema, and a migration that was edited after
-it ran, are refused. Each file runs in one transaction together with its row in `migrations`; an existing database is
-first backed up to `backups/`; these backups are kept.
+it ran, are refused. Each file runs in one transaction together with its row in `migrations`. An existing database is
+first backed up to `backups/`, once for all that are missing: between two of them nothing runs, so a copy from there
+would hold nothing that the first one does not. These backups are kept.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def apply_all(connection: sqlite3.Connection, schema: int | None = None) -> None
     if schema > migrations[-1].number:
         raise StateRefused(
             f"it has schema {schema}, this program knows up to {migrations[-1].number}",
-            hint="use the newer stoker that wrote it",
+            hint="use the newer stokerd that wrote it",
         )
     for migration in migrations[:schema]:
         _apply(connection, migration)
@@ -106,10 +107,11 @@ def refuse_unknown(connection: sqlite3.Connection) -> None:
         )
     if version == 0:
         return
-    shipped = {migration.number: migration for migration in migrations}
-    for number, checksum in connection.execute(APPLIED):
-        if shipped[number].checksum != checksum:
-            raise StateRefused(f"migration {shipped[number].name} is not the one that made this database")
+    shipped = {migration.number: migration.checksum for migration in migrations[:version]}
+    applied = dict(connection.execute(APPLIED).fetchall())
+    for number in sorted(shipped.keys() | applied.keys()):
+        if shipped.get(number) != applied.get(number):
+            raise StateRefused(f"migration {number} is not the one that made this database")
 
 
 def _apply(connection: sqlite3.Connection, migration: Migration) -> None:

@@ -1,12 +1,13 @@
 """Opening the state directory, in the one order that loses nothing.
 
 The order: lock, check the files, compare with `state.json` and the journal, open, migrate, begin a new epoch, read. A
-directory that is not ours, or has lost something, is refused and left as it is.
+directory of another program, or one that has lost commits, is refused and not changed.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,8 @@ from stoker.store.directory import Aside, StateDirectory, storage_error
 from stoker.store.high_water import HighWater, Mark
 from stoker.store.instance import Instance
 from stoker.store.journal import Journal
-from stoker.store.journal_files import find_end
+from stoker.store.journal_feed import JournalFeed
+from stoker.store.journal_files import End, find_end
 from stoker.store.migrate import migrate, refuse_unknown, schema_of
 from stoker.store.queues import meta
 from stoker.store.reader import Reader
@@ -50,7 +52,7 @@ class Opened(Struct, frozen=True):
     instance: Instance
     schema: int
     snapshot: Snapshot
-    journal: Journal | None = None
+    feed: JournalFeed | None = None
 
 
 Begin = Callable[[sqlite3.Connection], instance.Instance]
@@ -63,23 +65,26 @@ async def open_state(
     directory.prepare()
     lock = directory.lock()
     aside = directory.read_aside()
+    end: End | None = None
     if examine(directory.database, directory.aside):
         with open_unchanged(directory.database) as connection:
             doubt(connection, aside)
-            doubt_journal(connection, directory.journal)
+            end = doubt_journal(connection, directory.journal)
     begin = partial(instance.begin, lock=lock, boot_id=boot_id, pid_namespace=pid_namespace)
     os.umask(0o077)
     directory.make_room()
     try:
-        return await _open(directory, begin, reserve_bytes, journaled=journaled)
+        return await _open(directory, begin, reserve_bytes, end, journaled=journaled)
     except DiskFull:
         if not directory.reserve.exists():
             raise
         directory.reserve.unlink()
-        return await _open(directory, begin, reserve_bytes, journaled=journaled)
+        return await _open(directory, begin, reserve_bytes, end, journaled=journaled)
 
 
-async def _open(directory: StateDirectory, begin: Begin, reserve_bytes: int, *, journaled: bool) -> Opened:
+async def _open(
+    directory: StateDirectory, begin: Begin, reserve_bytes: int, end: End | None, *, journaled: bool
+) -> Opened:
     try:
         database = await open_writer(directory.database)
     except sqlite3.Error as error:
@@ -92,8 +97,8 @@ async def _open(directory: StateDirectory, begin: Begin, reserve_bytes: int, *, 
         state = await database.run(snapshot.read)
         high_water = _high_water(directory, life, state)
         _sync(directory)
-        journal = Journal(directory.journal, life.id, schema, armed=armed) if journaled else None
-        writer = await _writer(directory, database, state, reserve_bytes, high_water, journal)
+        feed = JournalFeed(Journal(directory.journal, life.id, schema, armed=armed, end=end)) if journaled else None
+        writer = await _writer(directory, database, state, reserve_bytes, high_water, feed)
         reader = Reader(await open_reader(directory.database))
         queries = Reader(await open_reader(directory.database))
     except UNREADABLE as error:
@@ -102,7 +107,7 @@ async def _open(directory: StateDirectory, begin: Begin, reserve_bytes: int, *, 
     except BaseException:
         await database.close()
         raise
-    return Opened(writer, reader, queries, life, schema, state, journal)
+    return Opened(writer, reader, queries, life, schema, state, feed)
 
 
 def _sync(directory: StateDirectory) -> None:
@@ -115,11 +120,11 @@ def _sync(directory: StateDirectory) -> None:
 
 
 def _high_water(directory: StateDirectory, life: Instance, state: Snapshot) -> HighWater:
-    """The mark covers the new epoch before a launcher is started under it."""
+    """Raise the mark to cover the new epoch, before a launcher is started under it."""
     high_water = HighWater(directory.high_water)
     high_water.read()
     try:
-        # With room for what comes next: a commit must not wait for a descriptor soon after the start.
+        # A block of further ids is covered as well, so that the first commits need no descriptor to raise the mark.
         high_water.cover(Mark(life.epoch, state.last_id + 1, state.last_workflow + 1, state.last_checkpoint + 1))
     except OSError as error:
         raise storage_error(directory.high_water, error) from error
@@ -132,9 +137,9 @@ async def _writer(
     state: Snapshot,
     reserve_bytes: int,
     high_water: HighWater,
-    journal: Journal | None,
+    feed: JournalFeed | None,
 ) -> Writer:
-    writer = Writer(database, state.head, Reserve(directory.reserve, reserve_bytes), high_water, journal)
+    writer = Writer(database, state.head, Reserve(directory.reserve, reserve_bytes), high_water, feed)
     try:
         writer.keep_reserve()
     except OSError as error:
@@ -176,21 +181,22 @@ def doubt(connection: sqlite3.Connection, aside: Aside | None) -> None:
         raise _replaced(f"it ends at change {last_seq}, but state.json says that it reached {aside.last_seq}")
 
 
-def doubt_journal(connection: sqlite3.Connection, journal: Path) -> None:
+def doubt_journal(connection: sqlite3.Connection, journal: Path) -> End | None:
     """Raises StateRefused if the journal has commits that the database lacks: it is written after them.
 
-    A damaged journal shows nothing here; it is set aside when it is resumed. The journal is read first, as a daemon may
+    Returns the end of the journal if it could be read: a last file of 16 MiB is read once at a start. A damaged journal
+    raises no error here; it is set aside when it is resumed. The journal is read before the database, as a daemon may
     run.
     """
     try:
         end = find_end(journal)
     except (OSError, JournalBroken):
-        return
+        return None
     if end is None or end.header.instance not in instance.ids(connection):
-        return
+        return end
     stored = meta(connection)
     if end.header.chain == stored.get(outbox.LEFT_CHAIN):
-        return
+        return end
     seq = changes.last(connection)[0]
     of_this_chain = end.header.chain == stored.get(outbox.CHAIN)
     lacks_rows = of_this_chain and outbox.entry_range(connection)[1] < end.position.last
@@ -198,11 +204,13 @@ def doubt_journal(connection: sqlite3.Connection, journal: Path) -> None:
         lack = "it lacks rows of its last change" if seq >= end.position.seq else f"it ends at change {seq}"
         raise _replaced(
             f"{lack}, but the journal goes on up to change {end.position.seq}, {instant(end.at)}",
-            hint=f"stoker restore --from-journal; to accept the loss: mv {journal} {journal}.old",
+            hint="stoker restore --from-journal; "
+            f"to accept the loss: {shlex.join(['mv', str(journal), f'{journal}.old'])}",
         )
+    return end
 
 
 def _replaced(
     why: str, hint: str = "put the right database back; to accept the loss, move state.json away"
 ) -> StateRefused:
-    return StateRefused(f"the database lost commits, or is an old or another one: {why}", hint=hint)
+    return StateRefused(f"the database has lost commits, is an old copy, or belongs to another state: {why}", hint=hint)

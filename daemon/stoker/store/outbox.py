@@ -1,10 +1,9 @@
 """The outbox: which rows changed and are not yet in the journal.
 
 Triggers, made from the schema, write the table and the key of each changed row to `outbox`, in the transaction of the
-change, whoever makes it. After the commit the rows themselves are read for the journal; when they are durable there, a
-later commit deletes the entries. So what a crash kept from the journal is found again at the next start. The log of
-changes needs no entries: it only grows, so its rows are read by their numbers.
-Invariant: the newest entry stays, so that no number is used twice.
+change. After the commit the rows are read for the journal; when they are durable there, a later commit deletes the
+entries. So after a crash the next start finds the rows that the journal lacks. The log of changes needs no entries: it
+only grows, so its rows are read by their numbers. Invariant: the newest entry stays, so that no number is used twice.
 """
 
 from __future__ import annotations
@@ -18,14 +17,15 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from stoker.store.database import transaction
+from stoker.core.errors import CorruptRecord
+from stoker.store.database import json_array, transaction
 from stoker.store.queues import SET_META
 
 LOG = "changes"
 NOT_JOURNALED = ("outbox", LOG)
 PORTION_BYTES = 256 * 1024
 ROW_BYTES = 64  # of a row without its texts
-MOST_KEYS = 2  # columns of a primary key that an entry has room for
+MOST_KEYS = 2  # columns of a primary key; the outbox has as many columns for them
 
 TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!' ORDER BY name"
 COLUMNS = "SELECT name, type, pk FROM pragma_table_info(?) ORDER BY cid"  # without generated columns
@@ -35,8 +35,8 @@ CREATE TRIGGER {name} AFTER {event} ON {table} BEGIN
     INSERT INTO outbox (place, {columns}) VALUES ('{table}', {key});
 END"""
 EXISTS = "SELECT 1 FROM sqlite_schema WHERE name = 'outbox'"
-CHAIN = "journal"  # the key in meta of the chain of journal files that the database writes to
-LEFT_CHAIN = "journal_left"  # of the chain that a restore left: it may be ahead of the database
+CHAIN = "journal"  # the key in meta: the chain of journal files of this database
+LEFT_CHAIN = "journal_left"  # the key of its chain before a restore, which may be ahead of the database
 READ_CHAIN = "SELECT value FROM meta WHERE key = 'journal'"
 FORGET_CHAIN = "DELETE FROM meta WHERE key = 'journal'"
 CLEAR = "DELETE FROM outbox"
@@ -58,26 +58,27 @@ GONE = """
 SELECT DISTINCT {columns} FROM outbox WHERE id > ? AND id <= ? AND place = '{table}'
     AND NOT EXISTS (SELECT 1 FROM {table} AS t WHERE {matches})
 """
+DAMAGED_ENTRY = "SELECT 1 FROM outbox WHERE place NOT IN (SELECT value FROM json_each(?)) LIMIT 1"
 ROWS = "SELECT {columns} FROM {table} AS t"
 
 
 class Table(Struct, frozen=True, dict=True):
-    """A table of the state: the columns that are stored, and those of its primary key in order."""
+    """A table of the state: its stored columns, and the columns of its primary key in order."""
 
     name: str
     columns: tuple[str, ...]
     key: tuple[str, ...]
     free: tuple[int, ...]
-    """The indexes of columns that take values of any type: bytes are marked there, as JSON has none."""
+    """The indexes of the columns of type ANY. Bytes in them are marked, as JSON has no bytes."""
 
     @cached_property
     def row_type(self) -> type[Struct]:
-        """A row as the journal has it: by names, without what is NULL."""
+        """A row of the journal: values by column, without NULLs."""
         return msgspec.defstruct(self.name, [(column, Any, None) for column in self.columns], omit_defaults=True)
 
     @cached_property
     def triggers(self) -> dict[str, str]:
-        """An update that gives a row another key is written down under both."""
+        """The triggers by name. An update that changes a key adds an entry for the old and one for the new key."""
         moved = f"UPDATE OF {', '.join(self.key)}"
         events = {"insert": ("INSERT", "NEW"), "update": ("UPDATE", "NEW"), "moved": (moved, "OLD")}
         return {
@@ -100,7 +101,7 @@ class Table(Struct, frozen=True, dict=True):
 
     @cached_property
     def sizes(self) -> str:
-        """SQL for the numbers of the entries in a range, and about how many bytes the row of each has."""
+        """SQL for the numbers of the entries in a range, and the approximate bytes of the row of each."""
         sizes = " + ".join(f"ifnull(length(t.{column}), 0)" for column in self.columns)
         return SIZES.format(sizes=sizes, table=self.name, matches=self._matches)
 
@@ -139,9 +140,9 @@ def _marked(value: Any) -> Any:
 
 
 class Images(Struct, frozen=True):
-    """The rows of some entries, as they are now: those that exist, and the keys of those that do not, by table.
+    """The present rows of some entries, by table (`put`), and the keys of rows that do not exist (`gone`).
 
-    `more`: further entries may follow. `size`: about how many bytes the rows have, if that was measured.
+    `more`: further entries may follow. `size`: the approximate bytes of the rows; 0 if not measured.
     """
 
     last: int
@@ -169,11 +170,15 @@ def table(connection: sqlite3.Connection, name: str) -> Table:
 
 
 def arm(connection: sqlite3.Connection) -> bool:
-    """See to the triggers of every table; returns whether they were all there, so that no change went unrecorded."""
-    wanted = {name: sql for table in tables(connection) for name, sql in table.triggers.items()}
+    """Make the triggers of every table. Returns whether every change before is recorded.
+
+    It is not if a trigger was missing, or if a damaged entry names no table.
+    """
+    every = tables(connection)
+    wanted = {name: sql for table in every for name, sql in table.triggers.items()}
     present = dict(connection.execute(TRIGGERS).fetchall())
     if present == wanted:
-        return True
+        return connection.execute(DAMAGED_ENTRY, (json_array(table.name for table in every),)).fetchone() is None
     with transaction(connection):
         for name in present:
             connection.execute(f"DROP TRIGGER {name}")
@@ -183,7 +188,7 @@ def arm(connection: sqlite3.Connection) -> bool:
 
 
 def disarm(connection: sqlite3.Connection) -> bool:
-    """No journal is kept: remove the triggers and the entries. As `arm`, it returns whether all is recorded."""
+    """Remove the triggers and the entries, as no journal is kept. Returns False, as `arm` does: changes get lost."""
     present = connection.execute(TRIGGERS).fetchall()
     with transaction(connection):
         for name, _ in present:
@@ -202,7 +207,7 @@ def exists(connection: sqlite3.Connection) -> bool:
 
 
 def chain(connection: sqlite3.Connection) -> str | None:
-    """The chain of journal files that this database writes to."""
+    """The name of the chain of journal files of this database; None without a journal."""
     row = connection.execute(READ_CHAIN).fetchone()
     return None if row is None else row[0]
 
@@ -225,8 +230,13 @@ def forget(connection: sqlite3.Connection, up_to: int) -> None:
 def images(
     connection: sqlite3.Connection, of: dict[str, Table], after: int, limit: int, most_bytes: int | None = None
 ) -> Images:
-    """The rows of up to `limit` entries behind `after`, and of no more bytes, unless the first one has more."""
+    """The rows of up to `limit` entries after `after`, and up to `most_bytes`, unless the first row has more.
+
+    Raises CorruptRecord if one of the entries names no table.
+    """
     places = connection.execute(PLACES, (after, limit)).fetchall()
+    if unknown := [place for place, *_ in places if place not in of]:
+        raise CorruptRecord(f"an entry of the outbox names the table {unknown[0]}", hint="restart stokerd")
     last = max((newest for _, newest, _ in places), default=after)
     more, size = sum(entries for _, _, entries in places) == limit, 0
     if most_bytes is not None:
@@ -248,7 +258,7 @@ def images(
 
 
 def _last_within(sizes: list[tuple[int, int]], most_bytes: int, last: int) -> tuple[int, int]:
-    """The last entry before the bytes are too many, and the bytes; the first entry counts in any case."""
+    """The last entry that fits into `most_bytes`, and the bytes up to it. The first entry always fits."""
     total = 0
     for entry, size in sizes:
         if total and total + size > most_bytes:
@@ -258,7 +268,7 @@ def _last_within(sizes: list[tuple[int, int]], most_bytes: int, last: int) -> tu
 
 
 def rows_within(rows: Iterable[tuple[Any, ...]], most_bytes: int | None) -> tuple[list[tuple[Any, ...]], int]:
-    """Rows until they have so many bytes, and the bytes; all of them, not measured, if any number will do."""
+    """Rows until they have `most_bytes`, and their bytes; if it is None all rows, not measured."""
     if most_bytes is None:
         return list(rows), 0
     within, size = list[tuple[Any, ...]](), 0

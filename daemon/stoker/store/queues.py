@@ -9,16 +9,25 @@ import sqlite3
 from typing import Any
 
 import msgspec
+from msgspec import convert
+from msgspec.json import decode
 
-from stoker.core.job.model import Queue, QueueClass, Resource
+from stoker.core.job.model import Queue, Resource
+from stoker.store.rates import column, of_column
+from stoker.store.strict import strict
 
 UPSERT_QUEUE = """
-INSERT INTO queues (name, class, max_running, min_running, max_queued, paused, defaults) VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO queues (name, class, max_running, min_running, max_queued, rate, paused, defaults)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET class = excluded.class, max_running = excluded.max_running,
-    min_running = excluded.min_running, max_queued = excluded.max_queued, paused = excluded.paused,
-    defaults = excluded.defaults
+    min_running = excluded.min_running, max_queued = excluded.max_queued, rate = excluded.rate,
+    paused = excluded.paused, defaults = excluded.defaults
 """
-ALL_QUEUES = "SELECT name, class, max_running, min_running, max_queued, paused, defaults FROM queues ORDER BY name"
+# In the order of ALL_QUEUES; the column `class` has another name than its field.
+_FIELDS = ("name", "queue_class", "max_running", "min_running", "max_queued", "rate", "paused", "defaults")
+ALL_QUEUES = (
+    "SELECT name, class, max_running, min_running, max_queued, rate, paused, defaults FROM queues ORDER BY name"
+)
 UPSERT_RESOURCE = """
 INSERT INTO resources (name, capacity) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET capacity = excluded.capacity
 """
@@ -30,30 +39,28 @@ ALL_META = "SELECT key, value FROM meta"
 def queue_row(queue: Queue) -> tuple[Any, ...]:
     defaults = msgspec.json.encode(queue.defaults).decode()
     bounds = (queue.max_running, queue.min_running, queue.max_queued)
-    return (queue.name, queue.queue_class.value, *bounds, queue.paused, defaults)
+    rate = None if queue.rate is None else column(queue.rate)
+    return (queue.name, queue.queue_class.value, *bounds, rate, queue.paused, defaults)
 
 
 def resource_row(resource: Resource) -> tuple[Any, ...]:
     return (resource.name, resource.capacity)
 
 
+@strict("queues")
 def queues(connection: sqlite3.Connection) -> dict[str, Queue]:
-    return {
-        name: Queue(
-            name=name,
-            queue_class=QueueClass(queue_class),
-            max_running=max_running,
-            min_running=min_running,
-            max_queued=max_queued,
-            paused=bool(paused),
-            defaults=msgspec.json.decode(defaults),
-        )
-        for name, queue_class, max_running, min_running, max_queued, paused, defaults in connection.execute(ALL_QUEUES)
-    }
+    values = (dict(zip(_FIELDS, row, strict=True)) for row in connection.execute(ALL_QUEUES))
+    found = (
+        convert(each | {"rate": of_column(each["rate"]), "defaults": decode(each["defaults"])}, Queue, strict=False)
+        for each in values
+    )
+    return {queue.name: queue for queue in found}
 
 
+@strict("resources")
 def resources(connection: sqlite3.Connection) -> dict[str, Resource]:
-    return {name: Resource(name=name, capacity=capacity) for name, capacity in connection.execute(ALL_RESOURCES)}
+    rows = connection.execute(ALL_RESOURCES)
+    return {name: convert({"name": name, "capacity": capacity}, Resource) for name, capacity in rows}
 
 
 def meta(connection: sqlite3.Connection) -> dict[str, Any]:

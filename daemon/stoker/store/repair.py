@@ -1,7 +1,7 @@
-"""Repairs of a database while no daemon runs: what can be made again from rows that are whole.
+"""Repairs of a database while no daemon runs: they make again whatever follows from undamaged rows.
 
-Each is a function for one transaction, and says what it changed. `recorded` adds that to the log of changes in the same
-transaction. Invariant: no repair invents a fact: an index follows from its table, a count from the rows that it counts.
+Each is a function for one transaction and returns a description of its changes, which `recorded` adds to the log of
+changes. Invariant: no repair invents a fact: an index follows from its table, a count from the rows that it counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stoker.core.clock import wall_ms
 from stoker.core.job.model import Change
 from stoker.store import changes, shipped_schema
 from stoker.store.high_water import ID_TABLES
-from stoker.store.soundness import damaged_pages
+from stoker.store.integrity import damaged_pages
 
 PRAGMAS = "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
 RAISE_ATTEMPTS = """
@@ -31,18 +31,22 @@ RAISE_SEQUENCE = """
 UPDATE sqlite_sequence SET seq = (SELECT max(id) FROM {table})
 WHERE name = '{table}' AND seq < (SELECT max(id) FROM {table}) RETURNING name, seq
 """
+MAKE_SEQUENCE = """
+INSERT INTO sqlite_sequence (name, seq) SELECT '{table}', max(id) FROM {table}
+WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = '{table}') HAVING max(id) > 0 RETURNING name, seq
+"""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[sqlite3.Connection]:
-    """The one connection that writes, in place of that of a daemon."""
+    """A connection that writes, while no daemon has one."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(PRAGMAS)
         yield connection
 
 
 def rebuild_indexes(connection: sqlite3.Connection) -> list[str]:
-    """Raises sqlite3.Error if that does not make the database whole."""
+    """Rebuild all indexes. Raises sqlite3.Error if the database is still damaged."""
     connection.execute("REINDEX")
     left = next(damaged_pages(connection, 1), None)
     if left is not None:
@@ -64,7 +68,8 @@ def recount(connection: sqlite3.Connection) -> list[str]:
 
 
 def raise_ids(connection: sqlite3.Connection) -> list[str]:
-    raised = [row for table in ID_TABLES for row in connection.execute(RAISE_SEQUENCE.format(table=table)).fetchall()]
+    statements = [sql.format(table=table) for table in ID_TABLES for sql in (RAISE_SEQUENCE, MAKE_SEQUENCE)]
+    raised = [row for sql in statements for row in connection.execute(sql).fetchall()]
     return [f"{table}: the last id given out is {last}" for table, last in raised]
 
 

@@ -1,8 +1,8 @@
-"""Replaying a journal into a database: its lines, applied in order, give every row as it was.
+"""Replaying a journal into a database: its lines, applied in order, restore every row.
 
-Owns the SQL of that. The triggers of the schema and the foreign keys expect rows in the order of a life; here they are
-put aside, and the result is verified as a whole afterwards. Many lines are applied together: of a row that changed
-often only its last image is written.
+Owns the SQL for it. Triggers and foreign keys expect rows in the order in which a daemon writes them. So they are off
+during the replay, and the whole result is verified afterwards. Many lines are applied together: only the last image of
+a row is written.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from stoker.store import outbox
 from stoker.store.database import transaction
 from stoker.store.journal_files import Line
 
-# As of a daemon's database, but without care for a crash: SQLite keeps no journal of its own. Constraints of rows are
-# checked afterwards, by the integrity check, instead of at each image.
+# Like the settings of a daemon, but not safe in a crash: SQLite writes no journal. The integrity check afterwards finds
+# rows that break a constraint.
 WITHOUT_CARE = """
 PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = OFF;
@@ -31,15 +31,15 @@ PRAGMA locking_mode = EXCLUSIVE;
 PRAGMA cache_size = -64000;
 PRAGMA ignore_check_constraints = ON;
 """
-FLUSH_ROWS = 4_000  # with more the rows outgrow the caches of a CPU
+FLUSH_ROWS = 4_000  # more rows do not fit into the caches of a CPU
 ROWS_AT_ONCE = 16
 TRIGGERS = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
 INDEXES = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
 BLOBS = "SELECT name FROM pragma_table_info(?) WHERE type = 'BLOB'"
-# Retention removed these changes: a journal has no entries for them, as they only go from the front.
+# Changes that retention has removed. The journal has no entries for that, as changes are removed in order.
 DELETE_REMOVED = "DELETE FROM changes WHERE seq <= (SELECT value FROM meta WHERE key = 'changes_purged')"
 
-# Of values that a column cannot take. Other errors of SQLite are those of a disk.
+# Errors for values that a column cannot hold. Other errors of SQLite come from the disk.
 NOT_STORABLE = (
     *(LookupError, TypeError, ValueError, OverflowError),
     *(sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError),
@@ -49,12 +49,12 @@ Row = dict[str, Any]
 
 
 def use_without_care(connection: sqlite3.Connection) -> None:
-    """For a file that is removed if anything goes wrong."""
+    """Make writes fast and not crash-safe: the caller removes the file if anything fails."""
     connection.executescript(WITHOUT_CARE)
 
 
 class ReplayTable:
-    """A table and what waits to be written to it: the last image of each row by its key, None if it was deleted."""
+    """A table, and the rows to be written to it by key: the last image of each, or None if it was deleted."""
 
     def __init__(self, connection: sqlite3.Connection, table: outbox.Table) -> None:
         self._connection = connection
@@ -76,10 +76,10 @@ class ReplayTable:
         self._images.update(dict.fromkeys(map(self._key_of_list, keys)))
 
     def write(self) -> None:
-        """Rows of one shape, which have the same columns, are written together.
+        """Write the rows; those with the same columns together.
 
-        A line has no NULL, and it is the default of every column that may be NULL: to bind it costs as much as to bind
-        a value, and most columns of most jobs are NULL.
+        NULLs are not bound: that would cost as much as values, and most columns of most jobs are NULL. It is the
+        default of every column that allows it.
         """
         deleted, shapes = [], dict[tuple[str, ...], list[Row]]()
         for key, row in self._images.items():
@@ -95,7 +95,7 @@ class ReplayTable:
         self._images.clear()
 
     def _decode_bytes(self, rows: list[Row]) -> None:
-        """`rows` are of one shape."""
+        """Decode the base64 of bytes in place. All `rows` have the same columns."""
         for column in self._blobs.intersection(rows[0]):
             for row in rows:
                 row[column] = a2b_base64(row[column])
@@ -105,7 +105,7 @@ class ReplayTable:
                     row[column] = a2b_base64(value["base64"])
 
     def _insert(self, columns: tuple[str, ...], rows: list[Row]) -> None:
-        """Several rows by one statement, as one costs as much as a row; the last few one by one."""
+        """Insert several rows with one statement, as a statement costs as much as a row; the last few one by one."""
         if unknown := set(columns).difference(self._table.columns):
             raise LookupError(f"{self._table.name} has no {', '.join(unknown)}")
         statement = f"INSERT OR REPLACE INTO {self._table.name} ({', '.join(columns)}) VALUES "
@@ -127,7 +127,7 @@ class Replay:
         self._count = 0
 
     def clear(self) -> None:
-        """Forget everything: a chain begins with all rows."""
+        """Delete all rows: a chain begins, and its initial rows follow."""
         for table in self._tables.values():
             table.clear()
         self._count = 0
@@ -157,7 +157,7 @@ class Replay:
 
 @contextmanager
 def _known_rows() -> Iterator[None]:
-    """Raises JournalBroken for what rows of the schema cannot be."""
+    """Raises JournalBroken for rows that the schema cannot hold."""
     try:
         yield
     except NOT_STORABLE as error:
@@ -166,7 +166,7 @@ def _known_rows() -> Iterator[None]:
 
 @contextmanager
 def replaying(connection: sqlite3.Connection) -> Iterator[Replay]:
-    """One transaction; at its end the triggers and indexes are as they were."""
+    """Replay in one transaction, without triggers and indexes; they are made again at its end."""
     connection.execute("PRAGMA foreign_keys = OFF")
     aside = [*connection.execute(TRIGGERS).fetchall(), *connection.execute(INDEXES).fetchall()]
     with transaction(connection):

@@ -13,6 +13,8 @@ from pathlib import Path
 from stoker.store.directory import FULL
 
 PROBE_BYTES = 64 * 1024
+# A worker can put a FIFO or a link there: to open the one could wait for ever, the other leads to another file.
+SET_ASIDE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # SQLite reports FULL only for ENOSPC. It reports SHMSIZE if the index of the WAL cannot grow; that index is built again
 # at each start. For EDQUOT, or a file that cannot be created, it reports only an I/O error.
 _CERTAIN = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
@@ -32,7 +34,7 @@ def _takes_nothing(directory: Path) -> bool:
     except OSError as error:
         return error.errno in FULL
     finally:
-        with contextlib.suppress(OSError):  # the disk may be read-only, or gone: the error of SQLite says more
+        with contextlib.suppress(OSError):  # a read-only or missing disk: SQLite reports it
             probe.unlink()
     return False
 
@@ -55,7 +57,7 @@ class Reserve:
 
 
 def _set_aside(path: Path, size: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, SET_ASIDE, 0o600)
     try:
         if size:
             os.posix_fallocate(descriptor, 0, size)

@@ -14,11 +14,13 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from stoker.store import history
 from stoker.store.backup_files import BackupFile
 from stoker.store.database import UNREADABLE, open_immutable, transaction
 from stoker.store.high_water import Mark
 from stoker.store.outbox import FORGET_CHAIN, LEFT_CHAIN
 from stoker.store.queues import SET_META, meta
+from stoker.store.strict import strict
 
 NOTE = "restored"
 SEQUENCE = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = ?), 0)"
@@ -65,11 +67,11 @@ def open_jobs(connection: sqlite3.Connection) -> list[tuple[int, int]]:
 
 
 def newest(backups: Sequence[BackupFile]) -> BackupFile:
-    """Of some backups, in the order of their names, the one with the newest state.
+    """The backup with the newest state, among some in the order of their names.
 
-    The clock that gave the names may have been wrong. Each start raises the epoch, also one after a restore, which goes
-    back to earlier changes; within an epoch the number of changes only grows. If the newest by name cannot be read, it
-    is the one: its damage must not make an older one look like the latest.
+    Names do not decide, as the clock may have been wrong. The higher epoch is newer: each start raises it, also one
+    after a restore, which goes back to earlier changes. Within an epoch the number of changes only grows. If the newest
+    by name cannot be read it is returned, so that no older one is taken for the latest.
     """
     ranks: dict[BackupFile, tuple[int, int]] = {}
     for backup in backups:
@@ -86,11 +88,11 @@ def given_out(connection: sqlite3.Connection) -> Mark:
 
 
 def prepare(path: Path, above: Mark, note: Restored, left_chain: str | None) -> None:
-    """Let the ids of this copy begin above a mark, and leave the note. Raises sqlite3.Error.
+    """Raise the ids of this copy above a mark, and store the note. Raises sqlite3.Error.
 
     `left_chain`: the newest chain of the journal, which this state does not continue.
 
-    It is closed as a single file: in WAL mode a crash would leave some of it in another one.
+    The WAL mode is left, so that a crash cannot leave a part of the database in another file.
     """
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = FULL")
@@ -101,11 +103,13 @@ def prepare(path: Path, above: Mark, note: Restored, left_chain: str | None) -> 
                 connection.execute(FORGET_SEQUENCE, (table,))
                 connection.execute(SET_SEQUENCE, (table, getattr(raised, table)))
             connection.execute(SET_META, ("epoch", raised.epoch))
+            history.begin_another(connection, note.last_seq)
             connection.execute(FORGET_CHAIN)  # the journal goes on from another state: the next start begins a new one
             connection.execute(SET_META, (LEFT_CHAIN, left_chain or ""))
             connection.execute(SET_META, (NOTE, msgspec.json.encode(note).decode()))
 
 
+@strict("meta")
 def pending(connection: sqlite3.Connection) -> Restored | None:
     """The note of a restore after which jobs are still to be settled."""
     text = meta(connection).get(NOTE)
@@ -113,5 +117,5 @@ def pending(connection: sqlite3.Connection) -> Restored | None:
 
 
 def not_started(connection: sqlite3.Connection, after: int, limit: int, *, safe_too: bool) -> list[int]:
-    """Some jobs behind an id that wait and may have run since the backup: the unsafe ones, or all."""
+    """Some jobs after an id that wait and may have run since the backup: only unsafe ones, or all."""
     return [row[0] for row in connection.execute(NOT_STARTED, (safe_too, after, limit))]

@@ -1,9 +1,9 @@
-"""Removal of what ended: the queries that find it, the deletes of one portion, and the sweeps behind them.
+"""The removal of ended jobs and workflows: the queries that find them, the deletes of a portion, and later sweeps.
 
-`purge` is part of the commit of a turn. It lists what is to be removed: jobs in `purging_jobs`, which hides them from
-every query, and checkpoints in `checkpoint_purges`. Ids are never used twice, so nothing can refer to these any more,
-and their rows are removed later, in pieces. A job whose row is gone is listed in `purged_jobs` until its log directory
-is removed too. Invariant: whatever is still to be removed is on one of the lists.
+`purge` is part of the commit of a turn. It adds jobs to the list `purging_jobs`, which hides them from every query, and
+checkpoints to `checkpoint_purges`. Ids are never used twice, so nothing can refer to these any more, and sweeps remove
+their rows later, in pieces. A job without a row stays in the list `purged_jobs` until its log directory is removed.
+Invariant: everything that is still to be removed is in one of the lists.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from msgspec import Struct
 from stoker.core.job.model import Need
 from stoker.core.retention import EndedItem
 from stoker.core.workflow.checkpoint import chain_of
+from stoker.store import conditions
 from stoker.store.database import json_array, transaction
 from stoker.store.jobs import NOT_PURGED
 from stoker.store.queues import SET_META
 
 MAX_TIME = 2**63 - 1
 
-# The two kinds of what ends; `{which}` is the condition of a PurgeGroup.
+# The two kinds of ended rows; `{which}` is the condition of a PurgeGroup.
 JOBS = f"jobs WHERE finished_at IS NOT NULL AND workflow_id IS NULL AND {NOT_PURGED} AND {{which}}"
 WORKFLOWS = "workflows WHERE finished_at IS NOT NULL AND {which}"
 NEWEST_KEPT = "SELECT finished_at FROM {group} ORDER BY finished_at DESC LIMIT 1 OFFSET ?"
@@ -44,9 +45,8 @@ WHERE id IN (SELECT value FROM json_each(?)) AND finished_at IS NOT NULL AND {NO
 WORKFLOWS_ENDED_AT = """
 SELECT id, finished_at FROM workflows WHERE id IN (SELECT value FROM json_each(?)) AND finished_at IS NOT NULL
 """
-SIZES_OF_CHANGES = "SELECT seq, length(payload) FROM changes WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"
+CHANGE_SIZES = "SELECT seq, length(payload) FROM changes WHERE seq BETWEEN ? AND ? ORDER BY seq"
 OLDEST_CHANGES = "SELECT seq, at FROM changes WHERE seq > ? ORDER BY seq LIMIT ?"
-
 COUNT_CHANGES = """
 SELECT count(*) FROM changes
 WHERE seq < coalesce((SELECT seq FROM changes WHERE at >= ?1 ORDER BY seq LIMIT 1), ?2 + 1) AND seq <= ?2
@@ -79,6 +79,16 @@ DELETE FROM needs WHERE (job_id, needed) IN (
     SELECT job_id, needed FROM needs WHERE job_id IN (SELECT value FROM json_each(?)) LIMIT ?
 )
 """
+DELETE_CONDITIONS = """
+DELETE FROM conditions WHERE (job_id, number) IN (
+    SELECT job_id, number FROM conditions WHERE job_id IN (SELECT value FROM json_each(?)) LIMIT ?
+)
+"""
+DELETE_JOB_EVENTS = """
+DELETE FROM job_events WHERE (job_id, event_id) IN (
+    SELECT job_id, event_id FROM job_events WHERE job_id IN (SELECT value FROM json_each(?)) LIMIT ?
+)
+"""
 LIST_LOGS = """
 INSERT INTO purged_jobs (id) SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND attempts > 0
 """
@@ -94,17 +104,17 @@ UNLIST_CHAIN = "DELETE FROM checkpoint_purges WHERE chain = ?"
 FORGET_KEYS = """
 DELETE FROM idempotency WHERE (owner_uid, key) IN (SELECT owner_uid, key FROM idempotency WHERE purged_at < ? LIMIT ?)
 """
-
 FORGET_RECOVERIES = """
 DELETE FROM recoveries WHERE epoch IN (SELECT epoch FROM recoveries ORDER BY epoch DESC LIMIT ? OFFSET ?)
 """
 
 KEPT_RECOVERIES = 1_000
 SWEPT_RECOVERIES = 10  # the plan of one may have megabytes
-SWEPT_ROWS = 512  # in one piece: a few milliseconds
-SWEPT_CHANGES = 1_000
-SWEPT_PAGES = 512  # of the rows in one piece
-FEW_ROWS = 32  # removed before the pages are counted again
+SWEPT_ROWS = 48  # in one piece: a millisecond, for which an answer may wait
+SWEPT_CHANGES = 128  # in one turn
+CHANGES_PAGES = 32  # of WAL, for so many
+SWEPT_PAGES = 96  # of the rows in one piece
+FEW_JOBS = 24  # removed before the pages are counted again
 SWEPT_BYTES = 1024 * 1024
 PAGE_BYTES = 4_096
 # Free pages that stay in the file: the next jobs need them, and moving pages to and fro costs more than they do.
@@ -186,29 +196,30 @@ _needs = msgspec.json.Decoder(NamedNeeds).decode
 
 
 def needed_by_open(connection: sqlite3.Connection, after: int, limit: int) -> tuple[set[int], int | None]:
-    """The jobs that some open jobs behind the id `after` name as needs, and the next `after`, if there are more."""
+    """The needs of some open jobs with an id above `after`, and the next `after` if there are more."""
     rows = connection.execute(WITH_NEEDS, (after, limit)).fetchall()
     needed = {need.job for _, policy in rows for need in _needs(policy).needs}
     return needed, rows[-1][0] if len(rows) == limit else None
 
 
 def jobs_ended_at(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, int]:
-    """When those of these jobs ended that have no open attempt."""
+    """The times of the ends of these jobs, without those that have an open attempt."""
     return dict(connection.execute(JOBS_ENDED_AT, (json_array(ids),)).fetchall())
 
 
 def workflows_ended_at(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, int]:
-    """When those of these workflows ended that have ended."""
+    """The times of the ends of these workflows, without those that go on."""
     return dict(connection.execute(WORKFLOWS_ENDED_AT, (json_array(ids),)).fetchall())
 
 
 def few_changes(connection: sqlite3.Connection, first: int, last: int) -> int:
-    """Up to which of the changes from `first` to `last` one commit may delete them."""
+    """The last of the changes from `first` to `last` that one commit may delete with all before it."""
     up_to, room = first, SWEPT_BYTES
-    for up_to, size in connection.execute(SIZES_OF_CHANGES, (first, last, SWEPT_CHANGES)):  # noqa: B007 - the last one
-        room -= size
+    last = min(last, first + SWEPT_CHANGES - 1)  # their numbers have no gaps
+    for seq, size in connection.execute(CHANGE_SIZES, (first, last)).fetchall():
         if room <= 0:
             break
+        up_to, room = seq, room - size
     return up_to
 
 
@@ -218,12 +229,12 @@ def oldest_changes(connection: sqlite3.Connection, after: int, limit: int) -> li
 
 
 def count_changes(connection: sqlite3.Connection, before: int, newest: int) -> int:
-    """How many changes a purge would remove: up to the first that is not older, and not behind `newest`."""
+    """The number of changes that a purge would remove: those before the first newer one, and up to `newest`."""
     return int(connection.execute(COUNT_CHANGES, (before, newest)).fetchone()[0])
 
 
 class Candidates(Struct, frozen=True):
-    """What one turn is to remove: jobs and workflows with the times of their ends, and the steps of the workflows.
+    """Jobs and workflows that a turn may remove, with the times of their ends, and the steps of the workflows.
 
     `changes`: the last seq of a prefix of the log of changes; 0 for none.
     """
@@ -235,12 +246,12 @@ class Candidates(Struct, frozen=True):
 
     @property
     def portion(self) -> PurgePortion:
-        """All of it, as a turn at no time would remove it."""
+        """All candidates as a portion, to measure them."""
         return PurgePortion(0, list(self.jobs), self.steps, self.changes)
 
 
 class PurgePortion(Struct, frozen=True):
-    """What one turn removes. `workflows`: the jobs of each; `changes`: the last seq of the prefix, 0 for none."""
+    """All that one turn removes. `workflows`: the jobs of each; `changes`: the last seq to remove, 0 for none."""
 
     at: int
     jobs: list[int] = []
@@ -249,12 +260,12 @@ class PurgePortion(Struct, frozen=True):
 
     @property
     def pages(self) -> int:
-        """An estimate of the pages of WAL that it takes."""
-        return len(self.jobs) + len(self.workflows)
+        """An estimate of the pages of WAL that it takes: it was compared with the growth of the WAL."""
+        return len(self.all_jobs) // 16 + len(self.workflows) + (CHANGES_PAGES if self.changes else 0)
 
     @property
     def chains(self) -> list[str]:
-        """The chains of checkpoints that go with it."""
+        """The chains of checkpoints of its jobs and workflows."""
         return [chain_of(None, job_id) for job_id in self.jobs] + [chain_of(ident) for ident in self.workflows]
 
     @property
@@ -274,52 +285,55 @@ def purge(connection: sqlite3.Connection, portion: PurgePortion) -> None:
 
 
 def _purge_changes(connection: sqlite3.Connection, seq: int) -> None:
-    """The trigger of the table allows it once `meta` says how far. The next change is chained to the hash in `meta`."""
+    """Delete changes. A trigger allows it only up to the seq in `meta`; the chain goes on from the hash in `meta`."""
     (digest,) = connection.execute(HASH_OF_CHANGE, (seq,)).fetchone()
     connection.executemany(SET_META, [("changes_purged", seq), ("changes_purged_hash", digest)])
     connection.execute(DELETE_CHANGES, (seq,))
 
 
 class Swept(NamedTuple):
-    """How much a piece of a sweep removed (0: there is nothing left), and how many pages of WAL it took, roughly."""
+    """The rows that a piece of a sweep removed, an estimate of its pages of WAL, and whether nothing was left then."""
 
     removed: int
     pages: int = 1
+    is_last: bool = False  # the next piece would find nothing; a piece that removes nothing is the last one, too
 
 
 def sweep_rows(connection: sqlite3.Connection) -> Swept:
-    """Remove some rows of purged jobs, with those of their attempts and needs.
+    """Remove some rows of listed jobs, with those of their attempts and needs.
 
     The pages count too, because SQLite reads every page of a long text to free it.
     """
-    count, before = 0, _pragma(connection, "freelist_count")
+    count, freed, before = 0, 0, _pragma(connection, "freelist_count")
     with transaction(connection):
-        freed, some = 0, 1
-        while some and count < SWEPT_ROWS and freed < SWEPT_PAGES:
-            count += (some := _remove_rows(connection))
+        while (ids := _listed_jobs(connection)) and count < SWEPT_ROWS and freed < SWEPT_PAGES:
+            count += _remove_rows(connection, ids, SWEPT_ROWS - count)
             freed = _pragma(connection, "freelist_count") - before
-    return Swept(count, count + freed // 100)
+    return Swept(count, count // 2 + freed // 100, is_last=not ids)
 
 
-def _remove_rows(connection: sqlite3.Connection) -> int:
-    """Remove up to FEW_ROWS rows of purged jobs: of their attempts and needs first, so that no delete cascades."""
-    ids = [row[0] for row in connection.execute(LISTED_JOBS, (FEW_ROWS,))]
+def _listed_jobs(connection: sqlite3.Connection) -> list[int]:
+    return [row[0] for row in connection.execute(LISTED_JOBS, (FEW_JOBS,))]
+
+
+def _remove_rows(connection: sqlite3.Connection, ids: list[int], most: int) -> int:
+    """Remove up to `most` rows of jobs: first of what belongs to them, so that no delete cascades."""
     of_these, count = json_array(ids), 0
-    for delete in (DELETE_ATTEMPTS, DELETE_NEEDS):
-        count += connection.execute(delete, (of_these, FEW_ROWS - count)).rowcount
-    bare = ids[: FEW_ROWS - count]  # if there is room, these have no attempts and needs left
+    for delete in (DELETE_ATTEMPTS, DELETE_NEEDS, DELETE_CONDITIONS, DELETE_JOB_EVENTS):
+        count += connection.execute(delete, (of_these, most - count)).rowcount
+    bare = ids[: most - count]  # if there is room, these have no attempts and needs left
     for change in (LIST_LOGS, DELETE_JOBS, UNLIST_JOBS):
         connection.execute(change, (json_array(bare),))
     return count + len(bare)
 
 
 def listed_logs(connection: sqlite3.Connection, after: int, limit: int) -> list[int]:
-    """Purged jobs behind the id `after` whose log directories are still to be removed, in order."""
+    """Purged jobs with an id above `after` whose log directories are still to be removed, in order."""
     return [row[0] for row in connection.execute(LISTED_LOGS, (after, limit))]
 
 
 def unlist_logs(connection: sqlite3.Connection, ids: Collection[int]) -> Swept:
-    """The directories of these are gone."""
+    """Remove these jobs from the list, as their log directories are gone."""
     return Swept(connection.execute(UNLIST_LOGS, (json_array(ids),)).rowcount)
 
 
@@ -357,6 +371,12 @@ def forget_keys(connection: sqlite3.Connection, before: int) -> Swept:
     """Delete some idempotency keys whose jobs were purged before that time (UTC ms)."""
     count = connection.execute(FORGET_KEYS, (before, SWEPT_ROWS)).rowcount
     return Swept(count, count)
+
+
+def forget_events(connection: sqlite3.Connection, now: int) -> Swept:
+    """Delete some events that reach no job any more and that no job has got."""
+    count = conditions.forget(connection, now)
+    return Swept(count, 2 * count)
 
 
 def forget_recoveries(connection: sqlite3.Connection) -> Swept:

@@ -1,6 +1,6 @@
 """Rows of `schedules`, and the runs of a schedule.
 
-A run is found by its idempotency key, which begins with the name of its schedule and ends with its slot.
+A run is found by its idempotency key, which has the name of its schedule and then its slot.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from stoker.core.schedule.model import Schedule, runs_key
+from stoker.store.strict import strict
 
 FIELDS = Schedule.__struct_fields__  # each has a column of its name
 COLUMNS = ", ".join(FIELDS)
@@ -38,6 +39,7 @@ class ScheduleRun(Struct, frozen=True):
 row = attrgetter(*FIELDS)  # the parameters of UPSERT
 
 
+@strict("schedules")
 def schedules(connection: sqlite3.Connection) -> dict[str, Schedule]:
     """All schedules by name."""
     rows = (
@@ -48,6 +50,6 @@ def schedules(connection: sqlite3.Connection) -> dict[str, Schedule]:
 
 
 def runs(connection: sqlite3.Connection, schedule: Schedule, limit: int) -> list[ScheduleRun]:
-    """The newest runs of a schedule, newest first."""
+    """The newest runs of a schedule, newest first; also those of an earlier schedule of that name and owner."""
     rows = connection.execute(RUNS, (schedule.owner_uid, runs_key(schedule.name), limit))
-    return [ScheduleRun(*each) for each in rows]
+    return [ScheduleRun(key.partition("/")[0], *others) for key, *others in rows]

@@ -1,6 +1,6 @@
 """The schema of a database compared with the one that the shipped migrations make.
 
-A lost index makes the daemon slow, a lost trigger or unique index lets through what must not be stored, and SQLite's
+A missing index makes the daemon slow; a missing trigger or unique index permits rows that must not be stored. SQLite's
 own check notices neither. Invariant: tables are only compared; indexes and triggers, which hold no data, can be made
 again.
 """

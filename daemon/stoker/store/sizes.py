@@ -1,4 +1,4 @@
-"""How much room the state takes: the file of the database, and the logs and checkpoints that its rows tell of.
+"""The disk space of the state: the file of the database, and the logs and checkpoints by their rows.
 
 Logs and checkpoints are added up in portions, so that other readers do not wait.
 """
@@ -47,13 +47,13 @@ def space(connection: sqlite3.Connection) -> Space:
 
 
 def logs(connection: sqlite3.Connection, after: str) -> tuple[str | None, int]:
-    """The bytes of some logs behind the run id `after`, and the last of these ids."""
+    """The bytes of some logs with a run id above `after`, and the last of these ids."""
     last, size = connection.execute(LOGS, (after, PORTION)).fetchone()
     return last, size or 0
 
 
 def checkpoints(connection: sqlite3.Connection, after: int) -> tuple[int | None, int]:
-    """The bytes of some checkpoints behind the id `after`, and the last of these ids."""
+    """The bytes of some checkpoints with an id above `after`, and the last of these ids."""
     last, size = connection.execute(CHECKPOINTS, (after, PORTION)).fetchone()
     return last, size or 0
 

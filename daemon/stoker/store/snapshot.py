@@ -11,9 +11,24 @@ from msgspec import Struct
 
 from stoker.core.errors import CorruptRecord
 from stoker.core.job.model import Attempt, Job, Queue, Resource
+from stoker.core.named_events import NamedEvent
+from stoker.core.rate import Rate
 from stoker.core.schedule.model import Schedule
 from stoker.core.workflow.checkpoint import Head, chain_of
-from stoker.store import attempts, changes, checkpoints, jobs, queues, restore, schedules, workflows
+from stoker.store import (
+    attempts,
+    changes,
+    checkpoints,
+    conditions,
+    history,
+    jobs,
+    queues,
+    rates,
+    restore,
+    schedules,
+    workflows,
+)
+from stoker.store.history import History
 from stoker.store.restore import Restored
 from stoker.store.workflows import StoredWorkflow
 
@@ -22,10 +37,16 @@ class Snapshot(Struct, frozen=True):
     queues: dict[str, Queue]
     resources: dict[str, Resource]
     schedules: dict[str, Schedule]
+    rates: dict[str, Rate]
+    buckets: dict[str, int]
     runs: list[tuple[Job, Attempt]]
     counts: list[tuple[str, str, str | None, int]]
     needed: set[int]
     ended_needs: list[int]
+    awaited: dict[str, int]
+    ends_awaited: set[str]
+    ends_met: list[str]
+    undelivered: list[NamedEvent]
     workflows: list[StoredWorkflow]
     chain_heads: dict[str, Head]
     last_workflow: int
@@ -33,21 +54,28 @@ class Snapshot(Struct, frozen=True):
     last_id: int
     last_seq: int
     head: bytes
+    history: History
     restored: Restored | None = None
 
 
 def read(connection: sqlite3.Connection) -> Snapshot:
-    """Everything the engine keeps in memory."""
+    """Read everything that the engine keeps in memory."""
     last_seq, head = changes.last(connection)
     live = workflows.live(connection)
     return Snapshot(
         queues=queues.queues(connection),
         resources=queues.resources(connection),
         schedules=schedules.schedules(connection),
+        rates=rates.rates(connection),
+        buckets=rates.buckets(connection),
         runs=open_runs(connection),
         counts=connection.execute(jobs.COUNTS).fetchall(),
         needed=jobs.needed(connection),
         ended_needs=jobs.ended_needs(connection),
+        awaited=conditions.awaited(connection),
+        ends_awaited=conditions.ends_awaited(connection),
+        ends_met=conditions.ended(connection),
+        undelivered=conditions.undelivered(connection),
         workflows=live,
         chain_heads=checkpoints.heads(connection, [chain_of(one.workflow.id) for one in live]),
         last_workflow=connection.execute(workflows.LAST_ID).fetchone()[0],
@@ -55,6 +83,7 @@ def read(connection: sqlite3.Connection) -> Snapshot:
         last_id=connection.execute(jobs.LAST_ID).fetchone()[0],
         last_seq=last_seq,
         head=head,
+        history=history.read(connection),
         restored=restore.pending(connection),
     )
 

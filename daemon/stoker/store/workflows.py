@@ -17,6 +17,7 @@ from stoker.core.job.model import Reason, State
 from stoker.core.workflow.state import Workflow, WorkflowState
 from stoker.store import attempts
 from stoker.store.database import json_array
+from stoker.store.strict import strict
 
 FIELDS = Workflow.__struct_fields__  # each has a column of its name
 COLUMNS = ", ".join(FIELDS)
@@ -28,6 +29,7 @@ STEPS = """
 SELECT workflow_id, id, step, state, reason, failures, attempts, checkpoint_floor, exit_code, signal FROM jobs
 WHERE workflow_id IN (SELECT value FROM json_each(?)) ORDER BY id
 """
+ENDS = "SELECT id, owner_uid, finished_at IS NOT NULL FROM workflows WHERE id IN (SELECT value FROM json_each(?))"
 LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'workflows'), 0)"
 FAILED = """
 SELECT id, finished_at FROM (SELECT id, state, finished_at FROM workflows ORDER BY id DESC LIMIT ?)
@@ -65,6 +67,7 @@ insert_row = attrgetter(*FIELDS)  # the parameters of INSERT
 update_row = attrgetter("state", "intent", "target", "flow", "finished_at", "id")  # the parameters of UPDATE
 
 
+@strict("workflows")
 def from_row(row: Sequence[Any]) -> Workflow:
     return msgspec.convert(dict(zip(FIELDS, row, strict=True)), Workflow)
 
@@ -77,6 +80,11 @@ def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> list[StoredWor
     """The workflows among `ids` that exist."""
     rows = connection.execute(BY_IDS, (json_array(ids),))
     return _with_steps(connection, [from_row(row) for row in rows])
+
+
+def ends(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, tuple[int, bool]]:
+    """Of these workflows the owner, and whether it has ended."""
+    return {ident: (owner, bool(ended)) for ident, owner, ended in connection.execute(ENDS, (json_array(ids),))}
 
 
 def failed(connection: sqlite3.Connection, limit: int) -> list[tuple[int, int]]:
@@ -95,13 +103,17 @@ def page(
 def _with_steps(connection: sqlite3.Connection, workflows: list[Workflow]) -> list[StoredWorkflow]:
     steps: dict[int, list[StepStanding]] = {workflow.id: [] for workflow in workflows}
     rows = connection.execute(STEPS, (json_array(steps),)) if steps else ()
-    for workflow_id, job_id, step, state, reason, *rest in rows:
-        why = None if reason is None else Reason(reason)
-        steps[workflow_id].append(StepStanding(job_id, step, State(state), why, *rest))
+    for workflow_id, *row in rows:
+        steps[workflow_id].append(_standing(row))
     return [
         StoredWorkflow(workflow, tuple(steps[workflow.id]), _outputs(connection, workflow, steps[workflow.id]))
         for workflow in workflows
     ]
+
+
+@strict("jobs")
+def _standing(row: Sequence[Any]) -> StepStanding:
+    return msgspec.convert(dict(zip(StepStanding.__struct_fields__, row, strict=True)), StepStanding)
 
 
 def _outputs(connection: sqlite3.Connection, workflow: Workflow, steps: Iterable[StepStanding]) -> dict[int, str]:

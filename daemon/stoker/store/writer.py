@@ -11,30 +11,46 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from msgspec import Struct, field
 
 from stoker.core.errors import DiskFull, StorageFailed
 from stoker.core.job.model import Attempt, Change, Job, NeedOn, Queue, Resource
+from stoker.core.named_events import NamedEvent
+from stoker.core.rate import Rate
 from stoker.core.schedule.model import Schedule
 from stoker.core.shortage import OWN_SHORTAGES
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Workflow
-from stoker.store import attempts, changes, checkpoints, jobs, queues, recoveries, retention, schedules, workflows
+from stoker.store import (
+    attempts,
+    changes,
+    checkpoints,
+    conditions,
+    jobs,
+    queues,
+    rates,
+    recoveries,
+    retention,
+    schedules,
+    workflows,
+)
 from stoker.store.database import Database, copy_wal, transaction
 from stoker.store.directory import FULL
 from stoker.store.high_water import HighWater, Mark
-from stoker.store.journal import Journal
+from stoker.store.journal_feed import JournalFeed
 from stoker.store.reserve import Reserve, is_full
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 ROOM_AGAIN_S = 1.0
-# The WAL starts again from its beginning after so many pages: to overwrite costs half the sync time of growing.
-CHECKPOINT_PAGES = 2_000
+# The WAL starts again from its beginning after so many pages: to overwrite costs half the sync time of growing. A
+# commit that comes while they are copied waits: fewer copies hold up fewer commits. A start after a crash reads 16 MB
+# in a fraction of a second.
+CHECKPOINT_PAGES = 4_000
 PAGE_BYTES = 4_096
 COMMIT_PAGES = 6  # of tables, indexes and sqlite_sequence, for any transaction
 FORGOTTEN_PAGES = 10  # of entries that are deleted at once
@@ -61,8 +77,14 @@ class Batch(Struct):
     keys: list[NewKey] = field(default_factory=list)
     needs: dict[int, dict[int, NeedOn]] = field(default_factory=dict)  # job: all of its open needs, by needed job
     needs_met: set[tuple[int, int]] = field(default_factory=set)
+    new_events: dict[int, NamedEvent] = field(default_factory=dict)
+    events: dict[int, NamedEvent] = field(default_factory=dict)
+    seen: dict[tuple[int, int], str] = field(default_factory=dict)  # by job and number: see ConditionWaiter
+    given_events: list[tuple[int, int]] = field(default_factory=list)  # which job got which event
     queues: dict[str, Queue] = field(default_factory=dict)
     resources: dict[str, Resource] = field(default_factory=dict)
+    rates: dict[str, Rate | None] = field(default_factory=dict)  # by key; None: removed
+    buckets: dict[str, int | None] = field(default_factory=dict)  # full_at by name; None: full
     schedules: dict[str, Schedule] = field(default_factory=dict)
     removed_schedules: set[str] = field(default_factory=set)
     new_workflows: dict[int, Workflow] = field(default_factory=dict)
@@ -74,15 +96,28 @@ class Batch(Struct):
     changes: list[Change] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        rows = (self.changes, self.jobs, self.attempts, self.checkpoints, self.schedules, self.meta)
+        rows = (
+            self.changes,
+            self.jobs,
+            self.attempts,
+            self.checkpoints,
+            self.schedules,
+            self.events,
+            self.seen,
+            self.meta,
+        )
         return any((*rows, self.recovery is not None))
 
 
 class Stored(NamedTuple):
-    """The new head of the hash chain, an estimate of the pages of WAL that the transaction took, and ends of jobs."""
+    """The new head of the hash chain, an estimate of the pages of WAL that the transaction took, and ends of jobs.
+
+    `changes`: the rows that were added to the log of changes.
+    """
 
     head: bytes
     pages: int
+    changes: Sequence[tuple[Any, ...]]
     ends: Sequence[attempts.Needed] = ()
 
 
@@ -99,16 +134,16 @@ def store(
     batch: Batch,
     head: bytes,
     needed: Collection[int] = (),
-    journal: Journal | None = None,
+    feed: JournalFeed | None = None,
 ) -> Stored:
-    """Commit a batch, then read how these jobs ended: a hop of its own would cost more than the read."""
+    """Commit a batch, then read how the jobs `needed` ended: a second hop to the thread costs more than the read."""
     with transaction(connection):
         stored = _write(connection, batch, head)
-        if journal is not None:
-            journal.forget(connection)
+        if feed is not None:
+            feed.forget(connection)
     try:
         return stored._replace(ends=attempts.needed(connection, needed) if needed else ())
-    except sqlite3.Error:  # the batch is on disk; who needs the ends reads them again, one by one
+    except sqlite3.Error:  # the batch is on disk; the starts that need these ends read them again, one by one
         return stored
 
 
@@ -117,12 +152,17 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
     going = [attempt for attempt in batch.attempts.values() if attempt.open]
     _many(connection, queues.UPSERT_QUEUE, [queues.queue_row(queue) for queue in batch.queues.values()])
     _many(connection, queues.UPSERT_RESOURCE, [queues.resource_row(one) for one in batch.resources.values()])
+    _many(connection, rates.DELETE, [(key,) for key, rate in batch.rates.items() if rate is None])
+    _many(connection, rates.UPSERT, [rates.row(key, rate) for key, rate in batch.rates.items() if rate is not None])
+    _many(connection, rates.DELETE_BUCKET, [(name,) for name, full_at in batch.buckets.items() if full_at is None])
+    _many(connection, rates.UPSERT_BUCKET, [bucket for bucket in batch.buckets.items() if bucket[1] is not None])
     _many(connection, schedules.DELETE, [(name,) for name in batch.removed_schedules])
     _many(connection, schedules.UPSERT, [schedules.row(schedule) for schedule in batch.schedules.values()])
     _many(connection, jobs.INSERT, [jobs.insert_row(job) for job in batch.new_jobs.values()])
     _many(connection, jobs.DELETE_NEED, list(batch.needs_met), exact=True)
     _many(connection, jobs.DROP_NEEDS, [(job_id,) for job_id in batch.needs if job_id not in batch.new_jobs])
     _many(connection, jobs.INSERT_NEED, jobs.need_rows(batch.needs))
+    _write_conditions(connection, batch)
     _many(connection, jobs.INSERT_KEY, [(k.owner_uid, k.key, k.spec_hash, k.job_id, k.created_at) for k in batch.keys])
     _many(connection, attempts.SETTLE, [attempts.settle_row(attempt) for attempt in ended], exact=True)
     _many(connection, jobs.UPDATE, [jobs.update_row(job) for job in batch.jobs.values()], exact=True)
@@ -139,17 +179,34 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
         retention.purge(connection, batch.purge)
     rows, head = changes.insert_rows(batch.changes, head)
     _many(connection, changes.INSERT, rows)
-    return Stored(head, _pages(batch, rows))
+    return Stored(head, _pages(batch, rows), rows)
+
+
+def _write_conditions(connection: sqlite3.Connection, batch: Batch) -> None:
+    _many(connection, conditions.INSERT, conditions.new_rows(batch.new_jobs.values()))
+    _many(connection, conditions.SEE, [(seen, *waiter) for waiter, seen in batch.seen.items()])
+    _many(connection, conditions.CLOSE, conditions.close_rows(batch.jobs.values()))
+    _many(connection, conditions.INSERT_EVENT, [conditions.event_row(event) for event in batch.new_events.values()])
+    _many(connection, conditions.UPDATE_EVENT, [conditions.update_row(event) for event in batch.events.values()])
+    _many(connection, conditions.INSERT_GIVEN, batch.given_events)
+    _many(connection, conditions.REPLACE_KEPT, [conditions.replaced_row(event) for event in _newest_kept(batch)])
+
+
+def _newest_kept(batch: Batch) -> Iterable[NamedEvent]:
+    """The events that take the place of older ones, the newest of each name."""
+    kept = [event for event in batch.new_events.values() if event.keep_until and not event.one]
+    return {(event.owner_uid, event.name, event.keep_until): event for event in kept}.values()
 
 
 def _pages(batch: Batch, changed: list[tuple[Any, ...]]) -> int:
-    """Large texts are in the data of a checkpoint, or in a job and again in the payload of its change.
+    """An estimate of the pages of WAL of a batch. Large texts are in checkpoints, and in jobs and their changes.
 
-    Measured against the growth of the WAL, with jobs one by one and many at once, and with workflows.
+    It was compared with the growth of the WAL, for single jobs, many jobs at once, and workflows.
     """
     rows = len(batch.changes) + len(batch.new_workflows) + len(batch.workflows) + len(batch.checkpoints)
-    rows += len(batch.schedules)
-    data = sum(len(each.data) for each in batch.checkpoints) + 2 * sum(len(row[changes.PAYLOAD]) for row in changed)
+    rows += len(batch.schedules) + len(batch.buckets) + len(batch.new_events) + len(batch.events)
+    data = sum(len(each.data) for each in batch.checkpoints) + sum(len(each.data) for each in batch.new_events.values())
+    data += 2 * sum(len(row[changes.PAYLOAD]) for row in changed)
     purged = 0 if batch.purge is None else batch.purge.pages
     return COMMIT_PAGES + rows + min(rows, LONE_ROWS) + data // PAGE_BYTES + purged
 
@@ -171,13 +228,13 @@ class Writer:
     """One commit at a time. `full`: a commit found the disk full; `waiting`: a commit waits for space now."""
 
     def __init__(
-        self, database: Database, head: bytes, room: Reserve, high_water: HighWater, journal: Journal | None = None
+        self, database: Database, head: bytes, room: Reserve, high_water: HighWater, feed: JournalFeed | None = None
     ) -> None:
         self._database = database
         self._head = head
         self._room = room
         self._high_water = high_water
-        self._journal = journal
+        self._feed = feed
         self._in_doubt: StorageFailed | None = None
         self._since_checkpoint = 0
         self.full = False
@@ -233,29 +290,27 @@ class Writer:
 
     def _cover_and_store(self, connection: sqlite3.Connection, batch: Batch, needed: Collection[int]) -> Stored:
         self._high_water.cover(given_out(batch))
-        stored = store(connection, batch, self._head, needed, self._journal)
-        self._collect(connection, stored.pages * PAGE_BYTES)
+        stored = store(connection, batch, self._head, needed, self._feed)
+        self._collect(connection, stored)
         return stored
 
-    def _collect(self, connection: sqlite3.Connection, committed_bytes: int = 0) -> int:
+    def _collect(self, connection: sqlite3.Connection, stored: Stored | None = None) -> int:
         """Hand what was committed to the journal. If it cannot be read now, it still stands in the outbox."""
-        if self._journal is None:
+        if self._feed is None:
             return 0
-        try:
-            return self._journal.collect(connection, committed_bytes)
-        except (sqlite3.Error, MemoryError):
-            self._journal.behind = True
-            return 0
+        if stored is None:
+            return self._feed.collect(connection)
+        return self._feed.collect(connection, stored.pages * PAGE_BYTES, stored.changes)
 
     async def catch_up(self) -> None:
-        """Hand some more to a journal that is behind, and delete entries that it has."""
-        await self.sweep(self._forget_and_collect)
+        """Hand some more rows to a journal that is behind, and delete entries of the outbox that it has."""
+        await self.sweep(self._forget)
 
-    def _forget_and_collect(self, connection: sqlite3.Connection) -> retention.Swept:
-        if self._journal is not None:
+    def _forget(self, connection: sqlite3.Connection) -> retention.Swept:
+        if self._feed is not None:
             with transaction(connection):
-                self._journal.forget(connection)
-        return retention.Swept(self._collect(connection), FORGOTTEN_PAGES)
+                self._feed.forget(connection)
+        return retention.Swept(0, FORGOTTEN_PAGES)
 
     async def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs) -> T:
         """Read committed rows in the writer's thread, between two commits."""
@@ -281,20 +336,25 @@ class Writer:
 
     async def sweep(
         self, function: Callable[Concatenate[sqlite3.Connection, P], retention.Swept], *args: P.args, **kw: P.kwargs
-    ) -> int:
-        """As `maintain`, for a piece of which many follow: the WAL is copied into the database now and then."""
+    ) -> bool:
+        """As `maintain`, for one of many pieces: the WAL is copied into the database after some of them.
+
+        The journal gets the rows at once: otherwise the next commit would read them, and its answers would wait.
+        Returns whether another piece may find something.
+        """
         pages = 0
 
         def piece(connection: sqlite3.Connection) -> int:
             nonlocal pages
             swept = function(connection, *args, **kw)
             pages = swept.pages
-            return swept.removed
+            self._collect(connection)
+            return 0 if swept.is_last else swept.removed
 
-        count = await self.maintain(piece)
+        more = await self.maintain(piece)
         self._since_checkpoint += pages
         await self.checkpoint_if_due()
-        return count
+        return more > 0
 
     async def checkpoint(self) -> None:
         """Copy the WAL into the database. Raises StorageFailed; on a full disk the WAL stays as it is."""

@@ -1,8 +1,9 @@
-"""Whether the row of each job is what its changes say, and whether its spec matches its checksum.
+"""Jobs recomputed from their changes, for the doctor: each row must be equal to the result.
 
-The payloads of a job's changes, applied in order, give its row (engine/change_log.py writes them). Where retention has
-removed the oldest changes, the values that the others tell are compared. Jobs are read in portions, each in one
-snapshot with its changes. Invariant: it only reads; what is wrong is a sentence that names the job.
+The payloads of a job's changes, applied in order, give its row (engine/change_log.py writes them). If retention has
+removed the oldest changes, only the values in later ones are compared. The checksum of its spec is compared as well.
+Jobs are read in portions, each in one snapshot with its changes. Invariant: it only reads; each finding is a sentence
+that names the job.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class ChangedValues(TypedDict, total=False):
     attempts: Any
     failures: Any
     orphanings: Any
+    conditions_open: Any
     wake_at: Any
     expires_at: Any
     started_at: Any
@@ -56,15 +58,16 @@ class FirstValues(ChangedValues, total=False):
     created_at: Any
     workflow_id: Any
     step: Any
+    debounce_by: Any
 
 
 class Payload(ChangedValues, total=False):
-    """What is compared of a payload. Most of one is the rest: the spec, the identity of a process, its outcome."""
+    """The compared values of a payload. Most of it is not compared: the spec, a process identity, an outcome."""
 
     job: FirstValues
 
 
-COUNTED = ("attempts", "failures", "orphanings", "checkpoint_floor")
+COUNTED = ("attempts", "failures", "orphanings", "conditions_open", "checkpoint_floor")
 BEFORE_SUBMIT = {name: 0 if name in COUNTED else None for name in ChangedValues.__annotations__}
 
 Rows = Sequence[tuple[Any, ...]]
@@ -121,7 +124,7 @@ def _examine(row: tuple[Any, ...], changes: Rows, running: bool, removed: int, i
 
 @lru_cache(maxsize=64)  # jobs often have the spec of one before them; a spec may have a megabyte
 def _hash_of(spec: tuple[Any, ...]) -> bytes:
-    return jobs.spec_hash(jobs.spec_of(spec))
+    return jobs.spec_hash(jobs.strict_spec_of(spec))
 
 
 def _differences(row: tuple[Any, ...], changes: Rows, running: bool, removed: int) -> Iterator[str]:  # noqa: FBT001
@@ -138,7 +141,7 @@ def _differences(row: tuple[Any, ...], changes: Rows, running: bool, removed: in
         values.pop("started_at", None)  # no change is written when the worker begins
     for name, expected in values.items():
         if row[_column[name]] != expected:
-            yield f": {name} is {_shown(row[_column[name]])}, its changes say {_shown(expected)}"
+            yield f": {name} is {shown(row[_column[name]])}, its changes say {shown(expected)}"
 
 
 def _folded(changes: Rows) -> dict[str, Any]:
@@ -152,6 +155,6 @@ def _folded(changes: Rows) -> dict[str, Any]:
     return values
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     text = str(value)
     return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 1] + "…"

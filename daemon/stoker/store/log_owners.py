@@ -1,6 +1,6 @@
-"""The rows that files are compared with: which job a directory of logs belongs to, which attempts have a log.
+"""The owners of log files, for the doctor: which jobs log directories belong to, and which attempts have a log.
 
-Each call is one statement: what has changed since an earlier one is asked for again, by the caller.
+Each call is one statement, so rows may change between two calls; the caller asks again.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Logged(NamedTuple):
 
 
 def without_job(connection: sqlite3.Connection, ids: Iterable[int]) -> list[int]:
-    """Those of these ids that no job has, nor one that was purged and whose logs are still to be removed."""
+    """The ids among these that belong to no job, nor to a purged job whose logs are still to be removed."""
     return [row[0] for row in connection.execute(WITHOUT_JOB, (json_array(ids),))]
 
 
 def not_started(connection: sqlite3.Connection) -> Iterator[tuple[int, int]]:
-    """The jobs that may start, and how many attempts each has had."""
+    """The jobs that may start, and the number of attempts of each."""
     return connection.execute(NOT_STARTED)
 
 
@@ -47,5 +47,5 @@ def attempts_of(connection: sqlite3.Connection, job_id: int) -> int | None:
 
 
 def with_log(connection: sqlite3.Connection, after: str) -> list[Logged]:
-    """Some attempts behind a run id that printed something."""
+    """Some attempts that printed something, after a run id."""
     return [Logged(*row) for row in connection.execute(WITH_LOG, (after,))]

@@ -1,6 +1,6 @@
-"""Whether a database is whole: SQLite's own check, and the laws that hold in every database of ours.
+"""The integrity of a database: SQLite's own check, and the laws that hold in every database of Stoker.
 
-Works for each schema since the first. Invariants: it only reads; what it finds is a sentence that names the rows.
+Works for every schema since the first. Invariants: it only reads; each finding is a sentence that names the rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 INTEGRITY = "PRAGMA integrity_check({})"
 HEADING = "*** in database main ***"  # of its report, which has several lines
 OF_INDEX = re.compile(r"(row \d+ missing from|wrong # of entries in|non-unique entry in) index \w+")
-MOST = 20  # pieces of damage that are looked for
+MOST = 20  # findings of SQLite's check
 FOREIGN_KEYS = "PRAGMA foreign_key_check"
 
 
@@ -54,13 +54,13 @@ WHERE ended_at IS NULL AND coalesce(state, 'missing') NOT IN ('running', 'held')
 
 
 def find_damage(connection: sqlite3.Connection) -> str | None:
-    """What is wrong with a database, in a sentence; None if nothing was found. Raises sqlite3.Error."""
+    """The first fault of a database, in a sentence; None if it has none. Raises sqlite3.Error."""
     checks = (damaged_pages(connection, 1), lost_references(connection), _broken_laws(connection))
     return next((sentence for check in checks for sentence in check), None)
 
 
 def damaged_pages(connection: sqlite3.Connection, most: int = MOST) -> Iterator[str]:
-    """What SQLite finds wrong with pages, indexes and values. Raises sqlite3.Error."""
+    """The faults that SQLite finds in pages, indexes and values. Raises sqlite3.Error."""
     for (text,) in connection.execute(INTEGRITY.format(most)):
         if text != "ok":
             yield " ".join(str(text).replace(HEADING, "").split())

@@ -1,0 +1,141 @@
+"""The journal's part in the writer's thread: after a commit, read what changed and hand it to the journal.
+
+Owns how far the outbox and the log of changes were read, and how many entries were deleted. Only the writer's thread
+calls `collect` and `forget`. What cannot be read or handed over now stands in the outbox, and is read later.
+Invariant: no entry is deleted before its row is durable in a file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from stoker.core.clock import wall_ms
+from stoker.core.errors import CorruptRecord
+from stoker.store import outbox
+from stoker.store.database import snapshot
+from stoker.store.journal import Handed, Journal
+from stoker.store.journal_files import Line
+
+PORTION = 512  # entries, and changes, in one line
+PORTIONS = 4  # in one call between two commits
+MOST_AHEAD = 4 * PORTION  # entries that are read and not yet durable
+LINE_BYTES = 1024 * 1024  # of rows, unless one row has more
+MOST_AHEAD_BYTES = 16 * LINE_BYTES  # of rows that are read and not yet written
+FORGET_AFTER = 256  # entries: to delete a few at each commit would cost more
+MOST_FORGOTTEN = 1_024  # entries in one commit, whose answers wait for it
+
+Rows = Sequence[tuple[Any, ...]]
+SEQ = 0  # its place in a row of the log of changes
+CHANGES = "SELECT {columns} FROM changes AS t WHERE seq > ? ORDER BY seq LIMIT ?"
+
+
+class JournalFeed:
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self._start = journal.start
+        self._read = self._start.position
+        self._read_bytes = 0
+        self._forgotten = 0
+        self._unfinished = False  # more lines of the same commits follow the last one
+        self._behind = False
+        self.unread: Exception | None = None  # why committed rows could not be read the last time
+        self._tables: dict[str, outbox.Table] = {}
+        self._log: outbox.Table | None = None
+
+    @property
+    def behind(self) -> bool:
+        """Whether committed rows are still to be read."""
+        return self._behind or not self.journal.writing or self._start is not self.journal.start
+
+    @property
+    def lags(self) -> bool:
+        """Whether rows are to be read, or many entries to be deleted."""
+        return self.behind or self.journal.durable.last - self._forgotten > MOST_FORGOTTEN
+
+    @property
+    def waiting_bytes(self) -> int:
+        """About how many bytes of rows were read and are not written yet."""
+        return self._read_bytes - self.journal.written_bytes
+
+    @property
+    def _is_far_ahead(self) -> bool:
+        """Whether so much waits for the disk that no more is to be read."""
+        return self._read.last - self.journal.durable.last > MOST_AHEAD or self.waiting_bytes > MOST_AHEAD_BYTES
+
+    def forget(self, connection: sqlite3.Connection) -> None:
+        """Delete some entries that are durable in the files; inside a transaction."""
+        self._follow_start()
+        durable = min(self.journal.durable.last, self._forgotten + MOST_FORGOTTEN)
+        if durable - self._forgotten >= FORGET_AFTER:
+            outbox.forget(connection, durable)
+            self._forgotten = durable
+
+    def collect(self, connection: sqlite3.Connection, committed_bytes: int = 0, changes: Rows = ()) -> int:
+        """Read what was committed, between two commits, and hand it over; returns the number of lines.
+
+        `committed_bytes`: about the size of the last commit. `changes`: the rows that it added to the log of changes,
+        which are then not read again. Rows are measured only if they may be many or large. While the files are behind a
+        call reads one portion, as the next commit waits for it. Rows that cannot be read now (`unread`) are still in
+        the outbox.
+        """
+        self._follow_start()
+        measured = self._behind or committed_bytes > LINE_BYTES
+        portions, handed, more = 1 if self._behind else PORTIONS, 0, True
+        try:
+            while more and handed < portions and self.journal.writing and not self._is_far_ahead:
+                portion = self._next(connection, LINE_BYTES if measured else None, changes)
+                more = portion is not None and portion[0].more
+                if portion is not None:
+                    self._hand_over(portion[0], portion[1] or committed_bytes)
+                    handed += 1
+            self.unread = None
+        except (sqlite3.Error, MemoryError, CorruptRecord) as error:
+            self.unread = error.with_traceback(None)  # whose frames keep cursors, and so a snapshot, open
+        self._behind = more
+        return handed
+
+    def _follow_start(self) -> None:
+        """Read on from where the files go on, if they were resumed or begun anew."""
+        if self._start is not self.journal.start:
+            self._start = self.journal.start
+            self._read, self._forgotten = self._start.position, self._start.first_entry - 1
+            self._unfinished, self._behind = False, True
+
+    def _hand_over(self, line: Line, size: int) -> None:
+        self._read, self._unfinished = line.position, line.more
+        self._read_bytes += size
+        self.journal.put(Handed(self._start, line, size))
+
+    def _next(self, connection: sqlite3.Connection, most_bytes: int | None, changes: Rows) -> tuple[Line, int] | None:
+        """The next line, and how many bytes its rows have; 0 if they were not measured."""
+        log = self._read_tables(connection)
+        with snapshot(connection):
+            images = outbox.images(connection, self._tables, self._read.last, PORTION, most_bytes)
+            if changes and changes[0][SEQ] == self._read.seq + 1 and most_bytes is None:
+                rows, size = list(changes), 0  # no other rows are unread
+            else:
+                select = CHANGES.format(columns=", ".join(log.columns))
+                rows, size = outbox.rows_within(connection.execute(select, (self._read.seq, PORTION)), most_bytes)
+        more = images.more or len(rows) == PORTION or (most_bytes is not None and size >= most_bytes)
+        if rows:
+            images.put[outbox.LOG] = [log.row(row) for row in rows]
+        elif images.last == self._read.last and not self._unfinished:
+            return None
+        line = Line(
+            last=images.last,
+            seq=rows[-1][SEQ] if rows else self._read.seq,
+            at=wall_ms(),
+            more=more,
+            put=images.put,
+            gone=images.gone,
+        )
+        return line, images.size + size
+
+    def _read_tables(self, connection: sqlite3.Connection) -> outbox.Table:
+        """The table of changes; all others are in `_tables`."""
+        if self._log is None:
+            self._tables = {table.name: table for table in outbox.tables(connection)}
+            self._log = outbox.table(connection, outbox.LOG)
+        return self._log
