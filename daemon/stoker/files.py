@@ -1,4 +1,5 @@
-"""Opens and removes files in directories that workers can write, makes names durable, and measures the free space.
+"""Opens and removes files in directories that workers can write, makes names durable, measures the free space; names
+the owner of a file.
 
 A worker runs as the daemon's user. It can replace its log, its output, its checkpoint or a launcher's files by a FIFO,
 a device, a link or a directory; opening one of these can block for ever or lead to another file.
@@ -11,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import pwd
 import stat
 import time
 from pathlib import Path
@@ -169,3 +171,10 @@ def take_lock(descriptor: int) -> None:
             return
         time.sleep(LOCK_S / LOCK_TRIES)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

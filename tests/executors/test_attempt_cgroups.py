@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
 
+from stoker.core.clock import wall_ms
 from stoker.core.job.limits import Limits
 from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
@@ -23,12 +25,13 @@ from stoker.process.cgroup import Cgroups
 from stoker.process.work_files import WorkFiles
 from tests.support import jobs
 from tests.support.daemon import DaemonProcess
-from tests.support.facts import until, until_async
+from tests.support.facts import scales, until
 from tests.support.instance import ended
 from tests.support.strace import Attached, injected, why_not
 from tests.support.work import end_of, job_view, shell, submit, submit_running
 
 if TYPE_CHECKING:
+    import stoker
     from tests.support.work import Gate
 
 RUN = "7.1.00000000000000aa"
@@ -183,9 +186,11 @@ async def test_remove_when_something_still_lives_in_it_then_that_is_ended_first(
     child = os.posix_spawn("/bin/sleep", ["sleep", "600"], {})
     (leaf.path / "cgroup.procs").write_text(str(child))
 
-    leaves.remove([RUN])
+    left = leaves.remove([RUN])
+    await leaves.remove_in_time(RUN)
 
-    await until_async(lambda: leaves_of(cgroup_root) == [])
+    assert left == [RUN]
+    assert leaves_of(cgroup_root) == []
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
@@ -272,13 +277,34 @@ def press(daemon: DaemonProcess, cgroup_root: Path, memory: str) -> None:
         client.call("system.reload")
 
 
+def started(client: stoker.Client, job: int) -> bool:
+    return job_view(client, job)["started_at"] is not None
+
+
+def frozen_or_ended(client: stoker.Client, job: int) -> Any:
+    view = job_view(client, job)
+    return view if view["frozen"] or view["reason"] else None
+
+
+def frozen_in_time(daemon: DaemonProcess, client: stoker.Client, cgroup_root: Path, gate: Gate) -> tuple[int, int]:
+    """A job that was frozen in the first half of its limit, and this limit: longer and longer on a busy machine."""
+    for limit_ms in scales(2_000):
+        press(daemon, cgroup_root, CALM)
+        low = submit(client, gate.spec(), queue="bulk", timeout_ms=limit_ms)
+        until(partial(started, client, low), why="its start")
+        press(daemon, cgroup_root, BUSY)
+        seen = until(partial(frozen_or_ended, client, low), why="the freeze")
+        if seen["frozen"] and wall_ms() - seen["started_at"] < limit_ms / 2:
+            return low, limit_ms
+        client.cancel(low)
+    raise AssertionError("scales raises")
+
+
 def test_limit_when_the_worker_is_frozen_then_that_time_does_not_count(cgroup_root: Path, gate: Gate) -> None:
     """Another job with the same limit starts after the freeze and passes it, so the frozen one was due."""
     with DaemonProcess(settings(cgroup_root, CALM)) as daemon, daemon.client() as client:
-        low = submit_running(client, gate.spec(), queue="bulk", timeout_ms=2_000)
-        press(daemon, cgroup_root, BUSY)
-        until(lambda: job_view(client, low)["frozen"], why="the freeze")
-        other = submit(client, shell("exec sleep 600"), timeout_ms=2_000)
+        low, limit_ms = frozen_in_time(daemon, client, cgroup_root, gate)
+        other = submit(client, shell("exec sleep 600"), timeout_ms=limit_ms)
 
         assert end_of(client, other) == ("failed", "timeout")
 
@@ -310,9 +336,7 @@ def test_worker_when_it_cannot_be_thawed_at_first_then_it_is_later(cgroup_root: 
 
 def test_limit_when_the_worker_was_frozen_before_then_it_is_stopped_at_its_limit(cgroup_root: Path, gate: Gate) -> None:
     with DaemonProcess(settings(cgroup_root, CALM)) as daemon, daemon.client() as client:
-        low = submit_running(client, gate.spec(), queue="bulk", timeout_ms=1_500)
-        press(daemon, cgroup_root, BUSY)
-        until(lambda: job_view(client, low)["frozen"], why="the freeze")
+        low, _ = frozen_in_time(daemon, client, cgroup_root, gate)
         press(daemon, cgroup_root, CALM)
 
         assert end_of(client, low) == ("failed", "timeout")

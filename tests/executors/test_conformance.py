@@ -73,7 +73,7 @@ class Bench:
         return (await until_async(lambda: self.about(run_id, kind), why=f"{kind.__name__} of {run_id}"))[0]
 
     async def settled(self) -> None:
-        """Run another job to its end: after that no earlier report can be on its way."""
+        """Run another job to its end: all earlier reports have arrived then."""
         await self.report(self.begin("ok"), Ended)
 
 
@@ -276,7 +276,7 @@ async def test_acknowledge_when_repeated_then_it_is_harmless(bench: Bench) -> No
     assert len(bench.about(run, Ended)) == 1
 
 
-async def test_launcher_when_asked_then_attempts_have_somebody_to_name(bench: Bench) -> None:
+async def test_launcher_when_asked_then_attempts_can_name_one(bench: Bench) -> None:
     assert bench.executor.launcher
 
 

@@ -1,4 +1,4 @@
-"""Launchers that live but cannot be reached: whatever the socket does, only a free lock means death."""
+"""Launchers that live but cannot be reached: only a free lock proves one dead, whatever its socket does."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_reconnect_when_the_backlog_is_full_then_the_launcher_is_silent_an
     pool.close()
 
 
-async def test_reconnect_when_the_launcher_obeys_a_newer_daemon_then_it_lives_all_the_same(host: LauncherHost) -> None:
+async def test_reconnect_when_the_launcher_obeys_a_newer_daemon_then_it_lives_anyway(host: LauncherHost) -> None:
     first = await host.start(epoch=5)
     pool = generations(host, epoch=4)
 

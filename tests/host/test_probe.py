@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from stoker.files import free_bytes
+from stoker.host import probe as probe_module
 from stoker.host.probe import SHORTEST_S, Probe
 
 BOTH = "some avg10=12.50 avg60=0.00 avg300=0.00 total=1\nfull avg10=3.25 avg60=9.00 avg300=0.00 total=1\n"
@@ -34,11 +35,12 @@ def test_sample_when_this_process_burns_a_cpu_then_it_shows() -> None:
     assert 100 / (2 * (os.cpu_count() or 1)) < cpu <= 100
 
 
-def test_sample_when_taken_again_too_soon_then_cpu_is_as_it_was() -> None:
+def test_sample_when_taken_again_too_soon_then_cpu_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     probe = Probe()
     busy_until(time.monotonic() + 2 * SHORTEST_S)
     first = probe.sample().cpu
     assert first is not None
+    monkeypatch.setattr(probe_module, "SHORTEST_S", 3_600)  # a busy machine may need longer for two samples
     assert probe.sample().cpu == first
 
 

@@ -1,4 +1,4 @@
-"""The frozen messages of the protocol: hello, list, launch, ack, and who may send them."""
+"""The frozen messages of the protocol: hello, list, launch, ack, and the daemons that may send them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from stoker.core.job.model import OutcomeKind
 from stoker.process.identity import boot_id, pid_namespace
 from stoker.process.messages import Exited, HelloRefusal, RunState, Started
 from stoker.process.outcomes import outcome_of
+from tests.support import strace
 from tests.support.facts import until, until_async
+from tests.support.strace import Attached
 
 if TYPE_CHECKING:
+    from stoker.process.messages import LaunchOrder
     from tests.support.instance import LauncherHost
 
+BEHIND_A_WAIT_US = 1_000_000
 
-async def test_hello_when_a_daemon_comes_then_the_launcher_says_who_and_where_it_is(host: LauncherHost) -> None:
+
+async def test_hello_when_a_daemon_comes_then_the_launcher_introduces_itself(host: LauncherHost) -> None:
     client = await host.start(epoch=7)
 
     facts = client.facts
@@ -106,6 +111,16 @@ async def test_launch_when_its_epoch_is_older_than_the_hello_then_it_is_refused(
     assert refused.why is HelloRefusal.EPOCH
 
 
+async def found_declined(host: LauncherHost, launcher: str, order: LaunchOrder) -> None:
+    """The next daemon finds that the launcher has never started this order."""
+    again = await host.reconnect(launcher, epoch=3)
+    runs = {run.run_id: run for run in await again.list_runs([order.run_id])}
+    exited = runs[order.run_id].exit
+    assert exited is not None
+    assert (runs[order.run_id].state, outcome_of(exited).kind) == (RunState.ENDED, OutcomeKind.NEVER_STARTED)
+    assert not Path(order.log).exists()
+
+
 async def test_launch_when_its_daemon_went_while_it_was_unread_then_it_starts_nothing(host: LauncherHost) -> None:
     client = await host.start(epoch=1)
     await host.running(client, host.staying())  # else the launcher leaves with the last daemon
@@ -118,12 +133,26 @@ async def test_launch_when_its_daemon_went_while_it_was_unread_then_it_starts_no
     wire.close()
     os.kill(client.facts.pid, signal.SIGCONT)
 
-    again = await host.reconnect(client.launcher, epoch=3)
-    runs = {run.run_id: run for run in await again.list_runs([order.run_id])}
-    exited = runs[order.run_id].exit
-    assert exited is not None
-    assert (runs[order.run_id].state, outcome_of(exited).kind) == (RunState.ENDED, OutcomeKind.NEVER_STARTED)
-    assert not Path(order.log).exists()
+    await found_declined(host, client.launcher, order)
+
+
+@pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.why_not()))
+async def test_launch_when_its_daemon_goes_behind_a_wait_then_it_starts_nothing(host: LauncherHost) -> None:
+    client = await host.start(epoch=1)
+    await host.running(client, host.staying())  # else the launcher leaves with the last daemon
+    order = host.staying()
+    wire = host.wire(client.launcher)
+    wire.hello(host.instance, epoch=2)
+    pause = f"inject=epoll_wait:delay_exit={BEHIND_A_WAIT_US}:when=1"
+    attached = Attached(client.facts.pid, host.home / "trace", "trace=epoll_wait", pause)
+
+    wire.say({"op": "list", "tag": 1, "run_ids": []})  # of this the wait tells, and the launcher stands still behind it
+    until(lambda: strace.is_held(client.facts.pid), why="the end of the wait")
+    wire.say({**msgspec.to_builtins(order), "epoch": 2})
+    wire.close()
+
+    attached.detach()
+    await found_declined(host, client.launcher, order)
 
 
 @pytest.mark.parametrize("began", [True, False])
@@ -152,7 +181,7 @@ async def test_list_when_a_run_is_unknown_then_it_is_never_started(host: Launche
     assert not Path(order.log).exists()
 
 
-async def test_list_when_runs_are_in_every_state_then_each_is_told_with_its_facts(host: LauncherHost) -> None:
+async def test_list_when_runs_are_in_every_state_then_each_is_listed_with_its_facts(host: LauncherHost) -> None:
     client = await host.start()
     staying, over, closing = host.staying(), host.order("/bin/false"), host.shell("sh -c 'read _ < $0' $0 & exit 3")
     started = await host.running(client, staying)
@@ -294,7 +323,7 @@ async def test_socket_when_a_stranger_connects_then_it_is_turned_away(host: Laun
     assert Path(order.log).read_text() == "closed\n"
 
 
-async def test_hello_when_many_connections_say_nothing_then_it_is_answered_all_the_same(host: LauncherHost) -> None:
+async def test_hello_when_many_connections_say_nothing_then_it_is_answered_anyway(host: LauncherHost) -> None:
     client = await host.start(epoch=1)
     order = host.staying()
     await host.running(client, order)

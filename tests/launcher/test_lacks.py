@@ -1,4 +1,4 @@
-"""The launcher while the host lacks descriptors or memory: it takes no lack for a fact, and goes on when it is over.
+"""The launcher while the host lacks descriptors or memory: it concludes nothing from that, and goes on later.
 
 Each lack is injected by strace or is a real limit on the launcher; the limits of the tests' own process stay.
 """
@@ -44,7 +44,7 @@ def start_or_exit(host: LauncherHost, order: LaunchOrder) -> Started | Exited | 
 
 
 def limit_open_files(client: LauncherClient, soft: int, hard: int) -> None:
-    """Until it starts a worker: then it raises the soft limit to the hard one, which nobody can raise again."""
+    """Until it starts a worker: then it raises the soft limit to the hard one, which no process can raise again."""
     resource.prlimit(client.facts.pid, resource.RLIMIT_NOFILE, (soft, hard))
 
 
@@ -79,7 +79,7 @@ async def test_exit_when_the_owner_of_a_child_cannot_be_read_then_its_run_stays_
     assert await host.state(client, other) is RunState.RUNNING
 
 
-async def test_signal_when_the_children_cannot_be_read_then_it_is_answered_all_the_same(host: LauncherHost) -> None:
+async def test_signal_when_the_children_cannot_be_read_then_it_is_answered_anyway(host: LauncherHost) -> None:
     client = await host.start()
     order, trace = host.staying(), host.home / "trace"
     await host.running(client, order)
@@ -94,7 +94,7 @@ async def test_signal_when_the_children_cannot_be_read_then_it_is_answered_all_t
     assert (exited.signal, exited.stopped) == (signal.SIGTERM, True)
 
 
-async def test_death_when_its_signal_cannot_be_read_then_it_is_reported_all_the_same(host: LauncherHost) -> None:
+async def test_death_when_its_signal_cannot_be_read_then_it_is_reported_anyway(host: LauncherHost) -> None:
     client = await host.start()
     trace, signalfd = host.home / "trace", Path("anon_inode:[signalfd]")
     attached = Attached(client.facts.pid, trace, "trace=read", "inject=read:error=EIO:when=1", path=signalfd)
@@ -107,7 +107,7 @@ async def test_death_when_its_signal_cannot_be_read_then_it_is_reported_all_the_
     assert "the signal of a death cannot be read" in stderr_of(host, client)
 
 
-async def test_list_when_the_children_cannot_be_read_then_it_is_answered_all_the_same(host: LauncherHost) -> None:
+async def test_list_when_the_children_cannot_be_read_then_it_is_answered_anyway(host: LauncherHost) -> None:
     client = await host.start()
     order, trace = host.staying(), host.home / "trace"
     await host.running(client, order)
@@ -120,7 +120,7 @@ async def test_list_when_the_children_cannot_be_read_then_it_is_answered_all_the
     assert state is RunState.RUNNING
 
 
-async def test_signal_when_no_descriptor_is_left_for_a_child_then_that_is_said(host: LauncherHost) -> None:
+async def test_signal_when_no_descriptor_is_left_for_a_child_then_that_is_reported(host: LauncherHost) -> None:
     client = await host.start()
     order, trace = host.shell(f"{FAR} & read _ < $0"), host.home / "trace"
     await host.running(client, order, "far")

@@ -108,7 +108,7 @@ async def test_log_when_a_short_job_floods_it_then_it_is_bounded_at_the_exit(hos
     assert_offsets_are_valid(order, 8 * MIB)
 
 
-async def test_log_when_no_daemon_is_there_then_it_is_bounded_all_the_same(host: LauncherHost) -> None:
+async def test_log_when_no_daemon_is_there_then_it_is_bounded_anyway(host: LauncherHost) -> None:
     client = await host.start()
     order = flooding(host, 24 * MIB, stay=True)
     client.launch([order])

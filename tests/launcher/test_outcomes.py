@@ -42,7 +42,7 @@ def written(host: LauncherHost) -> dict[str, Exited]:
     return {exited.run_id: exited for _, outcomes in read_outcomes(host.state_dir) for exited in outcomes}
 
 
-async def test_outcome_when_no_daemon_is_there_then_it_is_written_and_told_to_the_next(host: LauncherHost) -> None:
+async def test_outcome_when_no_daemon_is_there_then_it_is_written_and_the_next_gets_it(host: LauncherHost) -> None:
     client = await host.start(epoch=1)
     staying, (order, fifo) = host.staying(), on_call(host, "a")
     await host.running(client, staying)
@@ -209,7 +209,7 @@ async def test_outcome_when_the_disk_fails_then_it_is_written_before_the_launche
     assert set(outcomes) == {host.first_report(Exited, order)}
 
 
-async def test_outcome_when_a_line_is_read_then_it_is_what_was_said_on_the_socket(host: LauncherHost) -> None:
+async def test_outcome_when_a_line_is_read_then_it_equals_the_message_on_the_socket(host: LauncherHost) -> None:
     client = await host.start()
     order = host.order("no-such-command")
     await host.run(client, order)

@@ -1,4 +1,4 @@
-"""The output of workers arrives in their log, however they open it, whoever reads it, and whatever the disk does."""
+"""The output of workers arrives in their log, with any way to open it, any reader, and any fault of the disk."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Self
 import pytest
 from msgspec.structs import replace
 
+from stoker.launcher import outputs
 from stoker.process.messages import Exited, OrphanLog, Setup, Started
-from tests.support import strace
+from tests.support import disks, strace
 from tests.support.facts import until, until_async
 from tests.support.instance import ended, log_of
 from tests.support.strace import Attached, calls_of
@@ -120,7 +122,7 @@ class ImpatientReader(threading.Thread):
 
 
 @ROOT_ONLY
-async def test_output_when_a_child_becomes_somebody_else_then_it_may_open_it_too(host: LauncherHost) -> None:
+async def test_output_when_a_child_becomes_another_user_then_it_may_open_it_too(host: LauncherHost) -> None:
     client = await host.start()
     order = host.shell("setpriv --reuid 65534 --clear-groups sh -c 'echo said > /dev/stderr'", working_dir="/")
 
@@ -183,6 +185,21 @@ async def test_output_when_two_launchers_are_asked_to_read_on_then_one_does(host
     host.never.write_text(numbers)
 
     await until_async(lambda: log_of(order) == "before\n" + numbers, why="every line, once")
+
+
+def test_pipe_when_a_worker_names_a_fifo_instead_then_it_is_not_opened(tmp_path: Path) -> None:
+    """Without a writer, opening it to read would wait for ever."""
+    fifo, ready = tmp_path / "fifo", tmp_path / "ready"
+    os.mkfifo(fifo)
+    hold = f"import os, sys; os.open({str(fifo)!r}, os.O_RDONLY | os.O_NONBLOCK); open({str(ready)!r}, 'w')"
+    environ = {**os.environ, outputs.RUN_VARIABLE: "7.1.ab", outputs.PIPE_VARIABLE: str(fifo)}
+    with subprocess.Popen([sys.executable, "-c", f"{hold}; sys.stdin.read()"], env=environ, stdin=-1) as worker:
+        until(ready.exists, why="the FIFO is open")
+
+        found = list(outputs._by_environment([str(worker.pid)], {"7.1.ab": {}}))
+        worker.communicate()
+
+    assert found == []
 
 
 async def test_output_when_its_reader_was_killed_too_then_the_third_launcher_reads_on(host: LauncherHost) -> None:
@@ -269,11 +286,8 @@ async def test_output_when_runs_need_more_descriptors_than_the_soft_limit_then_a
 @pytest.fixture
 def small_disk(host: LauncherHost) -> Iterator[Path]:
     """A file system of 1 MiB mounted on the directory of logs."""
-    logs = host.state_dir / "logs"
-    logs.mkdir(mode=0o700)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(logs)], check=True)
-    yield logs
-    subprocess.run(["umount", "--lazy", str(logs)], check=True)
+    with disks.small_disk(host.state_dir / "logs", "1m") as logs:
+        yield logs
 
 
 @ROOT_ONLY

@@ -29,7 +29,7 @@ def sockets(pid: int) -> int:
     return sum(entry.is_socket() for entry in Path(f"/proc/{pid}/fd").iterdir())
 
 
-async def test_peer_when_it_hangs_up_behind_its_hello_then_nobody_counts_as_connected(host: LauncherHost) -> None:
+async def test_peer_when_it_hangs_up_behind_its_hello_then_no_daemon_counts_as_connected(host: LauncherHost) -> None:
     client = await host.start(epoch=1)
     launcher = client.facts.pid
     busy, hasty = host.wire(client.launcher), host.wire(client.launcher)

@@ -65,7 +65,7 @@ async def test_limit_when_above_what_may_be_granted_then_it_is_lowered_to_that(h
     assert (await host.heard(Started, order)).bounds == Bounds(rlimit=Limits(open_files=500))
 
 
-async def test_limit_when_the_leaf_keeps_it_then_that_is_told_and_no_rlimit_is_set(host: LauncherHost) -> None:
+async def test_limit_when_the_leaf_keeps_it_then_that_is_shown_and_no_rlimit_is_set(host: LauncherHost) -> None:
     client = await host.start()
     order = host.shell("ulimit -v", **with_setup(leaf_limits=Limits(memory_bytes=64 << 20)))
 
@@ -75,7 +75,7 @@ async def test_limit_when_the_leaf_keeps_it_then_that_is_told_and_no_rlimit_is_s
     assert (await host.heard(Started, order)).bounds == Bounds(cgroup=Limits(memory_bytes=64 << 20))
 
 
-async def test_worker_when_no_limit_was_asked_for_then_no_bounds_are_told(host: LauncherHost) -> None:
+async def test_worker_when_no_limit_was_asked_for_then_no_bounds_are_reported(host: LauncherHost) -> None:
     client = await host.start()
     order = host.order("/bin/true", **with_setup(nice=1))
 
@@ -144,9 +144,7 @@ async def test_cgroup_when_it_does_not_exist_then_nothing_runs(host: LauncherHos
     assert "no-such-leaf" in exited.spawn_error.error
 
 
-async def test_kill_when_the_run_has_a_cgroup_then_all_in_it_end_and_nobody_else(
-    host: LauncherHost, leaf: Path
-) -> None:
+async def test_kill_when_the_run_has_a_cgroup_then_all_in_it_end_and_no_others(host: LauncherHost, leaf: Path) -> None:
     client = await host.start()
     other = await host.running(client, host.staying())
     hidden = "env -i setsid sh -c 'read _ < $0' $0 & echo up; wait"

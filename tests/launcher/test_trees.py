@@ -160,7 +160,7 @@ async def test_tree_when_it_daemonised_twice_then_it_is_left_until_it_is_signall
     assert client.leaked == 0
 
 
-async def test_exit_when_something_is_left_then_it_is_not_told_as_a_stop_afterwards(host: LauncherHost) -> None:
+async def test_exit_when_something_is_left_then_it_is_not_reported_as_a_stop_afterwards(host: LauncherHost) -> None:
     client = await host.start()
     order = host.shell(f"{FAR} & exit 0")
     await host.run(client, order)
@@ -267,7 +267,7 @@ async def test_tree_when_it_is_a_fork_bomb_then_one_sigkill_takes_all_of_it(host
     assert client.leaked == 0
 
 
-async def test_tree_when_it_forks_without_end_then_sigkill_said_again_outruns_it(host: LauncherHost) -> None:
+async def test_tree_when_it_forks_without_end_then_repeated_sigkill_outruns_it(host: LauncherHost) -> None:
     client = await host.start()
     spawning = (
         "import os\nprint('up', flush=True)\n"

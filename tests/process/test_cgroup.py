@@ -57,7 +57,7 @@ def test_root_when_set_to_any_directory_then_it_is_refused(tmp_path: Path) -> No
         find_root(str(tmp_path))
 
 
-def test_delegated_when_nobody_marked_it_then_it_is_not_ours(cgroup_root: Path) -> None:
+def test_delegated_when_the_mark_is_missing_then_it_is_not_ours(cgroup_root: Path) -> None:
     assert not is_delegated(cgroup_root)
 
 

@@ -80,7 +80,7 @@ async def test_client_when_it_owes_nothing_then_silence_is_no_fault(host: Launch
     assert host.reports == []
 
 
-async def test_client_when_it_stays_silent_then_it_is_told_once(host: LauncherHost) -> None:
+async def test_client_when_it_stays_silent_then_it_is_reported_once(host: LauncherHost) -> None:
     client = await started(host, 40)
 
     with frozen(client):
@@ -115,7 +115,7 @@ async def test_client_when_the_launcher_is_killed_then_it_is_lost_once_and_answe
     assert [type(report) for _, report in host.reports] == [LauncherLost]
 
 
-async def test_client_when_it_is_closed_then_no_loss_is_told_and_twice_is_as_good_as_once(host: LauncherHost) -> None:
+async def test_client_when_it_is_closed_twice_then_no_loss_is_reported(host: LauncherHost) -> None:
     client = await host.start()
 
     client.close()

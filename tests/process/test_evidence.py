@@ -60,7 +60,7 @@ def stat(parent: int = 1, session: int = 40, ticks: int = 7) -> ProcessStat:
         pytest.param({12: stat(session=40), 40: stat()}, id="its own parent is dead"),
     ],
 )
-def test_leader_when_numbers_wrapped_within_a_tick_then_the_main_process_is_told(
+def test_leader_when_pids_wrapped_within_a_tick_then_the_main_process_is_found(
     living: dict[int, ProcessStat],
 ) -> None:
     leader = evidence._leader(living)
@@ -69,5 +69,5 @@ def test_leader_when_numbers_wrapped_within_a_tick_then_the_main_process_is_told
     assert leader.pid == 40
 
 
-def test_leader_when_the_main_process_is_gone_then_nobody_leads() -> None:
+def test_leader_when_the_main_process_is_gone_then_there_is_no_leader() -> None:
     assert evidence._leader({41: stat(), 12: stat()}) is None

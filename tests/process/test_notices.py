@@ -41,7 +41,7 @@ def send(address: str, data: bytes, fds: tuple[int, ...] = ()) -> None:
         sock.sendmsg([data], rights, 0, f"\0{address[1:]}" if address[0] == "@" else address)
 
 
-def test_receive_when_something_was_said_then_it_comes_with_its_sender(heard: socket.socket, address: str) -> None:
+def test_receive_when_a_message_was_sent_then_it_comes_with_its_sender(heard: socket.socket, address: str) -> None:
     send(address, b"READY=1")
 
     assert receive(heard) == Datagram(b"READY=1", os.getpid(), OWN)

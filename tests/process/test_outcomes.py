@@ -34,13 +34,13 @@ def test_outcomes_when_nothing_was_written_then_there_are_none(tmp_path: Path) -
     assert read_outcomes(tmp_path) == []
 
 
-def test_outcomes_when_lines_are_whole_then_each_is_told_in_order(tmp_path: Path, log: Path) -> None:
+def test_outcomes_when_lines_are_whole_then_each_is_read_in_order(tmp_path: Path, log: Path) -> None:
     log.write_bytes(line(exited("1.1.aa")) + line(exited("2.1.bb", 3)))
 
     assert read_outcomes(tmp_path) == [(log, [exited("1.1.aa"), exited("2.1.bb", 3)])]
 
 
-def test_outcomes_when_a_run_was_written_twice_then_it_is_told_once(tmp_path: Path, log: Path) -> None:
+def test_outcomes_when_a_run_was_written_twice_then_it_is_reported_once(tmp_path: Path, log: Path) -> None:
     log.write_bytes(line(exited("1.1.aa")) * 2)
 
     assert read_outcomes(tmp_path) == [(log, [exited("1.1.aa")])]
@@ -66,7 +66,7 @@ def test_outcomes_when_a_whole_line_is_damaged_then_it_is_refused_by_name(
         read_outcomes(tmp_path)
 
 
-def test_outcomes_when_a_fifo_has_the_name_of_a_log_then_nobody_waits_for_it(tmp_path: Path, log: Path) -> None:
+def test_outcomes_when_a_fifo_has_the_name_of_a_log_then_no_one_waits_for_it(tmp_path: Path, log: Path) -> None:
     os.mkfifo(log)
 
     with pytest.raises(CorruptRecord, match="not a regular file"):

@@ -39,9 +39,9 @@ class AttemptCgroups:
         return cls(cgroups)
 
     def make(self, run_id: str, limits: Limits) -> Leaf | None:
-        """The cgroup for an attempt that is about to start. Raises OSError where the host lacks room for one now.
+        """Make the cgroup for an attempt that is about to start. Raises OSError if the host cannot make one now.
 
-        Any other error will not pass: the subtree is not ours to write after all, or takes no such limit.
+        After any other error there are no cgroups: the subtree is not writable, or does not accept the limit.
         """
         if self._cgroups is None:
             return None
@@ -74,11 +74,24 @@ class AttemptCgroups:
                 frozen_ids.append(run_id)
         return frozen_ids
 
-    def remove(self, run_ids: Iterable[str]) -> None:
-        if self._cgroups is not None:
-            for run_id in run_ids:
-                if not self._remove(self._cgroups.leaf(run_id).remove):
-                    self._remove_in_time(run_id, TRIES)
+    def remove(self, run_ids: Iterable[str]) -> list[str]:
+        """Remove the cgroups that are empty. Gives the attempts of the others, for `remove_in_time`."""
+        cgroups = self._cgroups
+        if cgroups is None:
+            return []
+        return [run_id for run_id in run_ids if not self._remove(cgroups.leaf(run_id).remove)]
+
+    async def remove_in_time(self, run_id: str) -> None:
+        """End what lives in a cgroup and remove it, unless it stays busy: then the next start tries again."""
+        assert self._cgroups is not None
+        leaf = self._cgroups.leaf(run_id)
+        for _ in range(TRIES):
+            with suppress(OSError):  # the next try may have what this one lacks
+                self._kill(run_id)
+            # In a thread, as its worker may have made thousands of cgroups in it.
+            if await asyncio.to_thread(self._remove, leaf.remove_tree):
+                return
+            await asyncio.sleep(RETRY_S)
 
     async def remove_leftovers(self, open_ids: Container[str]) -> None:
         """Remove the empty cgroups that earlier daemons left of attempts that are not open."""
@@ -86,20 +99,6 @@ class AttemptCgroups:
         if cgroups is not None:
             left = [cgroups.leaf(run_id) for run_id in cgroups.run_ids() if run_id not in open_ids]
             await asyncio.to_thread(lambda: [self._remove(leaf.remove_tree) for leaf in left])
-
-    def _remove_in_time(self, run_id: str, tries: int) -> None:
-        """In a thread, as its worker may have made thousands of cgroups in it."""
-        assert self._cgroups is not None
-        with suppress(OSError):  # the next try may have what this one lacks
-            self._kill(run_id)
-        loop = asyncio.get_running_loop()
-
-        def check(removal: asyncio.Future[bool]) -> None:
-            if not removal.cancelled() and not removal.result() and tries:
-                loop.call_later(RETRY_S, self._remove_in_time, run_id, tries - 1)
-
-        leaf = self._cgroups.leaf(run_id)
-        loop.run_in_executor(None, self._remove, leaf.remove_tree).add_done_callback(check)
 
     def _kill(self, run_id: str) -> bool:
         """Kill all processes in it. False before Linux 5.14, which has no cgroup.kill, and once it is removed."""

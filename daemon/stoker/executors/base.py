@@ -6,10 +6,10 @@ executor keeps an outcome until it is acknowledged; no call blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from stoker.core.job import events as ev
 from stoker.core.job.model import Attempt, Identity, Job
@@ -20,11 +20,13 @@ class Start(Struct, frozen=True):
     """An attempt to start now; its row is committed.
 
     `inputs`: the outputs of its needs, as JSON by step or job id; None if they are too large for an environment.
+    `events`: of a handler, the named events that its job got; a worker finds them in a file.
     """
 
     job: Job
     attempt: Attempt
     inputs: str | None = "{}"
+    events: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Report(Struct, frozen=True):

@@ -57,6 +57,8 @@ class WorkerContext(Struct, frozen=True, kw_only=True):
             "STOKER_CHECKPOINT": self.work_files.checkpoint(attempt.run_id),
             "STOKER_INPUTS_FILE": self.work_files.inputs(attempt.run_id, needs=bool(job.spec.needs)),
             **({} if start.inputs is None else {"STOKER_INPUTS": start.inputs}),
+            **({"STOKER_EVENT_FILE": self.work_files.events(attempt.run_id)} if job.spec.wait_for else {}),
+            **({"STOKER_HOOK_FILE": self.work_files.events(attempt.run_id)} if job.spec.hook else {}),
             "TRACEPARENT": self.telemetry.traceparent(job, attempt.run_id),
         }
 
@@ -90,12 +92,19 @@ class WorkerContext(Struct, frozen=True, kw_only=True):
 
 
 def job_variables(job: Job) -> dict[str, str]:
-    """The variables that name the job, its step and workflow, and its schedule, if it has them."""
+    """The variables that name the job, its step and workflow, and its schedule or hook, if it has them."""
     variables = {"STOKER_JOB_ID": str(job.id)}
     if job.workflow_id is not None and job.step is not None:
         variables |= {"STOKER_WORKFLOW_ID": str(job.workflow_id), "STOKER_STEP": job.step}
     if job.spec.schedule is not None and job.spec.scheduled_for is not None:
         variables |= {"STOKER_SCHEDULE": job.spec.schedule, "STOKER_SCHEDULED_FOR": instant(job.spec.scheduled_for)}
+    if job.spec.hook is not None:
+        told = job.spec.hook_data
+        variables |= {
+            "STOKER_HOOK": job.spec.hook,
+            "STOKER_HOOK_ON": told["on"],
+            "STOKER_HOOK_SUMMARY": told["summary"],
+        }
     return variables
 
 

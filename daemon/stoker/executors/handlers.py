@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from stoker.core.errors import ConfigInvalid
 
 
 class Call(Struct, frozen=True):
-    """The argument of a handler: the arguments of the job, and the run."""
+    """The argument of a handler: the arguments of the job, the run, and the named events that the job got.
+
+    `events`: by name, as in STOKER_EVENT_FILE: `id`, `emitted_at` (UTC milliseconds), `owner_uid` and `data`.
+    """
 
     job_id: int
     run_id: str
     args: tuple[str, ...]
+    events: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Transient(Exception):

@@ -36,7 +36,8 @@ class InProcessExecutor:
 
     def start(self, starts: Sequence[Start]) -> None:
         for start in starts:
-            call = Call(start.job.id, start.attempt.run_id, tuple(map(native, start.job.spec.args)))
+            args = tuple(map(native, start.job.spec.args))
+            call = Call(start.job.id, start.attempt.run_id, args, start.events)
             task = asyncio.get_running_loop().create_task(_outcome(native(start.job.spec.command), call))
             self._tasks[call.run_id] = task
             task.add_done_callback(partial(self._ended, call.run_id))
@@ -48,7 +49,7 @@ class InProcessExecutor:
         self._sink([Report(run_id, ev.Ended(outcome=outcome))])
 
     def stop(self, run_id: str, grace_ms: int) -> None:
-        """A task has no SIGKILL: one that goes on is cancelled again every second, and logged."""
+        """Cancel the task. There is no SIGKILL for tasks: one that goes on is cancelled and logged every second."""
         task = self._tasks.get(run_id)
         if task is not None:
             task.cancel()
@@ -71,7 +72,7 @@ class InProcessExecutor:
         """No outcome is kept here: handler and outcome both end with the daemon."""
 
     async def close(self) -> None:
-        """Cancel the handlers and wait for their end, but not for ever."""
+        """Cancel the handlers and wait for their end, for a limited time."""
         for _ in range(CLOSE_ROUNDS):
             tasks = set(self._tasks.values())
             for task in tasks:
@@ -82,14 +83,14 @@ class InProcessExecutor:
 
 async def _outcome(command: str, call: Call) -> Outcome:
     """Run the handler, and turn its result or any exception into an outcome."""
-    if command not in HANDLERS:  # it was there when the job was submitted, before the last start of the daemon
+    if command not in HANDLERS:  # it was removed from the settings since the job was submitted
         error = f"there is no in-process handler {command!r} any more; [daemon] handlers must name its module"
         return Outcome(kind=OutcomeKind.EXCEPTION, error=error, ended_at=wall_ms())
     try:
         await HANDLERS[command](call)
-    except asyncio.CancelledError:
-        raise
-    except BaseException as raised:  # noqa: BLE001 - the boundary of a handler: not even its sys.exit() escapes
+    except BaseException as raised:  # the boundary of a handler: not even its sys.exit() escapes
+        if isinstance(raised, asyncio.CancelledError) and _was_cancelled():
+            raise
         transient = isinstance(raised, Transient)
         if not transient:
             log(LogEvent.HANDLER_RAISED, job=call.job_id, run_id=call.run_id, command=command, error=raised)
@@ -97,6 +98,12 @@ async def _outcome(command: str, call: Call) -> Outcome:
         trace = storable("".join(traceback.format_exception(type(raised), raised, frames)))[-ERROR_LIMIT:]
         return Outcome(kind=OutcomeKind.EXCEPTION, transient=transient, error=trace, ended_at=wall_ms())
     return Outcome(kind=OutcomeKind.EXIT, exit_code=0, ended_at=wall_ms())
+
+
+def _was_cancelled() -> bool:
+    """Whether we cancelled the task: a handler may also meet the CancelledError of something that it awaits."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _cancelled() -> Outcome:

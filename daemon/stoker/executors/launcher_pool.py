@@ -89,7 +89,7 @@ class LauncherPool:
         """Return when every launcher has done what it was sent before, or has not answered for a while."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CATCH_UP_S):
-                while self._connecting:  # noqa: ASYNC110 - no event says that it takes us
+                while self._connecting:  # noqa: ASYNC110 - no event says that the launcher accepts a connection
                     await asyncio.sleep(CONNECT_AGAIN_S / 10)
                 answers = [client.list_runs() for client in self if not client.stuck]
                 await asyncio.gather(*answers, return_exceptions=True)
@@ -104,7 +104,7 @@ class LauncherPool:
     async def reconnect(self, launcher: str) -> LauncherClient:
         """Take over a launcher that lives, however long it is silent. Raises LauncherDead once it is proven dead."""
         try:
-            while (client := await self._connect(launcher)) is None:  # noqa: ASYNC110 - no event says that it takes us
+            while (client := await self._connect(launcher)) is None:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(CONNECT_AGAIN_S)
         finally:
             self._connecting.pop(launcher, None)
@@ -124,7 +124,7 @@ class LauncherPool:
                 raise LauncherDead(launcher) from error
             return None
         except BaseException:
-            client.close()  # else the launcher would keep its outcomes for a daemon that does not listen
+            client.close()  # otherwise the launcher would send its outcomes to a connection that is not read
             raise
         return client
 
@@ -186,7 +186,7 @@ class LauncherPool:
         return True
 
     def _admit(self, client: LauncherClient) -> None:
-        """Take its messages from here on. It may have been lost since it answered."""
+        """Receive its messages from now on. It may have been lost since it answered."""
         self._clients[client.launcher] = client
         if client.lost:
             self._receive(client.launcher, [LauncherLost(client.launcher)])

@@ -26,7 +26,7 @@ from stoker.executors.without_launcher import end_without_launcher, stop_orphan
 from stoker.process import messages
 from stoker.process.client import LauncherClient
 from stoker.process.outcomes import began_of, order_failed, order_too_large, outcome_of, refusal_of
-from stoker.process.tree import Ladder, Sweep, await_end
+from stoker.process.stopping import Ladder, Sweep, await_end
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
@@ -34,7 +34,7 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class LocalExecutor:
-    """Runs subprocesses through launchers. `on_launcher_lost` gets the id of a launcher that died: see recovery."""
+    """Runs subprocesses through launchers. `ready` wakes the loop."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class LocalExecutor:
         self._background = background.group()
         self._sink = sink
         self._ready = ready
-        self.on_launcher_lost: Callable[[str], None] | None = None
+        self._lost: list[str] = []  # launchers
         self.launchers = LauncherPool(context, self.receive, self._launcher_ready, self._background, stuck_ms=stuck_ms)
         self._orphan_logs = OrphanLogs(context.state_dir, self.launchers)
         self._runs: dict[str, LocalRun] = {}
@@ -75,7 +75,7 @@ class LocalExecutor:
         return sum(owner is client for owner in self._clients.values())
 
     def owns(self, run_id: str) -> bool:
-        """Whether its end will be reported, by a launcher or because we watch or stop it as an orphan."""
+        """Whether its end will be reported: by a launcher, or because it is watched or stopped as an orphan."""
         return run_id in self._clients or run_id in self._orphans or run_id in self._reassigned_alive
 
     def unstoppable(self, run_id: str) -> Sequence[int]:
@@ -84,7 +84,7 @@ class LocalExecutor:
         return () if run is None else run.unstoppable
 
     def living(self, run_id: str) -> Sequence[int]:
-        """Pids of its tree that we met while we stopped it, and that live."""
+        """Pids of its tree that were found during a stop and still live."""
         run = self._runs.get(run_id)
         return () if run is None else run.living()
 
@@ -103,12 +103,12 @@ class LocalExecutor:
                 self.launchers.retire(client)
 
     def own(self, run_id: str, client: LauncherClient, grace_ms: int) -> None:
-        """This launcher has the run."""
+        """Note that this launcher has the run."""
         self._clients[run_id] = client
         self._run(run_id).grace_ms = grace_ms
 
     def own_orphan(self, run_id: str, identity: Identity | None, spec: Spec, *, adopt: bool) -> None:
-        """A run of an earlier daemon has lost its launcher; an adopted one is watched until it ends."""
+        """Take over a run whose launcher is gone; with `adopt` it is watched until it ends."""
         self._orphans[run_id] = identity
         self._run(run_id).grace_ms = spec.grace_ms
         self._orphan_logs.add(run_id, spec.max_log_bytes)
@@ -118,7 +118,7 @@ class LocalExecutor:
             self._sink([Report(run_id, ev.Began(identity, identity.start_ticks * 1_000 // TICKS_PER_S))])
 
     async def _watch_orphan(self, run_id: str, identity: Identity | None) -> None:
-        """The attempt ends with its main process; processes that this left behind are stopped."""
+        """Wait for the end of the main process, then stop the processes that it left, and report the end."""
         if identity is not None:
             await await_end(identity, self._context.instance, run_id)
         if run_id in self._orphans:
@@ -271,7 +271,9 @@ class LocalExecutor:
         for client, acknowledged in by_client.items():
             client.acknowledge(acknowledged)
         self._retire_idle(client for client in by_client if client is not self.launchers.newest)
-        self._context.cgroups.remove(run_ids)
+        cgroups = self._context.cgroups
+        for run_id in cgroups.remove(run_ids):
+            self._background.retry(f"removal of the cgroup of {run_id}", partial(cgroups.remove_in_time, run_id))
 
     def acknowledge_unknown(self, run_ids: Sequence[str]) -> None:
         """Let all launchers forget these outcomes, which are of runs that this daemon never had."""
@@ -345,8 +347,13 @@ class LocalExecutor:
         for run_id in [run_id for run_id, owner in self._clients.items() if owner is client]:
             del self._clients[run_id]
             self._run(run_id).end_ladder()  # recovery finds out who has the run, and stops it again
-        if self.on_launcher_lost is not None:
-            self.on_launcher_lost(launcher)
+        self._lost.append(launcher)
+        self._ready()
+
+    def take_lost(self) -> list[str]:
+        """The launchers that were lost since the last call: the recovery finds out what became of their runs."""
+        lost, self._lost = self._lost, []
+        return lost
 
     async def close(self) -> None:
         """Disconnect from the launchers, which keep every outcome for the next daemon."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from stoker.core.job.model import Identity, RunId
 from stoker.process import messages
-from stoker.process.tree import Ladder, Sweep, SweepResult
+from stoker.process.stopping import Ladder, Sweep, SweepResult
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
@@ -49,7 +49,7 @@ class LocalRun:
         return [] if self._sweep is None else self._sweep.living()
 
     def stopped_past_launcher(self) -> bool:
-        """Whether a sweep has signalled it by now. A sweep that is still searching has no part in an end so far."""
+        """Whether a sweep has signalled it. A sweep that is still searching has not caused its end."""
         return bool(self.past_launcher) and self._sweep is not None and self._sweep.signalled
 
     def note_unstoppable(self, pids: Sequence[int]) -> None:

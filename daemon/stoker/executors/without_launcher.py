@@ -1,4 +1,4 @@
-"""Ending a run without its launcher, because that is dead or does not answer.
+"""Ending a run whose launcher is dead or does not answer.
 
 Owns the proof of an end. A run is `Ended` only if it began, its main process is gone and a fresh search of /proc finds
 nothing of it. Otherwise it is `Stuck` and its job is held: a silent launcher may still start a run that it never
@@ -14,7 +14,7 @@ from stoker.core.job import events as ev
 from stoker.core.job.model import Actor, Identity, Outcome, OutcomeKind
 from stoker.executors.environment import WorkerContext
 from stoker.process.identity import IdentityVerdict, left_in_session, verdict
-from stoker.process.tree import Sweep
+from stoker.process.stopping import Sweep
 
 EMPTY_CGROUP_S = 10.0  # for a cgroup whose last process has been killed
 
@@ -24,8 +24,8 @@ async def stop_orphan(
 ) -> ev.Stuck | None:
     """Stop the proven processes of a run whose launcher is gone; returns when all of them have ended.
 
-    It waits for a process in an uninterruptible sleep, or of a user that we may not signal. Gives Stuck if a process is
-    left in its session.
+    It waits for processes in uninterruptible sleep, and of users that we may not signal. Returns Stuck if a process
+    remains in its session.
     """
     result = await sweep.stop(grace_ms)
     while result.left:

@@ -27,7 +27,7 @@ class UnjoinedPool(ThreadPoolExecutor):
 def start_threads(count: int, name: str) -> ThreadPoolExecutor:
     """A pool with all its threads running. Raises RuntimeError if the kernel refuses a thread."""
     pool = UnjoinedPool(count, thread_name_prefix=name)
-    together = Barrier(count + 1)  # the executor starts a thread only while all others are busy
+    together = Barrier(count + 1)  # keeps all threads busy: otherwise the executor starts no further one
     for _ in range(count):
         pool.submit(together.wait)
     together.wait()

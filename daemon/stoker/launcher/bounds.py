@@ -72,4 +72,4 @@ def _is_beyond_nproc() -> bool:
 def _capabilities() -> int:
     status = kernel.read_file("/proc/self/status")
     line = next(line for line in status.split(b"\n") if line.startswith(b"CapAmb:"))
-    return int(line.split()[1], 16)  # those that an ordinary user keeps through an exec
+    return int(line.split()[1], 16)  # the capabilities that an ordinary user keeps through an exec

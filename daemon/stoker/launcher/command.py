@@ -54,12 +54,12 @@ class SpawnFailedError(Exception):
 
     @classmethod
     def of_host(cls, subject: str, error: OSError) -> SpawnFailedError:
-        """About something that the host provides for every job, so the job is not at fault."""
+        """The error for something that the host provides for every job, so the job is not at fault."""
         return cls(error.errno or errno.EIO, f"{subject}: {error.strerror}", transient=True)
 
     @classmethod
     def of_program(cls, name: str, path: str, error: OSError) -> SpawnFailedError:
-        """About a file that exists and could not be executed."""
+        """The error for a file that exists but could not be executed."""
         return cls(error.errno or errno.EIO, f"{name}: {_explain(path, error)}")
 
 
@@ -102,7 +102,7 @@ def _read_interpreter(path: str) -> str | None:
 
 
 def native(text: str | dict[str, str]) -> str:
-    """As the functions of os take it; bytes that are not UTF-8 come as `{"base64": …}`."""
+    """A text of the protocol in the form of os functions; bytes that are not UTF-8 come as `{"base64": …}`."""
     return text if isinstance(text, str) else a2b_base64(text["base64"]).decode("utf-8", "surrogateescape")
 
 

@@ -41,7 +41,7 @@ def read_environments(pids: Sequence[int]) -> Iterator[tuple[int, list[bytes]]]:
 
 
 def _read_in_child(pids: Sequence[int]) -> list[list[bytes]]:
-    """The variables of the first processes, up to one where the read hangs; empty for those that are gone or hidden."""
+    """The variables of the first processes, until a read hangs; empty for processes that are gone or hide them."""
     pipe, pipe_end = os.pipe2(os.O_CLOEXEC)
     try:
         try:
@@ -64,7 +64,7 @@ def _read_in_child(pids: Sequence[int]) -> list[list[bytes]]:
 
 
 def _receive(pipe: int) -> tuple[bytes, bool]:
-    """All that the child wrote, and whether it has ended; not so once it writes nothing for READ_S."""
+    """The output of the child, and whether it has ended: if it writes nothing for READ_S, it hangs."""
     data = b""
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
@@ -89,7 +89,7 @@ def _parse(data: bytes) -> Iterator[list[bytes]]:
 
 
 def _run_child(pids: Sequence[int], pipe: int) -> NoReturn:
-    """Must never return into the launcher's loop, whatever happens."""
+    """Read in the child and exit: it must never return into the launcher's loop."""
     try:
         os.closerange(0, pipe)  # a child that hangs must not keep the lock of a launcher that died
         os.closerange(pipe + 1, kernel.open_files_limit())
@@ -103,7 +103,7 @@ def _run_child(pids: Sequence[int], pipe: int) -> NoReturn:
 
 
 def _environment_of(pid: int) -> bytes:
-    """Empty if it is gone or hidden."""
+    """The environment of a process; empty if the process is gone or hides it."""
     try:
         return kernel.read_proc(pid, "environ")
     except kernel.GONE_OR_HIDDEN:

@@ -24,7 +24,7 @@ def log_error(text: str) -> None:
 
 
 def undo(call: Callable[P, object], *args: P.args, **kw: P.kwargs) -> None:
-    """Make a call after a start, and log its error: the worker may run by now, and must not count as never started."""
+    """Call after a start, and only log an error: the worker may run already, so the start must not count as failed."""
     try:
         call(*args, **kw)
     except OSError as error:

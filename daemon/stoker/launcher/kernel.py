@@ -48,7 +48,7 @@ NO_PROCESS = frozenset({errno.ESRCH, errno.EINVAL, errno.ENOENT})
 worker_open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 libc = ctypes.CDLL(None, use_errno=True)
-# glibc has a 64-bit variant by name, musl has nothing else.
+# The 64-bit variant of glibc has a name of its own; musl has only that one, as fallocate.
 _fallocate = getattr(libc, "fallocate64", libc.fallocate)
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
@@ -64,7 +64,7 @@ def ignore_signals() -> None:
 
 
 def give_workers_open_files(soft_limit: int) -> None:
-    """Set the limit of workers: the one that the daemon was started with, before it raised its own."""
+    """Set the limit of open files for workers: the original one of the daemon, before the daemon raised it."""
     global worker_open_files  # noqa: PLW0603 - of this process, as its signal dispositions are
     worker_open_files = soft_limit
 
@@ -99,7 +99,7 @@ def keep_pending(signum: int) -> None:
 
 
 def take_pending(signum: int) -> bool:
-    """Whether it was sent since the last call."""
+    """Whether the signal was sent since the last call."""
     return signal.sigtimedwait([signum], 0) is not None
 
 
@@ -113,7 +113,7 @@ def open_signalfd(signum: int) -> int:
 
 
 def punch_hole(fd: int, start: int, end: int) -> None:
-    """Free the blocks between; the file keeps its size and its offsets."""
+    """Free the blocks from `start` to `end`; the file keeps its size and its offsets."""
     _check(_fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, start, end - start))
 
 
@@ -146,7 +146,7 @@ class Stat(NamedTuple):
 
     @property
     def ended(self) -> bool:
-        """Whether it is a zombie. A main thread that ended before the others only looks like one."""
+        """Whether it is a zombie. A process whose main thread ended before the others only looks like one."""
         return self.state in b"ZX" and self.threads <= 1
 
 
@@ -159,7 +159,7 @@ def read_stat(pid: int) -> Stat:
 
 
 def has_ended(pid: int) -> bool:
-    """Raises OSError if that cannot be known now."""
+    """Whether the process has ended. Raises OSError if that cannot be known now."""
     try:
         return read_stat(pid).ended
     except ProcessLookupError:
@@ -241,7 +241,7 @@ def has_pidfs() -> bool:
 
 
 def pidfs_inode(pid: int) -> int | None:
-    """None where the kernel does not tell, as when no descriptor is left for a pidfd: the child runs all the same."""
+    """The inode of the child's pidfd; None if the kernel gives none, as when no descriptor is left."""
     try:
         pidfd = os.pidfd_open(pid)
         try:

@@ -117,7 +117,7 @@ class Launcher:
         self._report_leaked()
 
     def _report_leaked(self) -> None:
-        """When the numbers change, if the daemon knows the message."""
+        """Report the numbers of leaked processes when they change, if the daemon knows the message."""
         current = self._tree.leaked, self._tree.stopped
         if current != self._reported_leaked and self._hears_leaked:
             stopped = self._tree.stopped - self._reported_leaked[1]
@@ -217,7 +217,7 @@ class Launcher:
         self.outbox.append({"op": "refused", "run_id": run_id, "why": reason, "error": text})
 
     def _decline(self, order: Message) -> None:
-        """A run of a late order never starts: an outcome to be kept and reported like any other."""
+        """Note that the run of a late order never starts. Its outcome is kept and reported like any other."""
         if self._runs.refusal(order["run_id"]) is None:
             gone = SpawnFailedError(errno.EAGAIN, "the daemon that ordered it had gone before it was started")
             self._record_failure(order, gone, declined=True)
@@ -315,12 +315,12 @@ class Launcher:
         self.outbox.append({"op": "gone", "run_id": run.run_id})
 
     def _read_rest(self, run: Run, *, over: bool) -> None:
-        """All that a run wrote is in its log before its end is reported."""
+        """Read the rest of its output: it must be in the log before the end of the run is reported."""
         if run.output is not None:
             (self.outputs.finish if over else self.outputs.catch_up)(run.output)
 
     def _note_left(self, run: Run) -> None:
-        """At least one, as `gone` is still to come. While they cannot be counted the last number stays."""
+        """Note how many processes are left: at least one until `gone`; the last number if they cannot be counted."""
         if run.exit is not None:
             left = run.exit["left"]
             with contextlib.suppress(OSError):
@@ -329,7 +329,7 @@ class Launcher:
 
 
 def _kill_cgroup(cgroup: str) -> bool:
-    """False before Linux 5.14, which has no such file; then only the walk through the tree remains."""
+    """False before Linux 5.14, which has no cgroup.kill; then only the walk through the tree remains."""
     try:
         kernel.write_file(f"{cgroup}/cgroup.kill", b"1")
     except OSError:

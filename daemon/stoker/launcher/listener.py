@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import struct
 
@@ -15,13 +16,13 @@ from . import frames
 
 BACKLOG = 16
 READ_BYTES = 64 * 1024  # above 128 KiB malloc would map and unmap pages for each read
-# Many times more than a socket buffer can hold: only a peer that is still sending is cut off.
+# Much more than a socket buffer holds: only a peer that is still sending reaches it, and is disconnected.
 READS_TO_END = 256
 CREDENTIALS = struct.Struct("iII")
 
 
 def listen(directory: int, name: str) -> socket.socket:
-    """Bound through the directory's descriptor, as an address has at most 107 bytes; private before it is visible."""
+    """A private socket. It is bound through a descriptor of its directory, as an address has at most 107 bytes."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     os.fchmod(listener.fileno(), 0o600)
     listener.bind(f"/proc/self/fd/{directory}/{name}")
@@ -44,6 +45,13 @@ def accept(listener: socket.socket) -> DaemonPeer | None:
     return DaemonPeer(sock)
 
 
+def has_hung_up(sock: socket.socket) -> bool:
+    """Whether the other end is closed; bytes that it sent before may still be unread. Raises OSError."""
+    poll = select.poll()
+    poll.register(sock, 0)  # a hang-up is always reported
+    return bool(poll.poll(0))
+
+
 class DaemonPeer:
     """One connection. `open` is False once either side has closed it.
 
@@ -63,6 +71,13 @@ class DaemonPeer:
     def blocked(self) -> bool:
         """Whether bytes wait for the peer to read."""
         return bool(self._unsent)
+
+    def look_whether_abandoned(self) -> bool:
+        """Whether its daemon has gone by now: this process may have been stopped for hours behind its last wait."""
+        if self.open and not self.abandoned:
+            with contextlib.suppress(OSError):  # the kernel lacks memory: the next wait tells it
+                self.abandoned = has_hung_up(self._sock)
+        return self.abandoned
 
     def read(self) -> list[frames.Message]:
         """The whole messages received so far; one read only, so that no peer can keep us here."""

@@ -171,13 +171,13 @@ def _open_in_its_directory(path: str, flags: int) -> int:
 
 
 def require_regular(fd: int) -> None:
-    """A worker runs as our user and may have put something else there."""
+    """Raises an error if the file is not regular: a worker runs as our user and can replace it."""
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
 def _require_writable(directory: str) -> None:
-    """Check before the start, as the log itself is made only at the first byte."""
+    """Check that a log can be made. The log itself is made at the first byte."""
     if not os.access(directory, os.W_OK | os.X_OK):
         _make_directory(directory)
         if not os.access(directory, os.W_OK | os.X_OK):

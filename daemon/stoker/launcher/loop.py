@@ -86,7 +86,7 @@ class LauncherLoop:
                 self._serve(peer, events)
 
     def _note_death(self) -> None:
-        """If the signal cannot be read it stays, and epoll reports it again."""
+        """Read the signal. If that fails, epoll reports it again."""
         try:
             os.read(self._deaths, SIGNALFD_BYTES)
         except OSError as error:
@@ -109,7 +109,7 @@ class LauncherLoop:
         self._launcher.reap()
 
     def _note_lack(self) -> None:
-        """Reaping that failed, here or as part of an order, is tried again."""
+        """Set the time of the next try if reaping failed, here or as part of an order."""
         if self._launcher.lack is None:
             self._reap_at = None
         elif self._reap_at is None:
@@ -150,13 +150,13 @@ class LauncherLoop:
             peer.close()
 
     def _drop_oldest_stranger(self) -> None:
-        """A daemon says hello at once, so connections that say nothing must not keep it out."""
+        """Close the oldest connection without a hello. A daemon sends hello at once; silent peers must not block it."""
         stranger = next((peer for peer in self._peers.values() if not peer.greeted), None)
         if stranger is not None:
             self._drop(stranger, f"no hello, and {MAX_PEERS} are open")
 
     def _pause_listening(self, error: OSError) -> None:
-        """Connections wait in the backlog: no event says when the host has descriptors and memory again."""
+        """Stop accepting for a while: no event says when the host has descriptors and memory again."""
         log_error(f"connections wait: {error.strerror}")
         self._epoll.modify(self._listener, 0)
         self._listen_at = time.monotonic() + LISTEN_AGAIN_S
@@ -166,7 +166,7 @@ class LauncherLoop:
         self._epoll.modify(self._listener, select.EPOLLIN)
 
     def _register(self, peer: DaemonPeer) -> bool:
-        """False where the kernel has no room for it: the daemon tries again, and the workers here go on."""
+        """Watch a connection. False if the kernel cannot: the daemon tries again, and the workers go on."""
         try:
             self._epoll.register(peer.fd, select.EPOLLIN)
         except OSError as error:
@@ -198,7 +198,7 @@ class LauncherLoop:
         self._forget(peer)
 
     def _forget(self, peer: DaemonPeer) -> None:
-        """Messages that it sent before are still obeyed."""
+        """Forget a peer. Messages that it sent before are still obeyed."""
         if self._peers.get(peer.fd) is peer:  # by now the descriptor may be that of another peer
             del self._peers[peer.fd]
         if peer is self._daemon:
@@ -216,7 +216,7 @@ class LauncherLoop:
             if message["op"] == "hello":
                 self._take_over(peer, message)
             elif peer.greeted:
-                self._launcher.obey(message, late=peer.abandoned)
+                self._launcher.obey(message, late=peer.look_whether_abandoned())
             else:
                 self._drop(peer, "no hello")
         except Exception as error:  # noqa: BLE001  (no message may end the parent of all workers)
@@ -257,7 +257,7 @@ class LauncherLoop:
     def _send(self) -> None:
         outbox = self._launcher.outbox
         if self._daemon is None:
-            if not self._inbox:  # else acknowledgements that it sent before it left may still be among these
+            if not self._inbox:  # else it may contain acknowledgements that the daemon sent before it left
                 self._write_outcomes()
         elif outbox:
             self._daemon.send(frames.pack(outbox))

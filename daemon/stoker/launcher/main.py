@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> Options:
-    """The daemon always gives all of them. argparse would be the largest import of all."""
+    """Read the options; the daemon always gives all of them. argparse would be the largest import."""
     named = dict(zip(arguments[::2], arguments[1::2], strict=True))
     return Options(named["--state-dir"], named["--id"], named["--instance"], int(named["--open-files"]))
 

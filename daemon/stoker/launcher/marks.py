@@ -24,7 +24,7 @@ LIMIT = b"Max realtime timeout"
 
 
 def mark_of(run_id: str) -> int:
-    """From the random part of the run id. Raises ValueError for any other text."""
+    """The mark of a run, from the random part of its id. Raises ValueError for any other text."""
     return LOWEST | int(run_id.rpartition(".")[2], 16) & (LOWEST - 1)
 
 

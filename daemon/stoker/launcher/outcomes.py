@@ -22,7 +22,7 @@ class OutcomeLog:
         self._path = os.path.join(directory, f"{launcher}.log")
 
     def append(self, outcomes: list[frames.Message]) -> None:
-        """Write all of them durably. After an OSError none of them counts as written, and it may be tried again."""
+        """Write all outcomes durably. After an OSError all count as not written, and the caller may try again."""
         lines = b"".join(map(frames.line, outcomes))
         fd = os.open(self._path, APPEND, 0o600)
         try:
@@ -41,7 +41,7 @@ class OutcomeLog:
 
 
 def _append_whole(fd: int, data: bytes) -> None:
-    """A full disk may take half a line, which must not stay in front of a later line."""
+    """Append everything or nothing: half a line, as a full disk takes it, is cut off again."""
     size = os.fstat(fd).st_size
     try:
         while data:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 # Names the pipe of the log, as systemd's JOURNAL_STREAM does; its value is as in /proc/PID/fd.
 PIPE_VARIABLE = "STOKER_LOG_PIPE"
 RUN_VARIABLE = "STOKER_RUN_ID"
+PIPE_NAME = "pipe:["  # how such a value begins; a FIFO, which a worker may name instead, has a path
 # A worker that became another user (su, a set-user-id program) may open /dev/stderr; no other process can reach it.
 PIPE_MODE = 0o666
 FULL_PIPE_BYTES = 64 * 1024
@@ -91,7 +92,7 @@ class Output:
         return moved
 
     def drain(self) -> None:
-        """Move all that is in the pipe now, but not all that is written meanwhile, as a flood has no end."""
+        """Move the present content of the pipe. Later writes are left for the next call, as a flood has no end."""
         left = self.waiting_bytes()
         while left > 0 and (moved := self.read()):
             left -= moved
@@ -116,7 +117,7 @@ class Outputs:
         self._rest_until: float | None = None
 
     def fileno(self) -> int:
-        """Readable while one of the pipes is."""
+        """The descriptor of the epoll: readable while one of the pipes is."""
         return self._epoll.fileno()
 
     @property
@@ -153,7 +154,7 @@ class Outputs:
         return Output(run_id, pipe, log), both_ends
 
     def watch(self, output: Output) -> None:
-        """Read it from now on, or as soon as the epoll takes one more pipe."""
+        """Read an output from now on, or as soon as the epoll accepts one more pipe."""
         self._by_run[output.run_id] = self._by_pipe[output.pipe] = output
         self._register(output)
 
@@ -172,7 +173,7 @@ class Outputs:
             self._rest_until = now + max(REST_S, REST_FACTOR * (now - ends + TURN_S))
 
     def resume(self, now: float) -> None:
-        """Go on with reading, retry logs that failed, and see whether followers have read on, where that is due."""
+        """Continue to read, retry logs that failed, and look whether followers have read further, as far as due."""
         if self._rest_until is not None and now >= self._rest_until:
             self._rest_until = None
         if self._try_again_at is not None and now >= self._try_again_at:
@@ -184,7 +185,7 @@ class Outputs:
             self._check_held(now)
 
     def catch_up(self, output: Output) -> None:
-        """Its main process has ended: move all that it wrote, unless the log cannot be written now.
+        """Move the output of a run whose main process has ended, unless the log cannot be written now.
 
         Followers are not awaited for that, so the log may exceed its bound by what is in the pipe.
         """
@@ -197,7 +198,7 @@ class Outputs:
             self._stall(output, error)
 
     def finish(self, output: Output) -> None:
-        """No process of its run is left."""
+        """Note that no process of the run is left."""
         self.catch_up(output)
         output.over = True
         if output.run_id in self._by_run and output.run_id not in self._stalled:
@@ -232,7 +233,10 @@ class Outputs:
                 self.watch(Output(run_id, pipe, log))
 
     def _continued(self, order: Message) -> LogFile | None:
-        """None if this log cannot be written, or another launcher writes it. Raises OSError for a lack."""
+        """The output with its log; None if the log cannot be written, or another launcher writes it.
+
+        Raises OSError if the host lacks what that takes.
+        """
         if self._is_full():
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         try:
@@ -248,7 +252,7 @@ class Outputs:
         return FILES_OF_RUN * (len(self._by_run) + 1) > most - min(SPARE_FILES, most // 2)
 
     def _serve(self, output: Output, events: int) -> bool:
-        """Whether its pipe was full."""
+        """Read a pipe. Returns whether it was full."""
         if not events & select.EPOLLIN:  # no process has the pipe open, so none can open it again
             self._close(output)
             return False
@@ -340,13 +344,13 @@ def _by_environment(processes: list[str], wanted: dict[str, Message]) -> Iterato
     for pid, variables in read_environments([int(process) for process in processes]):
         shown = {name: value for name, _, value in (os.fsdecode(one).partition("=") for one in variables)}
         run_id, pipe = shown.get(RUN_VARIABLE, ""), shown.get(PIPE_VARIABLE)
-        if run_id in wanted and pipe:
+        if run_id in wanted and pipe and pipe.startswith(PIPE_NAME):
             yield from ((run_id, end) for end in _open_pipe(str(pid), partial(_is_named, str(pid), pipe)))
 
 
 def _is_log_pipe(process: str, fd: str) -> bool:
-    """The log's pipe is open for reading and writing, as no other pipe is."""
-    if not _name(process, fd).startswith("pipe:["):
+    """Whether it is the pipe of a log: only these are open for reading and writing."""
+    if not _name(process, fd).startswith(PIPE_NAME):
         return False
     lines = kernel.read_file(f"/proc/{process}/fdinfo/{fd}").split(b"\n")
     flags = next((line.split()[1] for line in lines if line.startswith(b"flags:")), b"0")
@@ -369,8 +373,8 @@ def _open_pipe(process: str, is_pipe: Callable[[str], bool]) -> Iterator[int]:
             if is_pipe(fd):
                 opened = os.open(f"/proc/{process}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
                 try:
-                    if _name("self", str(opened)) == pipe:  # by now it may be any file
-                        yield os.open(f"/proc/self/fd/{opened}", os.O_RDONLY | os.O_CLOEXEC)
+                    if _name("self", str(opened)) == pipe:  # the process may have opened another file since
+                        yield os.open(f"/proc/self/fd/{opened}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 finally:
                     os.close(opened)
                 return

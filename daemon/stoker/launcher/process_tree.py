@@ -130,7 +130,7 @@ class ProcessTree:
         return bool(newcomers)
 
     def forget(self, pid: int) -> None:
-        """An adopted child was reaped."""
+        """Forget an adopted child that was reaped."""
         self._ended_owners |= self._adopted.pop(pid, frozenset())
         self.stopped += pid in self._killed
         self._killed.discard(pid)
@@ -165,14 +165,14 @@ class ProcessTree:
     def signal_tree(self, run: Run, delivery: Delivery) -> None:
         """Signal every process of the tree once, also those that appear meanwhile."""
         if self._runs.main_lives(run):
-            # The whole group at once, forks under way included. Its unreaped leader keeps the id from being used again.
+            # killpg includes forks under way. The id is not used again, as the leader is not reaped yet.
             delivery.send_to_group(run.pid)
         self.adopt()
         for _ in range(MAX_PASSES):
             before = delivery.met
             for pid, pidfd in self._members(run):
                 delivery.send(pid, pidfd)
-            # Last, as children whose parent ended before we reached it are ours by now.
+            # Our own children come last: orphans whose parent ended meanwhile have become our children.
             if not self.adopt() and delivery.met == before:
                 break
 
@@ -186,9 +186,9 @@ class ProcessTree:
         return [int(pid) for pid in data.split()]
 
     def _find_owners(self, pid: int, suspects: frozenset[str]) -> frozenset[str]:
-        """A program that changed its user id hides its environment, and is found by its mark, session or cgroup.
+        """The runs that may own a process, by its mark, session, cgroup or environment.
 
-        The environment comes last: to read it takes a fork.
+        A program that changed its user id hides its environment. It comes last, as to read it takes a fork.
         """
         owner = self._runs.of_mark(read_mark(pid)) or self._runs.of_session(_read_session(pid))
         owner = owner or self._find_by_cgroup(pid)
@@ -254,7 +254,7 @@ def _is_child(pid: int, parent: int, parent_pidfd: int) -> bool:
 
 @contextlib.contextmanager
 def _pinned(pid: int) -> Iterator[int | None]:
-    """A pidfd; None when the process is gone."""
+    """A pidfd of the process; None if it is gone."""
     try:
         pidfd = kernel.open_pidfd(pid)
     except ProcessLookupError:
@@ -286,7 +286,7 @@ def _read_run_id(pid: int, instance: str) -> str | None:
 
 
 def _read_session(pid: int) -> int:
-    """0, which is no session, if the process has ended or may not be read."""
+    """The session of a process; 0, which is no session, if it has ended or may not be read."""
     try:
         return kernel.read_stat(pid).session
     except kernel.GONE_OR_HIDDEN:

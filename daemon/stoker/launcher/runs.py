@@ -78,7 +78,7 @@ class Runs:
             self.mains[run.pid] = self._sessions[run.pid] = run
 
     def acknowledge(self, run_ids: Iterable[str]) -> list[Run]:
-        """Forget runs that are over, and give them. A run that is not held is never started from now on."""
+        """Forget and return runs that are over. A run that is not held is never started from now on."""
         over = []
         for run_id in run_ids:
             run = self._held.get(run_id)
@@ -98,7 +98,7 @@ class Runs:
         return run
 
     def describe(self, asked: Iterable[str]) -> list[Message]:
-        """All runs held, and those asked for that are unknown: these will never be started."""
+        """All runs that are held, and the unknown ones among `asked`, which are never started from now on."""
         unknown = [run_id for run_id in asked if run_id not in self._held]
         self._tombstones.update(unknown)
         answers = [run.describe() for run in self]
@@ -109,10 +109,9 @@ class Runs:
         return self.mains.get(run.pid) is run
 
     def of_session(self, session: int) -> Run | None:
-        """The open run whose main process leads, or led, this session.
+        """The open run whose main process leads or led this session.
 
-        The kernel does not give a new process the id of a session that is in use, so an older run with that pid has no
-        process left in it.
+        The kernel gives no new process the id of a session in use. So an older run with that pid has no process left.
         """
         run = self._sessions.get(session)
         return None if run is None or run.state is ENDED else run
@@ -125,5 +124,5 @@ class Runs:
         return {run.run_id for run in self if run.state is not ENDED}
 
     def unwritten(self) -> list[Run]:
-        """Runs whose outcome only this process knows."""
+        """Runs with an outcome that is neither acknowledged nor in the outcome log."""
         return [run for run in self if run.state is ENDED and not run.written]

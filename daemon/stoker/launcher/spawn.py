@@ -1,6 +1,6 @@
 """Starting a worker in its own session, with descriptors 0, 1 and 2 only, signal mask and dispositions reset.
 
-Owns the choice between posix_spawn, which costs a fraction of a fork, and `prepared.py`. Every reason why a command
+Owns the choice between posix_spawn, which costs a fraction of a fork, and `fork_exec.py`. Every reason why a command
 cannot be executed is raised as SpawnFailedError. Invariant: when `spawn` returns a pid, the command runs in it.
 """
 
@@ -12,7 +12,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from . import kernel, prepared
+from . import fork_exec, kernel
 from .command import PASSED_OVER, SpawnFailedError, candidates, enter, host_errors, native, not_found
 from .error_log import log_error, undo
 from .marks import Marker
@@ -110,15 +110,15 @@ def _file_of(text: str) -> int:
 
 def _route(setup: Message) -> Callable[[Message, int, int], int]:
     if setup.get("limits") or setup.get("nice"):
-        return prepared.fork_and_exec
+        return fork_exec.fork_and_exec
     if setup.get("cgroup") is None:
         return _posix_spawn
-    return prepared.fork_and_exec if setup.get("born_inside", True) else _spawn_and_move
+    return fork_exec.fork_and_exec if setup.get("born_inside", True) else _spawn_and_move
 
 
 def _spawn_and_move(order: Message, stdin: int, log: int) -> int:
     """For a cgroup that sets no limit. Children forked before the move are found by their run id or session."""
-    leaf = prepared.open_leaf(order["setup"]["cgroup"])
+    leaf = fork_exec.open_leaf(order["setup"]["cgroup"])
     try:
         pid = _posix_spawn(order, stdin, log)
         _move(pid, leaf)
@@ -128,7 +128,7 @@ def _spawn_and_move(order: Message, stdin: int, log: int) -> int:
 
 
 def _move(pid: int, leaf: int) -> None:
-    """It runs already, so it goes on where it is if it cannot be moved."""
+    """Move a started worker into its cgroup. If that fails it goes on without."""
     try:
         os.write(leaf, str(pid).encode())
     except ProcessLookupError:  # it has ended

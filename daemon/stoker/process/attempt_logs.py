@@ -104,7 +104,7 @@ async def follow(path: Path, *, offset: int, closed: asyncio.Event, threads: Exe
 
 
 async def _open_when_there(path: Path, closed: asyncio.Event) -> int | None:
-    """A log exists from its first byte on. Make its directory to watch it, and remove that if it stays empty."""
+    """Wait for the log, which is made at its first byte. Its directory is made to watch it, and removed if empty."""
     watch: _Watch | None = None
     directory_made = False
     try:

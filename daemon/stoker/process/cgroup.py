@@ -155,7 +155,7 @@ class Cgroups:
 
 
 def _write(path: Path, text: str) -> None:
-    """In one write, as the kernel demands, and without creating a file."""
+    """Write a control file in one write, as the kernel demands, without creating it."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())

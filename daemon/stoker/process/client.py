@@ -244,7 +244,7 @@ class LauncherClient:
                 reports.append(LauncherBack(self.launcher))
 
     def _tick(self) -> None:
-        """Runs only while an answer is owed, so an idle daemon never wakes for it."""
+        """Count the silence of the launcher. It runs only while an answer is owed, so an idle daemon never wakes."""
         self._watch = None
         if self.lost or not self._owes_answer():
             return

@@ -41,8 +41,7 @@ class AskTooLarge(Exception):
 def dial(state_dir: Path, launcher: str) -> socket.socket:
     """A connected socket. Raises OSError if no launcher listens.
 
-    Through the directory's descriptor, as a socket's address has at most 107 bytes and the state directory may be
-    longer.
+    The address goes through a descriptor of the directory: it has at most 107 bytes, and the path may be longer.
     """
     with contextlib.ExitStack() as opened:
         directory = os.open(state_dir / "launchers", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -143,7 +142,7 @@ class LauncherConnection(asyncio.Protocol):
 
 
 def _cut(messages: list[bytes]) -> Iterator[list[bytes]]:
-    """Batches that fit a frame; nearly always there is one."""
+    """Cut messages into batches that fit a frame; nearly always one."""
     batch: list[bytes] = []
     size = 0
     for message in messages:

@@ -155,7 +155,7 @@ def _judge(instance: str, attempt: Attempt, pids: Sequence[int], *, foreign: boo
             return finding(Fact.UNPROVABLE, f"it cannot be proven whose process pid {attempt.identity.pid} is")
     living = {pid: stat for pid in pids if (stat := identities.read_stat(pid)) and not stat.ended}
     if living:
-        # A recorded main process has ended by now, and its pid may be that of any process.
+        # The recorded main process has ended, and any other process may have its pid.
         main = _leader(living) if attempt.identity is None else None
         return finding(Fact.ORPHANED, f"{_named(living)} its run id", main)
     return finding(Fact.GONE, "its launcher is dead and no process of it is left")

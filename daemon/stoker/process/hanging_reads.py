@@ -58,7 +58,7 @@ class ProcReader(threading.Thread, Generic[T]):
         """Return at the end, or when one read takes longer than READ_S. Raises the error of a read."""
         try:
             self.start()
-        except RuntimeError:  # the kernel refuses a thread: a fork bomb must be found all the same
+        except RuntimeError:  # the kernel refuses a thread: a fork bomb must be found even so
             self.run()
         count = -1
         while self.is_alive() and count < len(self._finished):

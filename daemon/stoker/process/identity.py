@@ -62,7 +62,7 @@ class ProcessStat(Struct, frozen=True):
 
     @property
     def ended(self) -> bool:
-        """Whether it is a zombie. A main thread that ended before the others only looks like one."""
+        """Whether it is a zombie. A process whose main thread ended before the others only looks like one."""
         return self.state in "ZX" and self.threads <= 1
 
 
@@ -273,8 +273,8 @@ class MarkedProcesses(Struct, frozen=True):
 def scan(instance: str) -> MarkedProcesses:
     """Read every process (about 15 ms for 600).
 
-    A tree may move from parent to child between our list and our read, so the list is made again until it has no new
-    process. A process has no environment for a moment while it execs, so an empty one is read twice.
+    A process may fork and exit between our list and our read, so the list is made again until it has no new process. A
+    process shows no environment for a moment during an exec, so an empty one is read twice.
     """
     marked = MarkedProcesses()
     seen: set[int] = set()
@@ -322,9 +322,9 @@ def sessions() -> dict[int, list[int]]:
 
 
 def left_in_session(identity: Identity | None, among: Mapping[int, list[int]] | None = None) -> list[int]:
-    """The processes in the session that this main process led, now that it has ended. `among`: a result of `sessions`.
+    """The processes in the session of a main process that has ended. `among`: a result of `sessions`.
 
-    They are nearly always of its tree. But the id of a session that has ended may be that of another one by now.
+    They are nearly always of its tree. But if that session has ended, a new one may have its id.
     """
     if identity is None or (identity.boot_id, identity.pid_namespace) != (boot_id(), pid_namespace()):
         return []

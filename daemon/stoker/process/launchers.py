@@ -35,7 +35,7 @@ LOCK = 3
 
 
 class LauncherDead(Exception):
-    """The lock of a launcher could be taken: it can act no more."""
+    """A launcher is proven dead, because its lock could be taken."""
 
     def __init__(self, launcher: str) -> None:
         super().__init__(f"launcher {launcher} is dead")
@@ -95,7 +95,7 @@ async def start_launcher(
 
 
 def _begin(state_dir: Path, launcher: str, instance: str) -> tuple[int, int]:
-    """Start the process. Gives a pipe that says when it is ready, and a pidfd; after a failure nothing stays open."""
+    """Start the process; returns a pipe that says when it is ready, and a pidfd. A failure leaves no file open."""
     path = state_dir / "launchers" / f"{launcher}.lock"
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as its:
         ready, ready_end = os.pipe2(os.O_CLOEXEC)
@@ -190,7 +190,7 @@ def _reap_when_dead(pid: int) -> int:
         reap()
 
     def reap() -> None:
-        """A debugger of the launcher is told of its end first, and may be stopped itself."""
+        """The kernel reports the end to a debugger of the launcher first, and that may be stopped."""
         if os.waitpid(pid, os.WNOHANG)[0] != pid:
             loop.call_later(REAP_AGAIN_S, reap)
 

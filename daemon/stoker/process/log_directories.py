@@ -32,14 +32,14 @@ class RemovedLogs(Struct):
 
 
 def bucket_of(job_id: int) -> int:
-    """The directory below `logs` in which that of a job is."""
+    """The directory below `logs` that contains the log directory of a job."""
     return job_id // IN_ONE_BUCKET
 
 
 def remove_logs(logs: Path, ids: Iterable[int], limit_s: float = 60.0) -> RemovedLogs:
-    """Remove the directories of these jobs with all that is in them, or of as many as can be removed in that time.
+    """Remove the log directories of these jobs, as many as can be removed in `limit_s`.
 
-    A file system that discards the blocks of each file takes milliseconds for one.
+    A file system that discards the blocks of each file takes milliseconds for a file.
     """
     removed, end = RemovedLogs([]), time.monotonic() + limit_s
     for bucket, of_bucket in groupby(sorted(ids), bucket_of):

@@ -215,7 +215,7 @@ class Hello(Struct, frozen=True, kw_only=True, tag_field="op", tag="hello"):
 
 
 class RunState(StrEnum):
-    """`closing`: the main process has ended, its tree has not. `unknown`: it was not started here and never will be."""
+    """`closing`: the main process has ended, its tree has not. `unknown`: this launcher never starts it."""
 
     RUNNING = "running"
     CLOSING = "closing"

@@ -53,7 +53,7 @@ def began_of(started: Started, identity: Identity) -> ev.Began:
 
 
 def refusal_of(refused: LaunchRefused) -> ev.Refused | ev.Ended | None:
-    """What a refused launch means for its attempt; nothing where the launcher had the same order before."""
+    """The event of a refused launch; None if the launcher had the same order before."""
     if refused.why is HelloRefusal.LOG_EXISTS:
         return ev.Refused(why=f"{refused.error}: the disk is ahead of the database")
     return None if refused.why is HelloRefusal.DUPLICATE else ev.Ended(outcome=NEVER_STARTED)

@@ -17,7 +17,7 @@ import psutil
 
 from stoker.core.job.model import Identity
 from stoker.process.identity import PROC, has_ended
-from stoker.process.tree import TreeMember, find_members
+from stoker.process.stopping import TreeMember, find_members
 
 if TYPE_CHECKING:
     from stoker.core.views import ProcessView

@@ -62,6 +62,10 @@ class WorkFiles:
         """STOKER_INPUTS_FILE: how its needs ended, and their outputs; jobs without needs share one file."""
         return f"{self._root}/{run_id}.inputs" if needs else f"{self._root}/none"
 
+    def events(self, run_id: str) -> str:
+        """STOKER_EVENT_FILE: the named events that its job waited for; or STOKER_HOOK_FILE: the change of its hook."""
+        return f"{self._root}/{run_id}.events"
+
     def notice_address(self, run_id: str) -> str:
         """NOTIFY_SOCKET: a path, or an abstract name (`@`) where the path is longer than a socket's address may be.
 
@@ -72,6 +76,9 @@ class WorkFiles:
 
     def put_checkpoint(self, run_id: str, data: bytes) -> None:
         self._put(self.checkpoint(run_id), data)
+
+    def put_events(self, run_id: str, data: bytes) -> None:
+        self._put(self.events(run_id), data)
 
     def _put(self, path: str, data: bytes) -> None:
         with open(make_regular(path), "wb") as file:  # noqa: PTH123 - a descriptor
@@ -123,6 +130,7 @@ class WorkFiles:
             self._remove(self.output(run_id))
             self._remove(self.checkpoint(run_id))
             self._remove(self.inputs(run_id))
+            self._remove(self.events(run_id))
 
     def _remove(self, path: str) -> None:
         # For every job: Path and contextlib.suppress cost more than the call.

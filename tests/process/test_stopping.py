@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.core.raw_bytes import native
-from stoker.process import tree
+from stoker.process import stopping
 from stoker.process.identity import scan
 from stoker.process.messages import Exited, RunState
-from stoker.process.tree import Ladder, Sweep, await_end, stop_unborn, sweep
+from stoker.process.stopping import Ladder, Sweep, await_end, stop_unborn, sweep
 from tests.support.apart import fill_descriptors, run_apart_async, spare_descriptors
 from tests.support.descriptors import count_fds
 from tests.support.facts import DEADLINE_S, until, until_async
@@ -89,7 +89,7 @@ async def test_sweep_when_descriptors_run_out_anywhere_then_it_leaves_none_open(
 
 
 async def sweep_until_it_succeeds(instance: str, run_id: str) -> tuple[int, Sequence[int]]:
-    """With one descriptor more for each try. How often it failed for want of one, and who is left."""
+    """With one descriptor more for each try. How often it failed for want of one, and the processes that are left."""
     fill_descriptors()
     fds, tasks = count_fds(), len(asyncio.all_tasks())
     for failures in range(100):
@@ -208,7 +208,7 @@ async def test_sweep_when_the_main_process_shows_nothing_then_its_identity_prove
     assert ended(who.pid)
 
 
-async def test_sweep_when_it_forks_meanwhile_then_what_it_forked_is_swept_too(host: LauncherHost) -> None:
+async def test_sweep_when_it_forks_meanwhile_then_its_children_are_swept_too(host: LauncherHost) -> None:
     order = host.shell(
         "trap 'setsid sh -c \"trap : TERM; read _ < $0\" $0 & exit' TERM; sh -c 'echo up; read _ < $0' $0 & wait"
     )
@@ -292,7 +292,7 @@ async def test_await_end_when_the_process_is_not_ours_then_it_returns_at_once(ho
 # --- the ladder
 
 
-async def test_ladder_when_the_tree_heeds_sigterm_then_sigkill_is_never_said(host: LauncherHost) -> None:
+async def test_ladder_when_the_tree_heeds_sigterm_then_sigkill_is_never_sent(host: LauncherHost) -> None:
     client = await host.start()
     order = host.shell("trap 'echo cleaned; exit 3' TERM; sh -c 'echo up; read _ < $0' $0 & wait")
     await host.running(client, order, "up")
@@ -335,13 +335,13 @@ async def test_ladder_when_it_was_ended_then_no_further_step_is_taken(host: Laun
     client = await host.start()
     order = host.deaf()
     await host.running(client, order, "up")
-    ladder = Ladder(client, order.run_id, 30)
+    ladder = Ladder(client, order.run_id, 1_000)
     await ladder.begin()
 
     ladder.end()
 
     later = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.1, later.set)  # well after the next step would have been due
+    asyncio.get_running_loop().call_later(1.1, later.set)  # well after the next step would have been due
     await later.wait()
     assert await host.state(client, order) is RunState.RUNNING
 
@@ -352,7 +352,7 @@ async def test_ladder_when_its_launcher_is_silent_then_no_signals_pile_up(
     client = await host.start(stuck_ms=200)
     order = host.staying()
     await host.running(client, order)
-    monkeypatch.setattr(tree, "KILL_AGAIN_S", 0.001)
+    monkeypatch.setattr(stopping, "KILL_AGAIN_S", 0.001)
     ladder = Ladder(client, order.run_id, 0)
     os.kill(client.facts.pid, signal.SIGSTOP)
     begin = asyncio.ensure_future(ladder.begin())

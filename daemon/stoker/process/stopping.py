@@ -122,7 +122,7 @@ class Sweep:
         return bool(self._reached)
 
     def living(self) -> list[int]:
-        """Pids of what was found and has not ended."""
+        """Pids of the processes that were found and still live."""
         return [pid for pid, member in self._members.items() if not identities.has_ended(member.pidfd)]
 
     async def stop(self, grace_ms: int) -> SweepResult:
@@ -257,9 +257,9 @@ def find_members(
 
 
 def _affordable_pins() -> int:
-    """A quarter of the files that this process may open. The rest of a larger tree is found in later rounds.
+    """A quarter of the files that this process may open: each pinned process takes one. Later rounds find the rest.
 
-    That rest gets no SIGTERM: thousands of processes are more likely a fork bomb than a worker that tidies up.
+    The rest gets no SIGTERM: thousands of processes are more likely a fork bomb than a worker that needs time to end.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, soft // 4)
@@ -330,7 +330,7 @@ def _pin(pid: int) -> TreeMember | None:
 
 
 def _signal(members: Sequence[TreeMember], signum: signal.Signals, reached: set[tuple[int, int]]) -> list[int]:
-    """Gives the pids that the kernel does not let us signal, as their programs became another user."""
+    """Signal the processes. Returns the pids that we may not signal, as they became another user."""
     refused = []
     for member in members:
         try:

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 REPORT_BYTES = 4_096
 NEVER_EXECUTED = 127
-# The error of an exec that meets a limit of the job's own.
+# The limit of the job that can cause the error of an exec.
 LIMITED_BY = {errno.ENOMEM: "memory_bytes", errno.EAGAIN: "processes"}
 
 
 def fork_and_exec(order: Message, stdin: int, log: int) -> int:
     """The pid of the command that was executed. Raises SpawnFailedError.
 
-    If the report of the child cannot be read the command counts as executed: it may have been.
+    If the report of the child cannot be read, the command may run: it counts as executed.
     """
     report, report_end = os.pipe2(os.O_CLOEXEC)
     try:
@@ -57,7 +57,7 @@ def _read_report(report: int) -> bytes:
 
 
 def _run_child(order: Message, stdin: int, log: int, report_end: int) -> NoReturn:
-    """Must never return into the launcher's loop, whatever happens."""
+    """Set up and exec in the child: it must never return into the launcher's loop."""
     try:
         failure = _failure_of(order, stdin, log)
         os.write(report_end, failure.encode(errors="replace")[:REPORT_BYTES])
@@ -100,7 +100,7 @@ def _reset_signals() -> None:
 
 
 def open_leaf(cgroup: str) -> int:
-    """The file that takes the pids of processes to be moved into that cgroup."""
+    """Open the file of a cgroup to which the pids of its new processes are written."""
     try:
         return os.open(f"{cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -142,7 +142,7 @@ def _exec(argv: list[str], env: dict[str, str], limits: dict[str, int | None]) -
         except OSError as error:
             refused = SpawnFailedError.of_program(argv[0], path, error)
             if limits.get(LIMITED_BY.get(error.errno or 0, "")) is not None:
-                refused.transient = False  # the job asked for the limit that it met
+                refused.transient = False  # the limit is one that the job asked for
             if error.errno not in PASSED_OVER:
                 break
     raise refused or SpawnFailedError.about(argv[0], not_found(argv[0], env))

@@ -1,0 +1,54 @@
+"""The mounts of this process: which there are, above which path, and that a change is told."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stoker.host.mounts import Mounts
+
+CHANGES = """
+import os, resource, select, subprocess, sys
+from stoker.host.mounts import Mounts
+at = sys.argv[1]
+mounts = Mounts()
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def told():
+    return bool(select.select([mounts.fd], [], [], 0)[0])
+assert not told()
+for command in (["mount", "-t", "tmpfs", "x", at], ["umount", at]) * 2:
+    subprocess.run(command, check=True)
+    assert told()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    mounts.read()  # also if no descriptor is left
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not told()
+    assert mounts.point_of(at + "/file") == (at if command[0] == "mount" else mounts.point_of(os.path.dirname(at)))
+    if command[0] == "mount":
+        assert mounts.kinds[os.stat(at).st_dev] == "tmpfs"
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_mounts_when_one_comes_or_goes_then_it_is_told_and_read(tmp_path: Path) -> None:
+    at = tmp_path / "a disk"
+    at.mkdir()
+
+    apart = ["unshare", "--mount", sys.executable, "-c", CHANGES, str(at)]
+    subprocess.run(apart, check=True)
+
+
+def test_mounts_when_nothing_changes_then_nothing_is_told() -> None:
+    mounts = Mounts()
+
+    assert not select.select([mounts.fd], [], [], 0)[0]
+    assert mounts.point_of("/proc/self/status") == "/proc"
+    assert mounts.point_of("/proc") == "/proc"
+    assert mounts.point_of("/processes") == mounts.point_of("/")
+    assert mounts.kinds[Path("/proc").stat().st_dev] == "proc"
+    mounts.close()
