@@ -1,4 +1,4 @@
-"""Tasks that nobody awaits: tried again, or the end of the daemon, and never an end that nobody hears of."""
+"""Background tasks: a failure is tried again or ends the daemon, and is always logged."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_task_when_it_may_not_fail_and_does_then_that_is_the_end_of_the_da
 
 
 @pytest.mark.parametrize("error", [SystemExit(7), KeyboardInterrupt()])
-async def test_failure_when_it_is_no_exception_then_it_is_told_like_one(error: BaseException) -> None:
+async def test_failure_when_it_is_no_exception_then_it_is_reported_like_one(error: BaseException) -> None:
     background = BackgroundTasks()
 
     background.fail("work", error)

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.still import new_state
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     import stoker
+    from stoker.store.open import Opened
     from tests.support.daemon import DaemonProcess
 
 
@@ -20,3 +24,9 @@ if TYPE_CHECKING:
 def client(shared: DaemonProcess) -> Iterator[stoker.Client]:
     with shared.client() as connected:
         yield connected
+
+
+@pytest.fixture
+async def state(tmp_path: Path) -> AsyncIterator[Opened]:
+    async with new_state(tmp_path / "state") as opened:
+        yield opened

@@ -1,4 +1,4 @@
-"""Backups of a daemon that works: on a schedule and on demand, under load, given up, and what `status` says of them.
+"""Backups of a daemon that works: on a schedule and on demand, under load, cancelled, and shown by `status`.
 
 A backup is compared with the log of changes of the living database: up to its sequence number both must be the same.
 """
@@ -146,7 +146,16 @@ def test_backup_when_no_daemon_runs_then_the_command_makes_it_itself(stopped_dae
     assert Path(json.loads(command.stdout)["path"]).name in shown.stdout
 
 
-def test_backup_when_a_daemon_runs_on_the_named_directory_then_the_command_refuses(daemon: DaemonProcess) -> None:
+def test_backup_when_a_daemon_runs_on_the_named_directory_then_that_daemon_makes_it(daemon: DaemonProcess) -> None:
+    result = daemon.cli("--socket", "/nowhere", "backup", "--state-dir", str(daemon.state_dir))
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.strip() in [event["path"] for event in daemon.logged("backup_made")]
+
+
+def test_backup_when_the_daemon_does_not_listen_yet_then_the_command_refuses(daemon: DaemonProcess) -> None:
+    (daemon.state_dir / "lock").write_text(f"{daemon.pid}\n")
+
     result = daemon.cli("backup", "--state-dir", str(daemon.state_dir))
 
     assert (result.returncode, f"stokerd (pid {daemon.pid}) runs on" in result.stderr) == (75, True)
@@ -189,13 +198,14 @@ async def test_backup_when_the_clock_is_behind_then_one_is_made_and_the_next_com
     make_directory(large.backups)
     path_in(large.backups, wall_ms() + 86_400_000, 9).touch()  # made while the clock was ahead
     clock = Clock()
-    backups = Backups(Config(backup=BackupSettings(every="1h")), large, clock, Telemetry(), BackgroundTasks())
+    background = BackgroundTasks()
+    backups = Backups(Config(backup=BackupSettings(every="1h")), large, clock, Telemetry(), background)
 
     counts = []
     for minute in range(130):
         clock.steady = minute * 60_000
         backups.tick()
-        await until_async(lambda: backups._working is None or backups._working.done())
+        await until_async(lambda: not background.is_running("backup"))
         counts.append(len(listed(large.backups)) - 1)
 
     assert [counts.index(number) for number in (1, 2, 3)] == [1, 61, 121]

@@ -1,6 +1,6 @@
 """Cancel in every state, of the whole tree, also when the exit comes first.
 
-Owns the answers of `job.cancel` and what is left of the worker afterwards.
+Owns the answers of `job.cancel`, and the check that no process of the worker is left.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def test_cancel_when_the_tree_ignores_sigterm_then_it_is_killed_after_the_grace(
     assert [pid for pid in lines(deaf.pids) if alive(int(pid))] == []
 
 
-def test_cancel_when_asked_twice_then_the_second_hears_that_it_is_stopping(
+def test_cancel_when_asked_twice_then_the_second_answer_says_that_it_is_stopping(
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "said"

@@ -1,6 +1,6 @@
 """Recovery along a chain of checkpoints under a real daemon: from each of a run, and with links damaged or missing.
 
-Owns what a person meets of it. What a rebuild makes of links is the core's to test.
+Owns the answers that a person gets. tests/core tests the rebuild itself.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def harm(daemon: DaemonProcess, sql: str, *values: object) -> None:
             database.execute(guard)
 
 
-def test_rollback_when_to_any_checkpoint_then_exactly_what_was_not_done_runs_again(
+def test_rollback_when_to_any_checkpoint_then_exactly_the_open_steps_run_again(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -80,7 +80,7 @@ def test_rollback_when_to_any_checkpoint_then_exactly_what_was_not_done_runs_aga
     assert tried[0] == ["a", "b", "c"]
 
 
-def test_rollback_when_a_step_had_saved_then_only_what_was_saved_by_then_counts(
+def test_rollback_when_a_step_had_saved_then_only_saves_before_the_target_count(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     tokens, given = tmp_path / "tokens", tmp_path / "given"

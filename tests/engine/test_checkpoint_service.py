@@ -72,7 +72,7 @@ async def test_save_when_it_is_large_then_it_is_packed_in_a_thread(
     assert desk.posted[0]._packed == core.pack(bytes(size))
 
 
-async def test_save_when_its_connection_ends_halfway_then_what_came_over_it_is_forgotten() -> None:
+async def test_save_when_its_connection_ends_halfway_then_its_pieces_are_discarded() -> None:
     service = CheckpointService(Desk())  # type: ignore[arg-type]
     for connection in (1, 2):
         await service.save(CheckpointPart(token="1.1.a", data="YQ==", more=True), connection)
@@ -100,7 +100,7 @@ async def test_get_when_it_is_read_piece_by_piece_then_it_is_read_and_unpacked_o
     assert read == data
     assert unpacked == [True]
     assert desk.reads == [rows.by_id]
-    assert service._unpacked.take(1) is None  # what was read to its end takes no memory
+    assert service._unpacked.take(1) is None  # data that was read to its end takes no memory
 
 
 async def test_get_when_no_data_is_asked_for_then_none_is_read() -> None:

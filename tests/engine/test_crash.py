@@ -1,4 +1,4 @@
-"""Unseen ends: kill -9 of the daemon, of launchers, of everything, and what is left behind.
+"""Unseen ends: kill -9 of the daemon, of launchers, of everything, and the processes that are left.
 
 Owns the table of `on_orphan`, the poison guard, leaked workers, and the promise that in a copied directory nothing is
 signalled.
@@ -245,6 +245,10 @@ def test_everything_when_killed_and_the_worker_is_gone_too_then_the_end_is_unsee
         assert end_of(client, job) == ("failed", "orphaned")
         assert recovery(client)["unseen"] == 1
         assert [change["cause"] for change in changes(client, job)] == ["submitted", "dispatched", "ended"]
+    shown = [" ".join(line.split()) for line in daemon.cli("show", str(job)).stdout.splitlines()]
+    assert "state failed: ran or ended while no daemon was there" in shown
+    assert "attempts 1 so far, 0 of 1 allowed failures, 1 ended unseen" in shown
+    assert "unseen" in shown[-1].split()
 
 
 # --- what is left behind ------------------------------------------------------------------------------------
@@ -269,7 +273,7 @@ def test_leaked_worker_when_no_attempt_owns_it_then_the_start_stops_and_counts_i
     assert daemon.logged("worker_leaked")
 
 
-def test_strangers_when_they_carry_another_instance_then_nobody_signals_them(daemon: DaemonProcess, gate: Gate) -> None:
+def test_strangers_when_they_carry_another_instance_then_they_get_no_signal(daemon: DaemonProcess, gate: Gate) -> None:
     marks = {"STOKER_INSTANCE": "0123456789abcdef", "STOKER_RUN_ID": "1.1.0123456789abcdef"}
     stranger = os.posix_spawn(
         "/bin/sh", ["sh", "-c", f"read _ < {gate.path}; :"], {**marks, "PATH": os.environ["PATH"]}

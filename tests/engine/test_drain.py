@@ -1,4 +1,4 @@
-"""Ending on purpose: SIGTERM, `system.drain`, and what becomes of what runs.
+"""Ending on purpose: SIGTERM, `system.drain`, and the running jobs.
 
 Owns the orderly end: nothing new starts, jobs get time, then the ladder; survivors are left unless asked for.
 """

@@ -1,4 +1,4 @@
-"""Editing what has not started: place in the queue, limits, and what is refused."""
+"""Editing jobs that have not started: place in the queue, limits, and edits that are refused."""
 
 from __future__ import annotations
 
@@ -86,14 +86,13 @@ def test_edit_when_a_job_gets_a_near_deadline_then_it_expires(client: stoker.Cli
     assert end_of(client, job) == ("expired", "deadline")
 
 
-def test_edit_when_the_daemon_starts_again_then_the_changes_are_still_there() -> None:
-    with DaemonProcess(SETTINGS) as daemon:
-        with daemon.client() as client:
-            job = submit(client, OK, queue="stopped")
-            edit(client, job, priority=7, queue="small", name="kept")
-        daemon.kill_and_start()
-        with daemon.client() as client:
-            after = client.get(job)
+def test_edit_when_the_daemon_starts_again_then_the_changes_are_still_there(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        job = submit(client, OK, queue="stopped")
+        edit(client, job, priority=7, queue="small", name="kept")
+    daemon.kill_and_start()
+    with daemon.client() as client:
+        after = client.get(job)
 
     assert (after["priority"], after["queue"], after["name"], after["state"]) == (7, "small", "kept", "queued")
 

@@ -1,6 +1,6 @@
 """A failed workflow: logged, archived completely and once, analysed; and stale steps are shown.
 
-Owns the event, the file and the words. Which cause follows from what is the core's to test.
+Owns the event, the file and the words. tests/core tests how the cause is found.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def unpacked(path: str) -> dict[str, Any]:
     return archive
 
 
-def test_failed_workflow_when_it_ends_then_it_is_told_and_archived_whole(
+def test_failed_workflow_when_it_ends_then_it_is_logged_and_archived_whole(
     shared: DaemonProcess, client: stoker.Client
 ) -> None:
     workflow = sent_flow(
@@ -186,17 +186,21 @@ def test_stale_when_a_running_attempt_has_not_saved_for_long_then_it_is_reported
 
 
 def test_stale_when_the_limit_is_lowered_then_the_next_answers_and_the_log_show_it(
-    daemon: DaemonProcess, gate: Gate
+    stopped_daemon: DaemonProcess, gate: Gate
 ) -> None:
-    with daemon.client() as client:
+    stopped_daemon.config.write_text("")
+    with stopped_daemon.start().client() as client:
         job = job_of(client, sent_flow(client, {"a": step(f"read _ < {gate.path}; :")}), "a")
         running(client, job)
         before = client.call("job.why", {"id": job})["details"]
-        daemon.config.write_text("[workflows]\nstale_ms = 1\n")
+        stopped_daemon.config.write_text("[workflows]\nstale_ms = 1\n")
 
         client.call("system.reload")
 
         assert "stale_ms" not in before
         assert client.call("job.why", {"id": job})["details"]["stale_ms"] > 1
         assert [(view["stale_ms"] or 0) > 1 for view in (client.get(job), *client.list()["jobs"])] == [True, True]
-        until(lambda: [event["job"] for event in daemon.events("checkpoint_stale")] == [job], why="the line in the log")
+        until(
+            lambda: [event["job"] for event in stopped_daemon.events("checkpoint_stale")] == [job],
+            why="the line in the log",
+        )

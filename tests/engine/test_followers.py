@@ -16,6 +16,7 @@ import pytest
 from stoker.engine.subscriptions import PAGE, Subscriptions
 from stoker.engine.turn import Transition
 from stoker.store.database import open_reader
+from stoker.store.history import History
 from stoker.store.migrate import migrate
 from stoker.store.reader import Reader
 from stoker.store.writer import Batch, store
@@ -47,7 +48,7 @@ class Log:
         self._connection = connection
         self._head = bytes(32)
         self.reader = reader
-        self.subscriptions = Subscriptions(reader, seq=0)
+        self.subscriptions = Subscriptions(reader, History("0123456789abcdef"), seq=0)
 
     def commit(self, *changes: Change, step_of: int | None = None) -> None:
         """`step_of`: the changed jobs are steps of that workflow."""

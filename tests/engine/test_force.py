@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stoker.process.attempt_logs import log_of
 from tests.support.facts import until
-from tests.support.work import alive, changes, end_of, lines, running, shell, state, submit, submit_running
+from tests.support.work import alive, attempts_of, changes, end_of, lines, running, shell, state, submit, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,6 +138,33 @@ def test_reassign_when_the_run_may_have_begun_then_the_job_is_held_and_not_run_t
     assert state(client, job) == "held"
     assert lines(ledger) in ([], ["1"])
     client.call("job.cancel", {"id": job})
+
+
+def test_reassign_when_the_launcher_refuses_it_later_then_the_job_can_go_on(
+    shared: DaemonProcess, client: stoker.Client, gate: Gate, ledger: Path, silenced: list[int]
+) -> None:
+    """The log of the attempt is there before it: the launcher refuses its order after the attempt became stuck."""
+    other = submit_running(client, gate.spec())
+    launcher = launcher_of(client, other)
+    path = log_of(shared.state_dir, f"{other + 1}.1.forgotten")
+    path.parent.mkdir(parents=True)
+    path.touch()
+    os.kill(launcher, signal.SIGSTOP)
+    silenced.append(launcher)
+    job = submit(client, shell(f"echo $STOKER_ATTEMPT >> {ledger}"))
+    assert job == other + 1
+    until(lambda: state(client, job) == "running", why="the launch")
+    restart(client, job, force=True, reassign=True)
+    until(lambda: state(client, job) == "held", why="the doubt")
+
+    os.kill(launcher, signal.SIGCONT)
+
+    first = until(lambda: attempts_of(client, job)[0]["outcome"] and attempts_of(client, job)[0], why="the refusal")
+    assert (first["outcome"], first["error"]) == ("never_started", f"{path}: the disk is ahead of the database")
+    assert (state(client, job), lines(ledger)) == ("held", [])
+    client.call("job.release", {"id": job})
+    assert end_of(client, job) == ("succeeded", "exit")
+    assert lines(ledger) == ["2"]
 
 
 def test_reassign_when_the_launcher_answers_then_it_is_a_restart_as_any(

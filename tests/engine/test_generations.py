@@ -1,4 +1,4 @@
-"""Launchers of several daemons at once: each runs what it was given, and leaves when that is over.
+"""Launchers of several daemons at once: each runs its own jobs, and ends after the last of them.
 
 Owns restarts in a row, in order and by SIGKILL, with a survivor under the launcher of each life. Refuses to ask the
 daemon alone: a launcher has left when its process is gone.

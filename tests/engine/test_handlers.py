@@ -1,26 +1,28 @@
 """In-process jobs: handlers of a module that the settings name, run inside the daemon.
 
-Owns what becomes of their ends: return, exception, transient, cancel, exit, and the death of the daemon under them.
+Owns the outcome of each end: return, exception, transient, cancel, exit, and the death of the daemon under them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from stoker.core.errors import FlowInvalid, HandlerNotFound
+from stoker.daemon import DEFAULT_THREADS
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.work import attempts_of, changes, end_of, job_view, lines, state, submit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import stoker
 
-MODULE = """
+MODULES = {
+    "orders": """
 import asyncio
 import pathlib
 import sys
@@ -32,6 +34,14 @@ from stoker import Call, Transient, handler
 async def note(call: Call) -> None:
     with open(call.args[0], "a") as ledger:
         ledger.write(f"{call.job_id} {call.run_id}\\n")
+
+
+@handler("events")
+async def events(call: Call) -> None:
+    for name, event in sorted(call.events.items()):
+        print(name, event["data"], sorted(event), file=open(call.args[0], "a"))
+    if call.run_id.split(".")[1] == "1":
+        raise Transient("once more")
 
 
 @handler("fail")
@@ -68,6 +78,23 @@ async def stubborn(call: Call) -> None:
     await asyncio.Event().wait()
 
 
+@handler("take-threads")
+async def take_threads(call: Call) -> None:
+    def wait_for_writer() -> None:
+        with open(call.args[0], "a") as ledger:
+            ledger.write("thread\\n")
+        open(call.args[1]).close()
+
+    await asyncio.gather(*(asyncio.to_thread(wait_for_writer) for _ in range(int(call.args[2]))))
+
+
+@handler("await-cancelled")
+async def await_cancelled(call: Call) -> None:
+    work = asyncio.ensure_future(asyncio.Event().wait())
+    work.cancel("by another part of the program")
+    await work
+
+
 @handler("leave")
 async def leave(call: Call) -> None:
     sys.exit(3)
@@ -79,27 +106,8 @@ async def stay_once(call: Call) -> None:
     if len(pathlib.Path(call.args[0]).read_text().splitlines()) == 1:
         await asyncio.Event().wait()
 """
+}
 SETTINGS = '[daemon]\nhandlers = ["orders"]\n'
-
-
-def with_handlers() -> DaemonProcess:
-    process = DaemonProcess(SETTINGS)
-    (process.home / "orders.py").write_text(MODULE)
-    process.environ["PYTHONPATH"] = str(process.home)
-    return process
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[DaemonProcess]:
-    with with_handlers() as process:
-        yield process
-
-
-@pytest.fixture
-def own() -> Iterator[DaemonProcess]:
-    """A daemon for tests that end it."""
-    with with_handlers() as process:
-        yield process
 
 
 def call(client: stoker.Client, name: str, *args: str, **options: object) -> int:
@@ -124,6 +132,19 @@ def test_handler_when_it_raises_then_the_job_fails_for_good_with_the_traceback(c
     (attempt,) = attempts_of(client, job)
     assert attempt["outcome"] == "exception"
     assert "ValueError: of no use: at all" in attempt["error"]
+
+
+def test_handler_when_it_takes_all_threads_of_the_loop_then_status_answers(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    job = call(client, "take-threads", str(tmp_path / "ledger"), str(tmp_path / "fifo"), str(DEFAULT_THREADS))
+    until(lambda: len(lines(tmp_path / "ledger")) == DEFAULT_THREADS)
+    try:
+        assert client.status()["running"] == 1
+    finally:
+        (tmp_path / "fifo").write_text("")
+    assert end_of(client, job) == ("succeeded", "exit")
 
 
 def test_handler_when_it_raises_then_the_log_says_so_with_the_stack(
@@ -151,9 +172,7 @@ def test_handler_when_it_raises_then_the_log_says_so_with_the_stack(
 def test_start_when_a_handler_cannot_be_registered_then_it_is_refused(
     stopped_daemon: DaemonProcess, code: str, mistake: str
 ) -> None:
-    (stopped_daemon.home / "orders.py").write_text(f"import stoker\nasync def noop(call): pass\n{code}\n")
-    stopped_daemon.environ["PYTHONPATH"] = str(stopped_daemon.home)
-    stopped_daemon.config.write_text(SETTINGS)
+    stopped_daemon.add_module("orders", f"import stoker\nasync def noop(call): pass\n{code}\n")
 
     stopped_daemon.spawn()
 
@@ -171,15 +190,15 @@ def test_handler_when_it_raises_then_why_and_logs_say_what(client: stoker.Client
     assert "in_process.py" not in logs
 
 
-def test_handler_when_it_is_gone_after_a_restart_then_its_job_says_so(own: DaemonProcess, tmp_path: Path) -> None:
-    with own.client() as client:
+def test_handler_when_it_is_gone_after_a_restart_then_its_job_says_so(daemon: DaemonProcess, tmp_path: Path) -> None:
+    with daemon.client() as client:
         client.call("queue.pause", {"name": "default"})
         job = call(client, "note", str(tmp_path / "ledger"))
-    assert own.stop() == 0
-    own.config.write_text("")
-    own.start()
+    assert daemon.stop() == 0
+    daemon.config.write_text("")
+    daemon.start()
 
-    with own.client() as client:
+    with daemon.client() as client:
         client.call("queue.resume", {"name": "default"})
         assert end_of(client, job) == ("failed", "exit")
         message = client.why(job)["message"]
@@ -233,6 +252,15 @@ def test_handler_when_it_runs_too_long_then_it_is_stopped(client: stoker.Client,
     assert end_of(client, job) == ("failed", "timeout")
 
 
+def test_handler_when_what_it_awaits_was_cancelled_then_it_failed(client: stoker.Client) -> None:
+    job = call(client, "await-cancelled")
+
+    assert end_of(client, job) == ("failed", "exit")
+
+    (attempt,) = attempts_of(client, job)
+    assert "CancelledError: by another part of the program" in attempt["error"]
+
+
 def test_handler_when_it_calls_exit_then_only_its_job_fails(shared: DaemonProcess, client: stoker.Client) -> None:
     job = call(client, "leave")
 
@@ -260,31 +288,31 @@ def test_handler_when_a_step_names_an_unknown_one_then_the_flow_is_refused(
         client.submit_workflow({"name": "x", "steps": {"a": {"command": "nope", "execution_mode": "in_process"}}})
 
 
-def test_handler_when_the_daemon_is_killed_then_the_job_is_requeued(own: DaemonProcess, tmp_path: Path) -> None:
-    with own.client() as client:
+def test_handler_when_the_daemon_is_killed_then_the_job_is_requeued(daemon: DaemonProcess, tmp_path: Path) -> None:
+    with daemon.client() as client:
         job = call(client, "stay-once", str(tmp_path / "ledger"))
         until(lambda: lines(tmp_path / "ledger"), why="the handler")
-    own.kill_and_start()
+    daemon.kill_and_start()
 
-    with own.client() as client:
+    with daemon.client() as client:
         assert end_of(client, job) == ("succeeded", "exit")
         assert job_view(client, job)["failures"] == 0
     assert len(lines(tmp_path / "ledger")) == 2
 
 
 def test_handler_when_the_daemon_stops_then_the_job_goes_on_after_the_next_start(
-    own: DaemonProcess, tmp_path: Path
+    daemon: DaemonProcess, tmp_path: Path
 ) -> None:
-    with own.client() as client:
+    with daemon.client() as client:
         job = call(client, "stay-once", str(tmp_path / "ledger"))
         until(lambda: lines(tmp_path / "ledger"), why="the handler")
         client.call("system.drain", {"stop": True})
         client.call("system.drain", {"stop": True})  # asked twice, it does not wait for jobs to end by themselves
-    assert own.wait() == 0
+    assert daemon.wait() == 0
 
-    own.start()
+    daemon.start()
 
-    with own.client() as client:
+    with daemon.client() as client:
         assert end_of(client, job) == ("succeeded", "exit")
         view = job_view(client, job)
         assert (view["failures"], view["orphanings"]) == (0, 0)
@@ -295,8 +323,7 @@ def test_handler_when_the_daemon_stops_then_the_job_goes_on_after_the_next_start
 def test_handlers_when_modules_cannot_be_imported_then_the_start_fails_with_each(
     stopped_daemon: DaemonProcess,
 ) -> None:
-    (stopped_daemon.home / "broken.py").write_text("import nothing_of_that_name\n")
-    stopped_daemon.environ["PYTHONPATH"] = str(stopped_daemon.home)
+    stopped_daemon.add_module("broken", "import nothing_of_that_name\n")
     stopped_daemon.config.write_text('[daemon]\nhandlers = ["broken", "missing_module"]\n')
 
     stopped_daemon.spawn()
@@ -305,3 +332,18 @@ def test_handlers_when_modules_cannot_be_imported_then_the_start_fails_with_each
     log = stopped_daemon.stderr.read_text()
     assert "daemon.handlers: broken: ModuleNotFoundError" in log
     assert "daemon.handlers: missing_module: ModuleNotFoundError" in log
+
+
+def test_handler_when_its_job_got_events_then_each_attempt_is_given_them(client: stoker.Client, tmp_path: Path) -> None:
+    out = tmp_path / "events"
+    wait_for: Any = {"all": ["event:build", {"any": ["event:sign", "event:never"]}]}
+    job = client.submit(
+        "events", str(out), execution_mode="in_process", wait_for=wait_for, max_attempts=2, base_delay_ms=1
+    )["id"]
+
+    client.call("event.emit", {"name": "build", "data": {"n": [1, "ü"]}})
+    client.call("event.emit", {"name": "sign"})
+
+    assert end_of(client, job) == ("succeeded", "exit")
+    keys = "['data', 'emitted_at', 'id', 'owner_uid']"
+    assert out.read_text().splitlines() == [f"build {{'n': [1, 'ü']}} {keys}", f"sign None {keys}"] * 2

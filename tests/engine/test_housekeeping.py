@@ -15,5 +15,5 @@ from stoker.upkeep.housekeeping import shortage
         (0, 0, "a commit found no room, though 0B are free"),
     ],
 )
-def test_shortage_when_told_then_it_does_not_contradict_itself(free: int, least: int, message: str) -> None:
+def test_shortage_when_it_is_shown_then_it_does_not_contradict_itself(free: int, least: int, message: str) -> None:
     assert shortage(free, least) == message

@@ -1,6 +1,7 @@
 """Limits in time: ttl, deadline, timeout, the warning before them, and `run_at`.
 
-Owns when a job may not start, must stop, or may start. Whole trees are stopped, also those that ignore SIGTERM.
+Owns the times at which a job may start, may no longer start, or must stop. Whole trees are stopped, also those that
+ignore SIGTERM.
 """
 
 from __future__ import annotations

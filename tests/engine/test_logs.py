@@ -1,4 +1,4 @@
-"""What workers wrote, read while they write and afterwards.
+"""The output of workers, read while they write and afterwards.
 
 Owns the way from a worker's stdout to a client: following, offsets, tails, holes, finished attempts.
 """
@@ -126,7 +126,7 @@ def test_log_when_read_from_an_offset_or_from_its_tail_then_only_that_comes(clie
     assert read(client, job, tail_lines=0) == b""
 
 
-def test_log_when_the_worker_floods_then_head_and_tail_stay_and_the_hole_is_told(client: stoker.Client) -> None:
+def test_log_when_the_worker_floods_then_head_and_tail_stay_and_the_hole_is_shown(client: stoker.Client) -> None:
     job = submit(client, shell("echo first; yes | head -c 20000000; echo last"), max_log_bytes=65_536)
     end_of(client, job)
 
@@ -171,7 +171,7 @@ def test_log_when_nothing_was_written_then_it_is_empty(client: stoker.Client) ->
 
 
 @pytest.mark.parametrize("follow", [False, True])
-def test_log_when_its_file_is_gone_then_that_is_said(
+def test_log_when_its_file_is_gone_then_that_is_reported(
     shared: DaemonProcess, client: stoker.Client, *, follow: bool
 ) -> None:
     job = submit(client, shell("echo said"))

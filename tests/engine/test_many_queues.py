@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import json
 import select
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.daemon import DaemonProcess
 from tests.support.rpc import RawClient, request
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 QUEUES = 1_000
+SETTINGS = "".join(f"[queues.queue-{number}]\nmax_running = 1\n" for number in range(QUEUES))
 REQUESTS = 1_000
+LATE = 3_000
 SERVED = 20  # others, while the first few lists are made
 MOST_ANSWER_BYTES = 5 << 20
 
 
-@pytest.fixture(scope="module")
-def crowded() -> Iterator[DaemonProcess]:
-    with DaemonProcess("".join(f"[queues.queue-{number}]\nmax_running = 1\n" for number in range(QUEUES))) as daemon:
-        yield daemon
-
-
 @pytest.mark.parametrize("method", ["queue.list", "system.status"])
-def test_list_when_a_batch_asks_a_thousand_times_then_its_answer_is_bounded(
-    crowded: DaemonProcess, method: str
-) -> None:
-    with RawClient(crowded.socket) as client:
+def test_list_when_a_batch_asks_a_thousand_times_then_its_answer_is_bounded(shared: DaemonProcess, method: str) -> None:
+    with RawClient(shared.socket) as client:
         client.say(b"[" + b",".join(request(method, n).strip() for n in range(REQUESTS)) + b"]\n")
         answers = {answer["id"]: answer for answer in client.hear()}
 
@@ -39,8 +29,18 @@ def test_list_when_a_batch_asks_a_thousand_times_then_its_answer_is_bounded(
     assert answers[REQUESTS - 1]["error"]["data"]["code"] == "answer_too_large"
 
 
-def test_others_when_a_client_reloads_a_thousand_times_then_they_are_served(crowded: DaemonProcess) -> None:
-    with RawClient(crowded.socket) as client, RawClient(crowded.socket) as other:
+@pytest.mark.parametrize("method", ["system.settings", "system.reload"])
+def test_settings_when_they_are_long_then_reading_them_does_not_keep_others(daemon: DaemonProcess, method: str) -> None:
+    """The file has a table for each of thousands of queues since the daemon runs."""
+    daemon.config.write_text("".join(f"[queues.late-{number}]\nmax_running = 1\n" for number in range(LATE)))
+    with daemon.client() as client:
+        client.call(method)
+
+    assert daemon.slow_lines() == []
+
+
+def test_others_when_a_client_reloads_a_thousand_times_then_they_are_served(shared: DaemonProcess) -> None:
+    with RawClient(shared.socket) as client, RawClient(shared.socket) as other:
         client.say(b"".join(request("system.reload", n) for n in range(REQUESTS)))
         for _ in range(SERVED):
             other.ask("job.none")

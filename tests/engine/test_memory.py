@@ -1,6 +1,6 @@
-"""Months in short: what the daemon keeps in memory after many jobs have ended is what it kept before them.
+"""The daemon's memory after many jobs have ended holds as many objects as before them.
 
-Owns the kinds that once stayed: alarms of limits that are far away, what workers said, workflows that were read for a
+Owns the kinds that once stayed: alarms of limits that are far away, reports of workers, workflows that were read for a
 verb that was refused. It asks counts of the daemon itself; `make soak` weighs the process after a million jobs.
 """
 

@@ -1,6 +1,6 @@
 """Needs: jobs that wait for the end of others.
 
-Owns what each end of a needed job means for those who need it, also across retries, skips and restarts.
+Owns the effect of each end of a needed job on its dependents, also across retries, skips and restarts.
 """
 
 from __future__ import annotations

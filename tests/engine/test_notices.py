@@ -132,7 +132,7 @@ def test_notice_when_it_comes_from_outside_of_the_tree_then_it_is_ignored(
     assert job_view(client, job)["status_text"] == "mine"
 
 
-def test_notice_when_nobody_asked_then_there_is_no_socket(client: stoker.Client, tmp_path: Path) -> None:
+def test_notice_when_it_was_not_asked_for_then_there_is_no_socket(client: stoker.Client, tmp_path: Path) -> None:
     out = tmp_path / "out"
 
     job = submit(client, shell(f'echo "${{NOTIFY_SOCKET-none}} ${{WATCHDOG_USEC-none}}" > {out}'))

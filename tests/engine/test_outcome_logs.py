@@ -1,35 +1,37 @@
-"""Which outcome logs may be removed: those to which no launcher can have written since they were read."""
+"""Which outcome logs a recovery removes: those that cannot grow and whose outcomes are all committed."""
 
 from __future__ import annotations
 
-import os
-import signal
+from collections.abc import Container
 from pathlib import Path
+
+import pytest
 
 from stoker.core.job.recovery import RecoveryPlan
 from stoker.process.evidence import LauncherFacts
-from stoker.upkeep.recovery import RecoveryFindings
-from tests.support.facts import until_async
-from tests.support.instance import LauncherHost
+from stoker.process.messages import Exited
+from stoker.upkeep.recovery_findings import RecoveryFindings
+
+LOG = Path("outcomes/1-ab.log")
+ONE, OTHER = (Exited(run_id=f"{job}.1.0123456789abcdef", at_boot_ms=5, at_ms=7) for job in (1, 2))
+CASES: list[tuple[str, list[Exited], Container[str], Container[str], bool]] = [
+    ("its launcher is dead and the outcome is committed", [ONE], (), (), True),
+    ("its launcher may write to it", [ONE], (LOG.stem,), (), False),
+    ("it has grown since the plan was made", [ONE, OTHER], (), (), False),
+    ("the run is open: its launcher had just answered that it goes on", [ONE], (), (ONE.run_id,), False),
+]
 
 
-async def test_outcome_log_when_its_launcher_may_write_to_it_again_then_it_is_kept(host: LauncherHost) -> None:
-    connected, lost = await host.start(), await host.start()
-    os.kill(lost.facts.pid, signal.SIGKILL)
-    await until_async(lambda: lost.lost, why="the loss of a connection")
-    silent, dead = "1-00000001", "1-00000002"
-    answered = {client.launcher: client for client in (connected, lost)}
-    logs = [Path(f"{launcher}.log") for launcher in (*answered, silent, dead)]
+@pytest.mark.parametrize(("_why", "ends", "alive", "open_runs", "removed"), CASES, ids=[case[0] for case in CASES])
+def test_log_when_a_recovery_has_ended_then_it_goes_only_with_nothing_to_lose(
+    _why: str,
+    ends: list[Exited],
+    alive: Container[str],
+    open_runs: Container[str],
+    removed: bool,  # noqa: FBT001
+) -> None:
+    findings = RecoveryFindings(RecoveryPlan(), [], {}, LauncherFacts(written={ONE.run_id: ONE}), {}, [LOG])
 
-    findings = RecoveryFindings(RecoveryPlan(), [], {}, LauncherFacts(silent=frozenset({silent})), answered, logs)
+    logs = findings.committed_logs([(LOG, ends)], alive, lambda run_id: run_id in open_runs)
 
-    alive = {*answered, silent}
-    assert [path.stem for path in findings.whole_logs(alive)] == [connected.launcher, dead]
-    lost.left_empty = True
-    assert [path.stem for path in findings.whole_logs(alive)] == [connected.launcher, lost.launcher, dead]
-    lost.left_empty = False
-    assert [path.stem for path in findings.whole_logs(alive - {lost.launcher})] == [
-        connected.launcher,
-        lost.launcher,
-        dead,
-    ]
+    assert logs == ([LOG] if removed else [])

@@ -16,7 +16,6 @@ SETTINGS = "[daemon]\nmax_running = 2\n[queues.default]\nmax_running = 1\n[queue
 
 def read_to_the_end(daemon: DaemonProcess, gate: Gate) -> int:
     """A job behind the one that `default` may run, of which queue this daemon has read all jobs."""
-    daemon.config.write_text(SETTINGS)
     daemon.start()
     with daemon.client() as client:
         work.submit_running(client, gate.spec(), survive=True)

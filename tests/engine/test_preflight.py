@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,9 +12,8 @@ import pytest
 from stoker.core.clock import Now
 from stoker.core.requests import JobWork
 from stoker.engine import preflight
-from tests.support.apart import run_apart
+from stoker.host import programs
 from tests.support.facts import until_async
-from tests.support.strace import why_not
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,19 +66,6 @@ async def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Standin
     return preflight.Preflight(clock, f"/no/such/folder:{tmp_path}")
 
 
-@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-@pytest.mark.parametrize("command", ["tool", "./tool"])
-def test_check_when_the_disk_of_a_program_fails_then_it_is_not_called_missing(tmp_path: Path, command: str) -> None:
-    tool = tmp_path / "tool"
-    tool.touch(mode=0o755)
-    fault = "access,faccessat,faccessat2,newfstatat,stat:error=EIO"
-
-    answer = run_apart(preflight.problem, command, str(tmp_path), f"/bin:{tmp_path}", fault=fault, path=tool)
-
-    assert answer[0] == "command"
-    assert "Input/output error" in answer[1]
-
-
 async def test_check_when_the_cache_is_full_then_the_answer_still_has_every_fact_it_needs(
     checks: preflight.Preflight,
 ) -> None:
@@ -90,7 +77,7 @@ async def test_check_when_the_cache_is_full_then_the_answer_still_has_every_fact
     checks.close()
 
 
-async def test_check_when_a_name_stands_for_no_program_then_that_is_told(checks: preflight.Preflight) -> None:
+async def test_check_when_a_name_stands_for_no_program_then_that_is_reported(checks: preflight.Preflight) -> None:
     assert await problems_of(checks, "text", "folder", "tool") == [True, True, False]
     checks.close()
 
@@ -116,11 +103,11 @@ class DeadMount:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[str] = []
         self.back = threading.Event()
-        self._problem = preflight.problem
-        monkeypatch.setattr(preflight, "problem", self.problem)
+        self._problem = programs.problem
+        monkeypatch.setattr(programs, "problem", self.problem)
         monkeypatch.setattr(preflight, "PATIENCE_S", 0.2)
 
-    def problem(self, command: str, working_dir: str, path: str) -> preflight.CommandProblem:
+    def problem(self, command: str, working_dir: str, path: str) -> programs.CommandProblem:
         self.asked.append(working_dir)
         if working_dir.startswith("/dead"):
             self.back.wait()

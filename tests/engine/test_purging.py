@@ -13,13 +13,13 @@ from stoker.core.clock import Now
 from stoker.core.job.model import STOKER, Need, State
 from stoker.core.workflow.state import Workflow, WorkflowState
 from stoker.engine.memory import LiveState
-from stoker.engine.purging import Purging
 from stoker.engine.turn import Turn
 from stoker.store.directory import StateDirectory
 from stoker.store.loading import Wanted, load
 from stoker.store.open import open_state
 from stoker.store.retention import Candidates, PurgePortion
 from stoker.store.workflows import INSERT, insert_row
+from stoker.upkeep.purging import Purging
 from tests.support.batches import put
 from tests.support.jobs import attempt, job, spec
 
@@ -117,9 +117,7 @@ async def test_purge_when_a_step_is_used_then_its_whole_workflow_stays(state: Op
     assert await removed(state, memory, everything()) == PurgePortion(NOW.wall, [1, 2], {})
 
 
-async def test_purge_when_a_job_is_submitted_meanwhile_then_what_it_needs_stays(
-    state: Opened, memory: LiveState
-) -> None:
+async def test_purge_when_a_job_is_submitted_meanwhile_then_its_needs_stay(state: Opened, memory: LiveState) -> None:
     memory.enter(None, job(id=9, asked=spec(needs=(Need(job=2),))), None)
     memory.enter(None, ended(10, asked=spec(needs=(Need(job=1),))), None)
 

@@ -89,6 +89,31 @@ def test_max_running_when_set_to_none_then_the_queue_is_unbounded(client: stoker
     running(client, job)
 
 
+@pytest.mark.parametrize(
+    ("before", "change", "message"),
+    [
+        ({}, {"min_running": 3, "max_running": 2}, "min_running: 3 is above max_running, which is 2"),
+        ({"max_running": 2}, {"min_running": 3}, "min_running: 3 is above max_running, which is 2"),
+        ({"min_running": 3}, {"max_running": 2}, "max_running: 2 is below min_running, which is 3"),
+        ({"min_running": 3, "max_running": 4}, {"max_running": 0}, "max_running: 0 is below min_running, which is 3"),
+    ],
+)
+def test_queue_when_its_floor_would_be_above_its_limit_then_it_is_refused(
+    client: stoker.Client, before: dict[str, int], change: dict[str, int], message: str
+) -> None:
+    name = f"floor-{'-'.join([*before, *change]).replace('_', '-')}"
+    client.call("queue.set", {"name": name, "min_running": None, **before})
+    stored = queue(client, name)
+
+    with pytest.raises(InvalidParams) as refused:
+        client.call("queue.set", {"name": name, **change})
+
+    assert refused.value.message == message
+    assert queue(client, name) == stored
+    for accepted in ({"max_running": 3, "min_running": 3}, {"max_running": None}, {"min_running": None}):
+        client.call("queue.set", {"name": name, **accepted})
+
+
 def test_global_max_running_when_every_slot_is_taken_then_the_next_job_waits_for_one(
     client: stoker.Client, gate: Gate
 ) -> None:
@@ -189,7 +214,7 @@ def test_wait_when_a_queue_gets_room_then_it_says_for_how_many(client: stoker.Cl
     client.call("queue.set", {"name": "room", "max_queued": 1})
     client.call("queue.pause", {"name": "room"})
     job = submit(client, TRUE, queue="room")
-    with pytest.raises(WaitTimeout, match="queue 'room' has had no room for 1ms"):
+    with pytest.raises(WaitTimeout, match="queue 'room' has had no room for 1 job within 1ms"):
         client.call("queue.wait", {"name": "room", "timeout_ms": 1})
 
     client.cancel(job)
@@ -197,6 +222,25 @@ def test_wait_when_a_queue_gets_room_then_it_says_for_how_many(client: stoker.Cl
     assert client.call("queue.wait", {"name": "room"}) == {"name": "room", "places": 1}
     with pytest.raises(QueueNotFound):
         client.call("queue.wait", {"name": "nowhere"})
+
+
+def test_wait_when_one_wants_many_places_then_it_is_not_passed_by_one_that_wants_few(shared: DaemonProcess) -> None:
+    with shared.client() as client, RawClient(shared.socket) as many, RawClient(shared.socket) as few:
+        client.call("queue.set", {"name": "fair", "max_queued": 3})
+        client.call("queue.pause", {"name": "fair"})
+        jobs = [submit(client, TRUE, queue="fair") for _ in range(3)]
+        for waiting, places in ((many, 2), (few, 1)):
+            waiting.say(request("queue.wait", 1, name="fair", places=places))
+            waiting.ask("queue.list", 9)  # answered after the wait has begun
+
+        client.cancel(jobs[0])
+        with pytest.raises(WaitTimeout):
+            client.call("queue.wait", {"name": "fair", "places": 2, "timeout_ms": 1})
+        client.cancel(jobs[1])
+
+        assert many.hear()["result"] == {"name": "fair", "places": 2}
+        client.cancel(jobs[2])
+        assert few.hear()["result"] == {"name": "fair", "places": 3}
 
 
 def test_wait_when_two_wait_for_one_place_then_the_first_of_them_is_woken(shared: DaemonProcess) -> None:

@@ -1,4 +1,4 @@
-"""What is in memory of the queued jobs of a queue: lanes of jobs that ask for the same, each with a short front."""
+"""The queued jobs in memory: a lane for each set of resources, with the first jobs of its order."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ KEPT = ("jobs", "attempts", "changes")
 def test_recovery_when_the_daemon_dies_right_after_it_then_the_next_changes_nothing(
     daemon: DaemonProcess,
 ) -> None:
-    daemon.cli("queue", "pause", "default")  # else what is queued again would run
+    daemon.cli("queue", "pause", "default")  # else the jobs that are queued again would run
     daemon.kill9()
     runs = past.leave_open(daemon.state_dir / "stoker.db", past.kinds(2 * len(past.KINDS)))
 

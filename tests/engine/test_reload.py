@@ -31,7 +31,7 @@ def test_reload_when_settings_changed_then_live_ones_are_in_force_and_others_nam
     assert [queue["class"] for queue in status["queues"] if queue["name"] == "bulk"] == ["low"]
 
 
-def test_show_when_the_file_differs_then_it_has_what_is_in_force_and_names_the_rest(daemon: DaemonProcess) -> None:
+def test_show_when_the_file_differs_then_it_shows_settings_in_force_and_differences(daemon: DaemonProcess) -> None:
     daemon.config.write_text("[daemon]\nmax_running = 7\n[rpc]\nframe_timeout_ms = 9000\n")
 
     before = daemon.cli("config", "show")

@@ -1,4 +1,4 @@
-"""The exit code by which a worker asks to be run again, and what it cannot ask for."""
+"""The exit code by which a worker asks to be run again, and its limits."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_checkpoint_exit_when_a_step_uses_it_then_the_next_step_runs_once_after_
         ({"notify": 1}, "notify"),
     ],
 )
-def test_submit_when_a_report_could_not_be_told_from_another_then_it_is_refused(
+def test_submit_when_two_reports_could_not_be_distinguished_then_it_is_refused(
     client: stoker.Client, asked: dict[str, Any], path: str
 ) -> None:
     with pytest.raises(InvalidParams) as refused:

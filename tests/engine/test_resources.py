@@ -128,7 +128,7 @@ def test_resource_when_capacity_sinks_below_use_then_holders_go_on_and_no_job_st
     assert {state(client, job) for job in holders} == {"succeeded"}
 
 
-def test_resource_when_a_job_is_cancelled_then_what_it_held_is_free(client: stoker.Client, gate: Gate) -> None:
+def test_resource_when_a_job_is_cancelled_then_its_units_are_free(client: stoker.Client, gate: Gate) -> None:
     capacity(client, bench=1)
     holder = submit_running(client, gate.spec(), resources={"bench": 1}, grace_ms=100)
 
@@ -272,7 +272,7 @@ def test_resource_when_hundreds_ask_for_different_amounts_then_all_start_in_turn
     until(lambda: resource(client, "room")["used"] == 0, why="everything given back")
 
 
-def test_resource_when_who_needs_much_is_first_then_no_other_takes_it_before(
+def test_resource_when_a_large_job_is_first_then_no_other_takes_it_before(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     """Beside a steady stream of small jobs, none of them starts before the large one that is first."""

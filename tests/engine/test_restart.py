@@ -1,7 +1,7 @@
 """Survivors: workers that live through the death of the daemon and are adopted by the next one.
 
-Owns what adoption keeps: the process, its start, its limits, its true exit code, also of ends that nobody was there
-to see.
+Owns the facts that an adoption keeps: the process, its start, its limits, its true exit code, also if it ended while no
+daemon ran.
 """
 
 from __future__ import annotations

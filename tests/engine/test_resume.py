@@ -1,6 +1,6 @@
 """Resuming under a real daemon: from a pause and from an end, by strategy, from a step, explained, limited in time.
 
-Owns what a person sees of a resume. Which step runs and why is the core's to test.
+Owns the answers that a person gets. tests/core tests the plan: which step runs, and why.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tests.support.flows import chain, flow, job_of, send, sent_flow, settled, s
 from tests.support.work import lines, running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import stoker
     from tests.support.work import Gate
 
-MODULE = """
+MODULES = {
+    "plans": """
 import threading
 
 import stoker
@@ -59,16 +59,8 @@ def endless(step):
         asked.write(f"{step.workflow}\\n")
     threading.Event().wait()
 """
+}
 SETTINGS = '[daemon]\nmax_running = 8\nhandlers = ["plans"]\n[workflows]\nresume_timeout_ms = 1000\n'
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[DaemonProcess]:
-    process = DaemonProcess(SETTINGS)
-    (process.home / "plans.py").write_text(MODULE)
-    process.environ["PYTHONPATH"] = str(process.home)
-    with process:
-        yield process
 
 
 def resume(client: stoker.Client, workflow: int, **options: Any) -> dict[str, Any]:
@@ -102,7 +94,7 @@ def test_resume_when_paused_then_it_goes_on(client: stoker.Client, gate: Gate) -
     assert settled(client, workflow) == "succeeded"
 
 
-def test_resume_when_it_failed_then_what_was_completed_is_not_run_again(client: stoker.Client, tmp_path: Path) -> None:
+def test_resume_when_it_failed_then_completed_steps_do_not_run_again(client: stoker.Client, tmp_path: Path) -> None:
     workflow = failed_flow(client, tmp_path)
     (tmp_path / "flag").touch()
 
@@ -191,11 +183,10 @@ def test_strategy_when_it_fails_or_takes_too_long_then_nothing_changes(
     assert workflow_view(client, workflow)["state"] == "failed"
 
 
-def test_strategy_when_it_never_returns_then_others_answer_and_the_daemon_ends(tmp_path: Path) -> None:
-    daemon = DaemonProcess(SETTINGS)
-    (daemon.home / "plans.py").write_text(MODULE)
-    daemon.environ["PYTHONPATH"] = str(daemon.home)
-    with daemon, daemon.client() as client:
+def test_strategy_when_it_never_returns_then_others_answer_and_the_daemon_ends(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    with daemon.client() as client:
         workflow = failed_flow(client, tmp_path)
         for _ in range(6):
             with pytest.raises(ResumeTimeout):
@@ -208,11 +199,11 @@ def test_strategy_when_it_never_returns_then_others_answer_and_the_daemon_ends(t
         assert "daemon_stopped" in daemon.tail()
 
 
-def test_strategy_when_too_many_never_return_then_no_other_is_asked(tmp_path: Path) -> None:
-    daemon = DaemonProcess(SETTINGS.replace("1000", "100"))
-    (daemon.home / "plans.py").write_text(MODULE)
-    daemon.environ["PYTHONPATH"] = str(daemon.home)
-    with daemon, daemon.client() as client:
+def test_strategy_when_too_many_never_return_then_no_other_is_asked(
+    stopped_daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    stopped_daemon.config.write_text(SETTINGS.replace("1000", "100"))
+    with stopped_daemon.start().client() as client:
         workflow = failed_flow(client, tmp_path)
         for _ in range(MAX_HANGING):
             with pytest.raises(ResumeTimeout):
@@ -224,9 +215,7 @@ def test_strategy_when_too_many_never_return_then_no_other_is_asked(tmp_path: Pa
         assert workflow_view(client, workflow)["state"] == "failed"
 
 
-def test_from_when_a_step_is_named_then_only_it_and_what_is_behind_it_runs(
-    client: stoker.Client, tmp_path: Path
-) -> None:
+def test_from_when_a_step_is_named_then_only_it_and_its_dependents_run(client: stoker.Client, tmp_path: Path) -> None:
     workflow = failed_flow(client, tmp_path)
     (tmp_path / "flag").touch()
 
@@ -364,7 +353,7 @@ def test_proof_when_nothing_has_changed_then_a_completed_step_is_kept(client: st
     assert lines(tmp_path / "ledger") == ["a", "b"]
 
 
-def test_proof_when_what_it_needs_handed_on_something_else_then_it_runs_again(
+def test_proof_when_the_outputs_of_a_need_changed_then_the_step_runs_again(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     workflow = proven_flow(client, tmp_path)

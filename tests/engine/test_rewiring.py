@@ -1,6 +1,6 @@
 """Needs added and removed by hand, steps skipped, retries with another limit, under a real daemon.
 
-Owns what a person changes of a workflow's graph while it is there. Which cycles are found is the core's to test.
+Owns the changes that a person makes to the graph of a live workflow. tests/core tests how cycles are found.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def test_needs_when_changed_then_the_next_daemon_knows_them(daemon: DaemonProces
     assert lines(ledger) == ["a", "c", "b"]
 
 
-def test_skip_when_a_step_failed_then_what_was_skipped_for_it_runs_with_a_warning(
+def test_skip_when_a_step_failed_then_its_skipped_dependents_run_with_a_warning(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -278,7 +278,7 @@ def test_retry_when_a_step_of_a_cancelled_workflow_is_asked_for_then_it_runs(cli
     assert step_states(client, workflow)["b"] == "cancelled"
 
 
-def test_cancel_when_one_step_is_cancelled_then_those_behind_it_are_told(client: stoker.Client, gate: Gate) -> None:
+def test_cancel_when_one_step_is_cancelled_then_its_dependents_are_released(client: stoker.Client, gate: Gate) -> None:
     workflow = sent_flow(
         client,
         {

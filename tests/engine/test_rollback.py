@@ -1,7 +1,7 @@
 """Going back to a checkpoint under a real daemon, by hand and through kill -9.
 
-Owns what a person sees of a rollback: what is stopped, put back, kept and named as not undone, and that a daemon which
-dies in the middle finishes it at its next start.
+Owns the steps that a rollback stops, resets, keeps and names as not undone, and that it is finished at the next start
+if the daemon dies in the middle.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def first_checkpoint(client: stoker.Client, workflow: int) -> int:
     return int(chain(client, workflow=workflow)[0]["id"])
 
 
-def test_rollback_when_to_the_latest_then_what_runs_is_stopped_and_the_rest_is_kept(
+def test_rollback_when_to_the_latest_then_running_steps_stop_and_others_are_kept(
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -202,11 +202,11 @@ async def test_finish_when_another_rollback_was_asked_for_then_it_keeps_its_own_
         async def run(self, query: Callable[..., Any], *_: object) -> Any:
             asked.append(query)
             run.workflow = replace(run.workflow, target=late)
-            return 9 if query is checkpoints.last_progress else rollback.ProgressSearch(None, [])
+            return 9 if query is checkpoints.last_progress else (None, [])
 
     message = await rollback.finish(Reading(), run)  # type: ignore[arg-type]
 
-    assert asked == [checkpoints.last_progress, rollback._newest_sound]
+    assert asked == [checkpoints.last_progress, checkpoints.newest_sound]
     assert message._target == early
 
 
@@ -223,7 +223,7 @@ async def test_finish_when_a_completed_step_was_retried_meanwhile_then_it_begins
 
     class Reading:
         async def run(self, query: Callable[..., Any], *_: object) -> Any:
-            return 0 if query is checkpoints.last_progress else rollback.ProgressSearch(None, [])
+            return 0 if query is checkpoints.last_progress else (None, [])
 
     message = await rollback.finish(Reading(), run)  # type: ignore[arg-type]
     loaded = {job_id: jobs.job(id=job_id, workflow_id=1, step=step.name) for job_id, step in steps.items()}
@@ -249,7 +249,7 @@ async def test_follow_up_when_another_rollback_came_meanwhile_then_that_one_is_f
         async def run(self, query: Callable[..., Any], *_: object) -> Any:
             run.workflow = replace(run.workflow, target=late)
             followups.begin([1])
-            return 0 if query is checkpoints.last_progress else rollback.ProgressSearch(None, [])
+            return 0 if query is checkpoints.last_progress else (None, [])
 
     followups = FollowUps(memory, Reading(), inbox, background)  # type: ignore[arg-type]
     followups.begin([1])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker.core.errors import EX_TEMPFAIL, StokerError
+from stoker.paths import with_state_dir
 from tests.support import past
 from tests.support.batches import tables_of
 from tests.support.daemon import DaemonProcess
@@ -79,7 +80,7 @@ def assert_safe(daemon: DaemonProcess, why: str, then: str) -> None:
     assert why in str(status["safe_mode"])
     assert then in str(status["safe_mode_next"])
     assert "safe mode" in shown.stdout
-    assert then in shown.stdout
+    assert with_state_dir(then, str(daemon.state_dir), daemon.environ, os.geteuid()) in shown.stdout
     assert {(refused.code, refused.transient) for refused in refusals} == {("safe_mode", True)}
     message = f"the daemon is in safe mode and changes nothing: {status['safe_mode']}"
     assert {refused.message for refused in refusals} == {message}
@@ -127,7 +128,7 @@ def test_row_when_a_queued_job_has_an_open_attempt_then_safe_mode_names_it(daemo
 
     assert (preview.returncode, preview.stderr) == (1, "")
     assert message in preview.stdout
-    assert "next: stop the daemon, then: stoker restore" in preview.stdout
+    assert f"next: stop the daemon, then: stoker restore --state-dir {daemon.state_dir} --from" in preview.stdout
     assert_safe(daemon, message, "stoker restore --from-backup latest")
     shown = daemon.cli("status").stdout
     assert "given up, unfinished attempts are unchanged" in shown

@@ -5,25 +5,38 @@ Owns the promises of a running daemon. The times themselves are in tests/core/sc
 
 from __future__ import annotations
 
+import json
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from stoker.core.errors import (
     FlowInvalid,
     InvalidParams,
+    JobNotFound,
     QueueNotFound,
     ScheduleExists,
     ScheduleNotFound,
     StokerError,
+    TooManySchedules,
+    WorkflowNotFound,
 )
+from stoker.core.schedule.request import ScheduleParams, schedule_of
+from stoker.engine.schedule_memory import MOST_SCHEDULES, MOST_TEMPLATES, LiveSchedules
+from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
+from tests.support.rpc import RawClient, request
 from tests.support.work import changes, end_of, job_view, shell, state, submit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import stoker
-    from tests.support.daemon import DaemonProcess
     from tests.support.work import Gate
 
 HOUR_MS = 3_600_000
@@ -171,6 +184,120 @@ def test_slot_when_its_job_is_refused_then_the_log_of_changes_says_why(client: s
     client.call("schedule.remove", {"name": "refused"})
 
 
+def test_slot_when_its_time_zone_has_gone_then_only_its_schedule_is_paused(tmp_path: Path) -> None:
+    """An update of the host may remove zones. (In Debian, US/Pacific is in a package of its own since 2023.)"""
+    zone = tmp_path / "Own" / "Zone"
+    zone.parent.mkdir()
+    zone.write_bytes(files("tzdata.zoneinfo.Europe").joinpath("Berlin").read_bytes())
+    with DaemonProcess(environ={"PYTHONTZPATH": str(tmp_path)}) as daemon:
+        slot = datetime.now(UTC) + timedelta(seconds=4)
+        with daemon.client() as client:
+            add(client, "gone", f"at {slot.isoformat()}", zone="Own/Zone")
+            add(client, "other")
+        daemon.stop()
+        zone.unlink()
+        daemon.start()
+        with daemon.client() as client:
+            until(lambda: log_of(client, "gone", "paused"))
+            until_more(client, "other", len(runs(client, "other")))
+            gone = client.call("schedule.get", {"name": "gone"})
+            with pytest.raises(InvalidParams, match="there is no time zone 'Own/Zone'"):
+                client.call("schedule.resume", {"name": "gone"})
+
+    assert (gone["paused"], gone["runs"]) == (True, [])
+
+
+def test_run_when_many_are_asked_for_at_once_then_each_waits_for_the_one_before(
+    shared: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
+    add(client, "crowd", "@yearly", overlap="queue", job=gate.spec())
+
+    def ask(_number: int) -> list[int]:
+        with shared.client() as own:
+            return [own.call("schedule.run", {"name": "crowd"})["job"] for _ in range(10)]
+
+    with ThreadPoolExecutor(8) as threads:
+        jobs = sorted({job for asked in threads.map(ask, range(8)) for job in asked})
+
+    assert len(jobs) == 80
+    assert {state(client, job) for job in jobs[1:]} == {"waiting"}
+    for job in reversed(jobs):
+        client.cancel(job)
+
+
+@pytest.mark.parametrize("template", [{"job": TRUE}, {"flow": FLOW}], ids=["job", "flow"])
+def test_run_when_two_are_asked_for_in_one_turn_then_both_are_submitted(
+    shared: DaemonProcess, client: stoker.Client, template: dict[str, Any]
+) -> None:
+    add(client, "pair", "@yearly", overlap="allow", **template)
+
+    with RawClient(shared.socket) as raw:
+        raw.say(b"".join(request("schedule.run", number, name="pair") for number in range(20)))
+        answers = [raw.hear()["result"] for _ in range(20)]
+
+    assert len({answer["job"] for answer in answers}) == 20
+    assert len(runs(client, "pair")) == 10
+    assert all(run["scheduled_for"].endswith("Z") for run in runs(client, "pair"))
+    client.call("schedule.remove", {"name": "pair"})
+
+
+def test_slot_when_its_schedule_was_removed_and_added_then_the_run_before_counts(
+    client: stoker.Client, gate: Gate
+) -> None:
+    add(client, "again", job=gate.spec())
+    first = until(lambda: runs(client, "again"))[0]["job"]
+    client.call("schedule.remove", {"name": "again"})
+
+    added = add(client, "again", job=gate.spec())
+
+    assert (added["last_job"], added["last_slot"] % 1_000) == (first, 0)
+    assert until(lambda: log_of(client, "again", "skipped"))
+    assert [run["job"] for run in runs(client, "again")] == [first]
+    client.call("schedule.remove", {"name": "again"})
+
+
+def test_job_when_its_template_waits_for_ends_and_events_then_each_run_does(client: stoker.Client) -> None:
+    ended = submit(client, TRUE)
+    assert end_of(client, ended)[0] == "succeeded"
+    client.call("event.emit", {"name": "scheduled", "keep_ms": HOUR_MS})
+    conditions = {"all": [f"job:{ended}", "event:scheduled"]}
+    add(client, "patient", "@yearly", job={**TRUE, "wait_for": conditions})
+    add(client, "patient-flow", "@yearly", flow={"name": "f", "steps": {"a": {**TRUE, "wait_for": conditions}}})
+
+    job = client.call("schedule.run", {"name": "patient"})["job"]
+    step = client.call("schedule.run", {"name": "patient-flow"})["job"]
+
+    assert [end_of(client, each)[0] for each in (job, step)] == ["succeeded", "succeeded"]
+
+
+def test_room_when_the_templates_are_too_long_together_then_a_schedule_is_refused() -> None:
+    memory = LiveSchedules()
+    long = schedule_of(ScheduleParams(name="0", timing="@daily", flow={"name": "x" * (1 << 20)}), 0, 0)
+    for number in range(MOST_TEMPLATES >> 20):
+        memory.set(replace(long, name=str(number % 63)))
+    short = replace(long, flow="{}")
+    memory.check_room(replace(long, name="1"))
+    memory.check_room(replace(short, name="one more"))
+
+    with pytest.raises(TooManySchedules, match="64 MiB"):
+        memory.check_room(replace(long, name="one more"))
+
+    memory.remove("1")
+    memory.check_room(replace(long, name="one more"))
+
+
+def test_room_when_there_are_too_many_schedules_then_another_one_is_refused() -> None:
+    memory = LiveSchedules()
+    some = schedule_of(ScheduleParams(name="0", timing="@daily", flow={}), 0, 0)
+    for number in range(MOST_SCHEDULES):
+        memory.check_room(replace(some, name=str(number)))
+        memory.set(replace(some, name=str(number)))
+
+    with pytest.raises(TooManySchedules, match="20000 schedules"):
+        memory.check_room(replace(some, name="one more"))
+    memory.check_room(some)
+
+
 def test_name_when_a_schedule_has_it_then_only_replace_takes_its_place(client: stoker.Client) -> None:
     add(client, "taken", "@daily")
     with pytest.raises(ScheduleExists):
@@ -186,7 +313,7 @@ def test_name_when_a_schedule_has_it_then_only_replace_takes_its_place(client: s
 @pytest.mark.parametrize(
     ("fields", "error", "words"),
     [
-        ({"timing": "0 0 31 2 *"}, InvalidParams, "bad day-of-month"),
+        ({"timing": "0 0 31 2 *"}, InvalidParams, "never comes"),
         ({"timing": "0 0 */29 2 MON#5"}, InvalidParams, "never comes"),
         ({"timing": "nonsense"}, InvalidParams, "five fields"),
         ({"timing": "every 0s"}, InvalidParams, "a period is"),
@@ -203,6 +330,8 @@ def test_name_when_a_schedule_has_it_then_only_replace_takes_its_place(client: s
         ({"job": {**TRUE, "queue": "nowhere"}}, QueueNotFound, "job.queue"),
         ({"job": {**TRUE, "run_at": 1_900_000_000_000}}, InvalidParams, "job.run_at"),
         ({"job": {**TRUE, "needs": [1]}}, InvalidParams, "needs"),
+        ({"job": {**TRUE, "wait_for": "job:99999"}}, JobNotFound, "job.wait_for: there is no job 99999"),
+        ({"job": {**TRUE, "wait_for": "workflow:99999"}}, WorkflowNotFound, "there is no workflow 99999"),
     ],
     ids=str,
 )
@@ -267,7 +396,25 @@ def test_slots_when_the_daemon_was_down_and_misfire_is_latest_then_one_is_run(da
     assert daemon.logged("schedule_missed", schedule="newest")
 
 
-def test_watcher_when_a_schedule_changes_then_it_is_told(client: stoker.Client) -> None:
+def test_slot_when_it_waits_and_its_schedule_is_replaced_then_it_is_kept_or_named(
+    stopped_daemon: DaemonProcess,
+) -> None:
+    """A disk without room keeps slots from being submitted, as a jitter does."""
+    stopped_daemon.config.write_text("[disk]\nmin_free_bytes = 1_000_000_000_000\n")
+    with stopped_daemon.start().client() as client:
+        slot = add(client, "s")["next_slot"]
+        until_wall(slot / 1_000)
+
+        assert add(client, "s", replace=True, jitter_ms=500)["next_slot"] == slot
+        assert log_of(client, "s", "skipped") == []
+        assert add(client, "s", "@yearly", replace=True)["next_slot"] > slot
+        ((payload,),) = stopped_daemon.rows("SELECT payload FROM changes WHERE kind = 'schedule' AND cause = 'skipped'")
+
+    why = "the schedule was replaced before its run was submitted"
+    assert json.loads(payload) == {"slot": slot, "because": why}
+
+
+def test_watcher_when_a_schedule_changes_then_it_gets_the_change(client: stoker.Client) -> None:
     add(client, "watched", "@daily")
     change = next(client.watch(after=client.status()["last_seq"] - 1))
 

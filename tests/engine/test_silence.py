@@ -194,7 +194,7 @@ async def test_silence_when_the_worker_began_late_then_it_counts_from_there(room
     assert not room.unresponsive()
 
 
-async def test_silence_when_nobody_can_hear_the_run_then_it_is_not_silent(room: Room) -> None:
+async def test_silence_when_the_run_has_no_socket_then_it_is_not_silent(room: Room) -> None:
     Path(room.work_files.notice_address(room.run_id)).mkdir()
     room.begin()
 

@@ -1,7 +1,7 @@
-"""A launcher that hangs delays no other: limits, starts and recoveries of all else go on in time.
+"""A launcher that hangs delays no other: the limits, starts and recoveries of other jobs go on in time.
 
-Owns the silence, a SIGSTOP. With a patience of ten minutes nobody calls the launcher stuck, so whatever goes on here
-does so without waiting for it.
+Owns the silence, a SIGSTOP. With a patience of ten minutes the launcher is never called stuck, so the work that goes on
+here does not wait for it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import os
 import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-
-import pytest
 
 from stoker.core.clock import boot_ms
 from tests.support.daemon import DaemonProcess
@@ -23,14 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PATIENT = "[launcher]\nstuck_ms = 600_000\n[queues.stopped]\npaused = true\n"
+SETTINGS = "[launcher]\nstuck_ms = 600_000\n[queues.stopped]\npaused = true\n"
 GAP_MS = 3_000
-
-
-@pytest.fixture
-def patient() -> Iterator[DaemonProcess]:
-    with DaemonProcess(PATIENT) as daemon:
-        yield daemon
 
 
 @contextmanager
@@ -49,23 +41,23 @@ def suspend(daemon: DaemonProcess, until_ms: int) -> None:
 
 
 def test_limits_when_a_launcher_hangs_after_a_pause_then_those_of_other_jobs_hold(
-    patient: DaemonProcess, gate: Gate
+    daemon: DaemonProcess, gate: Gate
 ) -> None:
-    with patient.client() as client:
+    with daemon.client() as client:
         silent = submit_running(client, gate.spec(survive=True))
-    patient.kill_and_start()
-    ((_, old), (_, _)) = sorted(launchers(patient.state_dir).items(), key=lambda one: int(one[0].split("-")[0]))
+    daemon.kill_and_start()
+    ((_, old), (_, _)) = sorted(launchers(daemon.state_dir).items(), key=lambda one: int(one[0].split("-")[0]))
 
-    with patient.client() as client, stopped(old):
+    with daemon.client() as client, stopped(old):
         jobs = [
             submit(client, gate.spec(timeout_ms=500)),
             submit(client, shell("exit 0"), queue="stopped", ttl_ms=500),
         ]
-        running(client, jobs[0])
-        suspend(patient, boot_ms() + 500 + GAP_MS)
+        until(lambda: client.get(jobs[0])["pid"] or state(client, jobs[0]) == "failed")
+        suspend(daemon, boot_ms() + 500 + GAP_MS)
         ends = [end_of(client, job) for job in jobs]
         still = state(client, silent)
-    with patient.client() as client:
+    with daemon.client() as client:
         gate.open()
         end = end_of(client, silent)
 
@@ -74,15 +66,15 @@ def test_limits_when_a_launcher_hangs_after_a_pause_then_those_of_other_jobs_hol
 
 
 def test_limit_when_the_attempt_ended_in_time_during_a_pause_then_its_exit_stands(
-    patient: DaemonProcess, tmp_path: Path
+    daemon: DaemonProcess, tmp_path: Path
 ) -> None:
-    with patient.client() as client:
+    with daemon.client() as client:
         for limit_ms in scales(2_000):
             gate = Gate(tmp_path / f"gate.{limit_ms}")
             submitted = boot_ms()
             job = submit_running(client, gate.spec("exit 4", timeout_ms=limit_ms))
             pid = client.get(job)["pid"]
-            with stopped(patient.pid):
+            with stopped(daemon.pid):
                 gate.open()
                 until(lambda: not alive(pid), why="the end of the worker")  # noqa: B023
                 ended = boot_ms()
@@ -96,26 +88,26 @@ def test_limit_when_the_attempt_ended_in_time_during_a_pause_then_its_exit_stand
 
 
 def test_start_when_a_launcher_hangs_then_the_others_are_recovered_without_it(
-    patient: DaemonProcess, gate: Gate
+    daemon: DaemonProcess, gate: Gate
 ) -> None:
     jobs = []
     for _ in range(2):
-        with patient.client() as client:
+        with daemon.client() as client:
             jobs.append(submit(client, gate.spec("exit 5", survive=True)))
             running(client, jobs[-1])
-        patient.kill_and_start()
-    pids = launchers(patient.state_dir)
+        daemon.kill_and_start()
+    pids = launchers(daemon.state_dir)
 
-    with patient.client() as client:
+    with daemon.client() as client:
         owners = [client.get(job)["attempts_list"][-1]["launcher"] for job in jobs]
-    patient.kill9()
+    daemon.kill9()
     with stopped(pids[owners[0]]):
-        patient.start()
-        with patient.client() as client:
+        daemon.start()
+        with daemon.client() as client:
             fresh = end_of(client, submit(client, shell("exit 6")))
             during = [state(client, job) for job in jobs]
             adopted = [client.get(job)["attempts_list"][-1]["adopted"] for job in jobs]
-    with patient.client() as client:
+    with daemon.client() as client:
         until(
             lambda: client.get(jobs[0])["attempts_list"][-1]["adopted"] == 3,
             why="the adoption of a late launcher's run",
@@ -128,21 +120,21 @@ def test_start_when_a_launcher_hangs_then_the_others_are_recovered_without_it(
 
 
 def test_cancel_when_the_launcher_was_always_silent_then_the_worker_is_stopped(
-    patient: DaemonProcess, gate: Gate
+    daemon: DaemonProcess, gate: Gate
 ) -> None:
-    with patient.client() as client:
+    with daemon.client() as client:
         job = submit_running(client, gate.spec(survive=True))
         pid = client.get(job)["pid"]
-    ((_, launcher),) = launchers(patient.state_dir).items()
-    patient.kill9()
+    ((_, launcher),) = launchers(daemon.state_dir).items()
+    daemon.kill9()
 
     with stopped(launcher):
-        patient.start()
-        with patient.client() as client:
+        daemon.start()
+        with daemon.client() as client:
             client.call("job.cancel", {"id": job})
             until(lambda: not alive(pid), why="the end of the worker")
             during = state(client, job)
-    with patient.client() as client:
+    with daemon.client() as client:
         end = end_of(client, job)
 
     assert (during, end) == ("running", ("cancelled", "user"))

@@ -1,28 +1,33 @@
-"""No turn computes for longer than its limit, however much work one event means.
+"""No turn computes for longer than its limit, however much work follows from one event.
 
-Owns the events that mean much: the end of a job with thousands of dependents, a request of thousands of jobs,
-thousands of limits that are due at once, and verbs on a workflow of thousands of steps. The count of slow turns is
-asked, never a clock of the test.
+Owns the events with much work: the end of a job with thousands of dependents, a request of thousands of jobs,
+thousands of limits that are due at once, and verbs on a workflow of thousands of steps. The daemon measures itself
+by CPU time; no test has a clock.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import sqlite3
 import time
+from collections import deque
 from contextlib import closing, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stoker.daemon import GC_THRESHOLDS
 from stoker.engine.dispatcher import STARTED_AT_ONCE
 from stoker.telemetry.otel import Telemetry
 from stoker.telemetry.stalls import SLOW_S, Stalls
 from tests.support.daemon import SLOW_CPU_MS, DaemonProcess, LoopKept
 from tests.support.facts import until
 from tests.support.flows import sent_flow
+from tests.support.load import slowness
 from tests.support.past import lengthen
 from tests.support.work import submit, submit_many, submit_running
 
@@ -33,10 +38,15 @@ from tests.support.work import Gate
 DEPENDENTS = 20_000
 DUE = 4_000
 DEMANDS = 20_000
+SCHEDULES = 100
+LONG_FLOWS = 30
+MISSED = 60  # slots of each
+MINUTE_MS = 60_000
 STEPS = 5_000
 MOST_STEPS = 10_000  # that a workflow may have
 ROWS = 100_000
 AT_ONCE = 5_000
+OBJECTS = 1_000_000
 READS: list[tuple[str, dict[str, Any]]] = [
     ("job.list", {"limit": 1_000}),
     ("job.list", {"limit": 1_000, "label": "no=body"}),
@@ -59,11 +69,6 @@ def burn(cpu_s: float) -> None:
         pass
 
 
-def slow(client: stoker.Client) -> tuple[int, int]:
-    status = client.status()
-    return (status["slow_turns"], status["slow_callbacks"])
-
-
 def pending(client: stoker.Client) -> tuple[int, int]:
     """Queued and waiting jobs of the queue in which nothing starts."""
     still = next(queue for queue in client.call("queue.list")["queues"] if queue["name"] == "still")
@@ -74,6 +79,10 @@ def newest_workflow(client: stoker.Client) -> dict[str, Any]:
     """Its head: the whole of a workflow of thousands of steps would cost more to ask for than what it is to show."""
     (head,) = client.call("workflow.list", {"limit": 1})["workflows"]
     return dict(head)
+
+
+def fewer_wait(client: stoker.Client, before: int) -> bool:
+    return client.status()["waiting"] < before or newest_workflow(client)["state"] == "failed"
 
 
 def submit_still(client: stoker.Client, count: int, **words: object) -> None:
@@ -118,6 +127,47 @@ async def test_stalls_when_a_task_computes_for_too_long_then_it_is_counted() -> 
     assert cancelled.cancelled()
 
 
+def test_collector_when_cycles_end_after_a_while_then_few_of_them_stay() -> None:
+    before = gc.get_threshold()
+    gc.collect()
+    tracked = len(gc.get_objects())
+    gc.set_threshold(*GC_THRESHOLDS)
+    try:
+        lately: deque[list[object]] = deque(maxlen=100_000)  # old enough for the oldest generation when they end
+        for _ in range(OBJECTS):
+            cycle: list[object] = []
+            cycle.append(cycle)
+            lately.append(cycle)
+        left = len(gc.get_objects()) - tracked
+    finally:
+        gc.set_threshold(*before)
+        lately.clear()
+        gc.collect()
+
+    assert left < OBJECTS // 2
+
+
+def test_collector_when_a_million_objects_are_kept_then_few_are_examined_at_once() -> None:
+    examined: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start" and info["generation"] < 2:
+            examined.append(sum(len(gc.get_objects(generation)) for generation in range(info["generation"] + 1)))
+
+    before = gc.get_threshold()
+    gc.collect()
+    gc.callbacks.append(note)
+    gc.set_threshold(*GC_THRESHOLDS)
+    try:
+        kept = [[number] for number in range(OBJECTS)]
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(note)
+
+    assert len(kept) == OBJECTS
+    assert max(examined) <= 100_000
+
+
 def slow_line(cpu_ms: int) -> str:
     return json.dumps({"event": "turn_slow", "part": "decide", "cpu_ms": cpu_ms})
 
@@ -139,6 +189,7 @@ def test_daemon_process_when_a_turn_was_far_too_slow_then_its_test_fails(
     process = DaemonProcess()
     process.stderr.write_text(f"\n{line}\n")
     process.may_be_slow = allowed
+    process.slowness = lambda: 1.0
 
     with pytest.raises(LoopKept) if raised else nullcontext():
         process.end()
@@ -146,18 +197,77 @@ def test_daemon_process_when_a_turn_was_far_too_slow_then_its_test_fails(
     assert not process.home.exists()
 
 
+def test_slow_lines_when_the_machine_is_slow_then_the_limit_grows_with_it() -> None:
+    process = DaemonProcess()
+    lines = [slow_line(2 * SLOW_CPU_MS - 1), slow_line(2 * SLOW_CPU_MS + 1)]
+    process.stderr.write_text("\n".join(lines) + "\n")
+    process.slowness = lambda: 2.0
+    process.may_be_slow = True
+
+    slow = process.slow_lines()
+    process.end()
+
+    assert [line.strip() for line in slow] == lines[1:]
+    assert slowness() >= 1
+
+
 @pytest.mark.timeout(300)
-def test_turns_when_thousands_are_due_at_once_then_none_is_slow(client: stoker.Client) -> None:
+def test_turns_when_thousands_are_due_at_once_then_none_is_slow(shared: DaemonProcess, client: stoker.Client) -> None:
     submit_still(client, DUE, ttl_ms=1)
 
     until(lambda: pending(client) == (0, 0), 120, why="all to expire")
 
     assert client.list(states=["expired"], limit=1)["jobs"]
-    assert slow(client) == (0, 0)
+    assert shared.slow_lines() == []
 
 
 @pytest.mark.timeout(300)
-def test_turns_when_a_workflow_has_thousands_of_steps_then_no_verb_of_it_is_slow(client: stoker.Client) -> None:
+def test_turns_when_many_schedules_catch_up_then_none_is_slow(stopped_daemon: DaemonProcess) -> None:
+    daemon = stopped_daemon
+    daemon.config.write_text("[queues.still]\npaused = true\n")
+    with daemon.start().client() as client:
+        for number in range(SCHEDULES):
+            job = {"command": "true", "queue": "still"}
+            rule = {"timing": "* * * * *", "misfire": "all", "catch_up_ms": MISSED * MINUTE_MS, "overlap": "allow"}
+            client.call("schedule.add", {"name": f"s{number}", **rule, "job": job})
+    daemon.stop()
+    with closing(sqlite3.connect(daemon.state_dir / "stoker.db", isolation_level=None)) as database:
+        missed_ms = MISSED * MINUTE_MS
+        database.execute("UPDATE schedules SET passed = passed - ?, next_slot = next_slot - ?", (missed_ms, missed_ms))
+
+    with daemon.start().client() as client:
+        until(lambda: pending(client)[0] >= SCHEDULES * MISSED, 120, why="the slots that were missed")
+
+        assert stopped_daemon.slow_lines() == []
+
+
+def test_reads_when_the_flows_of_schedules_are_long_then_none_is_slow(stopped_daemon: DaemonProcess) -> None:
+    daemon = stopped_daemon
+    with daemon.start().client() as client:
+        flow = {"name": "long", "steps": {"a": {"command": "true"}}}
+        client.call("schedule.add", {"name": "s0", "timing": "@yearly", "flow": flow, "paused": True})
+    daemon.stop()
+    steps = {f"s{number}": {"command": "true", "args": [], "needs": []} for number in range(20_000)}
+    row = {"flow": json.dumps({"name": "long", "steps": steps})}
+    with closing(sqlite3.connect(daemon.state_dir / "stoker.db", isolation_level=None)) as database:
+        database.execute("UPDATE schedules SET flow = :flow", row)
+        columns = [name for _, name, *_ in database.execute("PRAGMA table_info(schedules)") if name != "name"]
+        for number in range(1, LONG_FLOWS):
+            copied = f"INSERT INTO schedules (name, {', '.join(columns)}) SELECT ?, {', '.join(columns)} FROM schedules"
+            database.execute(f"{copied} WHERE name = 's0'", (f"s{number}",))
+
+    with daemon.start().client() as client:
+        page = client.call("schedule.list", {"limit": 1_000})["schedules"]
+
+        assert {schedule["submits"] for schedule in page} == {"long"}
+        assert len(page) == LONG_FLOWS
+        assert stopped_daemon.slow_lines() == []
+
+
+@pytest.mark.timeout(300)
+def test_turns_when_a_workflow_has_thousands_of_steps_then_no_verb_of_it_is_slow(
+    shared: DaemonProcess, client: stoker.Client
+) -> None:
     client.call("queue.pause", {"name": "still"})
     first = {"command": "true", "queue": "still"}
     steps = {f"s{n}": first | {"needs": [f"s{n - 1 if n % 2 else 0}"]} for n in range(1, STEPS)}
@@ -171,11 +281,13 @@ def test_turns_when_a_workflow_has_thousands_of_steps_then_no_verb_of_it_is_slow
     client.call("workflow.skip", {"id": workflow, "step": "s0"})
     client.call("workflow.cancel", {"id": workflow})
 
-    assert slow(client) == (0, 0)
+    assert shared.slow_lines() == []
 
 
 @pytest.mark.timeout(300)
-def test_turns_when_thousands_wait_for_one_end_then_none_is_slow(client: stoker.Client, gate: Gate) -> None:
+def test_turns_when_thousands_wait_for_one_end_then_none_is_slow(
+    shared: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
     needed = submit(client, gate.spec())
     submit_still(client, DEPENDENTS, needs=[needed])
     assert pending(client) == (0, DEPENDENTS)
@@ -183,11 +295,13 @@ def test_turns_when_thousands_wait_for_one_end_then_none_is_slow(client: stoker.
     gate.open()
 
     until(lambda: pending(client) == (DEPENDENTS, 0), 120, why="all dependents to be told")
-    assert slow(client) == (0, 0)
+    assert shared.slow_lines() == []
 
 
 @pytest.mark.timeout(300)
-def test_turns_when_thousands_of_demands_are_blocked_then_none_is_slow(client: stoker.Client, gate: Gate) -> None:
+def test_turns_when_thousands_of_demands_are_blocked_then_none_is_slow(
+    shared: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
     for name, capacity in (("held", 1), ("amount", DEMANDS)):
         client.call("resource.set", {"name": name, "capacity": capacity})
     submit_running(client, gate.spec(), resources={"held": 1})
@@ -200,10 +314,11 @@ def test_turns_when_thousands_of_demands_are_blocked_then_none_is_slow(client: s
     for _ in range(20):
         client.wait(submit(client, {"command": "true"}))
 
-    assert slow(client) == (0, 0)
+    assert shared.slow_lines() == []
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.long
+@pytest.mark.timeout(1_200)
 def test_reads_when_there_are_thousands_of_steps_and_jobs_then_none_is_slow(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         client.wait(submit(client, {"command": "true", "labels": {"team": "blue"}}))
@@ -213,8 +328,9 @@ def test_reads_when_there_are_thousands_of_steps_and_jobs_then_none_is_slow(daem
     with daemon.client() as client:
         behind = {"command": "true", "needs": ["s0"]}
         workflow = sent_flow(client, {"s0": {"command": "false"}, **{f"s{n}": behind for n in range(1, MOST_STEPS)}})
-        until(lambda: newest_workflow(client)["state"] == "failed", 120, why="the failure")
-        until(lambda: list((daemon.state_dir / "archive").glob("*.json.gz")), 120, why="its archive")
+        while newest_workflow(client)["state"] != "failed":  # however slow the machine is, some steps are skipped
+            until(partial(fewer_wait, client, client.status()["waiting"]), why="further steps that are skipped")
+        until(lambda: list((daemon.state_dir / "archive").glob("*.json.gz")), 600, why="its archive")
         jobs = [step["job"] for step in client.workflow(workflow)["steps"]]
 
         for method, params in READS:
@@ -225,7 +341,7 @@ def test_reads_when_there_are_thousands_of_steps_and_jobs_then_none_is_slow(daem
         list(itertools.islice(client.watch(after=0, workflow=workflow), MOST_STEPS))
         client.wait(*jobs)
 
-        assert slow(client) == (0, 0)
+        assert daemon.slow_lines() == []
 
 
 def test_turns_when_thousands_may_start_at_once_then_each_starts_a_part_of_them(stopped_daemon: DaemonProcess) -> None:
@@ -247,7 +363,6 @@ def test_turns_when_thousands_may_start_at_once_then_each_starts_a_part_of_them(
         until(lambda: not client.status()["running"] + client.status()["queued"], why="the end of all")
 
     query = "SELECT count(*) FROM changes WHERE cause = 'dispatched' GROUP BY at"
-    with closing(sqlite3.connect(f"file:{daemon.state_dir}/stoker.db?mode=ro", uri=True)) as database:
-        started = [number for (number,) in database.execute(query)]  # the changes of a turn have the same time
+    started = [number for (number,) in daemon.rows(query)]  # the changes of a turn have the same time
     assert sum(started) == 2 * each
     assert max(started) == STARTED_AT_ONCE

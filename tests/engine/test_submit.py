@@ -1,6 +1,6 @@
-"""Accepting jobs: idempotency keys, batches, what is known wrong before anything is stored.
+"""Accepting jobs: idempotency keys, batches, and mistakes that are found before anything is stored.
 
-Owns the answers to submits and that an error stores nothing. What a malformed request gets is tests/test_bad_*.py.
+Owns the answers to submits and that an error stores nothing. tests/bad_input has malformed requests.
 """
 
 from __future__ import annotations

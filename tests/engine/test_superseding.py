@@ -15,6 +15,7 @@ import pytest
 import stoker
 from stoker.core.errors import InvalidParams, NotAllowed, StokerError
 from stoker.store.invariants import Invariant, broken
+from stoker.store.jobs_from_changes import examine
 from tests.support.work import (
     changes,
     end_of,
@@ -49,7 +50,7 @@ def offer(client: stoker.Client, spec: dict[str, Any]) -> dict[str, Any]:
 # --- jobs that have not started -----------------------------------------------------------------------------
 
 
-def test_supersede_when_the_older_is_queued_then_the_answer_names_what_it_replaced(client: stoker.Client) -> None:
+def test_supersede_when_the_older_is_queued_then_the_answer_names_it(client: stoker.Client) -> None:
     older = offer(client, parked("queued"))
 
     newer = offer(client, parked("queued"))
@@ -251,6 +252,25 @@ def test_debounce_when_submits_follow_each_other_then_only_the_last_one_starts(c
     assert "unless a newer job of its supersede_key takes its place" in why["message"]
     assert last["superseded"] == [first["id"]]
     assert end_of(client, last["id"]) == ("succeeded", "exit")
+
+
+def test_debounce_when_newer_jobs_never_cease_then_the_bound_of_the_first_holds(client: stoker.Client) -> None:
+    offer(client, {**TRUE, "supersede_key": "stream", "debounce_ms": 100, "debounce_max_ms": 100})
+
+    newer = offer(client, {**TRUE, "supersede_key": "stream", "debounce_ms": HOUR_MS})
+
+    assert end_of(client, newer["id"]) == ("succeeded", "exit")
+
+
+def test_debounce_when_a_job_waits_for_it_then_its_row_is_as_its_changes_say(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        offer(client, {**TRUE, "supersede_key": "burst", "debounce_ms": HOUR_MS})
+
+    with closing(sqlite3.connect(daemon.state_dir / "stoker.db", isolation_level=None)) as database:
+        examined = examine(database, 0)
+
+    assert examined is not None
+    assert (examined.jobs, examined.unlike, examined.damaged) == (1, [], [])
 
 
 # --- kills --------------------------------------------------------------------------------------------------

@@ -6,22 +6,17 @@ be had where neighbours work, so the test shows the daemon a /proc/stat that sta
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
+from tests.support.load import ShownProc, burning
 from tests.support.work import end_of, running, shell, state, submit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from stoker import Client
     from tests.support.work import Gate
 
@@ -39,51 +34,6 @@ class = "low"
 """
 ENVIRON = {"STOKER_CPU_THROTTLE_THRESHOLD": "97"}
 OK = shell("exit 0")
-
-
-@contextlib.contextmanager
-def burning() -> Iterator[None]:
-    """Keep every CPU busy."""
-    count = "while True: pass"
-    burners = [subprocess.Popen([sys.executable, "-I", "-S", "-c", count]) for _ in range(os.cpu_count() or 1)]
-    try:
-        yield
-    finally:
-        for burner in burners:
-            burner.kill()
-            burner.wait()
-
-
-class ShownProc:
-    """The /proc that the daemon reads: idle CPUs, until `real` shows the true ones."""
-
-    def __init__(self, home: Path) -> None:
-        self._proc = home / "proc"
-        self._proc.mkdir()
-        for name in ("meminfo", "vmstat", "zoneinfo"):
-            (self._proc / name).symlink_to(f"/proc/{name}")
-        self.at_rest()
-
-    def real(self) -> None:
-        self._show(Path("/proc/stat"))
-
-    def at_rest(self) -> None:
-        copy = self._proc / "stat.copy"
-        copy.write_text(Path("/proc/stat").read_text())
-        self._show(copy)
-
-    def _show(self, file: Path) -> None:
-        link = self._proc / "stat.new"
-        link.symlink_to(file)
-        link.rename(self._proc / "stat")
-
-    def programs(self) -> Path:
-        """A directory with a `stokerd` that reads it."""
-        program = self._proc.parent / "stokerd"
-        shown = f"import sys, psutil; psutil.PROCFS_PATH = {str(self._proc)!r}"
-        program.write_text(f"#!{sys.executable}\n{shown}\nfrom stoker.daemon import main\nsys.exit(main())\n")
-        program.chmod(0o755)
-        return program.parent
 
 
 def test_throttle_when_the_cpu_is_busy_then_only_low_queues_wait_until_the_load_ends(

@@ -1,6 +1,6 @@
-"""Turns decide without looking at the disk and without waiting: all that they need is in memory or was read before.
+"""Turns decide without reading the disk and without waiting: all facts are in memory or were read before.
 
-Owns a daemon that notes every look of a turn at the disk, and the negative control that the notes are taken.
+Owns a daemon that records every access of a turn to the disk, and the negative control that it records them.
 """
 
 from __future__ import annotations

@@ -21,9 +21,8 @@ def test_umask_when_that_of_the_daemon_is_private_then_a_job_has_its_submitters(
     stoker = f"{shared.programs}/stoker"
     newest = f"$({stoker} ls --ids --limit 1)"
     command = f"umask 027; {stoker} run -- sh -c umask; {stoker} show {newest} | grep ^umask"
-    environ = {**shared.environ, "STOKER_SOCKET": str(shared.socket)}
 
-    ran = subprocess.run(["sh", "-c", command], env=environ, capture_output=True, text=True, check=True)
+    ran = subprocess.run(["sh", "-c", command], env=shared.client_environ, capture_output=True, text=True, check=True)
 
     assert ran.stdout.split() == ["0027", "umask", "027"]
 

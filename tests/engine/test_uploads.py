@@ -10,7 +10,7 @@ import pytest
 
 from stoker.core.errors import CheckpointTooSoon, InvalidParams
 from stoker.core.requests import CheckpointPart
-from stoker.engine.uploads import IDLE_MS, MAX_UPLOADS, Uploads
+from stoker.service.uploads import IDLE_MS, MAX_UPLOADS, Uploads
 from tests.support.facts import until
 from tests.support.flows import chain
 from tests.support.work import Gate, end_of, lines, submit

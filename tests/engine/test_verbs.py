@@ -1,4 +1,4 @@
-"""Hold, release, skip, retry, restart: what a person may do, in the states in which they may.
+"""Hold, release, skip, retry, restart, in the states that allow them.
 
 Owns the verbs but cancel. That each verb is refused in every other state is the table's (tests/core); here is what a
 client sees of it.

@@ -1,6 +1,6 @@
 """A thousand jobs through several queues: all of them, each exactly once, and each ends as it should.
 
-Owns the count. Every run leaves a line in a ledger that the daemon knows nothing of.
+Owns the count. Every run writes a line into a ledger that the daemon does not know.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Waiting for ends, watching changes, and reading them afterwards: wait, watch, history, why, list.
 
-Owns the promise that no listener misses a change, or gets one twice or out of order.
+Owns the promise that a listener gets each change once and in order.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def test_history_when_an_attempt_has_ended_then_it_shows_process_times_and_use(c
     assert attempt["max_rss_kib"] is None  # less than its launcher: nobody knows
 
 
-def test_history_when_a_worker_took_more_memory_than_its_launcher_then_it_is_told(client: stoker.Client) -> None:
+def test_history_when_a_worker_took_more_memory_than_its_launcher_then_it_is_shown(client: stoker.Client) -> None:
     taken_kib = 100 * 1024
     hungry = {"command": sys.executable, "args": ["-ISc", f"b'x' * ({taken_kib} << 10)"]}
     job = submit(client, hungry)
@@ -290,7 +290,7 @@ def test_watch_when_for_a_workflow_then_its_changes_and_those_of_its_steps_come(
     ("wanted", "error"), [({"workflow": 777_777}, WorkflowNotFound), ({"job": 1, "workflow": 1}, InvalidParams)]
 )
 def test_watch_when_the_workflow_cannot_be_watched_then_it_is_refused(
-    client: stoker.Client, wanted: dict[str, int], error: type[StokerError]
+    client: stoker.Client, wanted: dict[str, Any], error: type[StokerError]
 ) -> None:
     with pytest.raises(error, match="workflow"):
         client.watch(after=0, **wanted)

@@ -1,4 +1,4 @@
-"""What a worker puts in the place of its log: a FIFO, a link. Nobody waits for it or reads what it leads to."""
+"""A worker replaces its log by a FIFO or a link: the daemon neither waits for it nor reads its target."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_worker_when_it_has_a_tree_then_every_process_of_it_is_seen_and_nothing_
     assert all(process["name"] == "sh" for process in view["processes"])
 
 
-def test_worker_when_it_works_hard_then_its_cpu_and_memory_are_told(client: stoker.Client) -> None:
+def test_worker_when_it_works_hard_then_its_cpu_and_memory_are_shown(client: stoker.Client) -> None:
     script = f"held = bytearray({64 * MIB})\nwhile True: pass"
     job = submit_running(client, {"command": sys.executable, "args": ["-c", script]})
 
@@ -74,7 +74,7 @@ def test_worker_when_there_is_none_then_it_says_why(client: stoker.Client, queue
     assert refused.value.hint == f"stoker why {job}"
 
 
-def test_worker_when_shown_then_what_it_said_stands_beside_what_it_does(
+def test_worker_when_shown_then_its_report_stands_beside_its_processes(
     shared: DaemonProcess, client: stoker.Client, gate: Gate
 ) -> None:
     say = "import os, socket; s = socket.socket(1, 2); s.sendto(b'X_STOKER_PROGRESS=5', os.environ['NOTIFY_SOCKET'])"

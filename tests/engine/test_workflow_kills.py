@@ -1,4 +1,4 @@
-"""kill -9 of the daemon at any moment of a workflow: every step runs as promised, and the chain says what the rows say.
+"""kill -9 of the daemon at any moment of a workflow: every step runs as promised, and the chain agrees with the rows.
 
 Owns the moments (right after the answer, while a step runs, between steps, in a pause, in a cancel) and asks the audit
 after the last life. Killing at single syscalls, with workflows in the mix, is in tests/faults.
@@ -61,9 +61,8 @@ def rows(daemon: DaemonProcess, sql: str) -> list[Any]:
 
 
 @pytest.fixture
-def recorded() -> Any:
-    with DaemonProcess(SETTINGS) as daemon:
-        yield Recorded(daemon)
+def recorded(daemon: DaemonProcess) -> Recorded:
+    return Recorded(daemon)
 
 
 def test_workflow_when_the_daemon_dies_after_the_answer_then_each_step_runs_once(recorded: Recorded) -> None:

@@ -1,7 +1,7 @@
-"""Workflows with a real daemon: submitted whole, steps behind their needs, what is handed on, pause, cancel, retry.
+"""Workflows with a real daemon: submitted whole, steps after their needs, outputs, pause, cancel, retry.
 
-Owns what a person is promised of a workflow while the daemon lives. Kills are in test_workflow_kills.py, what a flow is
-refused for in tests/bad_input/test_flows.py.
+Owns the promises about a workflow while the daemon lives. test_workflow_kills.py has kills,
+tests/bad_input/test_flows.py the mistakes of flows.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def test_key_when_used_again_then_the_same_flow_is_found_and_another_is_refused(
         submit(client, OK, idempotency_key="once")
 
 
-def test_pause_when_asked_then_what_runs_goes_on_and_nothing_more_starts(client: stoker.Client, gate: Gate) -> None:
+def test_pause_when_asked_then_running_steps_go_on_and_no_other_starts(client: stoker.Client, gate: Gate) -> None:
     answer = send(client, flow({"a": gate.spec(), "b": behind("a")}))
     running(client, answer["steps"]["a"])
 
@@ -192,16 +192,14 @@ def test_pause_when_asked_then_what_runs_goes_on_and_nothing_more_starts(client:
 
     assert (standing["state"], standing["running"]) == ("paused", ["a"])
     until(lambda: state(client, answer["steps"]["b"]) == "queued", why="the step behind it to be ready")
-    other = submit(client, OK)  # a paused workflow is in nobody's way
+    other = submit(client, OK)  # a paused workflow blocks no other
     assert end_of(client, other) == ("succeeded", "exit")
     assert step_states(client, answer["id"]) == {"a": "succeeded", "b": "queued"}
     client.call("workflow.cancel", {"id": answer["id"]})
     assert flow_end(client, answer["id"]) == "cancelled"
 
 
-def test_cancel_when_steps_run_wait_and_are_done_then_what_was_done_stays_done(
-    client: stoker.Client, gate: Gate
-) -> None:
+def test_cancel_when_steps_run_wait_and_are_done_then_done_ones_stay_done(client: stoker.Client, gate: Gate) -> None:
     slow = gate.spec(grace_ms=100)
     answer = send(client, flow({"done": OK, "runs": {**slow, "needs": ["done"]}, "waits": behind("runs")}))
     running(client, answer["steps"]["runs"])

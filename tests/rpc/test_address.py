@@ -68,7 +68,7 @@ def test_path_when_it_is_too_long_then_the_error_says_how_long_it_may_be(tmp_pat
     assert "--socket" in (caught.value.hint or "")
 
 
-def test_lock_when_nobody_holds_it_then_it_makes_the_directory_and_names_us(tmp_path: Path) -> None:
+def test_lock_when_it_is_free_then_it_makes_the_directory_and_names_us(tmp_path: Path) -> None:
     path = tmp_path / "new" / "s.sock"
 
     lock = lock_socket(path)

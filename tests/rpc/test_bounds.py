@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stoker.rpc import connection, frames
+from stoker.rpc import connection, frames, methods
 from stoker.rpc.calls import Backend
 from tests.support.facts import until
 from tests.support.rpc import READ_TIMEOUT_S, MemoryService, ServerThread, request
@@ -36,6 +37,10 @@ def everything(client: RawClient, most: int) -> list[Any]:
         while len(messages) < most and (message := client.hear()) is not None:
             messages.append(message)
     return messages
+
+
+def unread_bytes(server: ServerThread) -> int:
+    return sum(each.unread_bytes for each in server.server._connections)
 
 
 # Each of these once kept the loop busy for seconds.
@@ -64,7 +69,7 @@ def test_others_when_one_frame_is_slow_to_refuse_then_they_are_answered(
     assert answers[-1] is not None
 
 
-def test_submit_many_when_all_are_wrong_then_each_is_told_and_the_first_in_words(client: RawClient) -> None:
+def test_submit_many_when_all_are_wrong_then_each_has_an_error_the_first_in_words(client: RawClient) -> None:
     slots = client.ask("job.submit_many", jobs=[{"comand": "true"}] * 200)["result"]["jobs"]
 
     assert [slot["error"]["data"]["path"] for slot in slots[:2]] == ["jobs[0].comand", "jobs[1].comand"]
@@ -132,6 +137,28 @@ def test_batch_when_its_answers_are_too_large_together_then_the_rest_is_refused(
     assert answers[9]["error"]["data"]["code"] == "answer_too_large"
 
 
+def test_batch_of_jobs_when_it_is_large_then_its_answer_is_made_off_the_loop(
+    client: RawClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_in: list[str] = []
+    make = methods._slots
+
+    def slots(*of: Any) -> Any:
+        made_in.append(threading.current_thread().name)
+        return make(*of)
+
+    monkeypatch.setattr(methods, "_slots", slots)
+    sizes = (2, methods.RENDERED_AT_ONCE + 1)
+
+    for good in (True, False):
+        for size in sizes:
+            jobs = [{"command": "true"} if good else {"no_command": 1}] * size
+            answered = client.ask("job.submit_many", jobs=jobs)["result"]["jobs"]
+            assert ["error" not in answer for answer in answered] == [good] * size
+
+    assert [name == "server" for name in made_in] == [True, False, True, False]
+
+
 def test_reads_when_one_is_refused_at_once_then_those_behind_it_are_answered(client: RawClient) -> None:
     asked = ["job.list", "checkpoint.list", "checkpoint.list", "job.list"]
     client.say(b"".join(request(method, n) for n, method in enumerate(asked)))
@@ -140,6 +167,30 @@ def test_reads_when_one_is_refused_at_once_then_those_behind_it_are_answered(cli
 
     assert [answers[n]["error"]["data"]["code"] for n in (1, 2)] == ["invalid_params"] * 2
     assert [answers[n]["result"]["jobs"] for n in (0, 3)] == [[], []]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        request("job.submit_many", 1, jobs=[{"comand": "true"}] * 500),
+        batch(*[request("job.submit", n, comand="true") for n in range(500)]),
+        batch(*[request("job.get", n, id=n + 1) for n in range(500)]),
+    ],
+    ids=["jobs", "requests", "ids"],
+)
+def test_errors_when_they_are_answered_then_none_waits_for_the_collector(client: RawClient, wrong: bytes) -> None:
+    client.ask("system.health")
+    gc.collect()
+    gc.disable()
+    try:
+        client.say(wrong)
+        client.hear()
+        client.ask("system.health")
+        found = gc.collect()
+    finally:
+        gc.enable()
+
+    assert found < 500
 
 
 def test_connection_when_a_turn_of_it_fails_then_it_is_hung_up_and_others_go_on(
@@ -177,12 +228,51 @@ def test_answers_when_too_many_are_left_unread_then_the_slowest_client_ends() ->
 
         with server.connect() as bystander:
             assert bystander.ask("job.get", id=1)["result"]["id"] == 1
-        backlog = server.on_loop(lambda: sum(each.unread_bytes for each in server.server._connections))
+        backlog = server.on_loop(lambda: unread_bytes(server))
         complete = [len(everything(client, 20)) == 20 for client in deaf]
 
     assert backlog <= 6 << 20
     assert True in complete
     assert False in complete
+
+
+def test_frames_when_too_many_do_not_end_then_the_largest_is_refused() -> None:
+    unfinished = request("job.submit", 1, command="x")[:-2]
+    sizes = [180_000, 300_000, 180_000, 180_000, 180_000]
+    with ServerThread(max_unfinished_bytes=1 << 20, frame_timeout_ms=120_000) as server, ExitStack() as connected:
+        clients = [connected.enter_context(server.connect()) for _ in sizes]
+        for client, size in zip(clients, sizes, strict=True):
+            client.say(unfinished + b" " * size)
+        until(lambda: server.on_loop(lambda: server.server.unfinished._total) > sum(sizes), why="all that was sent")
+        clients[0].say(b" " * 50_000)  # together they are over the limit now
+
+        refused = clients.pop(1)
+        refusal = refused.hear()["error"]
+        for client in clients:
+            client.say(b"}\n")
+        answers = [client.hear() for client in clients]
+        end = refused.hear()
+        left = server.on_loop(lambda: server.server.unfinished._total)
+
+    assert (refusal["data"]["code"], refusal["data"]["transient"]) == ("unfinished_frames", True)
+    assert refusal["data"]["hint"].startswith("end each request with a newline")
+    assert [answer["result"]["state"] for answer in answers] == ["queued"] * len(clients)
+    assert (end, left) == (None, 0)
+
+
+def test_answers_when_their_client_is_ended_then_they_count_against_no_other() -> None:
+    with ServerThread(max_unread_bytes=3 << 20) as server, server.connect() as deaf:
+        server.service.jobs[1] = server.service.large_job(900_000)
+        deaf.say(b"".join(request("job.get", n, id=1) for n in range(20)))
+        until(lambda: server.on_loop(lambda: unread_bytes(server)) > 1 << 20, why="answers that are left unread")
+
+        def end_it_and_count_again() -> tuple[int, int]:
+            (ended,) = server.server._connections
+            ended.abort()
+            server.server.unread.note(ended)  # as an answer does that was under way
+            return ended.unread_bytes, server.server.unread._total
+
+        assert server.on_loop(end_it_and_count_again) == (0, 0)
 
 
 def test_long_frame_when_another_has_many_then_it_does_not_wait_for_all(

@@ -128,7 +128,7 @@ def test_logs_when_the_iterator_is_dropped_then_the_stream_ends(client: stoker.C
     until(lambda: server.service.feeds_open == 0)
 
 
-def test_watch_when_the_source_breaks_then_it_raises_after_what_came(client: stoker.Client) -> None:
+def test_watch_when_the_source_breaks_then_it_raises_after_the_received_changes(client: stoker.Client) -> None:
     changes = client.watch(after=4)
 
     assert [next(changes)["seq"], next(changes)["seq"]] == [5, 6]
@@ -136,7 +136,7 @@ def test_watch_when_the_source_breaks_then_it_raises_after_what_came(client: sto
         next(changes)
 
 
-def test_call_when_nobody_listens_then_the_hint_says_what_to_start(tmp_path: Path) -> None:
+def test_call_when_no_daemon_listens_then_the_hint_says_what_to_start(tmp_path: Path) -> None:
     with pytest.raises(DaemonUnreachable, match="no daemon answers") as caught:
         stoker.Client(tmp_path / "s.sock").status()
 
@@ -266,7 +266,7 @@ def test_call_when_no_answer_comes_then_it_gives_up_and_starts_afresh(server: Se
         assert client.status()["version"] == "0.1.0"
 
 
-def test_error_when_its_code_is_of_a_newer_daemon_then_it_is_still_told() -> None:
+def test_error_when_its_code_is_of_a_newer_daemon_then_it_is_still_shown() -> None:
     from stoker.rpc.conversation import error_of  # noqa: PLC0415
 
     error = error_of({"code": -1, "message": "m", "data": {"code": "newer", "transient": True, "hint": "h", "x": 1}})

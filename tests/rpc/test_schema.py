@@ -17,7 +17,7 @@ from stoker.rpc.methods import METHODS
 from stoker.rpc.schema import read_params
 
 WRONG_JOBS: list[tuple[dict[str, Any], str, str, str | None]] = [
-    ({}, "command", "this field is missing", "the program to run"),
+    ({}, "command", "this field is missing", "the program alone"),
     ({"command": 5}, "command", "expected a string, got 5", None),
     ({"command": ""}, "command", 'expected a string that is not empty, got ""', None),
     ({"comand": "ls"}, "comand", "no such field", "did you mean command?"),
@@ -65,12 +65,15 @@ WRONG_JOBS: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"command": "a", "success_exit_codes": [256]}, "success_exit_codes[0]", "256 is more than 255", "0 to 255"),
     ({"command": "a", "stdin": "x" * 65_537}, "stdin", "65537 characters; the limit is 65536", None),
     ({"command": "a", "traceparent": "x"}, "traceparent", 'not allowed: "x"', "W3C"),
+    ({"command": "a", "rate_key": "a b"}, "rate_key", 'not allowed: "a b"', "@ / -, at most 128"),
+    ({"command": "a", "wait_for": ["event:a"]}, "wait_for", 'got ["event:a"]', '{"all": ["event:a", "idle"]}'),
+    ({"command": "a", "supersede_key": ""}, "supersede_key", 'that is not empty, got ""', "1 to 200 characters"),
     ({"command": "a", "priority": 2**63}, "priority", "9223372036854775808 is more than 10000", None),
 ]
 
 
 @pytest.mark.parametrize(("job", "path", "problem", "hint"), WRONG_JOBS, ids=[row[1] for row in WRONG_JOBS])
-def test_read_params_when_a_field_is_wrong_then_path_value_limit_and_help_are_said(
+def test_read_params_when_a_field_is_wrong_then_path_value_limit_and_hint_are_given(
     job: dict[str, Any], path: str, problem: str, hint: str | None
 ) -> None:
     with pytest.raises(InvalidParams) as caught:
@@ -83,7 +86,7 @@ def test_read_params_when_a_field_is_wrong_then_path_value_limit_and_help_are_sa
 
 
 @pytest.mark.parametrize("value", [None, [], 5, "x"])
-def test_read_params_when_the_whole_is_no_object_then_it_is_said(value: object) -> None:
+def test_read_params_when_they_are_no_object_then_the_error_says_so(value: object) -> None:
     with pytest.raises(InvalidParams, match="params: expected an object, got"):
         read_params(value, JobParams)
 

@@ -76,8 +76,13 @@ def test_requests_when_pipelined_then_each_is_answered_with_its_id(client: RawCl
     assert len({answer["result"]["id"] for answer in answers.values()}) == 3000
 
 
-def test_answers_when_many_are_asked_at_once_then_they_leave_in_few_writes(client: RawClient) -> None:
-    client.say(b"".join(request("system.health", n) for n in range(500)))
+def test_answers_when_many_are_made_at_once_then_they_leave_in_few_writes(
+    client: RawClient, server: ServerThread
+) -> None:
+    server.service.hold_submits = True
+    client.say(b"".join(request("job.submit", n, command="true") for n in range(500)))
+    until(lambda: server.on_loop(lambda: len(server.service.held)) == 500, why="all submits")
+    server.on_loop(server.service.release_submits)
 
     sizes: list[int] = []
     while sum(sizes) < 500:
@@ -208,7 +213,7 @@ def test_frame_when_it_never_ends_then_an_error_comes_and_the_connection_ends() 
         assert idle.ask("system.health")["result"] == {"ok": True}
 
 
-def test_bug_of_ours_when_a_handler_raises_it_then_the_client_hears_of_it_and_lives(
+def test_bug_when_a_handler_raises_it_then_the_client_gets_an_error_and_stays(
     client: RawClient, server: ServerThread
 ) -> None:
     server.service.crash_next = True
@@ -481,7 +486,7 @@ def test_stop_when_an_answer_never_comes_then_it_gives_up(client: RawClient, ser
     assert client.hear() is None
 
 
-def test_connection_when_it_ends_then_the_service_is_told_which_it_was(server: ServerThread) -> None:
+def test_connection_when_it_ends_then_the_service_gets_its_number(server: ServerThread) -> None:
     with server.connect() as stays:
         stays.ask("system.health")
         with server.connect() as goes:

@@ -5,12 +5,12 @@ Owns the comparison with `core.views` and `core.daemon_views`; `tests/rpc/test_s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 import pytest
 
-from stoker.core import daemon_views, views, wire_types
+from stoker.core import daemon_views, hook_views, rate_views, views, wire_types
 from stoker.core.schedule import views as schedule_views
 from stoker.core.wire_types import ChangeShape, CheckpointPage
 from tests.support.daemon import DaemonProcess
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stoker import Client
+
+
+SETTINGS = """
+[hooks.mail]
+on = ["job.failed"]
+command = "true"
+"""
 
 
 @pytest.fixture
@@ -98,6 +105,15 @@ def check_commands_of_queues(client: Client) -> None:
     check(call(client, "queue.pause", name="bulk"), daemon_views.QueuePaused)
     check(call(client, "queue.resume", name="bulk"), daemon_views.QueuePaused)
     check(call(client, "resource.set", name="gpu", capacity=1), daemon_views.ResourceChanged)
+    check(call(client, "rate.set", key="api", rate="1/s"), rate_views.RateChanged)
+    check(call(client, "rate.set", key="*", rate="1/s", burst=2), rate_views.RateChanged)
+    check(call(client, "rate.list"), rate_views.RateList)
+    check(call(client, "rate.remove", key="*"), rate_views.RateRemoved)
+
+
+def test_answers_when_they_are_about_events_then_they_are_of_their_types(client: Client) -> None:
+    check(call(client, "event.emit", name="go", data={"a": 1}, keep_ms=60_000), views.EmitAnswer)
+    check(call(client, "event.list"), views.EventPage)
 
 
 def test_answers_when_commands_change_a_workflow_then_they_are_of_their_types(client: Client, gate: Gate) -> None:
@@ -149,6 +165,7 @@ def test_check_when_an_answer_has_another_shape_then_it_is_noticed(change: dict[
         "min_running": None,
         "narrowed_to": None,
         "max_queued": None,
+        "rate": None,
         "paused": False,
         "throttled": False,
     }
@@ -157,3 +174,43 @@ def test_check_when_an_answer_has_another_shape_then_it_is_noticed(change: dict[
 
     with pytest.raises((AssertionError, msgspec.ValidationError)):
         check(queue | counts | change, daemon_views.QueueView)
+
+
+def test_fields_when_any_answer_about_a_workflow_is_printed_then_each_is_there() -> None:
+    answers = [
+        wire_types.WorkflowPaused,
+        wire_types.WorkflowCancelled,
+        wire_types.WorkflowRetried,
+        wire_types.StepSkipped,
+        wire_types.NeedsChanged,
+        wire_types.WorkflowResumed,
+        wire_types.WorkflowRolledBack,
+    ]
+    fields = {name: kind for answer in answers for name, kind in get_type_hints(answer).items()}
+
+    assert get_type_hints(wire_types.WorkflowCommandAnswer) == fields
+
+
+def test_pieces_when_a_log_is_read_then_they_are_of_their_type(client: Client) -> None:
+    job = submit(client, shell("echo hello"))
+    end_of(client, job)
+
+    pieces = list(client.stream("job.logs", {"id": job}))
+
+    assert pieces
+    for piece in pieces:
+        check(piece, wire_types.LogPiece)
+
+
+def test_standing_when_a_job_is_edited_then_it_is_of_its_type(client: Client, running_job: int) -> None:
+    waiting = submit(client, shell("exit 0"), needs=[running_job])
+
+    check(call(client, "job.edit", id=waiting, priority=5), wire_types.StandingShape)
+
+
+def test_answers_when_they_are_about_hooks_then_they_are_of_their_types(client: Client) -> None:
+    end_of(client, submit(client, shell("exit 3")))
+
+    check(call(client, "hook.test", name="mail"), hook_views.HookTestAnswer)
+    check(call(client, "hook.list"), hook_views.HookList)
+    check(call(client, "hook.get", name="mail"), hook_views.HookDetails)

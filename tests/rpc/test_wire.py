@@ -192,7 +192,7 @@ def test_framer_when_bytes_arrive_in_any_pieces_then_the_frames_are_the_same(
     ]
 
     assert read + framer.finish() == [line for line in stream.split(b"\n") if line.strip()]
-    assert not framer.partial
+    assert framer.unfinished == 0
 
 
 @pytest.mark.parametrize("piece", [1024, 100_000, 2 * MAX_FRAME_BYTES])

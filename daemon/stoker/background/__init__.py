@@ -1,4 +1,4 @@
-"""What runs beside the loop of job state: tasks that nobody awaits, and periodic duties.
+"""The work beside the loop of job state: background tasks and periodic duties.
 
-Owns what becomes of one that fails. The parts that start them know what they do.
+Owns the reaction to their failures.
 """

@@ -32,7 +32,7 @@ class Cadence:
         self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._tick)
 
     def stop(self) -> None:
-        """Harmless if it was never started or is stopped already."""
+        """Stop the timer. Safe to call before `start`, and twice."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

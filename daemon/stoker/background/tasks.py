@@ -1,10 +1,9 @@
-"""Tasks that nobody awaits: one owner for the whole daemon, so that none of them fails unheard.
+"""Background tasks, with one owner for the whole daemon, so that each failure is noticed.
 
-Owns the set of running tasks, the pauses between tries, and the end of all. A task that is started fails for good with
-its first error: `failed` is set, and the daemon ends. A task that is retried is logged and run again, as a shortage of
-descriptors or one read error passes. A periodic duty that fails waits for its next turn. The code that starts a task
-says which of these it is. Invariant: after `close` no task of the group runs, and none that is started later does more
-than end.
+Owns the set of running tasks, the pauses between tries, and the end of all. The first error of a task from `start` sets
+`failed`, and the daemon ends. A task from `retry` is logged and run again, as a shortage of descriptors or a read error
+may pass. A periodic duty (`perform`) that fails waits for its next turn. Invariant: after `close` no task of the group
+runs, and a task that is started later is cancelled at once.
 """
 
 from __future__ import annotations
@@ -39,6 +38,10 @@ class BackgroundTasks:
         self._groups.append(group)
         return group
 
+    def is_running(self, name: str) -> bool:
+        """Whether a task of this name runs."""
+        return any(task.get_name() == name and not task.done() for task in self._tasks)
+
     def start(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run `work` to its end. If it raises, the daemon ends with that error."""
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -51,7 +54,7 @@ class BackgroundTasks:
     def retry(
         self, name: str, work: Callable[[], Coroutine[Any, Any, T]], *, longest_pause_s: float = LONGEST_PAUSE_S
     ) -> asyncio.Task[T]:
-        """Run `work()` until it comes to its end without an error. It must be harmless to begin it again."""
+        """Run `work()` until it ends without an error. It must be safe to begin it again."""
         return self.start(name, self._until_it_succeeds(name, work, longest_pause_s))
 
     async def _until_it_succeeds(
@@ -62,7 +65,7 @@ class BackgroundTasks:
             while True:
                 try:
                     return await work()
-                except Exception as error:  # noqa: BLE001 - the boundary: the log tells, and it is tried again
+                except Exception as error:  # noqa: BLE001 - the boundary: the error is logged, and the task runs again
                     log(LogEvent.BACKGROUND_RETRIED, task=name, error=error, again_in_s=pause_s)
                     self.retrying[name] = _text(error)
                 await asyncio.sleep(pause_s)
@@ -71,7 +74,7 @@ class BackgroundTasks:
             self.retrying.pop(name, None)
 
     def perform(self, name: str, duty: Callable[[], None], *, again_in_s: float) -> bool:
-        """Do a periodic duty now. If the host fails it, its next turn is the next try, and the log says so once.
+        """Do a periodic duty now. An OSError is logged once, and the next turn of the duty is the next try.
 
         Returns whether it was done.
         """
@@ -92,7 +95,7 @@ class BackgroundTasks:
             self.fail(task.get_name(), error)
 
     def fail(self, name: str, error: BaseException) -> None:
-        """End the daemon: what its promises rest on has failed, and nobody waits for the result."""
+        """End the daemon because of an error that no caller can handle."""
         log(LogEvent.BACKGROUND_FAILED, task=name, error=error)
         if not self.failed.done():
             self.failed.set_exception(error)

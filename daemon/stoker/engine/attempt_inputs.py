@@ -1,9 +1,9 @@
-"""The inputs of an attempt beside its spec: the ends of its needs, and its newest checkpoint.
+"""The inputs of an attempt beside its spec: the ends of its needs, named events, and its newest checkpoint.
 
 Owns the starts between their commit and their executor. A start waits for the reader's thread only if it may have a
-checkpoint, or its inputs are large or could not be read with the commit. Invariants: an attempt that was stopped or
-settled meanwhile is not started; if the newest checkpoint is damaged, a warning is logged and the one before it is
-used.
+checkpoint or named events, is that of a hook, or its inputs are large or could not be read with the commit. Invariants:
+an attempt that was stopped or settled meanwhile is not started; if the newest checkpoint is damaged, a warning is
+logged and the one before it is used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from itertools import count
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from stoker.background.tasks import BackgroundTasks
@@ -29,7 +29,7 @@ from stoker.engine.heartbeats import Heartbeats
 from stoker.engine.memory import LiveState
 from stoker.executors.base import Executor, Sink, Start, never_started
 from stoker.process.work_files import InputsFile, WorkFiles
-from stoker.store import attempts, checkpoints
+from stoker.store import attempts, checkpoints, conditions
 from stoker.store.attempts import Needed
 from stoker.store.reader import Reader
 from stoker.telemetry.events import LogEvent
@@ -40,7 +40,6 @@ SMALL_INPUTS_BYTES = 4 * 1024  # written by the event loop
 PORTION = 50  # needs read at once: each may have handed on 64 KiB
 AGAIN_S = 1.0
 TRIES = 20
-TRIED = 20  # newest checkpoints: if all of them are damaged the attempt starts without one
 
 
 class AttemptInputs:
@@ -81,14 +80,15 @@ class AttemptInputs:
             self._start_together(together)
 
     def _ready(self, start: Start, ends: Mapping[int, Needed]) -> Start | None:
-        """The start with its inputs; None if they must be read, or written, in the reader's thread."""
-        if start.job.attempts > 1:
+        """The start with its inputs; None if they must be read or written in the reader's thread."""
+        spec = start.job.spec
+        if start.job.attempts > 1 or spec.wait_for is not None or spec.hook is not None:
             return None
-        if not start.job.spec.needs:
+        if not spec.needs:
             return start
-        needed = [ends[job_id] for job_id in sorted(need.job for need in start.job.spec.needs) if job_id in ends]
+        needed = [ends[job_id] for job_id in sorted(need.job for need in spec.needs) if job_id in ends]
         size = sum(len(one.output or "") for one in needed)
-        if len(needed) < len(start.job.spec.needs) or size > SMALL_INPUTS_BYTES:
+        if len(needed) < len(spec.needs) or size > SMALL_INPUTS_BYTES:
             return None
         variable = _InputsVariable()
         try:
@@ -104,8 +104,8 @@ class AttemptInputs:
     async def _start_when_read(self, starts: Sequence[Start], tries: Iterator[int]) -> None:
         """Hand the starts over once their inputs are read, or report their end if they may not start any more.
 
-        After a failed read each is read alone, as the damaged row of one may be why it failed. After TRIES failed reads
-        they are reported as never started: their jobs are queued again, and can expire.
+        After a failed read each is read alone, as one damaged row may be the cause. After TRIES failed reads they are
+        reported as never started: their jobs are queued again, and can expire.
         """
         number = next(tries)
         if number > 1 and len(starts) > 1:
@@ -120,7 +120,7 @@ class AttemptInputs:
         self._held.difference_update(start.attempt.run_id for start in starts)
 
     async def _provide(self, starts: Sequence[Start]) -> list[Start]:
-        """Those that may still begin, with their inputs.
+        """The starts that may still begin, with their inputs.
 
         Waits for room on the disk, however long: without its checkpoint an attempt would begin at zero.
         """
@@ -146,11 +146,12 @@ class AttemptInputs:
                 log(LogEvent.CHECKPOINT_DAMAGED, job=start.job.id, checkpoint=damaged.details["id"], error=damaged)
             if inputs.error is not None:
                 log(LogEvent.CHECKPOINT_FAILED, job=start.job.id, attempt=start.attempt.ordinal, error=inputs.error)
-            written.append(replace(start, inputs=inputs.variable) if inputs.error is None else None)
+            ready = replace(start, inputs=inputs.variable, events=inputs.events)
+            written.append(ready if inputs.error is None else None)
         return written
 
     def _hand_over(self, starts: Sequence[Start]) -> None:
-        """Hand them to their executors, after the sockets for heartbeats are bound."""
+        """Hand the starts to their executors, after the sockets for heartbeats are bound."""
         by_mode: defaultdict[ExecutionMode, list[Start]] = defaultdict(list)
         for start in starts:
             if start.job.spec.has_notify_socket:
@@ -175,14 +176,15 @@ class AttemptInputs:
 
 
 def _portions(starts: Iterable[Start]) -> Iterator[list[Start]]:
-    """Starts that read their inputs together: PORTION needs at most, or one start with more."""
+    """Starts that read their inputs together: PORTION needs and events at most, or one start with more."""
     portion: list[Start] = []
     needs = 0
     for start in starts:
-        needs += len(start.job.spec.needs)
+        of_start = len(start.job.spec.needs) + (start.job.spec.wait_for is not None)
+        needs += of_start
         if portion and needs > PORTION:
             yield portion
-            portion, needs = [], len(start.job.spec.needs)
+            portion, needs = [], of_start
         portion.append(start)
     if portion:
         yield portion
@@ -233,9 +235,10 @@ def _end(one: Needed) -> dict[str, Any]:
 
 
 class _Written(Struct, frozen=True):
-    """The inputs of one start: STOKER_INPUTS, the damaged checkpoints that were passed over, and what failed."""
+    """The inputs of one start: STOKER_INPUTS, the events of a handler, the damaged checkpoints, and what failed."""
 
     variable: str | None = "{}"
+    events: Mapping[str, Any] = field(default_factory=dict)
     damaged: Sequence[CheckpointDamaged] = ()
     error: OSError | None = None
 
@@ -245,16 +248,37 @@ def _write_all(connection: sqlite3.Connection, work_files: WorkFiles, starts: Se
 
 
 def _write(connection: sqlite3.Connection, work_files: WorkFiles, job: Job, run_id: str) -> _Written:
-    data, damaged = _newest(connection, job)
-    variable = _InputsVariable()
+    data, damaged = None, list[CheckpointDamaged]()
+    if job.attempts > 1:
+        data, damaged = checkpoints.newest_sound(connection, job.id, job.checkpoint_floor, opened)
+    variable, events = _InputsVariable(), {} if job.spec.wait_for is None else _events(connection, job)
+    if job.spec.execution_mode is ExecutionMode.IN_PROCESS:
+        return _Written(events=msgspec.json.decode(msgspec.json.encode(events)), damaged=damaged)
     try:
         if data is not None:
             work_files.put_checkpoint(run_id, data)
+        if job.spec.wait_for is not None:
+            work_files.put_events(run_id, msgspec.json.encode(events) + b"\n")
+        if job.spec.hook is not None:
+            work_files.put_events(run_id, msgspec.json.encode(job.spec.hook_data) + b"\n")
         if job.spec.needs:
             _write_needs(_needs(connection, job), InputsFile(work_files.inputs(run_id)), variable)
     except OSError as error:
         return _Written(error=error)
-    return _Written(variable.text, damaged)
+    return _Written(variable.text, damaged=damaged)
+
+
+def _events(connection: sqlite3.Connection, job: Job) -> dict[str, Any]:
+    """The events that the job waited for and got, by name, as STOKER_EVENT_FILE has them."""
+    return {
+        event.name: {
+            "id": event.id,
+            "emitted_at": event.emitted_at,
+            "owner_uid": event.owner_uid,
+            "data": msgspec.Raw(event.data.encode()),
+        }
+        for event in conditions.given(connection, job.id)
+    }
 
 
 def _variable(connection: sqlite3.Connection, job: Job) -> str | None:
@@ -269,15 +293,3 @@ def _needs(connection: sqlite3.Connection, job: Job) -> Iterator[Sequence[Needed
     ids = [need.job for need in job.spec.needs]
     for at in range(0, len(ids), PORTION):
         yield attempts.needed(connection, ids[at : at + PORTION])
-
-
-def _newest(connection: sqlite3.Connection, job: Job) -> tuple[bytes | None, list[CheckpointDamaged]]:
-    """The newest sound checkpoint and the damaged ones that are newer; older ones are not read."""
-    damaged: list[CheckpointDamaged] = []
-    if job.attempts > 1:
-        for checkpoint in checkpoints.progress(connection, job.id, job.checkpoint_floor, TRIED):
-            try:
-                return opened(checkpoint), damaged
-            except CheckpointDamaged as error:
-                damaged.append(error)
-    return None, damaged

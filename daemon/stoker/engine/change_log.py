@@ -7,6 +7,7 @@ row and those of its attempts.
 from __future__ import annotations
 
 import re
+from operator import attrgetter
 from typing import Any
 
 from stoker.core.job import events as ev
@@ -15,9 +16,10 @@ from stoker.core.requests import JobChanges
 
 # The fields of a job that change during its life; all others are its spec.
 MUTABLE = (
-    "state", "reason", "attempts", "failures", "orphanings", "needs_open", "wake_at", "expires_at", "started_at",
-    "finished_at", "exit_code", "signal", "checkpoint_floor", "order_key", "superseded_by",
+    "state", "reason", "attempts", "failures", "orphanings", "needs_open", "conditions_open", "wake_at", "expires_at",
+    "started_at", "finished_at", "exit_code", "signal", "checkpoint_floor", "order_key", "superseded_by",
 )  # fmt: skip
+_mutable_values = attrgetter(*MUTABLE)
 DERIVED = frozenset({"needs_open"})  # follows from the rows of needs: alone it makes no change
 
 
@@ -31,24 +33,27 @@ CAUSES = {event: cause_of(event) for event in ev.Event.__subclasses__()}
 
 def first_values(job: Job) -> dict[str, Any]:
     """The values beside the spec that rebuild the row of a new job."""
-    return {
+    values = {
         "owner_uid": job.owner_uid,
         "trace_id": job.trace_id,
         "order_key": job.order_key,
         "created_at": job.created_at,
         "state": job.state,
         "needs_open": job.needs_open,
+        "conditions_open": job.conditions_open,
         "expires_at": job.expires_at,
         "workflow_id": job.workflow_id,
         "step": job.step,
     }
+    if job.debounce_by is not None:
+        values |= {"wake_at": job.wake_at, "debounce_by": job.debounce_by}
+    return values
 
 
 def difference(before: Job, job: Job, attempt: Attempt | None, touched: Attempt | None) -> dict[str, Any]:
     """The values that a step changed: enough to apply it again to the row before it."""
-    payload: dict[str, Any] = {
-        name: value for name in MUTABLE if (value := getattr(job, name)) != getattr(before, name)
-    }
+    values = zip(MUTABLE, _mutable_values(before), _mutable_values(job), strict=True)
+    payload: dict[str, Any] = {name: value for name, earlier, value in values if value != earlier}
     if job.spec is not before.spec:
         payload |= {"spec": job.spec, "edited": edited_fields(before.spec, job.spec)}
     if touched is not None:

@@ -1,9 +1,9 @@
-"""Wakes the loop when a limit of a running attempt, or a job that waits for a time, is due.
+"""Wakes the loop when a limit of a running attempt is due, or the time or the token for which a job waits.
 
-Owns the one timer behind `Timers`. After a gap (the daemon was stopped, or the host slept) an attempt may have ended in
-time although its report was not read yet. So each launcher is first asked for its news; then the limits of its attempts
-are applied. The silence of workers during a gap does not count. Invariant: a limit waits only for the launcher of its
-own attempt, and for a bounded time.
+After a gap (the daemon was stopped, or the host slept) an attempt may have ended in time although its report was not
+read yet. So each launcher is asked for its reports before the limits of its attempts are applied. The silence of
+workers during a gap does not count. Invariant: a limit waits only for the launcher of its own attempt, and for a
+bounded time.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from stoker.background.due_timer import DueTimer
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock, Now
 from stoker.engine.heartbeats import Heartbeats
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState
 from stoker.engine.messages import Alarms, DueJobs
+from stoker.engine.rate_memory import LiveRates
 from stoker.engine.timers import Alarm, Limit, Timers
+from stoker.engine.turn import Turn
 from stoker.executors.launcher_pool import LauncherPool
 
 GAP_MS = 2_000
@@ -47,8 +50,7 @@ class Deadlines:
         self._patience_s = patience_ms / 1_000
         self._sample_ms = sample_ms
         self._ticked_at = clock.now().steady
-        self._handle: asyncio.TimerHandle | None = None
-        self._due_at: int | None = None
+        self._timer = DueTimer(clock, self._fire)
         self._asked: dict[str, list[Alarm]] = {}  # by launcher that was asked: the limits that wait for its answer
 
     def rearm(self) -> None:
@@ -56,34 +58,23 @@ class Deadlines:
         now = self._clock.now()
         delay = self._timers.delay_ms(now)
         due_at = None if delay is None else now.steady + delay
-        if self._handle is not None and due_at is not None and self._due_at is not None and self._due_at <= due_at:
-            return
-        self.stop()
-        if delay is not None:
-            self._due_at = due_at
-            self._handle = asyncio.get_running_loop().call_later(delay / 1_000, self._fire)
+        set_for = self._timer.due_at
+        if due_at is None or set_for is None or due_at < set_for:
+            self._timer.set(due_at)
 
     def tick(self) -> None:
-        """The timers of the event loop stand still while the host sleeps; steady time does not."""
+        """Notice a gap of time: the daemon was stopped, or the host slept."""
         now = self._clock.now().steady
         if now - self._ticked_at > self._sample_ms + GAP_MS:
             self._heartbeats.restart_silence()
         self._ticked_at = now
-        if self._handle is not None and self._due_at is not None and now - self._due_at > GAP_MS:
-            self._handle.cancel()
-            self._fire()
+        self._timer.check()
 
     def stop(self) -> None:
-        """Cancel the timer; harmless if there is none."""
-        if self._handle is not None:
-            self._handle.cancel()
-        self._handle = None
-        self._due_at = None
+        self._timer.stop()
 
-    def _fire(self) -> None:
-        late = self._clock.now().steady - (self._due_at or 0)
-        self._handle = None
-        if late > GAP_MS:
+    def _fire(self, late_ms: int) -> None:
+        if late_ms > GAP_MS:
             self._heartbeats.restart_silence()
             for client in self._launchers:
                 self._ask(client.launcher)
@@ -95,7 +86,7 @@ class Deadlines:
             self._background.start(f"limits at launcher {launcher}", self._post_after_answer(launcher))
 
     async def _post_after_answer(self, launcher: str) -> None:
-        """Apply the limits once the launcher has answered, or at once if it is stuck: limits hold all the same."""
+        """Apply the limits once the launcher has answered, or at once if it is stuck: limits hold in both cases."""
         try:
             client = self._launchers.get(launcher)
             if client is not None and not client.stuck:
@@ -125,7 +116,7 @@ class Deadlines:
             self._inbox.post(Alarms(alarms))
 
     def _judge(self, alarm: Alarm, now: Now) -> Alarm | None:
-        """The alarm that follows from one that is due; None where it is set again for later."""
+        """The alarm to post for a due one; None if it was set again for later."""
         if alarm.limit is Limit.HEARTBEAT:
             return self._heartbeats.judge(alarm, now)
         run = self._memory.by_run(alarm.run_id)
@@ -137,3 +128,20 @@ class Deadlines:
             return alarm
         self._timers.set_later(later, later.at)
         return None
+
+
+class RateClock:
+    """Wakes the loop when a job that waits for a token of its rate may get one. The turn finds out which job."""
+
+    def __init__(self, rates: LiveRates, inbox: Inbox, clock: Clock) -> None:
+        self._rates = rates
+        self._timer = DueTimer(clock, lambda _late_ms: inbox.wake())
+
+    def after_commit(self, _turn: Turn) -> None:
+        self._timer.set(self._rates.next_at)
+
+    def tick(self) -> None:
+        self._timer.check()
+
+    def close(self) -> None:
+        self._timer.stop()

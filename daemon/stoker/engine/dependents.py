@@ -1,8 +1,8 @@
-"""Dependents of jobs: released when the job has ended, and for which needs they wait when it runs again.
+"""Dependents of jobs: their release when the job has ended, and the needs for which they wait when it runs again.
 
-Owns `release_dependents`; `run_again`, the one way by which a job gets its needs back; and the rule that a command on a
-job also queues those jobs again that were skipped because of it, at any distance. A dependent stays skipped if another
-of its needs cannot be met or its deadline has passed.
+Owns `release_dependents`; `run_again`, the only way to restore the needs of a job; and the rule that a command on a job
+also queues the jobs again that were skipped because of it, directly or through others. A dependent stays skipped if
+another need of it cannot be met or its deadline has passed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ def need_failed(on: NeedOn, needed: Job) -> ev.NeedFailed:
 def release_dependents(turn: Turn, needed: int) -> Iterator[None]:
     """Queue the dependents of a job that has ended, or skip those whose need of it can never be met.
 
-    The next of them were loaded. The rest is left to a later turn, and so are the jobs that began to need it in this
-    turn.
+    Only the loaded dependents are released. A later turn releases the rest, and jobs that were added in this turn.
     """
     portion, job = turn.loaded.dependents[needed], turn.find(needed)
     if job is not None and not job.final:
-        return  # it runs again, and the end of that counts
+        return  # it runs again: its next end releases them
     for dependent in portion.dependents:
         _release(turn, dependent)
         yield
@@ -47,7 +46,7 @@ def release_dependents(turn: Turn, needed: int) -> Iterator[None]:
 
 
 def where_to_go_on(left: Iterable[ev.ReleaseDependents]) -> dict[int, int]:
-    """By job, the last dependent that is done. A job that has ended again begins again with the first."""
+    """By job, the last dependent that was released. A job that has ended again begins with the first dependent."""
     after: dict[int, int] = {}
     for effect in left:
         after[effect.job_id] = min(effect.after, after.get(effect.job_id, effect.after))
@@ -78,7 +77,7 @@ def apply_command(turn: Turn, job_id: int, event: ev.Event) -> Job:
 
 
 def _check_inputs(turn: Turn, job_id: int) -> None:
-    """Raises NotAllowed if a job that it needs was purged: it would start without the outputs of that one."""
+    """Raises NotAllowed if a needed job was purged: this job would start without its outputs."""
     purged = [need.job for need in turn.job(job_id).spec.needs if turn.find(need.job) is None]
     if purged:
         raise NotAllowed(
@@ -125,6 +124,6 @@ def _can_run_again(turn: Turn, job: Job) -> bool:
 
 
 def need_now(turn: Turn, need: Need) -> bool | None:
-    """As `need_met`. It is unknown how a purged job ended, so a need of it counts as not met."""
+    """As `need_met`. The end of a purged job is unknown, so a need of it is not met."""
     needed = turn.find(need.job)
     return False if needed is None else need_met(need.on, needed)

@@ -2,7 +2,7 @@
 
 Owns the slots of this host, and the reasons for which no job starts at all: before recovery, while draining, on a full
 disk. `core.job.admission` chooses the jobs. Invariant: an attempt is opened only while its executor has a launcher, and
-is committed before anything is started.
+is committed before anything is started. A job whose row does not match its checksum is held instead.
 """
 
 from __future__ import annotations
@@ -10,21 +10,30 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from stoker.core.job import events as ev
 from stoker.core.job.admission import AdmissionQueue, QueuedJob, admit, paused
-from stoker.core.job.model import Attempt, ExecutionMode, RunId
+from stoker.core.job.model import Attempt, ExecutionMode, Job, Reason, RunId
 from stoker.core.shortage import startable, tried
 from stoker.engine.memory import LiveState
 from stoker.engine.ready_queue import Lane
 from stoker.engine.turn import LogLine, Turn
 from stoker.executors.base import Executor
+from stoker.store.jobs import is_damaged
 from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
 
 SHOWN_HOLDERS = 20
-STARTED_AT_ONCE = 1_024  # jobs in one turn: more would keep the loop for a tenth of a second
-READ_AT_ONCE = 2_048  # jobs: to read them takes a tenth of a second, in which no commit is made
+STARTED_AT_ONCE = 512  # jobs in one turn: they keep the loop for up to a twentieth of a second
+READ_AT_ONCE = 2_048  # jobs: to read them takes a tenth of a second, and commits wait for it
+
+
+class Closure(NamedTuple):
+    """A reason for which only jobs of the `spared` queues start."""
+
+    why: str
+    spared: tuple[str, ...] = ()
 
 
 class Dispatcher:
@@ -33,25 +42,35 @@ class Dispatcher:
         self._executors = executors
         self.slots = slots
         self.throttled = False
-        self._bar_changes = 0  # of workflows, when the lanes were last dropped
-        self._unread: set[int] = set()  # jobs that were chosen, but are not in memory as a whole
-        self._closed_for = ["recovering"]
+        self._bar_changes = 0  # `workflows.bar_changes` when the lanes were last dropped
+        self._unread: set[int] = set()  # chosen jobs whose whole rows must be read first
+        self._closed_for: list[Closure] = [Closure("recovering")]
 
     @property
     def closed(self) -> str | None:
         """The newest reason for which no job is started; None if jobs are started."""
-        return self._closed_for[-1] if self._closed_for else None
+        return self._closed_for[-1].why if self._closed_for else None
 
-    def close(self, why: str) -> None:
-        self._closed_for.append(why)
+    def closed_for(self, queue: str) -> str | None:
+        """As `closed`, for the jobs of a queue, which may be spared."""
+        return next((each.why for each in reversed(self._closed_for) if queue not in each.spared), None)
+
+    def close(self, why: str, spared: tuple[str, ...] = ()) -> None:
+        """Start no jobs, except those of the `spared` queues."""
+        self._closed_for.append(Closure(why, spared))
 
     def open(self, why: str) -> None:
         """Drop one reason; the others stay."""
-        self._closed_for.remove(why)
+        self._closed_for.remove(next(each for each in self._closed_for if each.why == why))
+
+    @property
+    def _shut(self) -> bool:
+        """Whether no queue at all starts jobs."""
+        return any(not each.spared for each in self._closed_for)
 
     def declare_reads(self, wanted: Wanted) -> None:
-        """Read the next jobs of lanes that have few left: as many as one turn may read, and the rest in later ones."""
-        if self.closed is None and self._free() > 0:
+        """Read the next jobs of lanes that have few left; as many as one turn may read."""
+        if not self._shut and self._free() > 0:
             room = READ_AT_ONCE
             for name, demand, lane in self._hungry():
                 if room <= 0:
@@ -73,19 +92,22 @@ class Dispatcher:
 
     def dispatch(self, turn: Turn) -> bool:
         """Open attempts for jobs that may start. Returns whether a further turn could start more."""
+        self._memory.freed.update(self._memory.rates.arrived(turn.now.steady))
         free = min(startable(self._memory.shortage, self._free(), turn.now), STARTED_AT_ONCE)
         self._unread.clear()
-        if self.closed is not None or free <= 0:
+        if self._shut or free <= 0:
             return False
         self._reread_if_barred()
         if any(ready.unread and not self._paused(name) for name, ready in self._memory.ready.items()):
             return True  # an unread lane may have the jobs that go first
-        queues = self._memory.admission_queues()
+        queues = self._memory.admission_queues(turn.now.steady)
+        if self._closed_for:
+            queues = [queue for queue in queues if not self._paused(queue.queue.name)]
         if not queues:
             return False
-        jobs = self._admit(queues, free)
+        jobs = self._admit(queues, free, turn.now.steady)
         for queue in queues:
-            self._memory.pass_over(queue)
+            self._memory.pass_over(queue, turn.now.steady)
         for job in jobs:
             self._open(turn, job)
         self._log_shortages(turn, [job for queue in queues for job, _ in queue.short])
@@ -93,14 +115,14 @@ class Dispatcher:
         more = len(jobs) == STARTED_AT_ONCE or bool(self._unread) or any(True for _ in self._hungry())
         return left > 0 and more
 
-    def _admit(self, queues: Sequence[AdmissionQueue], slots: int) -> Sequence[QueuedJob]:
+    def _admit(self, queues: Sequence[AdmissionQueue], slots: int, now_ms: int) -> Sequence[QueuedJob]:
         memory = self._memory
-        return admit(queues, slots, memory.free(), memory.real_capacities(), throttled=self.throttled)
+        return admit(queues, slots, memory.free(now_ms), memory.real_capacities(), throttled=self.throttled)
 
-    def reservations(self) -> dict[int, dict[str, int]]:
-        """The resources that are set aside for jobs, by job id, as if there were any number of slots."""
-        queues = self._memory.admission_queues()
-        self._admit(queues, sys.maxsize)
+    def reservations(self, now_ms: int) -> dict[int, dict[str, int]]:
+        """The resources that are set aside for jobs, by job id, computed without the limit of slots."""
+        queues = self._memory.admission_queues(now_ms)
+        self._admit(queues, sys.maxsize, now_ms)
         return {queue.reserved.id: dict(queue.reserved.resources) for queue in queues if queue.reserved is not None}
 
     def _reread_if_barred(self) -> None:
@@ -120,6 +142,10 @@ class Dispatcher:
         if job is None:
             self._unread.add(chosen.id)
             return
+        if is_damaged(job):
+            turn.loaded.jobs.setdefault(job.id, job)
+            turn.step(job.id, ev.Hold(reason=Reason.DAMAGED))
+            return
         launcher = self._executors[job.spec.execution_mode].launcher
         if launcher is None:
             return
@@ -135,15 +161,23 @@ class Dispatcher:
             self._memory.shortage = tried(self._memory.shortage, turn.now)
         turn.loaded.jobs.setdefault(job.id, job)
         turn.step(job.id, ev.Dispatched(attempt=attempt))
+        self._take_tokens(turn, job)
+
+    def _take_tokens(self, turn: Turn, job: Job) -> None:
+        """In the commit of the attempt, with the removal of buckets that are full again."""
+        taken = self._memory.rates.take(job, turn.now.steady)
+        if taken:
+            full = self._memory.rates.forget_full(turn.now.steady)
+            turn.batch.buckets |= {**taken, **dict.fromkeys(full)}
 
     def _log_shortages(self, turn: Turn, jobs: Sequence[QueuedJob]) -> None:
-        """Log each job once that waits for a resource; a width is wanted by its workflow, so it is not logged."""
-        free = self._memory.free() if jobs else {}
+        """Log each job once that waits for a resource. Widths and rates are wanted, so these waits are not logged."""
+        free = self._memory.free(turn.now.steady) if jobs else {}
         for job in jobs:
             if job.id in self._memory.short:
                 continue
             lacks = {name: amount for name, amount in job.resources.items() if free.get(name, 0) < amount}
-            named = sorted(name for name in lacks if name not in self._memory.workflows.widths)
+            named = sorted(name for name in lacks if "/" not in name)
             if named:
                 self._memory.short.add(job.id)
                 holders = {name: self._memory.holders(name)[:SHOWN_HOLDERS] for name in named}
@@ -151,4 +185,5 @@ class Dispatcher:
                 turn.effects.append(LogLine(LogEvent.RESOURCE_EXHAUSTED, about))
 
     def _paused(self, name: str) -> bool:
-        return paused(self._memory.queues[name], throttled=self.throttled)
+        """Whether no job of a queue starts now."""
+        return self.closed_for(name) is not None or paused(self._memory.queues[name], throttled=self.throttled)

@@ -13,16 +13,18 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from stoker.core.answers import EditedJob, JobStanding, job_standing
+from stoker.core.errors import CorruptRecord
 from stoker.core.job import events as ev
 from stoker.core.job.model import Actor, Job, Spec
 from stoker.core.job.spec_rules import contradictions
-from stoker.core.requests import EditedJob, JobChanges, JobStanding
+from stoker.core.requests import JobChanges
 from stoker.engine.change_log import edited_fields
 from stoker.engine.inbox import RequestMessage
-from stoker.engine.messages import standing
 from stoker.engine.spec_defaults import problems
 from stoker.engine.submit import Intake
 from stoker.engine.turn import Turn
+from stoker.store.jobs import is_damaged
 from stoker.store.loading import Wanted
 
 
@@ -39,12 +41,15 @@ class Editing(RequestMessage[JobStanding]):
 
     def apply_to(self, turn: Turn) -> None:
         job = turn.job(self._job_id)
+        if is_damaged(job):
+            problem = f"job {job.id} cannot be edited: its row in the database does not match its checksum"
+            raise CorruptRecord(problem, hint="stoker doctor says what else is damaged")
         changes = _changes(job.spec, self._wanted)
         self._check(turn, job, changes)
         priority = changes.get("priority", job.spec.priority)
         moved_ms = self._intake.priority_ms(job.spec.priority) - self._intake.priority_ms(priority)
         edited = turn.step(job.id, ev.Edit(actor=self._actor, changes=changes, moved_ms=moved_ms))
-        answer = EditedJob(**msgspec.structs.asdict(standing(edited)), changed=edited_fields(job.spec, edited.spec))
+        answer = EditedJob(**msgspec.structs.asdict(job_standing(edited)), changed=edited_fields(job.spec, edited.spec))
         self.answer_after(turn, answer)
 
     def _check(self, turn: Turn, job: Job, changes: dict[str, Any]) -> None:
@@ -56,7 +61,7 @@ class Editing(RequestMessage[JobStanding]):
             )
         for problem in contradictions(spec, changes):
             raise problem
-        for error in problems(spec, turn.now, turn.memory.resources):
+        for error in problems(spec, turn.now, turn.memory):
             if error.details.get("path") in changes:
                 raise error
 

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stoker.core.answers import job_standing
 from stoker.core.clock import wall_ms
 from stoker.core.job import events as ev
 from stoker.core.job.model import ExecutionMode, State
@@ -21,7 +22,7 @@ from stoker.engine.heartbeats import Heartbeats
 from stoker.engine.inbox import AnswerRequest, Inbox
 from stoker.engine.log_events import announce, announce_settings
 from stoker.engine.memory import LiveState
-from stoker.engine.messages import AnswerStop, Dependents, DueJobs, DueRead, Settle, VerbCommand, standing
+from stoker.engine.messages import AnswerStop, Dependents, DueJobs, DueRead, Settle, VerbCommand
 from stoker.engine.subscriptions import Subscriptions
 from stoker.engine.timers import Timers
 from stoker.engine.turn import (
@@ -86,7 +87,7 @@ class Effects:
         self._reassign(effects[ev.Reassign])  # its launcher is silent: the daemon itself signals its processes
         self._answer_delivered(effects[StopDelivered])  # the first signal came before its end
         self._settle(effects[ev.Settled], turn)  # it has ended: acknowledged, its files and alarms are removed
-        self._settle_unknown(effects[SettleUnknown], effects[AcknowledgeUnknown])  # outcomes of attempts not open
+        self._settle_unknown(effects[SettleUnknown], effects[AcknowledgeUnknown])  # outcomes without an open attempt
         self._release_dependents(effects[ev.ReleaseDependents])  # jobs that need it are queued or skipped
         self._schedule(effects[DueRead], turn)  # its job waits for a retry
         self._announce_turn(effects[AnswerRequest], effects[LogLine], turn)  # clients, followers and the log
@@ -191,7 +192,7 @@ class Effects:
         if run is None:
             return
         for command in self._stopping.pop(run_id, ()):
-            command.answer(standing(run.job, stopping=run.job.state is State.RUNNING))
+            command.answer(job_standing(run.job, stopping=run.job.state is State.RUNNING))
 
     def _conclude_stops(self, turn: Turn) -> None:
         """Answer the requests that waited for the stop of an attempt that has ended: did the stop work?"""

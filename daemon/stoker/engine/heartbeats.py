@@ -21,7 +21,7 @@ from stoker.core.job.model import Attempt, Job, RunId
 from stoker.core.job.notice import Notice, judge_silence, read_notice
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState, WorkerStatus
-from stoker.engine.messages import Alarms
+from stoker.engine.messages import Alarms, Unresponsive
 from stoker.engine.timers import Alarm, Limit, Timers
 from stoker.executors.launcher_pool import LauncherPool
 from stoker.process.notices import Datagram, listen, may_notify, receive
@@ -31,7 +31,7 @@ from stoker.telemetry.logs import log
 
 BURST = 16
 PAUSE_S = 0.1
-AGAIN_S = 1.0  # after an error of the host
+AGAIN_S = 1.0  # pause after an error of the host
 
 
 class NotifySocket(Struct):
@@ -65,7 +65,7 @@ class Heartbeats:
     # --- the sockets ---
 
     def open(self, run_id: str) -> None:
-        """Bind the socket of a run, for a new worker or after a start of the daemon. If that fails it runs without."""
+        """Bind the socket of a run, for a new worker or after a start. If that fails, it runs without heartbeats."""
         try:
             sock = listen(self._work_files.notice_address(run_id))
         except OSError as error:
@@ -108,7 +108,7 @@ class Heartbeats:
     # --- reports ---
 
     def _listen_to(self, notify: NotifySocket) -> None:
-        """If the kernel has no room to watch it now, it is tried again; until then `judge` reads the socket."""
+        """Watch a socket. If the kernel refuses, it is tried again later; until then `judge` reads the socket."""
         if self._sockets.get(notify.run_id) is not notify:
             return
         loop = asyncio.get_running_loop()
@@ -154,7 +154,7 @@ class Heartbeats:
     # --- silence ---
 
     def judge(self, alarm: Alarm, now: Now) -> Alarm | None:
-        """A heartbeat is due. Returns the alarm that stops a silent worker, or None after setting the next check."""
+        """Judge a due heartbeat: the alarm that stops a silent worker, or None after setting the next check."""
         notify, run = self._sockets.get(alarm.run_id), self._memory.by_run(alarm.run_id)
         if notify is None or run is None or run.attempt.stop_reason is not None:
             return None
@@ -178,6 +178,7 @@ class Heartbeats:
                 silent_ms=now.steady - notify.heard_at,
                 stopping=silence.stop,
             )
+            self._inbox.post(Unresponsive(alarm.run_id, now.steady - notify.heard_at))
         if silence.stop:
             return Alarm(now.steady, alarm.job_id, alarm.run_id, Limit.UNRESPONSIVE)
         assert silence.check_in_ms is not None, "a silence that stops nothing is checked again"

@@ -20,7 +20,12 @@ T = TypeVar("T")
 
 
 class Message:
-    """One entry of the inbox, applied in one turn together with all others that arrived meanwhile."""
+    """One entry of the inbox, applied in one turn together with all others that arrived meanwhile.
+
+    `weight`: how much it may read, compared with a message about one job.
+    """
+
+    weight = 1
 
     def declare_reads(self, wanted: Wanted) -> None:
         """Add what must be read first; by default nothing, as running jobs and queues are in memory."""
@@ -64,7 +69,7 @@ class AnswerRequest(ev.Effect, Generic[T], frozen=True):
 
 
 class Barrier(RequestMessage[None]):
-    """Answered when everything that was posted before it is committed."""
+    """Changes nothing; it is answered when its turn is committed, and all turns before."""
 
     def apply_to(self, turn: Turn) -> None:
         self.answer_after(turn, None)
@@ -91,9 +96,19 @@ class Inbox:
         self.post(request)
         return await request.future
 
+    async def ask_first(self, request: RequestMessage[T]) -> T:
+        """As `ask`, in the next turn, in front of all that waits."""
+        self._messages.appendleft(request)
+        self._news.set()
+        return await request.future
+
     async def barrier(self) -> None:
         """Wait until everything that was posted before is committed."""
         await self.ask(Barrier())
+
+    async def next_turn(self) -> None:
+        """Wait until the next turn is committed, however much waits for later ones."""
+        await self.ask_first(Barrier())
 
     async def news(self) -> None:
         """Wait until there is a reason for a turn."""
@@ -101,4 +116,9 @@ class Inbox:
         self._news.clear()
 
     def take(self, limit: int) -> list[Message]:
-        return [self._messages.popleft() for _ in range(min(len(self._messages), limit))]
+        """The next messages, at least one, of this weight together."""
+        taken: list[Message] = []
+        while self._messages and limit > 0:
+            limit -= self._messages[0].weight
+            taken.append(self._messages.popleft())
+        return taken

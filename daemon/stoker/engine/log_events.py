@@ -67,6 +67,9 @@ _BY_CAUSE = {
     ("queue", "configured"): LogEvent.QUEUE_SET,
     ("queue", "set"): LogEvent.QUEUE_SET,
     ("resource", "set"): LogEvent.RESOURCE_SET,
+    ("rate", "configured"): LogEvent.RATE_SET,
+    ("rate", "set"): LogEvent.RATE_SET,
+    ("rate", "removed"): LogEvent.RATE_REMOVED,
     ("schedule", "configured"): LogEvent.SCHEDULE_SET,
     ("schedule", "set"): LogEvent.SCHEDULE_SET,
     ("schedule", "removed"): LogEvent.SCHEDULE_REMOVED,
@@ -79,7 +82,7 @@ _BY_CAUSE = {
 
 
 def announce_settings(changes: Sequence[Change]) -> None:
-    """Log changes of queues, resources and schedules that are on disk."""
+    """Log changes of queues, resources, rates and schedules that are on disk."""
     for change in changes:
         log(
             _BY_CAUSE[change.kind, change.cause],

@@ -21,13 +21,18 @@ from stoker.store.loading import Loaded, Wanted, load
 from stoker.store.writer import Writer
 from stoker.telemetry.stalls import Stalls
 
-TURN_LIMIT = 512
-BREATH = 128  # messages, pieces of long ones, and steps
+TURN_LIMIT = 512  # weight of its messages
+BREATH = 128  # messages, pieces of long ones, and changes of jobs
+STEPS_IN_PIECE = 64  # of a workflow that is only looked at
 
 
 class TurnDispatcher(Protocol):
     def declare_reads(self, wanted: Wanted) -> None: ...
     def dispatch(self, turn: Turn) -> bool: ...
+
+
+class TurnHooks(Protocol):
+    def trigger(self, turn: Turn) -> Iterator[int]: ...
 
 
 class AfterCommit(Protocol):
@@ -42,6 +47,7 @@ class Loop:
         memory: LiveState,
         clock: Clock,
         dispatcher: TurnDispatcher,
+        hooks: TurnHooks,
         stalls: Stalls,
         after_commit: Sequence[AfterCommit],
     ) -> None:
@@ -50,6 +56,7 @@ class Loop:
         self._memory = memory
         self._clock = clock
         self._dispatcher = dispatcher
+        self._hooks = hooks
         self._stalls = stalls
         self._after_commit = after_commit
         self._stopping = False
@@ -69,7 +76,7 @@ class Loop:
     async def answers(self) -> None:
         """Return once the loop takes turns, or waits for room on the disk: in both cases it does not hang."""
         if not self.waiting:
-            await self._inbox.barrier()
+            await self._inbox.next_turn()
 
     async def run(self) -> None:
         """Take turns. Raises StorageFailed when a commit is in doubt."""
@@ -88,8 +95,16 @@ class Loop:
         self._computing_since = self._stalls.now()
         for (queue, demand), jobs in turn.loaded.lanes.items():
             self._memory.ready[queue].refill(demand, jobs)
-        await self._apply_all(turn, messages)
+        loaded = (self._memory.workflows.load(each, turn.loaded.heads) for each in turn.loaded.workflows)
+        await self._in_pieces(turn, messages, _by_steps(loaded))
+        await self._in_pieces(turn, messages, _applied(turn, messages))
         more = self._dispatcher.dispatch(turn)
+        await self._breathe_if_long(turn, messages)
+        await self._in_pieces(turn, messages, _by_steps(turn.judge_workflows()))
+        submitted = len(turn.batch.new_jobs)
+        await self._in_pieces(turn, messages, self._hooks.trigger(turn))
+        more = more or len(turn.batch.new_jobs) > submitted  # the jobs of hooks may start in the next turn
+        await self._breathe_if_long(turn, messages)
         batch = turn.finish()
         self._measure("decide", turn, messages)
         if batch:
@@ -108,35 +123,51 @@ class Loop:
         await self._writer.checkpoint_if_due()  # the answers of this turn go out meanwhile
         return more
 
-    async def _apply_all(self, turn: Turn, messages: Sequence[Message]) -> None:
-        """Apply all messages; after every BREATH pieces of work the event loop serves other callbacks.
+    async def _in_pieces(self, turn: Turn, messages: Sequence[Message], work: Iterator[int]) -> None:
+        """Do the work, which yields the size of each piece; after every BREATH the event loop serves other callbacks.
 
         That is as safe as the wait for the commit: only turns change the memory, and there is only one at a time.
         """
-        breath = 0
-        for pieces, _ in enumerate(_pieces(turn, messages)):
-            if pieces + len(turn.transitions) - breath >= BREATH:
-                breath = pieces + len(turn.transitions)
-                self._measure("decide", turn, messages)
-                await asyncio.sleep(0)
-                self._computing_since = self._stalls.now()
+        done, breath = 0, len(turn.transitions)
+        for size in work:
+            done += size
+            if done + len(turn.transitions) - breath >= BREATH:
+                breath = done + len(turn.transitions)
+                await self._breathe(turn, messages)
+
+    async def _breathe_if_long(self, turn: Turn, messages: Sequence[Message]) -> None:
+        if len(turn.transitions) >= BREATH:
+            await self._breathe(turn, messages)
+
+    async def _breathe(self, turn: Turn, messages: Sequence[Message]) -> None:
+        self._measure("decide", turn, messages)
+        await asyncio.sleep(0)
+        self._computing_since = self._stalls.now()
 
     def _measure(self, part: str, turn: Turn, messages: Sequence[Message]) -> None:
         self._stalls.measure_turn(self._computing_since, part, messages, len(turn.transitions))
 
     async def _load(self, messages: Sequence[Message], now: Now) -> Loaded:
         wanted = Wanted(now, open_runs=self._memory.runs, live_workflows=self._memory.workflows.runs)
+        began = self._stalls.now()
         for message in messages:
             message.declare_reads(wanted)
         self._dispatcher.declare_reads(wanted)
+        self._stalls.measure_turn(began, "read", messages, 0)
         return await self._writer.read(load, wanted) if wanted else Loaded()
 
 
-def _pieces(turn: Turn, messages: Sequence[Message]) -> Iterator[None]:
+def _applied(turn: Turn, messages: Sequence[Message]) -> Iterator[int]:
     """Apply one message after the other, a long one in pieces."""
     for message in messages:
         try:
-            yield from message.apply_to(turn) or ()
+            for _ in message.apply_to(turn) or ():
+                yield 1
         except StokerError as error:
-            message.fail(error)
-        yield
+            message.fail(error.as_value())
+        yield 1
+
+
+def _by_steps(workflows: Iterator[int]) -> Iterator[int]:
+    """Look at one workflow after the other, of so many steps."""
+    return (1 + steps // STEPS_IN_PIECE for steps in workflows)

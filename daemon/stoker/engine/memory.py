@@ -6,6 +6,7 @@ of a resource is the sum over open attempts, whatever the states of their jobs: 
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -13,19 +14,23 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.errors import QueueNotFound
+from stoker.core.job import conditions
 from stoker.core.job.admission import AdmissionQueue
 from stoker.core.job.model import FINAL, Attempt, Job, Queue, Resource, State
+from stoker.core.rate import KEY_PREFIX, QUEUE_PREFIX
 from stoker.core.shortage import NO_SHORTAGE
 from stoker.core.similar_names import did_you_mean
 from stoker.core.throttle import Narrowing
 from stoker.core.workflow.checkpoint import Head
-from stoker.engine.freezes import Freezes
+from stoker.engine.rate_memory import LiveRates
 from stoker.engine.ready_queue import ReadyQueue
 from stoker.engine.schedule_memory import LiveSchedules
+from stoker.engine.timers import Freezes
 from stoker.engine.workflow_memory import LiveWorkflows
 from stoker.store.snapshot import Snapshot
 
 STARTING = (State.WAITING, State.QUEUED, State.RUNNING)
+AWAITING = (State.WAITING, State.HELD)
 COUNTED = (State.WAITING, State.QUEUED, State.HELD)
 MOST_QUEUES_NAMED = 20  # in a message
 
@@ -67,8 +72,12 @@ class LiveState:
         self.described: dict[str, int] = {}  # runs with a pid or start that is not stored yet, since when (steady)
         self.steady_noted = 0  # when both clocks were last stored (steady)
         self.needed: set[int] = set()  # jobs that a waiting job still needs
+        self.awaited: Counter[str] = Counter()  # waiting and held jobs, by open condition about a file or the host
+        self.holding: frozenset[str] = frozenset()  # the conditions about the host that hold now
+        self.ends_awaited: set[str] = set()  # conditions about the ends of jobs and workflows that are open
         self.workflows = LiveWorkflows(self.freed)
         self.schedules = LiveSchedules()
+        self.rates = LiveRates(queues)
         self.named_needs: set[int] | None = None  # while retention works: needs of jobs that were opened meanwhile
         self.worker_status: dict[str, WorkerStatus] = {}  # by run with a socket for reports; not stored
         self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
@@ -81,7 +90,7 @@ class LiveState:
         self.short: set[int] = set()  # queued jobs for which the lack of a resource was logged
 
     def queue(self, name: str, path: str, hint: str = "stoker queue ls") -> Queue:
-        """The queue that a request names at `path`; `hint` is for a name like none that exists.
+        """The queue that a request names at `path`; `hint` is shown if no existing name is similar.
 
         Raises QueueNotFound.
         """
@@ -109,6 +118,7 @@ class LiveState:
         if job.state not in STARTING:
             self.failed_starts.pop(job.id, None)
         self._count(job, 1)
+        self._await(before, job)
         if self.named_needs is not None and job.state not in FINAL:
             self.named_needs.update(need.job for need in job.spec.needs)
         if job.state is State.QUEUED:
@@ -121,6 +131,17 @@ class LiveState:
     def _count(self, job: Job, step: int) -> None:
         if job.state in COUNTED:
             self.counts[job.spec.queue, job.state] += step
+
+    def _await(self, before: Job | None, job: Job) -> None:
+        """Count the conditions that somebody has to watch."""
+        if before is not None and before.conditions_open:
+            self.awaited.subtract(awaited(before))
+        if job.conditions_open:
+            self.awaited.update(awaited(job))
+        if before is not None and before.conditions_open:
+            for text in awaited(before):
+                if not self.awaited[text]:
+                    del self.awaited[text]
 
     def _enter_attempt(self, job: Job, attempt: Attempt) -> None:
         run = self.runs.get(job.id)
@@ -182,12 +203,12 @@ class LiveState:
         """Waiting, queued or held jobs, over all queues."""
         return sum(number for (_, counted), number in self.counts.items() if counted is state)
 
-    def admission_queues(self) -> list[AdmissionQueue]:
+    def admission_queues(self, now_ms: int) -> list[AdmissionQueue]:
         """The queues with ready jobs, in the form that admission takes."""
         for ready in self.ready.values() if self.freed else ():
             ready.freed(self.freed)
         self.freed.clear()
-        free, real = self.free(), self.real_capacities()
+        free, real = self.free(now_ms), self.real_capacities()
         return [
             AdmissionQueue(
                 queue=self._narrowed(self.queues[name]),
@@ -195,6 +216,7 @@ class LiveState:
                 front=ready.front,
                 blocked=ready.blocked(free, real),
                 running=self.running[name],
+                tokens=self.rates.tokens(f"{QUEUE_PREFIX}{name}", now_ms),
                 served=self.served[name],
             )
             for name, ready in self.ready.items()
@@ -209,10 +231,14 @@ class LiveState:
         most = narrowing.limit if queue.max_running is None else min(queue.max_running, narrowing.limit)
         return replace(queue, max_running=most)
 
-    def pass_over(self, queue: AdmissionQueue) -> None:
-        """Note the missing resources of the jobs that admission has passed over."""
+    def pass_over(self, queue: AdmissionQueue, now_ms: int) -> None:
+        """Note what the jobs lack that admission has passed over, and when they may get a token."""
         for job, lacks in queue.short:
             self.ready[queue.queue.name].pass_over(job, lacks)
+            if lacks.startswith(KEY_PREFIX):
+                self.rates.await_token(lacks, now_ms)
+        if queue.out_of_tokens and self.ready[queue.queue.name].lanes:
+            self.rates.await_token(f"{QUEUE_PREFIX}{queue.queue.name}", now_ms)
 
     def set_resource(self, resource: Resource) -> None:
         """A resource was made, or its capacity changed."""
@@ -223,9 +249,9 @@ class LiveState:
         """The capacity of each resource that a person has made."""
         return {name: resource.capacity for name, resource in self.resources.items()}
 
-    def free(self) -> Mapping[str, int]:
-        """The free amount of each resource, and of the width of each group of steps."""
-        return FreeResources(self)
+    def free(self, now_ms: int) -> Mapping[str, int]:
+        """The free amount of each resource and of the width of each group of steps, and the tokens of each key."""
+        return FreeResources(self, now_ms)
 
     def capacities(self) -> dict[str, int]:
         """The capacity of each resource, and the width of each group of steps."""
@@ -237,12 +263,16 @@ class LiveState:
 
 
 class FreeResources(Mapping[str, int]):
-    """The free amount of each resource and width, computed when it is asked for: there may be thousands."""
+    """The free amount of each resource, width and key, computed when it is asked for: there may be thousands."""
 
-    def __init__(self, memory: LiveState) -> None:
+    def __init__(self, memory: LiveState, now_ms: int) -> None:
         self._memory = memory
+        self._now_ms = now_ms
 
     def __getitem__(self, name: str) -> int:
+        if name.startswith(KEY_PREFIX):
+            tokens = self._memory.rates.tokens(name, self._now_ms)
+            return sys.maxsize if tokens is None else tokens
         resource = self._memory.resources.get(name)
         capacity = self._memory.workflows.widths[name] if resource is None else resource.capacity
         return capacity - self._memory.used[name]
@@ -254,15 +284,25 @@ class FreeResources(Mapping[str, int]):
         return len(self._memory.capacities())
 
 
+def awaited(job: Job) -> list[str]:
+    """The open conditions of a job about files and the host, while it may still run."""
+    return conditions.awaited(job.spec.wait_for, job.conditions_open) if job.state in AWAITING else []
+
+
 def memory_of(snapshot: Snapshot) -> LiveState:
     """The memory of an engine that begins on these rows."""
     memory = LiveState(snapshot.queues, snapshot.resources, snapshot.last_id, snapshot.last_seq)
     memory.load_counts(snapshot.counts)
     memory.needed = snapshot.needed
+    memory.awaited.update(snapshot.awaited)
+    memory.ends_awaited = snapshot.ends_awaited
     for schedule in snapshot.schedules.values():
         memory.schedules.set(schedule)
+    memory.rates.of_keys = snapshot.rates
+    memory.rates.load(snapshot.buckets)
     memory.workflows.last_id, memory.workflows.last_checkpoint = snapshot.last_workflow, snapshot.last_checkpoint
-    memory.workflows.load(snapshot.workflows, snapshot.chain_heads)
+    for workflow in snapshot.workflows:
+        memory.workflows.load(workflow, snapshot.chain_heads)
     for job, attempt in snapshot.runs:
         memory.open(job, attempt)
         if job.workflow_id in memory.workflows.runs:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from stoker.background.tasks import BackgroundTasks
+from stoker.core.answers import JobStanding, job_standing
 from stoker.core.clock import SystemClock
 from stoker.core.errors import AlreadyFinished
 from stoker.core.job import events as ev
 from stoker.core.job.model import Actor, Job, Outcome, OutcomeKind, Reason, RunId, State, StopReason
-from stoker.core.requests import JobStanding, Verb
+from stoker.core.requests import Verb
 from stoker.core.shortage import NO_SHORTAGE, start_failed
 from stoker.engine import dependents
 from stoker.engine.dependents import release_dependents
@@ -36,18 +37,6 @@ from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
 
 T = TypeVar("T")
-
-
-def standing(job: Job, *, stopping: bool = False, taken_up: Sequence[int] = ()) -> JobStanding:
-    return JobStanding(
-        id=job.id,
-        state=job.state,
-        reason=job.reason,
-        exit_code=job.exit_code,
-        signal=job.signal,
-        stopping=stopping,
-        taken_up=tuple(taken_up),
-    )
 
 
 class VerbCommand(RequestMessage[JobStanding]):
@@ -69,16 +58,16 @@ class VerbCommand(RequestMessage[JobStanding]):
         job = dependents.apply_command(turn, self.job_id, self._event)
         if run is None or job.state is not State.RUNNING:
             taken_up = yield from dependents.run_dependents_again(turn, job, self._event)
-            self.answer_after(turn, standing(job, taken_up=taken_up))
+            self.answer_after(turn, job_standing(job, taken_up=taken_up))
         elif any(isinstance(effect, ev.Stop) and effect.run_id == run.attempt.run_id for effect in turn.effects):
             turn.effects.append(AnswerStop(run.attempt.run_id, self))
         else:
-            self.answer_after(turn, standing(job, stopping=True))
+            self.answer_after(turn, job_standing(job, stopping=True))
 
     def conclude(self, job: Job, *, stopped: bool) -> None:
         """Answer after the end of the attempt. `stopped`: the stop ended it; otherwise it ended first."""
         if stopped or not job.final or job.state is State.CANCELLED:
-            self.answer(standing(job))
+            self.answer(job_standing(job))
             return
         self.fail(
             AlreadyFinished(
@@ -230,7 +219,7 @@ class Settle(Message):
 
 
 class AttemptsMissing(Message):
-    """Jobs that were read as running without an open attempt: a person decides about them."""
+    """Hold jobs that are stored as running without an open attempt, until a person decides."""
 
     def __init__(self, job_ids: Sequence[int]) -> None:
         self._job_ids = job_ids
@@ -293,7 +282,7 @@ class DueJobs(Message):
 class Dependents(Message):
     """Needed jobs have ended: their dependents are queued, or skipped if the need can never be met.
 
-    `after`: by needed job, the last dependent that was released already. One turn releases a bounded number.
+    `after`: by needed job, the last dependent that was already released. One turn releases a bounded number.
     """
 
     def __init__(self, after: Mapping[int, int]) -> None:
@@ -320,6 +309,31 @@ class ClocksSeen(Message):
 
     def apply_to(self, turn: Turn) -> None:
         turn.batch.meta.update(seen(turn.now))
+
+
+class Noted(Message):
+    """Something of the host or the daemon is recorded as a change, so that hooks and followers learn of it."""
+
+    def __init__(self, subject: str, cause: str, payload: dict[str, Any]) -> None:
+        self._subject = subject
+        self._cause = cause
+        self._payload = payload
+
+    def apply_to(self, turn: Turn) -> None:
+        turn.record("system", self._subject, self._cause, self._payload)
+
+
+class Unresponsive(Message):
+    """The heartbeat of a worker is late. That changes no state: only a change is recorded."""
+
+    def __init__(self, run_id: str, silent_ms: int) -> None:
+        self._run_id = run_id
+        self._silent_ms = silent_ms
+
+    def apply_to(self, turn: Turn) -> None:
+        run = turn.memory.by_run(self._run_id)
+        if run is not None and run.job.state is State.RUNNING:
+            turn.note_job(run.job, "unresponsive", {"run_id": self._run_id, "silent_ms": self._silent_ms})
 
 
 class Broken(Message):

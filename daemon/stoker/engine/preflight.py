@@ -9,51 +9,62 @@ other one is made for the same directory.
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 from threading import Event
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from msgspec import UnsetType
 
 from stoker.core.clock import Clock
 from stoker.core.errors import HandlerNotFound, InvalidParams, StokerError
+from stoker.core.job.conditions import ConditionKind, kind_of, texts
 from stoker.core.job.model import ExecutionMode
 from stoker.core.raw_bytes import native, printable
 from stoker.core.requests import JobWork
 from stoker.engine.inbox import RequestMessage
 from stoker.executors.handlers import HANDLERS
+from stoker.host import programs
+from stoker.host.programs import CommandProblem, ProblemKind
 from stoker.host.threads import start_threads
 
 KEEP_MS = 1_000  # so that a stream of similar jobs costs one check
 KEEP_MANY = 4_096
 PATIENCE_S = 2.0
 THREADS = 2
-NO_PROGRAM = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG})
-NOT_EXECUTABLE = "is not executable"
 HINT = "give its full path"
 # Commands that only a shell knows.
 SHELL_WORDS = {"alias", "cd", "eval", "exec", "exit", "export", "set", "source", "ulimit", "umask", "unset"}
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 HINT_DAEMON = 'give its full path, or submit with --env PATH="$PATH" to search your own PATH'
 
+HINT_ENTER = "name a directory that this user may enter: --working-dir /"
+
+NOTHING_SEEN: Mapping[str, str] = MappingProxyType({})
 T = TypeVar("T")
 Place = tuple[str, str, str]  # command, working_dir, PATH
 Directories = tuple[str, str]  # working_dir, PATH
-CommandProblem = tuple[str, str] | None  # the wrong field, and the message; None: no problem
 
 
 class CommandRequest(RequestMessage[T]):
-    """A request to run commands. `problems`: the reason why each cannot be executed, once it was checked."""
+    """A request to run commands. `problems`: the reason why each cannot be executed, once it was checked.
+
+    `seen`: what is at the paths for whose change its jobs wait, as far as that is known; empty where nothing is.
+    """
 
     def __init__(self, commands: Sequence[JobWork]) -> None:
         super().__init__()
         self.commands = commands
         self.problems: Sequence[StokerError | None] = [None] * len(commands)
+        self.seen: Mapping[str, str] = NOTHING_SEEN
+
+    def changing(self) -> list[str]:
+        """The conditions about changes: what is there now must be known before the request is posted."""
+        trees = [sent.wait_for for sent in self.commands if sent.wait_for]
+        found = [text for tree in trees for text in texts(tree) if kind_of(text) is ConditionKind.FILE_CHANGED]
+        return list(dict.fromkeys(found))
 
 
 class Preflight:
@@ -86,18 +97,29 @@ class Preflight:
         finally:
             self._checking.difference_update(places)
 
+    async def problems(self, commands: Sequence[JobWork]) -> Sequence[StokerError | None]:
+        """Why each of these commands cannot be executed now."""
+        request = CommandRequest[None](commands)
+        if not self.check_known(request):
+            await self.check(request)
+        return request.problems
+
     def _cached(
         self, places: Iterable[Place | None], checking: Collection[Place] = ()
     ) -> tuple[dict[Place, CommandProblem], list[Place]]:
-        """The results that are new enough, or are being checked again, and the places without one."""
+        """The results that are recent or being checked again, and the places without a result."""
         limit = self._clock.now().steady - KEEP_MS
-        asked = [place for place in dict.fromkeys(places) if place is not None]
-        cached = {
-            place: entry[1]
-            for place in asked
-            if (entry := self._cache.get(place)) and (entry[0] >= limit or place in checking)
-        }
-        return cached, [place for place in asked if place not in cached and not self._is_hanging(place)]
+        cached: dict[Place, CommandProblem] = {}
+        missing: dict[Place, None] = {}
+        for place in places:
+            if place is None or place in cached:
+                continue
+            entry = self._cache.get(place)
+            if entry is not None and (entry[0] >= limit or place in checking):
+                cached[place] = entry[1]
+            elif not self._is_hanging(place):
+                missing[place] = None
+        return cached, list(missing)
 
     def _is_hanging(self, place: Place) -> bool:
         """Whether a check would only wait, because that directory or every thread hangs."""
@@ -122,7 +144,7 @@ class Preflight:
                 if late.is_set():
                     return
                 begun.append(place)
-                problems[place] = problem(*place)
+                problems[place] = programs.problem(*place)
 
         try:
             search = asyncio.get_running_loop().run_in_executor(self._threads, check_all)
@@ -161,14 +183,17 @@ def _error(sent: JobWork, result: CommandProblem) -> StokerError | None:
         return HandlerNotFound(message, path="command")
     if result is None:
         return None
-    field, message = result
-    if message.endswith(" in PATH"):
+    field, message, kind = result
+    if kind is ProblemKind.NOT_IN_PATH:
         message += " of the job" if _has_path(sent) else " of the daemon"
-    return InvalidParams(printable(message), path=field, hint=_hint(sent, message) if field == "command" else None)
+    elif kind is ProblemKind.MAY_NOT_ENTER:
+        message += ", the user of the daemon"
+    hint = _hint(sent, kind) if field == "command" else HINT_ENTER if kind is ProblemKind.MAY_NOT_ENTER else None
+    return InvalidParams(printable(message), path=field, hint=hint)
 
 
-def _hint(sent: JobWork, message: str) -> str | None:
-    """What to type instead; None for a full path that is wrong."""
+def _hint(sent: JobWork, kind: ProblemKind) -> str | None:
+    """A hint with the command to type instead; None for a full path that is wrong."""
     command = printable(native(sent.command))
     if ASSIGNMENT.match(command):
         return f"a variable is an option of submit and run: --env {shlex.quote(command)}"
@@ -176,7 +201,7 @@ def _hint(sent: JobWork, message: str) -> str | None:
         return f"for a shell's command line: sh -c {shlex.quote(command)}"
     if command in SHELL_WORDS:
         return f"a shell carries this out: sh -c '{command} …'"
-    if message.endswith(NOT_EXECUTABLE):
+    if kind is ProblemKind.NOT_EXECUTABLE:
         return f"chmod +x {shlex.quote(command)}"
     if command.startswith("/"):
         return None
@@ -185,59 +210,3 @@ def _hint(sent: JobWork, message: str) -> str | None:
 
 def _has_path(sent: JobWork) -> bool:
     return isinstance(sent.env, dict) and "PATH" in sent.env
-
-
-def problem(command: str, working_dir: str, path: str) -> CommandProblem:
-    """(field, message) of what keeps this command from being executed, or None."""
-    directory = Path(working_dir)
-    try:
-        if not directory.is_dir():
-            what = "is not a directory" if directory.exists() else "does not exist"
-            return ("working_dir", f"working_dir: {working_dir} {what}")
-        if not os.access(directory, os.X_OK):
-            return ("working_dir", f"working_dir: {working_dir} may not be entered (no x permission)")
-        return _program_problem(command, working_dir, path)
-    except OSError as error:
-        return ("working_dir", f"working_dir: {working_dir}: {error.strerror}")
-
-
-def _program_problem(command: str, working_dir: str, path: str) -> CommandProblem:
-    if "/" not in command:
-        return _path_problem(command, working_dir, path)
-    program = Path(working_dir, command)
-    try:
-        if _executable(str(program)):
-            return None
-    except OSError as error:
-        return ("command", f"command: {command}: {error.strerror}")
-    if not program.exists():
-        return ("command", f"command: {command} does not exist")
-    what = "is a directory" if program.is_dir() else NOT_EXECUTABLE
-    return ("command", f"command: {command} {what}")
-
-
-def _path_problem(command: str, working_dir: str, path: str) -> CommandProblem:
-    """Not pathlib: a flow may ask for ten thousand programs at once."""
-    unreadable: OSError | None = None
-    for entry in path.split(":"):
-        try:
-            if _executable(os.path.join(working_dir, entry, command)):  # noqa: PTH118
-                return None
-        except OSError as error:  # the disk of that directory is gone; others may have the program
-            unreadable = error
-    if unreadable is not None:
-        reason = f"{unreadable.filename}: {unreadable.strerror}"
-        return ("command", f"command: there is no program {command!r} where PATH can be read; {reason}")
-    return ("command", f"command: there is no program {command!r} in PATH")
-
-
-def _executable(program: str) -> bool:
-    """Raises OSError if that cannot be known now. access(2) is cheaper, but os.access hides its error."""
-    if os.access(program, os.X_OK):
-        return os.path.isfile(program)  # noqa: PTH113 - as above
-    try:
-        os.stat(program)  # noqa: PTH116 - as above
-    except OSError as error:
-        if error.errno not in NO_PROGRAM:
-            raise
-    return False

@@ -23,7 +23,7 @@ from stoker.core.job.admission import Group, Place, QueuedJob, place
 from stoker.core.job.model import Job
 
 CAPACITY = 1_024
-# There may be as many lanes as jobs, and few jobs with the same demand for a resource start at a time.
+# There may be as many lanes as jobs, and only few jobs of a lane with resources start at a time.
 DEMANDING_CAPACITY = 64
 LANES_WITH_ROWS = 64  # further lanes of a queue hold no whole jobs: one takes 2 KiB and more
 Entry = tuple[Place, Sequence[QueuedJob]]
@@ -33,7 +33,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def demand_of(resources: Mapping[str, int]) -> str | None:
-    """The resources that a job needs, as the column `jobs.demand` holds them."""
+    """The resources that a job must get to start, in the form of the column `jobs.demand`."""
     return _encode(resources).decode() if resources else None
 
 
@@ -77,7 +77,7 @@ class Lane:
         return QueuedJob(job.id, job.order_key, job.spec.queue, self.resources, job.workflow_id, row)
 
     def remove(self, job: Job) -> None:
-        """A job is not queued any more. It may be in memory or only in the database."""
+        """Remove a job that is no longer queued. It may be in memory or only in the database."""
         self.count -= 1
         at = bisect_left(self.jobs, place(job), key=place)
         if at < len(self.jobs) and self.jobs[at].id == job.id:
@@ -90,7 +90,7 @@ class Lane:
         self._stale = False
 
     def read_again(self, barred: Collection[int]) -> None:
-        """Workflows were paused or resumed: the jobs in memory can start, but may not be the first that can."""
+        """Read the lane again after workflows were paused or resumed: other jobs may come before those in memory."""
         self.jobs[:] = [job for job in self.jobs if job.workflow_id not in barred]
         self._read_to_the_end = False
         self._stale = True
@@ -111,13 +111,13 @@ class ReadyQueue:
 
     def add(self, job: Job, *, startable: bool) -> None:
         """A job became queued. `startable`: it is no step of a barred workflow."""
-        demand = demand_of(job.spec.resources)
-        lane = self._lane(demand, job.spec.resources)
+        demand = demand_of(job.spec.demands)
+        lane = self._lane(demand, job.spec.demands)
         lane.add(job, startable=startable)
         self._changed(demand, lane)
 
     def remove(self, job: Job) -> None:
-        demand = demand_of(job.spec.resources)
+        demand = demand_of(job.spec.demands)
         lane = self.lanes[demand]
         lane.remove(job)
         self._changed(demand, lane)

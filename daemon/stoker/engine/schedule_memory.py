@@ -9,18 +9,24 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 
-from stoker.core.errors import ScheduleNotFound
+from stoker.core.errors import ScheduleNotFound, TooManySchedules
 from stoker.core.schedule.model import Schedule
 from stoker.core.schedule.slots import due_at
 from stoker.core.similar_names import did_you_mean
 
 IDLE_KEPT = 64
+MOST_SCHEDULES = 20_000
+MOST_TEMPLATES = 64 << 20  # characters
 
 
 class LiveSchedules:
     def __init__(self) -> None:
         self._rows: dict[str, Schedule] = {}
         self._heap: list[tuple[int, str]] = []
+        self._size = 0  # of all templates, in characters
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def __iter__(self) -> Iterator[Schedule]:
         return iter(self._rows.values())
@@ -39,7 +45,19 @@ class LiveSchedules:
             raise ScheduleNotFound(f"name: there is no schedule {name!r}", hint=hint, path="name")
         return schedule
 
+    def check_room(self, schedule: Schedule) -> None:
+        """Raises TooManySchedules if a new or changed schedule would exceed the limits: all are kept in memory."""
+        before = self._rows.get(schedule.name)
+        if before is None and len(self._rows) >= MOST_SCHEDULES:
+            problem = f"there are {len(self._rows)} schedules, and the limit is {MOST_SCHEDULES}"
+        elif self._size - template_size(before) + template_size(schedule) > MOST_TEMPLATES:
+            problem = f"the templates of all schedules would have more than {MOST_TEMPLATES >> 20} MiB"
+        else:
+            return
+        raise TooManySchedules(f"schedule {schedule.name!r}: {problem}", hint="stoker schedule rm")
+
     def set(self, schedule: Schedule) -> None:
+        self._size += template_size(schedule) - template_size(self._rows.get(schedule.name))
         self._rows[schedule.name] = schedule
         due = due_at(schedule)
         if due is not None:
@@ -49,7 +67,7 @@ class LiveSchedules:
             heapq.heapify(self._heap)
 
     def remove(self, name: str) -> None:
-        del self._rows[name]
+        self._size -= template_size(self._rows.pop(name))
 
     def next_due(self) -> int | None:
         """When the next slot of any schedule is due (UTC ms)."""
@@ -69,3 +87,7 @@ class LiveSchedules:
     def _is_current(self, at: int, name: str) -> bool:
         schedule = self._rows.get(name)
         return schedule is not None and due_at(schedule) == at
+
+
+def template_size(schedule: Schedule | None) -> int:
+    return 0 if schedule is None else len(schedule.job or schedule.flow or "")

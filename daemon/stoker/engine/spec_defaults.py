@@ -15,16 +15,18 @@ from msgspec.structs import replace
 
 from stoker.config import Config
 from stoker.core.clock import Now
-from stoker.core.errors import InvalidParams, ResourceNotFound, StokerError
+from stoker.core.errors import InvalidParams, RateNotFound, ResourceNotFound, StokerError
 from stoker.core.job.limits import Limits
-from stoker.core.job.model import ExecutionMode, Need, OnOrphan, Queue, Resource, Spec
+from stoker.core.job.model import ExecutionMode, Need, OnOrphan, Queue, Spec
 from stoker.core.job.spec_rules import contradictions, contradictions_of_defaults
+from stoker.core.rate import KEY_PREFIX
 from stoker.core.requests import JobDefaults, JobParams, JobWork
 from stoker.core.similar_names import did_you_mean
 from stoker.core.units import instant
+from stoker.engine.memory import LiveState
 
 # The fields that become the field of the spec with that name; a step has not all of them.
-_SENT = tuple(name for name in JobParams.__struct_fields__ if name not in ("limits", "needs", "idempotency_key"))
+_SENT = frozenset(JobParams.__struct_fields__) - {"limits", "needs", "idempotency_key"}
 
 
 class Merged(NamedTuple):
@@ -66,9 +68,10 @@ class SpecDefaults:
         return spec
 
     def read(self, sent: JobWork, queue: Queue, needs: tuple[Need, ...] = ()) -> tuple[Spec, Iterator[InvalidParams]]:
-        """The whole spec that `sent` asks for in `queue`, and its contradictions."""
+        """The spec of `sent` with the defaults of `queue`, and its contradictions."""
         merged = self._defaults(queue)
-        given = {name: value for name in _SENT if (value := getattr(sent, name, UNSET)) is not UNSET}
+        # to_builtins leaves out what was not sent, ten times as fast as a loop over the fields.
+        given = {name: getattr(sent, name) for name in msgspec.to_builtins(sent) if name in _SENT}
         given["needs"] = needs
         if sent.limits is not UNSET:
             given["limits"] = Limits(**msgspec.structs.asdict(sent.limits))
@@ -85,13 +88,13 @@ def needs_of(sent: JobParams) -> tuple[Need, ...]:
     return tuple(Need(need) if isinstance(need, int) else Need(need.job, need.on) for need in sent.needs)
 
 
-def check(spec: Spec, now: Now, resources: dict[str, Resource]) -> None:
-    """Refuse a job that could never run. Raises InvalidParams or ResourceNotFound."""
-    for problem in problems(spec, now, resources):
+def check(spec: Spec, now: Now, memory: LiveState) -> None:
+    """Refuse a job that could never run. Raises InvalidParams, ResourceNotFound or RateNotFound."""
+    for problem in problems(spec, now, memory):
         raise problem
 
 
-def problems(spec: Spec, now: Now, resources: dict[str, Resource]) -> Iterator[StokerError]:
+def problems(spec: Spec, now: Now, memory: LiveState) -> Iterator[StokerError]:
     """All reasons why a job could never run."""
     if spec.deadline is not None and spec.deadline <= now.wall:
         message = f"deadline: {instant(spec.deadline)} has passed (it is {instant(now.wall)} now)"
@@ -102,11 +105,15 @@ def problems(spec: Spec, now: Now, resources: dict[str, Resource]) -> Iterator[S
     ids = [need.job for need in spec.needs]
     if len(set(ids)) != len(ids):
         yield InvalidParams("needs: a job is named twice", path="needs")
-    yield from problems_of_resources(spec, resources)
+    yield from unknown_limits(spec, memory)
 
 
-def problems_of_resources(spec: Spec, resources: dict[str, Resource]) -> Iterator[StokerError]:
-    """The resources of a job that do not exist, or not in that amount."""
+def unknown_limits(spec: Spec, memory: LiveState) -> Iterator[StokerError]:
+    """The resources of a job that do not exist, or not in that amount, and its key if that has no rate."""
+    resources = memory.resources
+    if spec.rate_key is not None and memory.rates.rate(f"{KEY_PREFIX}{spec.rate_key}") is None:
+        hint = f"stoker rate set {spec.rate_key} 10/s, or for each key without a rate: stoker rate set '*' 10/s"
+        yield RateNotFound(f"rate_key: there is no rate for {spec.rate_key!r}", hint=hint, path="rate_key")
     for name, amount in spec.resources.items():
         path, hint = f"resources.{name}", f"stoker resource set {name} {amount}"
         resource = resources.get(name)

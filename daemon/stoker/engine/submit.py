@@ -8,30 +8,32 @@ leaves nothing behind.
 from __future__ import annotations
 
 import hashlib
-import os
+import random
 import sys
 from collections import Counter
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from stoker.core.answers import SubmitAnswer
 from stoker.core.errors import IdempotencyConflict, InvalidParams, JobNotFound, QueueFull, StokerError
 from stoker.core.job import events as ev
 from stoker.core.job.admission import order_key
+from stoker.core.job.conditions import all_open
 from stoker.core.job.dependencies import need_met
 from stoker.core.job.model import Job, Need, Queue, Spec, State
-from stoker.core.job.transition import submitted
-from stoker.core.requests import JobParams, JobWork, SubmitAnswer
+from stoker.core.job.transition import debounce_by, submitted
+from stoker.core.requests import JobParams, JobWork
 from stoker.core.schedule.model import Origin
 from stoker.core.trace import new_trace_id, parse_traceparent
 from stoker.core.units import counted, spoken
-from stoker.engine import superseding
+from stoker.engine import conditions, superseding
 from stoker.engine.dependents import need_failed
 from stoker.engine.memory import LiveState
-from stoker.engine.preflight import CommandRequest
+from stoker.engine.preflight import NOTHING_SEEN, CommandRequest
 from stoker.engine.spec_defaults import SpecDefaults, check, needs_of
 from stoker.engine.turn import Turn
 from stoker.store.jobs import Keyed, spec_hash
@@ -53,6 +55,25 @@ class Prepared(Struct, frozen=True):
     digest: bytes
 
 
+def drawn_trace_id() -> str:
+    """The trace of a job or workflow whose client sent none."""
+    # A name, no secret: os.urandom would give the GIL away for each job.
+    return new_trace_id(random.randbytes(16))  # noqa: S311
+
+
+class Places(NamedTuple):
+    """Places for jobs: in a queue, and in all queues together."""
+
+    in_queue: int
+    in_all: int
+
+    def holds(self, wanted: Places) -> bool:
+        return self.in_queue >= wanted.in_queue and self.in_all >= wanted.in_all
+
+    def without(self, taken: Places) -> Places:
+        return Places(self.in_queue - taken.in_queue, self.in_all - taken.in_all)
+
+
 class Intake:
     """The parts that every submission uses, and the one place where a job becomes a row."""
 
@@ -60,7 +81,7 @@ class Intake:
         self.specs = specs
         self._ageing_ms = ageing_ms
         self._max_queued = max_queued or None
-        self.closed: StokerError | None = None  # why nothing is accepted now
+        self.closed: StokerError | None = None  # why no job is accepted now
 
     def use(self, specs: SpecDefaults, ageing_ms: int, max_queued: int) -> None:
         self.specs, self._ageing_ms, self._max_queued = specs, ageing_ms, max_queued or None
@@ -71,19 +92,22 @@ class Intake:
         return turn.memory.queue(name, "queue", f"stoker queue set {name}")
 
     def check_room(self, turn: Turn, queue: Queue, ahead: Counter[str]) -> None:
-        """Backpressure. `ahead`: by queue, how many jobs are added before the next one. Raises QueueFull."""
+        """Raises QueueFull if a job has no place. `ahead`: by queue, the number of jobs that are added before it."""
         self.check_queue_room(turn, queue, ahead[queue.name])
         if self._max_queued is not None:
             total = turn.memory.total(State.QUEUED) + turn.memory.total(State.WAITING) + ahead.total()
             if total >= self._max_queued:
                 raise _full("all queues together hold", total, "the limit [jobs] max_queued", self._max_queued, queue)
 
-    def places(self, memory: LiveState, queue: Queue) -> int:
-        """How many more jobs a queue accepts now."""
-        bounds = [] if queue.max_queued is None else [queue.max_queued - memory.pending(queue.name)]
-        if self._max_queued is not None:
-            bounds.append(self._max_queued - memory.total(State.QUEUED) - memory.total(State.WAITING))
-        return max(0, min(bounds, default=sys.maxsize))
+    def room(self, memory: LiveState, queue: Queue) -> Places:
+        """The places that are free now."""
+        pending, most = memory.total(State.QUEUED) + memory.total(State.WAITING), self.most_places(queue)
+        return Places(max(0, most.in_queue - memory.pending(queue.name)), max(0, most.in_all - pending))
+
+    def most_places(self, queue: Queue) -> Places:
+        """The places that an empty queue has."""
+        own, of_all = queue.max_queued, self._max_queued
+        return Places(sys.maxsize if own is None else own, sys.maxsize if of_all is None else of_all)
 
     def check_queue_room(self, turn: Turn, queue: Queue, ahead: int) -> None:
         """The bound of one queue. Raises QueueFull."""
@@ -102,13 +126,17 @@ class Intake:
         owner_uid: int,
         open_needs: Sequence[Need],
         key: str | None = None,
+        seen: Mapping[str, str] = NOTHING_SEEN,
         **about: Any,
     ) -> Job:
-        """Store a job that has passed all checks; `about`: the fields that its workflow sets."""
+        """Store a job that has passed all checks; `about`: further fields, which its workflow or its key sets.
+
+        `seen`: what is at the paths of its conditions, as far as that is known.
+        """
         now, memory = turn.now, turn.memory
         memory.last_id += 1
         parent = parse_traceparent(spec.traceparent) if spec.traceparent else None
-        about.setdefault("trace_id", parent.trace_id if parent else new_trace_id(os.urandom(16)))
+        about.setdefault("trace_id", parent.trace_id if parent else drawn_trace_id())
         job = Job(
             id=memory.last_id,
             spec=spec,
@@ -116,13 +144,14 @@ class Intake:
             owner_uid=owner_uid,
             state=State.WAITING,
             needs_open=len(open_needs),
+            conditions_open=all_open(spec.wait_for),
             order_key=order_key(now.steady, spec.priority, self._ageing_ms),
             created_at=now.wall,
             **about,
         )
         job = submitted(job, now)
         turn.insert(job, key, open_needs)
-        return job
+        return conditions.begin(turn, job, seen) if job.conditions_open else job
 
 
 class Submission(CommandRequest[Answers]):
@@ -150,6 +179,8 @@ class Submission(CommandRequest[Answers]):
                 wanted.keys.add((self._owner, sent.idempotency_key))
             if sent.supersede_key:
                 wanted.supersede_keys.add((self._owner, sent.supersede_key))
+            if sent.wait_for:
+                conditions.declare_reads(wanted, sent.wait_for, self._owner)
             if sent.needs:
                 wanted.ids.update(need if isinstance(need, int) else need.job for need in sent.needs)
 
@@ -185,7 +216,7 @@ class Submission(CommandRequest[Answers]):
         return answers
 
     def _each(self, turn: Turn) -> Generator[None, None, Answers]:
-        """A mistake in one job is the answer for that job only."""
+        """Accept each job by itself: a mistake in one is the answer for that job only."""
         answers: Answers = []
         ahead: Counter[str] = Counter()  # nothing, as each job is stored before the next one is checked
         for index in range(len(self._jobs)):
@@ -197,7 +228,7 @@ class Submission(CommandRequest[Answers]):
         try:
             prepared = self._prepare(turn, index, ahead)
         except StokerError as error:
-            return error
+            return error.as_value()
         return prepared if isinstance(prepared, SubmitAnswer) else self._accept(turn, prepared)
 
     def _prepare(self, turn: Turn, index: int, ahead: Counter[str]) -> Prepared | SubmitAnswer:
@@ -213,7 +244,8 @@ class Submission(CommandRequest[Answers]):
         older = self._older(turn, sent.supersede_key or None)
         self._intake.check_room(turn, queue, superseding.without_superseded(older, ahead))
         spec = from_schedule(self._intake.specs.resolve(sent, queue, needs_of(sent)), self._origin)
-        check(spec, turn.now, turn.memory.resources)
+        check(spec, turn.now, turn.memory)
+        conditions.check_targets(turn, spec.wait_for, self._owner)
         superseding.check_needs(spec, older)
         open_needs, failed = self._needs(turn, spec)
         return Prepared(spec, open_needs, failed, sent, digest)
@@ -275,11 +307,12 @@ class Submission(CommandRequest[Answers]):
         return superseding.unfinished(turn, None if supersede_key is None else (self._owner, supersede_key))
 
     def _accept(self, turn: Turn, prepared: Prepared) -> SubmitAnswer:
-        """A job that is skipped at once, for a need that cannot be met, replaces no other."""
+        """Store a job. One that is skipped at once, as a need of it cannot be met, replaces no other."""
         key = prepared.sent.idempotency_key or None
         older = self._older(turn, prepared.spec.supersede_key) if prepared.failed_need is None else []
         open_needs = (*prepared.open_needs, *superseding.needs_of_running(turn, older))
-        job = self._intake.accept(turn, prepared.spec, self._owner, open_needs, key)
+        by = debounce_by(prepared.spec, older, turn.now)
+        job = self._intake.accept(turn, prepared.spec, self._owner, open_needs, key, self.seen, debounce_by=by)
         self._remember_key(turn, prepared, job.id)
         if prepared.failed_need is not None:
             job = turn.step(job.id, prepared.failed_need)

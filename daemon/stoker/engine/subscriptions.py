@@ -1,9 +1,9 @@
-"""Subscriptions of clients: waiters for the end of jobs, and followers of the log of changes.
+"""Subscriptions of clients: waiters for the end of jobs or for room in a queue, and followers of the log of changes.
 
-Owns the waiters of each job, and the changes that a follower has not taken yet: they come from the commit itself, so a
-follower costs no query. It keeps no long backlog: a follower that falls behind reads the rest from the database, by its
-cursor. Invariants: changes are announced after their commit; a follower of one job or workflow is woken only by changes
-of that one.
+Owns the waiters of each job and queue, and the changes that a follower has not taken yet: they come from the commit
+itself, so a follower costs no query. It keeps no long backlog: a follower that falls behind reads the rest from the
+database, by its cursor. Invariants: changes are announced after their commit; a follower of one job or workflow is
+woken only by changes of that one.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from stoker.core.answers import JobStanding, job_standing
 from stoker.core.errors import TooManyWaits
 from stoker.core.job.model import FINAL, Change, State
-from stoker.core.requests import JobStanding
-from stoker.engine.messages import standing
-from stoker.engine.turn import Transition
+from stoker.engine.memory import LiveState
+from stoker.engine.submit import Intake, Places
+from stoker.engine.turn import Transition, Turn
 from stoker.store import changes
 from stoker.store.changes import ChangePage
+from stoker.store.history import History
 from stoker.store.reader import Reader
 
 if TYPE_CHECKING:
@@ -69,13 +71,13 @@ class Follower:
         self.news = asyncio.Event()
 
     def add(self, page: Sequence[ChangeShape]) -> None:
-        """These changes were committed."""
+        """Add committed changes."""
         self.behind = self.behind or len(self.untaken) + len(page) > PAGE
         self.untaken = [] if self.behind else [*self.untaken, *page]
         self.news.set()
 
     def catch_up(self) -> None:
-        """From now on it collects what is committed, while it reads the database up to here."""
+        """Collect committed changes from now on, while the older ones are read from the database."""
         self.behind = False
         self.untaken = []
 
@@ -85,8 +87,9 @@ class Follower:
 
 
 class Subscriptions:
-    def __init__(self, reader: Reader, seq: int) -> None:
+    def __init__(self, reader: Reader, history: History, seq: int) -> None:
         self._reader = reader
+        self.history = history
         self._waiters: defaultdict[int, set[Waiter]] = defaultdict(set)
         self._awaited = 0
         self._followers: defaultdict[Subject, set[Follower]] = defaultdict(set)
@@ -114,7 +117,7 @@ class Subscriptions:
             job = transition.job
             if job.id in self._waiters and ended(job.state):
                 for waiter in self._waiters[job.id]:
-                    waiter.add_end(standing(job))
+                    waiter.add_end(job_standing(job))
         if self._followers:
             self._announce_changes(transitions, committed)
         if last_seq > self.seq:
@@ -131,7 +134,7 @@ class Subscriptions:
                 if subject in self._followers:
                     announced[subject].append(change)
         for subject, changed in announced.items():
-            # More than a page puts every follower behind, whatever the rest is.
+            # After more than a page every follower must read the database.
             page = [change_fields(change) for change in changed[: PAGE + 1]]
             for follower in self._followers[subject]:
                 follower.add(page)
@@ -172,6 +175,47 @@ class Subscriptions:
                     await follower.news.wait()
         finally:
             _leave(self._followers, subject, follower)
+
+
+class Rooms:
+    """Clients that wait for room in a full queue (`max_queued` of the queue or of all queues), in order of arrival.
+
+    After a turn the first clients for which there is room are woken. A woken client submits, and waits again if others
+    were faster. A client that comes while there is room does not wait; one that wants many places is not passed by one
+    behind it that wants few.
+    """
+
+    def __init__(self, memory: LiveState, intake: Intake) -> None:
+        self._memory = memory
+        self._intake = intake
+        self._lines: dict[str, dict[asyncio.Event, Places]] = {}
+
+    async def wait(self, name: str, wanted: Places) -> int:
+        """Return once there is room, and for how many jobs. Raises QueueNotFound."""
+        if self._intake.room(self._memory, self._memory.queue(name, "name")).holds(wanted):
+            return self._places(name)
+        room = asyncio.Event()
+        line = self._lines.setdefault(name, {})
+        line[room] = wanted
+        try:
+            await room.wait()
+        finally:
+            del line[room]
+            if not line:
+                self._lines.pop(name, None)
+        return self._places(name)
+
+    def _places(self, name: str) -> int:
+        return min(self._intake.room(self._memory, self._memory.queues[name]))
+
+    def after_commit(self, _turn: Turn) -> None:
+        for name, line in self._lines.items():
+            free = self._intake.room(self._memory, self._memory.queues[name])
+            for room, wanted in line.items():
+                if not free.holds(wanted):
+                    break
+                free = free.without(wanted)
+                room.set()
 
 
 def _leave(places: dict[Any, set[Any]], ident: object, who: object) -> None:

@@ -25,13 +25,13 @@ def unfinished(turn: Turn, key: tuple[int, str] | None) -> list[Job]:
 
 
 def remember(turn: Turn, job: Job) -> None:
-    """A job that was stored or queued again in this turn counts for the rest of it."""
+    """Let later messages of this turn see a job that was stored or queued again."""
     if job.supersedes is not None:
         turn.loaded.unfinished_of_key.setdefault(job.supersedes, []).append(job.id)
 
 
 def without_superseded(older: Sequence[Job], ahead: Counter[str]) -> Counter[str]:
-    """`ahead`, the new jobs in each queue, less those of the jobs in `older` that give their place to one of them."""
+    """`ahead` (new jobs by queue) minus the queued jobs in `older`: one of the new jobs replaces them."""
     if not older:
         return ahead
     left = ahead.copy()

@@ -1,7 +1,7 @@
 """Alarms: the limits of running attempts, and the times at which rows of the database are due.
 
-Owns one heap for each clock, and the next due time of the rows in the database. It only says what is due. Durations run
-on the steady clock; `deadline` and `run_at` run on the wall clock, which may jump.
+Owns one heap for each clock, the next due time of the rows in the database, and how long attempts were frozen. It only
+says what is due. Durations run on the steady clock; `deadline` and `run_at` run on the wall clock, which may jump.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Limit(StrEnum):
     UNRESPONSIVE = "unresponsive"
 
 
-class Alarm(Struct, frozen=True, order=True):
+class Alarm(Struct, frozen=True, order=True, gc=False):
     """A limit of one open attempt; `at` is on the clock of its heap, `granted_ms` how much it was postponed."""
 
     at: int
@@ -42,7 +42,7 @@ class Alarm(Struct, frozen=True, order=True):
 
 
 class Timers:
-    """Heaps of alarms. Those of attempts that have ended are dropped once they are more than half of all."""
+    """Heaps of alarms. Alarms of ended attempts are dropped once they are more than half of all."""
 
     def __init__(self) -> None:
         self._steady: list[Alarm] = []
@@ -125,6 +125,48 @@ class Timers:
         wall = [at for at in (self.pending_wall, self._wall[0].at if self._wall else None) if at is not None]
         waits = [at - now.steady for at in steady] + [min(at - now.wall, WALL_RECHECK_MS) for at in wall]
         return max(0, min(waits)) if waits else None
+
+
+class Freezes:
+    """How long each running attempt was frozen: limits on the run time do not count that time.
+
+    The executor does the freezing. Nothing is stored: for an attempt of an earlier daemon the count begins at zero.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[str, int] = {}  # by run, the begin of its freeze (steady)
+        self._before: Counter[str] = Counter()  # milliseconds of earlier freezes
+
+    def __contains__(self, run_id: str) -> bool:
+        return run_id in self._since
+
+    def run_ids(self) -> list[str]:
+        """The attempts that are frozen now."""
+        return list(self._since)
+
+    def freeze(self, run_ids: Iterable[str], at: int) -> None:
+        for run_id in run_ids:
+            self._since.setdefault(run_id, at)
+
+    def thaw(self, run_ids: Iterable[str], at: int) -> None:
+        for run_id in run_ids:
+            if run_id in self._since:
+                self._before[run_id] += at - self._since.pop(run_id)
+
+    def frozen_ms(self, run_id: str, at: int) -> int:
+        """The frozen time in all, until `at`."""
+        return self._before[run_id] + (at - self._since.get(run_id, at))
+
+    def forget(self, run_id: str) -> None:
+        self._since.pop(run_id, None)
+        self._before.pop(run_id, None)
+
+    def postponed(self, alarm: Alarm, now: Now) -> Alarm | None:
+        """The alarm, later by the frozen time that was not added yet; None if there was no such time."""
+        frozen_ms = self.frozen_ms(alarm.run_id, now.steady)
+        if frozen_ms <= alarm.granted_ms:
+            return None
+        return replace(alarm, at=alarm.at + frozen_ms - alarm.granted_ms, granted_ms=frozen_ms)
 
 
 def _sooner(one: int | None, other: int | None) -> int | None:

@@ -7,7 +7,7 @@ and on disk at its commit; nothing acts or answers before that.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -18,6 +18,7 @@ from stoker.core.errors import JobNotFound
 from stoker.core.job import events as ev
 from stoker.core.job.lifecycle import step
 from stoker.core.job.model import STOKER, Actor, Attempt, Change, Job, Need, Outcome, Queue, Resource, State
+from stoker.core.rate import KEY_PREFIX, QUEUE_PREFIX, Rate
 from stoker.core.retention import ranges
 from stoker.core.schedule.model import Schedule
 from stoker.core.workflow.checkpoint import Checkpoint
@@ -26,8 +27,9 @@ from stoker.engine.change_log import CAUSES, DERIVED, difference, first_values
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.workflow_memory import LiveWorkflow
 from stoker.store.attempts import Needed
+from stoker.store.conditions import ConditionWaiter
 from stoker.store.instance import seen
-from stoker.store.jobs import spec_hash
+from stoker.store.jobs import is_damaged, spec_hash
 from stoker.store.loading import Loaded
 from stoker.store.retention import PurgePortion
 from stoker.store.writer import Batch
@@ -85,7 +87,7 @@ class AcknowledgeUnknown(ev.Effect, frozen=True):
 
 
 class LogLine(ev.Effect, frozen=True):
-    """A line of the log about something that is on disk now."""
+    """A line of the log, written after the commit."""
 
     event: LogEvent
     fields: dict[str, Any]
@@ -101,13 +103,14 @@ class Turn:
         self.batch = Batch()
         self.effects: list[ev.Effect] = []
         self.transitions: list[Transition] = []
-        self.settings_changed: list[Change] = []  # of queues, resources and schedules
+        self.settings_changed: list[Change] = []  # of queues, resources, rates and schedules
         self.verdicts: list[tuple[Workflow, Workflow, list[str]]] = []  # changed, and which steps broke them
         self.touched_workflows: set[int] = set()  # workflows of which something changed in this turn
         self.ends: dict[int, Needed] = {}  # of jobs that opened attempts need: of this turn, or read with the commit
         self.needed: set[int] = set()  # jobs that others began to need in this turn
+        self.awaiting: set[int] = set()  # jobs that wait for conditions and were changed
+        self.new_waiters: dict[str, list[ConditionWaiter]] = {}  # jobs that began to wait in it, by condition
         self.flush = False
-        memory.workflows.load(loaded.workflows, loaded.heads)
 
     def find(self, job_id: int) -> Job | None:
         """The newest value of a job: of this turn, from memory, or loaded."""
@@ -131,8 +134,7 @@ class Turn:
             self.set_needs(job.id, open_needs)
         self.memory.enter(None, job, None)
         payload = {"spec": job.spec, "job": first_values(job), "key": key}
-        note = None if job.spec.schedule is None else f"schedule {job.spec.schedule}"
-        self._record(None, None, job, None, payload, Actor(job.owner_uid, note))
+        self._record(None, None, job, None, payload, Actor(job.owner_uid, job.spec.submitter))
 
     def step(self, job_id: int, event: ev.Event) -> Job:
         """Apply an event to a job and add its rows, changes and effects to the turn."""
@@ -141,6 +143,8 @@ class Turn:
         attempt = None if run is None else run.attempt
         after = step(before, attempt, event, self.now)
         job = self._respecified(before, after.job)
+        if job.conditions_open and job.state is State.WAITING:
+            self.awaiting.add(job.id)
         touched = None if after.attempt is attempt else after.attempt
         if touched is None and job == before:
             self.effects.extend(after.effects)
@@ -166,6 +170,10 @@ class Turn:
     def record(self, kind: str, subject: str, cause: str, payload: dict[str, Any], actor: Actor = STOKER) -> None:
         self._change(kind, subject, None, None, cause, payload, actor)
 
+    def note_job(self, job: Job, cause: str, payload: dict[str, Any]) -> None:
+        """Something about a job that changes none of its rows."""
+        self._change("job", str(job.id), job.state, job.state, cause, payload, STOKER)
+
     def _record_setting(
         self, kind: str, subject: str, cause: str, payload: dict[str, Any], actor: Actor = STOKER
     ) -> None:
@@ -176,12 +184,23 @@ class Turn:
     def set_queue(self, queue: Queue, cause: str, actor: Actor) -> None:
         self.batch.queues[queue.name] = queue
         self.memory.add_queue(queue)
+        self.memory.rates.look_again(f"{QUEUE_PREFIX}{queue.name}")
         self._record_setting("queue", queue.name, cause, {"queue": queue, "note": actor.note}, actor)
 
     def set_resource(self, resource: Resource, actor: Actor) -> None:
         self.batch.resources[resource.name] = resource
         self.memory.set_resource(resource)
         self._record_setting("resource", resource.name, "set", {"resource": resource, "note": actor.note}, actor)
+
+    def set_rate(self, key: str, rate: Rate | None, cause: str, actor: Actor) -> None:
+        """Set or remove the rate of a key; jobs that wait for a token of it are looked at again."""
+        self.batch.rates[key] = rate
+        if rate is None:
+            self.memory.rates.of_keys.pop(key, None)
+        else:
+            self.memory.rates.of_keys[key] = rate
+        self.memory.rates.look_again(f"{KEY_PREFIX}{key}")
+        self._record_setting("rate", key, cause, {"rate": rate, "note": actor.note}, actor)
 
     def set_schedule(self, schedule: Schedule, cause: str, actor: Actor) -> None:
         """A person, or the settings file, added or changed a schedule."""
@@ -260,8 +279,8 @@ class Turn:
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         self.batch.checkpoints.append(checkpoint)
 
-    def _judge_workflows(self) -> None:
-        """Update the workflows whose steps changed in this turn."""
+    def judge_workflows(self) -> Iterator[int]:
+        """Update the workflows whose steps changed in this turn. Yields how many steps each has."""
         workflows = self.memory.workflows
         for workflow_id in sorted(self.touched_workflows):
             run, is_new = workflows.runs[workflow_id], workflow_id in self.batch.new_workflows
@@ -276,10 +295,10 @@ class Turn:
                 self._change("workflow", str(workflow_id), before.state, after.state, cause, payload, STOKER)
                 self.verdicts.append((before, after, sorted(run.broken)))
                 self.checkpoint(workflows.context(run, self.now.wall))
+            yield len(run.steps)
 
     def finish(self) -> Batch:
         """The batch, with the pids and start times of running attempts that waited for a commit."""
-        self._judge_workflows()
         due = self.now.steady - (0 if self.flush else STORE_AFTER_MS)
         if self.batch or self.flush:
             for run_id in [run_id for run_id, since in self.memory.described.items() if since <= due]:
@@ -294,10 +313,7 @@ class Turn:
         return self.batch
 
     def needed_ends(self) -> Collection[int]:
-        """The jobs whose ends are inputs of the first attempts that were opened, if they are few.
-
-        Jobs that ended in this turn are left out: their ends are in `ends` already.
-        """
+        """The jobs whose ends are inputs of the opened first attempts, if they are few and not in `ends` already."""
         needed = set[int]()
         for attempt in self.batch.new_attempts.values():
             if attempt.ordinal == 1:
@@ -318,7 +334,8 @@ class Turn:
     def _respecified(self, before: Job, job: Job) -> Job:
         if job.spec is before.spec or job.spec == before.spec:
             return job
-        job = replace(job, spec_hash=spec_hash(job.spec))
+        if not is_damaged(before):  # else it would look sound
+            job = replace(job, spec_hash=spec_hash(job.spec))
         self.batch.respecified[job.id] = job
         return job
 

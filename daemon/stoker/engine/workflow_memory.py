@@ -151,11 +151,11 @@ class LiveWorkflows:
         self.surroundings = ""  # hash of the environment that every worker gets
         self.widths: dict[str, int] = {}  # how many steps of one `each` may run at once, as resources of their own
 
-    def load(self, stored: Iterable[StoredWorkflow], heads: dict[str, Head]) -> None:
-        """Add the loaded workflows; those in memory already are newer and stay."""
-        for each in stored:
-            if each.workflow.id not in self.runs:
-                self.add(live_workflow(each, heads.get(chain_of(each.workflow.id), Head())))
+    def load(self, stored: StoredWorkflow, heads: Mapping[str, Head]) -> int:
+        """Add a loaded workflow; one that is in memory already is newer and stays. Returns how many steps it has."""
+        if stored.workflow.id not in self.runs:
+            self.add(live_workflow(stored, heads.get(chain_of(stored.workflow.id), Head())))
+        return len(stored.steps)
 
     def add(self, run: LiveWorkflow) -> None:
         self.runs[run.workflow.id] = run
@@ -224,7 +224,7 @@ class LiveWorkflows:
         return run.workflow
 
     def context(self, run: LiveWorkflow, at: int) -> Checkpoint:
-        """The whole workflow in one checkpoint, so that no earlier one is needed to rebuild later states."""
+        """A checkpoint of the whole workflow: no earlier one is needed to rebuild later states."""
         steps = {
             step.name: ContextStep(
                 step.job_id, run.states[step.name], run.reasons[step.name], run.floors.get(step.name, 0)

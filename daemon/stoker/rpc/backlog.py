@@ -1,55 +1,99 @@
-"""Bytes that clients have not read yet, over all connections: bounded together, as each alone may hold megabytes.
+"""Bytes that are kept for clients, over all connections: bounded together, as each connection may hold megabytes.
 
-Owns the sum, and which connection ends when it is too large: the one that has left most unread. The daemon's memory
-must not depend on how many clients stop reading.
+Owns the sums, and which connection ends when one is too large: the one that holds most, of equal ones that which has
+changed least recently. The daemon's memory must not depend on how many clients stop reading or never end a frame.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
-from stoker.core.errors import StokerError
+from stoker.core.errors import StokerError, UnfinishedFrames
 
 MAX_UNREAD_BYTES = 256 * 1024 * 1024
+MAX_UNFINISHED_BYTES = 64 * 1024 * 1024
 
 
-class AnswerReader(Protocol):
+class Holder(Protocol):
+    """A connection that bytes are kept for."""
+
     @property
-    def unread_bytes(self) -> int: ...
-    def break_off(self, error: StokerError) -> None: ...
+    def unread_bytes(self) -> int:
+        """The bytes of answers that it has not read."""
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """The bytes of a frame of which the end has not come."""
+
+    def break_off(self, error: StokerError) -> None:
+        """Hang up: nothing can be sent to it."""
+
+    def refuse(self, error: StokerError) -> None:
+        """Drop the unfinished frame, answer with the error, then hang up."""
+
+
+class Bound(NamedTuple):
+    """`end` gets the connection that holds most, its bytes, those of all and the limit."""
+
+    size: Callable[[Holder], int]
+    end: Callable[[Holder, int, int, int], None]
 
 
 class Backlog:
-    def __init__(self, most: int = MAX_UNREAD_BYTES) -> None:
+    def __init__(self, bound: Bound, most: int) -> None:
+        self._bound = bound
         self._most = most
-        self._noted: dict[AnswerReader, int] = {}
+        self._noted: dict[Holder, int] = {}
         self._total = 0
 
-    def note(self, reader: AnswerReader) -> None:
-        """Its unread bytes have changed. May end a connection."""
-        self._note(reader, reader.unread_bytes)
+    def note(self, holder: Holder) -> None:
+        """Its bytes have changed. May end a connection."""
+        self._note(holder, self._bound.size(holder))
         if self._total > self._most:
-            for each in list(self._noted):  # nothing tells when a client reads a part
-                self._note(each, each.unread_bytes)
+            for each in list(self._noted):  # no event says that a client has read a part
+                self._note(each, self._bound.size(each))
             while self._total > self._most:
-                self._end_slowest()
+                self._end_largest()
 
-    def forget(self, reader: AnswerReader) -> None:
-        self._note(reader, 0)
+    def forget(self, holder: Holder) -> None:
+        self._note(holder, 0)
 
-    def _note(self, reader: AnswerReader, size: int) -> None:
-        self._total += size - self._noted.pop(reader, 0)
+    def _note(self, holder: Holder, size: int) -> None:
+        before = self._noted.get(holder, 0)
+        if size == before:
+            return
+        self._total += size - before
+        self._noted.pop(holder, None)
         if size:
-            self._noted[reader] = size
+            self._noted[holder] = size
 
-    def _end_slowest(self) -> None:
-        slowest, size = max(self._noted.items(), key=lambda noted: noted[1])
+    def _end_largest(self) -> None:
+        largest, size = max(self._noted.items(), key=lambda noted: noted[1])
         total = self._total
-        self.forget(slowest)
-        slowest.break_off(
-            StokerError(
-                f"this client has left {size} bytes unread, the most of all; together they are {total}, "
-                f"the limit is {self._most}",
-                hint="read answers while you send requests",
-            )
+        self.forget(largest)
+        self._bound.end(largest, size, total, self._most)
+
+
+def _end_slow_reader(holder: Holder, size: int, total: int, most: int) -> None:
+    holder.break_off(
+        StokerError(
+            f"this client has left {size} bytes unread, the most of all; together they are {total}, "
+            f"the limit is {most}",
+            hint="read answers while you send requests",
         )
+    )
+
+
+def _refuse_unfinished(holder: Holder, size: int, total: int, most: int) -> None:
+    holder.refuse(
+        UnfinishedFrames(
+            f"this client has sent {size} bytes of a frame that does not end, the most of all; together they are "
+            f"{total}, the limit is {most}",
+            hint="end each request with a newline; send large ones one after the other",
+        )
+    )
+
+
+UNREAD = Bound(lambda holder: holder.unread_bytes, _end_slow_reader)
+UNFINISHED = Bound(lambda holder: holder.unfinished_bytes, _refuse_unfinished)

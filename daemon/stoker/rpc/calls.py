@@ -29,7 +29,9 @@ from stoker.core.errors import AnswerTooLarge, Draining, InvalidRequest, StokerE
 from stoker.host.threads import start_threads
 from stoker.rpc import frames
 from stoker.rpc.frames import Request, RequestId
+from stoker.rpc.open_calls import OpenCalls
 from stoker.rpc.table import Later, MethodKind, Peer, Stream
+from stoker.rpc.turns import Turns
 from stoker.rpc.wire import MAX_FRAME_BYTES
 from stoker.service.service import Service
 from stoker.telemetry.events import LogEvent
@@ -41,6 +43,9 @@ MAX_STREAMS = 16  # of a connection
 MAX_AWAITED = 10_000  # jobs in all waits of a connection
 
 
+Watched = Callable[[Callable[..., None]], Callable[..., None]]  # wraps a callback to measure its CPU time
+
+
 class Answerer(Protocol):
     def send(self, frame: bytes) -> None: ...
     def has_room(self) -> bool: ...
@@ -49,14 +54,17 @@ class Answerer(Protocol):
 
 
 class Backend:
-    """Shared by all connections: the service, its open tasks and streams, and the threads that read long frames."""
+    """Shared by all connections: the service, its open calls, tasks and streams, and the threads that read frames."""
 
-    def __init__(self, service: Service, max_streams: int) -> None:
+    def __init__(self, service: Service, max_streams: int, watched: Watched = lambda callback: callback) -> None:
         self.service = service
+        self.watched = watched
+        self.turns = Turns(watched)
+        self.open_calls = OpenCalls()
         self.max_streams = max_streams
         self.streams: set[asyncio.Task[None]] = set()
         self.tasks: set[asyncio.Future[Any]] = set()
-        # One for each user that may connect: nobody waits for the long frames of the other.
+        # One thread for each of the two users that may connect, so that they do not wait for each other's long frames.
         self.frame_threads = {uid: start_threads(1, "frames") for uid in {0, os.getuid()}}
 
 
@@ -65,11 +73,13 @@ class Calls:
         self._connection = connection
         self._service = backend.service
         self._tasks = backend.tasks
+        self._open_calls = backend.open_calls
         self._peer = peer
         self._streams = Streams(connection, backend.streams, backend.max_streams, self.error_for)
         self._waits: set[asyncio.Future[Any]] = set()
         self._reads: deque[Request] = deque()  # that wait for the one under way
         self._reading: asyncio.Future[Any] | None = None
+        self._settle = backend.watched(self._settled)
         self._awaited = 0
         self._in_flight = 0
         self._bytes_in_flight = 0
@@ -123,7 +133,7 @@ class Calls:
         self._hold(request)
         if request.method.kind is MethodKind.WAIT:
             self._awaited += request.params.awaited
-        future.add_done_callback(partial(self._settled, request, render))
+        future.add_done_callback(partial(self._settle, request, render))
 
     def _check_awaited(self, more: int) -> None:
         if self._awaited + more > MAX_AWAITED:
@@ -141,14 +151,14 @@ class Calls:
         self._reading.add_done_callback(partial(self._read, request))
 
     async def _result_of(self, request: Request) -> Any:
-        """Also runs the part of a handler before its coroutine, which may raise."""
+        """Call the handler. Its synchronous part may raise, too."""
         if request.batch and request.batch.full:
             raise _too_large_together()
         return await request.method.handler(self._service, self._peer, request.params)  # type: ignore[misc]
 
     def _read(self, request: Request, future: asyncio.Future[Any]) -> None:
         self._reading = None
-        self._settled(request, None, future)
+        self._settle(request, None, future)
         self.go_on_reading()
 
     def _begin_stream(self, request: Request) -> None:
@@ -168,20 +178,29 @@ class Calls:
     def _hold(self, request: Request) -> None:
         self._in_flight += 1
         self._bytes_in_flight += request.size
+        if request.method.kind is MethodKind.CALL:
+            self._open_calls.begin(request.size)
 
     def _settled(self, request: Request, render: Callable[[Any], object] | None, future: asyncio.Future[Any]) -> None:
         self._in_flight -= 1
         self._bytes_in_flight -= request.size
+        if request.method.kind is MethodKind.CALL:
+            self._open_calls.end(request.size)
         if request.method.kind is MethodKind.WAIT:
             self._awaited -= request.params.awaited
-        try:
-            result = future.result()
-            self._answer(request, render(result) if render else result)
-        except asyncio.CancelledError:
+        if future.cancelled():
             self._refuse(request, Draining("the daemon stopped before this was answered", hint="ask again"))
+        elif isinstance(error := future.exception(), Exception):  # not raised here: it would keep this frame
+            self._refuse(request, error)
+        else:
+            self._answer_with(request, render, future.result())
+        self._connection.go_on()
+
+    def _answer_with(self, request: Request, render: Callable[[Any], object] | None, result: object) -> None:
+        try:
+            self._answer(request, render(result) if render else result)
         except Exception as error:  # noqa: BLE001 - the boundary: the client gets an answer, whatever happened
             self._refuse(request, error)
-        self._connection.go_on()
 
     def _answer(self, request: Request, result: object) -> None:
         frame = None if request.id is UNSET else frames.answer(request.id, result)

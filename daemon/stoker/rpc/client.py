@@ -157,13 +157,19 @@ class Client(Conversation):
         return answer
 
     def watch(
-        self, after: int | None = None, job: int | None = None, workflow: int | None = None
+        self,
+        after: int | None = None,
+        job: int | None = None,
+        workflow: int | None = None,
+        *,
+        history: str | None = None,
     ) -> Iterator[ChangeShape]:
         """Changes as they are committed, after the sequence number `after` (default: from now on).
 
-        All of them, those of a job, or those of a workflow and its steps.
+        All of them, those of a job, or those of a workflow and its steps. `history`: the one that the status had when
+        `after` was read; raises HistoryChanged if a restore has taken back that change since.
         """
-        batches = self.stream("watch", {"after": after, "job": job, "workflow": workflow})
+        batches = self.stream("watch", {"after": after, "history": history, "job": job, "workflow": workflow})
         return (change for batch in batches for change in batch["changes"])
 
     def list(self, **filters: Any) -> JobPage:

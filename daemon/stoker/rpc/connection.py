@@ -3,10 +3,10 @@
 Owns the transport, its backpressure, the frame timer and the end of the connection. frames.py reads the requests,
 calls.py carries them out.
 
-Invariants: no client keeps the loop for more than a few milliseconds: a turn has a time limit, and long frames are
-read in a thread, one after the other. The answers of one loop iteration leave in one write. Nothing is read while 1 MiB
-waits to be sent or too many requests are open. A client that shuts down its sending side still gets every answer; one
-that has hung up costs nothing.
+Invariants: no client keeps the loop for more than a few milliseconds: turns.py gives each connection its share, and
+long frames are read in a thread, one after the other. The answers of one turn leave in one write. Nothing is read while
+1 MiB waits to be sent, requests wait to be begun, or too many are open. A client that shuts down its sending side still
+gets every answer; one that has hung up costs nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol, cast
 
 from stoker.core.errors import FrameTimeout, FrameTooLarge, StokerError
@@ -31,29 +31,25 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 MAX_UNSENT_BYTES = 1024 * 1024
-TURN_S = 0.005
 LONG_FRAME_BYTES = 16 * 1024  # reading takes up to 1 ms per KiB, for a flow full of mistakes
 HANG_UP_CHECK_S = 1.0
 LINGER_S = 1.0
 RESERVE_S = 1.0  # how long a connection of the reserve may stay idle
 
 
-Watched = Callable[[Callable[[], None]], Callable[[], None]]  # wraps a callback to measure its CPU time
-
-
 class Gate(Protocol):
     backend: Backend
-    backlog: Backlog
+    unread: Backlog
+    unfinished: Backlog
     capacity: Capacity
     frame_timeout_s: float
-    watched: Watched
 
     def admit(self, connection: ClientConnection, sock: socket.socket) -> Peer: ...
     def forget(self, connection: ClientConnection) -> None: ...
 
 
 class ClientConnection(asyncio.Protocol):
-    """`ordinary`: it may send any request; a connection of the reserve only short ones that bring no work."""
+    """One client. `ordinary`: it may send any request; otherwise only short ones that bring no work."""
 
     peer: Peer
     ordinary: bool
@@ -63,10 +59,12 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._loop = asyncio.get_running_loop()
-        self._turn = gate.watched(self._take_turn)
+        self._open_calls = gate.backend.open_calls
         self._framer = Framer()
         self._inbox: deque[bytes] = deque()
         self._requests: Iterator[Request] = iter(())  # of the last frame taken from the inbox
+        self._held_back: Request | None = None  # the next one, while too many calls of all connections are open
+        self._waits = False  # until a call of any connection ends
         self._unbegun = False  # there may be a further request to begin
         self._in_thread = False  # a frame is being read in the thread; the next ones wait
         self._turn_due = False
@@ -112,6 +110,9 @@ class ClientConnection(asyncio.Protocol):
         return self.ordinary
 
     def connection_lost(self, _exc: Exception | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
         if self._gone:
             return
         self._gone = True
@@ -129,11 +130,19 @@ class ClientConnection(asyncio.Protocol):
 
     def _drop_unread(self) -> None:
         self._inbox.clear()
+        self._drop_unfinished()
         self._requests = iter(())
+        self._held_back, self._waits = None, False
+
+    def _drop_unfinished(self) -> None:
+        self._framer.drop()
+        self._gate.unfinished.note(self)
 
     def abort(self) -> None:
+        """Hang up. It ends here: until the event loop says so, its unread bytes would count and could end others."""
         if not self._gone:
             self._transport.abort()
+            self._end()
 
     def eof_received(self) -> bool:
         """The client has ended its input. True keeps the connection open for the answers, as `socat` needs."""
@@ -141,6 +150,7 @@ class ClientConnection(asyncio.Protocol):
             return False
         self._last_read = True
         self._inbox.extend(self._framer.finish())
+        self._gate.unfinished.note(self)
         self._stop_frame_timer()
         self._loop.call_later(HANG_UP_CHECK_S, self._check_hang_up)
         self.go_on()
@@ -151,7 +161,7 @@ class ClientConnection(asyncio.Protocol):
         if self._gone:
             return
         if self._hung_up():
-            self._transport.abort()
+            self.abort()
         else:
             self._loop.call_later(HANG_UP_CHECK_S, self._check_hang_up)
 
@@ -166,54 +176,71 @@ class ClientConnection(asyncio.Protocol):
         if self._last_read:
             return
         complete = self._framer.feed(data)
+        self._gate.unfinished.note(self)
         if complete:
+            if self._inbox:
+                self._pause(pause=True)  # what was read before still waits for a turn
             self._inbox.extend(complete)
             self._stop_frame_timer()
         if self._framer.overflowed:
-            self._refuse(
+            self.refuse(
                 FrameTooLarge(
                     f"a frame may have {MAX_FRAME_BYTES} bytes", hint="split a batch; put a long command into a script"
                 )
             )
-        self._turn()
+        self.go_on()
 
     def go_on(self) -> None:
-        """Schedule a turn: one per iteration of the loop, however often this is called."""
+        """Ask for a turn: one, however often this is called before it."""
         if not self._turn_due:
             self._turn_due = True
-            self._loop.call_soon(self._turn)
+            self._gate.backend.turns.ask(self)
 
-    def _take_turn(self) -> None:
+    def take_turn(self, until: float) -> None:
         """Begin the requests that there is room for, send the answers, then continue, pause or close."""
-        if self._gone:
+        if self._gone or self._has_left():
             return
-        self._turn_due = True  # frames sent during this turn need no other one
         try:
-            self._begin_and_send()
+            self._begin_and_send(until)  # frames sent meanwhile need no other turn: this one is still due
         except Exception as error:  # noqa: BLE001 - the boundary: a bug of ours ends only this connection
             self._break_off(error)
             return
         finally:
             self._turn_due = False
+        self._go_on_pause_or_close()
+
+    def _has_left(self) -> bool:
+        """Drop what is left to begin if the client has hung up: while reading is paused, nothing else tells."""
+        if self._unbegun and self._hung_up():
+            self.abort()
+        return self._gone
+
+    def _go_on_pause_or_close(self) -> None:
+        if self._gone or self._has_left():  # it is gone if its answers were too many
+            return
         if self._unbegun and self._takes_requests():
             self.go_on()
-        elif self._last_read:
+        if self._last_read:
             self._leave_when_done()
         else:
             self._pace()
 
-    def _begin_and_send(self) -> None:
-        until = time.perf_counter() + TURN_S
+    def _begin_and_send(self, until: float) -> None:
+        """Begin at least one request, if there is one."""
         self._unbegun = True
-        while self._unbegun and self._takes_requests() and time.perf_counter() < until:
+        while self._unbegun and self._takes_requests():
             self._unbegun = self._begin_next()
+            if time.perf_counter() >= until:
+                break
         self._calls.go_on_reading()
         self._flush()
 
     def _begin_next(self) -> bool:
         """Begin the next request, or read the next frame. Returns False if there is neither."""
-        request = next(self._requests, None)
+        request = self._held_back or next(self._requests, None)
         if request is not None:
+            if self._holds_back(request):
+                return True
             if request.error is None and request.method.lasts and not self.try_ordinary():
                 request.error = self._gate.capacity.refusal(self.peer.uid)
             self._calls.begin(request)
@@ -241,33 +268,49 @@ class ClientConnection(asyncio.Protocol):
         self.go_on()
 
     def _break_off(self, error: BaseException) -> None:
-        """Hang up after a bug of ours: it is unknown which requests have begun, so no answer would be true."""
+        """Hang up after a bug of Stoker: it is unknown which requests have begun, so they cannot be answered."""
         log(LogEvent.REQUEST_FAILED, method="?", uid=self.peer.uid, error=error)
         self.abort()
 
+    def _holds_back(self, request: Request) -> bool:
+        """Whether it waits until fewer calls are open. Those behind it wait, too: requests are begun in order."""
+        self._held_back = None
+        if request.error is None and not self._open_calls.has_room(request.method):
+            self._held_back = request
+            self._waits = True
+            self._open_calls.when_fewer(self._try_again)
+        return self._waits
+
+    def _try_again(self) -> None:
+        self._waits = False
+        self.go_on()
+
     def _takes_requests(self) -> bool:
-        return not self._in_thread and not self._calls.full and self._room.is_set()
+        return not (self._in_thread or self._waits or self._calls.full) and self._room.is_set()
 
     def has_room(self) -> bool:
         return self._room.is_set()
 
     def _pace(self) -> None:
         pause = self._unbegun or not self._takes_requests()
+        self._pause(pause=pause)
+        if pause:
+            self._stop_frame_timer()  # the rest of the frame may have arrived already
+        elif self._framer.unfinished and not self._frame_timer:
+            self._frame_timer = self._loop.call_later(self._gate.frame_timeout_s, self._frame_is_late)
+
+    def _pause(self, *, pause: bool) -> None:
         if pause != self._paused:
             self._paused = pause
             if pause:
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
-        if pause:
-            self._stop_frame_timer()  # the rest of the frame may have arrived already
-        elif self._framer.partial and not self._frame_timer:
-            self._frame_timer = self._loop.call_later(self._gate.frame_timeout_s, self._frame_is_late)
 
     def _frame_is_late(self) -> None:
         self._frame_timer = None
         limit = self._gate.frame_timeout_s
-        self._refuse(FrameTimeout(f"a frame must end within {limit:g} s", hint="end each request with a newline"))
+        self.refuse(FrameTimeout(f"a frame must end within {limit:g} s", hint="end each request with a newline"))
         self.go_on()
 
     def _stop_frame_timer(self) -> None:
@@ -275,13 +318,15 @@ class ClientConnection(asyncio.Protocol):
             self._frame_timer.cancel()
             self._frame_timer = None
 
-    def _refuse(self, error: StokerError) -> None:
+    def refuse(self, error: StokerError) -> None:
         """Refuse the rest of the stream of bytes, as no further frame can be found in it.
 
         Further bytes are read and dropped for a while: an immediate close would discard the error before it is read.
         """
         log(LogEvent.CLIENT_REFUSED, uid=self.peer.uid, pid=self.peer.pid, error=error)
         self._last_read = self._refused = True
+        self._drop_unfinished()
+        self._stop_frame_timer()
         self.send(frames.refusal(None, error))
         self._calls.cancel_lasting()
         self._loop.call_later(LINGER_S, self.abort)
@@ -309,7 +354,7 @@ class ClientConnection(asyncio.Protocol):
             self._out.clear()
             self._unsent = 0
             self._see_room()
-            self._gate.backlog.note(self)
+            self._gate.unread.note(self)
 
     def pause_writing(self) -> None:
         self._transport_full = True
@@ -317,13 +362,18 @@ class ClientConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._transport_full = False
-        self._gate.backlog.note(self)
+        self._gate.unread.note(self)
         self._see_room()
         self.go_on()
 
     @property
+    def unfinished_bytes(self) -> int:
+        """The bytes that have arrived of a frame whose end has not."""
+        return self._framer.unfinished
+
+    @property
     def unread_bytes(self) -> int:
-        """What was written and the client has not taken yet, without what the kernel holds."""
+        """The bytes that wait to be written, without those in the kernel's buffer."""
         return 0 if self._gone else self._transport.get_write_buffer_size()
 
     def break_off(self, error: StokerError) -> None:

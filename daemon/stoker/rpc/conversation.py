@@ -95,7 +95,7 @@ class Conversation:
             time.sleep(pause_s * (0.5 + os.urandom(1)[0] / 256))
             pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
 
-    def stream(self, method: str, params: object = None) -> Iterator[dict[str, Any]]:
+    def stream(self, method: str, params: object = None) -> Iterator[Any]:
         """The notifications of a streaming method, over its own connection. Closing the iterator ends the stream."""
         connection = Conversation(self.socket_path, timeout_s=self.timeout_s)
         connection.patience_s = self.patience_s
@@ -108,7 +108,7 @@ class Conversation:
         next(notifications)  # a generator that has begun closes its connection when it is dropped
         return notifications
 
-    def follow(self, method: str, params: object = None) -> Iterator[dict[str, Any]]:
+    def follow(self, method: str, params: object = None) -> Iterator[Any]:
         """The notifications of a streaming method, over this connection; it can serve no other call until they end."""
         number = self.call(method, params)["stream"]
         ended = False

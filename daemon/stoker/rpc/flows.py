@@ -19,6 +19,7 @@ from stoker.core.requests import MAX_SHOWN, Name, Params, Text, Title
 from stoker.core.similar_names import nearest
 from stoker.core.workflow.definition import Flow, FlowRequest, Plan, StepDefaults, StepParams, plan
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake, refuse
+from stoker.rpc.param_errors import takes_list
 from stoker.rpc.schema import read_params
 
 _STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}\Z")
@@ -98,7 +99,7 @@ def planned(flow: dict[str, Any]) -> Plan:
 
 
 def _declared(parameters: object) -> dict[str, str]:
-    """Parameters of which one is wrong, as text: the templates of the steps can then be checked all the same."""
+    """The parameters as text although one of them is wrong, so that the templates of the steps can be checked."""
     return {name: str(value) for name, value in parameters.items()} if isinstance(parameters, dict) else {}
 
 
@@ -168,7 +169,7 @@ def _add_each(
     parts: list[Any] = []
     if isinstance(value, dict):
         parts = [{key: inner} for key, inner in value.items()]
-    elif isinstance(value, list):
+    elif isinstance(value, list) and takes_list(kind, name):
         parts = [[inner] for inner in value]
     wrong = [index for index, part in enumerate(parts) if not _fits({**stand_ins, name: part}, kind)]
     for index in wrong:

@@ -109,6 +109,8 @@ def _request(value: Any, size: int, batch: RequestBatch | None) -> Request:
         request.name, request.method, request.params = read_call(value)
         if request.method.reader:
             request.params = request.method.reader(request.params)
+    except StokerError as error:
+        request.error = error.as_value()
     except Exception as error:  # noqa: BLE001 - the boundary: the client gets an answer, whatever happened
         request.error = error
     return request

@@ -7,6 +7,7 @@ renders its result) or a coroutine, which becomes a task; that of a streaming me
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -14,7 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stoker.core.answers import SubmitAnswer
 from stoker.core.errors import InvalidParams, StokerError
+from stoker.core.job.model import Actor
 from stoker.core.requests import (
     JobChanges,
     JobFilter,
@@ -22,21 +25,26 @@ from stoker.core.requests import (
     JobParams,
     Purge,
     QueueSettings,
+    RateSettings,
     RestartParams,
     RetryParams,
-    SubmitAnswer,
     Verb,
     VerbParams,
 )
 from stoker.core.workflow.mistakes import MAX_MISTAKES
+from stoker.engine.submit import Places
 from stoker.engine.subscriptions import ChangeFeed
 from stoker.process.attempt_logs import Chunk
 from stoker.rpc import schema
+from stoker.rpc.event_methods import EVENT_METHODS
+from stoker.rpc.hook_methods import HOOK_METHODS
 from stoker.rpc.schedule_methods import SCHEDULE_METHODS
 from stoker.rpc.table import Later, Method, MethodKind, Peer, Reply, Stream
 from stoker.rpc.workflow_methods import WORKFLOW_METHODS
+from stoker.service.logs import LogFeed
 from stoker.service.service import Service
-from stoker.service.status import LogFeed
+
+RENDERED_AT_ONCE = 500  # answers of a batch; a thread renders more of them, as ten thousand errors take 0.2 s
 
 # --- jobs ---------------------------------------------------------------------------------------------------
 
@@ -69,15 +77,24 @@ def _read_jobs(params: schema.SubmitManyParams) -> JobBatch:
         except InvalidParams as error:
             if params.atomic:
                 raise
-            read.append(error)
+            read.append(error.as_value())
             wrong += 1
     return JobBatch(read, params.atomic)
 
 
 def _submit_many(service: Service, peer: Peer, batch: JobBatch) -> object:
     good = [job for job in batch.jobs if isinstance(job, JobParams)]
+    submitted = service.submit(good, peer.uid, atomic=batch.atomic) if good else None
+    if len(batch.jobs) > RENDERED_AT_ONCE:
+        return _rendered(batch.jobs, submitted)
     render = partial(_slots, batch.jobs)
-    return Later(service.submit(good, peer.uid, atomic=batch.atomic), render) if good else render([])
+    return render([]) if submitted is None else Later(submitted, render)
+
+
+async def _rendered(
+    read: list[JobParams | StokerError], submitted: asyncio.Future[list[SubmitAnswer | StokerError]] | None
+) -> Reply:
+    return await asyncio.to_thread(_slots, read, [] if submitted is None else await submitted)
 
 
 def _slots(read: list[JobParams | StokerError], answers: list[SubmitAnswer | StokerError]) -> Reply:
@@ -136,7 +153,7 @@ def _log_notification(attempt: int, chunk: Chunk) -> Reply:
 
 
 async def _watch(service: Service, _peer: Peer, params: schema.WatchParams) -> Stream:
-    feed = await service.watch(params.after, params.job, params.workflow)
+    feed = await service.watch(params.after, params.history, params.job, params.workflow)
     return Stream({"seq": feed.seq}, _change_notifications(feed))
 
 
@@ -171,6 +188,10 @@ def _set_resource(service: Service, peer: Peer, params: schema.ResourceSetParams
     return service.set_resource(params.name, params.capacity, peer.uid, params.reason)
 
 
+def _remove_rate(service: Service, peer: Peer, params: schema.RateParams) -> object:
+    return service.rates.remove(params.key, Actor(peer.uid, params.reason))
+
+
 METHODS: dict[str, Method[Any]] = {
     "job.submit": Method(JobParams, _submit, brings_work=True),
     "job.submit_many": Method(schema.SubmitManyParams, _submit_many, brings_work=True, reader=_read_jobs),
@@ -200,22 +221,31 @@ METHODS: dict[str, Method[Any]] = {
     "queue.set": Method(QueueSettings, lambda service, peer, settings: service.set_queue(settings, peer.uid)),
     "queue.wait": Method(
         schema.QueueWaitParams,
-        lambda service, _peer, params: service.wait_for_room(params.name, params.timeout_ms),
+        lambda service, _peer, params: service.wait_for_room(
+            params.name, Places(params.places, max(params.places, params.places_in_all)), params.timeout_ms
+        ),
         MethodKind.WAIT,
     ),
     "queue.pause": Method(schema.QueueParams, _pause),
     "queue.resume": Method(schema.QueueParams, _resume),
     "resource.list": Method(schema.NoParams, lambda service, _peer, _: service.resources(), MethodKind.READ),
     "resource.set": Method(schema.ResourceSetParams, _set_resource),
+    "rate.list": Method(schema.NoParams, lambda service, _peer, _: service.rates.list(), MethodKind.READ),
+    "rate.set": Method(RateSettings, lambda service, peer, settings: service.rates.set(settings, peer.uid)),
+    "rate.remove": Method(schema.RateParams, _remove_rate),
     "system.status": Method(schema.NoParams, lambda service, _peer, _: service.status(), MethodKind.READ),
-    "system.health": Method(schema.NoParams, lambda service, _peer, _: service.health()),
-    "system.settings": Method(schema.NoParams, lambda service, _peer, _: service.settings()),
+    "system.health": Method(schema.NoParams, lambda service, _peer, _: service.health(), MethodKind.READ),
+    "system.settings": Method(schema.NoParams, lambda service, _peer, _: service.settings(), MethodKind.READ),
     "system.reload": Method(schema.NoParams, lambda service, _peer, _: service.reload()),
-    "system.drain": Method(schema.DrainParams, lambda service, _, params: service.drain(stop=params.stop)),
+    "system.drain": Method(
+        schema.DrainParams, lambda service, _, params: service.drain(stop=params.stop), MethodKind.DIRECT
+    ),
     "system.backup": Method(schema.BackupParams, _backup, MethodKind.STREAM),
     "system.backups": Method(schema.NoParams, lambda service, _peer, _: service.backups.list(), MethodKind.READ),
     "system.purge": Method(Purge, lambda service, peer, asked: service.purge(asked, peer.uid)),
     "watch": Method(schema.WatchParams, _watch, MethodKind.STREAM),
     **WORKFLOW_METHODS,
     **SCHEDULE_METHODS,
+    **EVENT_METHODS,
+    **HOOK_METHODS,
 }

@@ -17,7 +17,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from stoker.core.errors import InvalidParams
-from stoker.core.requests import MAX_INT, MAX_SHOWN
+from stoker.core.job.conditions import FORMS
+from stoker.core.requests import MAX_INT, MAX_SHOWN, RateSettings
 from stoker.core.similar_names import did_you_mean
 from stoker.core.units import spoken
 from stoker.core.workflow.definition import StepParams
@@ -43,8 +44,9 @@ _TYPES = {
 _TYPE = re.compile(r"\b(" + "|".join(map(re.escape, _TYPES)) + r")\b")
 _SAFE_KEY = re.compile(r"[!-~]+")
 
+_RATE_KEY_HINT = "letters, digits and . _ : @ / -, at most 128, the first a letter or digit"
 _HINTS = {
-    "command": "the program to run, such as sha256sum",
+    "command": "the program alone, such as sha256sum; its arguments stand in args",
     "args": 'a list of strings, as in ["-c", "echo hi"]',
     "working_dir": "an absolute path of a directory",
     "deadline": "on the wire in UTC milliseconds since 1970, as `date +%s%3N` prints",
@@ -52,9 +54,12 @@ _HINTS = {
     "needs": 'ids of jobs, or {"job": 42, "on": "any"}',
     "traceparent": "a W3C trace context: 00-<32 hex digits>-<16 hex digits>-01",
     "label": "as in team=blue",
+    "rate_key": _RATE_KEY_HINT,
+    "wait_for": FORMS + ', or a group: {"all": ["event:a", "idle"]}, {"any": [...]}',
 }
 # Fields of a step that have another meaning in a job.
 _HINTS_OF: dict[type[Struct], dict[str, str]] = {
+    RateSettings: {"key": f"{_RATE_KEY_HINT}; * for each key without a rate of its own"},
     StepParams: {"needs": 'a list of steps, as in ["compile"]; `step` and `on` in place of a name give a condition'},
 }
 _NAME_HINT = "letters, digits and . _ : -, at most 64, the first a letter or digit"
@@ -99,6 +104,11 @@ def moved(error: InvalidParams, within: str) -> InvalidParams:
     if not within:
         return error
     return InvalidParams(f"{within}.{error.message}", hint=error.hint, path=f"{within}.{error.details['path']}")
+
+
+def takes_list(params: type[Struct], field: str) -> bool:
+    """Whether a field may be a list."""
+    return any(get_origin(kind) in {tuple, list} for kind in _alternatives(_fields(params).get(field)))
 
 
 # --- following the path -------------------------------------------------------------------------------------
@@ -219,6 +229,8 @@ def _limit(place: Place, params: type[Struct]) -> str | None:
     metas = _metas(place.kind)
     if any(meta.pattern for meta in metas):
         return _NAME_HINT
+    if any(meta.min_length for meta in metas):
+        return next((f"1 to {meta.max_length} characters" for meta in metas if meta.max_length), None)
     return next((_range(_field_of(place), meta) for meta in metas if meta.ge is not None and meta.le is not None), None)
 
 

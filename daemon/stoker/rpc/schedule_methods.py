@@ -1,6 +1,6 @@
 """The rows of the table of methods for schedules.
 
-Owns their handlers, by the same rules as methods.py.
+Owns their handlers, which follow the rules of methods.py.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from stoker.core.requests import (
     Note,
     PageLimit,
     Params,
+    RateName,
     Title,
     WorkflowParams,
 )
@@ -91,7 +92,11 @@ class LogsParams(JobParam, frozen=True, kw_only=True):
 
 
 class QueueWaitParams(Params, frozen=True, kw_only=True):
+    """`places`: for how many jobs; `places_in_all`: for how many in all queues together, if that is more."""
+
     name: Name
+    places: Budget = 1
+    places_in_all: Budget = 1
     timeout_ms: Delay | None = None
 
     @property
@@ -107,6 +112,11 @@ class QueueParams(Params, frozen=True, kw_only=True):
 class ResourceSetParams(Params, frozen=True, kw_only=True):
     name: Name
     capacity: Bound
+    reason: Note | None = None
+
+
+class RateParams(Params, frozen=True, kw_only=True):
+    key: RateName
     reason: Note | None = None
 
 
@@ -140,7 +150,10 @@ class BackupParams(Params, frozen=True, kw_only=True):
 
 
 class WatchParams(Params, frozen=True, kw_only=True):
+    """`history`: that of `system.status` when `after` was read. A cursor of another history is refused."""
+
     after: Bound | None = None
+    history: Name | None = None
     job: JobId | None = None
     workflow: JobId | None = None
 

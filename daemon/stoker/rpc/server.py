@@ -19,10 +19,10 @@ from itertools import count
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.errors import PermissionDenied, StokerError
-from stoker.rpc.backlog import MAX_UNREAD_BYTES, Backlog
-from stoker.rpc.calls import Backend
+from stoker.rpc.backlog import MAX_UNFINISHED_BYTES, MAX_UNREAD_BYTES, UNFINISHED, UNREAD, Backlog
+from stoker.rpc.calls import Backend, Watched
 from stoker.rpc.capacity import RESERVE, Capacity
-from stoker.rpc.connection import ClientConnection, Watched
+from stoker.rpc.connection import ClientConnection
 from stoker.rpc.listener import ClientListener
 from stoker.rpc.table import Peer
 from stoker.service.service import Service
@@ -45,13 +45,14 @@ class Server:
         max_connections_per_uid: int = 4096,
         frame_timeout_ms: int = 10_000,
         max_unread_bytes: int = MAX_UNREAD_BYTES,
+        max_unfinished_bytes: int = MAX_UNFINISHED_BYTES,
         watched: Watched = lambda callback: callback,
     ) -> None:
-        self.watched = watched
         self.frame_timeout_s = frame_timeout_ms / 1000
         self.capacity = Capacity(min(max_connections, _affordable_connections()), max_connections_per_uid)
-        self.backend = Backend(service, max_streams=self.capacity.most)
-        self.backlog = Backlog(max_unread_bytes)
+        self.backend = Backend(service, self.capacity.most, watched)
+        self.unread = Backlog(UNREAD, max_unread_bytes)
+        self.unfinished = Backlog(UNFINISHED, max_unfinished_bytes)
         self._background = background
         self._listener = self._listener_on(listener)
         self._connections: dict[ClientConnection, Peer] = {}
@@ -93,8 +94,8 @@ class Server:
 
     def admit(self, connection: ClientConnection, sock: socket.socket) -> Peer:
         """The peer of a new connection. Raises StokerError if it is refused."""
-        pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        peer = Peer(uid, gid, pid, next(self._numbers))
+        pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        peer = Peer(uid, pid, next(self._numbers))
         try:
             if uid not in (0, os.getuid()):
                 raise PermissionDenied(f"uid {uid} may not use this daemon", hint="ask its owner or root")
@@ -108,7 +109,8 @@ class Server:
 
     def forget(self, connection: ClientConnection) -> None:
         peer = self._connections.pop(connection)
-        self.backlog.forget(connection)
+        self.unread.forget(connection)
+        self.unfinished.forget(connection)
         self.capacity.leave(peer.uid, ordinary=connection.ordinary)
         self.backend.service.hung_up(peer.connection)
         if not self._connections:

@@ -21,19 +21,20 @@ class Peer(NamedTuple):
     """The client's process (SO_PEERCRED), and the number of its connection, which is never used again."""
 
     uid: int
-    gid: int
     pid: int
     connection: int = 0
 
 
 class MethodKind(StrEnum):
-    """What an answer costs the daemon. All kinds but CALL are cancelled when their client hangs up.
+    """The cost of an answer for the daemon. A READ, a WAIT and a STREAM are cancelled when their client hangs up.
 
-    A READ changes nothing and may have a large answer: a connection gets one at a time. The parameters of
-    a WAIT say how much is `awaited`.
+    A CALL waits for a turn of the engine; a DIRECT one does not, so it is not counted among the open calls. A READ
+    changes nothing and may have a large answer: a connection gets one at a time. The parameters of a WAIT say how much
+    is `awaited`.
     """
 
     CALL = "call"
+    DIRECT = "direct"
     READ = "read"
     WAIT = "wait"
     STREAM = "stream"

@@ -39,9 +39,13 @@ class Framer:
         self.overflowed = False
 
     @property
-    def partial(self) -> bool:
-        """Whether a frame has begun and not ended."""
-        return bool(self._partial)
+    def unfinished(self) -> int:
+        """The bytes of a frame that has begun and not ended."""
+        return len(self._partial)
+
+    def drop(self) -> None:
+        """Forget the frame that has not ended."""
+        self._partial.clear()
 
     def feed(self, data: bytes) -> list[bytes]:
         """The frames that `data` completes, without their newlines. Blank lines are ignored."""

@@ -1,4 +1,4 @@
 """Submits the jobs and workflows of schedules at their times.
 
-core/schedule decides what is due; here it is submitted, in the turn that settles the slot.
+core/schedule decides which slots are due; this package submits them, in the turn that settles the slot.
 """

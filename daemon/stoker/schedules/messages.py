@@ -6,7 +6,8 @@ Invariant: a slot is settled in the commit of its job, or of the change that say
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Mapping
+import secrets
+from collections.abc import Generator, Iterable
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -16,39 +17,44 @@ from stoker.core.job.model import STOKER, Actor
 from stoker.core.requests import JobWork
 from stoker.core.schedule.model import Origin, Overlap, Schedule
 from stoker.core.schedule.request import ScheduleParams, schedule_of
-from stoker.core.schedule.slots import DueSlots, due_slots, pass_over
+from stoker.core.schedule.slots import DueSlots, pass_over, taken_over
 from stoker.core.schedule.views import ScheduleRunAnswer
+from stoker.engine import conditions
 from stoker.engine.inbox import Message, RequestMessage
 from stoker.engine.preflight import CommandRequest
+from stoker.engine.schedule_memory import LiveSchedules
 from stoker.engine.spec_defaults import check
 from stoker.engine.submit import Intake
 from stoker.engine.turn import Turn
 from stoker.schedules import runs
+from stoker.schedules.runs import PlannedRuns
 from stoker.store.loading import Wanted
 from stoker.workflows.submit import WorkflowOffer
 
 
 class SlotsDue(RequestMessage[None]):
-    """Schedules with a slot that is due, each with its planned workflow if it has one."""
+    """The planned runs of schedules with a slot that is due."""
 
-    def __init__(self, intake: Intake, due: Mapping[str, tuple[Schedule, WorkflowOffer | None]]) -> None:
+    def __init__(self, intake: Intake, planned: Iterable[PlannedRuns]) -> None:
         super().__init__()
         self._intake = intake
-        self._due = due
-        self._slots: dict[str, DueSlots] = {}
+        self._planned = tuple(planned)
 
     def declare_reads(self, wanted: Wanted) -> None:
-        for name, (schedule, _) in self._due.items():
-            slots = self._slots[name] = due_slots(schedule, wanted.now.wall)
-            for slot in slots.slots:
-                runs.declare_reads(wanted, schedule, Origin(name, slot))
+        for planned in self._planned:
+            for slot in planned.due.slots if planned.due else ():
+                runs.declare_reads(wanted, planned.schedule, Origin(planned.schedule.name, slot), planned.offer)
 
     def apply_to(self, turn: Turn) -> Generator[None]:
-        """While nothing is accepted the slots stay due: they are late then."""
-        for name, (schedule, offer) in self._due.items():
-            # Another message of this turn may have changed it: it is still due then, or no more.
-            if self._intake.closed is None and turn.memory.schedules.get(name) is schedule:
-                yield from self._settle(turn, schedule, self._slots[name], offer)
+        """Submit the due slots. While the daemon accepts no jobs they stay due, and are submitted late."""
+        for planned in self._planned:
+            schedule = planned.schedule
+            # If another message of this turn changed the schedule, the clock asks again whether it is due.
+            if self._intake.closed is None and turn.memory.schedules.get(schedule.name) is schedule:
+                if planned.due is not None:
+                    yield from self._settle(turn, schedule, planned.due, planned.offer)
+                else:
+                    pause_unreadable(turn, schedule, planned.problem)
             yield
         self.answer_after(turn, None)
 
@@ -79,17 +85,26 @@ class SlotsDue(RequestMessage[None]):
 
 
 class ClockSetBack(Message):
-    """The wall clock is behind slots that are settled: those that come again are due, but none is submitted twice."""
+    """The wall clock was set back: slots that were settled become due again. Their keys prevent a second run."""
 
     def apply_to(self, turn: Turn) -> Generator[None]:
         now = turn.now.wall
         for schedule in [each for each in turn.memory.schedules if each.passed > now]:
-            turn.update_schedule(pass_over(schedule, now))
+            try:
+                turn.update_schedule(pass_over(schedule, now))
+            except InvalidParams as error:
+                pause_unreadable(turn, schedule, error.message)
             yield
 
 
+def pause_unreadable(turn: Turn, schedule: Schedule, problem: str) -> None:
+    """Pause a schedule whose times can no longer be computed, as after an update that removed its time zone."""
+    turn.note_slots(schedule.name, "refused", {"slot": schedule.next_slot, "because": problem})
+    turn.set_schedule(replace(schedule, paused=True), "paused", Actor(note=problem))
+
+
 class ScheduleSetting(CommandRequest[Schedule]):
-    """Add a schedule, or replace one. Its command is checked as that of a job."""
+    """Add a schedule, or replace one. Its command is checked like the command of a job."""
 
     def __init__(self, intake: Intake, schedule: Schedule, actor: Actor, *, replaces: bool) -> None:
         self._work = runs.work_of(schedule)
@@ -99,11 +114,13 @@ class ScheduleSetting(CommandRequest[Schedule]):
         self._actor = actor
         self._replaces = replaces
 
+    def declare_reads(self, wanted: Wanted) -> None:
+        if self._work is not None and self._work.wait_for:
+            conditions.declare_reads(wanted, self._work.wait_for, self._schedule.owner_uid)
+
     def apply_to(self, turn: Turn) -> None:
         self._check(turn)
-        schedule = taking_over(turn.memory.schedules.get(self._schedule.name), self._schedule)
-        turn.set_schedule(schedule, "set", self._actor)
-        self.answer_after(turn, schedule)
+        self.answer_after(turn, replace_schedule(turn, self._schedule, "set", self._actor))
 
     def _check(self, turn: Turn) -> None:
         name = self._schedule.name
@@ -113,11 +130,12 @@ class ScheduleSetting(CommandRequest[Schedule]):
         if before is not None and not self._replaces:
             hint = f"stoker schedule add --replace {name} …, or stoker schedule show {name}"
             raise ScheduleExists(f"name: there is a schedule {name!r}", hint=hint, path="name")
+        turn.memory.schedules.check_room(self._schedule)
         for problem in self.problems:
             if problem is not None:
                 raise problem.within("job")
         if self._work is not None:
-            check_work(turn, self._intake, self._work)
+            check_work(turn, self._intake, self._work, self._schedule.owner_uid)
 
 
 class SchedulesDeclared(RequestMessage[None]):
@@ -136,13 +154,13 @@ class SchedulesDeclared(RequestMessage[None]):
             schedule = schedule_of(sent, os.getuid(), turn.now.wall, declared=True)
             before = turn.memory.schedules.get(schedule.name)
             if before is None or settings_of(before) != settings_of(schedule):
-                turn.set_schedule(taking_over(before, schedule), "configured", STOKER)
+                replace_schedule(turn, schedule, "configured", STOKER)
             yield
         self.answer_after(turn, None)
 
 
 def settings_of(schedule: Schedule) -> Schedule:
-    """A schedule without what its runs and its pauses have changed."""
+    """A schedule without the fields that its runs and pauses change, to compare it with the settings file."""
     return replace(
         schedule,
         paused=False,
@@ -155,24 +173,29 @@ def settings_of(schedule: Schedule) -> Schedule:
     )
 
 
-def check_work(turn: Turn, intake: Intake, work: JobWork) -> None:
+def check_work(turn: Turn, intake: Intake, work: JobWork, owner_uid: int) -> None:
     """Refuse a template whose jobs would be refused. Raises StokerError."""
     for field in ("run_at", "deadline"):
         if getattr(work, field) not in (UNSET, None):
             problem = f"job.{field}: a fixed time is no part of a template: each run has the time of its slot"
             raise InvalidParams(problem, path=f"job.{field}", hint="leave it out, or use ttl_ms or timeout_ms")
     try:
-        check(intake.specs.resolve(work, intake.queue(turn, work)), turn.now, turn.memory.resources)
+        spec = intake.specs.resolve(work, intake.queue(turn, work))
+        check(spec, turn.now, turn.memory)
+        conditions.check_targets(turn, spec.wait_for, owner_uid)
     except StokerError as error:
         raise error.within("job") from None
 
 
-def taking_over(before: Schedule | None, schedule: Schedule) -> Schedule:
-    """A schedule that replaces another one keeps what is known of its runs."""
-    if before is None:
-        return schedule
-    kept = {name: getattr(before, name) for name in ("created_at", "last_slot", "last_job", "last_workflow")}
-    return replace(schedule, **kept)
+def replace_schedule(turn: Turn, schedule: Schedule, cause: str, actor: Actor) -> Schedule:
+    """Add a schedule, or let it take the place of that with its name. Returns it as it is stored."""
+    before = turn.memory.schedules.get(schedule.name)
+    schedule, skipped = taken_over(before, schedule, turn.now.wall)
+    turn.set_schedule(schedule, cause, actor)
+    if skipped is not None:
+        why = "the schedule was replaced before its run was submitted"
+        turn.note_slots(schedule.name, "skipped", {"slot": skipped, "because": why})
+    return schedule
 
 
 def declared(name: str) -> ScheduleDeclared:
@@ -183,22 +206,29 @@ def declared(name: str) -> ScheduleDeclared:
 class ScheduleRunNow(RequestMessage[ScheduleRunAnswer]):
     """Submit a run now, whatever the times and the overlap policy of the schedule are."""
 
-    def __init__(self, intake: Intake, schedule: Schedule, offer: WorkflowOffer | None) -> None:
+    def __init__(
+        self, intake: Intake, schedules: LiveSchedules, schedule: Schedule, offer: WorkflowOffer | None
+    ) -> None:
         super().__init__()
         self._intake = intake
+        self._schedules = schedules
         self._schedule = schedule
         self._offer = offer
+        self._asked = secrets.token_hex(8)
         self._origin = Origin(schedule.name, 0)
 
     def declare_reads(self, wanted: Wanted) -> None:
-        self._origin = Origin(self._schedule.name, wanted.now.wall)
-        runs.declare_reads(wanted, self._schedule, self._origin)
+        """A turn since the request may have submitted a newer run."""
+        self._origin = Origin(self._schedule.name, wanted.now.wall, self._asked)
+        schedule = self._schedules.get(self._schedule.name) or self._schedule
+        runs.declare_reads(wanted, schedule, self._origin, self._offer)
 
     def apply_to(self, turn: Turn) -> Generator[None]:
         if self._intake.closed is not None:
             raise self._intake.closed
         schedule = turn.memory.schedules.find(self._schedule.name)
-        if (schedule.job, schedule.flow) != (self._schedule.job, self._schedule.flow):
+        asked = self._schedule
+        if (schedule.job, schedule.flow, schedule.overlap) != (asked.job, asked.flow, asked.overlap):
             raise ScheduleExists(f"schedule {schedule.name!r} was replaced meanwhile", hint="run it again")
         schedule = yield from runs.submit(turn, self._intake, schedule, self._origin, self._offer)
         turn.update_schedule(schedule)

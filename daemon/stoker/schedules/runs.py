@@ -5,32 +5,39 @@ Invariant: a run is submitted only if no run has its key, and the key is stored 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
-from stoker.core.errors import StokerError
+from stoker.core.errors import InvalidParams, StokerError
+from stoker.core.job.conditions import Tree
 from stoker.core.job.model import NeedOn, SupersedeRunning
 from stoker.core.requests import JobParams, JobWork, NeedParams
 from stoker.core.schedule.model import Origin, Overlap, Schedule
+from stoker.core.schedule.slots import DueSlots, due_slots
 from stoker.core.workflow import definition, strategies
+from stoker.engine import conditions
 from stoker.engine.submit import Intake, Submission
 from stoker.engine.turn import Turn
 from stoker.store.loading import Wanted
 from stoker.workflows.submit import WorkflowOffer, WorkflowSubmission
 
+SLOTS_AT_ONCE = 100  # that one turn settles
+WAIT_FOR = '"wait_for"'  # a template without it need not be decoded
+
 _flow = msgspec.json.Decoder(definition.Flow).decode
 
 
 def work_of(schedule: Schedule) -> JobWork | None:
-    """The template of a job; None if it is that of a workflow."""
+    """The job of the template; None if the template is a workflow."""
     return None if schedule.job is None else msgspec.json.decode(schedule.job, type=JobWork)
 
 
 def offer_of(schedule: Schedule) -> WorkflowOffer | None:
-    """The template of a workflow, planned; None if it is that of a job. A long flow is slow: not for a turn."""
+    """The planned workflow of the template; None if the template is a job. Too slow for a turn."""
     if schedule.flow is None:
         return None
     flow, raw = _flow(schedule.flow), msgspec.Raw(schedule.flow.encode())
@@ -43,13 +50,54 @@ def offer_of(schedule: Schedule) -> WorkflowOffer | None:
     )
 
 
-def declare_reads(wanted: Wanted, schedule: Schedule, origin: Origin) -> None:
-    """What `submit` must know: whether this run was submitted before, and the newest run."""
+class PlannedRuns(Struct, frozen=True):
+    """The due slots of a schedule. `due` is None if they cannot be computed, because of the `problem`."""
+
+    schedule: Schedule
+    due: DueSlots | None
+    offer: WorkflowOffer | None = None
+    problem: str = ""
+
+
+def plan(schedules: Iterable[Schedule], now: int) -> list[PlannedRuns]:
+    """Plan the runs of some due schedules: the first ones, up to SLOTS_AT_ONCE slots. A cron expression is slow."""
+    planned: list[PlannedRuns] = []
+    slots = 0
+    for schedule in schedules:
+        if slots >= SLOTS_AT_ONCE:
+            break
+        planned.append(_plan(schedule, now))
+        slots += max(1, len(planned[-1].due.slots) if planned[-1].due else 0)
+    return planned
+
+
+def _plan(schedule: Schedule, now: int) -> PlannedRuns:
+    try:
+        due = due_slots(schedule, now)
+    except InvalidParams as error:
+        return PlannedRuns(schedule, None, problem=error.message)
+    return PlannedRuns(schedule, due, offer_of(schedule) if due.slots else None)
+
+
+def declare_reads(wanted: Wanted, schedule: Schedule, origin: Origin, offer: WorkflowOffer | None) -> None:
+    """Declare the reads of `submit`: whether this run was submitted before, the newest run, and what it waits for."""
     wanted.keys.add((schedule.owner_uid, origin.key))
     if schedule.overlap is Overlap.SUPERSEDE:
         wanted.supersede_keys.add((schedule.owner_uid, _supersede_key(schedule)))
     if schedule.last_job is not None and schedule.overlap is not Overlap.ALLOW:
         wanted.ids.add(schedule.last_job)
+    for tree in _trees(schedule, offer):
+        conditions.declare_reads(wanted, tree, schedule.owner_uid)
+
+
+def _trees(schedule: Schedule, offer: WorkflowOffer | None) -> Iterator[Tree]:
+    """The conditions of its job, or of the steps of its workflow."""
+    if offer is not None:
+        yield from (step.sent.wait_for for step in offer.plan.steps if step.sent.wait_for)
+    elif schedule.job is not None and WAIT_FOR in schedule.job:
+        work = work_of(schedule)
+        if work is not None and work.wait_for:
+            yield work.wait_for
 
 
 def _supersede_key(schedule: Schedule) -> str:
@@ -72,7 +120,7 @@ def last_run(turn: Turn, schedule: Schedule) -> str | None:
 def submit(
     turn: Turn, intake: Intake, schedule: Schedule, origin: Origin, offer: WorkflowOffer | None
 ) -> Generator[None, None, Schedule]:
-    """Submit a run; returns the schedule with its newest run. Raises StokerError, and has changed nothing then."""
+    """Submit a run; returns the schedule with its newest run. Raises StokerError without having changed anything."""
     if offer is None:
         return (yield from _submit_job(turn, intake, schedule, origin))
     workflow = WorkflowSubmission(intake, replace(offer, key=origin.key, origin=origin))

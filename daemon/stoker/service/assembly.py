@@ -16,25 +16,24 @@ from stoker.background.cadence import Cadence, Duty
 from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config, Reloaded, merge_live
 from stoker.core.clock import SystemClock
-from stoker.core.job.model import STOKER, ExecutionMode, Queue, State
+from stoker.core.job.model import ExecutionMode, State
 from stoker.core.raw_bytes import native
 from stoker.core.workflow.fingerprint import digest
 from stoker.engine.attempt_inputs import AttemptInputs
-from stoker.engine.deadlines import Deadlines
+from stoker.engine.deadlines import Deadlines, RateClock
 from stoker.engine.dispatcher import Dispatcher
 from stoker.engine.effects import Effects
 from stoker.engine.heartbeats import Heartbeats
+from stoker.engine.hooks import Hooks
 from stoker.engine.inbox import Inbox, RequestMessage
-from stoker.engine.loop import AfterCommit, Loop
+from stoker.engine.loop import Loop
 from stoker.engine.memory import memory_of
 from stoker.engine.messages import Dependents, ReportSink, TurnChange
 from stoker.engine.preflight import CommandRequest, Preflight
-from stoker.engine.room import Rooms
 from stoker.engine.spec_defaults import SpecDefaults
 from stoker.engine.submit import Intake
-from stoker.engine.subscriptions import Subscriptions
+from stoker.engine.subscriptions import Rooms, Subscriptions
 from stoker.engine.timers import Timers
-from stoker.engine.turn import Turn
 from stoker.executors.base import Executor
 from stoker.executors.environment import WorkerContext
 from stoker.executors.in_process import InProcessExecutor
@@ -42,6 +41,7 @@ from stoker.executors.local import LocalExecutor
 from stoker.host.threads import start_threads
 from stoker.schedules.clock import ScheduleClock
 from stoker.schedules.messages import SchedulesDeclared
+from stoker.service.declared import declare
 from stoker.store.directory import StateDirectory
 from stoker.store.open import Opened
 from stoker.store.writer import Writer
@@ -49,6 +49,7 @@ from stoker.telemetry.logs import set_level
 from stoker.telemetry.stalls import Stalls
 from stoker.upkeep import maintenance
 from stoker.upkeep.after_restore import settle_restore
+from stoker.upkeep.awaited import Awaited
 from stoker.upkeep.backups import Backups
 from stoker.upkeep.drain import Drain
 from stoker.upkeep.housekeeping import Housekeeping
@@ -94,14 +95,15 @@ class Engine:
         self.stalls = Stalls(self.telemetry)
         self._build_memory(opened)
         self._build_executors()
+        self._build_effects()
+        self._build_recovery(opened)
         self._build_loop(opened.writer)
         self._build_refusals(directory, opened)
         self._build_retention(directory, opened)
         self.journaling = Journaling(
-            self.config, directory, opened.journal, opened.writer, self.reader, self.clock, self.background
+            self.config, directory, opened.feed, opened.writer, self.reader, self.clock, self.background
         )
         self._build_upkeep()
-        self._build_recovery(opened)
         self._build_drain(progress)
         maintenance.register(opened.writer)
         self.telemetry.watch_queue_depth(lambda: self.housekeeping.depths)
@@ -111,9 +113,10 @@ class Engine:
         self.memory = memory_of(opened.snapshot)
         self.memory.workflows.surroundings = digest(dict(self.context.base))
         self._ended_needs, self._restored = opened.snapshot.ended_needs, opened.snapshot.restored
+        self._conditions_left = opened.snapshot.undelivered, opened.snapshot.ends_met
         self._instance_is_new = opened.instance.copied
         self.inbox = Inbox()
-        self.subscriptions = Subscriptions(self.reader, self.memory.last_seq)
+        self.subscriptions = Subscriptions(self.reader, opened.snapshot.history, self.memory.last_seq)
         self.timers = Timers()
         self.intake = Intake(SpecDefaults(self.config), self.config.jobs.ageing_ms, self.config.jobs.max_queued)
         self.preflight = Preflight(self.clock, native(self.context.base["PATH"]))
@@ -147,8 +150,8 @@ class Engine:
             self.background,
         )
 
-    def _build_loop(self, writer: Writer) -> None:
-        """The loop, and the parts that act after each of its commits, in order."""
+    def _build_effects(self) -> None:
+        """The parts that start attempts, watch them, and carry out what a turn decided."""
         self.dispatcher = Dispatcher(self.memory, self._executors, self.config.daemon.slots)
         self.deadlines = Deadlines(
             self.timers,
@@ -174,16 +177,49 @@ class Engine:
             self.telemetry,
             self.inbox,
         )
+
+    def _build_recovery(self, opened: Opened) -> None:
+        self.safe_mode = SafeModeSwitch(self.dispatcher, self.config.recovery.timeout_ms)
+        self.recovery = RecoveryService(
+            self.memory,
+            self.inbox,
+            self.local,
+            self.clock,
+            self.telemetry,
+            self.safe_mode,
+            self.attempt_inputs,
+            self.context.work_files,
+            self.background,
+            state_dir=self.state_dir,
+            of=opened.instance,
+            stuck_ms=self.config.launcher.stuck_ms,
+        )
+
+    def _build_loop(self, writer: Writer) -> None:
+        """The loop, and the parts that act after each of its commits, in order."""
         self.followups = FollowUps(self.memory, self.reader, self.inbox, self.background)
         self.archives = Archives(self.queries, self.state_dir, self.background)
         self.rooms = Rooms(self.memory, self.intake)
+        self.throttle = Throttle(
+            self.config,
+            self.clock,
+            self.memory,
+            self.dispatcher,
+            self.local,
+            self.heartbeats,
+            self.inbox,
+            self.telemetry,
+        )
+        self.awaited = Awaited(self.config, self.clock, self.memory, self.inbox, self.throttle, self.background)
+        self.hooks = Hooks(self.intake, self.config.hooks.values())
         self.schedule_clock = ScheduleClock(self.memory, self.intake, self.inbox, self.clock, self.background)
-        after_commit: list[AfterCommit] = [self.effects, self.followups, self.archives, self.rooms, self.schedule_clock]
-        self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.stalls, after_commit)
+        self.rate_clock = RateClock(self.memory.rates, self.inbox, self.clock)
+        followers = (self.followups, self.archives, self.rooms, self.schedule_clock, self.rate_clock)
+        after = (self.effects, self.recovery, self.awaited, *followers)
+        self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.hooks, self.stalls, after)
 
     def _build_refusals(self, directory: StateDirectory, opened: Opened) -> None:
-        """The parts for whose sake requests are refused."""
-        self.safe_mode = SafeModeSwitch(self.dispatcher, self.config.recovery.timeout_ms)
+        """The parts that can give a reason to refuse requests."""
         self.housekeeping = Housekeeping(
             directory,
             opened.writer,
@@ -200,7 +236,7 @@ class Engine:
         self.refusals = Refusals(self.safe_mode, self.housekeeping, self.loop)
 
     def _build_retention(self, directory: StateDirectory, opened: Opened) -> None:
-        """What removes ended jobs, measures the room that the state takes, and backs it up."""
+        """The parts that remove ended jobs, measure the room that the state takes, and back it up."""
         self.usage = Usage(self.queries, directory.database, self.clock)
         self.retention = Retention(
             self.config,
@@ -222,20 +258,12 @@ class Engine:
         self.staleness = Staleness(
             self.queries, self.memory, self.clock, self.background, self.config.workflows.stale_ms
         )
-        self.throttle = Throttle(
-            self.config,
-            self.clock,
-            self.memory,
-            self.dispatcher,
-            self.local,
-            self.heartbeats,
-            self.inbox,
-            self.telemetry,
-        )
         duties: dict[str, Duty] = {
             "sample of the host": self.throttle,
+            "watch of conditions": self.awaited,
             "check for a gap of time": self.deadlines,
             "check of the schedules' clock": self.schedule_clock,
+            "check of the rates' clock": self.rate_clock,
             "housekeeping": self.housekeeping,
             "search for stale checkpoints": self.staleness,
             "retention": self.retention,
@@ -243,22 +271,6 @@ class Engine:
             "journal": self.journaling,
         }
         self.cadence = Cadence(self.config.cpu.sample_ms / 1_000, duties, self.stalls, self.background)
-
-    def _build_recovery(self, opened: Opened) -> None:
-        self.recovery = RecoveryService(
-            self.memory,
-            self.inbox,
-            self.local,
-            self.clock,
-            self.telemetry,
-            self.safe_mode,
-            self.attempt_inputs,
-            self.context.work_files,
-            self.background,
-            state_dir=self.state_dir,
-            of=opened.instance,
-            stuck_ms=self.config.launcher.stuck_ms,
-        )
 
     def _build_drain(self, progress: Callable[[int, int], None]) -> None:
         self.drain = Drain(
@@ -287,7 +299,7 @@ class Engine:
         """As `request`, once it is known whether its commands can be executed: often that is known already."""
         if (refusal := self.refusals.current()) is not None:
             request.fail(refusal)
-        elif self.preflight.check_known(request):
+        elif self.preflight.check_known(request) and not request.changing():
             self.inbox.post(request)
         else:
             self.background.start("check of commands", self._check_and_post(request))
@@ -295,6 +307,7 @@ class Engine:
 
     async def _check_and_post(self, request: CommandRequest[T]) -> None:
         await self.preflight.check(request)
+        request.seen = await self.awaited.files.see(request.changing())
         self.request(request)  # which may be refused by now
 
     # --- begin and end ---
@@ -325,6 +338,7 @@ class Engine:
             "search for jobs without an attempt", partial(hold_jobs_without_attempt, self.queries, self.inbox)
         )
         self.throttle.begin()
+        self.awaited.begin(*self._conditions_left)
         self.schedule_clock.begin()
         self.journaling.begin()
         self.cadence.start()
@@ -344,7 +358,7 @@ class Engine:
             raise self.housekeeping.lost
 
     async def launcher_answers(self) -> None:
-        """A launcher answers; in safe mode there need be none."""
+        """Return when a launcher answers; at once in safe mode, which needs none."""
         if self.safe_mode.state is None:
             await self.local.launchers.answers()
 
@@ -354,38 +368,33 @@ class Engine:
         self.config = config = reloaded.config
         set_level(config.log.level)
         self.dispatcher.slots = config.daemon.slots
-        self.throttle.use(config)
+        for part in (self.throttle, self.awaited.host, self.retention, self.backups, self.journaling):
+            part.use(config)
         self.staleness.use(config.workflows.stale_ms)
-        self.retention.use(config)
-        self.backups.use(config)
-        self.journaling.use(config)
         self.intake.use(SpecDefaults(config), config.jobs.ageing_ms, config.jobs.max_queued)
+        self.hooks.use(config.hooks.values())
         await self._declare()
         self.inbox.wake()
         return reloaded
 
     async def _declare(self) -> None:
-        """Store the queues and schedules of the settings file that differ from those in the database."""
-
-        def declare(turn: Turn) -> None:
-            for name, section in self.config.queues.items():
-                before = turn.memory.queues.get(name)
-                queue = section.over(before or Queue(name=name))
-                if queue != before:
-                    turn.set_queue(queue, "configured", STOKER)
-
-        await self.inbox.ask(TurnChange(declare))
+        """Store the queues, rates and schedules of the settings file that differ; name hooks that are of no use."""
+        await self.inbox.ask(TurnChange(partial(declare, self.config)))
         await self.inbox.ask(SchedulesDeclared(self.config.schedules.values()))
+        if self.config.hooks:
+            self.background.retry("check of hooks", partial(self.hooks.log_problems, self.preflight, self.queries))
 
     async def end(self) -> None:
-        """Stop in reverse; what runs is left to its launcher. Safe after a begin that failed half-way."""
+        """Stop the parts in reverse order; launchers keep the running attempts. Safe after a failed `begin`."""
         self.cadence.stop()
         await self.housekeeping.close()
         self.deadlines.stop()
         self.schedule_clock.close()
+        self.rate_clock.close()
         self.heartbeats.stop()
         await self.background.close()
         await self.in_process.close()
         await self.local.close()
         self.preflight.close()
+        self.awaited.close()
         self.log_threads.shutdown(wait=False, cancel_futures=True)

@@ -1,6 +1,6 @@
 """Checkpoints of running attempts: saved in pieces, listed and read.
 
-Owns the way from uploaded pieces (engine/uploads.py) to a row, and the reading of rows. A save needs the token of an
+Owns the way from uploaded pieces (service/uploads.py) to a row, and the reading of rows. A save needs the token of an
 open run, so an old attempt cannot overwrite the checkpoint of a newer one. Invariants: when a save is answered it is on
 disk, complete; a refused save leaves nothing; large data is compressed and hashed in a thread, never on the loop.
 """
@@ -38,10 +38,10 @@ from stoker.core.workflow.context import view
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
-from stoker.engine.uploads import Uploads
 from stoker.host.threads import start_threads
 from stoker.service.assembly import Engine
-from stoker.service.status import job_now, stored_workflow
+from stoker.service.uploads import Uploads
+from stoker.service.views import job_now, stored_workflow
 from stoker.store import checkpoints as rows
 from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
@@ -84,7 +84,7 @@ class Save(RequestMessage["SaveAnswer"]):
         self._min_interval_ms = min_interval_ms
 
     def declare_reads(self, wanted: Wanted) -> None:
-        """The end of a chain is read once per attempt, so that the next saves cost only their commit."""
+        """Read the end of the chain, but only once per attempt: later saves cost only their commit."""
         run = self._memory.by_run(self._run_id)
         if run is not None and run.job.workflow_id is None and self._run_id not in self._memory.heads:
             wanted.chains.add(chain_of(None, self._job_id))
@@ -184,7 +184,7 @@ class CheckpointService:
         return run_id
 
     def _keep(self, run_id: str, data: bytes | bytearray, status: str, future: asyncio.Future[SaveAnswer]) -> None:
-        """Compress and post it; a large one is compressed in a thread, so that the loop does not wait."""
+        """Compress a checkpoint and post it; a large one is compressed in a thread, so that the loop does not wait."""
         if len(data) <= GZIP_ABOVE_BYTES:
             self._post(run_id, pack(bytes(data)), status, future)
             return

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stoker.core.explain import Scene, explain
+from stoker.core.explain import explain
 from stoker.core.job.dependencies import UNMET, need_met
 from stoker.core.job.model import Attempt, Job, State
+from stoker.core.rate import KEY_PREFIX, QUEUE_PREFIX
+from stoker.core.scene import RateWait, Scene
 from stoker.core.units import instant
+from stoker.engine.memory import LiveState
 from stoker.process.identity import is_asleep
 from stoker.service.assembly import Engine
 from stoker.store import attempts, jobs
+from stoker.upkeep.housekeeping import LOW
 
 if TYPE_CHECKING:
     from stoker.core.views import Explanation
@@ -33,17 +37,21 @@ async def explanation_of(engine: Engine, job: Job) -> Explanation:
 
 
 def _origin(job: Job) -> str:
+    """Who submitted it, if it was no client."""
+    if job.spec.hook is not None:
+        change = "a change that is made up" if job.spec.hook_change is None else f"change {job.spec.hook_change}"
+        return f"; submitted by hook {job.spec.hook} for {change}: {job.spec.hook_data['summary']}"
     if job.spec.schedule is None or job.spec.scheduled_for is None:
         return ""
     return f"; submitted by schedule {job.spec.schedule} for {instant(job.spec.scheduled_for)}"
 
 
 async def _scene(engine: Engine, job: Job) -> Scene:
-    memory = engine.memory
+    memory, now = engine.memory, engine.clock.now()
     run = memory.runs.get(job.id)
     narrowing = memory.narrowed.get(job.spec.queue)
     return Scene(
-        now=engine.clock.now(),
+        now=now,
         queue=memory.queues[job.spec.queue],
         queue_running=memory.running[job.spec.queue],
         narrowed=None if narrowing is None else narrowing.limit,
@@ -52,14 +60,16 @@ async def _scene(engine: Engine, job: Job) -> Scene:
         ahead=await _ahead(engine, job) if job.state is State.QUEUED else 0,
         throttled_by=[cause.value for cause in engine.throttle.pressure.causes],
         capacity=memory.capacities(),
-        free=memory.free(),
-        reserved=engine.dispatcher.reservations() if job.state is State.QUEUED else {},
+        free=memory.free(now.steady),
+        reserved=engine.dispatcher.reservations(now.steady) if job.state is State.QUEUED else {},
         holders={name: memory.holders(name) for name in job.spec.resources},
+        rates=_rates(memory, job, now.steady),
+        seen=engine.awaited.seen(job),
         open_needs=await engine.queries.run(jobs.open_needs, job.id) if job.needs_open else (),
         unmet=await _unmet(engine, job) if job.reason in UNMET else (),
         attempt=None if run is None else run.attempt,
         ended=await _newest_end(engine, job) if run is None else None,
-        closed=engine.dispatcher.closed,
+        closed=_closed(engine, job),
         shortage=memory.shortage,
         silent=run is not None and engine.local.launchers.silent(run.attempt.launcher),
         stale_ms=(await engine.staleness.ages([job.id])).get(job.id),
@@ -69,6 +79,24 @@ async def _scene(engine: Engine, job: Job) -> Scene:
         frozen=run is not None and run.attempt.run_id in memory.frozen,
         intent=memory.workflows.intent_of(job),
     )
+
+
+def _closed(engine: Engine, job: Job) -> str | None:
+    """Why jobs of its queue do not start; of a low disk also how low it is."""
+    why = engine.dispatcher.closed_for(job.spec.queue)
+    return f"{why}: {engine.housekeeping.shortage}" if why == LOW else why
+
+
+def _rates(memory: LiveState, job: Job, now_ms: int) -> dict[str, RateWait]:
+    """The rates that keep a job from starting now, by what they belong to."""
+    names = {f"queue {job.spec.queue!r}": f"{QUEUE_PREFIX}{job.spec.queue}"}
+    if job.spec.rate_key is not None:
+        names[f"rate_key {job.spec.rate_key!r}"] = f"{KEY_PREFIX}{job.spec.rate_key}"
+    return {
+        owner: RateWait(str(rate), memory.rates.next_token_ms(name, now_ms))
+        for owner, name in names.items()
+        if (rate := memory.rates.rate(name)) is not None and memory.rates.tokens(name, now_ms) == 0
+    }
 
 
 async def _ahead(engine: Engine, job: Job) -> int:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.job.model import Actor
@@ -39,6 +41,16 @@ if TYPE_CHECKING:
 RUNS_SHOWN = 10
 
 
+class Title(Struct):
+    """The fields of a template that a list shows; the others are passed over, not decoded."""
+
+    command: Any = None
+    name: Any = None
+
+
+_title = msgspec.json.Decoder(Title).decode
+
+
 class ScheduleService:
     """Schedules, as the handlers of rpc/schedule_methods.py call them."""
 
@@ -52,15 +64,24 @@ class ScheduleService:
         schedule = await asyncio.to_thread(checked, sent, peer_uid, now)  # many slots may have to be counted
         if flow is not None:
             await self._workflows.submit(flow, peer_uid)  # a dry run
+        schedule = await self._remembering(schedule)
         actor = Actor(peer_uid, sent.reason)
         setting = ScheduleSetting(self._engine.intake, schedule, actor, replaces=sent.replace)
         return _view(await self._engine.submit(setting))
 
+    async def _remembering(self, schedule: Schedule) -> Schedule:
+        """The schedule with the newest run of an earlier one of its name, which may still go on."""
+        for run in await self._engine.queries.run(schedules.runs, schedule, 1):
+            slot = int(datetime.fromisoformat(run.slot).timestamp() * 1_000)
+            return replace(schedule, last_slot=slot, last_job=run.job_id, last_workflow=run.workflow_id)
+        return schedule
+
     async def list(self, after: str, limit: int) -> SchedulePage:
         """A page of schedules, by name."""
         rows = sorted(each for each in self._engine.memory.schedules.names() if each > after)
-        page = [_view(self._engine.memory.schedules.find(name)) for name in rows[:limit]]
-        return {"schedules": page, "next": rows[limit - 1] if len(rows) > limit else None}
+        page = [self._engine.memory.schedules.find(name) for name in rows[:limit]]
+        views = await asyncio.to_thread(lambda: [_view(schedule) for schedule in page])  # templates may be long
+        return {"schedules": views, "next": rows[limit - 1] if len(rows) > limit else None}
 
     async def get(self, name: str) -> ScheduleDetails:
         """A schedule with its template and its newest runs. Raises ScheduleNotFound."""
@@ -114,17 +135,18 @@ class ScheduleService:
 
     async def run(self, name: str) -> ScheduleRunAnswer:
         """Submit a run now."""
-        schedule = self._engine.memory.schedules.find(name)
-        offer = await self._engine.schedule_clock.plan(schedule)
-        return await self._engine.request(ScheduleRunNow(self._engine.intake, schedule, offer))
+        schedules = self._engine.memory.schedules
+        schedule = schedules.find(name)
+        offer = await self._engine.schedule_clock.offer_of(schedule)
+        return await self._engine.request(ScheduleRunNow(self._engine.intake, schedules, schedule, offer))
 
 
 def _view(schedule: Schedule) -> ScheduleView:
-    template = msgspec.json.decode(schedule.job or schedule.flow or "{}")
-    command = template.get("command", template.get("name"))
+    title = _title(schedule.job or schedule.flow or "{}")
+    submits = title.name if schedule.job is None else title.command
     return {
         "name": schedule.name,
-        "submits": command if isinstance(command, str) else "(bytes)",
+        "submits": submits if isinstance(submits, str) else "(bytes)",
         "owner_uid": schedule.owner_uid,
         "timing": schedule.timing,
         "zone": schedule.zone,

@@ -14,34 +14,39 @@ import msgspec
 from msgspec import UNSET
 
 from stoker.config import Reloaded
+from stoker.core.answers import JobStanding, SubmitAnswer
 from stoker.core.errors import InvalidParams, JobNotFound, WaitTimeout
 from stoker.core.job import events as ev
 from stoker.core.job.model import Actor, Attempt, Job, Queue, Resource
+from stoker.core.rate import changed
 from stoker.core.requests import (
     JobChanges,
     JobFilter,
     JobParams,
-    JobStanding,
     Purge,
     QueueSettings,
     RestartParams,
     RetryParams,
-    SubmitAnswer,
     Verb,
     VerbParams,
 )
-from stoker.core.units import duration, instant
+from stoker.core.throttle import check_floor
+from stoker.core.units import counted, duration, instant
 from stoker.engine.editing import Editing
 from stoker.engine.messages import TurnChange, VerbCommand
-from stoker.engine.submit import Answers, Submission
+from stoker.engine.submit import Answers, Places, Submission
 from stoker.engine.subscriptions import ChangeFeed, ended
 from stoker.engine.turn import Turn
-from stoker.service import status as reading
 from stoker.service.assembly import Engine
 from stoker.service.checkpoints import CheckpointService
+from stoker.service.events import EventService
 from stoker.service.explanation import explanation_of
+from stoker.service.hooks import HookService
+from stoker.service.logs import LogFeed, log_feed
+from stoker.service.rates import RateService
 from stoker.service.schedules import ScheduleService
-from stoker.service.views import attempt_view
+from stoker.service.status import queue_views, resource_views, status_view
+from stoker.service.views import attempt_view, change_view, job_now, job_views, stored_workflow
 from stoker.service.workers import WorkerService
 from stoker.service.workflows import WorkflowService
 from stoker.store import attempts, changes, reader
@@ -79,11 +84,14 @@ class Service:
         facts: Callable[[], ProcessStatus],
         health: Health,
         reload: Callable[[], Awaitable[Reloaded]],
-        settings: Callable[[], SettingsView],
+        settings: Callable[[], Awaitable[SettingsView]],
     ) -> None:
         self._engine = engine
         self.workflows = WorkflowService(engine)
         self.schedules = ScheduleService(engine, self.workflows)
+        self.rates = RateService(engine)
+        self.events = EventService(engine)
+        self.hooks = HookService(engine)
         self.checkpoints = CheckpointService(engine)
         self.workers = WorkerService(engine)
         self.backups = engine.backups
@@ -106,8 +114,8 @@ class Service:
 
     async def get(self, job_id: int, before: int | None, limit: int) -> JobDetails:
         """One job with its newest attempts, or with the newest of those before that ordinal."""
-        job = await reading.job_now(self._engine, job_id)
-        (view,) = await reading.job_views(self._engine, [job])
+        job = await job_now(self._engine, job_id)
+        (view,) = await job_views(self._engine, [job])
         page, older = await self._attempts(job, before, limit)
         return {**view, "attempts_list": page, "attempts_before": older}
 
@@ -138,7 +146,7 @@ class Service:
         if job_filter.queue is not None:
             self._engine.memory.queue(job_filter.queue, "queue")
         jobs, following = await self._search(job_filter)
-        return {"jobs": await reading.job_views(self._engine, jobs), "next": following}
+        return {"jobs": await job_views(self._engine, jobs), "next": following}
 
     async def _search(self, job_filter: JobFilter) -> tuple[Sequence[Job], int | None]:
         """A page of jobs, and the cursor of the next. It reads in portions, so that other queries are not delayed."""
@@ -158,9 +166,9 @@ class Service:
 
     async def history(self, job_id: int, after: int, limit: int) -> JobHistory:
         """The changes of a job after that sequence number, and its newest attempts."""
-        job = await reading.job_now(self._engine, job_id)
+        job = await job_now(self._engine, job_id)
         log, following = await self._engine.queries.run(changes.page_of_job, job_id, after, limit)
-        shown = [reading.change_view(change) for change in log]
+        shown = [change_view(change) for change in log]
         removed = not await self._engine.queries.run(changes.begins, job_id)
         page, older = await self._attempts(job, None, limit)
         return {
@@ -178,7 +186,7 @@ class Service:
 
     async def why(self, job_id: int) -> Explanation:
         """Explain why a job does not run, or why it ended as it did."""
-        return await explanation_of(self._engine, await reading.job_now(self._engine, job_id))
+        return await explanation_of(self._engine, await job_now(self._engine, job_id))
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
         """Wait until the jobs have ended, or one of them has. Raises JobNotFound, WaitTimeout, TooManyWaits."""
@@ -203,10 +211,10 @@ class Service:
 
     async def logs(
         self, job_id: int, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
-    ) -> reading.LogFeed:
+    ) -> LogFeed:
         """The log of one attempt; with `follow`, until the attempt ends."""
-        job = await reading.job_now(self._engine, job_id)
-        return await reading.log_feed(self._engine, job, ordinal, offset, tail_lines, follow=follow)
+        job = await job_now(self._engine, job_id)
+        return await log_feed(self._engine, job, ordinal, offset, tail_lines, follow=follow)
 
     def hung_up(self, connection: int) -> None:
         """A client hung up: discard the uploads that it has begun."""
@@ -215,7 +223,7 @@ class Service:
     # --- queues and resources ---
 
     async def queues(self) -> QueueList:
-        return {"queues": reading.queue_views(self._engine)}
+        return {"queues": queue_views(self._engine)}
 
     def set_queue(self, settings: QueueSettings, peer_uid: int) -> asyncio.Future[QueueChanged]:
         def change(turn: Turn) -> QueueChanged:
@@ -227,20 +235,26 @@ class Service:
             }
             if settings.defaults is not UNSET:
                 values["defaults"] = before.defaults | msgspec.to_builtins(settings.defaults)
+            if settings.rate is not UNSET or settings.burst is not UNSET:
+                values["rate"] = changed(before.rate, settings.rate, settings.burst)
             queue = msgspec.structs.replace(before, **values)
+            for bound in ("min_running", "max_running"):
+                if bound in values:
+                    check_floor(queue.min_running, queue.max_running, bound)
             self._engine.intake.specs.check_defaults(queue)
             turn.set_queue(queue, "set", Actor(peer_uid, settings.reason))
             return {"name": settings.name}
 
         return self._engine.request(TurnChange(change))
 
-    async def wait_for_room(self, name: str, timeout_ms: int | None) -> QueueRoom:
-        """Wait until a queue accepts a job. Raises QueueNotFound, WaitTimeout."""
+    async def wait_for_room(self, name: str, wanted: Places, timeout_ms: int | None) -> QueueRoom:
+        """Wait until a queue accepts so many jobs. Raises QueueNotFound, WaitTimeout."""
         try:
             async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1_000):
-                places = await self._engine.rooms.wait(name)
+                places = await self._engine.rooms.wait(name, wanted)
         except TimeoutError:
-            message = f"queue {name!r} has had no room for {duration(timeout_ms or 0)}"
+            jobs = counted(wanted.in_queue, "job")
+            message = f"queue {name!r} has had no room for {jobs} within {duration(timeout_ms or 0)}"
             raise WaitTimeout(message, hint="stoker queue ls", queue=name) from None
         return {"name": name, "places": places}
 
@@ -256,7 +270,7 @@ class Service:
         return self._engine.request(TurnChange(change))
 
     async def resources(self) -> ResourceList:
-        return {"resources": reading.resource_views(self._engine.memory)}
+        return {"resources": resource_views(self._engine.memory)}
 
     def set_resource(
         self, name: str, capacity: int, peer_uid: int, note: str | None
@@ -272,12 +286,12 @@ class Service:
     async def status(self) -> StatusView:
         stale = await self._engine.staleness.find()
         return {
-            **reading.status_view(self._engine),
+            **status_view(self._engine),
             **self._facts(),
             "usage": await self._engine.usage.describe(),
             "retention_off": self._engine.retention.describe_time_off(),
             "backups": self.backups.describe(),
-            "journal": await self._engine.journaling.describe(),
+            "journal": self._engine.journaling.describe(),
             "stale_checkpoints": stale,
         }
 
@@ -299,11 +313,11 @@ class Service:
         return {"changed": reloaded.changed, "restart": reloaded.restart}
 
     async def purge(self, asked: Purge, peer_uid: int) -> Purged | PurgePreview:
-        """Remove for a second what has ended, or count it. Raises InvalidParams, QueueNotFound."""
+        """Remove ended jobs for about a second, or only count them. Raises InvalidParams, QueueNotFound."""
         now = self._engine.clock.now().wall
         if asked.before > now:
             raise InvalidParams(
-                f"before: {instant(asked.before)} is in the future: what runs now may have ended by then",
+                f"before: {instant(asked.before)} is in the future: jobs that run now may have ended by then",
                 hint="give an age, as in --before 30d",
                 path="before",
             )
@@ -320,21 +334,26 @@ class Service:
         drain, timeout_ms = self._engine.drain, self._engine.config.daemon.drain_timeout_ms
         return {"draining": True, "waits_for": drain.waits_for, "timeout_ms": timeout_ms}
 
-    async def watch(self, after_seq: int | None, job_id: int | None, workflow_id: int | None) -> ChangeFeed:
-        """The log of changes, as it grows; behind 0 all that are left.
+    async def watch(
+        self, after_seq: int | None, history: str | None, job_id: int | None, workflow_id: int | None
+    ) -> ChangeFeed:
+        """The log of changes after `after_seq`, as it grows; after 0 all changes that are left.
 
-        Raises JobNotFound, WorkflowNotFound, ChangesRemoved.
+        `history`: the id that `system.status` had beside that number. Raises JobNotFound, WorkflowNotFound,
+        ChangesRemoved, HistoryChanged.
         """
         if job_id is not None and workflow_id is not None:
             raise InvalidParams("workflow: watch a job or a workflow, not both", path="workflow")
         if workflow_id is not None:
-            await reading.stored_workflow(self._engine, workflow_id)
+            await stored_workflow(self._engine, workflow_id)
         if job_id is not None:
-            await reading.job_now(self._engine, job_id)
+            await job_now(self._engine, job_id)
+        if after_seq is not None and history is not None:
+            self._engine.subscriptions.history.check_cursor(history, after_seq)
         if after_seq is not None and after_seq > self._engine.subscriptions.seq:
             newest = self._engine.subscriptions.seq
             raise InvalidParams(
-                f"after: {after_seq} is beyond the newest change, {newest}: a restore may have given it up",
+                f"after: {after_seq} is beyond the newest change, {newest}: a restore may have gone back before it",
                 hint=f"stoker watch --since {newest}",
                 path="after",
             )

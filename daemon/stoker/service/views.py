@@ -1,4 +1,4 @@
-"""The views of jobs and attempts, in the types that clients get (`core.views`).
+"""Jobs, workflows and changes as they are committed, and their views in the types that clients get (`core.views`).
 
 Facts in memory, such as the pid and a stop under way, replace the committed ones, because they reach the disk a little
 later.
@@ -12,25 +12,38 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from stoker.core.errors import JobNotFound, WorkflowNotFound
+from stoker.core.job.conditions import open_texts
 from stoker.core.job.limits import describe
-from stoker.core.job.model import Attempt, Job, Spec
+from stoker.core.job.model import Attempt, Change, ExecutionMode, Job, Spec, State
 from stoker.core.job.verdict import suspected_limit
 from stoker.engine.memory import LiveState, OpenRun
+from stoker.engine.rate_memory import buckets_of
+from stoker.engine.subscriptions import change_fields
+from stoker.process.attempt_logs import log_path
+from stoker.service.assembly import Engine
+from stoker.store import attempts, jobs, workflows
+from stoker.store.workflows import StoredWorkflow
 
 if TYPE_CHECKING:
-    from stoker.core.views import AttemptView, JobView
+    from stoker.core.views import AttemptView, JobView, RecordedChange
 
 _SPEC_FIELDS = tuple(name for name in Spec.__struct_fields__ if name != "env")
 _OWN = frozenset({"spec", "spec_hash", "checkpoint_floor", "order_key"})  # of the daemon, or shown in another form
 _JOB_FIELDS = tuple(name for name in Job.__struct_fields__ if name not in _OWN)
 
 
-def job_view(job: Job, memory: LiveState, log: Path | None, stale_ms: int | None) -> JobView:
-    """`log`: where its newest attempt is logged; `stale_ms`: the age of a checkpoint that is overdue."""
+REMOVED = " any more: it ended long ago and was removed ([retention], stoker purge)"
+
+
+def job_view(job: Job, memory: LiveState, now_ms: int, log: Path | None, stale_ms: int | None) -> JobView:
+    """`now_ms`: steady time; `log`: where its newest attempt is logged; `stale_ms`: the age of a late checkpoint."""
     job, run = laid_over(job, memory)
     view: dict[str, Any] = {name: getattr(job, name) for name in _JOB_FIELDS}
     view |= {name: getattr(job.spec, name) for name in _SPEC_FIELDS}
     view["env_vars"] = job.spec.env
+    view["conditions_open"] = open_texts(job.spec.wait_for, job.conditions_open)
+    view["awaits_token"] = _awaits_token(job, memory, now_ms)
     view["spec_hash"] = job.spec_hash.hex()
     report = None if run is None else memory.worker_status.get(run.attempt.run_id)
     view["progress"] = report and report.progress
@@ -43,6 +56,13 @@ def job_view(job: Job, memory: LiveState, log: Path | None, stale_ms: int | None
     view["stopping"] = run is not None and run.attempt.stop_reason is not None
     view["log"] = log and str(log)
     return cast("JobView", view)
+
+
+def _awaits_token(job: Job, memory: LiveState, now_ms: int) -> bool:
+    """Whether a rate keeps it from starting now. A queue that is paused comes first, as in `explain`."""
+    if job.state is not State.QUEUED or memory.queues[job.spec.queue].paused:
+        return False
+    return any(memory.rates.tokens(name, now_ms) == 0 for name in buckets_of(job.spec))
 
 
 def laid_over(job: Job, memory: LiveState) -> tuple[Job, OpenRun | None]:
@@ -75,3 +95,42 @@ def attempt_view(job: Job, attempt: Attempt, memory: LiveState, unstoppable: Seq
     view["limits"] = describe(job.spec.limits, attempt.bounds)
     view["suspicion"] = suspected_limit(attempt.bounds, outcome)
     return cast("AttemptView", view)
+
+
+async def job_now(engine: Engine, job_id: int) -> Job:
+    """The committed job, with what memory adds. Raises JobNotFound."""
+    rows = await engine.queries.run(jobs.by_ids, [job_id])
+    if job_id not in rows:
+        removed = REMOVED if job_id <= engine.memory.last_id else ""
+        raise JobNotFound(f"there is no job {job_id}{removed}", hint="stoker ls --all", id=job_id)
+    return laid_over(rows[job_id], engine.memory)[0]
+
+
+async def job_views(engine: Engine, shown: Sequence[Job]) -> list[JobView]:
+    """Jobs as `job.get` and `job.list` show them."""
+    ids = [job.id for job in shown]
+    stale = await engine.staleness.ages(ids)
+    silent = await engine.queries.run(attempts.silent, ids)
+
+    def log(job: Job) -> Path | None:
+        has_log = job.attempts and job.id not in silent and job.spec.execution_mode is ExecutionMode.SUBPROCESS
+        return log_path(engine.state_dir, job.id, job.attempts) if has_log else None
+
+    now_ms = engine.clock.now().steady
+    return [job_view(job, engine.memory, now_ms, log(job), stale.get(job.id)) for job in shown]
+
+
+async def stored_workflow(engine: Engine, workflow_id: int) -> StoredWorkflow:
+    """A workflow as it is on disk. Raises WorkflowNotFound."""
+    rows = await engine.queries.run(workflows.by_ids, [workflow_id])
+    if not rows:
+        removed = REMOVED if workflow_id <= engine.memory.workflows.last_id else ""
+        message = f"there is no workflow {workflow_id}{removed}"
+        raise WorkflowNotFound(message, hint="stoker workflow ls", id=workflow_id)
+    return rows[0]
+
+
+def change_view(change: Change) -> RecordedChange:
+    details = msgspec.json.decode(change.payload) if isinstance(change.payload, msgspec.Raw) else change.payload
+    note = details.pop("note", None)
+    return {**change_fields(change), "note": note, "details": details}

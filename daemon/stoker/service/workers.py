@@ -19,8 +19,8 @@ from stoker.engine.memory import OpenRun
 from stoker.executors.environment import job_variables
 from stoker.host.threads import start_threads
 from stoker.process.samples import observe
-from stoker.service import status
 from stoker.service.assembly import Engine
+from stoker.service.views import job_now
 
 if TYPE_CHECKING:
     from stoker.core.views import EnvironmentView, ProcessView, WorkerView
@@ -35,7 +35,7 @@ class WorkerService:
 
     async def get(self, job_id: int) -> WorkerView:
         """The processes of a job's worker and their use of the host. Raises NotAllowed if the job has no worker."""
-        job = await status.job_now(self._engine, job_id)
+        job = await job_now(self._engine, job_id)
         run = self._engine.memory.runs.get(job_id)
         if run is None or job.spec.execution_mode is ExecutionMode.IN_PROCESS:
             why = "runs inside the daemon" if run is not None else f"is not running ({job.state.value})"
@@ -82,7 +82,7 @@ class WorkerService:
 
     async def environment(self, job_id: int) -> EnvironmentView:
         """The directory, umask and variables of the job's worker. Raises NotAllowed for an in-process job."""
-        job = await status.job_now(self._engine, job_id)
+        job = await job_now(self._engine, job_id)
         if job.spec.execution_mode is ExecutionMode.IN_PROCESS:
             raise NotAllowed(f"job {job_id} is a handler of the daemon: it has no environment of its own")
         inputs = await self._engine.attempt_inputs.inputs(job)

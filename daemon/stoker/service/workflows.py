@@ -22,8 +22,8 @@ from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import LiveWorkflow, steps_of
 from stoker.host.threads import start_threads
 from stoker.service.assembly import Engine
-from stoker.service.status import stored_workflow
-from stoker.store import attempts, workflows
+from stoker.service.views import stored_workflow
+from stoker.store import attempts, conditions, workflows
 from stoker.store.workflows import StoredWorkflow
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -76,9 +76,11 @@ class WorkflowService:
         stored = await stored_workflow(self._engine, workflow_id)
         engine, jobs = self._engine, {step.job_id for step in stored.steps}
         errors = await engine.queries.run(attempts.errors, _unsuccessful(stored))
+        waiting = [step.job_id for step in stored.steps if step.state is State.WAITING]
+        open_conditions = await engine.queries.run(conditions.of_jobs, waiting)
         view: WorkflowDetails = {
             **_view(stored),
-            "steps": await asyncio.to_thread(_steps, stored, errors),  # there may be thousands
+            "steps": await asyncio.to_thread(_steps, stored, errors, open_conditions),  # there may be thousands
             "archive": await asyncio.to_thread(engine.archives.path, stored),
             "stale": await engine.staleness.find(jobs),
         }
@@ -116,7 +118,7 @@ class WorkflowService:
                 reset = behind(steps, [run.check_step(step)])
             else:
                 reset = to_reset(again, steps, run.states, run.reasons)
-            return (yield from commands.again(turn, run, reset, "retry", actor, commands.Budget(**budget)))
+            return (yield from commands.retry(turn, run, reset, actor, commands.Budget(**budget)))
 
         return self.command(workflow_id, reset_steps)
 
@@ -187,7 +189,7 @@ def _unsuccessful(stored: StoredWorkflow) -> list[int]:
     return [step.job_id for step in stored.steps if step.attempts and step.state is not State.SUCCEEDED]
 
 
-def _steps(stored: StoredWorkflow, errors: dict[int, str]) -> list[StepView]:
+def _steps(stored: StoredWorkflow, errors: dict[int, str], open_conditions: dict[int, list[str]]) -> list[StepView]:
     by_job: dict[int, Step] = {step.job_id: step for step in steps_of(stored.workflow)}
     return [
         {
@@ -201,6 +203,7 @@ def _steps(stored: StoredWorkflow, errors: dict[int, str]) -> list[StepView]:
             "attempts": standing.attempts,
             "failures": standing.failures,
             "needs": [{"step": edge.step, "on": edge.on.value} for edge in by_job[standing.job_id].needs],
+            "conditions_open": open_conditions.get(standing.job_id, []),
             "critical": by_job[standing.job_id].critical,
             "resume": by_job[standing.job_id].resume,
         }

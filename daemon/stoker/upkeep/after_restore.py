@@ -1,9 +1,9 @@
-"""The first start after a restore: what may have run since the backup was made does not run again by itself.
+"""The first start after a restore: jobs that may have run since the backup are not started again automatically.
 
-Owns the order: first the workers that the restored state does not know are stopped, then jobs that wait are held, and
-only then anything starts. Safe jobs stay queued, unless a worker may still live: one that could not be stopped, or any
-if the state was restored into another directory. Attempts that were open are settled by the recovery before.
-Invariant: the note of the restore stays until the last job is held, so a crash in the middle repeats the rest.
+Owns the order: workers that the restored state does not know are stopped, then waiting jobs are held, then jobs start.
+Safe jobs stay queued, unless a worker of theirs may still live: it could not be stopped, or the state was restored into
+another directory. The recovery has settled open attempts before. Invariant: the note of the restore stays in the
+database until the last job is held, so that after a crash the next start holds the rest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from msgspec.structs import asdict
 
 from stoker.core.job import events as ev
-from stoker.core.job.model import Actor, Reason, RunId, State
+from stoker.core.job.model import Actor, Job, Reason, RunId, State
 from stoker.core.units import instant
 from stoker.engine.inbox import Inbox, RequestMessage
 from stoker.engine.turn import Turn
@@ -29,11 +29,12 @@ PORTION = 500  # jobs in one turn
 
 
 class RestoredHold(RequestMessage[int]):
-    """Hold these jobs, as far as they wait; answered with how many were held."""
+    """Hold those of these jobs that wait; the answer is their number."""
 
     def __init__(self, job_ids: Sequence[int], restored: Restored) -> None:
         super().__init__()
         self._job_ids = job_ids
+        self._last_seq = restored.last_seq
         self._note = f"a backup was restored at {instant(restored.at)}: this may have run since it was made"
 
     def declare_reads(self, wanted: Wanted) -> None:
@@ -43,10 +44,14 @@ class RestoredHold(RequestMessage[int]):
         held = 0
         for job_id in self._job_ids:
             job = turn.find(job_id)
-            if job is not None and job.state in (State.WAITING, State.QUEUED):
+            if job is not None and job.state in (State.WAITING, State.QUEUED) and not self._is_new(job):
                 turn.step(job_id, ev.Hold(actor=Actor(note=self._note), reason=Reason.RESTORED))
                 held += 1
         self.answer_after(turn, held)
+
+    def _is_new(self, job: Job) -> bool:
+        """Whether a hook submitted it for a change of this start: nothing has started since."""
+        return (job.spec.hook_change or 0) > self._last_seq
 
 
 class RestoreSettled(RequestMessage[None]):
@@ -67,7 +72,7 @@ async def settle_restore(
     restored: Restored, reader: Reader, inbox: Inbox, recovery: RecoveryService, *, elsewhere: bool
 ) -> None:
     """Call after the recovery and before anything starts. `elsewhere`: it was restored into another directory."""
-    elsewhere = elsewhere or recovery.has_silent_launcher  # it may start later what it was told before
+    elsewhere = elsewhere or recovery.has_silent_launcher  # it may still carry out earlier orders
     living = {RunId.parse(run_id).job_id for run_id in await recovery.stop_leaked()}
     held = await _hold(sorted(living), restored, inbox) if living else 0
     after: int | None = 0

@@ -1,13 +1,13 @@
-"""Backups of the running daemon's database: on a schedule, and for `stoker backup`.
+"""Backups of the running daemon's database: periodic ones, and for `stoker backup`.
 
-Owns the schedule, the thread in which a backup is made through a connection of its own, and which older backups go.
-Invariants: one backup is made at a time; older ones go only when a newer one is complete; a backup that fails is
-logged, and the daemon goes on.
+Owns the times, the thread of each backup, and the removal of old backups. Invariants: one backup is made at a time; old
+ones are removed only when a newer one is complete; a failed backup is logged, and the daemon goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sqlite3
 import time
 from collections.abc import AsyncGenerator
@@ -33,7 +33,7 @@ from stoker.telemetry.otel import Counted, Telemetry
 if TYPE_CHECKING:
     from stoker.core.daemon_views import BackupList, BackupProgress, BackupStatus
 
-FIRST_MS = 60_000  # after a start, which has other work
+FIRST_MS = 60_000  # from a start of the daemon to the first backup
 AGAIN_MS = 600_000  # after a failure
 SHOWN_S = 0.2
 
@@ -50,12 +50,11 @@ class Backups:
         self._telemetry = telemetry
         self._background = background
         self._one = asyncio.Lock()
-        self._working: asyncio.Task[None] | None = None
         self._files: list[BackupFile] = []
         self._error: str | None = None
         try:
             self._files = listed(directory.backups)
-        except BackupFailed as error:  # the first backup finds out whether it is so still
+        except BackupFailed as error:  # shown until a backup succeeds
             self._error = error.message
         self._due = self._first_due(min(FIRST_MS, period(config.backup.every) or 0))
 
@@ -65,35 +64,35 @@ class Backups:
         self._due = self._first_due(0)
 
     def _first_due(self, least_ms: int) -> int | None:
-        """When the first backup by these settings is due (steady), at the soonest in `least_ms`; None: never."""
+        """The steady time of the first backup with these settings, not before `least_ms` from now; None: never."""
         every, now = period(self._config.backup.every), self._clock.now()
         if every is None:
             return None
         age = now.wall - self._files[0].at if self._files else every
-        # A newest backup of the future was made under a clock that was wrong.
+        # A backup in the future was made while the clock was wrong: its age is unknown.
         return now.steady + max(least_ms, every - age if 0 <= age < every else 0)
 
     def _due_in(self, wait_ms: int | None) -> int | None:
-        """By steady time alone: a wall clock that is behind must not make every backup look old."""
+        """A steady time: a wall clock that is wrong must not make every backup look old."""
         return None if wait_ms is None else self._clock.now().steady + wait_ms
 
     def tick(self) -> None:
         """Begin a backup if it is due."""
         is_due = self._due is not None and self._clock.now().steady >= self._due
-        if is_due and (self._working is None or self._working.done()):
-            self._working = self._background.start("backup", self._on_schedule())
+        if is_due and not self._background.is_running("backup"):
+            self._background.start("backup", self._on_schedule())
 
     async def _on_schedule(self) -> None:
         try:
             async for _ in self.make():
                 pass
-        except StokerError:  # it is logged and counted: the next try is the remedy
+        except StokerError:  # `make` has logged and counted it
             self._due = self._due_in(period(self._config.backup.every) and AGAIN_MS)
         else:
             self._due = self._due_in(period(self._config.backup.every))
 
     async def make(self, to: Path | None = None) -> AsyncGenerator[BackupProgress, None]:
-        """Make a backup; its progress, and at last its description. To close the generator is to give it up.
+        """Make a backup: yields its progress, then its description. Closing the generator gives the backup up.
 
         Raises CannotCreate, DiskFull or BackupFailed.
         """
@@ -116,20 +115,20 @@ class Backups:
 
     async def _steps(self, to: Path | None) -> AsyncGenerator[BackupProgress, None]:
         work = BackupWork(self._directory, self._config.disk.min_free_bytes, to)
-        made = run_apart(work.run, "backup")
+        making = run_apart(work.run, "backup")
         try:
-            while not made.done():
-                await asyncio.wait({made}, timeout=SHOWN_S)  # polls: a person watches the progress
+            while not making.done():
+                await asyncio.wait({making}, timeout=SHOWN_S)  # polls: a person watches the progress
                 yield {"done_bytes": work.done_bytes, "of_bytes": work.of_bytes, "backup": None}
-            backup = made.result()
+            backup = making.result()
         finally:
             work.given_up = True
-            made.cancel()
+            making.cancel()
         log(LogEvent.BACKUP_MADE, path=backup.path, seq=backup.last_seq, bytes=backup.bytes)
         yield {"done_bytes": backup.bytes, "of_bytes": backup.bytes, "backup": backup.view()}
 
     def _prune(self) -> list[BackupFile]:
-        """Remove the backups that are one too many; gives those that are left."""
+        """Remove the oldest backups beyond the limits; returns the remaining ones."""
         settings = self._config.backup
         try:
             passing = [file for file in listed(self._directory.backups) if file.before is None]
@@ -138,7 +137,11 @@ class Backups:
                 remove(file.path)
             return listed(self._directory.backups)
         except (BackupFailed, OSError) as error:
-            log(LogEvent.BACKUP_FAILED, error=error, hint=f"older backups stay: ls -l {self._directory.backups}")
+            log(
+                LogEvent.BACKUP_FAILED,
+                error=error,
+                hint=f"older backups stay: ls -l {shlex.quote(str(self._directory.backups))}",
+            )
             return self._files
 
     async def list(self) -> BackupList:
@@ -147,7 +150,7 @@ class Backups:
         return {"directory": str(self._directory.backups), "backups": [file.view() for file in self._files]}
 
     def describe(self) -> BackupStatus:
-        """The backups as of the last one, for `system.status`."""
+        """The backups as they were listed last, for `system.status`."""
         newest = self._files[0] if self._files else None
         return {
             "newest": None if newest is None else newest.view(),
@@ -173,7 +176,9 @@ class BackupWork:
         try:
             return self._make()
         except (OSError, sqlite3.Error) as error:
-            raise BackupFailed(f"no backup was made: {error}", hint=f"ls -l {self._directory.backups}") from error
+            raise BackupFailed(
+                f"no backup was made: {error}", hint=f"ls -l {shlex.quote(str(self._directory.backups))}"
+            ) from error
 
     def _make(self) -> BackupFile:
         if not self._directory.in_place:

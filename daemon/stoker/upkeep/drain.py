@@ -16,7 +16,7 @@ from stoker.core.errors import Draining
 from stoker.core.job import events as ev
 from stoker.core.job.model import State, StopReason
 from stoker.engine.dispatcher import Dispatcher
-from stoker.engine.inbox import Inbox, Message
+from stoker.engine.inbox import Inbox, RequestMessage
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.submit import Intake
 from stoker.engine.subscriptions import Subscriptions
@@ -30,18 +30,20 @@ from stoker.upkeep.safe_mode import SafeModeSwitch
 AFTER_KILL_S = 10.0
 
 
-class StopRuns(Message):
+class StopRuns(RequestMessage[None]):
     def __init__(self, chosen: Callable[[OpenRun], bool]) -> None:
+        super().__init__()
         self._chosen = chosen
 
     def apply_to(self, turn: Turn) -> None:
         for run in list(turn.memory.runs.values()):
             if run.job.state is State.RUNNING and self._chosen(run):
                 turn.step(run.job.id, ev.StopWanted(reason=StopReason.SHUTDOWN))
+        self.answer_after(turn, None)
 
 
 class Drain:
-    """Runs once. If it is asked for a second time, it no longer waits for jobs to end by themselves."""
+    """Runs once. After a second request it no longer waits for jobs to end by themselves."""
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class Drain:
         self.done = asyncio.Event()
 
     def begin(self, *, stop_survivors: bool = False) -> None:
-        """Start to drain; a second call hurries."""
+        """Start to drain. A second call stops the running jobs at once."""
         self._stop_survivors = self._stop_survivors or stop_survivors
         if self._task is not None:
             self._hurry.set()
@@ -102,9 +104,8 @@ class Drain:
             self._stop_survivors |= await asyncio.to_thread(shutdown.is_under_way)
         await self._until_empty(self._timeout_s)
         if self._left():
-            self._inbox.post(StopRuns(self._leaving))
             with contextlib.suppress(TimeoutError):  # the disk is full: launchers keep the running attempts
-                await asyncio.wait_for(self._inbox.barrier(), AFTER_KILL_S)
+                await asyncio.wait_for(self._inbox.ask_first(StopRuns(self._leaving)), AFTER_KILL_S)
             grace_ms = max((run.job.spec.grace_ms for run in self._left()), default=0)
             self._hurry.clear()
             await self._until_empty(grace_ms / 1_000 + AFTER_KILL_S)

@@ -24,7 +24,7 @@ class Health:
         self._checks = checks
 
     async def check(self, patience_s: float = PATIENCE_S) -> HealthView:
-        """{ok, checks: {name: "ok" or the error}}."""
+        """Run all checks; the result has "ok" or the error of each."""
         results = await asyncio.gather(*(_run(check, patience_s) for check in self._checks.values()))
         return {
             "ok": all(result == "ok" for result in results),

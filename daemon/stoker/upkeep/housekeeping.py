@@ -1,6 +1,7 @@
-"""The small periodic duties: room on the disk, the clocks and pids that wait for a commit, and `state.json`.
+"""The small periodic duties: free disk space, clocks and pids that wait for a commit, and `state.json`.
 
-Invariant: on a full disk no job is accepted or started, but the ends of running jobs are still committed.
+Invariant: on a low disk no job is accepted or started, but the ends of running jobs are still committed, and hooks
+tell of them.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ import asyncio
 import contextlib
 
 from stoker.background.tasks import BackgroundTasks
-from stoker.core.clock import Clock, Now
+from stoker.core.clock import Clock
 from stoker.core.errors import DiskFull, StateRefused, StorageFailed
+from stoker.core.hooks import QUEUE
 from stoker.core.job.model import State
 from stoker.core.shortage import OWN_SHORTAGES
 from stoker.core.units import volume
 from stoker.engine.dispatcher import Dispatcher
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState
-from stoker.engine.messages import Broken, ClocksSeen, Flush
+from stoker.engine.messages import Broken, ClocksSeen, Flush, Noted
 from stoker.engine.submit import Intake
 from stoker.files import free_bytes
 from stoker.store.directory import Aside, StateDirectory, storage_error
@@ -26,7 +28,7 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.upkeep import maintenance
 
-FULL = "the disk is full"
+LOW = "the disk is low"
 MAKE_ROOM = (
     "stoker purge --before 7d --dry-run shows what old jobs take, --yes removes them; "
     "accepted jobs are safe, and submits are taken again by themselves"
@@ -34,7 +36,7 @@ MAKE_ROOM = (
 LOST = "the state directory is gone"
 ASIDE_TICKS = 60
 MAINTENANCE_TICKS = 3_600  # about every hour; its idempotency key lets it run once a day
-SET_MS = 1_000  # the wall clock was set if it differs from steady time by so much more than before
+SET_MS = 1_000  # the wall clock was set if its difference to steady time changed by more than this
 ROOM_AGAIN = 1.1  # a tenth more than the limit, so that one file does not switch acceptance on and off
 
 
@@ -67,7 +69,7 @@ class Housekeeping:
         self._min_free = min_free_bytes
         self._ticks = 0
         self._noted = -1
-        self._skew = _skew(clock.now())
+        self._skew = clock.now().skew
         self._noting: asyncio.Task[None] | None = None
         self.free_bytes = 0
         self.depths: dict[str, int] = {}  # replaced as a whole, because an exporter's thread reads it
@@ -91,18 +93,18 @@ class Housekeeping:
         return self._noting is not None and not self._noting.done()
 
     async def close(self) -> None:
-        """Wait for a note that is being written: the daemon writes another one when it ends."""
+        """Wait for the write of `state.json` that is under way; the daemon then writes the last one."""
         if self._noting is not None:
             await asyncio.wait({self._noting})
 
     def note(self) -> None:
         """Write `state.json`: the last change that the database must contain from now on. Raises StorageFailed.
 
-        Without room, memory or a descriptor the old note stays: the database contains more than that says.
+        If the host lacks space, memory or a descriptor the old file stays: the database contains more than it demands.
         """
         noted = self._memory.committed_seq
         if not self._directory.in_place:
-            return  # the directory was replaced: the note would describe another database
+            return  # the directory was replaced and has another database
         try:
             self._directory.write_aside(Aside(self._instance, self._schema, noted))
         except OSError as error:
@@ -116,19 +118,19 @@ class Housekeeping:
         self._noted = noted
 
     def _note_clocks(self) -> None:
-        """If the wall clock was set, commit the new clocks for the next boot: there may be no other commit before."""
-        skew = _skew(self._clock.now())
+        """If the wall clock was set, commit both clocks: the next boot needs them, and no other commit may follow."""
+        skew = self._clock.now().skew
         if abs(skew - self._skew) > SET_MS and not self.full:
             self._skew = skew
             self._inbox.post(ClocksSeen())
 
     def _maintain(self) -> None:
-        """Once a day, and not at the start, where it would delay other work, nor while no job is started."""
+        """Submit the daily maintenance; not right after the start, where it would delay jobs, or while none starts."""
         if self._ticks % MAINTENANCE_TICKS == 0 and self._dispatcher.closed is None:
             self._inbox.post(maintenance.daily(self._intake, self._clock.now()))
 
     def _check_directory(self) -> None:
-        """Start nothing while the state directory is not in place: files without a name do not survive the daemon."""
+        """Start no job while the state directory is removed or replaced: its files vanish when the daemon ends."""
         in_place = self._directory.in_place
         if not in_place and self.lost is None:
             root = self._directory.root
@@ -162,13 +164,21 @@ class Housekeeping:
         self.full = True
         log(LogEvent.DISK_FULL, free_bytes=self.free_bytes, min_free_bytes=self._min_free, hint=MAKE_ROOM)
         self._refuse_jobs()
-        self._dispatcher.close(FULL)
+        self._dispatcher.close(LOW, spared=(QUEUE.name,))
+        self._note("disk_low")
+
+    def _note(self, cause: str) -> None:
+        self._inbox.post(Noted("disk", cause, {"free_bytes": self.free_bytes, "min_free_bytes": self._min_free}))
 
     def _refuse_jobs(self) -> None:
-        """Refuse new jobs, with the free bytes of now; a drain refuses them for a reason of its own."""
+        """Refuse new jobs and name the free bytes, unless a drain refuses them already."""
         if self._intake.closed is None or isinstance(self._intake.closed, DiskFull):
-            message = f"{self._directory.root}: {shortage(self.free_bytes, self._min_free)}"
-            self._intake.closed = DiskFull(message, hint=MAKE_ROOM)
+            self._intake.closed = DiskFull(f"{self._directory.root}: {self.shortage}", hint=MAKE_ROOM)
+
+    @property
+    def shortage(self) -> str:
+        """Why no job is accepted on a low disk."""
+        return shortage(self.free_bytes, self._min_free)
 
     def _reopen(self) -> None:
         try:
@@ -180,10 +190,11 @@ class Housekeeping:
             return  # no room for the reserve yet: the next tick tries again
         self.full = False
         log(LogEvent.DISK_OK, free_bytes=self.free_bytes)
-        # A drain may have closed the intake meanwhile: it stays closed then.
+        self._note("disk_ok")
+        # If a drain has closed the intake meanwhile, it stays closed.
         if isinstance(self._intake.closed, DiskFull):
             self._intake.closed = None
-        self._dispatcher.open(FULL)
+        self._dispatcher.open(LOW)
         self._inbox.wake()
 
 
@@ -192,7 +203,3 @@ def shortage(free: int, least: int) -> str:
     if free < least:
         return f"{volume(free)} are free, less than the {volume(least)} that are kept free ([disk] min_free_bytes)"
     return f"a commit found no room, though {volume(free)} are free"
-
-
-def _skew(now: Now) -> int:
-    return now.wall - now.steady

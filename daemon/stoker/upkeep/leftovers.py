@@ -1,7 +1,7 @@
-"""What a purge leaves behind: rows, log directories, checkpoints, keys, archives, free pages of the file.
+"""The leftovers of a purge: rows, log directories, checkpoints, keys, archives, free pages of the file.
 
-Nobody refers to any of it, so each is removed in small pieces, outside of turns. Invariant: what a crash interrupts is
-still listed in the database, or found by its age, and the next pass goes on with it.
+No row refers to them any more, so they are removed in small pieces, outside of turns. Invariant: after a crash the next
+pass continues, because the leftovers are listed in the database or found by their age.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.upkeep.pace import Pace
 
-DIRECTORIES = 500  # of jobs, to be removed in one piece
-PIECE_S = 0.2  # a piece that takes longer ends here
-SHRUNK_PAGES = 256
+DIRECTORIES = 500  # of jobs, in one piece
+PIECE_S = 0.2  # limit of a piece
+SHRUNK_PAGES = 16  # in one piece
 
 
 class Leftovers:
@@ -44,7 +44,7 @@ class Leftovers:
         self._state_dir = state_dir
         self._logs = state_dir / "logs"
         self._launchers = launchers
-        self._last_tried = 0  # job whose logs were tried last: a sweep that was cut off is continued behind it
+        self._last_tried = 0  # the job whose logs were tried last: an interrupted sweep continues with the next one
 
     async def sweep(self, pace: Pace) -> bool:
         """Remove all of purged jobs and shrink the file. False if `pace` ran out before the end."""
@@ -67,23 +67,27 @@ class Leftovers:
         return False
 
     async def forget_keys(self, pace: Pace, purged_before: int) -> None:
-        """Idempotency keys of jobs that were purged before that time."""
+        """Delete the idempotency keys of jobs that were purged before that time."""
         await self._repeat(pace, rows.forget_keys, purged_before)
 
+    async def forget_events(self, pace: Pace, now: int) -> None:
+        """Named events that reach no job any more and that no job has got."""
+        await self._repeat(pace, rows.forget_events, now)
+
     async def forget_recoveries(self, pace: Pace) -> None:
-        """The records of all but the newest starts."""
+        """Delete the records of all but the newest starts."""
         await self._repeat(pace, rows.forget_recoveries)
 
     async def _sweep_logs(self, pace: Pace) -> bool:
         failed: OSError | None = None
         buckets: set[int] = set()
         if await self._reader.run(rows.listed_logs, 0, 1):
-            # One that takes over the output of a job, which may have ended since, makes the directory of its log.
+            # A launcher that takes over the output of a job makes its log directory, perhaps after the job was purged.
             await self._launchers.caught_up()
         while not pace.is_over:
             async with pace.piece():
                 ids = await self._reader.run(rows.listed_logs, self._last_tried, DIRECTORIES)
-                if not ids:  # what is left could not be removed
+                if not ids:  # all were tried
                     self._last_tried = 0
                     break
                 removed = await asyncio.to_thread(remove_logs, self._logs, ids, PIECE_S)
@@ -99,13 +103,13 @@ class Leftovers:
         return not pace.is_over
 
     async def _remove_bucket(self, bucket: int) -> None:
-        """A launcher may be about to make a directory in it, unless all jobs of the bucket are gone."""
+        """Remove it only once all of its jobs are gone: until then a launcher may make a directory in it."""
         first, last = bucket * IN_ONE_BUCKET, (bucket + 1) * IN_ONE_BUCKET - 1
         if last < self._memory.last_id and not await self._reader.run(rows.has_jobs_between, first, last):
             await asyncio.to_thread(remove_bucket, self._logs, bucket)
 
     async def remove_archives(self, before: int) -> int:
-        """Archives of workflows that ended before that time, and are gone or have ended again since."""
+        """Remove the archives of ends before that time, if the workflow is gone or has ended again since."""
         archives = [one for one in await asyncio.to_thread(archive.listed, self._state_dir) if one.finished_at < before]
         ends = await self._reader.run(rows.workflows_ended_at, {one.workflow for one in archives})
         old = [one for one in archives if ends.get(one.workflow) != one.finished_at]

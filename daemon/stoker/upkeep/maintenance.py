@@ -1,7 +1,7 @@
 """The daemon's own maintenance, as an in-process job.
 
 It is an ordinary job: submitted, logged, retried, shown by `stoker ls`; `stoker submit --in-process stoker.tidy` runs
-it by hand. What has ended is removed by `retention`.
+it by hand. The removal of ended jobs is in `retention`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def daily(intake: Intake, now: Now) -> Submission:
         idempotency_key=f"{TIDY}/{now.wall // DAY_MS}",
     )
     submission = Submission(intake, [sent], os.geteuid(), atomic=False)
-    # Refused while the disk is full or the daemon drains: the next day has its own.
+    # If it is refused, as on a full disk or during a drain, that day has no maintenance.
     submission.future.add_done_callback(lambda done: done.exception())
     return submission
 
 
 def register(writer: Writer) -> None:
-    """Make the handler of the job, which lets SQLite update its statistics."""
+    """Register the handler of the job, which lets SQLite update its statistics."""
 
     async def tidy(_call: Call) -> None:
         await writer.maintain(optimize)

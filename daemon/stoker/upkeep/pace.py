@@ -1,6 +1,8 @@
 """The pace of long work on the database, in small pieces with pauses between them.
 
-The pauses are in proportion to the pieces, so that a slow disk makes the work slower and not the answers.
+The pauses are in proportion to the pieces, so that a slow disk makes the work slower and not the answers. A timer of
+the event loop counts whole milliseconds: short pauses are saved up, and the milliseconds by which one was too long are
+taken off the next. A pause that was much longer, as the daemon was stopped, makes the following ones no shorter.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 SHORTEST_PAUSE_S = 0.001
+MOST_TAKEN_OFF_S = 0.01
 LEAST_S = 1.0
 
 
@@ -18,9 +21,10 @@ def _now() -> float:
 
 
 class Pace:
-    """`share`: how much longer a pause is than the piece before it. It is over after `limit_s`, or when `gives_way`.
+    """`share`: the length of a pause, as a multiple of the piece before it. `limit_s`: when the work is over.
 
-    It gives way after a second at the earliest, or a client that asks again and again would keep the work from its end.
+    It is over earlier when `gives_way` is true, but only after a second: otherwise a client that asks again and again
+    would stop all work.
     """
 
     def __init__(
@@ -30,6 +34,7 @@ class Pace:
         self._gives_way = gives_way
         self._stays_until = _now() + LEAST_S
         self._ends = None if limit_s is None else _now() + limit_s
+        self._due_s = 0.0  # of pauses; below 0 after one that lasted too long
 
     @property
     def is_over(self) -> bool:
@@ -38,7 +43,13 @@ class Pace:
 
     @asynccontextmanager
     async def piece(self) -> AsyncGenerator[None]:
-        """Do one piece inside; it is followed by its pause."""
+        """Do one piece inside. Other tasks go on after it, or for as long as the pause that is due."""
         began = _now()
         yield
-        await asyncio.sleep(max(SHORTEST_PAUSE_S, self._share * (_now() - began)))
+        ended = _now()
+        self._due_s += self._share * (ended - began)
+        if self._due_s < SHORTEST_PAUSE_S:
+            await asyncio.sleep(0)
+        else:
+            await asyncio.sleep(self._due_s)
+            self._due_s = max(self._due_s - (_now() - ended), -MOST_TAKEN_OFF_S)

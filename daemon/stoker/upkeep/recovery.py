@@ -1,69 +1,53 @@
 """The RecoveryService: attempts that an earlier daemon, or a dead launcher, left open get their outcome.
 
 Owns the order of a recovery (reconnect, gather facts, plan, validate, commit, sweep) and the row that records it.
-`core.job.recovery` plans; each decision becomes an ordinary event, and all of them are one commit. After a crash in the
-middle the next start plans again from the facts of that time.
+`core.job.recovery` plans; each decision becomes an ordinary event, and all are one commit. After a crash the next start
+plans again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Container, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock
 from stoker.core.job.model import Outcome, State
-from stoker.core.job.recovery import Action, Fact, Finding, RecoveryPlan, plan, validate
+from stoker.core.job.recovery import Action, Fact, Finding, plan, validate
 from stoker.engine.attempt_inputs import AttemptInputs
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.messages import Settle
+from stoker.engine.turn import Turn
 from stoker.executors.local import LocalExecutor
 from stoker.process import evidence
 from stoker.process import identity as identities
-from stoker.process.client import LauncherClient
 from stoker.process.launchers import LauncherDead, find_launchers, remove_remains
 from stoker.process.messages import Exited, RunState
 from stoker.process.messages import ListedRun as HeldRun
 from stoker.process.outcomes import outcome_of, read_outcomes, remove_outcomes
-from stoker.process.tree import stop_unborn, sweep
+from stoker.process.stopping import stop_unborn, sweep
 from stoker.process.work_files import WorkFiles
 from stoker.store.instance import Instance
 from stoker.store.recoveries import Recovery
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.telemetry.otel import Counted, Telemetry
+from stoker.upkeep.recovery_findings import RecoveryFindings
 from stoker.upkeep.recovery_messages import Followed, Recovered, Remembered, counts
 from stoker.upkeep.safe_mode import SafeModeSwitch
+
+if TYPE_CHECKING:
+    from stoker.core.daemon_views import RecoveryStatus
 
 PATIENCE_S = 5.0  # a launcher that is silent for longer is recovered when it answers
 LEAKED_GRACE_MS = 1_000
 RECHECK_S = 5.0
-
-
-class RecoveryFindings(Struct, frozen=True):
-    """The runs, the facts about them, and the valid plan that follows. `answered`: launchers that answered."""
-
-    plan: RecoveryPlan
-    runs: Sequence[OpenRun]
-    findings: Mapping[str, Finding]
-    launcher_facts: evidence.LauncherFacts
-    answered: Mapping[str, LauncherClient]
-    outcome_logs: Sequence[Path]
-
-    def whole_logs(self, alive: Container[str]) -> list[Path]:
-        """Outcome logs that cannot grow: a launcher that is connected, empty or dead does not write to its log."""
-        return [path for path in self.outcome_logs if path.stem not in alive or self._writes_nothing(path.stem)]
-
-    def _writes_nothing(self, launcher: str) -> bool:
-        client = self.answered.get(launcher)
-        return client is not None and (client.left_empty or not client.lost)
 
 
 class RecoveryService:
@@ -88,7 +72,6 @@ class RecoveryService:
         self._memory = memory
         self._inbox = inbox
         self._local = local
-        local.on_launcher_lost = self.launcher_lost
         self._clock = clock
         self._telemetry = telemetry
         self._safe_mode = safe_mode
@@ -129,9 +112,10 @@ class RecoveryService:
         for launcher in sorted(late.keys() - silent):
             self._background.start(f"late answer of {launcher}", self._answered(late[launcher], launcher))
 
-    def launcher_lost(self, launcher: str) -> None:
-        """A launcher died while this daemon runs, or only the connection to it did."""
-        self._recover_when_it_answers(launcher, self._greet(launcher))
+    def after_commit(self, _turn: Turn) -> None:
+        """Recover the runs of launchers that died while this daemon runs, or to which the connection broke."""
+        for launcher in self._local.take_lost():
+            self._recover_when_it_answers(launcher, self._greet(launcher))
 
     def _recover_when_it_answers(self, launcher: str, greeting: asyncio.Task[LauncherDead | None] | None) -> None:
         """Recover the runs of one launcher, however long it is silent. `greeting` is None if it is connected."""
@@ -173,7 +157,7 @@ class RecoveryService:
         self._local.retire_idle()
 
     def _runs_of(self, launcher: str) -> list[OpenRun]:
-        """Without runs whose order was not sent yet: sending it fails and reports that they never started."""
+        """The open runs of a launcher. Runs whose order was not sent yet are left out: sending it will fail them."""
         runs = [run for run in self._memory.runs.values() if run.attempt.launcher == launcher]
         return [run for run in runs if not self._attempt_inputs.holds(run.attempt.run_id)]
 
@@ -239,7 +223,7 @@ class RecoveryService:
         self, runs: Sequence[OpenRun], among: Collection[str] | None = None, *, for_ever: bool = False
     ) -> RecoveryFindings:
         """The facts and a valid plan; changes nothing. `among`: the launchers to be asked; None at a start: all."""
-        # Listed first: a launcher that lived then and does not answer is silent, even if it dies meanwhile.
+        # Listed before asking: a launcher of this list that does not answer counts as silent, even if it dies now.
         alive = set(find_launchers(self._state_dir).alive)
         attempts = [run.attempt for run in runs]
         clients = [client for client in self._local.launchers if among is None or client.launcher in among]
@@ -263,7 +247,7 @@ class RecoveryService:
         return RecoveryFindings(proposed, runs, findings, launcher_facts, names, [path for path, _ in logs])
 
     def _met_alive(self, finding: Finding) -> Finding:
-        """/proc cannot show whose a child with an emptied environment is; a stop under way may have met it before."""
+        """The finding, corrected by a stop under way: it may know processes that hide their environment from /proc."""
         living = self._local.living(finding.run_id) if finding.fact is Fact.GONE else ()
         if not living:
             return finding
@@ -290,11 +274,11 @@ class RecoveryService:
                 self._replay_reports(client.launcher, held)
             elif finding.fact is Fact.ORPHANED:
                 adopt = run.job.spec.survive and run.attempt.stop_reason is None
-                # A main process that has ended still names the session in which its children may be.
+                # The session of a main process that has ended may still contain its children.
                 main = finding.identity or run.attempt.identity
                 self._local.own_orphan(run_id, main, run.job.spec, adopt=adopt)
         for run_id, (_, held) in held_runs.items():
-            # Also a run that was settled while its launcher was not connected, and so was never acknowledged.
+            # Also runs that were settled while their launcher was not connected: it has no acknowledgement yet.
             if self._memory.by_run(run_id) is None and held.exit is not None and held.state is RunState.ENDED:
                 self._settle_unknown(held.exit)
 
@@ -325,14 +309,10 @@ class RecoveryService:
             self._settle_unknown(exited)
 
     async def _forget(self, result: RecoveryFindings) -> None:
-        """Remove outcome logs once their outcomes are committed."""
         if result.outcome_logs:
             await self._inbox.barrier()
-            alive = find_launchers(self._state_dir).alive
-            # A launcher that hung up writes to its log before this daemon has read the end of the connection.
-            written = result.launcher_facts.written.keys()
-            grown = {path for path, ends in read_outcomes(self._state_dir) if {end.run_id for end in ends} - written}
-            remove_outcomes(path for path in result.whole_logs(alive) if path not in grown)
+            alive, logs = find_launchers(self._state_dir).alive, read_outcomes(self._state_dir)
+            remove_outcomes(result.committed_logs(logs, alive, self._memory.by_run))
 
     def _settle_unknown(self, exited: Exited) -> None:
         """Acknowledge an outcome without an open attempt; record it if it is unknown."""
@@ -370,16 +350,23 @@ class RecoveryService:
         await self._sweep_leaked()
         return await self._leaked()
 
-    def describe(self) -> dict[str, object]:
-        """The recovery of this start, for `system.status`; `requeued failed held` count jobs after unseen ends."""
-        row = msgspec.structs.asdict(self._row)
-        del row["plan"]
-        finished = self._row.finished_at
-        took_ms = None if finished is None else finished - self._row.started_at
-        return row | {
+    def describe(self) -> RecoveryStatus:
+        """The recovery of this start, for `system.status`."""
+        row = self._row
+        return {
+            "epoch": row.epoch,
+            "started_at": row.started_at,
+            "finished_at": row.finished_at,
+            "took_ms": None if row.finished_at is None else row.finished_at - row.started_at,
+            "settled": row.settled,
+            "adopted": row.adopted,
+            "stopped": row.stopped,
+            "requeued": row.requeued,
             "failed": self._ends.get(State.FAILED, 0),
             "held": self._ends.get(State.HELD, 0),
-            "took_ms": took_ms,
+            "unseen": row.unseen,
+            "stuck": row.stuck,
+            "swept": row.swept,
         }
 
     async def close(self) -> None:

@@ -1,6 +1,6 @@
 """The messages of a recovery: all decisions of a plan are applied in one turn, and so in one commit.
 
-Owns also the search for jobs that a recovery cannot see, because no attempt of them is open. Invariant: the row that
+It also owns the search for jobs that a recovery cannot see, because no attempt of them is open. Invariant: the row that
 records a recovery is part of the same commit.
 """
 
@@ -56,6 +56,9 @@ class Recovered(RequestMessage[Followed]):
             plan = [msgspec.to_builtins(decision) | {"then": job and job.state} for decision, job in followed]
             again = ends[State.QUEUED] + ends[State.WAITING]
             row = turn.batch.recovery = replace(row, plan=msgspec.json.encode(plan).decode(), requeued=again)
+            if self._plan.decisions:
+                found = {**counts(self._plan), "attempts": len(self._plan.decisions)}
+                turn.record("system", "recovery", "recovered", found)
         self.answer_after(turn, Followed(row, ends))
 
 

@@ -1,6 +1,6 @@
-"""The reasons to refuse every request that would change something, while they last.
+"""The reasons to refuse all requests that change something: safe mode, a lost state directory, a full disk.
 
-They are safe mode, a state directory that was lost, and a commit that waits for room on the disk.
+The disk is full while a commit waits for free space. Requests that only read are answered.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from stoker.upkeep.housekeeping import Housekeeping
 from stoker.upkeep.safe_mode import SafeModeSwitch
 
 MAKE_ROOM_FIRST = (
-    "free some space on its file system: what is under way, limits and stops too, then goes on; "
+    "free some space on its file system: work under way, also limits and stops, then goes on; "
     "stoker purge --before 7d makes more room then, it cannot begin without any"
 )
 NO_ROOM = "the disk is full: nothing can be written, so nothing is decided until there is room"

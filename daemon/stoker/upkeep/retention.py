@@ -1,8 +1,8 @@
-"""Retention: removes what ended long ago, on a schedule of its own and for `stoker purge`.
+"""Retention: removes jobs and workflows that ended long ago, periodically and for `stoker purge`.
 
-Owns the schedule, the order of a pass and its pace; `core.retention` decides what may go. Rows go first, in turns of
-the engine, and files behind their commit (`leftovers`). It does not depend on queues, slots or submits: it works while
-the default queue is paused or submits are refused for want of room. Invariant: one pass works at a time.
+Owns the time, the order and the pace of a pass; `core.retention` decides what is old enough. Rows are removed first, in
+turns of the engine, and files after that commit (`leftovers`). A pass works also while queues are paused or submits are
+refused for lack of disk space. Invariant: one pass works at a time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from stoker.core.units import age
 from stoker.core.workflow.state import ENDED
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState
-from stoker.engine.purging import Purging
 from stoker.store import retention as rows
 from stoker.store.reader import Reader
 from stoker.store.retention import Candidates, PurgeGroup, PurgePortion
@@ -49,6 +48,7 @@ from stoker.telemetry.logs import log
 from stoker.telemetry.otel import Counted, Telemetry
 from stoker.upkeep.leftovers import Leftovers
 from stoker.upkeep.pace import Pace
+from stoker.upkeep.purging import Purging
 from stoker.upkeep.refusals import Refusals
 from stoker.upkeep.usage import Usage
 
@@ -56,20 +56,20 @@ if TYPE_CHECKING:
     from stoker.core.daemon_views import Purged, PurgePreview, PurgeTotals, TimeOffView
 
 DAY_MS = 86_400_000
-FIRST_MS = 60_000  # after a start, which has other work
+FIRST_MS = 60_000  # from a start of the daemon to the first pass
 FOUND = 1_000  # jobs in one read
 WORKFLOWS_FOUND = 20  # in one read, each with up to 10 000 steps
-PORTION = 512  # jobs in one turn: about two milliseconds
+PORTION = 128  # jobs in one turn: about two milliseconds
 CHANGES = 1_000  # in one read, and in one removal of a pass at least
 NEEDS = 1_000  # open jobs with needs in one read
 CALL_S = 1.0  # the time of one `system.purge`; the client asks again for the rest
 QUIET = 3.0  # a pass rests three times as long as it works
-PROMPT = 0.5  # for a person who waits
+PROMPT = 0.35  # for a person who waits
 EARLIEST = EndedItem(0, -1, "")
 
 
 class PurgeRule(Struct, frozen=True):
-    """A group, and what of it may go. Empty `states` means all."""
+    """A group of jobs or workflows, and which of them are removed. Empty `states` means all states."""
 
     group: PurgeGroup
     horizon: Horizon
@@ -122,9 +122,8 @@ class Retention:
         self._off = off
         self._waits = False
         self._one = asyncio.Lock()
-        self._people = 0  # who wait for the lock
+        self._people = 0  # requests of `stoker purge` that wait for the lock
         self._due = clock.now().steady + min(FIRST_MS, config.retention.every_ms)
-        self._working: asyncio.Task[None] | None = None
 
     def use(self, config: Config) -> None:
         self._config = config
@@ -133,16 +132,16 @@ class Retention:
     def tick(self) -> None:
         """Begin a pass if it is due and changes are possible."""
         now = self._clock.now().steady
-        if now >= self._due and (self._working is None or self._working.done()) and self._refusals.current() is None:
+        if now >= self._due and not self._background.is_running("retention") and self._refusals.current() is None:
             self._due = now + self._config.retention.every_ms
-            self._working = self._background.retry("retention", self._pass)
+            self._background.retry("retention", self._pass)
 
     async def _pass(self) -> None:
         settings, removed = self._config.retention, PurgeCounts()
         self._log_time_off(settings.keep)
         async with self._one:
             pace = Pace(QUIET, gives_way=lambda: self._people > 0)
-            await self._leftovers.sweep(pace)  # those of a pass that was cut off
+            await self._leftovers.sweep(pace)  # of a pass that was interrupted
             async with self._collecting_needs():
                 async for rule in self._rules():
                     await self._purge(rule, STOKER, pace, removed)
@@ -152,10 +151,11 @@ class Retention:
                 await self._leftovers.forget_keys(pace, before)
             if (before := self._before(settings.keep_archives)) is not None:
                 await self._leftovers.remove_archives(before)
+            await self._leftovers.forget_events(pace, self._clock.now().wall)
             await self._leftovers.forget_recoveries(pace)
             await self._leftovers.sweep(pace)
         self._report(removed, STOKER)
-        if pace.is_over:  # for a person: the rest is due soon
+        if pace.is_over:  # it made way for a `stoker purge`, and goes on soon
             self._due = min(self._due, self._clock.now().steady + FIRST_MS)
         await self._usage.measure(Pace(QUIET))
 
@@ -168,7 +168,7 @@ class Retention:
             log(LogEvent.RETENTION_WAITS, not_counted_days=days, hint="stoker purge removes by the wall clock")
 
     def _time_off(self, keep: str) -> TimeOff | None:
-        """The time off, while ended jobs stay longer for it."""
+        """The time for which the daemon was off, if ended jobs are kept longer because of it."""
         before = self._before(keep)
         return self._off if self._off is not None and before is not None and before < self._off.begin else None
 
@@ -177,7 +177,7 @@ class Retention:
         return None if off is None else {"begin": off.begin, "end": off.end}
 
     def _before(self, keep: str) -> int | None:
-        """The time before which things have reached this age; None if they stay for ever."""
+        """The time before which everything is older than `keep`; None for "forever"."""
         keep_ms = age(keep)
         return None if keep_ms is None else older_than(keep_ms, self._clock.now().earlier, self._off)
 
@@ -201,7 +201,7 @@ class Retention:
             yield PurgeRule(group, horizon(keep, now, newest, self._off))
 
     async def _candidates(self, rule: PurgeRule, removed: PurgeCounts) -> AsyncGenerator[Candidates]:
-        """What of a rule may go, oldest first."""
+        """The jobs and workflows that a rule removes, oldest first."""
         after, before = EARLIEST, rule.horizon.latest
         limit = WORKFLOWS_FOUND if rule.group.of_workflows else FOUND
         while before is not None:
@@ -228,9 +228,9 @@ class Retention:
 
     @asynccontextmanager
     async def _collecting_needs(self) -> AsyncGenerator[None]:
-        """Inside, memory names every job that an open job needs.
+        """While it is open, `memory.named_needs` holds every job that an open job needs.
 
-        It notes the needs of jobs that are opened from now on. Whatever was opened before is on disk after the barrier.
+        The memory adds the needs of new jobs. Jobs that were stored before are on disk after the barrier, and are read.
         """
         self._memory.named_needs = needed = set[int]()
         try:
@@ -256,9 +256,9 @@ class Retention:
     async def _purge_changes(
         self, before: int, keep_last: int, least: int, actor: Actor, pace: Pace, removed: PurgeCounts
     ) -> None:
-        """Remove the longest prefix of the log of changes that may go, in portions of at least `least`.
+        """Remove the old changes from the beginning of the log, in portions of at least `least`.
 
-        Each removal is a change itself: without `least` an idle daemon would record for ever that it removed a record.
+        Each removal adds a change: without `least` an idle daemon would add one in every pass, to remove the last one.
         """
         newest = newest_removable(self._memory.committed_seq, keep_last)
         while not pace.is_over:
@@ -273,21 +273,22 @@ class Retention:
                 old = range(up_to + 1, old.stop)
 
     async def _old_changes(self, before: int, newest: int, least: int) -> range:
-        """A prefix of the log that may go: at least `least` changes, or all that may go."""
-        oldest = await self._reader.run(rows.oldest_changes, 0, CHANGES)
-        if not oldest:
-            return range(0)
-        first, last, now, is_over = oldest[0][0], 0, self._clock.now().wall, False
-        while oldest and not is_over and last - first + 1 < least:
-            found, is_over = removable_changes(oldest, before, now, newest)
-            last = max(last, found)
-            oldest = await self._reader.run(rows.oldest_changes, oldest[-1][0], CHANGES)
+        """The next changes to remove from the beginning of the log: `least` or more, unless there are fewer."""
+        first, last, after = 1, 0, 0
+        now, is_over = self._clock.now().wall, False
+        while not is_over and last - first + 1 < least:
+            oldest = await self._reader.run(rows.oldest_changes, after, CHANGES)
+            if not oldest:
+                break
+            first, after = first if after else oldest[0][0], oldest[-1][0]
+            up_to, is_over = removable_changes(oldest, before, now, newest)
+            last = max(last, up_to)
         return range(first, last + 1)
 
     # --- for a person ---
 
     def _asked_rules(self, asked: Purge) -> Iterator[PurgeRule]:
-        """What was asked for by time alone. A workflow is in no queue, and has fewer states than a job."""
+        """The rules of a `stoker purge`. Workflows have no queue, and not every state of a job."""
         horizon = Horizon(asked.before, asked.before)
         for name in sorted(self._memory.queues) if asked.queue is None else (asked.queue,):
             yield PurgeRule(rows.of_queue(name), horizon, asked.states)
@@ -321,7 +322,7 @@ class Retention:
         return {**removed.view(), "more": not is_done}
 
     async def preview(self, asked: Purge) -> PurgePreview:
-        """What `purge` would remove, and how many bytes of logs and checkpoints."""
+        """The numbers that `purge` would remove, and the bytes of their logs and checkpoints."""
         removed, sizes = PurgeCounts(), Counter[str]()
         async with self._before_the_pass(), self._collecting_needs():
             for rule in self._asked_rules(asked):

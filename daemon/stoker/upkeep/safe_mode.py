@@ -29,7 +29,7 @@ class SafeModeState(Struct, frozen=True):
 
 
 class SafeModeSwitch:
-    """Entered when a recovery cannot be trusted: nothing is started and no request changes anything from then on.
+    """Entered when a recovery cannot be trusted: from then on no job starts, and requests that change are refused.
 
     Running attempts with a connected launcher are still settled.
     """

@@ -1,13 +1,12 @@
 """Running attempts that have left no checkpoint for too long: they may hang, or forget to save.
 
 An attempt is stale if its newest checkpoint is older than `[workflows] stale_ms`; the start of a step counts as a
-checkpoint. A job outside of workflows that never saved is not checked. Stale attempts are only reported: to clients as
-it is when they ask, and in the log at the time at which they become stale. Invariant: each such time is logged once.
+checkpoint. A job outside of workflows that never saved is not checked. Stale attempts are only reported: to clients
+that ask, and in the log when they become stale. Invariant: each of these times is logged once.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from stoker.telemetry.logs import log
 if TYPE_CHECKING:
     from stoker.core.views import StaleCheckpoint
 
+SEARCH = "search for stale checkpoints"  # the name of the task
 LONGEST_PAUSE_MS = 60_000  # between checks for the log: the wall clock may jump
 
 
@@ -38,7 +38,6 @@ class Staleness:
         self._limit_ms = limit_ms
         self._due = 0
         self._logged: dict[str, int] = {}  # runs that were logged, with the time of their newest checkpoint
-        self._search: asyncio.Task[None] | None = None
 
     def use(self, limit_ms: int) -> None:
         self._limit_ms = limit_ms
@@ -75,9 +74,9 @@ class Staleness:
 
     def tick(self) -> None:
         now = self._clock.now().steady
-        if now >= self._due and (self._search is None or self._search.done()):
+        if now >= self._due and not self._background.is_running(SEARCH):
             self._due = now + LONGEST_PAUSE_MS
-            self._search = self._background.retry("look for stale checkpoints", self._check)
+            self._background.retry(SEARCH, self._check)
 
     async def _check(self) -> None:
         """Log the attempts that have become stale, and set the time of the next check."""

@@ -52,7 +52,7 @@ class Throttle:
         self._step_ms = config.throttle.step_ms
 
     def begin(self) -> None:
-        """Measure the use of the CPU from now on: the start of the daemon itself does not count."""
+        """Begin to measure the CPU, so that the start of the daemon itself is not included."""
         self._probe.sample()
 
     def tick(self) -> None:
@@ -74,10 +74,10 @@ class Throttle:
             self._telemetry.count(Counted.THROTTLE_EVENTS, labels={ATTR_CAUSE: ",".join(pressure.causes)})
             if self._freeze_running:
                 self._freeze_low()
-        self._inbox.wake()
+        self._inbox.post(Throttled(pressure))
 
     def _narrow(self, queue: Queue) -> None:
-        """Set the limit of a queue with a floor. It is kept in memory only: a start of the daemon begins with none."""
+        """Set the temporary limit of a queue with a floor. It is kept only in memory, and a start removes it."""
         before = self._memory.narrowed.get(queue.name)
         if queue.min_running is None and before is None:
             return
@@ -99,14 +99,14 @@ class Throttle:
             self._inbox.post(Narrowed(queue.name, after, [cause.value for cause in self.pressure.causes]))
 
     def _freeze_low(self) -> None:
-        """Freeze the running jobs of low queues. The time of a freeze counts for no limit."""
+        """Freeze the running jobs of low queues. Time limits do not count the time of a freeze."""
         low = [run.attempt.run_id for run in self._memory.runs.values() if self._is_low(run)]
         changed = self._local.freeze(low, frozen=True)
         self._memory.frozen.freeze(changed, self._clock.now().steady)
         self._heartbeats.restart_silence(changed)
 
     def _thaw(self) -> None:
-        """Thaw all that is frozen, also what an earlier sample could not thaw for want of a descriptor."""
+        """Thaw all frozen jobs, also those that an earlier sample could not thaw for lack of a descriptor."""
         changed = self._local.freeze(self._memory.frozen.run_ids(), frozen=False)
         self._memory.frozen.thaw(changed, self._clock.now().steady)
         self._heartbeats.restart_silence(changed)
@@ -115,8 +115,22 @@ class Throttle:
         return stops_under_pressure(self._memory.queues[run.job.spec.queue])
 
 
+class Throttled(Message):
+    """The queues that start no jobs under pressure are throttled, or no longer: each gets a change."""
+
+    def __init__(self, pressure: Pressure) -> None:
+        self._cause = "throttled" if pressure.throttled else "unthrottled"
+        levels = {gauge.value: level for gauge, level in pressure.levels.items()}
+        self._about = {"causes": [cause.value for cause in pressure.causes], "levels": levels}
+
+    def apply_to(self, turn: Turn) -> None:
+        for queue in turn.memory.queues.values():
+            if stops_under_pressure(queue):
+                turn.record("queue", queue.name, self._cause, {"queue": queue, **self._about})
+
+
 class Narrowed(Message):
-    """The limit of a queue under pressure has changed; None: it has its usual limit again."""
+    """The temporary limit of a queue under pressure changes; None removes it."""
 
     def __init__(self, name: str, narrowing: Narrowing | None, causes: list[str]) -> None:
         self._name = name
@@ -124,7 +138,7 @@ class Narrowed(Message):
         self._causes = causes
 
     def apply_to(self, turn: Turn) -> None:
-        """Each step is in force and in the log; the change is recorded when narrowing begins and when it ends."""
+        """Apply and log each step. Only the first and the last one are recorded as changes."""
         narrowed = turn.memory.narrowed
         began = self._name not in narrowed
         if self._narrowing is None:

@@ -1,7 +1,7 @@
-"""The room that the state directory takes, for `stoker status`.
+"""The disk space of the state directory, for `stoker status`.
 
-Logs and checkpoints are added up from rows, now and then and in portions: to visit a million log directories would keep
-the disk busy for minutes. The file of the database is measured when it is asked for.
+The sizes of logs and checkpoints are added up from rows, after each pass of retention and in portions: to visit a
+million log directories would keep the disk busy for minutes. The database file is measured at each request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", int, str)
 Portion = Callable[[sqlite3.Connection, T], tuple[T | None, int]]
-"""The last key of the rows behind a key, None if there are none, and their bytes."""
+"""From a key to the bytes of the rows after it and the last key among them, or None if there are no more rows."""
 
 
 class Usage:
@@ -40,7 +40,7 @@ class Usage:
         self._measured_at: int | None = None
 
     async def measure(self, pace: Pace) -> None:
-        """Add up what takes long."""
+        """Measure everything except the database file."""
         archives = await asyncio.to_thread(archive.listed, self._database.parent)
         self._archives = sum(one.size for one in archives)
         self._logs = await self._sum(sizes.logs, "", pace)
@@ -57,7 +57,7 @@ class Usage:
             total, after = total + size, last
 
     async def describe(self) -> UsageView:
-        """Bytes by what takes them; what was not measured yet is None."""
+        """Bytes by kind of data; a kind that was not measured yet is None."""
         space = await self._reader.run(sizes.space)
         wal = 0
         with suppress(FileNotFoundError):

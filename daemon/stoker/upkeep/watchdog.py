@@ -17,7 +17,7 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.upkeep.health import PATIENCE_S, Health
 
-# A start includes a migration of the whole database and a recovery; the recovery has a limit of its own.
+# A start may take long: it includes a migration of the whole database, and a recovery with its own limit.
 EXTEND_EVERY_S = 10.0
 EXTEND_BY_MS = 30_000
 SHUTDOWN_MARGIN_MS = 15_000

@@ -39,7 +39,7 @@ FORMAT = 1
 PORTION = 200  # rows of one read
 SPAN = 20_000  # changes searched in one read
 TAIL_BYTES = 64 * 1024
-LOGS_BYTES = 64 * 1024 * 1024  # of all logs of one workflow; beyond it the logs of the newest steps are left out
+LOGS_BYTES = 64 * 1024 * 1024  # limit of all logs of one workflow; the logs of the newest steps are left out
 DATA_BYTES = 64 * 1024 * 1024  # of all checkpoints of one workflow; beyond it the data of the oldest is left out
 TOGETHER_BYTES = 1024 * 1024  # of data in one read
 SHOWN = 20  # steps in the log line
@@ -182,7 +182,7 @@ class Archives:
             yield [msgspec.structs.asdict(job) | {"spec_hash": job.spec_hash.hex()}]
 
     async def _changes(self, stored: StoredWorkflow, steps: dict[int, Job]) -> AsyncGenerator[list[Any], None]:
-        """Those of the workflow, then those of each step; none is older than the first change of the first step."""
+        """The changes of the workflow, then those of each step; all follow the first change of the first step."""
         first = await self._reader.run(changes.first_of_job, min(steps, default=0))
         last = await self._reader.run(changes.last)
         for after in range(max(0, first - 2), last[0], SPAN):

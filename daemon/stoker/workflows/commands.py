@@ -48,6 +48,8 @@ NO_BUDGET = Budget()
 class WorkflowCommand(RequestMessage[A]):
     """One request about one workflow, decided by `decision` with all its steps in memory."""
 
+    weight = 32
+
     def __init__(self, workflow_id: int, decision: Decision[A]) -> None:
         super().__init__()
         self._workflow_id = workflow_id
@@ -64,7 +66,7 @@ class WorkflowCommand(RequestMessage[A]):
         self.answer_after(turn, (yield from self._decision(turn, run)))
 
 
-def standing(run: LiveWorkflow) -> WorkflowStanding:
+def workflow_standing(run: LiveWorkflow) -> WorkflowStanding:
     """The part that all answers share."""
     return {"id": run.workflow.id, "state": run.derived_state.value}
 
@@ -85,9 +87,9 @@ def pause(turn: Turn, run: LiveWorkflow, actor: Actor) -> WorkflowPaused:
     """Start no more steps; running steps go on."""
     _must_be_open(run, "pause")
     must_not_go_back(run, "pause")
-    _must_not_be_cancelled(run, "pause")
+    _must_not_be_cancelled(run)
     turn.intend(run, Intent.PAUSE, "paused", actor)
-    return {**standing(run), "running": [name for name, state in run.states.items() if state is State.RUNNING]}
+    return {**workflow_standing(run), "running": [name for name, state in run.states.items() if state is State.RUNNING]}
 
 
 def cancel(turn: Turn, run: LiveWorkflow, actor: Actor) -> Pieces[WorkflowCancelled]:
@@ -102,14 +104,14 @@ def cancel(turn: Turn, run: LiveWorkflow, actor: Actor) -> Pieces[WorkflowCancel
         else:
             turn.step(job_id, ev.Cancel(actor=actor))
         yield
-    return {**standing(run), "stuck": left}
+    return {**workflow_standing(run), "stuck": left}
 
 
-def again(
-    turn: Turn, run: LiveWorkflow, reset: Collection[str], cause: str, actor: Actor, budget: Budget = NO_BUDGET
+def retry(
+    turn: Turn, run: LiveWorkflow, reset: Collection[str], actor: Actor, budget: Budget
 ) -> Pieces[WorkflowRetried]:
     """Run these steps again, and let the workflow run. Raises NotAllowed while one of them runs."""
-    must_not_go_back(run, cause)
+    must_not_go_back(run, "retry")
     running = sorted(name for name in reset if run.jobs[name] in turn.memory.runs)
     if running:
         raise NotAllowed(
@@ -118,9 +120,9 @@ def again(
             steps=running,
         )
     check_deadlines(turn, run, reset)
-    turn.intend(run, Intent.RUN, cause, actor)
+    turn.intend(run, Intent.RUN, "retry", actor)
     yield from reset_steps(turn, run, reset, actor, budget=budget)
-    return {**standing(run), "reset": sorted(reset)}
+    return {**workflow_standing(run), "reset": sorted(reset)}
 
 
 def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> Pieces[StepSkipped]:
@@ -135,7 +137,7 @@ def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> Pieces[StepS
     yield from reset_steps(turn, run, lost, actor)
     without = sorted(one for one in hit if run.states[one] not in FINAL)
     warning = f"{', '.join(without)} will run without what {name} was to do" if without else None
-    return {**standing(run), "step": name, "going_on": without, "warning": warning}
+    return {**workflow_standing(run), "step": name, "going_on": without, "warning": warning}
 
 
 def reset_steps(
@@ -159,7 +161,7 @@ def reset_steps(
 
 
 def _skip_where_hopeless(turn: Turn, job_id: int, resetting: Collection[int]) -> None:
-    """Skip a step if one of its needs ended in another way than needed and does not run again."""
+    """Skip a step if a need of it can no longer be met: the needed step has ended otherwise, and stays so."""
     for need in turn.job(job_id).spec.needs:
         needed = turn.find(need.job)
         if need.job in resetting or needed is None or need_met(need.on, needed) is not False:
@@ -197,17 +199,17 @@ def must_not_go_back(run: LiveWorkflow, verb: str) -> None:
     """During a rollback only a cancel, or another rollback, is allowed."""
     if run.workflow.intent is Intent.ROLLBACK:
         raise NotAllowed(
-            f"workflow {run.workflow.id} is rolling back, so {verb} does not apply yet: what runs is being stopped",
+            f"workflow {run.workflow.id} is rolling back, so {verb} does not apply yet: its steps are being stopped",
             hint=f"stoker workflow show {run.workflow.id}",
             state=run.workflow.state.value,
         )
 
 
-def _must_not_be_cancelled(run: LiveWorkflow, verb: str) -> None:
-    """Only a command that lets steps run takes a cancel back."""
+def _must_not_be_cancelled(run: LiveWorkflow) -> None:
+    """Refuse a pause during a cancel: only a command that runs steps can revoke the cancel."""
     if run.workflow.intent is Intent.CANCEL:
         raise NotAllowed(
-            f"workflow {run.workflow.id} is being cancelled, so {verb} does not apply",
+            f"workflow {run.workflow.id} is being cancelled, so pause does not apply",
             hint=f"stoker workflow show {run.workflow.id}",
             state=run.workflow.state.value,
         )

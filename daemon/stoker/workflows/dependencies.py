@@ -89,4 +89,4 @@ def _rewire(turn: Turn, run: LiveWorkflow, step: Step, cause: str, edge: Edge, a
     payload = {"step": step.name, "job": job.id, "need": edge.step, "on": edge.on, "note": actor.note}
     turn.record("workflow", str(run.workflow.id), cause, payload, actor)
     edges: list[EdgeView] = [{"step": one.step, "on": one.on.value} for one in step.needs]
-    return {**commands.standing(run), "step": step.name, "needs": edges, "step_state": after.state.value}
+    return {**commands.workflow_standing(run), "step": step.name, "needs": edges, "step_state": after.state.value}

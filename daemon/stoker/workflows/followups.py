@@ -1,8 +1,8 @@
 """The second half of a rollback or a cancel, which follows when the last attempt of the workflow has ended.
 
-Workflows are checked after each turn and at a start, as an earlier daemon may have died before the second half. A
-cancel ends steps that came back to the queue meanwhile. Invariants: a workflow has one follow-up at a time; a second
-one changes nothing; no command that needs a second half is left without one.
+Workflows are checked after each turn, and at a start, as an earlier daemon may have died before the second half. The
+second half of a cancel ends steps that were queued again meanwhile. Invariants: a workflow has one follow-up at a time;
+a second one changes nothing; every command that needs a second half gets it.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class FollowUps:
                 self._background.retry(f"end of workflow {workflow_id}", partial(self._follow_up, workflow_id))
 
     def _due(self, workflow_id: int) -> LiveWorkflow | None:
-        """The workflow, if its second half is to come and no step of it runs."""
+        """The workflow, if its second half is due: no step of it runs."""
         run = self._memory.workflows.runs.get(workflow_id)
         if run is None or run.workflow.ended or run.workflow.intent not in (Intent.CANCEL, Intent.ROLLBACK):
             return None
         return None if _runs(self._memory, run) else run
 
     async def _follow_up(self, workflow_id: int) -> None:
-        """Repeated as long as it is due: a command that comes meanwhile, as another rollback, needs one of its own."""
+        """Repeat the second half while one is due: another command, such as a rollback, may come meanwhile."""
         while (run := self._due(workflow_id)) is not None:
             if run.workflow.intent is Intent.ROLLBACK:
                 self._inbox.post(await rollback.finish(self._reader, run))

@@ -175,7 +175,7 @@ def apply_options(
         views.append(_view(run, decision))
         yield
     if options.explain:
-        return {**commands.standing(run), "steps": views, "chain_warning": facts.chain_warning}
+        return {**commands.workflow_standing(run), "steps": views, "chain_warning": facts.chain_warning}
     acts = {decision.step: decision.act for decision in decisions}
     _must_lead_anywhere(run, options, acts)
     reset = [name for name, act in acts.items() if act in RESET]
@@ -193,7 +193,7 @@ def apply_options(
         commands.Budget(timeout_ms=options.timeout_ms, max_attempts=options.max_attempts),
     )
     resumed: WorkflowResumed = {
-        **commands.standing(run),
+        **commands.workflow_standing(run),
         "steps": views,
         "reset": sorted(reset),
         "kept": by_act.get(Act.KEEP.value, []),

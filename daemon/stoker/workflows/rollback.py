@@ -7,18 +7,17 @@ only while no attempt of its workflow is open; a checkpoint that counts again is
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stoker.core.errors import CheckpointDamaged, NotAllowed
+from stoker.core.errors import NotAllowed
 from stoker.core.job.model import Actor, State
 from stoker.core.sorted_json import encode_sorted
-from stoker.core.workflow.checkpoint import CheckpointKind, Packed, verified
+from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, Packed, verified
 from stoker.core.workflow.context import Context
 from stoker.core.workflow.rollback import RollbackPlan, Target, plan_rollback
 from stoker.core.workflow.state import Intent
@@ -35,7 +34,6 @@ from stoker.workflows import commands
 if TYPE_CHECKING:
     from stoker.core.wire_types import RollbackTarget, WorkflowRolledBack
 
-TRIED = 20  # after so many damaged checkpoints in a row a step starts without one
 _target = msgspec.json.Decoder(Target).decode
 
 
@@ -57,7 +55,7 @@ def begin(
     stopping = yield from commands.stop_all(turn, run, actor)
     stuck = [step.name for job_id, step in run.steps.items() if _is_stuck(turn, job_id)]
     return {
-        **commands.standing(run),
+        **commands.workflow_standing(run),
         "to": to,
         "not_undone": not_undone,
         "reset": sorted(plan.reset),
@@ -78,17 +76,10 @@ class SavedProgress(Struct, frozen=True):
     packed: Packed
 
 
-class ProgressSearch(Struct, frozen=True):
-    """The newest sound progress of a step, and the damaged checkpoints after it."""
-
-    progress: SavedProgress | None
-    damaged: Sequence[CheckpointDamaged]
-
-
 class Finish(Message):
-    """Reset the steps. `before`: the progress that counts again, of each step that saved some since the target.
+    """Reset the steps. `before`: for each step that saved since the target, the older progress that counts again.
 
-    `searched`: the steps whose progress was looked for.
+    `searched`: the steps whose progress was searched.
     """
 
     def __init__(
@@ -157,23 +148,15 @@ async def finish(reader: Reader, run: LiveWorkflow) -> Finish:
     assert asked is not None, "a rollback has a target"
     target = _target(asked)
     plan = plan_rollback(target, run.steps.values(), run.states, run.reasons)
-    before = {}
+    before: dict[str, SavedProgress | None] = {}
     for name in plan.reset:
         job_id, floor, old = run.jobs[name], run.floors.get(name, 0), target.floors.get(name, 0)
         if await reader.run(checkpoints.last_progress, job_id) > target.seq or floor != old:
-            search = await reader.run(_newest_sound, job_id, old, target.seq)
-            for damaged in search.damaged:
-                log(LogEvent.CHECKPOINT_DAMAGED, job=job_id, checkpoint=damaged.details["id"], error=damaged)
-            before[name] = search.progress
+            before[name], damaged = await reader.run(checkpoints.newest_sound, job_id, old, _saved, target.seq)
+            for error in damaged:
+                log(LogEvent.CHECKPOINT_DAMAGED, job=job_id, checkpoint=error.details["id"], error=error)
     return Finish(run.workflow.id, asked, plan.reset, before)
 
 
-def _newest_sound(connection: sqlite3.Connection, job_id: int, floor: int, seq: int) -> ProgressSearch:
-    """The newest sound progress of a job; older checkpoints are not read."""
-    damaged: list[CheckpointDamaged] = []
-    for checkpoint in checkpoints.progress_up_to(connection, job_id, floor, seq, TRIED):
-        try:
-            return ProgressSearch(SavedProgress(checkpoint.run_id, verified(checkpoint)), damaged)
-        except CheckpointDamaged as error:
-            damaged.append(error)
-    return ProgressSearch(None, damaged)
+def _saved(checkpoint: Checkpoint) -> SavedProgress:
+    return SavedProgress(checkpoint.run_id, verified(checkpoint))

@@ -8,26 +8,25 @@ completely or not at all; its steps get consecutive ids in an order in which the
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stoker.core.errors import IdempotencyConflict, QueueNotFound, StokerError
+from stoker.core.errors import IdempotencyConflict, QueueFull, QueueNotFound, StokerError
 from stoker.core.job.model import Actor, Need, Spec
 from stoker.core.schedule.model import Origin
 from stoker.core.sorted_json import encode_sorted
-from stoker.core.trace import new_trace_id
 from stoker.core.workflow import definition
 from stoker.core.workflow.mistakes import Mistake, refuse
 from stoker.core.workflow.state import Step, Workflow, WorkflowState
+from stoker.engine import conditions
 from stoker.engine.preflight import CommandRequest
-from stoker.engine.spec_defaults import problems, problems_of_resources
-from stoker.engine.submit import Intake, from_schedule
+from stoker.engine.spec_defaults import problems, unknown_limits
+from stoker.engine.submit import Intake, drawn_trace_id, from_schedule
 from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import Blueprint, LiveWorkflow, width_of
 from stoker.store.jobs import Keyed
@@ -69,6 +68,9 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
     def declare_reads(self, wanted: Wanted) -> None:
         if self._offer.key:
             wanted.keys.add((self._offer.owner_uid, self._offer.key))
+        for step in self._offer.plan.steps:
+            if step.sent.wait_for:
+                conditions.declare_reads(wanted, step.sent.wait_for, self._offer.owner_uid)
 
     def apply_to(self, turn: Turn) -> Generator[None]:
         """All or nothing: everything that can refuse a step is asked before the first is stored."""
@@ -111,7 +113,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
             layers = self._offer.plan.layers
             return WorkflowAnswer(id=workflow_id, state=state, steps={}, layers=layers, existing=True)
         run = turn.memory.workflows.runs[workflow_id]
-        turn.touched_workflows.add(workflow_id)  # so that one that has ended leaves the memory again
+        turn.touched_workflows.add(workflow_id)  # so that a workflow that has ended leaves the memory again
         jobs = {step.name: step.job_id for step in run.steps.values()}
         return WorkflowAnswer(
             id=workflow_id, state=run.workflow.state, steps={**jobs}, layers=self._offer.plan.layers, existing=True
@@ -131,12 +133,33 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
             specs.append(spec)
             yield
         refuse(list(dict.fromkeys(mistakes)))
-        ahead: Counter[str] = Counter()
-        for spec in specs:
-            self._intake.check_room(turn, turn.memory.queues[spec.queue], ahead)
-            ahead[spec.queue] += 1
-            yield
+        steps = Counter(spec.queue for spec in specs)
+        refuse([*self._never_fitting(turn, steps)])
+        yield from self._check_room(turn, steps)
         return specs
+
+    def _never_fitting(self, turn: Turn, steps: Counter[str]) -> Iterator[Mistake]:
+        """Queues that have no room for so many steps even while nothing else waits; 0 closes a queue for a while."""
+        for name, count in steps.items():
+            most = self._intake.most_places(turn.memory.queues[name])
+            if 0 < most.in_queue < count:
+                problem = f"{count} steps never fit into queue {name!r}, whose max_queued is {most.in_queue}"
+                yield Mistake("steps", problem, f"stoker queue set {name} --max-queued {count}")
+        if 0 < most.in_all < steps.total():
+            problem = f"{steps.total()} steps never fit: [jobs] max_queued is {most.in_all}, for all queues together"
+            yield Mistake("steps", problem, "a higher [jobs] max_queued, or several workflows")
+
+    def _check_room(self, turn: Turn, steps: Counter[str]) -> Generator[None]:
+        """Raises QueueFull, with the places that the steps need."""
+        ahead: Counter[str] = Counter()
+        for name in steps.elements():
+            try:
+                self._intake.check_room(turn, turn.memory.queues[name], ahead)
+            except QueueFull as full:
+                full.details |= {"places": steps[name], "places_in_all": steps.total()}
+                raise
+            ahead[name] += 1
+            yield
 
     def _spec(
         self, turn: Turn, step: definition.Planned, ids: Mapping[str, int], problem: StokerError | None
@@ -152,9 +175,10 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         needs = tuple(Need(ids[edge.step], edge.on) for edge in step.needs)
         spec, contradictions = self._intake.specs.read(step.sent, queue, needs)
         if judge:
-            errors += (*contradictions, *problems(spec, turn.now, turn.memory.resources))
+            errors += (*contradictions, *problems(spec, turn.now, turn.memory))
         else:
-            errors += problems_of_resources(spec, turn.memory.resources)
+            errors += unknown_limits(spec, turn.memory)
+        errors += conditions.problems(turn, spec.wait_for, self._offer.owner_uid)
         named = spec if spec.name is not None else replace(spec, name=f"{self._offer.name}/{step.name}")
         return from_schedule(named, self._offer.origin), errors
 
@@ -166,7 +190,9 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         for step, spec, meta in zip(self._offer.plan.steps, specs, run.steps.values(), strict=True):
             width = width_of(run.workflow.id, step.group) if step.group in self._offer.plan.widths else None
             limited = spec if width is None else replace(spec, resources=spec.resources | {width: 1})
-            job = self._intake.accept(turn, limited, owner.uid or 0, spec.needs, step=step.name, **about)
+            job = self._intake.accept(
+                turn, limited, owner.uid or 0, spec.needs, seen=self.seen, step=step.name, **about
+            )
             assert job.id == meta.job_id, "a workflow's steps have consecutive ids"
             yield
         turn.checkpoint(turn.memory.workflows.context(run, turn.now.wall))
@@ -195,7 +221,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
             id=memory.workflows.last_id,
             name=offer.name,
             owner_uid=offer.owner_uid,
-            trace_id=new_trace_id(os.urandom(16)),
+            trace_id=drawn_trace_id(),
             flow=msgspec.json.encode(plan).decode(),
             flow_hash=self._digest,
             created_at=turn.now.wall,

@@ -1,7 +1,7 @@
 """The message that removes some ended jobs and workflows, and the oldest changes.
 
-Owns the last check before jobs go: what another message of the turn has read, what runs, and what an open job names as
-a need is left for a later pass. So nothing that is decided in a turn concerns a job that the turn removes.
+Owns the last check before jobs are removed. A job stays until a later pass if another message of the turn has read it,
+if it runs again, or if an open job needs it. So no decision of a turn concerns a job that the turn removes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Purging(RequestMessage[PurgePortion]):
 
     def apply_to(self, turn: Turn) -> None:
         if self.future.cancelled():
-            return  # with the pass that asked, so that nothing collects needs any more
+            return  # the pass was cancelled too, and `named_needs` with it
         asked, loaded = self._candidates, turn.loaded
         jobs = [
             job_id

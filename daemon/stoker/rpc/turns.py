@@ -1,0 +1,49 @@
+"""The turns of all connections: one after the other, for a few milliseconds in each iteration of the event loop.
+
+Owns who is next. Invariant: an iteration of the loop stays short and nobody waits for more than one turn of each other
+connection, however many connections have something to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+TURN_S = 0.005  # of all connections together in one iteration
+
+
+class TurnTaker(Protocol):
+    def take_turn(self, until: float) -> None:
+        """Do something useful, and stop soon after `until` (of `time.perf_counter`)."""
+
+
+class Turns:
+    def __init__(self, watched: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
+        self._due: deque[TurnTaker] = deque()
+        self._scheduled = False
+        self._callback = watched(self._serve)
+
+    def ask(self, taker: TurnTaker) -> None:
+        """Let it take one turn, after all that have asked before."""
+        self._due.append(taker)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._due and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._callback)
+
+    def _serve(self) -> None:
+        self._scheduled = False
+        now = time.perf_counter()
+        end = now + TURN_S
+        try:
+            while self._due and now < end:
+                taker = self._due.popleft()
+                taker.take_turn(now + TURN_S / (1 + len(self._due)))
+                now = time.perf_counter()
+        finally:
+            self._schedule()

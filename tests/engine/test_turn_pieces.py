@@ -1,0 +1,103 @@
+"""What a turn does before and after its messages is done in pieces, too, as its workflows may have thousands of steps.
+
+Owns a loop whose stalls note each part that was measured: between two parts the event loop serves other callbacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from stoker.core.job.model import STOKER, State
+from stoker.core.workflow.state import Step, Workflow
+from stoker.engine.inbox import AnswerRequest, Inbox
+from stoker.engine.loop import TURN_LIMIT, Loop
+from stoker.engine.memory import LiveState
+from stoker.engine.messages import Flush, TurnChange
+from stoker.engine.workflow_memory import LiveWorkflow
+from stoker.telemetry.otel import Telemetry
+from stoker.telemetry.stalls import Stalls
+from stoker.workflows.commands import WorkflowCommand, pause
+from tests.support.still import Still
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stoker.engine.turn import Turn
+    from stoker.store.open import Opened
+
+WORKFLOWS = 10
+STEPS = 10_000  # that a workflow may have
+
+
+class Noting(Stalls):
+    def __init__(self) -> None:
+        super().__init__(Telemetry())
+        self.parts: list[str] = []
+
+    def measure_turn(self, began: float, part: str, held: Iterable[object], steps: int) -> None:
+        self.parts.append(part)
+        super().measure_turn(began, part, held, steps)
+
+
+def large(number: int) -> LiveWorkflow:
+    """A workflow in which each step has still to start."""
+    of = Workflow(id=number, name="w", owner_uid=0, trace_id="t", flow="", flow_hash=bytes(16), created_at=0)
+    steps = {number * STEPS + place: Step(name=f"s{place}", job_id=number * STEPS + place) for place in range(STEPS)}
+    names = [step.name for step in steps.values()]
+    return LiveWorkflow(of, steps, dict.fromkeys(names, State.QUEUED), dict.fromkeys(names), set())
+
+
+async def test_turn_when_large_workflows_are_judged_then_others_are_served_between_them(state: Opened) -> None:
+    memory, inbox, stalls, still = LiveState(state.snapshot.queues, {}, 0, 0), Inbox(), Noting(), Still()
+    loop = Loop(inbox, state.writer, memory, still, still, still, stalls, [])
+    for number in range(1, WORKFLOWS + 1):
+        memory.workflows.add(large(number))
+    inbox.post(TurnChange(lambda turn: turn.touched_workflows.update(memory.workflows.runs)))
+    loop.stop()
+
+    await loop.run()
+
+    assert stalls.parts.count("decide") > WORKFLOWS
+
+
+class Answering:
+    """What follows a commit, of which this loop has only the answers."""
+
+    def after_commit(self, turn: Turn) -> None:
+        for effect in turn.effects:
+            if isinstance(effect, AnswerRequest):
+                effect.request.answer(effect.result)
+
+
+async def test_answers_when_many_messages_wait_then_the_next_turn_is_enough(state: Opened) -> None:
+    memory, inbox, still = LiveState(state.snapshot.queues, {}, 0, 0), Inbox(), Still()
+    loop = Loop(inbox, state.writer, memory, still, still, still, Noting(), [Answering()])
+    for _ in range(8 * TURN_LIMIT):
+        inbox.post(Flush())
+    left: list[int] = []
+
+    async def look() -> None:
+        await loop.answers()
+        left.append(len(inbox))
+
+    async with asyncio.TaskGroup() as both:
+        both.create_task(look())
+        await asyncio.sleep(0)  # it has asked
+        loop.stop()
+        both.create_task(loop.run())
+
+    assert left[0] >= 6 * TURN_LIMIT
+
+
+async def test_take_when_messages_are_about_workflows_then_a_turn_has_few_of_them() -> None:
+    inbox = Inbox()
+    for number in range(TURN_LIMIT):
+        inbox.post(WorkflowCommand(number, lambda turn, run: pause(turn, run, STOKER)))
+    inbox.post(Flush())
+
+    first = inbox.take(TURN_LIMIT)
+
+    assert len(first) == 16
+    assert inbox.take(1)
+    assert len(inbox) == TURN_LIMIT - len(first)
