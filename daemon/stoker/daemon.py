@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvloop
 
-from stoker import __version__, sdnotify
+from stoker import __version__, encoding, sdnotify
 from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config, Reloaded, compare, find, load
 from stoker.core.errors import EX_IOERR, EX_SOFTWARE, EX_USAGE, StokerError, StorageFailed
@@ -32,7 +32,7 @@ from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.environment import WorkerContext, allowed
 from stoker.executors.handlers import load_handlers
 from stoker.host.threads import start_threads
-from stoker.paths import first_within_reach, socket_paths, state_dir
+from stoker.paths import first_within_reach, socket_paths, state_dir, with_state_dir
 from stoker.process import open_files
 from stoker.process.identity import boot_id, pid_namespace
 from stoker.process.work_files import WorkFiles
@@ -53,10 +53,11 @@ from stoker.upkeep.watchdog import Watchdog
 if TYPE_CHECKING:
     from stoker.core.daemon_views import ProcessStatus
 
-# The objects of a job have no cycles: collecting ten times less often saves a tenth of the CPU of a job.
-GC_THRESHOLDS = (10_000, 50, 100)
+# Jobs and steps have no cycles (`gc=False`) and what is there from the start is frozen, so the oldest generation stays
+# small, and few collections are enough: they cost a tenth of the CPU of a job. Without any, cycles would stay for ever.
+GC_THRESHOLDS = (10_000, 5, 4)
 
-DEFAULT_THREADS = 4  # for what may wait for a disk
+DEFAULT_THREADS = 4  # for calls that may wait for a disk
 
 
 class Daemon:
@@ -87,6 +88,10 @@ class Daemon:
             asyncio.get_running_loop().set_default_executor(start_threads(DEFAULT_THREADS, "files"))
             await self._start()
             return await self._until_done()
+        except StokerError as error:
+            if error.hint is not None:
+                error.hint = with_state_dir(error.hint, str(self._directory.root), self._environ, os.geteuid())
+            raise
         finally:
             await self._stop()
 
@@ -156,8 +161,9 @@ class Daemon:
     def _listen(self, engine: Engine, health: Health, given: Sequence[sdnotify.Listener]) -> None:
         """Serve clients, on the socket of the service manager or on one of our own."""
         listener = socket.socket(fileno=given[0].fd) if given else self._address.bind()
+        source = (self._config_file, self._environ)  # a long file is read in a thread
         service = Service(
-            engine, self._facts, health, self._reload, lambda: compare(engine.config, self._config_file, self._environ)
+            engine, self._facts, health, self._reload, lambda: asyncio.to_thread(compare, engine.config, *source)
         )
         rpc = self._config.rpc
         self._server = Server(
@@ -195,15 +201,12 @@ class Daemon:
             log(LogEvent.CONFIG_REFUSED, error=error)
 
     async def _reload(self) -> Reloaded:
-        """Read the settings again. Raises ConfigInvalid; then all old settings stay in force.
-
-        One after the other: a client may ask a thousand times at once, and each reads the file on the loop.
-        """
+        """Read the settings again, one reload at a time. Raises ConfigInvalid, and the old ones stay in force."""
         assert self._engine is not None
+        source = (self._config_file, self._environ)
         async with self._reloading:
-            reloaded = await self._engine.apply(load(self._config_file, self._environ, again=True))
-        file = find(self._config_file, self._environ)
-        log(LogEvent.CONFIG_RELOADED, config=file, changed=reloaded.changed, needs_restart=reloaded.restart)
+            reloaded = await self._engine.apply(await asyncio.to_thread(load, *source, again=True))
+        log(LogEvent.CONFIG_RELOADED, config=find(*source), changed=reloaded.changed, needs_restart=reloaded.restart)
         return reloaded
 
     def _report_ready(self, engine: Engine, health: Health) -> None:
@@ -329,6 +332,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The command `stokerd`."""
+    encoding.use_utf8()
     status = live(argv)
     if sys.stdout is not None:
         with contextlib.suppress(OSError):  # the text that a handler printed, if its reader is gone
@@ -342,7 +346,7 @@ def live(argv: Sequence[str] | None) -> int:
     umask = os.umask(0o077)  # every file made from here on is private from the start
     open_files.open_standard_streams()
     faulthandler.enable(2)  # the event loop aborts where epoll_ctl(2) fails: stderr must say so
-    # A terminal that is closed must not end the daemon, also before it can reload.
+    # The SIGHUP of a closed terminal must not end the daemon, also before it can reload.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     flags = _arguments(argv)
     environ = dict(os.environ)

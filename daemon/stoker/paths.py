@@ -1,8 +1,8 @@
 """The paths of the state directory, the socket and the settings files.
 
-Owns the order of flags, environment and defaults. It never touches the file system: every answer follows from the
-arguments, and the caller looks which of several paths exists. Standard library only, without pathlib, which takes
-longer to load than the rest of the client.
+Owns the order of flags, environment and defaults, and the option that a command in a hint needs to work on the same
+state. It never touches the file system: every answer follows from the arguments, and the caller looks which of several
+paths exists. Standard library only, without pathlib, which takes longer to load than the rest of the client.
 
 Invariants: every path is absolute; a socket path has a length that the kernel accepts (unix(7), `sun_path`).
 """
@@ -24,6 +24,10 @@ USER_SESSIONS = "/run/user"
 ROOT_SESSION = f"{USER_SESSIONS}/0"
 SOCKET_NAME = "stoker.sock"
 SOCKET_PATH_BYTES = 107
+# The commands that work on a state directory.
+WITH_STATE_DIR = r"\bstoker (?:restore|doctor|recover|audit verify|backup(?: ls)?)\b"
+# The commands that may ask a daemon: all but these.
+WITH_SOCKET = r"\bstoker (?!restore\b|config check\b|completion\b)(?=[a-z])"
 
 
 def state_dir(flag: str | None, environ: Mapping[str, str], uid: int) -> str:
@@ -39,6 +43,29 @@ def state_dir(flag: str | None, environ: Mapping[str, str], uid: int) -> str:
         return SYSTEM_STATE
     path = os.path.join(_xdg("XDG_STATE_HOME", ".local/state", environ), "stoker")
     return _check_text(path, "state directory", "--state-dir or STOKER_STATE_DIR")
+
+
+def with_state_dir(hint: str, root: str, environ: Mapping[str, str], uid: int) -> str:
+    """The hint, with `--state-dir` in each command that would otherwise work on the usual directory of the user.
+
+    Variables that name a directory do not count: they may be missing in the shell in which the hint is typed.
+    """
+    import re  # noqa: PLC0415 - only after an error
+    import shlex  # noqa: PLC0415 - as above
+
+    usual = {name: value for name, value in environ.items() if name not in ("STOKER_STATE_DIR", "STATE_DIRECTORY")}
+    if root == state_dir(None, usual, uid):
+        return hint
+    option = f" --state-dir {shlex.quote(root)}"
+    return re.sub(WITH_STATE_DIR, lambda command: command[0] + option, hint)
+
+
+def with_socket(hint: str, socket: str) -> str:
+    """The hint, with `--socket` in each command that would otherwise reach the usual daemon of the user."""
+    import re  # noqa: PLC0415 - only after an error
+    import shlex  # noqa: PLC0415 - as above
+
+    return re.sub(WITH_SOCKET, lambda _: f"stoker --socket {shlex.quote(socket)} ", hint)
 
 
 def socket_paths(flag: str | None, environ: Mapping[str, str], uid: int) -> tuple[str, ...]:

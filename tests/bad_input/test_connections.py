@@ -38,7 +38,7 @@ def first_line(connected: socket.socket) -> dict[str, dict[str, dict[str, str]]]
         return dict(json.loads(stream.readline()))
 
 
-def test_connections_when_a_user_opens_a_thousand_then_those_over_the_cap_are_told(
+def test_connections_when_a_user_opens_a_thousand_then_those_over_the_cap_get_errors(
     shared: DaemonProcess, bystander: stoker.Client
 ) -> None:
     with contextlib.ExitStack() as stack:

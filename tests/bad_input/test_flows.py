@@ -104,7 +104,7 @@ def test_flow_when_it_could_never_run_then_the_place_is_named(bystander: stoker.
     ],
     ids=["shape", "graph", "both", "host", "promises", "everything", "parts", "items", "too much together"],
 )  # fmt: skip
-def test_flow_when_it_has_many_mistakes_then_all_of_them_are_told_at_once(
+def test_flow_when_it_has_many_mistakes_then_all_of_them_are_reported_at_once(
     bystander: stoker.Client, steps: dict[str, Any], paths: list[str]
 ) -> None:
     with pytest.raises(InvalidParams) as refused:
@@ -129,7 +129,7 @@ def test_flow_when_it_has_many_mistakes_then_all_of_them_are_told_at_once(
     ],
     ids=["parts", "whole", "what steps say themselves", "a step that is none"],
 )  # fmt: skip
-def test_flow_when_its_head_is_wrong_then_its_steps_are_judged_all_the_same(
+def test_flow_when_its_head_is_wrong_then_its_steps_are_judged_anyway(
     bystander: stoker.Client, head: dict[str, Any], paths: list[str]
 ) -> None:
     steps = {"c": {**OK, "args": ["{{a}}", "{{x}}"], "queue": "nowhere"}, "b": {"command": "no-such-command"}}
@@ -138,6 +138,17 @@ def test_flow_when_its_head_is_wrong_then_its_steps_are_judged_all_the_same(
         send(bystander, {"name": "flow", "steps": steps, **head})
 
     assert sorted(error["path"] for error in refused.value.details["errors"]) == sorted(paths)
+
+
+@untouched
+def test_flow_when_a_command_is_a_list_then_one_mistake_says_where_arguments_go(bystander: stoker.Client) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        send(bystander, flow({"a": {"command": ["sh", "-c", "echo hi"]}}))
+
+    (error,) = refused.value.details["errors"]
+    assert error["path"] == "steps.a.command"
+    assert error["message"] == 'expected a string, got ["sh", "-c", "echo hi"]'
+    assert "its arguments stand in args" in error["hint"]
 
 
 @untouched

@@ -44,6 +44,7 @@ WRONG = {
     "command is a directory": ({"command": "/etc"}, "invalid_params", "command"),
     "command is not executable": ({"command": __file__}, "invalid_params", "command"),
     "command not along the job's own PATH": ({**OK, "env": {"PATH": "/nowhere"}}, "invalid_params", "command"),
+    "empty condition": ({**OK, "wait_for": ""}, "invalid_params", "wait_for"),
     "unknown queue": ({**OK, "queue": "nowhere"}, "queue_not_found", "queue"),
     "queue is no name": ({**OK, "queue": "a b"}, "invalid_params", "queue"),
     "negative timeout": ({**OK, "timeout_ms": -1}, "invalid_params", "timeout_ms"),

@@ -1,4 +1,4 @@
-"""A purge that names no past, no queue or no final state: a clear error, and nothing is removed."""
+"""A purge whose time, queue or state is wrong: a clear error, and nothing is removed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def test_command_when_it_is_typed_wrongly_then_it_says_so_and_removes_nothing(
     assert bystander.list(limit=1)["jobs"]
 
 
-def test_command_when_it_is_confirmed_then_it_says_what_went(shared: DaemonProcess, bystander: stoker.Client) -> None:
+def test_command_when_it_is_confirmed_then_it_prints_the_removed_numbers(
+    shared: DaemonProcess, bystander: stoker.Client
+) -> None:
     end_of(bystander, submit(bystander, shell("echo hello")))
     shown = shared.cli("purge", "--before", "1ms", "--dry-run", "--json")
 

@@ -79,7 +79,7 @@ def test_options_when_one_is_unknown_then_the_status_is_that_of_wrong_usage(
     assert not stopped_daemon.state_dir.exists()
 
 
-def test_settings_when_the_file_is_no_toml_then_the_line_is_told(stopped_daemon: DaemonProcess) -> None:
+def test_settings_when_the_file_is_no_toml_then_the_line_is_reported(stopped_daemon: DaemonProcess) -> None:
     stopped_daemon.config.write_text("[daemon]\nmax_running = \n")
 
     status, stderr = refused(stopped_daemon)
@@ -88,7 +88,7 @@ def test_settings_when_the_file_is_no_toml_then_the_line_is_told(stopped_daemon:
     assert "line 2" in stderr
 
 
-def test_settings_when_the_file_that_was_named_is_missing_then_it_is_told(stopped_daemon: DaemonProcess) -> None:
+def test_settings_when_the_file_that_was_named_is_missing_then_it_is_reported(stopped_daemon: DaemonProcess) -> None:
     stopped_daemon.config.unlink()
 
     status, stderr = refused(stopped_daemon)
@@ -97,11 +97,11 @@ def test_settings_when_the_file_that_was_named_is_missing_then_it_is_told(stoppe
     assert str(stopped_daemon.config) in stderr
 
 
-def test_settings_when_wrong_then_config_check_says_the_same_without_a_daemon(stopped_daemon: DaemonProcess) -> None:
+def test_settings_when_wrong_then_the_hint_names_the_check_that_says_the_same(stopped_daemon: DaemonProcess) -> None:
     stopped_daemon.config.write_text(MISTAKES)
     _, stderr = refused(stopped_daemon)
 
-    checked = stopped_daemon.cli("config", "check", "--config", str(stopped_daemon.config))
+    checked = stopped_daemon.cli(*stderr.splitlines()[-1].removeprefix("hint: stoker ").split())
 
     assert checked.returncode == 78
     problems = [line.removeprefix("stokerd: ") for line in stderr.splitlines() if not line.startswith("hint: ")]
@@ -109,7 +109,9 @@ def test_settings_when_wrong_then_config_check_says_the_same_without_a_daemon(st
     assert all(line in checked.stdout + checked.stderr for line in problems)
 
 
-def test_socket_when_its_path_is_too_long_then_the_length_and_the_limit_are_told(stopped_daemon: DaemonProcess) -> None:
+def test_socket_when_its_path_is_too_long_then_the_length_and_the_limit_are_reported(
+    stopped_daemon: DaemonProcess,
+) -> None:
     path = f"/tmp/{'x' * 120}/stoker.sock"
 
     status, stderr = refused(stopped_daemon, "--socket", path)
@@ -169,7 +171,7 @@ def test_state_directory_when_it_is_open_to_others_then_it_is_refused_untouched(
 
 
 @ROOT
-def test_state_directory_when_it_belongs_to_somebody_else_then_it_is_refused(stopped_daemon: DaemonProcess) -> None:
+def test_state_directory_when_it_belongs_to_another_user_then_it_is_refused(stopped_daemon: DaemonProcess) -> None:
     stopped_daemon.state_dir.mkdir(mode=0o700)
     os.chown(stopped_daemon.state_dir, pwd.getpwnam("nobody").pw_uid, -1)
 
@@ -180,7 +182,7 @@ def test_state_directory_when_it_belongs_to_somebody_else_then_it_is_refused(sto
     assert list(stopped_daemon.state_dir.iterdir()) == []
 
 
-def test_state_directory_when_it_cannot_be_made_then_it_is_told(stopped_daemon: DaemonProcess) -> None:
+def test_state_directory_when_it_cannot_be_made_then_it_is_reported(stopped_daemon: DaemonProcess) -> None:
     place = "/proc/stoker/state"  # where not even root can make a directory
 
     status, stderr = refused(stopped_daemon, "--state-dir", place)
@@ -209,7 +211,7 @@ def test_state_directory_when_it_cannot_be_written_then_it_is_refused(stopped_da
     assert list(stopped_daemon.state_dir.iterdir()) == []
 
 
-def test_state_directory_when_it_cannot_even_be_looked_at_then_it_is_told(stopped_daemon: DaemonProcess) -> None:
+def test_state_directory_when_it_cannot_even_be_looked_at_then_it_is_reported(stopped_daemon: DaemonProcess) -> None:
     shut = stopped_daemon.home / "shut"
     shut.mkdir(mode=0o000)
 
@@ -251,6 +253,18 @@ def test_database_when_it_is_a_foreign_file_then_it_is_refused_and_kept(stopped_
     assert status == 78
     assert str(database) in stderr
     assert database.read_bytes().startswith(b"precious")
+
+
+def test_hint_when_a_path_has_a_space_then_a_shell_carries_it_out(stopped_daemon: DaemonProcess) -> None:
+    stopped_daemon.state_dir = stopped_daemon.home / "the state"
+    stopped_daemon.state_dir.mkdir(mode=0o700)
+    (stopped_daemon.state_dir / "stoker.db").write_bytes(b"precious bytes of another program" * 100)
+
+    _, stderr = refused(stopped_daemon)
+    command = stderr.splitlines()[-1].removeprefix("hint: move it away: ")
+    subprocess.run(["sh", "-c", command], check=True)
+
+    assert (stopped_daemon.state_dir / "stoker.db.foreign").read_bytes().startswith(b"precious")
 
 
 def test_start_when_everything_was_put_right_then_the_same_daemon_starts(stopped_daemon: DaemonProcess) -> None:

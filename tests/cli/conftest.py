@@ -17,11 +17,12 @@ import pytest
 
 from stoker.cli import main
 from stoker.cli.kit import render
+from stoker.core.answers import JobStanding
 from stoker.core.errors import JobNotFound
 from stoker.core.job.model import State
-from stoker.core.requests import JobFilter, JobStanding, Verb, VerbParams
+from stoker.core.requests import JobFilter, Verb, VerbParams
 from stoker.engine.subscriptions import ChangeFeed
-from stoker.service.status import LogFeed
+from stoker.service.logs import LogFeed
 from tests.support.rpc import MemoryService, ServerThread
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ FINAL = {"succeeded", "failed", "cancelled", "expired", "superseded", "skipped",
 
 
 @pytest.fixture(autouse=True)
-def messages_as_text() -> None:
-    """A command that another test ran in this process may have asked for JSON."""
+def plain_messages() -> None:
+    """A command that another test ran in this process may have asked for JSON, or named a socket."""
     render.messages_as_json(on=False)
+    render.hints_name(None)
 
 
 def view(job: int, state: str = "queued", **fields: Any) -> dict[str, Any]:
@@ -46,8 +48,9 @@ def view(job: int, state: str = "queued", **fields: Any) -> dict[str, Any]:
         "execution_mode": "subprocess", "command": "/bin/echo", "args": ["hi"], "env_vars": {}, "working_dir": "/",
         "pid": None, "attempts": 0, "failures": 0, "orphanings": 0, "max_attempts": 1, "deadline": None,
         "ttl_ms": None, "timeout_ms": None, "grace_ms": 10_000, "on_orphan": "fail", "survive": False, "run_at": None,
-        "needs": [], "resources": {}, "limits": {}, "nice": 0, "umask": None, "labels": {},
-        "supersede_key": None, "supersede_running": "finish", "debounce_ms": 0, "superseded_by": None,
+        "needs": [], "resources": {}, "limits": {}, "nice": 0, "umask": None, "labels": {}, "rate_key": None,
+        "supersede_key": None, "supersede_running": "finish", "debounce_ms": 0, "debounce_max_ms": None,
+        "superseded_by": None,
         "owner_uid": 0, "trace_id": "0" * 32,
         "created_at": AT_MS, "started_at": None, "finished_at": None, "exit_code": None, "signal": None,
         "log": None, "stopping": False,
@@ -58,7 +61,7 @@ def view(job: int, state: str = "queued", **fields: Any) -> dict[str, Any]:
 
 
 class DeskService(MemoryService):
-    """`views` are the jobs; a cancelled one ends, and with it what follows its log."""
+    """`views` are the jobs; the cancel of one ends it, and the stream of its log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +94,7 @@ class DeskService(MemoryService):
         while not all(one["state"] in FINAL for one in views):
             await self.changed.wait()
             views = [self.views[job] for job in job_ids]
-        keys = ("id", "state", "reason", "exit_code", "signal")
+        keys = ("id", "state", "reason", "exit_code", "signal", "superseded_by")
         return [JobStanding(**{key: one[key] for key in keys}) for one in views]
 
     def command(self, verb: Verb, sent: VerbParams, peer_uid: int) -> asyncio.Future[JobStanding]:
@@ -124,9 +127,11 @@ class DeskService(MemoryService):
             self.feeds_open -= 1
 
     async def status(self) -> Any:
-        return {"version": "0.1.0", "last_seq": self.seq}
+        return {"version": "0.1.0", "last_seq": self.seq, "history": "0123456789abcdef"}
 
-    async def watch(self, after_seq: int | None, job_id: int | None, workflow_id: int | None) -> ChangeFeed:
+    async def watch(
+        self, after_seq: int | None, history: str | None, job_id: int | None, workflow_id: int | None
+    ) -> ChangeFeed:
         after = self.seq if after_seq is None else after_seq
         return ChangeFeed(after, self._watch(after))
 
@@ -160,7 +165,9 @@ class Desk:
     def stoker(self, *arguments: str) -> Ended:
         """In this process."""
         self._capture.readouterr()
-        status = main.guarded(["--socket", self.socket, *arguments])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("STOKER_SOCKET", self.socket)
+            status = main.guarded(arguments)
         out, err = self._capture.readouterr()
         return Ended(status, out, err)
 

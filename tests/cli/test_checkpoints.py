@@ -100,7 +100,7 @@ def test_save_when_no_job_asks_then_it_is_a_usage_error(shared: DaemonProcess) -
 
 
 def test_save_when_it_is_larger_than_the_limit_then_nothing_is_sent(shared: DaemonProcess) -> None:
-    # The socket does not exist: whoever tried to send would say so.
+    # The socket does not exist: an attempt to send would print an error.
     job = ran(shared, "head -c 10000001 /dev/zero | STOKER_SOCKET=/nowhere stoker checkpoint save 2>&1; echo $?")
 
     assert shared.cli("logs", job).stdout.splitlines() == [
@@ -260,7 +260,7 @@ def test_output_when_processes_and_threads_hand_on_at_once_then_no_key_is_lost(
     path = tmp_path / "output"
     monkeypatch.setenv("STOKER_OUTPUT", str(path))
 
-    # Each key comes twenty times, so that what is there has to be made shorter while others add to it.
+    # Each key comes twenty times, so the file has to be shortened while other threads add to it.
     together = [subprocess.Popen([sys.executable, "-c", MANY, str(number)]) for number in range(3)]
     codes = [each.wait() for each in together]
 

@@ -22,30 +22,35 @@ from tests.support.daemon import BIN, DaemonProcess
 from tests.support.facts import DEADLINE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 
+SETTINGS = "[queues.bulk]\npaused = true\n"
+
+
 @pytest.fixture(scope="module")
-def busy() -> Iterator[DaemonProcess]:
+def busy(shared: DaemonProcess) -> DaemonProcess:
     """A queue `bulk` with jobs 1 (cancelled) and 2 (queued), a resource, a workflow of two steps."""
-    with DaemonProcess("[queues.bulk]\npaused = true\n") as daemon:
-        daemon.cli("resource", "set", "gpu=2")
-        for _ in range(2):
-            daemon.cli("submit", "--queue", "bulk", "true")
-        daemon.cli("cancel", "1")
-        steps = {name: {"command": "true", "queue": "bulk"} for name in ("compile", "link")}
-        daemon.cli("workflow", "submit", "-", input=json.dumps({"name": "x", "steps": steps}))
-        yield daemon
+    shared.cli("resource", "set", "gpu=2")
+    for _ in range(2):
+        shared.cli("submit", "--queue", "bulk", "true")
+    shared.cli("cancel", "1")
+    steps = {name: {"command": "true", "queue": "bulk"} for name in ("compile", "link")}
+    shared.cli("workflow", "submit", "-", input=json.dumps({"name": "x", "steps": steps}))
+    shared.cli("rate", "set", "api:443", "1/s")
+    shared.cli("rate", "set", "*", "1/s")
+    shared.cli("event", "emit", "deploy")
+    shared.cli("event", "emit", "done:x")
+    return shared
 
 
 def of_bash(daemon: DaemonProcess, line: str) -> set[str]:
-    return completed(line, {**daemon.environ, "STOKER_SOCKET": str(daemon.socket)})
+    return completed(line, daemon.client_environ)
 
 
 def of_fish(daemon: DaemonProcess, line: str) -> set[str]:
-    environ = {**daemon.environ, "STOKER_SOCKET": str(daemon.socket)}
     script = f"{completion.fish()}\ncomplete -C {completion._quoted(line)}"
+    environ = daemon.client_environ
     done = subprocess.run(["fish", "-c", script], check=True, capture_output=True, text=True, cwd="/", env=environ)
     assert done.stderr == "", "an error of the script"
     return {row.split("\t")[0] for row in done.stdout.splitlines()}
@@ -62,6 +67,12 @@ ASKED = [
     ("stoker submit --queue b", {"bulk"}),
     ("stoker queue pause ", {"bulk", "default"}),
     ("stoker submit --resource ", {"gpu"}),
+    ("stoker submit --rate-key ", {"api:443"}),
+    ("stoker rate rm ", {"api:443"}),
+    ("stoker event emit d", {"deploy", "done:x"}),
+    ("stoker submit --wait-for e", {"event:deploy", "event:done:x"}),
+    ("stoker submit --wait-any j", {"job:2", "job:3", "job:4"}),
+    ("stoker submit --wait-any w", {"workflow:1"}),
     ("stoker ls --state ca", {"cancelled"}),
     ("stoker workflow ls --state pa", {"paused"}),
     ("stoker ls --state failed,ca", {"failed,cancelled"}),
@@ -82,6 +93,21 @@ def test_bash_when_names_and_ids_are_completed_then_the_daemon_is_asked(
     assert {word for word in of_bash(busy, line) if not word.startswith("-")} == offered
 
 
+BROKEN = [
+    ("stoker submit --wait-for event:de", {"deploy"}),
+    ("stoker submit --wait-for event:", {"deploy", "done:x"}),
+    ("stoker submit --wait-for event:done:", {"x"}),
+    ("stoker submit --rate-key api:443 --queue b", {"bulk"}),
+]
+
+
+@pytest.mark.parametrize(("line", "offered"), BROKEN)
+def test_bash_when_it_breaks_a_word_at_a_colon_then_the_rest_of_it_is_offered(
+    busy: DaemonProcess, line: str, offered: set[str]
+) -> None:
+    assert of_bash(busy, line) == offered
+
+
 @pytest.mark.parametrize(("line", "offered"), ASKED)
 def test_fish_when_names_and_ids_are_completed_then_the_daemon_is_asked(
     busy: DaemonProcess, line: str, offered: set[str]
@@ -97,7 +123,7 @@ def test_zsh_when_a_name_has_begun_then_the_tab_key_ends_it(busy: DaemonProcess,
     if zsh is None:
         pytest.skip("no zsh here")
     (tmp_path / "completion").write_text(completion.zsh())
-    environ = {**busy.environ, "STOKER_SOCKET": str(busy.socket), "HOME": str(tmp_path), "TERM": "dumb"}
+    environ = {**busy.client_environ, "HOME": str(tmp_path), "TERM": "dumb"}
     master, slave = pty.openpty()
     with subprocess.Popen([zsh, "-f", "-i"], stdin=slave, stdout=slave, stderr=slave, env=environ) as shell:
         os.close(slave)
@@ -115,7 +141,7 @@ def test_zsh_when_a_name_has_begun_then_the_tab_key_ends_it(busy: DaemonProcess,
 
 
 def read_until(terminal: int, text: str) -> str:
-    """What a terminal says, up to `text`."""
+    """The output of a terminal up to `text`."""
     seen, until = "", time.monotonic() + DEADLINE_S
     while text not in seen and time.monotonic() < until:
         ready, _, _ = select.select([terminal], [], [], 1)
@@ -166,8 +192,8 @@ def test_stokerd_when_it_is_completed_then_its_options_are_those_of_its_help() -
 
 
 def completed(line: str, environ: dict[str, str] | None = None) -> set[str]:
-    """What bash offers behind `line`."""
-    words = line.split(" ")
+    """The words that bash offers behind `line`."""
+    words = [part for word in line.split(" ") for part in re.split("([:@])", word) if part or ":" not in word]
     script = f"""{completion.bash()}
 COMP_WORDS=({" ".join(f"'{word}'" for word in words)}); COMP_CWORD={len(words) - 1}
 _{words[0]}; printf '%s\\n' "${{COMPREPLY[@]}}" """

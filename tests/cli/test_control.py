@@ -82,7 +82,7 @@ def test_cancel_when_a_filter_has_yes_then_exactly_the_matching_jobs_are_cancell
     assert "wrong input" in daemon_with_two_queues.cli("history", "2").stdout
 
 
-def test_verbs_when_a_filter_follows_another_then_each_acts_on_what_it_can_change(
+def test_verbs_when_a_filter_follows_another_then_each_acts_on_its_own_states(
     daemon_with_two_queues: DaemonProcess,
 ) -> None:
     cli = daemon_with_two_queues.cli

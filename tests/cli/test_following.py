@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from _thread import _count as count_threads
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -181,6 +182,17 @@ def test_show_when_a_job_printed_nothing_then_it_names_no_log(desk: Desk) -> Non
 
     assert shown[:2] == ["log none: it printed nothing", "log /logs/0/2/1.log"]
     assert not shown[2].startswith("log")
+
+
+@pytest.mark.parametrize("command", [["run", "true"], ["logs", "-f", "1"]], ids=lambda command: command[0])
+def test_following_when_it_is_over_then_no_thread_waits_for_its_reader(desk: Desk, command: list[str]) -> None:
+    """Such a thread ends the process once the reader of that stdout is gone, whatever the process does by then."""
+    desk.has(1, "succeeded", attempts=1, exit_code=0)
+    threads = count_threads()
+
+    assert desk.stoker(*command).status == 0
+
+    until(lambda: count_threads() == threads)
 
 
 @pytest.mark.parametrize("word", ["plain", "a b", "it's", """it's "so" `$HOME`""", "it's \\ !", "", "''"])

@@ -35,10 +35,10 @@ def drawn(name: str, of: list[Node], title: str = "t") -> str:
     return DRAWINGS[name](title, graph.layered(of))
 
 
-def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    capsys.readouterr()
+def shown(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    capfd.readouterr()
     status = main.guarded(["workflow", "graph", *arguments])
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     return status, out, err
 
 
@@ -112,12 +112,12 @@ def test_text_when_a_step_needs_many_then_the_first_are_named() -> None:
 
 @pytest.mark.parametrize("form", ["text", *DRAWINGS])
 def test_graph_when_a_flow_has_a_thousand_steps_then_every_format_holds(
-    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    form: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     needs = {f"s{number}": [f"s{number // 3}"] if number else [] for number in range(1_000)}
     source = flow_file(tmp_path, {name: {"command": "true", "needs": own} for name, own in needs.items()})
 
-    status, out, err = shown(capsys, source, "--format", form, "--all")
+    status, out, err = shown(capfd, source, "--format", form, "--all")
 
     assert status == 0
     assert len(set(re.findall(r"\bs\d+\b", out))) >= 1_000
@@ -190,21 +190,21 @@ def test_mermaid_when_names_are_hostile_then_they_stay_text() -> None:
     ],
 )  # fmt: skip
 def test_graph_when_a_file_makes_none_then_it_says_why(
-    steps: dict[str, Any], mistakes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    steps: dict[str, Any], mistakes: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    status, out, err = shown(capsys, flow_file(tmp_path, steps))
+    status, out, err = shown(capfd, flow_file(tmp_path, steps))
 
     assert (status, out) == (65, "")
     assert [one for one in mistakes if one not in err] == []
 
 
 def test_graph_when_it_goes_to_a_file_then_that_is_whole_and_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = flow_file(tmp_path, FANNED)
 
-    status, out, _ = shown(capsys, source, "--format", "svg", "-o", str(tmp_path / "x.svg"))
-    shown(capsys, source, "--json", "-o", str(tmp_path / "x.json"))
+    status, out, _ = shown(capfd, source, "--format", "svg", "-o", str(tmp_path / "x.svg"))
+    shown(capfd, source, "--json", "-o", str(tmp_path / "x.json"))
 
     assert (status, out) == (0, "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["flow.json", "x.json", "x.svg"]
@@ -214,12 +214,12 @@ def test_graph_when_it_goes_to_a_file_then_that_is_whole_and_alone(
 
 
 def test_graph_when_a_file_has_each_and_all_is_given_then_every_step_is_shown(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = flow_file(tmp_path, FANNED)
 
-    _, folded, _ = shown(capsys, source)
-    _, every, _ = shown(capsys, source, "--all")
+    _, folded, _ = shown(capfd, source)
+    _, every, _ = shown(capfd, source, "--all")
 
     assert folded.splitlines() == ["x: 3 steps, 2 layers", "1  • a x2", "2  • b (may fail)    ← a(any)"]
     assert every.splitlines()[1:] == [
@@ -230,10 +230,10 @@ def test_graph_when_a_file_has_each_and_all_is_given_then_every_step_is_shown(
 
 
 def test_graph_when_json_is_given_then_it_has_the_needs_of_each_step(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    _, out, _ = shown(capsys, flow_file(tmp_path, FANNED), "--json")
-    status, _, err = shown(capsys, flow_file(tmp_path, FANNED), "--json", "--format", "dot")
+    _, out, _ = shown(capfd, flow_file(tmp_path, FANNED), "--json")
+    status, _, err = shown(capfd, flow_file(tmp_path, FANNED), "--json", "--format", "dot")
 
     document = json.loads(out)
     assert document["layers"] == [["a"], ["b"]]
@@ -241,3 +241,19 @@ def test_graph_when_json_is_given_then_it_has_the_needs_of_each_step(
         ("a", 2, True, []), ("b", 1, False, [{"step": "a", "on": "any"}])
     ]  # fmt: skip
     assert (status, "exclude each other" in err) == (64, True)
+
+
+def test_graph_when_steps_wait_for_conditions_then_these_are_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    each = {"command": "true", "each": ["x", "y"], "wait_for": {"any": ["event:go", "job:7"]}}
+    source = flow_file(tmp_path, {"a": {"command": "true", "wait_for": "event:go"}, "b": each})
+
+    _, out, _ = shown(capfd, source)
+    _, as_json, _ = shown(capfd, source, "--json")
+
+    assert [line.rstrip() for line in out.splitlines()[1:]] == [
+        "1  • a     waits for event:go",
+        "   • b x2  waits for event:go job:7",
+    ]
+    assert [step["conditions_open"] for step in json.loads(as_json)["steps"]] == [["event:go"], ["event:go", "job:7"]]

@@ -71,7 +71,7 @@ def test_drawing_when_steps_need_one_another_then_each_edge_is_a_line(edges: dic
     assert drawing(edges) == lines
 
 
-def test_drawing_when_graphs_are_random_then_what_is_read_back_is_what_was_drawn() -> None:
+def test_drawing_when_graphs_are_random_then_the_same_edges_are_read_back() -> None:
     dice = random.Random(14)
     drawn = 0
     for _ in range(500):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
 
 
-def test_ls_when_there_are_all_sorts_then_what_runs_comes_first_and_what_ended_last(desk: Desk) -> None:
+def test_ls_when_jobs_are_in_all_states_then_running_come_first_and_ended_last(desk: Desk) -> None:
     for job, state in enumerate(("succeeded", "queued", "held", "running", "failed"), 1):
         desk.has(job, state)
 
@@ -136,7 +136,7 @@ def test_queue_when_it_does_not_exist_then_its_name_needs_no_field(daemon: Daemo
     assert paused.stderr.startswith("stoker: there is no queue 'nowhere' (there are: default)\n")
 
 
-def test_queue_when_it_does_not_exist_then_the_hint_is_what_helps(daemon: DaemonProcess) -> None:
+def test_queue_when_it_does_not_exist_then_the_hint_names_the_command(daemon: DaemonProcess) -> None:
     hints = {
         "ls --queue nowhere": "stoker queue ls",
         "cancel --queue nowhere --yes": "stoker queue ls",

@@ -34,6 +34,7 @@ def standing(
         (standing("failed", "spawn_error"), 1, "job 42 failed: the command could not be executed"),
         (standing("failed", "exit"), 1, "job 42 failed: its handler failed"),
         (standing("skipped", "user", 1), 0, "job 42 skipped: by a person"),
+        (standing("superseded", "superseded") | {"superseded_by": 57}, 1, "job 42 superseded: job 57 took its place"),
         (standing("skipped", "dependency"), 1, "job 42 skipped: a job it needs can no longer end as needed"),
     ],
 )

@@ -75,7 +75,7 @@ def test_table_when_stdout_is_a_terminal_then_states_are_coloured_unless_no_colo
     ("milliseconds", "text"),
     [(250, "0.25s"), (None, "-")],
 )
-def test_span_when_there_is_none_then_a_dash_stands_for_it(milliseconds: int | None, text: str) -> None:
+def test_span_when_there_is_no_time_then_a_dash_stands_for_it(milliseconds: int | None, text: str) -> None:
     assert render.span(milliseconds) == text
 
 
@@ -106,17 +106,17 @@ def test_log_text_when_stdout_is_a_terminal_then_escapes_are_harmless_across_pie
 
 
 def test_log_text_when_escapes_were_spelled_out_then_a_remark_names_raw(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     stdout = terminal(monkeypatch)
-    stderr = Terminal(io.BytesIO(), encoding="utf-8", newline="\n")
-    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
 
     with render.LogText(raw=False) as text:
         text.write(b"\x1b[31mred\x1b]0;title\x07\n")
 
     assert stdout.text() == "\x1b[31mred^[]0;title^G\n\x1b[0m"
-    assert stderr.text() == "stoker: control characters in this log are shown as text; --raw passes them on\n"
+    expected = "stoker: control characters in this log are shown as text; --raw passes them on\n"
+    assert capfd.readouterr().err == expected
 
 
 def test_log_text_when_raw_is_given_then_a_terminal_gets_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,34 +196,34 @@ def test_wrapped_when_a_text_is_too_long_then_it_breaks_between_words() -> None:
     assert render.wrapped("", 3) == [""]
 
 
-def test_error_when_there_are_several_mistakes_then_each_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_when_there_are_several_mistakes_then_each_has_its_line(capfd: pytest.CaptureFixture[str]) -> None:
     render.error(ConfigInvalid("2 mistakes", errors=["a\x1b", "b"], hint="stoker config check"))
 
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     assert captured.err == "stoker: 2 mistakes\n  a^[\n  b\nhint: stoker config check\n"
     assert captured.out == ""
 
 
-def test_error_when_the_only_mistake_is_the_message_then_it_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_when_the_only_mistake_is_the_message_then_it_is_printed_once(capfd: pytest.CaptureFixture[str]) -> None:
     render.error(ConfigInvalid("stoker.toml: a is wrong", errors=["a is wrong"]))
     render.error(ConfigInvalid("stoker.toml has 1 mistake", errors=["a is wrong"]))
 
     assert (
-        capsys.readouterr().err == "stoker: stoker.toml: a is wrong\nstoker: stoker.toml has 1 mistake\n  a is wrong\n"
+        capfd.readouterr().err == "stoker: stoker.toml: a is wrong\nstoker: stoker.toml has 1 mistake\n  a is wrong\n"
     )
 
 
-def test_progress_when_stderr_is_no_terminal_then_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_when_stderr_is_no_terminal_then_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     render.progress("10 stored")
     render.aside("job 1")
 
-    assert capsys.readouterr().err == ""
+    assert capfd.readouterr().err == ""
 
 
-def test_json_document_when_it_holds_escapes_then_it_is_ascii_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_document_when_it_holds_escapes_then_it_is_ascii_on_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     render.json_document({"name": "\x9b\u202eü"})
 
-    assert capsys.readouterr().out == '{"name":"\\u009b\\u202e\\u00fc"}\n'
+    assert capfd.readouterr().out == '{"name":"\\u009b\\u202e\\u00fc"}\n'
 
 
 def test_when_when_a_zone_is_set_then_the_time_is_local(monkeypatch: pytest.MonkeyPatch) -> None:

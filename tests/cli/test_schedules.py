@@ -76,9 +76,12 @@ def test_schedule_when_it_submits_a_flow_then_a_mistake_names_its_place(shared: 
     ("words", "status", "expected"),
     [
         (["add", "x", "@daily"], 64, "a command or --flow"),
-        (["add", "x", "0 0 31 2 *", "--", "true"], 65, "bad day-of-month"),
+        (["add", "x", "0 0 31 2 *", "--", "true"], 65, "never comes"),
         (["add", "x", "@daily", "--zone", "Nowhere", "--", "true"], 65, "no time zone 'Nowhere'"),
         (["add", "x", "@daily", "--overlap", "never", "--", "true"], 64, "--overlap"),
+        (["add", "a b", "@daily", "--", "true"], 65, 'NAME: not allowed: "a b"'),
+        (["add", "x", "@daily", "--timeout", "0s", "--", "true"], 65, "stoker: --timeout 0s: 0ms is less than 1ms"),
+        (["add", "x", "@daily", "--queue", "nope", "--", "true"], 65, "stoker: --queue nope: there is no queue"),
         (["show", "x"], 65, "there is no schedule 'x'"),
         (["run", "x"], 65, "there is no schedule 'x'"),
         (["import", "/nowhere"], 64, "cannot read /nowhere"),
@@ -120,6 +123,19 @@ def test_import_when_a_line_is_wrong_then_nothing_is_imported(shared: DaemonProc
     assert "line 2: " in done.stderr
     assert "line 3: " in done.stderr
     assert "crontab-1" not in stoker(shared, "ls").stdout
+
+
+def test_import_when_a_crontab_is_endless_or_all_wrong_then_the_error_is_short(
+    shared: DaemonProcess, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("nonsense\n" * 1_000)
+
+    endless, mistaken = stoker(shared, "import", "/dev/zero"), stoker(shared, "import", str(wrong))
+
+    assert (endless.returncode, mistaken.returncode) == (65, 65)
+    assert "/dev/zero: longer than 1000000 characters" in endless.stderr
+    assert "line 10: not a line of a crontab: 'nonsense'; 990 more lines; nothing was imported" in mistaken.stderr
 
 
 def test_settings_when_they_declare_schedules_then_only_the_file_changes_them(daemon: DaemonProcess) -> None:

@@ -16,24 +16,17 @@ from tests.support.facts import DEADLINE_S, line_with, until
 from tests.support.work import Gate, attempts_of, end_of, running, submit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 PLACES = 8
 SETTINGS = f"[daemon]\nmax_running = 8\n[rpc]\nmax_connections_per_uid = {PLACES}\n"
 
 
-@pytest.fixture
-def crowded() -> Iterator[DaemonProcess]:
-    """A daemon that takes few connections."""
-    with DaemonProcess(SETTINGS) as started:
-        yield started
-
-
 def begin(daemon: DaemonProcess, *arguments: str) -> subprocess.Popen[str]:
-    environ = {**daemon.environ, "STOKER_SOCKET": str(daemon.socket)}
     command = [str(daemon.programs / "stoker"), *arguments]
-    return subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, env=daemon.client_environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -58,67 +51,67 @@ def connections(daemon: DaemonProcess) -> int:
 
 
 def test_run_when_clients_exceed_the_connections_then_each_runs_exactly_once(
-    crowded: DaemonProcess,
+    daemon: DaemonProcess,
 ) -> None:
-    runs = [begin(crowded, "run", "--", "sh", "-c", "sleep 0.1; exit 3") for _ in range(4 * PLACES)]
-    beside = [crowded.cli("status").returncode for _ in range(3)]
+    runs = [begin(daemon, "run", "--", "sh", "-c", "sleep 0.1; exit 3") for _ in range(4 * PLACES)]
+    beside = [daemon.cli("status").returncode for _ in range(3)]
     ends = [end(run) for run in runs]
 
     assert [status for status, _, _ in ends] == [3] * len(runs)
     assert beside == [0] * 3
-    with crowded.client() as client:
+    with daemon.client() as client:
         assert len(client.list(limit=1000)["jobs"]) == len(runs)
 
 
 def test_control_when_waits_hold_all_connections_then_it_and_checkpoints_get_through(
-    crowded: DaemonProcess, tmp_path: Path
+    daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     gate = Gate(tmp_path / "gate")
-    with crowded.client() as client:
+    with daemon.client() as client:
         job = submit(
             client,
             gate.spec("echo state | stoker checkpoint save"),
             working_dir=str(tmp_path),
-            env={"PATH": crowded.environ["PATH"]},
+            env={"PATH": daemon.environ["PATH"]},
         )
         running(client, job)
-    waits = waits_in_every_place(crowded, job)
+    waits = waits_in_every_place(daemon, job)
 
     for command in (["status"], ["queue", "pause", "default"], ["queue", "resume", "default"], ["hold", "99"]):
-        assert "connections are open" not in crowded.cli(*command).stderr
+        assert "connections are open" not in daemon.cli(*command).stderr
     gate.open()
 
     assert {end(wait)[0] for wait in waits} == {0}
-    assert crowded.cli("checkpoint", "ls", "--job", str(job)).stdout.count("saved") == 1
+    assert daemon.cli("checkpoint", "ls", "--job", str(job)).stdout.count("saved") == 1
 
 
 def test_submit_when_the_daemon_dies_before_the_answer_then_one_job_is_stored(
-    crowded: DaemonProcess,
+    daemon: DaemonProcess,
 ) -> None:
-    crowded.signal(signal.SIGSTOP)
-    submitting = begin(crowded, "submit", "--", "true")
-    until(lambda: pending(crowded), why="the request sent")
-    crowded.kill9()
+    daemon.signal(signal.SIGSTOP)
+    submitting = begin(daemon, "submit", "--", "true")
+    until(lambda: pending(daemon), why="the request sent")
+    daemon.kill9()
     line = line_with(submitting, submitting.stderr, "trying again")
-    crowded.start()
+    daemon.start()
     status, out, _ = end(submitting)
 
     assert "daemon" in line
-    with crowded.client() as client:
+    with daemon.client() as client:
         jobs = [job["id"] for job in client.list()["jobs"]]
     assert (status, [int(out)]) == (0, jobs)
 
 
 def test_submit_when_patience_is_over_then_it_says_that_the_job_is_not_stored(
-    crowded: DaemonProcess, tmp_path: Path
+    daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     gate = Gate(tmp_path / "gate")
-    with crowded.client() as client:
+    with daemon.client() as client:
         job = submit(client, gate.spec())
-    waits = waits_in_every_place(crowded, job)
+    waits = waits_in_every_place(daemon, job)
 
     # A connection takes its place when it begins to wait, which may be a moment after it is open.
-    while (refused := crowded.cli("submit", "--patience", "200ms", "--", "true")).returncode == 0:
+    while (refused := daemon.cli("submit", "--patience", "200ms", "--", "true")).returncode == 0:
         pass
     gate.open()
 
@@ -128,35 +121,35 @@ def test_submit_when_patience_is_over_then_it_says_that_the_job_is_not_stored(
 
 
 def test_batch_when_the_daemon_dies_before_the_answer_then_each_line_is_stored_once(
-    crowded: DaemonProcess, tmp_path: Path
+    daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     lines = tmp_path / "jobs.ndjson"
     lines.write_text('{"command":"true"}\n' * 2_500)
-    crowded.signal(signal.SIGSTOP)
-    submitting = begin(crowded, "submit", "--batch", str(lines))
-    until(lambda: pending(crowded), why="the request sent")
-    crowded.kill9()
+    daemon.signal(signal.SIGSTOP)
+    submitting = begin(daemon, "submit", "--batch", str(lines))
+    until(lambda: pending(daemon), why="the request sent")
+    daemon.kill9()
     line = line_with(submitting, submitting.stderr, "trying again")
-    crowded.start()
+    daemon.start()
     status, out, _ = end(submitting)
 
     assert "daemon" in line
     assert (status, len(out.split())) == (0, 2_500)
-    with crowded.client() as client:
+    with daemon.client() as client:
         assert client.list(limit=1)["jobs"][0]["id"] == 2_500
 
 
 def test_batch_when_patience_is_over_then_it_names_the_lines_that_are_not_stored(
-    crowded: DaemonProcess, tmp_path: Path
+    daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     gate = Gate(tmp_path / "gate")
     lines = tmp_path / "jobs.ndjson"
     lines.write_text('{"command":"true"}\n' * 3)
-    with crowded.client() as client:
+    with daemon.client() as client:
         job = submit(client, gate.spec())
-    waits = waits_in_every_place(crowded, job)
+    waits = waits_in_every_place(daemon, job)
 
-    while (refused := crowded.cli("submit", "--patience", "200ms", "--batch", str(lines))).returncode == 0:
+    while (refused := daemon.cli("submit", "--patience", "200ms", "--batch", str(lines))).returncode == 0:
         pass
     gate.open()
 
@@ -165,22 +158,22 @@ def test_batch_when_patience_is_over_then_it_names_the_lines_that_are_not_stored
     assert {end(wait)[0] for wait in waits} == {0}
 
 
-def test_submit_when_there_is_no_daemon_then_it_says_so_at_once(crowded: DaemonProcess) -> None:
-    crowded.stop()
+def test_submit_when_there_is_no_daemon_then_it_says_so_at_once(daemon: DaemonProcess) -> None:
+    daemon.stop()
 
-    refused = crowded.cli("submit", "--", "true")
+    refused = daemon.cli("submit", "--", "true")
 
     assert refused.returncode == 69
     assert "trying again" not in refused.stderr
 
 
-def test_call_when_the_daemon_is_silent_then_the_status_is_try_again(crowded: DaemonProcess) -> None:
-    crowded.signal(signal.SIGSTOP)
+def test_call_when_the_daemon_is_silent_then_the_status_is_try_again(daemon: DaemonProcess) -> None:
+    daemon.signal(signal.SIGSTOP)
     try:
-        with pytest.raises(NoAnswer) as silent, crowded.client(timeout_s=0.2) as client:
+        with pytest.raises(NoAnswer) as silent, daemon.client(timeout_s=0.2) as client:
             client.status()
     finally:
-        crowded.signal(signal.SIGCONT)
+        daemon.signal(signal.SIGCONT)
 
     assert silent.value.exit_status == 75
 
@@ -197,12 +190,12 @@ def pending(daemon: DaemonProcess) -> bool:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 def test_run_when_it_gets_sigterm_then_it_names_its_job_which_goes_on(
-    crowded: DaemonProcess, tmp_path: Path, signum: signal.Signals
+    daemon: DaemonProcess, tmp_path: Path, signum: signal.Signals
 ) -> None:
     gate = Gate(tmp_path / "gate")
     spec = gate.spec("exit 0")
-    run = begin(crowded, "run", "--", spec["command"], *spec["args"])
-    with crowded.client() as client:
+    run = begin(daemon, "run", "--", spec["command"], *spec["args"])
+    with daemon.client() as client:
         until(lambda: client.list()["jobs"], why="the job")
         running(client, 1)
         run.send_signal(signum)
@@ -214,33 +207,32 @@ def test_run_when_it_gets_sigterm_then_it_names_its_job_which_goes_on(
 
 
 def test_run_when_interrupted_before_the_answer_then_the_job_is_cancelled_after_it(
-    crowded: DaemonProcess,
+    daemon: DaemonProcess,
 ) -> None:
-    crowded.signal(signal.SIGSTOP)
-    run = begin(crowded, "run", "--", "sleep", "600")
-    until(lambda: pending(crowded), why="the request sent")
+    daemon.signal(signal.SIGSTOP)
+    run = begin(daemon, "run", "--", "sleep", "600")
+    until(lambda: pending(daemon), why="the request sent")
     run.send_signal(signal.SIGINT)
     line_with(run, run.stderr, "waiting for the daemon's answer")
-    crowded.signal(signal.SIGCONT)
+    daemon.signal(signal.SIGCONT)
     line = line_with(run, run.stderr, "cancelling job 1")
     status, _, _ = end(run)
 
     assert "Ctrl-C again" in line
     assert status == 130
-    with crowded.client() as client:
+    with daemon.client() as client:
         assert client.get(1)["state"] == "cancelled"
 
 
-def test_run_when_nobody_reads_its_stderr_then_ctrl_c_cancels_and_leaves(crowded: DaemonProcess) -> None:
+def test_run_when_its_stderr_has_no_reader_then_ctrl_c_cancels_and_leaves(daemon: DaemonProcess) -> None:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4_096)
     os.write(writer, bytes(4_096))
-    command = [str(crowded.programs / "stoker"), "run", "--grace", "10m", "--", "sh", "-c", "trap '' TERM; sleep 600"]
-    environ = {**crowded.environ, "STOKER_SOCKET": str(crowded.socket)}
+    command = [str(daemon.programs / "stoker"), "run", "--grace", "10m", "--", "sh", "-c", "trap '' TERM; sleep 600"]
 
     with (
-        subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=writer) as run,
-        crowded.client() as client,
+        subprocess.Popen(command, env=daemon.client_environ, stdout=subprocess.DEVNULL, stderr=writer) as run,
+        daemon.client() as client,
     ):
         until(lambda: client.list()["jobs"], why="the job")
         running(client, 1)
@@ -255,10 +247,10 @@ def test_run_when_nobody_reads_its_stderr_then_ctrl_c_cancels_and_leaves(crowded
 
 
 def test_run_when_the_reader_of_its_output_leaves_then_the_job_is_named_and_goes_on(
-    crowded: DaemonProcess, tmp_path: Path
+    daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     gate = Gate(tmp_path / "gate")
-    run = begin(crowded, "run", "--", "sh", "-c", f"echo first; {gate.spec('exit 0')['args'][-1]}")
+    run = begin(daemon, "run", "--", "sh", "-c", f"echo first; {gate.spec('exit 0')['args'][-1]}")
     assert line_with(run, run.stdout, "first") == "first\n"
     assert run.stdout is not None
     run.stdout.close()
@@ -268,18 +260,18 @@ def test_run_when_the_reader_of_its_output_leaves_then_the_job_is_named_and_goes
     assert line.startswith("stoker: job 1 goes on without this command")
     assert run.returncode == 141
     gate.open()
-    with crowded.client() as client:
+    with daemon.client() as client:
         assert end_of(client, 1) == ("succeeded", "exit")
     assert run.stderr is not None
     run.stderr.close()
 
 
-def test_submit_when_its_queue_is_full_then_it_says_when_to_try_again(crowded: DaemonProcess) -> None:
-    crowded.cli("queue", "set", "small", "--max-queued", "1")
-    crowded.cli("queue", "pause", "small")
-    crowded.cli("submit", "--queue", "small", "--", "true")
+def test_submit_when_its_queue_is_full_then_it_says_when_to_try_again(daemon: DaemonProcess) -> None:
+    daemon.cli("queue", "set", "small", "--max-queued", "1")
+    daemon.cli("queue", "pause", "small")
+    daemon.cli("submit", "--queue", "small", "--", "true")
 
-    refused = crowded.cli("submit", "--queue", "small", "--", "true")
+    refused = daemon.cli("submit", "--queue", "small", "--", "true")
 
     assert refused.returncode == 75
     assert "; try again in 1" in refused.stderr

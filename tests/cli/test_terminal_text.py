@@ -113,7 +113,7 @@ def test_text_when_it_is_coloured_then_colours_pass_and_are_reset_at_the_end() -
     assert not text.spelled_out
 
 
-def test_text_when_a_line_is_endless_then_what_is_remembered_of_it_is_bounded() -> None:
+def test_text_when_a_line_is_endless_then_memory_of_it_is_bounded() -> None:
     text = TerminalText(lambda: COLUMNS, visible, live=True, coloured=True)
 
     out = [text.feed("\r" + "x" * 100_000), *(text.feed("y" * 100_000) for _ in range(5))]

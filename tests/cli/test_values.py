@@ -38,7 +38,7 @@ def test_duration_when_it_has_a_unit_then_it_is_milliseconds(text: str, millisec
 
 
 @pytest.mark.parametrize("text", ["", "s", "-5s", "1e3s", "nan", "inf", "٣s", "1..5s", "5 s", "9" * 19 + "s"])
-def test_duration_when_it_is_none_then_the_error_shows_examples(text: str) -> None:
+def test_duration_when_the_text_is_no_duration_then_the_error_shows_examples(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         values.duration(text)
 
@@ -89,7 +89,7 @@ def test_size_when_it_has_a_unit_then_it_is_bytes(text: str, count: int) -> None
 @pytest.mark.parametrize(
     ("text", "hint"), [("64", "write 64M"), ("64MB", "powers of 1024"), ("64X", "powers of 1024"), ("M", "64M or 2G")]
 )
-def test_size_when_it_is_none_then_the_hint_names_the_fix(text: str, hint: str) -> None:
+def test_size_when_the_text_is_no_size_then_the_hint_names_the_fix(text: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
         values.size(text)
 
@@ -161,7 +161,7 @@ def test_moment_when_it_is_beside_a_change_of_the_clocks_then_it_is_taken(text: 
 
 
 @pytest.mark.parametrize("text", ["tomorrow", "10:00", "1796112000", "+2", ""])
-def test_moment_when_it_is_none_then_it_is_refused(text: str) -> None:
+def test_moment_when_the_text_is_no_time_then_it_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         values.moment(text)
 
@@ -201,7 +201,7 @@ def test_signal_number_when_it_is_a_name_or_a_number_then_both_work() -> None:
 
 
 @pytest.mark.parametrize("text", ["0x1", "", "-", "1.0", "²", "9" * 19, "--1"])
-def test_integer_when_it_is_none_then_it_is_refused(text: str) -> None:
+def test_integer_when_the_text_is_no_number_then_it_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         values.integer(text)
 

@@ -108,7 +108,7 @@ def test_run_when_its_job_cannot_start_then_stderr_says_why_until_it_can(shared:
         out, err = running.communicate(timeout=DEADLINE_S)
 
     waits = f"stoker: job {newest(shared)} waits: queue 'default' is paused\n"
-    assert lines == [waits, "hint: stoker queue resume default\n"]
+    assert lines == [waits, f"hint: stoker --socket {shared.socket} queue resume default\n"]
     assert (running.returncode, out, err) == (0, "hi\n", "")
 
 
@@ -168,7 +168,7 @@ def test_commands_when_a_job_runs_and_ends_then_each_shows_its_part(shared: Daem
     assert {done.stderr for done in (why, listed, logs, shown, history, status)} == {""}
 
 
-def test_settings_when_they_are_changed_then_what_is_so_now_is_printed(shared: DaemonProcess) -> None:
+def test_settings_when_they_are_changed_then_the_new_values_are_printed(shared: DaemonProcess) -> None:
     commands = [
         ("queue", "set", "bulk", "--class", "high", "--max-running", "1", "--default", "timeout=20m"),
         ("queue", "pause", "bulk"),
@@ -282,7 +282,7 @@ def test_show_when_logs_is_given_then_the_end_of_the_newest_log_is_shown(shared:
     ("arguments", "message"),
     [
         (["echo", "x" * 70_000], "stoker: args[0]: 70000 characters; the limit is 65536\n"),
-        (["x" * 5_000], "stoker: 5000 characters; the limit is 4096\n"),
+        (["x" * 5_000], "stoker: COMMAND: 5000 characters; the limit is 4096\n"),
         (["--name", "x" * 300, "true"], f"stoker: --name {'x' * 80}…: 300 characters; the limit is 200\n"),
         (["--queue", "x" * 300, "true"], f"stoker: --queue {'x' * 80}…: not allowed: "),
     ],
@@ -347,4 +347,48 @@ def test_submit_when_it_supersedes_a_job_then_stderr_and_show_name_both(shared: 
     shown = shared.cli("show", older).stdout
     assert f"superseded by  job {newer}" in shown
     assert "supersede key  site, debounced by 1h" in shown
-    assert shared.cli("wait", older).returncode == 1
+
+
+def test_run_and_wait_when_the_job_was_superseded_then_they_name_the_newer_one(shared: DaemonProcess) -> None:
+    shared.cli("queue", "set", "newer", "--max-running", "0")
+    words = ["--queue", "newer", "--supersede-key", "page", "--", "true"]
+    command = [str(shared.programs / "stoker"), "--socket", str(shared.socket), "run", *words]
+    with subprocess.Popen(command, env=shared.environ, stderr=subprocess.PIPE, text=True) as running:
+        line_with(running, running.stderr, "queue 'newer'")
+        older = shared.cli("ls", "--queue", "newer", "--ids").stdout.strip()
+        newer = shared.cli("submit", *words).stdout.strip()
+        _, err = running.communicate(timeout=DEADLINE_S)
+
+    done, as_json = shared.cli("wait", older), shared.cli("wait", older, "--json")
+
+    sentence = f"stoker: job {older} superseded: job {newer} took its place\n"
+    assert (running.returncode, err.endswith(sentence)) == (1, True)
+    assert (done.returncode, done.stderr) == (1, sentence)
+    assert [one["superseded_by"] for one in json.loads(as_json.stdout)] == [int(newer)]
+
+
+def test_queue_set_when_the_floor_is_above_the_limit_then_the_typed_option_is_named(shared: DaemonProcess) -> None:
+    shared.cli("queue", "set", "elastic", "--max-running", "4", "--min-running", "3")
+
+    done = shared.cli("queue", "set", "elastic", "--max-running", "2")
+
+    assert done.returncode == 65
+    assert "--max-running 2: 2 is below --min-running, which is 3" in done.stderr
+    assert "hint: set both in one command, or --min-running to none" in done.stderr
+
+
+def test_hint_when_a_socket_was_typed_then_each_next_command_names_it(shared: DaemonProcess) -> None:
+    shared.cli("queue", "set", "elsewhere", "--max-queued", "1")
+    shared.cli("queue", "pause", "elsewhere")
+    job = shared.cli("submit", "--queue", "elsewhere", "--", "true").stdout.strip()
+    typed = ["--socket", str(shared.socket)]
+    resume = f"stoker --socket {shared.socket} queue resume elsewhere"
+
+    full = shared.cli(*typed, "submit", "--queue", "elsewhere", "--", "true").stderr
+    as_json = shared.cli("submit", *typed, "--json", "--queue", "elsewhere", "--", "true").stderr
+    why = shared.cli("why", *typed, job).stdout
+
+    assert full.endswith(f"\nhint: {resume}\n")
+    assert json.loads(as_json)["error"]["data"]["hint"] == resume
+    assert why.endswith(f"next: {resume}\n")
+    assert "next: stoker queue resume elsewhere\n" in shared.cli("why", job).stdout

@@ -13,6 +13,8 @@ from stoker.store.database import open_unchanged
 from stoker.store.directory import Aside, StateDirectory
 from stoker.store.migrate import schema_of
 from tests.support.daemon import DaemonProcess
+from tests.support.examined import is_journaled
+from tests.support.facts import until
 from tests.support.flows import flow_end, sent_flow, step
 from tests.support.work import Gate, end_of, shell, submit, submit_running
 
@@ -30,12 +32,14 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             end_of(client, submit(client, shell("exit 3"), max_attempts=2, base_delay_ms=1))  # job 2
             flow_end(client, sent_flow(client, {"a": step("exit 0"), "b": step("exit 0", "a")}))  # jobs 3 and 4
             client.call("resource.set", {"name": "gpu", "capacity": 1})
+            client.call("rate.set", {"key": "api", "rate": "1000/s"})
             client.call("queue.set", {"name": "bulk", "class": "low", "max_running": 2, "defaults": {"nice": 3}})
             for name in ("kept", "gone"):
                 client.call("schedule.add", {"name": name, "timing": "@yearly", "job": shell("exit 0")})
             client.call("schedule.remove", {"name": "gone"})
             needed = submit_running(client, gate.spec(), resources={"gpu": 1})  # job 5
             submit(client, shell("exit 0"), needs=[{"job": needed}])  # job 6
+            until(lambda: is_journaled(daemon.state_dir), why="the journal has every row")
         daemon.kill9()
         yield daemon.state_dir
         gate.open()

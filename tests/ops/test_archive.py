@@ -1,4 +1,4 @@
-"""The file of an archive: in its place whole, whatever lay where it is made."""
+"""The file of an archive: complete under its name, whatever stood at the path before."""
 
 from __future__ import annotations
 

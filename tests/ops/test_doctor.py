@@ -5,14 +5,19 @@ The damages are made with sqlite3 and by hand while no daemon runs; a healthy st
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.ops.doctor import host
+from stoker.ops.doctor import host, run
 from stoker.ops.doctor.run import CHECKS
 from tests.support.daemon import DaemonProcess
 from tests.support.examined import by_command, content, edit, examined, findings, lose_index_entry, severities
@@ -23,11 +28,16 @@ from tests.support.work import Gate, end_of, shell, submit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stoker.ops.doctor.examination import Check, Examination
 
 UNITS = Path(__file__).parents[2] / "systemd"
 NO_TRIGGERS = """
 DROP TRIGGER changes_are_immutable; DROP TRIGGER changes_keep_their_tail; DROP TRIGGER changes_are_gapless;
 DROP TRIGGER checkpoints_are_immutable; DROP TRIGGER checkpoints_keep_their_tail;
+"""
+UNRECORDED = """
+DROP TRIGGER outbox_attempts_update; DROP TRIGGER outbox_attempts_moved; DROP TRIGGER outbox_attempts_delete;
+DROP TRIGGER outbox_resources_insert; {};
 """
 SECOND_OPEN = """
 DROP INDEX attempts_open; INSERT INTO attempts (run_id, job_id, ordinal, launcher, created_at)
@@ -53,7 +63,7 @@ def test_doctor_when_a_daemon_runs_then_it_finds_nothing_and_holds_nothing_up(
         assert (findings(report), report["daemon_runs"]) == ({}, True)
         assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
     not_made = {check["name"]: check["why_not"] for check in report["checks"] if check["result"] == "not made"}
-    assert not_made == dict.fromkeys(("archives", "outcomes", "unfinished files"), "a daemon runs")
+    assert not_made == dict.fromkeys(("archives", "journaled", "outcomes", "unfinished files"), "a daemon runs")
 
 
 def test_doctor_when_the_daemon_was_killed_then_it_finds_and_changes_nothing(state: Path) -> None:
@@ -64,6 +74,61 @@ def test_doctor_when_the_daemon_was_killed_then_it_finds_and_changes_nothing(sta
     assert findings(report) == {}
     assert {check["result"] for check in report["checks"]} == {"ok", "found"}
     assert content(state) == before
+
+
+EDITED_CHANGE = f"{NO_TRIGGERS} UPDATE changes SET cause = 'edited' WHERE seq = 3"
+
+
+def killed(*_: object) -> list[run.CheckResult]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return []
+
+
+@pytest.mark.parametrize("beside", [run._check_beside, killed], ids=["ends", "is killed"])
+def test_doctor_when_the_state_is_large_then_two_processes_make_each_check_once(
+    state: Path, monkeypatch: pytest.MonkeyPatch, beside: Callable[..., list[run.CheckResult]]
+) -> None:
+    edit(state, EDITED_CHANGE)
+    alone, here = examined(state), list[str]()
+    monkeypatch.setattr(run, "LARGE_BYTES", 0)
+    monkeypatch.setattr(run, "_check_beside", beside)
+    make = run._check_one
+
+    def noted(check: Check, examination: Examination) -> run.CheckResult:
+        here.append(check.name)
+        return make(check, examination)
+
+    monkeypatch.setattr(run, "_check_one", noted)
+
+    report = examined(state)
+
+    assert findings(report)["change chain"]
+    assert report == alone
+    assert set(here).isdisjoint(run.BESIDE) == (beside is not killed)
+
+
+NO_SEMAPHORES = """
+mount -t tmpfs -o ro none /dev/shm || exit 99
+exec "$@"
+"""
+LARGE = """
+import json, sys
+from pathlib import Path
+from stoker.ops.doctor import run
+from tests.support.examined import examined
+run.LARGE_BYTES = 0
+print(json.dumps(examined(Path(sys.argv[1]))))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_doctor_when_no_second_process_can_start_then_it_makes_all_checks(state: Path) -> None:
+    command = ["unshare", "-m", "sh", "-c", NO_SEMAPHORES, "sh", sys.executable, "-c", LARGE, str(state)]
+
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == examined(state)
 
 
 def test_doctor_when_changes_were_purged_then_the_rest_is_compared(daemon: DaemonProcess, running_job: int) -> None:
@@ -85,6 +150,7 @@ DAMAGED_ROWS = {
         ("UPDATE jobs SET reason = NULL, state = 'queued', finished_at = NULL WHERE id = 1", "job 1 is queued"),
         ("UPDATE jobs SET command = '/bin/rm' WHERE id = 6", "job 6: its spec does not match its checksum"),
         ("UPDATE jobs SET args = '[' WHERE id = 6", "job 6: its row cannot be read"),
+        ("UPDATE jobs SET policy = replace(policy, 'grace', 'grave') WHERE id = 6", "contains unknown field"),
         (f"{NO_TRIGGERS} DELETE FROM changes WHERE job_id = 1", "job 1 has no change at all"),
         (f"{NO_TRIGGERS} UPDATE changes SET payload = '{{' WHERE job_id = 1", "job 1: its changes cannot be read"),
     ],
@@ -107,6 +173,10 @@ DAMAGED_ROWS = {
             "PRAGMA foreign_keys = OFF; UPDATE needs SET needed = 99",
             "job 6 waits for job 99, which does not exist",
         ),
+        (
+            "INSERT INTO conditions VALUES (6, 1, 'event:go', NULL)",
+            "job 6 waits for the conditions 0 (as bits), its rows are 2",
+        ),
     ],
     "attempts": [
         (
@@ -120,8 +190,21 @@ DAMAGED_ROWS = {
         ("UPDATE jobs SET attempts = 0 WHERE id = 5", "job 5 counts 0 attempts, the newest one is 1"),
     ],
     "ids": [
-        ("UPDATE sqlite_sequence SET seq = 2 WHERE name = 'jobs'", "jobs: the last id given out is stored as 2, but 6")
+        ("UPDATE sqlite_sequence SET seq = 2 WHERE name = 'jobs'", "jobs: the last id given out is stored as 2, but 6"),
+        (
+            "UPDATE sqlite_sequence SET name = 'jofs' WHERE name = 'jobs'",
+            "jobs: the last id given out is stored as 0, but 6",
+        ),
     ],
+    "journaled": [
+        (UNRECORDED.format("UPDATE attempts SET launcher = 'x'"), "launcher is x, the journal has "),
+        (UNRECORDED.format("DELETE FROM attempts"), " is not there, the journal has it"),
+        (
+            UNRECORDED.format("INSERT INTO resources VALUES ('tape', 1)"),
+            "resources tape is there, the journal does not have it",
+        ),
+    ],
+    "outbox": [("UPDATE outbox SET place = 'idempotuncy' WHERE id = 1", "entries of the outbox name the table idemp")],
     "workflows": [
         ("DELETE FROM workflows", "job 3 is step a of workflow 1, which does not exist"),
         ("UPDATE workflows SET state = 'cancelled'", "workflow 1 is cancelled, its last change ("),
@@ -148,7 +231,7 @@ DAMAGED_ROWS = {
     ],
     "supersede keys": [
         (
-            "UPDATE jobs SET supersede_key = 's', state = 'waiting', finished_at = NULL WHERE id IN (5, 6)",
+            "UPDATE jobs SET supersede_key = 's', state = 'waiting', pid = NULL, finished_at = NULL WHERE id IN (5, 6)",
             "jobs 5, 6 of user ",
         )
     ],
@@ -158,6 +241,8 @@ DAMAGED_ROWS = {
         ("DELETE FROM resources", "there is no resource gpu, which changes know of"),
         ("UPDATE queues SET max_running = 3 WHERE name = 'bulk'", "queue bulk is not what its last change ("),
         ("UPDATE queues SET defaults = '{\"nice\":5}' WHERE name = 'bulk'", "queue bulk is not what its last change ("),
+        ("UPDATE queues SET rate = '{}' WHERE name = 'bulk'", "queue bulk is not what its last change ("),
+        ("DELETE FROM rates", "the rate of key api is not what its last change ("),
         ("UPDATE resources SET capacity = 9", "the capacity of resource gpu is 9, its last change ("),
     ],
     "objects": [
@@ -375,6 +460,58 @@ def test_settings_when_a_key_is_wrong_then_each_mistake_is_an_error(state: Path,
     assert severities(report, "settings") == {"error"}
 
 
+HOOKS = """
+[hooks.fine]
+on = ["workflow.failed"]
+workflow = "flow"
+command = "sh"
+env = {{ PATH = "/bin" }}
+[hooks.declared]
+on = ["queue.paused"]
+queue = "bulks"
+command = "{here}/text"
+[queues.bulks]
+[hooks.ahead]
+on = ["workflow.failed"]
+workflow = "nightly"
+command = "{here}/text"
+working_dir = "{here}/none"
+[schedules.nightly]
+timing = "@daily"
+flow = {{ name = "nightly", steps = {{ a = {{ command = "true" }} }} }}
+[hooks.lost]
+on = ["job.failed"]
+queue = "bulkz"
+command = "no-such-program"
+[hooks.weekly]
+on = ["workflow.failed"]
+workflow = "weekly"
+command = "/bin/true"
+"""
+ELSEWHERE, UNTIL = " of this command; the daemon may have another", ": it has no job until there is one"
+
+
+def test_hooks_when_they_could_never_run_then_each_is_named_with_the_reason(state: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").touch(mode=0o644)
+    file = tmp_path / "stoker.toml"
+    file.write_text(HOOKS.format(here=tmp_path))
+
+    report = examined(state, config=file)
+
+    assert findings(report) == {
+        "programs of hooks": [
+            f"[hooks.declared] command: {tmp_path}/text is not executable",
+            f"[hooks.ahead] working_dir: {tmp_path}/none does not exist",
+            f"[hooks.lost] command: there is no program 'no-such-program' in PATH{ELSEWHERE}",
+        ],
+        "filters of hooks": [
+            f"[hooks.lost] queue: there is no queue 'bulkz' (did you mean bulk?){UNTIL}",
+            f"[hooks.weekly] workflow: no workflow 'weekly' is stored, and no schedule submits one{UNTIL}",
+        ],
+    }
+    assert severities(report, "programs of hooks") == {"warning"}
+
+
 def test_disk_when_less_is_free_than_the_settings_ask_for_then_it_is_an_error(state: Path, tmp_path: Path) -> None:
     file = made(tmp_path / "stoker.toml", f"[disk]\nmin_free_bytes = {1 << 40}\n")
 
@@ -401,7 +538,7 @@ def test_socket_when_others_can_replace_it_then_its_directory_is_named(daemon: D
         ((3, 51, 3), 0),
     ],
 )
-def test_sqlite_when_a_version_has_a_known_bug_then_it_is_told(version: tuple[int, ...], count: int) -> None:
+def test_sqlite_when_a_version_has_a_known_bug_then_it_is_reported(version: tuple[int, ...], count: int) -> None:
     assert sum(bug.is_in(version) for bug in host.KNOWN_BUGS) == count
 
 
@@ -418,9 +555,12 @@ def test_command_when_something_is_found_then_the_text_names_row_and_remedy(
     assert (result.returncode, result.stderr) == (65, "")
     lines = result.stdout.splitlines()
     assert any(line.startswith("  error     jobs: job 1 is failed, its last change (") for line in lines)
-    assert "            → stop stokerd, then: stoker doctor --repair" in lines
+    assert f"            → stop stokerd, then: stoker doctor --state-dir {state} --repair" in lines
     assert lines[-1].startswith(f"{state}: ")
-    assert " checks found nothing, 1 error, 1 warning, " in lines[-1]
+    summed = re.search(r": (\d+) of (\d+) checks found nothing, (\d+) found 1 error and 1 warning", lines[-1])
+    assert summed is not None, lines[-1]
+    quiet, checks, found = map(int, summed.groups())
+    assert (quiet + found, found > 1) == (checks, True)
     assert not any(line.startswith("  ok ") for line in lines)
 
 

@@ -1,7 +1,7 @@
 """`stoker recover --dry-run`: the plan that the next start follows, from a directory that stays as it is to the byte.
 
-Owns the comparison of both: every file with its content and times before and after a look, and what was foretold with
-what the daemon then wrote in its row of `recoveries`.
+Owns the comparison of both: every file with its content and times before and after a look, and the plan with the row of
+`recoveries` that the daemon then wrote.
 """
 
 from __future__ import annotations
@@ -71,9 +71,8 @@ def preview(daemon: DaemonProcess) -> dict[str, Any]:
 
 
 def followed(daemon: DaemonProcess) -> dict[int, tuple[str, str | None]]:
-    """What the last start did with each job, and what the job was then; None while its worker still runs."""
-    with closing(sqlite3.connect(f"file:{daemon.state_dir}/stoker.db?mode=ro", uri=True)) as connection:
-        (plan,) = connection.execute(PLANNED).fetchone()
+    """The action of the last start for each job, and the state of the job after it; None while its worker runs."""
+    ((plan,),) = daemon.rows(PLANNED)
     return {step["job_id"]: (step["action"], step["then"]) for step in json.loads(plan)}
 
 
@@ -144,7 +143,7 @@ def test_dry_run_when_a_launcher_lives_then_it_is_not_taken_over(
     }
 
 
-def test_dry_run_when_workers_are_long_gone_then_each_job_becomes_what_was_foretold(daemon: DaemonProcess) -> None:
+def test_dry_run_when_workers_are_long_gone_then_each_job_ends_as_planned(daemon: DaemonProcess) -> None:
     daemon.cli("queue", "pause", "default")
     end(daemon)
     past.leave_open(daemon.state_dir / "stoker.db", past.KINDS)
@@ -183,7 +182,7 @@ def test_dry_run_when_a_daemon_runs_then_it_points_to_the_status(daemon: DaemonP
     assert "hint: stoker status" in refused.stderr
 
 
-def test_daemon_when_somebody_only_looks_then_it_cannot_start_meanwhile(daemon: DaemonProcess) -> None:
+def test_daemon_when_a_command_only_reads_then_it_cannot_start_meanwhile(daemon: DaemonProcess) -> None:
     daemon.kill9()
     with inspecting(StateDirectory(daemon.state_dir)), inspecting(StateDirectory(daemon.state_dir)):
         daemon.spawn()
@@ -192,7 +191,7 @@ def test_daemon_when_somebody_only_looks_then_it_cannot_start_meanwhile(daemon: 
     daemon.start()
 
 
-def test_recover_when_asked_for_without_dry_run_then_it_says_who_recovers(daemon: DaemonProcess) -> None:
+def test_recover_when_dry_run_is_missing_then_the_error_names_the_commands(daemon: DaemonProcess) -> None:
     refused = daemon.cli("recover")
 
     assert refused.returncode == EX_USAGE

@@ -1,4 +1,4 @@
-"""`stoker doctor --repair`: what is safe is repaired, recorded and kept beside; everything else is left as it is."""
+"""`stoker doctor --repair`: safe repairs are made and recorded, the old data is kept, the rest is left as it is."""
 
 from __future__ import annotations
 
@@ -68,6 +68,11 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda root: edit(root, "UPDATE sqlite_sequence SET seq = 2 WHERE name = 'jobs'"),
         "jobs: the last id given out is 6",
     ),
+    "a lost last id": (
+        "ids",
+        lambda root: edit(root, "UPDATE sqlite_sequence SET name = 'jofs' WHERE name = 'jobs'"),
+        "jobs: the last id given out is 6",
+    ),
     "a log of no job": ("logs without job", orphaned_log, "logs/0/77"),
     "half a backup": ("unfinished files", half_a_backup, "backups/1.db.new"),
 }
@@ -103,8 +108,22 @@ def test_repair_when_it_is_safe_then_it_is_made_recorded_and_undoable(
     ((uid, cause, payload),) = repairs(state)
     assert (uid, cause, json.loads(payload)["note"]) == (os.getuid(), "repaired", "a test")
     (kept,) = state.glob("before-repair-*")
+    assert report["kept_in"] == str(kept)
     assert read_checksum(kept / "stoker.db") == checksum_of(kept / "stoker.db")
     assert damage in ("a log of no job", "half a backup") or damage_is_in(kept, check)
+
+
+def test_repair_when_files_were_moved_then_it_says_where_they_are(stopped_daemon: DaemonProcess, state: Path) -> None:
+    orphaned_log(state)
+
+    result = stopped_daemon.cli("doctor", "--repair", "--yes", "--state-dir", str(state))
+
+    (kept,) = state.glob("before-repair-*")
+    assert result.stdout.splitlines()[-2:] == [
+        f"  done      logs without job: {state}/logs/0/77",
+        f"            the database as it was, and the moved files: {kept}",
+    ]
+    assert (kept / "0/77").is_dir()
 
 
 def damage_is_in(kept: Path, check: str) -> bool:
@@ -185,7 +204,7 @@ def test_repair_when_it_fails_then_it_is_undone(stopped_daemon: DaemonProcess, s
     assert (result.returncode, "UNIQUE constraint failed: attempts.job_id" in result.stderr) == (74, True), (
         result.stderr
     )
-    assert "hint: stoker restore --from-backup latest" in result.stderr
+    assert f"hint: stoker restore --state-dir {state} --from-backup latest" in result.stderr
     assert repairs(state) == []
 
 

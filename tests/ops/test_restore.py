@@ -1,6 +1,6 @@
-"""A restore through the real parts: what runs again and what does not, ids, lost and damaged databases, bad backups.
+"""A restore through the real parts: jobs that run again or do not, ids, lost and damaged databases, bad backups.
 
-What ran is told by a ledger that the jobs write themselves. A refusal must leave every byte of the state as it was.
+The jobs themselves write a ledger of their runs. A refusal must leave every byte of the state as it was.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stoker.core.errors import AlreadyRunning, BackupRefused, InvalidParams
+from stoker.core.errors import AlreadyRunning, BackupRefused, HistoryChanged, InvalidParams
 from stoker.ops.restore import carry_out, preview
 from stoker.store.backup_files import checksum_path, listed
 from stoker.store.migrate import shipped_migrations
@@ -90,6 +90,34 @@ def test_restore_when_jobs_ran_since_the_backup_then_no_unsafe_one_runs_again(
     assert event["held"] == UNSAFE + 1
 
 
+def test_watch_when_a_restore_took_back_its_cursor_then_it_is_refused(daemon: DaemonProcess) -> None:
+    """Also after the history has grown beyond the cursor again: the number stands for another change."""
+    with daemon.client() as client:
+        submit(client, shell("exit 0"))
+        before, shared = client.status()["history"], client.status()["last_seq"]
+        backed_up(daemon)
+        end_of(client, submit(client, shell("exit 0")))
+        cursor = client.status()["last_seq"]
+    daemon.kill9()
+    restored(daemon)
+    daemon.start()
+
+    with daemon.client() as client:
+        while client.status()["last_seq"] <= cursor:
+            submit(client, shell("exit 0"))
+        after = client.status()["history"]
+        assert after != before
+        with pytest.raises(HistoryChanged) as refused:
+            client.watch(cursor, history=before)
+        assert (refused.value.hint or "").startswith("stoker watch --since ")
+        assert next(iter(client.watch(shared - 1, history=before)))["seq"] == shared
+        assert next(iter(client.watch(cursor, history=after)))["seq"] == cursor + 1
+        with pytest.raises(HistoryChanged, match="no history 0123 is known here"):
+            client.watch(cursor, history="0123")
+    result = daemon.cli("watch", "--since", str(cursor), "--history", before)
+    assert (result.returncode, "a restore took back the changes behind" in result.stderr) == (65, True), result.stderr
+
+
 def test_restore_when_a_backup_is_named_as_it_is_listed_then_it_is_that_one(daemon: DaemonProcess) -> None:
     first = backed_up(daemon)
     with daemon.client() as client:
@@ -150,7 +178,7 @@ def test_watch_when_a_restore_gave_its_cursor_up_then_it_is_refused(daemon: Daem
     restored(daemon, first)
     daemon.start()
 
-    with daemon.client() as client, pytest.raises(InvalidParams, match="a restore may have given it up") as refused:
+    with daemon.client() as client, pytest.raises(InvalidParams, match="a restore may have gone back") as refused:
         next(client.stream("watch", {"after": cursor}))
 
     assert refused.value.hint is not None
@@ -185,6 +213,27 @@ def test_restore_when_an_unknown_worker_lives_then_it_is_stopped_before_any_star
         client.call("queue.resume", {"name": "default"})
         until(lambda: len(lines(pids)) == 2)
         assert job_view(client, job)["state"] == "running"
+
+
+def test_restore_when_a_safe_job_waited_for_a_file_then_it_still_does(daemon: DaemonProcess, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("before")
+    with daemon.client() as client:
+        jobs = [
+            submit(client, shell("exit 0"), on_orphan="requeue", wait_for=f"{kind}:{tmp_path}/{name}")
+            for kind, name in (("file", "ready"), ("file-changed", "data"), ("file-changed", "ready"))
+        ]
+        backed_up(daemon)
+    daemon.kill9()
+    (tmp_path / "data").write_text("since the backup")
+
+    restored(daemon)
+    daemon.start()
+
+    with daemon.client() as client:
+        assert end_of(client, jobs[1]) == ("succeeded", "exit")
+        assert [job_view(client, job)["state"] for job in jobs] == ["waiting", "succeeded", "waiting"]
+        (tmp_path / "ready").touch()
+        assert [end_of(client, job) for job in jobs] == [("succeeded", "exit")] * 3
 
 
 def test_restore_when_a_safe_job_ran_since_then_its_old_log_is_kept_beside(daemon: DaemonProcess) -> None:
@@ -279,7 +328,7 @@ def test_restore_when_the_whole_directory_was_lost_then_every_job_is_held(
 
     with daemon.client() as client:
         assert job_view(client, safe)["reason"] == "restored"
-        assert submit(client, shell("exit 0")) > safe + 1_000  # no mark is left that would say more
+        assert submit(client, shell("exit 0")) > safe + 1_000  # no mark is left that could show more
         assert client.status()["instance"] != instance  # the original may live elsewhere
 
 
@@ -294,7 +343,7 @@ def test_restore_when_a_daemon_runs_then_it_is_refused(daemon: DaemonProcess) ->
         assert end_of(client, submit(client, shell("exit 0"))) == ("succeeded", "exit")
 
 
-def test_restore_when_it_is_not_confirmed_then_it_says_what_it_would_do(daemon: DaemonProcess) -> None:
+def test_restore_when_it_is_not_confirmed_then_it_only_prints_its_plan(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         submit_running(client, shell("sleep 100"))
         backed_up(daemon)
@@ -313,14 +362,28 @@ EARLIER = """
 PRAGMA writable_schema = ON;
 DELETE FROM sqlite_schema WHERE type = 'trigger' AND name LIKE 'outbox!_%' ESCAPE '!';
 PRAGMA writable_schema = RESET;
+DROP TRIGGER checkpoints_are_not_replaced;
 DROP TABLE purging_jobs;
 DROP TABLE outbox;
 DROP TABLE schedules;
 DROP INDEX jobs_superseded;
 ALTER TABLE jobs DROP COLUMN superseded_by;
+ALTER TABLE jobs DROP COLUMN debounce_by;
+DROP INDEX jobs_of_hooks;
+DROP INDEX jobs_by_hook;
+ALTER TABLE jobs DROP COLUMN hook_change;
+ALTER TABLE jobs DROP COLUMN hook;
 ALTER TABLE queues DROP COLUMN min_running;
+ALTER TABLE queues DROP COLUMN rate;
+DROP TABLE rates;
+DROP TABLE buckets;
+DROP TABLE conditions;
+DROP TABLE events;
+DROP TABLE job_events;
+ALTER TABLE jobs DROP COLUMN conditions_open;
 PRAGMA writable_schema = ON;
-UPDATE sqlite_schema SET sql = replace(sql, ' OR reason = ''restored''', '') WHERE name = 'jobs';
+UPDATE sqlite_schema SET sql = replace(sql, ' OR reason = ''restored'' OR reason = ''damaged''', '')
+WHERE name = 'jobs';
 PRAGMA writable_schema = RESET;
 DELETE FROM migrations WHERE number >= 7;
 PRAGMA user_version = 6;

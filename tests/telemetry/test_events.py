@@ -1,4 +1,4 @@
-"""The vocabulary of the log: what alerts rely on must not move."""
+"""The names of the log events: alerts rely on them, so they must not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines on their way to stderr: written in order, dropped where nobody reads, counted, and reported afterwards."""
+"""Lines on their way to stderr: written in order, dropped without a reader, counted, and reported afterwards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Pipe(NamedTuple):
         os.set_blocking(self.writer, True)
 
     def read(self) -> bytes:
-        """What is there now."""
+        """The bytes that can be read now."""
         try:
             return os.read(self.reader, 65_536)
         except BlockingIOError:
@@ -61,7 +61,7 @@ def test_write_when_the_reader_reads_then_lines_arrive_in_order(pipe: Pipe) -> N
     assert writer.flush(10)
 
 
-def test_write_when_nobody_reads_then_it_returns_and_what_is_too_much_is_counted(pipe: Pipe) -> None:
+def test_write_when_there_is_no_reader_then_it_returns_and_counts_lost_lines(pipe: Pipe) -> None:
     reported: list[int] = []
     writer = LogWriter(pipe.writer, reported.append)
     pipe.fill()

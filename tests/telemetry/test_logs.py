@@ -101,7 +101,7 @@ def test_log_when_values_are_huge_then_the_line_stays_small(lines: Lines) -> Non
     assert len(json.dumps(line)) < 10_000
 
 
-def test_log_when_values_cannot_be_encoded_then_the_line_is_written_all_the_same(lines: Lines) -> None:
+def test_log_when_values_cannot_be_encoded_then_the_line_is_written_anyway(lines: Lines) -> None:
     class Broken:
         def __str__(self) -> str:
             raise RuntimeError
@@ -142,7 +142,7 @@ def test_log_when_an_event_is_an_error_then_an_exception_brings_its_stack(lines:
     assert "stack" not in warned
 
 
-def test_log_when_the_standard_library_warns_then_it_is_an_event_of_ours(lines: Lines) -> None:
+def test_log_when_the_standard_library_warns_then_it_is_a_log_event(lines: Lines) -> None:
     logging.getLogger("asyncio").error("task %s failed", 7, exc_info=raised(ValueError("no")))
     # Straight to our handler: pytest's own would raise on this one.
     logs._BRIDGE.handle(logging.makeLogRecord({"levelno": logging.WARNING, "msg": "%d", "args": ("no number",)}))

@@ -116,7 +116,7 @@ def test_trace_when_a_job_is_through_then_it_has_a_span_for_each_part(memory: Me
     ]
 
 
-def test_trace_when_nobody_sent_a_context_then_the_job_is_its_root(memory: Memory) -> None:
+def test_trace_when_no_context_was_sent_then_the_job_is_its_root(memory: Memory) -> None:
     run_through(memory.telemetry, job())
     *parts, root = memory.spans()
     assert root.parent is None

@@ -1,6 +1,6 @@
-"""`stoker backup` and `stoker backup ls`: by the daemon, or, while none runs, on the state directory itself.
+"""`stoker backup` and `stoker backup ls`: through the daemon, or without one on the state directory itself.
 
-Owns which of the two does it: with --state-dir, or when no daemon can be reached, this process works on the directory.
+Owns the choice: the daemon that runs on the directory makes the backup; without one this process does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from stoker import paths
 from stoker.cli.kit import render, table
 from stoker.cli.kit.connection import PROBE, call, connect
 from stoker.cli.kit.parser import JSON, Command, Given, Option, path
-from stoker.core.errors import BackupFailed, DaemonUnreachable, NoAnswer, UsageError
+from stoker.core.errors import AlreadyRunning, BackupFailed, DaemonUnreachable, NoAnswer, UsageError
 from stoker.core.units import counted
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ SHOWN_S = 0.1
 
 
 def _absolute(text: str) -> str:
-    """The daemon has another working directory."""
+    """The absolute path: the daemon has another working directory."""
     if text == "-":
         raise UsageError("a backup is a file of its own, not standard output", hint="--to FILE")
     return os.path.abspath(path(text))
 
 
-STATE_DIR = Option("--state-dir", "DIR", "work on this state directory, whose daemon does not run")
+STATE_DIR = Option("--state-dir", "DIR", "the state directory, also if its daemon does not run")
 
 
 @Command(
@@ -42,18 +42,18 @@ STATE_DIR = Option("--state-dir", "DIR", "work on this state directory, whose da
     examples=("stoker backup", "stoker backup --to /mnt/disk/stoker.db", "stoker backup --state-dir /var/lib/stoker"),
 )
 def backup(given: Given) -> None:
-    """Work goes on meanwhile. The backup is complete, verified and durable when this command ends; Ctrl-C gives it up
-    and leaves nothing of it. The file is an SQLite database with a .sha256 beside it. The daemon makes backups by
+    """Work goes on meanwhile. The backup is complete, verified and durable when this command ends; Ctrl-C cancels it
+    and removes what was written. The file is an SQLite database with a .sha256 beside it. The daemon makes backups by
     itself, too: [backup]."""
     try:
-        made = _without_daemon(given) or _by_daemon(given)
+        view = _without_daemon(given) or _by_daemon(given)
     finally:
         render.progress("", beside_output=False)
     if given["json"]:
-        render.json_document(made)
+        render.json_document(view)
     else:
-        render.line(made["path"])
-        render.aside(f"{render.size(made['bytes'])}, up to change {made['seq']}, verified")
+        render.line(view["path"])
+        render.aside(f"{render.size(view['bytes'])}, up to change {view['seq']}, verified")
 
 
 @Command(options=(STATE_DIR, JSON), examples=("stoker backup ls", "stoker backup ls --json"))
@@ -89,7 +89,7 @@ def _root(given: Given) -> str:
 
 
 def _works_alone(given: Given) -> bool:
-    """Raises DaemonUnreachable if there is no daemon and no state of one either."""
+    """Raises DaemonUnreachable if there is neither a daemon nor a state directory."""
     if given["state_dir"] is not None:
         return True
     try:
@@ -109,7 +109,13 @@ def _without_daemon(given: Given) -> BackupView | None:
         return None
     from stoker.ops import backup as ops  # noqa: PLC0415 - as above
 
-    return ops.make(_root(given), given["to"], _shown())
+    try:
+        return ops.make(_root(given), given["to"], _shown())
+    except AlreadyRunning as error:
+        if error.details["socket"] is None:  # it does not listen yet, or no longer
+            raise
+        given["socket"] = error.details["socket"]
+        return None
 
 
 def _by_daemon(given: Given) -> BackupView:
@@ -117,8 +123,8 @@ def _by_daemon(given: Given) -> BackupView:
     with connect(given) as client:
         for progress in client.stream("system.backup", {"to": given["to"]}):
             if progress["backup"] is not None:
-                made: BackupView = progress["backup"]
-                return made
+                backup: BackupView = progress["backup"]
+                return backup
             show(progress["done_bytes"], progress["of_bytes"])
     raise BackupFailed("the daemon ended before the backup was complete", hint="stoker backup ls")
 

@@ -34,7 +34,7 @@ LINE_BYTES = 4 * 1024 * 1024  # a job of SENT_BYTES, with its text written as \u
 
 
 def submit_batch(given: Given, defaults: dict[str, Any]) -> int:
-    """0 if every line became a job; else the exit status that all failures share, or 1."""
+    """Exit status 0 if every line became a job; otherwise the one that all failures share, or 1."""
     with connect(given) as client:
         client.patience_s = 0.0  # the pauses are made here
         batch = SubmitBatch(given, client, defaults)
@@ -119,7 +119,7 @@ class SubmitBatch:
         return next(iter(self._statuses)) if len(self._statuses) == 1 else 1
 
     def _read(self, line: bytes) -> tuple[dict[str, Any], int]:
-        """The job of one line and its size. Raises here what would make the daemon refuse all jobs of a request."""
+        """The job of one line and its size. Raises errors that would refuse the whole request."""
         if len(line) > LINE_BYTES:
             raise FrameTooLarge(
                 f"longer than {render.size(LINE_BYTES)}; a job takes at most {render.size(SENT_BYTES)}",
@@ -170,7 +170,7 @@ class SubmitBatch:
                 return [_not_existing(answer) for answer in answers] if attempts.sent else answers
 
     def _answers_in_room(self, specs: list[Any], attempts: SubmitAttempts) -> list[Any]:
-        """The answers; with `--block` jobs for which there was no room are sent again, each until there is."""
+        """The answers; with `--block` a job for which there was no room is sent again until there is."""
         answers: list[Any] = self._client.submit_many(specs, atomic=self._atomic)
         while self._room is not None and (full := _without_room(answers)):
             attempts.answered = attempts.sent = True
@@ -223,7 +223,7 @@ def _without_room(answers: list[Any]) -> dict[int, QueueFull]:
 
 
 def _not_existing(answer: Any) -> Any:
-    """A request that was sent twice cannot say which of its jobs were there before the first time."""
+    """The answer with `existing` false: after a request that was sent twice it is unknown which jobs are new."""
     return {**answer, "existing": False} if "id" in answer else answer
 
 

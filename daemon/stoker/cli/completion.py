@@ -16,8 +16,25 @@ from stoker.core.errors import UsageError
 BASH = """\
 # bash completion of stoker and stokerd; put this in ~/.bashrc:  source <(stoker completion bash)
 _stoker() {{
-    local word=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD-1]}} name= part before= socket=
-    for part in "${{COMP_WORDS[@]:1:$((COMP_CWORD-1))}}"; do
+    # bash breaks words at : and @, which names may contain: `typed` has them whole, and completes what is behind these.
+    local part word= head=
+    local -a typed=()
+    for part in "${{COMP_WORDS[@]:0:$((COMP_CWORD+1))}}"; do
+        if [[ ${{#typed[@]}} -gt 0 && ( $part == [:@] || $word == *[:@] ) ]]; then
+            typed[${{#typed[@]}}-1]+=$part
+        else
+            typed+=("$part")
+        fi
+        word=${{typed[${{#typed[@]}}-1]}}
+    done
+    [[ $word == "${{COMP_WORDS[COMP_CWORD]}}" ]] || head=${{word%"${{word##*[:@]}}"}}
+    _stoker_words
+    COMPREPLY=("${{COMPREPLY[@]#"$head"}}")
+}}
+_stoker_words() {{
+    local count=${{#typed[@]}}
+    local previous=${{typed[count-2]}} name= part before= socket=
+    for part in "${{typed[@]:1:$((count-2))}}"; do
         [[ $part == -- ]] && {{ _stoker_command "$before"; return; }}
         [[ $before == --socket ]] && socket=$part
         before=$part
@@ -35,7 +52,7 @@ _stoker() {{
 _stoker_offer() {{
     local words
     words=$(command stoker ${{socket:+--socket "$socket"}} completion --words "$1" -- \
-        "${{COMP_WORDS[@]:1:$((COMP_CWORD-1))}}" 2>/dev/null)
+        "${{typed[@]:1:$((count-2))}}" 2>/dev/null)
     COMPREPLY+=($(compgen -W "$words" -- "$word"))
 }}
 _stoker_list() {{

@@ -1,4 +1,4 @@
-"""The words that completions offer besides commands and options: ids, queues, states, steps, strategies, resources.
+"""The words that completions offer besides commands and options: ids and names that the daemon knows.
 
 Owns which kind of word an option or argument takes, and which request lists the words. If no daemon answers at once,
 nothing is offered.
@@ -32,6 +32,9 @@ OPTION_KINDS = {
     "--from": "steps",
     "--step": "steps",
     "--strategy": "strategies",
+    "--rate-key": "rates",
+    "--wait-for": "conditions",
+    "--wait-any": "conditions",
 }
 
 
@@ -42,8 +45,8 @@ def option_kind(option: Option) -> str:
 
 def argument_kind(name: str, command: Command) -> str:
     group, first = name.split(maxsplit=1)[0], command.words.strip("[]")
-    if group in ("queue", "resource", "schedule"):
-        return f"{group}s" if first.startswith("NAME") and name != "schedule add" else ""
+    if group in ("event", "queue", "rate", "resource", "schedule"):
+        return f"{group}s" if first.startswith(("NAME", "KEY")) and name != "schedule add" else ""
     if first == "WORKFLOW" or (group == "workflow" and first.startswith("ID")):
         return "workflow-words" if "STEP" in first else "workflows"
     if group == "checkpoint" or not first.startswith("ID"):
@@ -88,6 +91,28 @@ def _workflow_words(client: Client, line: Sequence[str]) -> list[str]:
     return _steps(client, line) if any(_ids(line)) else _workflows(client, line)
 
 
+def _events(client: Client, _line: Sequence[str]) -> list[str]:
+    """The names that jobs wait for, and those of the newest events."""
+    waiting = client.list(states=["waiting"], limit=MOST_IDS)["jobs"]
+    awaited = [
+        text.removeprefix("event:") for job in waiting for text in job["conditions_open"] if text[:6] == "event:"
+    ]
+    events = client.call("event.list", {"limit": MOST_IDS}, again=True)["events"]
+    return list(dict.fromkeys([*awaited, *(event["name"] for event in events)]))
+
+
+def _conditions(client: Client, line: Sequence[str]) -> list[str]:
+    """Events, what has not ended, and what the host may be."""
+    page = client.call("workflow.list", {"states": ["running", "paused"], "limit": MOST_IDS}, again=True)
+    return [
+        *(f"event:{name}" for name in _events(client, line)),
+        *(f"job:{job}" for job in _jobs_for("cancel")(client, line)),
+        *(f"workflow:{workflow['id']}" for workflow in page["workflows"]),
+        "idle",
+        "charging",
+    ]
+
+
 def _ids(line: Sequence[str]) -> Any:
     for word in line:
         try:
@@ -101,8 +126,12 @@ KINDS: dict[str, Callable[[Client, Sequence[str]], list[str]]] = {
     "workflows": _workflows,
     "workflow-words": _workflow_words,
     "steps": _steps,
+    "events": _events,
+    "conditions": _conditions,
     "queues": lambda client, _line: [queue["name"] for queue in client.call("queue.list", {})["queues"]],
     "resources": lambda client, _line: [one["name"] for one in client.call("resource.list", {})["resources"]],
+    "rates": lambda client, _line: [one["key"] for one in client.call("rate.list", {})["rates"]],
     "schedules": lambda client, _line: [one["name"] for one in client.call("schedule.list", {})["schedules"]],
+    "hooks": lambda client, _line: [one["name"] for one in client.call("hook.list", {})["hooks"]],
     "strategies": lambda client, _line: list(client.status()["strategies"]),
 }

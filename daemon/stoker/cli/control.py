@@ -7,7 +7,7 @@ job. Several jobs are handled one by one; an error of one does not stop the othe
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from stoker.cli.history import edited
 from stoker.cli.kit import outcome, render, values
@@ -21,6 +21,7 @@ from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
     from stoker.core.views import JobView
+    from stoker.core.wire_types import Failure, NotDone, StandingShape
 
 REASON = Option("--reason", "TEXT", "why, for the history of the job")
 DRY_RUN = Option("--dry-run", None, "change nothing: print the jobs that match the filter")
@@ -147,16 +148,16 @@ def _each(verb: str, given: Given) -> int:
 def _carry_out(client: Client, verb: str, ids: list[int], extra: dict[str, Any], given: Given) -> int:
     """Act on each job and print its answer or error; the highest exit status of all."""
     alone = len(given["words"]) == 1
-    answers: list[dict[str, Any]] = []
+    answers: list[StandingShape | NotDone] = []
     status = 0
     for job in ids:
         try:
-            answer = client.call(f"job.{verb}", {"id": job, **extra})
+            answer: StandingShape = client.call(f"job.{verb}", {"id": job, **extra})
         except StokerError as error:
             if error.transient or alone:
                 raise
             if given["json"]:
-                answers.append({"id": job, "error": error.to_wire()})
+                answers.append({"id": job, "error": cast("Failure", error.to_wire())})
             else:
                 render.error(error, where="" if f"job {job}" in error.message else f"job {job}: ")
             status = max(status, error.exit_status)
@@ -169,10 +170,9 @@ def _carry_out(client: Client, verb: str, ids: list[int], extra: dict[str, Any],
     return status
 
 
-def _print_answer(answer: dict[str, Any]) -> None:
+def _print_answer(answer: StandingShape) -> None:
     render.line(_result(answer))
-    taken_up = answer.get("taken_up") or []
-    if taken_up:
+    if taken_up := answer.get("taken_up"):
         render.flush()  # before the note, where both go to the same place
         render.note(f"also queued again: {few([str(job) for job in taken_up], MOST_SHOWN)}")
 
@@ -227,7 +227,7 @@ def _counts(jobs: list[JobView]) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
-def _result(answer: dict[str, Any]) -> str:
+def _result(answer: StandingShape) -> str:
     """`job 41 queued: priority 0 -> 5`."""
     changed = list(edited(answer.get("changed", {})))
     state = "is being stopped" if answer.get("stopping") else answer["state"]

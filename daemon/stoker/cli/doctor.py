@@ -67,6 +67,7 @@ def doctor(given: Given) -> int:
         report = _report(given)
     finally:
         render.progress("", beside_output=False)
+    _name_state(report)
     if given["json"]:
         render.json_document(report)
     else:
@@ -90,11 +91,20 @@ def _report(given: Given) -> DoctorView:
     return repairs.carry_out(root, host, repairs.Person(os.getuid(), given["reason"]), _show)
 
 
+def _name_state(report: DoctorView) -> None:
+    for check in report["checks"]:
+        for finding in check["findings"]:
+            root = report["state_dir"]
+            finding["remedy"] = paths.with_state_dir(finding["remedy"], root, os.environ, os.getuid())
+
+
 def _print_repairs(report: DoctorView, *, made: bool) -> None:
     if report["repairs"]:
         render.line(render.paint("repairs", render.BOLD))
     for repair in report["repairs"]:
         _print_line("done" if made else "possible", ": ".join((repair["check"], *repair["what"])))
+    if report["kept_in"] is not None:
+        _print_line("", f"the database as it was, and the moved files: {report['kept_in']}")
 
 
 def _host(given: Given) -> Host:
@@ -142,11 +152,12 @@ def _print_line(result: str, text: str) -> None:
 
 
 def _summary(report: DoctorView) -> str:
+    """`42 of 47 checks found nothing, 2 found 1 warning and 3 notes, 3 were not made`: the sum of these is 47."""
     results = [check["result"] for check in report["checks"]]
-    made = len(results) - results.count("not made")
-    found = [counted(report[f"{kind}s"], kind) for kind in ("error", "warning", "note") if report[f"{kind}s"]]  # type: ignore[literal-required]
-    not_made = results.count("not made")
-    parts = [f"{results.count('ok')} of {counted(made, 'check')} found nothing", *found]
-    if not_made:
-        parts.append(f"{not_made} not made (--verbose says why)")
+    numbers = [counted(report[f"{kind}s"], kind) for kind in ("error", "warning", "note") if report[f"{kind}s"]]  # type: ignore[literal-required]
+    parts = [f"{results.count('ok')} of {counted(len(results), 'check')} found nothing"]
+    if found := results.count("found"):
+        parts.append(f"{found} found {' and '.join(numbers)}")
+    if not_made := results.count("not made"):
+        parts.append(f"{not_made} {'was' if not_made == 1 else 'were'} not made (--verbose says why)")
     return f"{report['state_dir']}: {', '.join(parts)}"

@@ -134,6 +134,8 @@ def _toml(source: str, raw: bytes) -> dict[str, Any]:
         what = at["what"] if at else str(error)
         where = f"{at['line']}:{at['column']}" if at and at["line"] else str(text.count("\n") + 1)
         raise ParseError(f"{source}:{where}: {what}") from None
+    except ValueError:  # of int(), which takes no more than some thousand digits
+        raise ParseError(f"{source}: an integer is beyond 64 bits") from None
     except RecursionError:
         raise ParseError(f"{source}: nested too deeply") from None
 

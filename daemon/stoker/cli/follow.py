@@ -14,6 +14,7 @@ import time
 from _thread import start_new_thread
 from binascii import a2b_base64
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from stoker.cli.kit import outcome, render, values
@@ -26,17 +27,19 @@ from stoker.core.reason_words import HANDLER_FAILED, SENTENCES, last_line
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stoker.core.views import Explanation, JobDetails
-    from stoker.core.wire_types import StandingShape
+    from stoker.core.wire_types import ChangeShape, LogPiece, StandingShape
 
 PATIENCE_S = 2.0  # with an attempt that does not begin, before the reason is printed
-# What `why` says of a job that waits for something; all other codes are about one that runs or has ended.
+# The codes of `why` for a job that waits. All other codes are about jobs that run or have ended.
 BLOCKED = (
     "needs", "run_at", "backoff", "throttled", "queue_paused", "workflow_paused", "queue_full", "resource", "slot",
     "host",
 )  # fmt: skip
 # A notification of job.logs and its bytes (None where bytes were dropped).
-Show = Callable[[dict[str, Any], bytes | None], None]
+Show = Callable[["LogPiece", bytes | None], None]
 
 
 class LogReader:
@@ -70,7 +73,8 @@ class LogReader:
             where["offset"] = self._offset
         elif self.tail_lines is not None:
             where["tail_lines"] = self.tail_lines
-        for piece in client.follow("job.logs", where):
+        pieces: Iterator[LogPiece] = client.follow("job.logs", where)
+        for piece in pieces:
             data = a2b_base64(piece["data"]) if "data" in piece else None
             self._show(piece, data)
             self.silent = False
@@ -78,7 +82,7 @@ class LogReader:
 
 
 def explain_delay(given: Given, job: int) -> None:
-    """Say in a while why a job does not start, if it has not started by then."""
+    """Print why a job does not start, if it has not started after PATIENCE_S."""
 
     def wait_and_explain() -> None:
         time.sleep(PATIENCE_S)
@@ -98,9 +102,8 @@ def explain_delay(given: Given, job: int) -> None:
 def follow_run(given: Given, job: int, interrupt: RunInterrupt) -> int:
     """The second half of `run`: print the log, then return the job's exit status."""
     render.aside(f"job {job}")
-    exit_with_reader(interrupt.reader_gone)
     try:
-        with render.LogText(raw=given["raw"]) as text:
+        with ReaderWatch(interrupt.reader_gone), render.LogText(raw=given["raw"]) as text:
             reader = LogReader(given, job, _printer(text))
             job_end = patiently(given, reader.to_the_end, answered=True)
     except BrokenPipeError:
@@ -141,7 +144,7 @@ def _with_error(given: Given, standing: StandingShape) -> Mapping[str, Any]:
         return standing
     try:
         details: JobDetails = call(given, "job.get", {"id": standing["id"], "limit": 1})
-    except StokerError:  # it was removed meanwhile, or the daemon went away: the end is known all the same
+    except StokerError:  # the job was removed, or the daemon is gone: its end is known from the standing
         return standing
     return details
 
@@ -207,9 +210,8 @@ def logs(given: Given) -> None:
         render.note(f"job {job['id']} {'never started' if job['state'] in outcome.FINAL else 'has not started'}")
         render.hint(f"stoker why {job['id']}")
         return
-    if given["follow"]:
-        exit_with_reader()
-    with render.LogText(raw=given["raw"]) as text:
+    watch_of_reader = ReaderWatch() if given["follow"] else nullcontext()
+    with watch_of_reader, render.LogText(raw=given["raw"]) as text:
         reader = LogReader(given, job["id"], _print_piece if given["json"] else _printer(text), attempt=attempt)
         reader.tail_lines = given["tail_lines"]
         if given["follow"] and given["attempt"] is None:
@@ -235,7 +237,7 @@ def _explain_empty_log(job: JobDetails, ordinal: int) -> None:
 
 
 def _printer(text: render.LogText) -> Show:
-    def show(piece: dict[str, Any], data: bytes | None) -> None:
+    def show(piece: LogPiece, data: bytes | None) -> None:
         if data is None:
             text.hole(piece["hole"])
         else:
@@ -244,8 +246,8 @@ def _printer(text: render.LogText) -> Show:
     return show
 
 
-def _print_piece(piece: dict[str, Any], data: bytes | None) -> None:
-    shown = {"attempt": piece["attempt"], "offset": piece["offset"]}
+def _print_piece(piece: LogPiece, data: bytes | None) -> None:
+    shown: dict[str, int | str] = {"attempt": piece["attempt"], "offset": piece["offset"]}
     shown |= {"hole": piece["hole"]} if data is None else {"text": data.decode("utf-8", "backslashreplace")}
     render.line(render.json_text(shown))
     render.flush()
@@ -262,20 +264,24 @@ def _print_piece(piece: dict[str, Any], data: bytes | None) -> None:
             convert=values.integer,
             to="after",
         ),
+        Option("--history", "ID", "refuse SEQ if a restore took it back since (`history` of: stoker status --json)"),
         Option("--json", None, "print JSON, one change per line"),
     ),
     examples=("stoker watch", "stoker watch --job 42", "stoker watch --workflow 7", "stoker watch --since 0 --json"),
 )
 def watch(given: Given) -> None:
     cursor: int | None = given["after"]
+    history: str | None = given["history"]
     wanted = {"job": given["job"], "workflow": given["workflow"]}
 
     def follow(client: Client) -> None:
-        nonlocal cursor
-        if cursor is None:
-            # Start from a known change, so that none is missed while the daemon restarts.
-            cursor = client.status()["last_seq"]
-        for notification in client.stream("watch", wanted | {"after": cursor}):
+        nonlocal cursor, history
+        if cursor is None or history is None:
+            # Start from a known change, so that none is missed while the daemon restarts, or a restore goes back.
+            status = client.status()
+            cursor = status["last_seq"] if cursor is None else cursor
+            history = status["history"] if history is None else history
+        for notification in client.stream("watch", wanted | {"after": cursor, "history": history}):
             for change in notification["changes"]:
                 if cursor == 0 and change["seq"] > 1 and not any(wanted.values()):
                     first = change["seq"]
@@ -283,27 +289,42 @@ def watch(given: Given) -> None:
                 _print_change(change, as_json=given["json"])
                 cursor = change["seq"]
 
-    exit_with_reader()
-    patiently(given, follow)
+    with ReaderWatch():
+        patiently(given, follow)
 
 
 def _leave() -> NoReturn:
     os._exit(BROKEN_PIPE)
 
 
-def exit_with_reader(leave: Callable[[], NoReturn] = _leave) -> None:
-    """Exit as soon as the reader of stdout does: in `watch | head` the next write may never come."""
+class ReaderWatch:
+    """Exits as soon as the reader of stdout does: in `watch | head` the next write may never come.
 
-    def wait_and_leave() -> None:
-        reader = select.poll()
-        reader.register(sys.stdout, 0)  # poll always reports an error; files and terminals have none
-        reader.poll()
-        leave()
+    It ends with the command, and watches a descriptor of its own: the number of another one may be closed and given to
+    another file at any time.
+    """
 
-    start_new_thread(wait_and_leave, ())
+    def __init__(self, leave: Callable[[], NoReturn] = _leave) -> None:
+        self._leave = leave
+
+    def __enter__(self) -> None:
+        self._output, self._over = os.dup(sys.stdout.fileno()), os.eventfd(0)
+        start_new_thread(self._wait_and_leave, ())
+
+    def __exit__(self, *_: object) -> None:
+        os.eventfd_write(self._over, 1)
+
+    def _wait_and_leave(self) -> None:
+        poll = select.poll()
+        poll.register(self._output, 0)  # poll always reports an error; files and terminals have none
+        poll.register(self._over, select.POLLIN)
+        if self._over not in dict(poll.poll()):
+            self._leave()
+        os.close(self._output)
+        os.close(self._over)
 
 
-def _print_change(change: dict[str, Any], *, as_json: bool) -> None:
+def _print_change(change: ChangeShape, *, as_json: bool) -> None:
     if as_json:
         render.line(render.json_text(change))
     else:

@@ -95,6 +95,7 @@ def _of_workflow(given: Given, word: str) -> tuple[str, list[Node]]:
             [(need["step"], need["on"]) for need in step["needs"]],
             step["state"],
             critical=step["critical"],
+            conditions=step["conditions_open"] if step["state"] == "waiting" else (),
         )
         for step in workflow["steps"]
     ]
@@ -115,7 +116,13 @@ def _of_file(source: str) -> tuple[str, list[Node]]:
     except FlowInvalid as error:
         raise flowfile.located(source, flow, error) from None
     nodes = [
-        Node(step.name, [(need.step, need.on.value) for need in step.needs], None, critical=step.sent.critical)
+        Node(
+            step.name,
+            [(need.step, need.on.value) for need in step.needs],
+            None,
+            critical=step.sent.critical,
+            conditions=step.conditions,
+        )
         for step in plan.steps
     ]
     return str(flow["name"]), nodes
@@ -146,7 +153,8 @@ def _merged(name: str, members: list[Node]) -> Node:
     worst = min(states, key=URGENT.index, default=None)
     first = members[0]
     count = first.count if len(members) == 1 else len(members)
-    return Node(name, list(needs), worst, critical=first.critical, count=count, states=states)
+    conditions = list(dict.fromkeys(text for node in members for text in node.conditions))
+    return Node(name, list(needs), worst, critical=first.critical, count=count, states=states, conditions=conditions)
 
 
 def layered(nodes: list[Node]) -> Layers:
@@ -184,6 +192,7 @@ def _as_json(title: str, layers: Layers) -> dict[str, Any]:
             "states": node.states,
             "critical": node.critical,
             "needs": [{"step": need, "on": on} for need, on in node.needs],
+            "conditions_open": node.conditions,
         }
         for layer in layers
         for node in layer

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from stoker.core.views import AttemptView, LimitView, RecordedChange
 
-# Of a change: for --json. The times of an end stand in the row and in the table of attempts.
-HIDDEN = ("state", "key", "order_key", "checkpoint_floor", "needs_open", "started_at", "finished_at")
+# Fields of a change that only --json shows. The times of an end are in its line and in the table of attempts.
+HIDDEN = ("state", "key", "order_key", "checkpoint_floor", "needs_open", "conditions_open", "started_at", "finished_at")
 TAIL_LINES = 20
 TAIL_BYTES = 64 * 1024
 LOGS = Option("--logs", None, f"also the last {TAIL_LINES} lines of its log")

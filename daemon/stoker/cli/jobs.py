@@ -5,6 +5,7 @@ Owns which columns and facts are shown, and their order. All values come from th
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from binascii import a2b_base64
@@ -71,7 +72,7 @@ def row(job: JobView, now_ms: int) -> tuple[object, ...]:
     return (
         job["id"],
         "stopping" if job.get("stopping") else "frozen" if job.get("frozen") else job["state"],
-        outcome.result(job) or "-",
+        outcome.result(job) or outcome.awaited(job) or "-",
         job["queue"],
         job["priority"],
         _tries(job),
@@ -157,6 +158,7 @@ def _facts(job: JobDetails) -> list[tuple[str, object]]:
         ("name", job["name"]),
         ("workflow", job.get("workflow_id") and f"{job['workflow_id']}, step {job['step']}"),
         ("schedule", job.get("schedule") and f"{job['schedule']}, for {render.when(job['scheduled_for'])}"),
+        ("hook", job.get("hook") and f"{job['hook']}, for change {job['hook_change'] or '(test)'}"),
         ("state", f"{state}: {why}" if why else state),
         ("superseded by", job["superseded_by"] and f"job {job['superseded_by']}"),
         ("command", command_line(job)),
@@ -174,8 +176,10 @@ def _facts(job: JobDetails) -> list[tuple[str, object]]:
         ("timeout", job["timeout_ms"] and f"{render.span(job['timeout_ms'])} an attempt"),
         ("ttl", job["ttl_ms"] and render.span(job["ttl_ms"])),
         ("on orphan", f"{job['on_orphan']}{', survives the daemon' if job['survive'] else ''}"),
+        ("rate key", job["rate_key"]),
         ("supersede key", _supersede(job)),
         ("needs", ", ".join(_need(need) for need in job["needs"]) or None),
+        ("waits for", _conditions(job)),
         ("resources", _pairs(job["resources"])),
         ("limits", _pairs(dict(typed_limits(job["limits"] or {})))),
         ("nice", job["nice"] or None),
@@ -197,16 +201,28 @@ def _budget(job: JobView) -> str:
 
 
 def _supersede(job: JobView) -> str | None:
-    """`nightly, stops one that runs, debounced by 30s`."""
+    """`nightly, stops one that runs, debounced by 30s, at most 5m00s`."""
     if job["supersede_key"] is None:
         return None
     stops = ", stops one that runs" if job["supersede_running"] == "stop" else ""
     debounced = f", debounced by {render.span(job['debounce_ms'])}" if job["debounce_ms"] else ""
-    return f"{job['supersede_key']}{stops}{debounced}"
+    most = "" if job["debounce_max_ms"] is None else f", at most {render.span(job['debounce_max_ms'])}"
+    return f"{job['supersede_key']}{stops}{debounced}{most}"
 
 
 def _need(need: NeedShape | int) -> str:
     return str(need) if isinstance(need, int) else f"{need['job']}:{need['on']}"
+
+
+def _conditions(job: JobView) -> str | None:
+    """The open conditions, or all of them once it waits for none."""
+    awaited = job.get("wait_for")
+    if awaited is None:
+        return None
+    tree, still = awaited if isinstance(awaited, str) else json.dumps(awaited), ", ".join(job["conditions_open"])
+    if not still:
+        return f"{tree}, which is met"
+    return tree if still == tree else f"{still} of {tree}"
 
 
 def _pairs(values_by_name: dict[str, Any]) -> str | None:
@@ -221,4 +237,4 @@ def why(given: Given) -> None:
         return
     render.text("\n".join(render.wrapped(answer["message"], render.terminal_size()[0])))
     if answer.get("hint"):
-        render.line(f"next: {render.visible(answer['hint'])}")
+        render.line(f"next: {render.visible(render.naming_socket(answer['hint']))}")

@@ -13,6 +13,7 @@ import io
 import os
 import sys
 
+from stoker import encoding
 from stoker.cli.kit import render
 from stoker.cli.kit.parser import COMMON, HELP_COLUMNS, Command, Option, described
 from stoker.core.errors import EX_SOFTWARE, InputOutputFailed, StokerError, UsageError
@@ -91,6 +92,17 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "schedule rm": ("schedules:remove", "remove schedules"),
         "schedule import": ("schedules:import_crontab", "make schedules of the lines of a crontab"),
     },
+    "events": {
+        "event": ("events:ls", "list named events"),
+        "event emit": ("events:emit", "emit a named event: jobs that wait for it start"),
+        "event ls": ("events:ls", "list named events"),
+    },
+    "hooks": {
+        "hook": ("hooks:ls", "list hooks: commands that changes run"),
+        "hook ls": ("hooks:ls", "list hooks: commands that changes run"),
+        "hook show": ("hooks:show", "a hook and its last runs"),
+        "hook test": ("hooks:test", "run a hook now, for a change that is made up"),
+    },
     "administer": {
         "queue": ("queues:ls", "list queues"),
         "queue ls": ("queues:ls", "list queues"),
@@ -100,6 +112,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "resource": ("queues:resource_ls", "list resources and the jobs that hold them"),
         "resource ls": ("queues:resource_ls", "list resources and the jobs that hold them"),
         "resource set": ("queues:resource_set", "set the capacity of a resource"),
+        "rate": ("rates:ls", "list the rates of keys, and how many jobs may start now"),
+        "rate ls": ("rates:ls", "list the rates of keys, and how many jobs may start now"),
+        "rate set": ("rates:set_rate", "set how many jobs with a key may start in a time"),
+        "rate rm": ("rates:remove", "remove the rates of keys"),
         "purge": ("purge:purge", "remove jobs and workflows that ended long ago, with logs and checkpoints"),
         "backup": ("backup:backup", "make a backup of the daemon's database"),
         "backup ls": ("backup:ls", "list the backups in the state directory"),
@@ -146,6 +162,7 @@ NAMES_ELSEWHERE = {
 
 def main() -> NoReturn:
     """Entry point of the `stoker` script."""
+    encoding.use_utf8()
     _open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Do not fail on a character that the locale cannot encode.
@@ -167,6 +184,7 @@ def _open_standard_streams() -> None:
 def guarded(arguments: Sequence[str]) -> int:
     """The exit status; every exception is printed and becomes one."""
     render.messages_as_json(on="--json" in _before_dashes(arguments))
+    render.hints_name(None)
     try:
         status = dispatch(arguments)
         render.flush()
@@ -205,6 +223,7 @@ def dispatch(arguments: Sequence[str]) -> int:
         render.line(_help(selected, name, summary))
         return 0
     options["socket"] = options["socket"] or given["socket"]
+    render.hints_name(options["socket"])
     render.messages_as_json(on=bool(options.get("json")))
     try:
         return selected.run(options) or 0

@@ -1,4 +1,4 @@
-"""`stoker purge`: remove what has ended before a time, or say how much that would be.
+"""`stoker purge`: remove what has ended before a time, or count what would be removed.
 
 Owns the loop: the daemon removes for about a second at a time, so an interrupt stops between two portions.
 """
@@ -11,26 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import connect
-from stoker.cli.kit.parser import JSON, Command, Given, Option
-from stoker.cli.queues import REASON
+from stoker.cli.kit.parser import JSON, REASON, Command, Given, Option
 from stoker.core.errors import UsageError
 from stoker.core.units import counted
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
-    from stoker.core.daemon_views import PurgePreview
-
-COUNTED = ("jobs", "workflows", "steps", "changes")
+    from stoker.core.daemon_views import Purged, PurgePreview
 
 
 @Command(
     options=(
-        Option("--before", "AGE|TIME", "what ended that long ago (30d, 12h) or before a time", convert=values.past),
+        Option(
+            "--before", "AGE|TIME", "jobs that ended that long ago (30d, 12h) or before a time", convert=values.past
+        ),
         Option("--queue", "NAME", "only jobs of this queue, and no workflows"),
         Option(
             "--state", "STATE,…", "only what ended in these states", to="states", choices=outcome.FINAL, listed=True
         ),
-        Option("--dry-run", None, "only say what and how much would be removed"),
+        Option("--dry-run", None, "remove nothing: count what would be removed"),
         Option("--yes", None, "remove it"),
         REASON,
         JSON,
@@ -63,10 +62,13 @@ def purge(given: Given) -> None:
 
 def _remove(client: Client, asked: dict[str, Any], *, as_json: bool) -> None:
     removed: Counter[str] = Counter()
-    answer: dict[str, Any] = {"more": True}
-    while answer["more"]:
-        answer = client.call("system.purge", asked)
-        removed.update({name: answer[name] for name in COUNTED})
+    more = True
+    while more:
+        answer: Purged = client.call("system.purge", asked)
+        more = answer["more"]
+        removed.update(
+            jobs=answer["jobs"], workflows=answer["workflows"], steps=answer["steps"], changes=answer["changes"]
+        )
         render.progress(f"{_counts(removed)} removed")
     render.progress("")
     totals = {**removed, "needed": answer["needed"]}

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call, connect
-from stoker.cli.kit.parser import JSON, Command, Given, Option
+from stoker.cli.kit.parser import JSON, REASON, Command, Given, Option, reason_of
 from stoker.cli.kit.spec import SPEC
+from stoker.cli.rates import BURST, in_words
 from stoker.core.errors import UsageError
 from stoker.core.units import counted, exit_codes, spoken
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import QueueView
-
-REASON = Option("--reason", "TEXT", "why, for the history of changes")
 
 
 @Command(options=(JSON,), examples=("stoker queue", "stoker queue ls --json"))
@@ -34,9 +33,10 @@ def print_queues(queues: list[QueueView]) -> None:
     headers = ("QUEUE", "CLASS", "STATE", "RUNNING", "QUEUED", "WAITING", "MAX RUNNING", "MAX QUEUED")
     table.show(headers, [_queue_row(queue) for queue in queues], spare=("MAX QUEUED", "CLASS", "MAX RUNNING"))
     defaults = [(f"defaults of {queue['name']}", _defaults(queue)) for queue in queues if queue["defaults"]]
-    if defaults:
+    rates = [(f"rate of {queue['name']}", in_words(queue["rate"])) for queue in queues if queue["rate"]]
+    if defaults or rates:
         render.line()
-        render.facts(defaults)
+        render.facts(rates + defaults)
 
 
 def _queue_row(queue: QueueView) -> tuple[object, ...]:
@@ -98,7 +98,7 @@ def resume(given: Given) -> None:
 def _each(method: str, given: Given) -> None:
     with connect(given) as client:
         for name in given["words"]:
-            client.call(method, {"name": name, **_reason(given)})
+            client.call(method, {"name": name, **reason_of(given)})
         _print_now(client, given)
 
 
@@ -119,12 +119,10 @@ def _sentence(queue: QueueView) -> str:
     limits = [f"at most {bound} {state}" for bound, state in bounds if bound is not None]
     if queue["min_running"] is not None:
         limits.append(f"under pressure fewer, down to {queue['min_running']}")
+    if queue["rate"] is not None:
+        limits.append(f"rate {queue['rate']['rate']}, burst {queue['rate']['burst']}")
     line = ", ".join([state_of(queue), f"class {queue['class']}", *limits])
     return f"{line}; defaults: {_defaults(queue)}" if queue["defaults"] else line
-
-
-def _reason(given: Given) -> dict[str, str]:
-    return {"reason": given["reason"]} if given["reason"] else {}
 
 
 def _default(text: str) -> tuple[str, Any]:
@@ -161,6 +159,13 @@ def _default(text: str) -> tuple[str, Any]:
             convert=values.optional(values.integer),
         ),
         Option(
+            "--rate",
+            "N/TIME|none",
+            "at most so many of its jobs start in that time, retries included: 100/m",
+            convert=values.optional(str),
+        ),
+        BURST,
+        Option(
             "--default",
             "K=V",
             "default of an option of submit for its jobs: timeout=20m; repeatable",
@@ -174,16 +179,19 @@ def _default(text: str) -> tuple[str, Any]:
     examples=(
         "stoker queue set bulk --class low --max-running 4 --max-queued 100000",
         "stoker queue set bulk --max-running 16 --min-running 2",
+        "stoker queue set mails --rate 100/m --burst 20",
         "stoker queue set nightly --default max-attempts=3 --default on-orphan=requeue",
     ),
 )
 def set_queue(given: Given) -> None:
-    params: dict[str, Any] = {"name": given["words"][0], **_reason(given)}
+    params: dict[str, Any] = {"name": given["words"][0], **reason_of(given)}
     if given["class"]:
         params["class"] = given["class"]
-    for bound in ("max_running", "min_running", "max_queued"):
+    for bound in ("max_running", "min_running", "max_queued", "rate"):
         if given[bound] is not None:
             (params[bound],) = given[bound]
+    if given["burst"] is not None:
+        params["burst"] = given["burst"]
     if given["defaults"]:
         params["defaults"] = dict(given["defaults"])
     with connect(given) as client:
@@ -217,7 +225,7 @@ def _capacity(given: Given) -> tuple[str, int]:
 def resource_set(given: Given) -> None:
     name, capacity = _capacity(given)
     with connect(given) as client:
-        client.call("resource.set", {"name": name, "capacity": capacity, **_reason(given)})
+        client.call("resource.set", {"name": name, "capacity": capacity, **reason_of(given)})
         resources = client.call("resource.list", {})["resources"]
     row = next(one for one in resources if one["name"] == name)
     if given["json"]:

@@ -6,13 +6,16 @@ Owns how that plan is printed. Only a starting daemon carries it out.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stoker import paths
 from stoker.cli.kit import render, table
 from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option
 from stoker.core.errors import UsageError
 from stoker.core.units import counted
+
+if TYPE_CHECKING:
+    from stoker.ops.recovery_preview import PlannedStep, Preview
 
 # What would be done with an attempt, in the words of the table.
 WOULD = {
@@ -44,39 +47,39 @@ def recover(given: Given) -> int:
         )
     from stoker.ops.recovery_preview import preview  # noqa: PLC0415 - SQLite and msgspec: completions load this module
 
-    plan: dict[str, Any] = preview(paths.state_dir(given["state_dir"], os.environ, os.getuid()))
+    plan = preview(paths.state_dir(given["state_dir"], os.environ, os.getuid()))
     if given["json"]:
-        render.json_document(plan)
+        render.json_document(plan.view())
     else:
         _print(plan)
-    return 0 if plan["invalid"] is None else 1
+    return 0 if plan.invalid is None else 1
 
 
-def _print(plan: dict[str, Any]) -> None:
+def _print(plan: Preview) -> None:
     render.facts(_facts(plan))
-    if plan["steps"]:
+    if plan.steps:
         render.line()
         headers = ("JOB", "NAME", "ATTEMPT", "FOUND", "WOULD", "THEN", "WHY")
-        table.show(headers, [_row(step) for step in plan["steps"]], spare=("NAME", "ATTEMPT"), whole=True)
+        table.show(headers, [_row(step) for step in plan.steps], spare=("NAME", "ATTEMPT"), whole=True)
         render.line()
-    if plan["invalid"] is None:
+    if plan.invalid is None:
         render.line("nothing was changed: this is what a daemon would do if it started now")
     else:
         render.line("nothing was changed: a daemon that starts now enters safe mode and does nothing of this")
-        render.line(f"next: {plan['remedy']}")
+        render.line(f"next: {plan.remedy}")
 
 
-def _facts(plan: dict[str, Any]) -> list[tuple[str, object]]:
-    leaked = [f"{run_id} ({_pids(pids)})" for run_id, pids in plan["leaked"].items()]
-    invalid = plan["invalid"]
+def _facts(plan: Preview) -> list[tuple[str, object]]:
+    leaked = [f"{run_id} ({_pids(pids)})" for run_id, pids in plan.leaked.items()]
+    invalid = plan.invalid
     return [
-        ("state dir", plan["state_dir"]),
-        ("instance", f"{plan['instance']}, last epoch {plan['epoch']}{', a copy' if plan['copied'] else ''}"),
-        *[("launcher", f"{name}, {'alive' if lives else 'dead'}") for name, lives in plan["launchers"].items()],
-        ("attempts", _sum(plan["steps"])),
-        ("not started", f"would be stopped: {_pids(plan['unborn'])}" if plan["unborn"] else None),
+        ("state dir", plan.state_dir),
+        ("instance", f"{plan.instance}, last epoch {plan.epoch}{', a copy' if plan.copied else ''}"),
+        *[("launcher", f"{name}, {'alive' if lives else 'dead'}") for name, lives in plan.launchers.items()],
+        ("attempts", _sum(plan.steps)),
+        ("not started", f"would be stopped: {_pids(plan.unborn)}" if plan.unborn else None),
         ("leaked", f"would be stopped: {', '.join(leaked)}" if leaked else None),
-        ("no attempt", _without_attempt(plan["without_attempt"])),
+        ("no attempt", _without_attempt(plan.without_attempt)),
         ("not valid", invalid),
     ]
 
@@ -88,17 +91,17 @@ def _without_attempt(jobs: list[int]) -> str | None:
     return f"would be held: {named}, stored as running without an open attempt"
 
 
-def _sum(steps: list[dict[str, Any]]) -> str:
-    counts = {words: sum(step["would"] == action for step in steps) for action, words in WOULD.items()}
+def _sum(steps: list[PlannedStep]) -> str:
+    counts = {words: sum(step.would == action for step in steps) for action, words in WOULD.items()}
     sums = ", ".join(f"{count} to {words}" for words, count in counts.items() if count)
     return f"{counted(len(steps), 'unfinished attempt')}: {sums}" if steps else "no unfinished attempts"
 
 
-def _row(step: dict[str, Any]) -> tuple[object, ...]:
+def _row(step: PlannedStep) -> tuple[object, ...]:
     # `?`: the launcher has not answered yet, and its answer decides.
-    then = "?" if step["would"] == "wait" else " ".join(filter(None, (step["then"], step["reason"])))
-    state = step["found"].replace("_", " ")
-    return (step["job"], step["name"] or "-", step["attempt"], state, WOULD[step["would"]], then, step["why"])
+    then = "?" if step.would == "wait" else " ".join(filter(None, (step.then, step.reason)))
+    state = step.found.replace("_", " ")
+    return (step.job, step.name or "-", step.attempt, state, WOULD[step.would], then, step.why)
 
 
 def _pids(pids: list[int]) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _end(text: str) -> dict[str, int]:
-    """`120` is a change, everything else a time that is past."""
+    """`120` is the number of a change; anything else is a past time."""
     if not text.isdecimal():
         return {"at": values.past(text)}
     if not int(text):
@@ -36,8 +36,8 @@ def _end(text: str) -> dict[str, int]:
             "the newest backup, one that `stoker backup ls` names, or this file",
             convert=path,
         ),
-        Option("--from-journal", None, "what the journal in the state directory has"),
-        Option("--to", "TIME|SEQ", "up to a time or a change; behind a backup by the journal", convert=_end),
+        Option("--from-journal", None, "rebuild the database from the journal in the state directory"),
+        Option("--to", "TIME|SEQ", "end at this time or change; the journal adds changes to a backup", convert=_end),
         STATE_DIR,
         Option("--yes", None, "restore; without this option only print what it would do"),
         JSON,
@@ -51,10 +51,10 @@ def _end(text: str) -> dict[str, int]:
     ),
 )
 def restore(given: Given) -> None:
-    """The daemon must not run; the database may be lost or damaged. What replaces it is verified first. Old files are
-    moved to a directory beside, never deleted. What may have run since the backup does not run again by itself: at the
-    next start jobs that wait are held for a person, except safe ones, and workers that the backup does not know are
-    stopped. New jobs get ids above all that were ever given out."""
+    """The daemon must not run; its database may be lost or damaged. The new database is verified first. Old files are
+    moved to a directory beside it, never deleted. Jobs that may have run since the backup do not run again by
+    themselves: the next start holds waiting jobs for a person, except safe ones, and stops workers that the backup does
+    not know. New jobs get higher ids than any that were given out."""
     if (given["from_backup"] is None) is not given["from_journal"]:
         raise UsageError(
             "name one of --from-backup and --from-journal",

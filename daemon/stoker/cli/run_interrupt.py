@@ -2,8 +2,8 @@
 
 The first Ctrl-C cancels the job. Anything else (a second Ctrl-C, SIGTERM, SIGHUP, a reader of the output that is gone)
 ends only the command: the job goes on, and its id is printed on stderr. A signal during the submit waits for the
-answer, so that the command can always say whether there is a job. If nobody reads stderr, messages are left out and the
-rest is done all the same. Loaded before the submit: keep it small.
+answer, so that the command can always say whether there is a job. If stderr has no reader, messages are left out, and
+the rest is done. Loaded before the submit: keep it small.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stoker.cli import flowfile
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call, connect
-from stoker.cli.kit.parser import JSON, Command, Given, Option
+from stoker.cli.kit.parser import JSON, REASON, Command, Given, Option, reason_of
 from stoker.cli.kit.spec import SPEC, complete, given_fields
 from stoker.core.errors import FlowInvalid, InvalidParams, StokerError, UsageError
 from stoker.core.schedule.crontab import CronJob, Crontab, read_crontab
@@ -24,7 +24,6 @@ from stoker.rpc.client import Client, of_any_bytes
 if TYPE_CHECKING:
     from stoker.core.schedule.views import ScheduleDetails, ScheduleView
 
-REASON = Option("--reason", "TEXT", "why, for the history of changes")
 REPLACE = Option("--replace", None, "take the place of a schedule with that name")
 MISFIRES, OVERLAPS = ("skip", "latest", "all"), ("allow", "skip", "queue", "supersede")
 PAGE = 1_000
@@ -37,10 +36,11 @@ NOT_IN_A_TEMPLATE = (
     "--supersede-key",
     "--supersede-running",
     "--debounce",
+    "--debounce-max",
 )
 TEMPLATE = tuple(option for option in SPEC if option.names[-1] not in NOT_IN_A_TEMPLATE)
 POLICIES = (
-    Option("--zone", "NAME", "the time zone of its times (default: the one here), e.g. Europe/Berlin"),
+    Option("--zone", "NAME", "the time zone of its times, e.g. Europe/Berlin (default: the local one)"),
     Option(
         "--misfire",
         "POLICY",
@@ -57,6 +57,8 @@ POLICIES = (
     values.duration_option("--jitter", "start up to this much later: another time, but always the same, for each slot"),
 )
 SYSTEM_FORM = ("/etc/crontab", "/etc/cron.d/")
+LONGEST_CRONTAB = 1_000_000
+MISTAKES_SHOWN = 10
 LOCALTIME, ZONES = "/etc/localtime", "/zoneinfo/"
 
 
@@ -233,7 +235,7 @@ def remove(given: Given) -> None:
 
 @Command(words="NAME…", options=(REASON, JSON), examples=("stoker schedule pause backup --reason 'disk full'",))
 def pause(given: Given) -> None:
-    """Slots of the time of the pause are left out."""
+    """Slots that came during the pause are left out."""
     _each(given, "schedule.pause", _next_words)
 
 
@@ -243,11 +245,10 @@ def resume(given: Given) -> None:
 
 
 def _each(given: Given, method: str, words: Any) -> None:
-    reason = {"reason": given["reason"]} if given["reason"] else {}
     answers = []
     with connect(given) as client:
         for name in given["words"]:
-            answer = client.call(method, {"name": name, **reason})
+            answer = client.call(method, {"name": name, **reason_of(given)})
             answers.append(answer)
             if not given["json"]:
                 render.line(f"schedule {name}: {words(answer)}")
@@ -261,7 +262,7 @@ def _each(given: Given, method: str, words: Any) -> None:
     examples=("stoker schedule run backup", "stoker logs -f $(stoker schedule run backup)"),
 )
 def run(given: Given) -> None:
-    """Whatever its times are, and also while it is paused. Prints the id of the job or workflow."""
+    """At once, also while the schedule is paused. Prints the id of the job or workflow."""
     answer = call(given, "schedule.run", {"name": given["words"][0]})
     run_id = answer["job"] if answer["workflow"] is None else answer["workflow"]
     render.receipt(_run_words(answer), render.json_text(answer) if given["json"] else run_id)
@@ -296,10 +297,7 @@ def import_crontab(given: Given) -> None:
     form = given["form"] or ("system" if source.startswith(SYSTEM_FORM) else "user")
     crontab = read_crontab(_text_of(source), users=form == "system")
     if crontab.mistakes:
-        lines = "; ".join(f"line {number}: {text}" for number, text in crontab.mistakes)
-        raise InvalidParams(
-            f"{source}: {lines}; nothing was imported", hint="stoker schedule import --form system FILE"
-        )
+        raise _mistakes(source, crontab, form)
     prefix = given["prefix"] or ("crontab" if source == "-" else os.path.basename(source))
     ours = _of_this_user(crontab)
     for number, remark in sorted(crontab.remarks):
@@ -317,22 +315,33 @@ def import_crontab(given: Given) -> None:
 def _text_of(source: str) -> str:
     try:
         with open(0 if source == "-" else source, encoding="utf-8", closefd=source != "-") as file:
-            return file.read()
+            text = file.read(LONGEST_CRONTAB + 1)
     except (OSError, UnicodeDecodeError) as error:
         problem = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise UsageError(f"cannot read {source}: {problem}") from None
+    if len(text) > LONGEST_CRONTAB:
+        raise InvalidParams(f"{source}: longer than {LONGEST_CRONTAB} characters", hint="import it in several parts")
+    return text
+
+
+def _mistakes(source: str, crontab: Crontab, form: str) -> InvalidParams:
+    """One error for all mistakes, which names the first of them."""
+    named = [f"line {number}: {text}" for number, text in crontab.mistakes[:MISTAKES_SHOWN]]
+    if (more := len(crontab.mistakes) - MISTAKES_SHOWN) > 0:
+        named.append(counted(more, "more line"))
+    hint = "stoker schedule import --form system FILE" if form == "user" else "crontab(5) says what a line has"
+    return InvalidParams(f"{source}: {'; '.join(named)}; nothing was imported", hint=hint)
 
 
 def _of_this_user(crontab: Crontab) -> list[CronJob]:
     """Jobs run as the user of the daemon: a line for another user is left out, with a remark."""
     name = pwd.getpwuid(os.geteuid()).pw_name
-    ours = [job for job in crontab.jobs if job.user in (None, name)]
     crontab.remarks += [
         (job.line, f"not imported: it is for the user {job.user}, and jobs run as the user of the daemon ({name})")
         for job in crontab.jobs
-        if job not in ours
+        if job.user not in (None, name)
     ]
-    return ours
+    return [job for job in crontab.jobs if job.user in (None, name)]
 
 
 def _imported(given: Given, job: CronJob, name: str) -> dict[str, Any]:

@@ -5,13 +5,16 @@ Owns the facts of `status` and their order: what it is, what it does, what holds
 
 from __future__ import annotations
 
+import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
+from stoker import paths
 from stoker.cli.kit import outcome, render
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.queues import print_queues
+from stoker.cli.rates import in_words
 from stoker.core.units import counted
 
 if TYPE_CHECKING:
@@ -21,18 +24,21 @@ if TYPE_CHECKING:
         DrainBegun,
         JournalStatus,
         LauncherView,
-        PressureView,
-        ShortageView,
+        RecoveryCount,
+        RecoveryStatus,
         StatusView,
         TimeOffView,
         UsageView,
     )
+    from stoker.core.host_views import FactView, FilesView, PressureView, ShortageView
     from stoker.core.views import StaleCheckpoint
 
+HOST_FACTS: tuple[Literal["idle", "charging"], ...] = ("idle", "charging")
 MOST_STALE = 5
+MOST_RATES = 5  # the others are in `stoker rate ls`
 JOURNAL_SLACK_BYTES = 32 * 1024 * 1024  # the newest files are never removed
 # What a start did with unfinished attempts, in the order in which it is shown.
-RECOVERED = (
+RECOVERED: tuple[tuple[RecoveryCount, str], ...] = (
     ("settled", "settled"),
     ("adopted", "adopted"),
     ("stopped", "stopped"),
@@ -45,7 +51,9 @@ RECOVERED = (
 
 @Command(options=(JSON,), examples=("stoker status", "stoker status --json | jq .running"))
 def status(given: Given) -> None:
-    answer = call(given, "system.status", {})
+    answer: StatusView = call(given, "system.status", {})
+    if (step := answer["safe_mode_next"]) is not None:
+        answer["safe_mode_next"] = paths.with_state_dir(step, answer["state_dir"], os.environ, os.getuid())
     if given["json"]:
         render.json_document(answer)
         return
@@ -61,6 +69,9 @@ def summary(answer: StatusView) -> list[tuple[str, object]]:
         ("next", answer["safe_mode_next"]),
         ("jobs", _jobs(answer)),
         ("pressure", _pressure(answer["pressure"])),
+        *[(fact, _fact(answer["host"][fact])) for fact in HOST_FACTS],
+        ("files", _files(answer["files"])),
+        *[("rate", f"{one['key']}, {in_words(one)}") for one in answer["rates"][:MOST_RATES]],
         ("starts", _shortage(answer["host_shortage"])),
         *[("launcher", _launcher(launcher)) for launcher in answer["launchers"]],
         *[("stale", remark) for remark in _stale(answer["stale_checkpoints"])],
@@ -103,6 +114,20 @@ def _pressure(pressure: PressureView) -> str:
     return "; ".join(filter(None, (state, usage or "not measured yet", stalls and f"PSI {stalls}")))
 
 
+def _fact(fact: FactView) -> str:
+    return f"{'yes' if fact['holds'] else 'no'}: {fact['words']}"
+
+
+def _files(files: FilesView) -> str | None:
+    """`jobs wait for 3 paths; the kernel may not tell of 1, looked at again and again: ...`."""
+    if not files["paths"]:
+        return None
+    text = f"jobs wait for {counted(files['paths'], 'path')}"
+    if files["untold"]:
+        text += f"; the kernel may not tell of {files['untold']}, looked at again and again: {files['why']}"
+    return text + "".join(f"; the file system at {point} does not answer" for point in files["hanging"])
+
+
 def _launcher(launcher: LauncherView) -> str:
     leaked = f", {launcher['leaked']} leaked" if launcher["leaked"] else ""
     return f"{launcher['id']}, pid {launcher['pid']}, {launcher['state']}, {launcher['running']} running{leaked}"
@@ -113,7 +138,7 @@ def _stale(attempts: list[StaleCheckpoint]) -> list[str]:
     return [*map(outcome.stale, attempts[:MOST_STALE]), *([f"and {more} more"] if more > 0 else [])]
 
 
-def _recovery(recovery: dict[str, Any], *, safe_mode: str | None) -> str:
+def _recovery(recovery: RecoveryStatus, *, safe_mode: str | None) -> str:
     """What the last start did with unfinished attempts."""
     counts = [f"{recovery[count]} {words}" for count, words in RECOVERED if recovery[count]]
     if safe_mode and recovery["took_ms"] is None and not counts:
@@ -123,7 +148,7 @@ def _recovery(recovery: dict[str, Any], *, safe_mode: str | None) -> str:
 
 
 def _disk(disk: DiskView) -> str:
-    return f"{render.size(disk['free_bytes'])} free{', FULL: new jobs are refused' if disk['full'] else ''}"
+    return f"{render.size(disk['free_bytes'])} free{', LOW: new jobs are refused' if disk['full'] else ''}"
 
 
 def _database(usage: UsageView) -> str:
@@ -166,7 +191,7 @@ def _journal(journal: JournalStatus) -> str:
     at = "" if journal["at"] is None else f", {render.when(journal['at'])}"
     text = f"up to change {journal['seq']}{at}; {counted(journal['files'], 'file')}, {render.size(journal['bytes'])}"
     if journal["error"]:
-        later = "it was given up, a new one begins later" if journal["given_up"] else "what it lacks is added later"
+        later = "it was given up, a new one begins later" if journal["given_up"] else "the missing rows are added later"
         return f"{text}; it CANNOT BE WRITTEN, {later}: {journal['error']}"
     if journal["behind"]:
         return f"{text}; catching up"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PATIENCE = values.duration_option(
     "--patience", "how long to try again while the daemon is full or restarting (default: 2m)"
 )
+BLOCK = Option("--block", None, "wait for room if the queue is full, at most the time of --patience if that is given")
 
 
 @Command(
@@ -34,7 +35,7 @@ PATIENCE = values.duration_option(
         *SPEC,
         PATIENCE,
         Option("--batch", "FILE|-", "submit one job per line, each a JSON object; options are the defaults of all"),
-        Option("--block", None, "wait for room if the queue is full, at most the time of --patience if that is given"),
+        BLOCK,
         Option("--atomic", None, "with --batch: store all jobs or none"),
         JSON,
     ),
@@ -62,7 +63,7 @@ def submit(given: Given) -> int:
 @Command(
     words="-- COMMAND [ARG…]",
     greedy=True,
-    options=(*SPEC, PATIENCE, RAW),
+    options=(*SPEC, PATIENCE, BLOCK, RAW),
     examples=(
         "stoker run -- make test",
         "stoker run --timeout 2s -- sleep 60; echo $?      # 124: the time limit",

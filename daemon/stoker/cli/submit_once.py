@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stoker.cli.kit.parser import Given
-    from stoker.cli.kit.room import RoomWait
+    from stoker.cli.kit.queue_room import RoomWait
     from stoker.cli.run_interrupt import RunInterrupt
     from stoker.core.wire_types import Submitted
     from stoker.rpc.client import Client
@@ -35,12 +35,10 @@ def submit_once(given: Given, spec: dict[str, Any], interrupt: RunInterrupt | No
     attempts = SubmitAttempts(given)
     room = room_wait(given)
     while True:
-        if interrupt:
-            interrupt.begin_submit(key)
         try:
             with connect(given) as client:
                 client.patience_s = 0.0  # the pauses are made here
-                answer = _submit_in_room(client, spec, attempts, room)
+                answer = _submit_in_room(client, spec, attempts, room, interrupt)
         except StokerError as error:
             if interrupt:
                 interrupt.submit_failed()
@@ -58,7 +56,7 @@ def room_wait(given: Given) -> RoomWait | None:
     """The wait for room that `--block` asks for."""
     if not given.get("block"):
         return None
-    from stoker.cli.kit.room import RoomWait  # noqa: PLC0415 - only for --block
+    from stoker.cli.kit.queue_room import RoomWait  # noqa: PLC0415 - only for --block
 
     return RoomWait(given)
 
@@ -94,14 +92,24 @@ class SubmitAttempts:
         return True
 
 
-def _submit_in_room(client: Client, spec: dict[str, Any], attempts: SubmitAttempts, room: RoomWait | None) -> Submitted:
+def _submit_in_room(
+    client: Client,
+    spec: dict[str, Any],
+    attempts: SubmitAttempts,
+    room: RoomWait | None,
+    interrupt: RunInterrupt | None,
+) -> Submitted:
     """Submit; with `--block` as often as needed until the queue has room."""
     while True:
+        if interrupt:
+            interrupt.begin_submit(spec["idempotency_key"])
         try:
             return _submit_or_find(client, spec, sent=attempts.sent)
         except QueueFull as full:
             if room is None:
                 raise
+            if interrupt:  # no job is stored while the command waits: a signal ends it at once
+                interrupt.submit_failed()
             attempts.answered = True
             room.wait(client, full)
 

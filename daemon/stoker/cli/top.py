@@ -62,7 +62,7 @@ class Terminal:
         self._modes = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _leave)
-        signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # Ctrl-Z: the shell would go on in our screen
+        signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # Ctrl-Z would give our screen to the shell
         if self._modes is not None:
             tty.setcbreak(sys.stdin)
             _keep_output_at_interrupt()
@@ -85,7 +85,7 @@ class Terminal:
 
 
 def _keep_output_at_interrupt() -> None:
-    """Set NOFLSH: at Ctrl-C the kernel signals us, then discards output, perhaps that which gives the screen back."""
+    """Set NOFLSH: at Ctrl-C the kernel signals us, then discards output, perhaps what restores the screen."""
     modes = termios.tcgetattr(sys.stdin)
     modes[LOCAL_MODES] |= termios.NOFLSH
     termios.tcsetattr(sys.stdin, termios.TCSANOW, modes)

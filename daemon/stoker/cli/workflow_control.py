@@ -5,21 +5,21 @@ Owns their options and how the answers are printed. The daemon decides which ste
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from stoker.cli.control import REASON, TIMEOUT
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.naming import WAIT, checkpoint_id, few, need_text, workflow_id
-from stoker.cli.kit.parser import JSON, Command, Given, Option
+from stoker.cli.kit.parser import JSON, Command, Given, Option, reason_of
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from stoker.core.wire_types import ResumedStep
+    from stoker.core.wire_types import ResumedStep, WorkflowCommandAnswer
 
 # The lists in an answer that are printed besides the state, in this order. Others are for --json only.
-REPORTED = {
+REPORTED: dict[Literal["running", "stopping", "reset", "not_undone", "stuck"], str] = {
     "running": "still running",
     "stopping": "being stopped",
     "reset": "queued again",
@@ -168,14 +168,13 @@ def remove_need(given: Given) -> int:
 
 def _call(verb: str, given: Given, params: dict[str, Any]) -> int:
     ident = workflow_id(given["words"][0])
-    reason = {"reason": given["reason"]} if given["reason"] else {}
-    answer = call(given, f"workflow.{verb}", {"id": ident, **params, **reason})
+    answer: WorkflowCommandAnswer = call(given, f"workflow.{verb}", {"id": ident, **params, **reason_of(given)})
     if given["json"]:
         render.json_document(answer)
     elif given.get("explain"):
         _print_plan(answer["steps"])
-        if answer.get("chain_warning"):
-            render.note(answer["chain_warning"])
+        if warning := answer.get("chain_warning"):
+            render.note(warning)
     else:
         _print_answer(ident, answer, stopping=verb == "cancel")
         if verb == "retry" and not answer["reset"]:
@@ -184,7 +183,7 @@ def _call(verb: str, given: Given, params: dict[str, Any]) -> int:
     return until_ended(given, ident) if given.get("wait") else 0
 
 
-def _print_answer(ident: int, answer: dict[str, Any], *, stopping: bool) -> None:
+def _print_answer(ident: int, answer: WorkflowCommandAnswer, *, stopping: bool) -> None:
     state = "stopping" if stopping and answer["state"] == "running" else answer["state"]
     render.line(f"workflow {ident} {state}")
     render.flush()  # before the notes, where both go to the same place
@@ -192,18 +191,18 @@ def _print_answer(ident: int, answer: dict[str, Any], *, stopping: bool) -> None
         render.note(
             f"{answer['step']} needs: {few([need_text(need) for need in answer['needs']], MOST_SHOWN) or 'nothing'}"
         )
-    if answer.get("chain_warning"):
-        render.note(answer["chain_warning"])
+    if warning := answer.get("chain_warning"):
+        render.note(warning)
     to = answer.get("to")
     if to:
         render.note(f"back to checkpoint {to['checkpoint']} (seq {to['seq']})")
         if to["damaged"]:
             render.note(f"checkpoint {to['damaged']} is damaged: its data and that of later ones was not used")
     for key, words in REPORTED.items():
-        if answer.get(key):
-            render.note(f"{words}: {few(answer[key], MOST_SHOWN)}")
-    if answer.get("going_on"):
-        render.note(f"run without the result of {answer['step']}: {few(answer['going_on'], MOST_SHOWN)}")
+        if steps := answer.get(key):
+            render.note(f"{words}: {few(steps, MOST_SHOWN)}")
+    if going_on := answer.get("going_on"):
+        render.note(f"run without the result of {answer['step']}: {few(going_on, MOST_SHOWN)}")
 
 
 def _print_plan(steps: list[ResumedStep]) -> None:

@@ -14,14 +14,15 @@ from stoker.cli.kit import outcome, render, table, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.naming import WAIT, few, groups, need_text, workflow_id
 from stoker.cli.kit.parser import JSON, Command, Given, Option
+from stoker.cli.submit_once import room_wait
 from stoker.cli.workflow_wait import until_ended
-from stoker.core.errors import FlowInvalid, UsageError
+from stoker.core.errors import FlowInvalid, QueueFull, UsageError
 from stoker.core.reason_words import last_line
 from stoker.core.units import counted
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
-    from stoker.core.views import StepView, WorkflowDetails, WorkflowView
+    from stoker.core.views import AnalysisView, StepView, WorkflowDetails, WorkflowView
     from stoker.core.wire_types import WorkflowAccepted
 
 STATES = ("running", "paused", "rolling_back", "succeeded", "failed", "cancelled")
@@ -36,6 +37,8 @@ REMARK_WIDTH = 80
         Option("--param", "NAME=VALUE", "value of a parameter of the flow; repeatable", convert=values.pair, many=True),
         Option("--idempotency-key", "TEXT", "a second submit with the same key returns the same workflow"),
         Option("--dry-run", None, "store nothing: check the file and print the order of the steps"),
+        Option("--block", None, "wait until there is room for all steps if a queue is full"),
+        values.duration_option("--patience", "with --block: give up after this time"),
         WAIT,
         JSON,
     ),
@@ -49,17 +52,19 @@ REMARK_WIDTH = 80
 def submit(given: Given) -> int:
     if given["dry_run"] and given["wait"]:
         raise UsageError("--dry-run stores nothing, so there is nothing to wait for", hint="leave out --wait")
+    if given["dry_run"] and given["block"]:
+        raise UsageError("--dry-run and --block exclude each other", hint="leave out --block")
+    if given["patience_ms"] is not None and not given["block"]:
+        raise UsageError("--patience needs --block")
     (source,) = given["words"]
     flow = flowfile.complete(flowfile.read(source))
     flowfile.check_size(source, flow)
     for name, remark in flowfile.overdue_steps(flow):
         render.note(f"{name}: {remark}")
-    key = given["idempotency_key"]
-    with connect(given) as client:
-        try:
-            answer = client.submit_workflow(flow, dict(given["param"]), idempotency_key=key, dry_run=given["dry_run"])
-        except FlowInvalid as error:
-            raise flowfile.located(source, flow, error, "; nothing was stored") from None
+    try:
+        answer = _submit(given, flow)
+    except FlowInvalid as error:
+        raise flowfile.located(source, flow, error, "; nothing was stored") from None
     if given["dry_run"]:
         _print_plan(answer, flow, as_json=given["json"])
         return 0
@@ -69,6 +74,19 @@ def submit(given: Given) -> int:
     if not given["wait"]:
         return 0
     return until_ended(given, answer["id"] or 0)
+
+
+def _submit(given: Given, flow: dict[str, Any]) -> WorkflowAccepted:
+    """Submit; with `--block` as often as needed until the queues have room for all steps."""
+    parameters, key, room = dict(given["param"]), given["idempotency_key"], room_wait(given)
+    with connect(given) as client:
+        while True:
+            try:
+                return client.submit_workflow(flow, parameters, idempotency_key=key, dry_run=given["dry_run"])
+            except QueueFull as full:
+                if room is None:
+                    raise
+                room.wait(client, full)
 
 
 def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool) -> None:
@@ -207,7 +225,7 @@ def _print_steps(steps: list[StepView]) -> None:
             step["name"],
             step["job"],
             step["state"],
-            outcome.result(step) or "-",
+            outcome.result(step) or outcome.awaited(step) or "-",
             step["attempts"],
             few([need_text(need) for need in step["needs"]]),
             _remark(step),
@@ -226,7 +244,7 @@ def _remark(step: StepView) -> str:
     return "; ".join(filter(None, (may_fail, render.cut(last_line(step.get("error") or ""), REMARK_WIDTH))))
 
 
-def _print_analysis(analysis: dict[str, Any] | None) -> None:
+def _print_analysis(analysis: AnalysisView | None) -> None:
     if not analysis:
         render.note("nothing to analyse: no step failed")
         return
@@ -234,4 +252,4 @@ def _print_analysis(analysis: dict[str, Any] | None) -> None:
     critical = "a critical step failed" if analysis["critical"] else "no critical step failed"
     causes = [(cause.replace("_", " "), few(groups(names))) for cause, names in analysis["causes"].items()]
     render.facts([("failure", f"{analysis['scope']}; {critical}"), *causes])
-    render.line(f"next: {render.visible(analysis['next'])}")
+    render.line(f"next: {render.visible(render.naming_socket(analysis['next']))}")

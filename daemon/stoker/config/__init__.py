@@ -1,4 +1,4 @@
-"""The daemon's settings: `load` reads them, `describe` writes them, `Config` is what they are.
+"""The daemon's settings: `load` reads them into a `Config`, `describe` writes one as text.
 
 Owns the public names of the package. settings.py owns the keys, loading.py files and environment, mistakes.py the error
 messages, describing.py the TOML text, reloading.py the settings that can change live. A Config is frozen: a reload

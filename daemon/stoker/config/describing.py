@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, Struct
 
 from stoker.config.mistakes import number
 from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection, Section
+from stoker.core.hooks import Hook, HookOn
 from stoker.core.requests import JobDefaults
 from stoker.core.schedule.request import ScheduleParams
 
@@ -38,6 +39,8 @@ QUEUES: Final = f"""\
 # max_running = 4
 # min_running = 1
 # max_queued = 100_000
+# rate = "100/m"  # at most 100 of its jobs start in a minute, retries included
+# burst = 20
 # paused = false
 # [queues.bulk.defaults]
 # max_attempts = 3
@@ -55,6 +58,16 @@ KEEPS: Final = """\
 # keep_failed = "90d"
 # [retention.workflows.nightly]
 # keep_last = 50
+"""
+
+
+RATES: Final = """\
+# Rates of keys (`rate_key` of a job). One section each; "*" stands for each key without a rate of its own. A rate that
+# is taken out of the file stays in force: stoker rate rm.
+#
+# [rates."api.example.com"]
+# rate = "10/s"
+# burst = 5
 """
 
 
@@ -76,6 +89,29 @@ SCHEDULES: Final = """\
 """
 
 
+HOOKS: Final = f"""\
+# Hooks. One section each: a change runs a command, as a durable job of the queue `hooks`. The command finds the change
+# as JSON in the file $STOKER_HOOK_FILE, and in one line in $STOKER_HOOK_SUMMARY. Filters that are left out let every
+# change pass. Retries and limits are those of [queues.hooks.defaults]. `stoker hook test NAME` tries a hook.
+#
+# [hooks.mail]
+# on = ["job.failed", "workflow.failed"]
+# workflow = "nightly"  # the changes of workflows of this name and of their steps
+# command = "/usr/local/lib/stoker/mail-by-sendmail"
+# args = ["root"]
+# [hooks.chat]
+# on = ["job.held"]
+# queue = "release"
+# labels = {{ team = "web" }}
+# command = "/usr/local/lib/stoker/webhook-by-curl"
+# env = {{ WEBHOOK_URL = "https://chat.example.com/hook" }}
+# working_dir = "/"
+#
+# The changes:
+{fill(", ".join(HookOn), width=WIDTH, initial_indent="#   ", subsequent_indent="#   ")}
+"""
+
+
 NO_REMARKS: Final[Mapping[str, str]] = {}
 
 
@@ -86,8 +122,12 @@ def describe(config: Config, remarks: Mapping[str, str] = NO_REMARKS) -> str:
     parts += [_keep("workflows", name, section) for name, section in config.retention_workflows.items()]
     parts.append(QUEUES)
     parts += [_queue(name, section) for name, section in config.queues.items()]
+    parts.append(RATES)
+    parts += [f"[rates.{_toml(key)}]\n{_lines(section)}" for key, section in config.rates.items()]
     parts.append(SCHEDULES)
     parts += [_schedule(schedule) for schedule in config.schedules.values()]
+    parts.append(HOOKS)
+    parts += [_hook(hook) for hook in config.hooks.values()]
     return "\n".join(parts)
 
 
@@ -114,6 +154,12 @@ def _schedule(schedule: ScheduleParams) -> str:
     fields = msgspec.to_builtins(schedule)
     own = {key: value for key, value in fields.items() if value is not None and key not in ("name", "replace")}
     return f"[schedules.{_toml(schedule.name)}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in own.items())
+
+
+def _hook(hook: Hook) -> str:
+    fields = msgspec.structs.asdict(hook)
+    own = {key: value for key, value in fields.items() if value not in (None, {}, ()) and key != "name"}
+    return f"[hooks.{_toml(hook.name)}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in own.items())
 
 
 def _lines(section: Struct, remarks: Mapping[str, str] = NO_REMARKS) -> str:

@@ -10,6 +10,7 @@ name begins with STOKER_ and a section is a mistake; other `STOKER_*` variables 
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,20 +20,25 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType, inspect
 from msgspec.structs import replace
 
-from stoker.config.mistakes import rejected, unknown
-from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection
-from stoker.core.errors import ConfigInvalid, StokerError
+from stoker.config.hook_section import HookSection
+from stoker.config.mistakes import rejected, unknown, with_nul
+from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection, RateSection
+from stoker.core.errors import ConfigInvalid, InvalidParams, StokerError
+from stoker.core.hooks import Hook, useless_filters
 from stoker.core.job.model import Spec
 from stoker.core.job.spec_rules import contradictions_of_defaults
-from stoker.core.requests import JobDefaults, JobWork
+from stoker.core.rate import HINT, changed
+from stoker.core.requests import JobDefaults, JobWork, RateName
 from stoker.core.schedule.request import ScheduleParams, checked
 from stoker.core.similar_names import nearest
+from stoker.core.throttle import check_floor
 from stoker.core.units import counted
 from stoker.core.workflow import definition
 from stoker.core.workflow.mistakes import refuse
 from stoker.paths import config_files
 
 QUEUE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+A_NAME: Final = "a name is 1 to 64 of a-z 0-9 . _ - and starts with a-z or 0-9"
 
 # (section, key, the key that it must not exceed)
 ORDERED: Final = (
@@ -42,8 +48,9 @@ ORDERED: Final = (
     ("rpc", "max_connections_per_uid", "max_connections"),
 )
 
+NAMED: Final = ("queues", "rates", "schedules", "hooks")  # tables of sections that have names
 OF_A_REQUEST: Final = ("name", "replace", "reason")  # fields of `schedule.add` that no section has
-KEPT: Final = ("queues", "workflows")  # what may have times of its own in [retention]
+KEPT: Final = ("queues", "workflows")  # tables of [retention] with times by name
 
 ENVIRONMENT: Final[dict[str, tuple[str, str]]] = {
     f"STOKER_{section}_{key}".upper(): (section, key)
@@ -97,9 +104,9 @@ def _text_of(path: Path) -> str:
 def _invalid(path: Path | None, errors: list[str]) -> ConfigInvalid:
     where = "the environment" if path is None else str(path)
     what = errors[0] if len(errors) == 1 else counted(len(errors), "mistake")
-    return ConfigInvalid(
-        f"{where}: {what}", hint="stoker config check", errors=errors, file=None if path is None else str(path)
-    )
+    file = "" if path is None else f" {shlex.quote(str(path.absolute()))}"
+    hint = f"stoker config check{file}"
+    return ConfigInvalid(f"{where}: {what}", hint=hint, errors=errors, file=None if path is None else str(path))
 
 
 class _Reader:
@@ -110,7 +117,9 @@ class _Reader:
         self._values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         self._queues: dict[str, dict[str, Any]] = {}
         self._kept: dict[str, dict[str, Any]] = {}
+        self._rates: dict[str, RateSection] = {}
         self._schedules: dict[str, ScheduleParams] = {}
+        self._hooks: dict[str, Hook] = {}
         self._wrong: set[tuple[str, str]] = set()
 
     def read_text(self, text: str) -> None:
@@ -119,13 +128,24 @@ class _Reader:
         except tomllib.TOMLDecodeError as error:
             self.errors.append(f"not TOML: {error}")
             return
+        except (ValueError, RecursionError) as error:
+            problem = "nested too deeply" if isinstance(error, RecursionError) else "a number has thousands of digits"
+            self.errors.append(f"not usable: {problem}")
+            return
+        if mistakes := list(with_nul(document)):
+            self.errors += mistakes
+            return
         for name, table in document.items():
             if name == "queues":
                 self._read_queues(table)
+            elif name == "rates":
+                self._read_rates(table)
             elif name == "schedules":
                 self._read_schedules(table)
+            elif name == "hooks":
+                self._read_hooks(table)
             elif name not in SECTIONS:
-                self.errors.append(unknown(f"[{name}]", "section", nearest(name, [*SECTIONS, "queues", "schedules"])))
+                self.errors.append(unknown(f"[{name}]", "section", nearest(name, [*SECTIONS, *NAMED])))
             else:
                 own = self._without_keeps(table) if name == "retention" else table
                 self._values[name] = self._read_table(name, SECTIONS[name], own)
@@ -152,7 +172,7 @@ class _Reader:
 
     def finish(self) -> Config:
         config = msgspec.convert({**self._values, **self._kept, "queues": self._queues}, Config)
-        config = replace(config, schedules=self._schedules)
+        config = replace(config, schedules=self._schedules, rates=self._rates, hooks=self._hooks)
         for section, low, high in ORDERED:
             below, above = (getattr(getattr(config, section), key) for key in (low, high))
             if below > above and not self._wrong & {(section, low), (section, high)}:
@@ -188,15 +208,43 @@ class _Reader:
             if QUEUE_NAME.fullmatch(name):
                 self._queues[name] = self._read_queue(f"queues.{name}", table)
             else:
-                self.errors.append(f"[queues.{name}]: a name is 1 to 64 of a-z 0-9 . _ - and starts with a-z or 0-9")
+                self.errors.append(f"[queues.{name}]: {A_NAME}")
 
     def _read_queue(self, section: str, table: Any) -> dict[str, Any]:
         table = dict(table) if isinstance(table, dict) else table
         defaults = table.pop("defaults", {}) if isinstance(table, dict) else {}
         values = self._read_table(section, QueueSection, table)
+        self._check_rate(section, values.get("rate", UNSET), values.get("burst", UNSET))
+        try:
+            check_floor(values.get("min_running"), values.get("max_running"))
+        except InvalidParams as error:
+            self.errors.append(f"[{section}] {error.message}")
         if defaults != {}:
             values["defaults"] = self._read_table(f"{section}.defaults", JobDefaults, defaults)
         return values
+
+    def _read_rates(self, rates: Any) -> None:
+        if not self._is_table("rates", rates):
+            return
+        for key, table in rates.items():
+            section = f"rates.{key}"
+            values = self._read_table(section, RateSection, table)
+            if not _takes(RateName, key):
+                self.errors.append(f"[{section}]: a key is 1 to 128 of A-Z a-z 0-9 . _ : @ / -, or * for all others")
+            elif "rate" not in values:
+                self.errors.append(f"[{section}] rate: it is missing; {HINT}")
+            elif self._check_rate(section, values["rate"], values.get("burst", UNSET)):
+                self._rates[key] = RateSection(**values)
+
+    def _check_rate(self, section: str, rate: str | UnsetType, burst: int | UnsetType) -> bool:
+        if rate is UNSET:  # the rate may have been set with `stoker queue set`
+            return True
+        try:
+            changed(None, rate, burst)
+        except InvalidParams as error:
+            self.errors.append(f"[{section}] {error.message}; {error.hint}")
+            return False
+        return True
 
     def _read_schedules(self, schedules: Any) -> None:
         if not self._is_table("schedules", schedules):
@@ -207,7 +255,7 @@ class _Reader:
                 self._schedules[name] = msgspec.convert({**table, "name": name}, ScheduleParams)
 
     def _is_schedule(self, section: str, name: str, table: dict[str, Any]) -> bool:
-        """Whether a schedule can be made of it. What its flow or its queue lacks, the daemon finds."""
+        """Whether the section is a valid schedule. Only the daemon can check its flow and its queue."""
         before = len(self.errors)
         own = {key: value for key, value in table.items() if key != "job"}
         self.errors += [unknown(f"[{section}] {key}", "key", None) for key in OF_A_REQUEST if key in own]
@@ -223,6 +271,34 @@ class _Reader:
                 text = error.message if isinstance(error, StokerError) else str(error)
                 self.errors.append(f"[{section}] {text}")
         return len(self.errors) == before
+
+    def _read_hooks(self, hooks: Any) -> None:
+        if not self._is_table("hooks", hooks):
+            return
+        for name, table in hooks.items():
+            if not QUEUE_NAME.fullmatch(name):
+                self.errors.append(f"[hooks.{name}]: {A_NAME}")
+            elif self._is_table(f"hooks.{name}", table):
+                self._read_hook(name, table)
+
+    def _read_hook(self, name: str, table: dict[str, Any]) -> None:
+        section, before = f"hooks.{name}", len(self.errors)
+        values = self._read_table(section, HookSection, table)
+        for key, example in (("on", 'on = ["job.failed"]'), ("command", 'command = "/usr/local/bin/tell"')):
+            if key not in table:
+                self.errors.append(f"[{section}] {key}: it is missing, as in {example}")
+        if len(self.errors) > before:
+            return
+        hook = msgspec.convert(values, HookSection).hook(name)
+        for twice in {on for on in hook.on if hook.on.count(on) > 1}:
+            self.errors.append(f"[{section}] on: {twice.value} is named twice")
+        for key, on in useless_filters(hook.on, table.keys() & {"queue", "workflow", "labels"}):
+            self.errors.append(f"[{section}] {key}: it does not apply to {on.value}; make two hooks, or leave it out")
+        self._hooks[name] = hook
+        try:
+            hook.work  # noqa: B018 - checks the arguments and the environment
+        except InvalidParams as error:
+            self.errors.append(f"[{section}] {error.message}")
 
     def _read_table(self, section: str, struct: type[Struct], table: Any) -> dict[str, Any]:
         """The valid keys of a table; every other key becomes a mistake."""
@@ -248,7 +324,7 @@ class _Reader:
 
 
 def _check_flow(text: str) -> None:
-    """Raises ValidationError or FlowInvalid. What this host lacks for it, the daemon finds."""
+    """Raises ValidationError or FlowInvalid. Only the daemon checks what the host must have for it."""
     flow = msgspec.json.decode(text, type=definition.Flow)
     refuse(list(definition.plan(definition.FlowRequest(flow=flow, raw=msgspec.Raw(text.encode())), None).mistakes))
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from stoker.core.daemon_views import SettingsView
 
 # Sections of which every key is live, and single keys of others.
-LIVE_SECTIONS: Final = frozenset({"retry", "memory", "psi", "jobs", "checkpoints", "workflows", "retention", "backup"})
+LIVE_SECTIONS: Final = frozenset(
+    {"retry", "idle", "memory", "psi", "jobs", "checkpoints", "workflows", "retention", "backup"}
+)
 LIVE_KEYS: Final = frozenset(
     {
         ("daemon", "max_running"),
@@ -36,8 +38,9 @@ LIVE_KEYS: Final = frozenset(
 )
 
 
+WHOLE_TABLES: Final = ("schedules", "hooks")  # a section that is taken out of the file is removed
 KEEP_TABLES: Final = ("retention_queues", "retention_workflows")
-TABLES: Final = ("queues", "schedules", *KEEP_TABLES)  # live as a whole
+TABLES: Final = ("queues", "rates", "schedules", "hooks", *KEEP_TABLES)  # live as a whole
 
 
 class Reloaded(NamedTuple):
@@ -81,8 +84,11 @@ def merge_live(running: Config, asked: Config) -> Reloaded:
         restart += [f"{name}.{key}" for key in differing if key not in live]
         sections[name] = replace(before, **{key: getattr(after, key) for key in live})
     changed += [f"queues.{name}" for name, queue in asked.queues.items() if queue != running.queues.get(name)]
-    names = sorted(asked.schedules.keys() | running.schedules.keys())
-    changed += [f"schedules.{name}" for name in names if asked.schedules.get(name) != running.schedules.get(name)]
+    changed += [f"rates.{key}" for key, rate in asked.rates.items() if rate != running.rates.get(key)]
+    for table in WHOLE_TABLES:
+        before, after = getattr(running, table), getattr(asked, table)
+        names = sorted(after.keys() | before.keys())
+        changed += [f"{table}.{name}" for name in names if after.get(name) != before.get(name)]
     tables: dict[str, Any] = {name: getattr(asked, name) for name in TABLES}
     changed += [name.replace("_", ".") for name in KEEP_TABLES if tables[name] != getattr(running, name)]
     return Reloaded(Config(**sections, **tables), changed, restart)

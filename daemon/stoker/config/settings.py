@@ -14,7 +14,10 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from stoker.core.hooks import Hook
+from stoker.core.host_state import IdlePolicy
 from stoker.core.job.model import Queue, QueueClass
+from stoker.core.rate import Rate, changed, read_rate
 from stoker.core.requests import MAX_DURATION_MS, MAX_INT, JobDefaults
 from stoker.core.schedule.request import ScheduleParams
 from stoker.core.throttle import Band, Gauge, ThrottlePolicy
@@ -130,6 +133,16 @@ class ThrottleSettings(Section, frozen=True):
     ] = 5_000
 
 
+class IdleSettings(Section, frozen=True):
+    """When the host is idle, for jobs that wait for that (--wait-for idle)."""
+
+    cpu_percent: Annotated[float, between(0, 100, "percent of all CPUs below which they are idle")] = 20.0
+    for_ms: Annotated[int, between(0, MAX_DURATION_MS, "the host is idle after all was calm for so long")] = 60_000
+    input: Annotated[
+        bool, says("also wait until logind says that nobody uses the sessions; needs the extra stoker[desktop]")
+    ] = True
+
+
 class LauncherSettings(Section, frozen=True):
     """The launcher: the process that is the parent of all workers."""
 
@@ -235,7 +248,7 @@ class DiskSettings(Section, frozen=True):
 
 
 class RetentionSettings(Section, frozen=True):
-    """How long what has ended stays. A time is a number with ms, s, m, h or d, or "forever"."""
+    """How long ended jobs and workflows are kept. A time is a number with ms, s, m, h or d, or "forever"."""
 
     keep: Annotated[str, aged("ended jobs and workflows stay this long, with their logs and checkpoints")] = "30d"
     keep_failed: Annotated[str, aged("those that failed stay this long")] = "30d"
@@ -245,7 +258,7 @@ class RetentionSettings(Section, frozen=True):
     keep_changes: Annotated[str, aged("entries of the log of changes (stoker history, stoker watch) stay")] = "30d"
     keep_archives: Annotated[str, aged("archives of failed workflows stay")] = "30d"
     keep_keys: Annotated[str, aged("idempotency keys stay after their job was removed")] = "30d"
-    every_ms: Annotated[int, between(100, MAX_DURATION_MS, "how often what is older is removed")] = 3_600_000
+    every_ms: Annotated[int, between(100, MAX_DURATION_MS, "how often older data is removed")] = 3_600_000
 
 
 class BackupSettings(Section, frozen=True):
@@ -293,6 +306,8 @@ class QueueSection(Section, frozen=True):
         UNSET
     )
     max_queued: Annotated[int, between(0, MAX_INT, "most jobs of the queue that have not started")] | UnsetType = UNSET
+    rate: Annotated[str, says("how many of its jobs may start in a time: 100/m")] | UnsetType = UNSET
+    burst: Annotated[int, between(1, MILLION, "so many may start at once, if none did before")] | UnsetType = UNSET
     paused: Annotated[bool, says("start no jobs of the queue")] | UnsetType = UNSET
     defaults: Annotated[JobDefaults, says("values that its jobs get unless they set their own")] | UnsetType = UNSET
 
@@ -301,7 +316,19 @@ class QueueSection(Section, frozen=True):
         values = {key: value for key, value in msgspec.structs.asdict(self).items() if value is not UNSET}
         if self.defaults is not UNSET:
             values["defaults"] = msgspec.json.decode(msgspec.json.encode(self.defaults))
+        if "rate" in values or "burst" in values:
+            values["rate"] = changed(queue.rate, values.pop("rate", UNSET), values.pop("burst", UNSET))
         return msgspec.structs.replace(queue, **values)
+
+
+class RateSection(Section, frozen=True):
+    """The rate of a key. A key that the file no longer has keeps its rate until `stoker rate rm`."""
+
+    rate: Annotated[str, says("how many jobs with this key may start in a time: 10/s")]
+    burst: Annotated[int, between(1, MILLION, "so many may start at once, if none did before")] = 1
+
+    def rate_of_key(self) -> Rate:
+        return read_rate(self.rate, self.burst)
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -314,6 +341,7 @@ class Config(Struct, frozen=True, kw_only=True):
     memory: MemorySettings = MemorySettings()
     psi: PsiSettings = PsiSettings()
     throttle: ThrottleSettings = ThrottleSettings()
+    idle: IdleSettings = IdleSettings()
     launcher: LauncherSettings = LauncherSettings()
     cgroup: CgroupSettings = CgroupSettings()
     rpc: RpcSettings = RpcSettings()
@@ -329,7 +357,9 @@ class Config(Struct, frozen=True, kw_only=True):
     retention_queues: dict[str, KeepSection] = field(default_factory=dict)
     retention_workflows: dict[str, KeepSection] = field(default_factory=dict)
     queues: dict[str, QueueSection] = field(default_factory=dict)
+    rates: dict[str, RateSection] = field(default_factory=dict)
     schedules: dict[str, ScheduleParams] = field(default_factory=dict)
+    hooks: dict[str, Hook] = field(default_factory=dict)
 
     def job_defaults(self) -> dict[str, Any]:
         """Values for fields of a spec that neither the job nor its queue sets."""
@@ -343,6 +373,10 @@ class Config(Struct, frozen=True, kw_only=True):
             "grace_ms": self.jobs.grace_ms,
             "max_log_bytes": self.jobs.max_log_bytes,
         }
+
+    def idle_policy(self) -> IdlePolicy:
+        """As core/host_state.py takes it."""
+        return IdlePolicy(cpu_percent=self.idle.cpu_percent, for_ms=self.idle.for_ms, input=self.idle.input)
 
     def throttle_policy(self) -> ThrottlePolicy:
         """The thresholds as core/throttle.py takes them."""

@@ -1,1 +1,1 @@
-"""What works on the store alone, with no daemon running."""
+"""Commands that work on the store itself and need no daemon."""

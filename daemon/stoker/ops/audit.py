@@ -51,7 +51,7 @@ def verify_backup(file: str, progress: Progress) -> AuditView:
 
 @contextmanager
 def _opened(directory: StateDirectory) -> Iterator[sqlite3.Connection]:
-    """Without a daemon the files stay as they are: an ordinary connection would move the WAL into the database."""
+    """Without a daemon it is opened as immutable: an ordinary connection would move the WAL into the database."""
     with ExitStack() as stack:
         try:
             stack.enter_context(directory.shared())

@@ -1,7 +1,7 @@
-"""The verification of the journal, and of the database by it: what the one has, the other must have too.
+"""The verification of the journal, and the comparison of the database with it.
 
-A log of changes whose end was cut off has a whole chain; the journal shows that there was more. It may lag behind a
-running daemon, never the reverse.
+A log of changes whose end was cut off has a valid hash chain; only the journal shows that there was more. The journal
+may lag behind a running daemon, the database never lags behind the journal.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from msgspec import Struct
 from stoker.core.errors import JournalBroken
 from stoker.store import changes, outbox
 from stoker.store.journal_chains import Torn, chains, read_chain
-from stoker.store.journal_files import Position
+from stoker.store.journal_files import Position, read_outline
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import JournalAuditView
 
 
 class JournalReading(Struct):
-    """What was read of a journal, line by line. `chain`: its newest; `broken`: why the reading ended early."""
+    """The result of reading a journal. `chain`: its newest; `broken`: why the reading ended early."""
 
     lines: int = 0
     chain: str | None = None
@@ -30,18 +30,23 @@ class JournalReading(Struct):
     broken: str | None = None
 
 
-def read(directory: Path) -> JournalReading:
-    """Read a whole journal and verify the hash of each line."""
+def read(directory: Path, tries: int = 3) -> JournalReading:
+    """Read a whole journal and verify the hash of each line.
+
+    A running daemon may remove its oldest file meanwhile, once a minute: then it is read again.
+    """
     reading = JournalReading()
     try:
         for chain in chains(directory):
             reading.chain, reading.end = chain.header.chain, Position(chain.header.last, chain.header.seq)
-            for line in read_chain(chain):
+            for line in read_chain(chain, read_outline):
                 if not isinstance(line, Torn):
                     reading.lines, reading.end = reading.lines + 1, line.position
     except JournalBroken as error:
         reading.broken = error.message
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and tries > 1:
+            return read(directory, tries - 1)
         reading.broken = f"{error.filename or directory}: {error.strerror}"
     return reading
 
@@ -58,7 +63,7 @@ def verify(connection: sqlite3.Connection, directory: Path) -> JournalAuditView 
 
 
 def _missing(in_database: int, in_journal: int) -> str | None:
-    """Asked after the journal was read: a running daemon commits first."""
+    """The changes that the database lacks. It is read after the journal, as a running daemon commits first."""
     if in_database >= in_journal:
         return None
     return f"the database ends at change {in_database}, but the journal has changes up to {in_journal}"

@@ -1,7 +1,7 @@
 """Databases built from the journal: from a whole chain of it, or from a backup and what followed it.
 
-Owns the choice of the chain, and where it ends for `--to`. Invariants: a database ends between two commits; whatever
-the journal lacks for that is an error that says what is there.
+Owns the choice of the chain, and its end for `--to`. Invariants: a database ends between two commits; if the journal
+lacks something for that, the error names what it has.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stoker.store.high_water import ID_TABLES, Mark
 from stoker.store.journal_chains import JournalChain, Torn, chains, read_chain
 from stoker.store.journal_files import Line, Position
 from stoker.store.migrate import apply_all, schema_of
-from stoker.store.replay import Replay, replaying, use_without_care
+from stoker.store.replay import replaying, use_without_care
 
 
 class Until(Struct, frozen=True):
@@ -40,7 +40,7 @@ class Until(Struct, frozen=True):
 
 
 class Rebuilt(Struct, frozen=True):
-    """What was done: the newest change and its time, ids that the rest of the journal gave out, and remarks."""
+    """The result: the newest change and its time, ids that the rest of the journal gave out, and remarks."""
 
     seq: int
     at: int
@@ -63,7 +63,7 @@ def from_journal(journal: Path, fresh: Path, until: Until) -> Rebuilt:
 
 
 def behind_backup(journal: Path, fresh: Path, until: Until) -> Rebuilt:
-    """Go on from `fresh`, a copy of a backup, with what the journal has behind it. Raises as `from_journal` does."""
+    """Apply to `fresh`, a copy of a backup, the later commits of the journal. Raises as `from_journal` does."""
     _refuse_future(until)
     with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
         use_without_care(connection)
@@ -81,8 +81,8 @@ def behind_backup(journal: Path, fresh: Path, until: Until) -> Rebuilt:
             )
         if Position(chain.header.last, chain.header.seq) > position and not chain.is_whole:
             raise BackupRefused(
-                f"the journal begins behind change {chain.header.seq}, the backup ends at change {position.seq}: what "
-                "is between was removed",
+                f"the journal begins behind change {chain.header.seq}, the backup ends at change {position.seq}: "
+                "the changes between were removed",
                 hint="take a newer backup: stoker backup ls",
             )
         return _apply(connection, chain, position, until)
@@ -107,7 +107,7 @@ def _refuse_future(until: Until) -> None:
 
 
 def _chain_for(every: list[JournalChain], until: Until) -> JournalChain:
-    """The newest chain that begins not after `until`, and whose first rows are complete."""
+    """The newest chain that begins before `until` and has all its initial rows."""
     begun = [chain for chain in every if until.includes(chain.header.seq, chain.header.at)]
     if not begun:
         first = every[0].header
@@ -121,7 +121,7 @@ def _chain_for(every: list[JournalChain], until: Until) -> JournalChain:
         if any(isinstance(line, Line) and not line.more for line in read_chain(chain)):  # stops at the first
             return chain
     raise BackupRefused(
-        f"the journal begins with change {begun[-1].header.seq}: what was before was removed, or is not complete",
+        f"the journal begins with change {begun[-1].header.seq}: earlier changes were removed or are incomplete",
         hint="stoker restore --from-backup latest --to TIME|SEQ",
     )
 
@@ -130,26 +130,23 @@ def _apply(connection: sqlite3.Connection, chain: JournalChain, start: Position,
     """Apply the commits of a chain behind `start`, and read the rest for its ids."""
     seq, at, ids, remarks, over = start.seq, 0, _Ids(), list[str](), False
     end: Line | None = None
+    header = chain.header
     with replaying(connection) as replay:
+        if header.base and Position(header.last, header.seq) > start and until.includes(header.seq, header.at):
+            replay.clear()
         for commit in _commits(chain, remarks):
             newest = commit[-1]
             over = over or not until.includes(newest.seq, newest.at)
             if not over and newest.position > start:
-                _replay(replay, commit)
+                for line in commit:
+                    replay.apply(line)
                 seq, at = newest.seq, newest.at
             ids.see(commit)
-            end = newest
+            end = end if newest.more else newest
         _check_end(chain, end, until)
     if until.seq is not None and seq < until.seq:
         remarks.append(f"change {until.seq} was committed together with later ones: it is not part of this")
     return Rebuilt(seq, at, ids.mark, remarks)
-
-
-def _replay(replay: Replay, commit: list[Line]) -> None:
-    if commit[0].base:
-        replay.clear()
-    for line in commit:
-        replay.apply(line)
 
 
 def _check_end(chain: JournalChain, end: Line | None, until: Until) -> None:
@@ -168,14 +165,17 @@ def _check_end(chain: JournalChain, end: Line | None, until: Until) -> None:
 
 
 def _commits(chain: JournalChain, remarks: list[str]) -> Iterator[list[Line]]:
-    """The lines of one commit after another. The end of a journal may lack the rest of one: it does not count."""
+    """The lines of each commit, in order. An incomplete commit at the end of a journal is left out.
+
+    A chain begins with every row of the database: its lines are given one by one, to hold few of them in memory.
+    """
     commit: list[Line] = []
     for line in read_chain(chain):
         if isinstance(line, Torn):
             remarks.append(str(line))
             continue
         commit.append(line)
-        if not line.more:
+        if not line.more or line.base:
             yield commit
             commit = []
     if commit:

@@ -7,11 +7,11 @@ Invariant: from the same facts a start makes the same plan.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from stoker.core.clock import Now, wall_ms
@@ -28,6 +28,7 @@ from stoker.core.job.recovery import (
     plan,
     validate,
 )
+from stoker.paths import with_state_dir
 from stoker.process import evidence
 from stoker.process import identity as identities
 from stoker.process.launchers import Launchers, find_launchers
@@ -71,13 +72,17 @@ class Preview(Struct, frozen=True):
     invalid: str | None
     remedy: str | None
 
+    def view(self) -> object:
+        """As JSON values."""
+        return to_builtins(self)
 
-def preview(root: str) -> dict[str, object]:
-    """The plan for that state directory, as JSON values. Raises AlreadyRunning while a daemon runs there."""
+
+def preview(root: str) -> Preview:
+    """The plan for that state directory. Raises AlreadyRunning while a daemon runs there."""
     directory = StateDirectory(Path(root))
     try:
         with inspecting(directory) as seen:
-            return dict(msgspec.to_builtins(_preview(directory.root, seen)))
+            return _preview(directory.root, seen)
     except AlreadyRunning as error:
         message = f"{error.message}: it recovered when it started, and there is no plan to show"
         raise AlreadyRunning(message, hint="stoker status shows what the last recovery did") from error
@@ -101,7 +106,7 @@ def _preview(root: Path, seen: InspectedState) -> Preview:
         leaked={run_id: pids for run_id, pids in scan.runs.items() if run_id not in ours},
         without_attempt=seen.running_without_attempt,
         invalid=str(mistake) if mistake else None,
-        remedy=mistake.remedy if mistake else None,
+        remedy=with_state_dir(mistake.remedy, str(root), os.environ, os.getuid()) if mistake else None,
     )
 
 
@@ -124,7 +129,7 @@ def _findings(root: Path, seen: InspectedState, launchers: Launchers) -> Mapping
 
 
 def _unasked(attempt: Attempt, observed: Finding) -> Finding:
-    """The finding of an attempt whose launcher lives. A start would ask the launcher; a running worker is its own."""
+    """The finding for an attempt whose launcher lives. A start would ask the launcher, which owns running workers."""
     if observed.fact is Fact.ORPHANED:
         text = f"{observed.evidence}, under launcher {attempt.launcher}"
         return replace(observed, fact=Fact.OWNED, evidence=text, launcher=attempt.launcher)

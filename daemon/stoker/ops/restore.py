@@ -1,15 +1,16 @@
-"""`stoker restore`: a backup, or what the journal gives, takes the place of the database of a daemon that does not run.
+"""`stoker restore`: replaces the database of a stopped daemon by a backup, or by a rebuild from the journal.
 
-Owns the order: lock, copy or rebuild, verify the result, raise its ids, set the old files aside, give it their place.
-Until the last rename a start is refused or finds the old state; after it, it finds the new one. Invariants: nothing is
-changed unless the result is sound and of this instance; the old files are moved, never deleted; ids and epochs begin
-above all that the state may have given out.
+Owns the order: lock, copy or rebuild, verify the result, raise its ids, set the old files aside, rename it. Until the
+last rename a start is refused or finds the old state; afterwards it finds the new one. Invariants: nothing is changed
+unless the result is sound and of this instance; the old files are moved, never deleted; new ids and epochs are higher
+than any that the state may have given out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -22,26 +23,26 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.clock import wall_ms
-from stoker.core.errors import BackupRefused, JournalBroken, StateRefused, StokerError, StorageFailed
+from stoker.core.errors import BackupRefused, DiskFull, JournalBroken, StateRefused, StokerError, StorageFailed
 from stoker.files import NotRegular, make_regular, open_regular, sync
 from stoker.ops import rebuild
 from stoker.ops.rebuild import Rebuilt, Until
 from stoker.store import audit, changes, instance, restore
 from stoker.store.backup_files import NAME, listed, read_checksum, time_name
 from stoker.store.database import APPLICATION_ID, HEADER, UNREADABLE, beside, open_immutable, open_unchanged
-from stoker.store.directory import Aside, StateDirectory, storage_error
+from stoker.store.directory import Aside, StateDirectory, is_disk_full, storage_error
 from stoker.store.high_water import HighWater, Mark
+from stoker.store.integrity import find_damage
 from stoker.store.journal_chains import newest_chain
 from stoker.store.migrate import refuse_unknown, schema_of
 from stoker.store.restore import JobNumbers, Restored
-from stoker.store.soundness import find_damage
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import RestoreView
 
 LATEST = "latest"
 CHUNK_BYTES = 1024 * 1024
-MARGIN = 1_000  # above ids that only traces tell of: some of those behind them may have been answered
+MARGIN = 1_000  # above ids that are only known from files: somewhat higher ones may have been answered
 
 
 class Candidate(Struct, frozen=True):
@@ -58,7 +59,7 @@ class Candidate(Struct, frozen=True):
 
 
 class Present(Struct, frozen=True):
-    """What can be known of the state that a restore replaces. `last_seq`: its newest known change, if any."""
+    """The facts about the state that a restore replaces. `last_seq`: its newest known change, if any."""
 
     ids: set[str]
     given_out: Mark
@@ -66,7 +67,7 @@ class Present(Struct, frozen=True):
 
 
 def preview(root: str, backup: str | None, until: Until | None = None) -> RestoreView:
-    """What `carry_out` would do; changes nothing. Raises BackupRefused, JournalBroken, AlreadyRunning, StateRefused."""
+    """The restore that would be made. Raises BackupRefused, JournalBroken, AlreadyRunning, StateRefused."""
     directory = StateDirectory(Path(root))
     with _held(directory, taking=False), tempfile.TemporaryDirectory(prefix="stoker-") as folder:
         source = _find(directory, backup)
@@ -107,9 +108,14 @@ def carry_out(root: str, backup: str | None, until: Until | None = None) -> Rest
 
 
 def _remove(fresh: Path) -> None:
-    """SQLite would apply a journal of its own that a crash left beside an earlier file of this name."""
-    for left in (fresh, *beside(fresh)):
+    """Remove the file, and those of SQLite beside it, which would be applied to a new file of that name."""
+    for left in (fresh, *beside(fresh), _index(fresh)):
         left.unlink(missing_ok=True)
+
+
+def _index(database: Path) -> Path:
+    """The index of its WAL."""
+    return database.with_name(database.name + "-shm")
 
 
 @contextmanager
@@ -118,7 +124,9 @@ def _failures(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise StorageFailed(f"{path}: {error}") from error
+        if is_disk_full(error):
+            raise DiskFull(f"{path}: {error}", hint="free some space; the state is as it was") from error
+        raise StorageFailed(f"{path}: {error}", hint="look at the disk; the state is as it was") from error
     except OSError as error:
         raise storage_error(error.filename or path, error) from error
 
@@ -135,7 +143,7 @@ def _build(directory: StateDirectory, source: Path, until: Until | None, fresh: 
 
 def _rebuilt(fresh: Path, source: Path, rebuilt: Rebuilt) -> Candidate:
     def refused(why: object) -> JournalBroken:
-        return JournalBroken(f"what {source} gives is not sound: {why}", hint="stoker restore --from-backup latest")
+        return JournalBroken(f"the rebuild from {source} is damaged: {why}", hint="stoker restore --from-backup latest")
 
     with open_immutable(fresh) as connection:
         try:
@@ -150,7 +158,7 @@ def _rebuilt(fresh: Path, source: Path, rebuilt: Rebuilt) -> Candidate:
 
 @contextmanager
 def _held(directory: StateDirectory, *, taking: bool) -> Iterator[None]:
-    """Keep daemons out. A look at a directory that no daemon has used yet has nothing to lock."""
+    """Keep daemons out. A directory that no daemon has used has no lock file; a preview does not make one."""
     if taking:
         directory.lock()
     elif (directory.root / "lock").exists():
@@ -166,7 +174,7 @@ def _held(directory: StateDirectory, *, taking: bool) -> Iterator[None]:
 
 
 def _find(directory: StateDirectory, source: str | None) -> Path:
-    """The file of a backup, or the directory of the journal. Raises BackupRefused for what cannot be a backup."""
+    """The file of a backup, or the directory of the journal. Raises BackupRefused if it cannot be a backup."""
     if source is None:
         return directory.journal
     if source == LATEST:
@@ -177,7 +185,7 @@ def _find(directory: StateDirectory, source: str | None) -> Path:
     named = directory.backups / source  # as `stoker backup ls` shows it
     path = named if NAME.fullmatch(source) and named.exists() else Path(source).resolve()
     if path.is_dir():
-        raise BackupRefused(f"{path} is a directory", hint=f"name a file in it: ls -l {path}")
+        raise BackupRefused(f"{path} is a directory", hint=f"name a file in it: ls -l {shlex.quote(str(path))}")
     present = [one for one in beside(path) if one.exists()]
     if present or (directory.database.exists() and path.exists() and path.samefile(directory.database)):
         why = f"has {present[0]} beside it: it is" if present else "is"
@@ -211,7 +219,7 @@ def _copy(backup: Path, fresh: Path) -> str:
 
 def _unreadable(backup: Path, error: OSError) -> BackupRefused:
     why = "is not a regular file" if isinstance(error, NotRegular) else f"cannot be read: {error.strerror}"
-    return BackupRefused(f"{backup} {why}", hint=f"ls -l {backup}; stoker backup ls")
+    return BackupRefused(f"{backup} {why}", hint=f"ls -l {shlex.quote(str(backup))}; stoker backup ls")
 
 
 def _examine(path: Path, backup: Path, checksum: str) -> Candidate:
@@ -233,7 +241,7 @@ def _examine(path: Path, backup: Path, checksum: str) -> Candidate:
     try:
         with open_immutable(path) as connection:
             refuse_unknown(connection)
-            # With its checksum it has the bytes that were found sound when it was made.
+            # Its checksum is right, so it has the bytes that were verified when it was made.
             damage = None if expected is not None else find_damage(connection)
             damage = damage or audit.verify(connection).broken
             if damage is not None:
@@ -270,7 +278,7 @@ def _refuse_foreign(backup: Path, candidate: Candidate, present: Present) -> Non
 
 
 def _present(directory: StateDirectory) -> Present:
-    """Whatever can still be read. A database that is lost, empty or damaged tells nothing."""
+    """The facts that can still be read. A lost, empty or damaged database gives no facts."""
     ids, given_out, last_seq = set[str](), Mark(), None
     with suppress(StateRefused):
         if (aside := directory.read_aside()) is not None:
@@ -285,9 +293,9 @@ def _present(directory: StateDirectory) -> Present:
 
 
 def _above(directory: StateDirectory, known: Mark) -> Mark:
-    """What this state may have given out: by the mark, the databases, and the traces of jobs and launchers.
+    """The highest ids that this state may have given out: of the mark, the databases, and files of jobs and launchers.
 
-    Only if the mark is lost the whole journal is read for it.
+    The whole journal is read only if the mark is lost.
     """
     mark = HighWater(directory.high_water).read()
     traces = Mark(_last_epoch(directory), _last_logged(directory.logs))
@@ -325,13 +333,12 @@ def _names(folder: Path) -> list[str]:
 def _swap(directory: StateDirectory, fresh: Path, candidate: Candidate, above: Mark) -> Path:
     """Put the copy in the place of the database; gives the directory that has the old files.
 
-    They get their second names there before they lose the first, so a crash never separates the database from its WAL.
-    `state.json` is replaced next: from then on a start without a database is refused, and the old database, which
-    contains more than the new note says, is still accepted. The old WAL goes before the copy comes: SQLite would read
-    it into the copy.
+    They are linked there before they are removed here, so a crash never separates the database from its WAL.
+    `state.json` is replaced next: from then on a start without a database is refused, and the old database is still
+    accepted, as it contains more than the new note demands. The old WAL is removed before the copy is renamed, because
+    SQLite would apply it to the copy.
     """
-    index = directory.database.with_name(directory.database.name + "-shm")
-    files = [directory.database, *beside(directory.database), index]
+    files = [directory.database, *beside(directory.database), _index(directory.database)]
     old = directory.root / f"before-restore-{time_name(wall_ms())}"
     old.mkdir(mode=0o700)
     HighWater(directory.high_water).cover(above)
@@ -351,7 +358,7 @@ def _swap(directory: StateDirectory, fresh: Path, candidate: Candidate, above: M
 
 
 def _set_logs_aside(logs: Path, to: Path, open_jobs: list[tuple[int, int]]) -> None:
-    """Logs of attempts that the restored state does not know: a launcher refuses to write to a log that exists."""
+    """Move logs of attempts that the restored state lacks: a launcher refuses to write to an existing log."""
     for job_id, attempts in open_jobs:
         folder = logs / str(job_id // 1_000) / str(job_id)
         for name in _names(folder):

@@ -55,6 +55,9 @@ class LogEvent(StrEnum):
     BACKGROUND_RETRIED = "background_retried", ERROR
     BACKGROUND_FAILED = "background_failed", CRITICAL
 
+    HOST_STATE_CHANGED = "host_state_changed", DEBUG
+    FILE_UNTOLD = "file_untold", WARNING
+
     # --- jobs ---
     JOB_SUBMITTED = "job_submitted", DEBUG  # job_started repeats it a moment later
     JOB_STARTED = "job_started", INFO
@@ -81,7 +84,7 @@ class LogEvent(StrEnum):
     WORKER_LEAKED = "worker_leaked", WARNING
     HANDLER_RAISED = "handler_raised", ERROR
 
-    # --- queues, resources, schedules, workflows ---
+    # --- queues, resources, rates, schedules, workflows ---
     QUEUE_SET = "queue_set", INFO
     QUEUE_PAUSED = "queue_paused", INFO
     QUEUE_RESUMED = "queue_resumed", INFO
@@ -89,7 +92,10 @@ class LogEvent(StrEnum):
     QUEUE_NARROWED = "queue_narrowed", INFO
     QUEUE_WIDENED = "queue_widened", INFO
     QUEUE_UNTHROTTLED = "queue_unthrottled", INFO
+    EVENT_EMITTED = "event_emitted", INFO
     RESOURCE_SET = "resource_set", INFO
+    RATE_SET = "rate_set", INFO
+    RATE_REMOVED = "rate_removed", INFO
     SCHEDULE_SET = "schedule_set", INFO
     SCHEDULE_REMOVED = "schedule_removed", INFO
     SCHEDULE_PAUSED = "schedule_paused", INFO
@@ -97,6 +103,9 @@ class LogEvent(StrEnum):
     SCHEDULE_MISSED = "schedule_missed", WARNING
     SCHEDULE_SKIPPED = "schedule_skipped", WARNING
     SCHEDULE_REFUSED = "schedule_refused", ERROR
+    HOOK_REFUSED = "hook_refused", ERROR
+    HOOK_UNUSABLE = "hook_unusable", ERROR
+    HOOK_UNMATCHED = "hook_unmatched", WARNING  # its queue or workflow may still come
     RESOURCE_EXHAUSTED = "resource_exhausted", WARNING
     DEPENDENCY_CYCLE_DETECTED = "dependency_cycle_detected", WARNING
     WORKFLOW_ROLLED_BACK = "workflow_rolled_back", WARNING

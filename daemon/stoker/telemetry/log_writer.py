@@ -57,7 +57,7 @@ class LogWriter:
             return self._changed.wait_for(lambda: not (self._waiting or self._writing), timeout_s)
 
     def _start_thread(self) -> None:
-        """If the kernel refuses a thread, the lines wait and the next `write` tries again."""
+        """Start the thread. If the kernel refuses it, the lines wait and the next `write` tries again."""
         # A daemon thread, so that a reader that never reads does not delay the exit.
         thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         with contextlib.suppress(RuntimeError):

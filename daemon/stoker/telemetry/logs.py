@@ -41,7 +41,7 @@ _SECRET: Final = re.compile(
     r"passw(or)?d|passphrase|secret|token|api[_-]?key|private[_-]?key|access[_-]?key|authorization|credential|cookie",
     re.IGNORECASE,
 )
-# DEL, C1 controls, line separators and marks that reorder text: JSON allows them, a terminal obeys them.
+# DEL, C1 controls, line separators and marks that reorder text: valid in JSON, but terminals act on them.
 _CONTROLS: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _LEVEL_NAMES: Final = {severity: severity.name.lower() for severity in Severity}
 _encode: Final = msgspec.json.Encoder().encode
@@ -191,7 +191,7 @@ def _is_secret(key: str) -> bool:
 
 
 def _harmless(value: Any, depth: int = 0) -> Any:
-    """Any value, as one of bounded size that can be encoded and holds no secret."""
+    """The value in a form that can be encoded, has a bounded size and contains no secret."""
     if isinstance(value, str):
         return value if value.isascii() and len(value) <= LONGEST_TEXT else _bounded(value)
     if isinstance(value, int):

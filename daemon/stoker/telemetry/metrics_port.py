@@ -1,7 +1,7 @@
 """The port that Prometheus reads: metrics over HTTP, to a few readers at a time.
 
-Every user of the host can connect to it. So a reader that sends nothing is hung up on, and connections beyond a few are
-closed at once: they must not use up the daemon's threads and descriptors.
+Every user of the host can connect to it. To protect the daemon's threads and descriptors, a reader that sends nothing
+is disconnected, and connections beyond a few are closed at once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class MetricsPort(ThreadingMixIn, WSGIServer):
         threading.Thread(target=self.serve_forever, name="metrics-port", daemon=True).start()
 
     def server_bind(self) -> None:
-        """Without the look-up of the host's name, which may take long."""
+        """Bind without looking up the name of the host, which may take long."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
         self.setup_environ()

@@ -46,7 +46,7 @@ ATTR_CAUSE: Final = "stoker.throttle.cause"
 
 
 class Counted(StrEnum):
-    """What is counted, by the name of its metric."""
+    """The counters, by the names of their metrics."""
 
     ORPHANED_JOBS = "recovery.orphaned_jobs"  # attempts that an earlier daemon or a dead launcher left
     ZOMBIES_CLEANED = "recovery.zombies_cleaned"  # workers of no open attempt that were stopped
@@ -75,7 +75,7 @@ class Telemetry:
         """The job is final."""
 
     def count(self, what: Counted, number: int = 1, labels: Mapping[str, str] | None = None) -> None:
-        """So many more of these."""
+        """Add `number` to a counter."""
 
     def committed(self, requests: int, took_ms: float) -> None:
         """A group commit of `requests` requests is on disk."""

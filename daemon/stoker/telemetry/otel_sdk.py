@@ -147,7 +147,7 @@ class ExportingTelemetry(Telemetry):
         closing = threading.Thread(target=self._close, name="telemetry-close", daemon=True)
         try:
             closing.start()
-        except RuntimeError as error:  # the kernel refuses a thread; the daemon has to close its state all the same
+        except RuntimeError as error:  # the kernel refuses a thread; the daemon must still close its state
             log(LogEvent.TELEMETRY_LOST, error=error)
         else:
             closing.join(CLOSING_S)
@@ -243,7 +243,7 @@ def _context(parent: TraceParent) -> Context:
 
 
 def _views() -> list[View]:
-    """Buckets up to ten days: those of the SDK end at ten seconds."""
+    """Histograms with buckets up to ten days; the SDK's own end at ten seconds."""
     return [
         View(instrument_name="*ms", aggregation=ExplicitBucketHistogramAggregation(DURATION_MS)),
         View(instrument_name=otel.METRIC_BATCH_SIZE, aggregation=ExplicitBucketHistogramAggregation(BATCHES)),

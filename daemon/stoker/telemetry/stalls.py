@@ -21,7 +21,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SLOW_S = 0.1
-EXACT_S = 0.01  # the CPU time is read again after so long
+EXACT_S = 0.01  # how long a reading of the CPU time is used
 
 
 class Stalls:

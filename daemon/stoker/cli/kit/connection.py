@@ -41,10 +41,13 @@ def call(given: Given, method: str, params: dict[str, Any]) -> Any:
 
 
 def state_dir(given: Given) -> str:
-    """The state directory that was named, else that of the running daemon, else the usual one."""
+    """The state directory that was named, else that of the running daemon, else the usual one.
+
+    A directory that the daemon named is `given` from then on, so that hints name it, too.
+    """
     if given["state_dir"] is None:
-        try:
-            return str(call(given, "system.status", {})["state_dir"])
+        try:  # noqa: SIM105 - `submit` does without contextlib
+            given["state_dir"] = str(call(given, "system.status", {})["state_dir"])
         except DaemonUnreachable:
             pass
     return paths.state_dir(given["state_dir"], os.environ, os.getuid())

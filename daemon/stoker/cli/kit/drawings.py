@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from stoker.cli.kit.naming import few
 from stoker.cli.kit.render import visible
 
 SIGNS = {
@@ -25,12 +26,16 @@ PLAIN = ("#ffffff", "#6b7280")
 # Sizes in the SVG, in pixels.
 CHAR, FONT, PAD, ROW, BOX, GAP, TOP, MARGIN = 7.3, 12, 10, 46, 32, 70, 40, 20
 MOST_CHARS = 40
+MOST_CONDITIONS = 3  # that are named
 
 
 class Node:
-    """A step, or the `count` steps that one `each` made; `states` counts these by state."""
+    """A step, or the `count` steps that one `each` made; `states` counts these by state.
 
-    __slots__ = ("count", "critical", "name", "needs", "state", "states")
+    `conditions`: what it waits for beside its needs.
+    """
+
+    __slots__ = ("conditions", "count", "critical", "name", "needs", "state", "states")
 
     def __init__(
         self,
@@ -41,6 +46,7 @@ class Node:
         critical: bool = True,
         count: int = 1,
         states: dict[str, int] | None = None,
+        conditions: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.needs = needs
@@ -48,6 +54,7 @@ class Node:
         self.critical = critical
         self.count = count
         self.states = states or {}
+        self.conditions = list(conditions)
 
     @property
     def label(self) -> str:
@@ -57,10 +64,12 @@ class Node:
 
     @property
     def state_text(self) -> str:
-        """`running`, or for several steps `9 succeeded, 3 running`."""
+        """`running`, `waiting for event:go`, or for several steps `9 succeeded, 3 running`."""
         if len(self.states) > 1:
             return ", ".join(f"{count} {state}" for state, count in self.states.items())
-        return self.state or ""
+        if not self.conditions:
+            return self.state or ""
+        return f"{self.state or 'waits'} for {few(self.conditions, MOST_CONDITIONS)}"
 
 
 def sign(state: str | None) -> str:

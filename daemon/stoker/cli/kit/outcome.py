@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stoker.core.views import JobView, StaleCheckpoint
 
 TIME_LIMIT = 124
+AWAITED_WIDTH = 30
 FINAL = ("succeeded", "failed", "cancelled", "expired", "superseded", "skipped")
 
 
@@ -52,6 +53,8 @@ def cause(standing: Mapping[str, Any]) -> str:
         return signal_words(signal)
     if reason in (None, "exit") and not handler_failed(standing):
         return f"exit code {code}" if code or (code == 0 and standing["state"] == "failed") else ""
+    if reason == "superseded" and (newer := standing.get("superseded_by")):
+        return f"job {newer} took its place"
     text = SENTENCES.get(reason or "", HANDLER_FAILED if reason == "exit" else reason or "")
     # Only job.get has attempts. Their error, such as the kernel's, says more than the reason.
     error = next((attempt["error"] for attempt in reversed(standing.get("attempts_list", ()))), None)
@@ -103,3 +106,10 @@ def stale(one: StaleCheckpoint) -> str:
     """An attempt that has saved no checkpoint for too long, for `status` and `workflow show`."""
     what = f"job {one['job']}" if one["step"] is None else f"{one['step']} (job {one['job']})"
     return f"{what} has saved no checkpoint for {render.span(one['age_ms'])}"
+
+
+def awaited(standing: Mapping[str, Any]) -> str:
+    """What a job waits for, for a column of a table: its conditions, or a token of a rate."""
+    if standing["state"] != "waiting":
+        return "rate" if standing.get("awaits_token") else ""
+    return render.cut(", ".join(standing.get("conditions_open", ())), AWAITED_WIDTH)

@@ -98,6 +98,7 @@ def path(text: str) -> str:
 
 JSON = Option("--json", None, "print JSON")
 STATE_DIR = Option("--state-dir", "DIR", "the state directory, as given to stokerd")
+REASON = Option("--reason", "TEXT", "why, for the history of changes")
 RAW = Option("--raw", None, "on a terminal, pass on every control character, not only colours and progress bars")
 COMMON = (
     Option(
@@ -238,3 +239,8 @@ def _signature(option: Option) -> str:
 
 def _description(option: Option) -> str:
     return f"{option.description}: {', '.join(option.choices)}" if option.listed else option.description
+
+
+def reason_of(given: Given) -> dict[str, str]:
+    """The field `reason` of a request, if --reason was typed."""
+    return {"reason": given["reason"]} if given["reason"] else {}

@@ -48,6 +48,7 @@ NO_LIMIT = 1 << 16
 _tables: dict[str, dict[int, str]] = {}
 _mid_line = False  # whether the last byte on stdout was not a newline
 _messages_as_json = False
+_typed_socket: str | None = None
 
 
 def on_terminal() -> bool:
@@ -123,7 +124,7 @@ def line(text: object = "") -> None:
 
 
 def receipt(noun: str, answer: object) -> None:
-    """Print the answer to a submit. If that fails, the error says that the job is stored all the same."""
+    """Print the answer to a submit. If that fails, the error says that the job is stored nevertheless."""
     try:
         line(answer)
         flush()
@@ -294,9 +295,31 @@ def messages_as_json(*, on: bool) -> None:
     _messages_as_json = on
 
 
+def hints_name(socket: str | None) -> None:
+    """Hints name the socket that was typed; without it their commands would reach another daemon."""
+    global _typed_socket  # noqa: PLW0603 - as above
+    _typed_socket = socket
+
+
+def naming_socket(hint: str) -> str:
+    """A hint whose commands name the socket that was typed."""
+    if _typed_socket is None:
+        return hint
+    from stoker.paths import with_socket  # noqa: PLC0415 - only for a hint
+
+    return with_socket(hint, _typed_socket)
+
+
 def _message(kind: str, value: Any, text: str) -> None:
-    """One message on stderr: as JSON, or as the text for people."""
-    print(json_text({kind: value}) if _messages_as_json else text, file=sys.stderr, flush=True)
+    """One message on stderr: as JSON, or as the text for people.
+
+    Written past the buffer of stderr: a signal handler may print while a message is being written, and Python refuses
+    to enter the buffer twice.
+    """
+    line = json_text({kind: value}) if _messages_as_json else text
+    data = f"{line}\n".encode(sys.stderr.encoding, "backslashreplace")
+    while data:
+        data = data[os.write(sys.stderr.fileno(), data) :]
 
 
 def stderr_is_read() -> bool:
@@ -335,6 +358,7 @@ def _same_file(one: TextIO, other: TextIO) -> bool:
 def error(failure: StokerError, *, where: str = "") -> None:
     _end_output_line()
     failure.message = where + failure.message
+    failure.hint = failure.hint and naming_socket(failure.hint)
     _message("error", failure.to_wire(), "\n".join(_error_lines(failure)))
 
 
@@ -351,6 +375,7 @@ def _error_lines(failure: StokerError) -> Iterator[str]:
 
 
 def hint(text: str) -> None:
+    text = naming_socket(text)
     _message("hint", text, f"hint: {visible(text)}")
 
 

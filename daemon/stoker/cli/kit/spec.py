@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 STDIN_LIMIT_BYTES = 64 * 1024
 SENT_BYTES = 1_000_000  # of the 1 MiB of a frame; the rest is for the envelope and the keys
 FIELDS_OF_PAIRS = ("env", "labels", "resources", "limits")
-NOT_A_FIELD = ("safe", "in_process")
+NOT_A_FIELD = ("safe", "in_process", "wait_any")
 
 
 def variable(text: str) -> tuple[str, str]:
@@ -58,6 +58,14 @@ def input_text(text: str) -> str:
         return data.decode()
     except UnicodeDecodeError:
         raise UsageError(f"{text} is not UTF-8 text", hint="let the job read the file: sh -c 'CMD < FILE'") from None
+
+
+def condition(text: str) -> str:
+    """A condition with the full path of its file."""
+    kind, colon, path = text.partition(":")
+    if kind not in ("file", "file-changed") or not path:
+        return text
+    return f"{kind}{colon}{os.path.join(here(), path)}"
 
 
 SPEC = (
@@ -106,6 +114,21 @@ SPEC = (
         many=True,
     ),
     Option(
+        "--wait-for",
+        "CONDITION",
+        "start after event:NAME, the end of job:ID or workflow:ID, once file:PATH is there or file-changed:PATH is"
+        " written or replaced, or while the host is idle or charging; repeatable: after all of them",
+        convert=condition,
+        many=True,
+    ),
+    Option(
+        "--wait-any",
+        "CONDITION",
+        "as --wait-for; repeatable: after the first of them",
+        convert=condition,
+        many=True,
+    ),
+    Option(
         "--on-orphan",
         "WHAT",
         "what to do after an end that was not seen (default: fail)",
@@ -114,7 +137,7 @@ SPEC = (
     Option("--safe", None, "safe to run again after an end that was not seen (--on-orphan requeue)"),
     Option("--survive", None, "the job goes on while the daemon is down"),
     Option("--idempotency-key", "KEY", "a second submit with the same key returns the same job"),
-    Option("--supersede-key", "KEY", "take the place of your older jobs with this key, unless they run"),
+    Option("--supersede-key", "KEY", "replace your older jobs with this key that have not started"),
     Option(
         "--supersede-running",
         "WHAT",
@@ -122,6 +145,7 @@ SPEC = (
         choices=("finish", "stop"),
     ),
     values.duration_option("--debounce", "start only after this time without a newer job of its key"),
+    values.duration_option("--debounce-max", "start after this time however many newer ones came (default: 10 x)"),
     Option(
         "--resource",
         "NAME[=N]",
@@ -130,6 +154,7 @@ SPEC = (
         to="resources",
         many=True,
     ),
+    Option("--rate-key", "KEY", "start at the rate of this key (stoker rate set), shared with all jobs that have it"),
     Option(
         "--limit",
         "WHAT=N",
@@ -144,7 +169,7 @@ SPEC = (
         "-20 to 19: a higher number gives way to other processes; below 0 needs root",
         convert=values.integer,
     ),
-    Option("--umask", "MODE", "file mode mask, as umask(1) has it: 022 (default: the one here)", convert=values.umask),
+    Option("--umask", "MODE", "file mode mask, such as 022 (default: that of the shell)", convert=values.umask),
     Option(
         "--max-log-bytes", "SIZE", "how much of the log is kept: its head and tail (default: 64M)", convert=values.size
     ),
@@ -160,6 +185,11 @@ def given_fields(given: Given) -> dict[str, Any]:
     for field in FIELDS_OF_PAIRS:
         if field in spec:
             spec[field] = dict(spec[field])
+    if given["wait_any"]:
+        spec["wait_for"] = [*spec.get("wait_for", ()), {"any": given["wait_any"]}]
+    if "wait_for" in spec:
+        first, *others = spec["wait_for"]
+        spec["wait_for"] = {"all": [first, *others]} if others else first
     if given["safe"] and spec.setdefault("on_orphan", "requeue") != "requeue":
         raise UsageError("--safe and --on-orphan contradict each other")
     if given["in_process"]:

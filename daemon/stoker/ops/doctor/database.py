@@ -5,11 +5,13 @@ Each function reads in portions or in one statement, as a daemon may run. SQL st
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 
 from stoker.core.clock import wall_ms
-from stoker.core.errors import StokerError
+from stoker.core.errors import JournalBroken, StokerError
 from stoker.core.units import counted, span
 from stoker.ops import journal_audit
 from stoker.ops.doctor.examination import REPAIR, Check, E, Examination, Gravity, Needs, Symptom, W
@@ -18,11 +20,12 @@ from stoker.store import (
     audit,
     changes,
     checkpoints,
+    integrity,
     invariants,
-    job_history,
+    jobs_from_changes,
+    journaled_rows,
     outbox,
     shipped_schema,
-    soundness,
 )
 from stoker.store.high_water import HighWater, Mark
 from stoker.store.invariants import Invariant
@@ -30,10 +33,10 @@ from stoker.store.migrate import refuse_unknown, shipped_migrations
 from stoker.store.open import doubt, doubt_journal
 from stoker.store.restore import given_out
 
-RESTORE = "stop stokerd, then: stoker restore --from-journal, or --from-backup latest"
+RESTORE = "stop stokerd, then: stoker restore --from-journal, or: stoker restore --from-backup latest"
 LOOK = "stoker history ID; if the rows are wrong: stop stokerd, stoker restore --from-backup latest"
 NEWER = "start the stokerd that wrote it, or restore a backup of before it: stoker restore --from-backup FILE"
-LAG_ROWS = 1_000  # that the journal of a healthy daemon may lack
+LAG_ROWS = 1_000  # the journal of a healthy daemon lacks no more
 
 Found = Iterator[Symptom | str]
 
@@ -59,7 +62,7 @@ def has_known_schema(examination: Examination) -> Found:
 
 
 def agrees_with_aside(examination: Examination) -> Found:
-    """The file is read first: the database always has what it says."""
+    """`state.json` is read before the database, which always contains at least what the file demands."""
     try:
         doubt(examination.connection, examination.directory.read_aside())
     except StokerError as error:
@@ -74,14 +77,17 @@ def agrees_with_journal(examination: Examination) -> Found:
 
 
 def has_whole_journal(examination: Examination) -> Found:
-    """Each line is read: a gigabyte takes some seconds. The database is asked first, as a daemon may run."""
+    """Read every line: a gigabyte takes some seconds. The database is read first, as a daemon may run."""
     directory, connection = examination.directory.journal, examination.connection
     present = outbox.exists(connection)
     chain = outbox.chain(connection) if present else None
     first, last = outbox.entry_range(connection) if present else (1, 0)
     journal = journal_audit.read(directory)
     if journal.broken is not None:
-        yield Symptom(journal.broken, f"stoker backup; stop stokerd; mv {directory} {directory}.old; start stokerd")
+        yield Symptom(
+            journal.broken,
+            f"stoker backup; stop stokerd; {shlex.join(['mv', str(directory), f'{directory}.old'])}; start stokerd",
+        )
     if present and chain is None and examination.daemon is not None and examination.settings.journal.enabled:
         message = f"{directory} is not continued; a new chain of it begins once it can be written"
         yield Symptom(message, "stoker status says why it cannot be written", Gravity.WARNING)
@@ -94,13 +100,25 @@ def has_whole_journal(examination: Examination) -> Found:
         yield Symptom(message, remedy, Gravity.WARNING if running else Gravity.NOTE)
 
 
+def has_rows_as_journaled(examination: Examination) -> Found:
+    """A journal that cannot be read is a finding of the check of its lines."""
+    with suppress(JournalBroken, OSError):
+        uncompared = yield from journaled_rows.differences(examination.connection, examination.directory.journal)
+        if uncompared:
+            yield Symptom(
+                f"{counted(uncompared, 'row')} could not be compared: the files of the journal with them were removed",
+                "nothing is known to be wrong; [journal] keep_bytes says how much of the journal is kept",
+                Gravity.NOTE,
+            )
+
+
 def has_whole_pages(examination: Examination) -> Found:
-    for sentence in soundness.damaged_pages(examination.connection):
-        yield Symptom(sentence, REPAIR if soundness.OF_INDEX.match(sentence) else None)
+    for sentence in integrity.damaged_pages(examination.connection):
+        yield Symptom(sentence, REPAIR if integrity.OF_INDEX.match(sentence) else None)
 
 
 def has_no_lost_references(examination: Examination) -> Found:
-    yield from soundness.lost_references(examination.connection)
+    yield from integrity.lost_references(examination.connection)
 
 
 def has_shipped_schema(examination: Examination) -> Found:
@@ -136,9 +154,9 @@ def has_whole_checkpoints(examination: Examination) -> Found:
 
 
 def has_jobs_as_changed(examination: Examination) -> Found:
-    """Both findings about jobs are of one pass: it reads most of the database."""
-    done, after, all_of_them = 0, 0, job_history.count(examination.connection)
-    while (portion := job_history.examine(examination.connection, after)) is not None:
+    """Compare jobs with their changes, in one pass for two checks, as it reads most of the database."""
+    done, after, all_of_them = 0, 0, jobs_from_changes.count(examination.connection)
+    while (portion := jobs_from_changes.examine(examination.connection, after)) is not None:
         done, after = done + portion.jobs, portion.after
         yield from portion.unlike
         yield from portion.damaged
@@ -146,7 +164,7 @@ def has_jobs_as_changed(examination: Examination) -> Found:
 
 
 def has_ids_below_mark(examination: Examination) -> Found:
-    """The database is read first: the file is raised before an id is stored."""
+    """The database is read before the mark: a daemon raises the mark before it stores an id."""
     try:
         used = given_out(examination.connection)
         mark = HighWater(examination.directory.high_water).read()
@@ -181,22 +199,23 @@ CHECKS = (
           Needs.DATABASE),
     Check("database", "journal lines", "each line of the journal has its hash, and it lacks few changed rows", E,
           "stoker audit verify", has_whole_journal, Needs.DATABASE),
-    Check("database", "pages", "SQLite finds every page, index and value whole", E, RESTORE,
+    Check("database", "pages", "SQLite's integrity check finds no damage", E, RESTORE,
           has_whole_pages, Needs.DATABASE),
-    Check("database", "references", "no row refers to a lost one", E, RESTORE,
+    Check("database", "references", "no row refers to a missing row", E, RESTORE,
           has_no_lost_references, Needs.DATABASE),
     Check("database", "objects", "tables, indexes and triggers are as shipped", E, REPAIR,
           has_shipped_schema),
     _rule(Invariant.LOG, "the log of changes has no gap"),
-    Check("rows", "change chain", "each change has the hash of what it says", E, RESTORE, has_whole_chain),
-    Check("rows", "jobs", "each job is what its changes say, and was not edited", E, LOOK,
+    Check("rows", "change chain", "the hash of each change matches its content", E, RESTORE, has_whole_chain),
+    Check("rows", "jobs", "the row of each job agrees with its changes", E, LOOK,
           has_jobs_as_changed),
+    Check("rows", "journaled", "each row is as the journal has it", E, RESTORE, has_rows_as_journaled, still=True),
     _rule(Invariant.OPEN_ATTEMPTS, "a job has one open attempt at most, and runs or is held then"),
     _rule(Invariant.NOT_RUNNING, "a running job has an open attempt", W,
           "the next start of stokerd holds it for a person"),
     _rule(Invariant.HOLDS, "jobs hold no more of a resource than there is", W,
           "stoker resource ls; stoker resource set NAME N"),
-    _rule(Invariant.NEEDS, "a job waits only for jobs that exist", E,
+    _rule(Invariant.NEEDS, "a job waits only for what is stored", E,
           "stoker why ID; stoker skip ID, or stoker cancel ID"),
     _rule(Invariant.ATTEMPTS, "every attempt that a job has had is stored", E, LOOK),
     _rule(Invariant.PURGED, "only jobs that have ended are removed"),
@@ -212,7 +231,9 @@ CHECKS = (
           "stoker queue ls; stoker queue set NAME; stoker resource set NAME N"),
     _rule(Invariant.SCHEDULES, "schedules are what their changes say", E,
           "stoker schedule show NAME; stoker schedule add --replace NAME"),
-    Check("rows", "high-water mark", "no id is above the highest that a restore knows of", W,
+    _rule(Invariant.OUTBOX, "each entry of the outbox names a table", W,
+          "restart stokerd: it begins a new chain of the journal"),
+    Check("rows", "high-water mark", "no id is above the high-water mark", W,
           "restart stokerd: it raises the mark", has_ids_below_mark),
     Check("rows", "stale checkpoints", "running attempts still save checkpoints", W, "stoker worker ID",
           has_fresh_checkpoints),

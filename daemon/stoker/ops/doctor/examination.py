@@ -1,7 +1,7 @@
-"""What a check is, what it is given, and what it finds.
+"""The types of the doctor: a check, the state that it examines, and its findings.
 
-An examination opens a state directory as it is: with the daemon kept out if none runs, else beside it. What cannot be
-opened is a finding of one check, and checks that need it are not made. Invariant: it changes no file.
+An examination opens a state directory as it is: beside a running daemon, or with daemons kept out. A file that cannot
+be opened is a finding of one check, and checks that need it are not made. Invariant: it changes no file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class Gravity(StrEnum):
-    """`error`: something is lost, or the daemon refuses it. `warning`: it will be. `note`: good to know."""
+    """`error`: data is lost, or the daemon refuses the state. `warning`: that may happen. `note`: information."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -39,7 +39,7 @@ E, W, N = Gravity  # in the tables of checks
 
 
 class Needs(IntEnum):
-    """What a check reads; each includes those before it."""
+    """The facts that a check reads; each kind includes those before it."""
 
     FILES = 0
     DATABASE = 1  # of any schema
@@ -128,7 +128,7 @@ def examining(
 
 
 def _keep_daemons_out(examination: Examination, stack: ExitStack) -> None:
-    """A directory without a lock file has never had a daemon of ours, or was put together by hand."""
+    """Take the lock. A directory without a lock file was never used by a daemon, or was put together by hand."""
     try:
         examination.directory.share()
         stack.callback(examination.directory.unlock)

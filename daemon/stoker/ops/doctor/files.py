@@ -1,13 +1,14 @@
-"""The checks of what stands beside the database: logs, backups, what an interrupted command left, rights.
+"""The checks of the files beside the database: logs, backups, remains of interrupted commands, permissions.
 
-A log or a job may come and go while a daemon runs. So a directory is listed before the rows are read, and what has no
-owner then is looked at once more.
+A log or a job may come and go while a daemon runs. So directories are listed before the rows are read, and a file
+without an owner is checked once more.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from stoker.core.units import counted, period, span, volume
 from stoker.ops import archive
 from stoker.ops.doctor.examination import REPAIR, Check, E, Examination, Gravity, N, Needs, Symptom, W
 from stoker.process.attempt_logs import log_path
-from stoker.store import attempts, retention, traces
+from stoker.store import attempts, log_owners, retention
 from stoker.store.backup_files import UNFINISHED, checksum_of, listed, read_checksum
 from stoker.store.directory import StateDirectory
 
@@ -42,9 +43,9 @@ def has_owners_of_logs(examination: Examination) -> Found:
 
 
 def orphaned_logs(examination: Examination) -> list[Path]:
-    """The directories of logs of jobs that do not exist, nor are still being removed."""
+    """The log directories of jobs that do not exist and are not listed for removal."""
     folders = _log_directories(examination.directory.logs)
-    without = traces.without_job(examination.connection, folders)
+    without = log_owners.without_job(examination.connection, folders)
     return [folders[job_id] for job_id in without if folders[job_id].exists()]
 
 
@@ -62,18 +63,18 @@ def _numbers_in(folder: Path) -> list[str]:
 
 def has_no_log_of_next_attempt(examination: Examination) -> Found:
     """The launcher refuses to write to a log that exists."""
-    for job_id, count in list(traces.not_started(examination.connection)):
+    for job_id, count in list(log_owners.not_started(examination.connection)):
         path = log_path(examination.directory.root, job_id, count + 1)
-        if os.path.lexists(path) and traces.attempts_of(examination.connection, job_id) == count:
+        if os.path.lexists(path) and log_owners.attempts_of(examination.connection, job_id) == count:
             yield Symptom(
                 f"job {job_id}: the log of its next attempt exists already: {path}",
-                f"look at it, then move it away: mv {path} {path}.old",
+                f"look at it, then move it away: {shlex.join(['mv', str(path), f'{path}.old'])}",
             )
 
 
 def has_logs_of_attempts(examination: Examination) -> Found:
     after = ""
-    while rows := traces.with_log(examination.connection, after):
+    while rows := log_owners.with_log(examination.connection, after):
         logs = {row.run_id: log_path(examination.directory.root, row.job_id, row.ordinal) for row in rows}
         lost = {run_id: path for run_id, path in logs.items() if not path.exists()}
         for run_id in sorted(attempts.existing(examination.connection, lost)):
@@ -130,7 +131,7 @@ def has_nothing_unfinished(examination: Examination) -> Found:
 
 
 def unfinished(directory: StateDirectory) -> list[Path]:
-    """What backups and restores leave that are cut off; call it while no daemon runs."""
+    """The remains of interrupted backups and restores; call it while no daemon runs."""
     backups = directory.backups.iterdir() if directory.backups.is_dir() else ()
     return [*(path for path in backups if path.suffix == UNFINISHED), *directory.root.glob("stoker.db.restored*")]
 
@@ -158,7 +159,7 @@ CHECKS = (
     Check("files", "logs in the way", "the next attempt of each job can write its log", W, "move it away",
           has_no_log_of_next_attempt),
     Check("files", "lost logs", "the log of each attempt that printed is there", W,
-          "nothing brings it back but a copy of your own", has_logs_of_attempts),
+          "only a copy of your own can restore it", has_logs_of_attempts),
     Check("files", "archives", "archives of failed workflows are complete", N, "rm FILE; stokerd removes it later",
           has_owners_of_archives, Needs.FILES, still=True),
     Check("files", "outcomes", "every recorded end was settled", N, "start stokerd",
@@ -167,7 +168,7 @@ CHECKS = (
           has_nothing_left_to_remove),
     Check("files", "unfinished files", "no interrupted command left a file", N, REPAIR,
           has_nothing_unfinished, Needs.FILES, still=True),
-    Check("files", "set aside", "what a restore or repair replaced is not forgotten", N, "rm -r DIR",
+    Check("files", "set aside", "no replaced files of a restore or repair are left", N, "rm -r DIR",
           has_nothing_set_aside, Needs.FILES),
     Check("files", "newest backup", "the newest backup matches its checksum", E,
           "stoker backup, then remove the damaged one", has_sound_newest_backup, Needs.FILES),

@@ -7,6 +7,7 @@ daemon.
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 import stat
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,13 @@ from typing import NamedTuple
 
 from stoker import config
 from stoker.core.errors import ConfigInvalid
+from stoker.core.hooks import unmatched
+from stoker.core.raw_bytes import native, printable
 from stoker.core.units import volume
 from stoker.files import read_regular
+from stoker.host.programs import ProblemKind, problem
 from stoker.ops.doctor.examination import Check, E, Examination, Gravity, N, Needs, Symptom, W
+from stoker.store.hooks import known_names
 
 Found = Iterator[Symptom | str]
 
@@ -33,7 +38,7 @@ Version = tuple[int, ...]
 
 
 class KnownBug(NamedTuple):
-    """A bug of SQLite from one version on, before another. `fixed`: the older versions that got the fix, too."""
+    """A bug of SQLite, with the versions that have it. `fixed`: older versions that got the fix."""
 
     since: Version
     before: Version
@@ -72,7 +77,29 @@ def has_valid_settings(examination: Examination) -> Found:
         mistakes = [str(one) for one in error.details.get("errors", ())] or [error.message]
         file = config.find(examination.host.config, examination.host.environ)
         for mistake in mistakes:
-            yield Symptom(f"{file or 'environment'}: {mistake}", f"stoker config check {file or ''}".rstrip())
+            yield Symptom(f"{file or 'environment'}: {mistake}", error.hint)
+
+
+def has_programs_of_hooks(examination: Examination) -> Found:
+    settings, environ = examination.settings, examination.host.environ
+    path = settings.daemon.path or environ.get("PATH", os.defpath)
+    for hook in settings.hooks.values():
+        found = problem(native(hook.command), native(hook.working_dir), native(hook.env.get("PATH", path)))
+        if found is not None:
+            where = " of this command; the daemon may have another" if found.kind is ProblemKind.NOT_IN_PATH else ""
+            yield f"[hooks.{hook.name}] {printable(found.message)}{where}"
+
+
+def has_subjects_of_hooks(examination: Examination) -> Found:
+    """What the settings file declares counts too: the daemon stores it at its next start or reload."""
+    settings = examination.settings
+    wanted = {hook.workflow for hook in settings.hooks.values() if hook.workflow is not None}
+    names = known_names(examination.connection, wanted)
+    declared = {schedule.flow.get("name") for schedule in settings.schedules.values() if schedule.flow is not None}
+    for hook in settings.hooks.values():
+        why = unmatched(hook, names.queues | settings.queues.keys(), names.workflows | (wanted & declared))
+        if why is not None:
+            yield f"[hooks.{hook.name}] {why}: it has no job until there is one"
 
 
 def has_room(examination: Examination) -> Found:
@@ -137,23 +164,26 @@ def _differences(shipped: list[str], installed: list[str]) -> Iterator[str]:
 
 
 def has_private_socket(examination: Examination) -> Found:
-    """Only what the daemon itself makes: a path that was named may be anywhere."""
+    """Check the directory that the daemon makes itself; a socket of another path may be anywhere."""
     socket = examination.host.socket
     if not os.path.lexists(socket):
         return
     status, folder = socket.lstat(), socket.parent.stat()
     if not stat.S_ISSOCK(status.st_mode):
-        yield Symptom(f"{socket} is not a socket", f"ls -l {socket}; move it away")
+        yield Symptom(f"{socket} is not a socket", f"ls -l {shlex.quote(str(socket))}; move it away")
         return
     if status.st_mode & stat.S_IWOTH:
-        yield Symptom(f"every user can connect to {socket} (mode {status.st_mode & 0o777:o})", f"chmod 600 {socket}")
+        yield Symptom(
+            f"every user can connect to {socket} (mode {status.st_mode & 0o777:o})",
+            f"chmod 600 {shlex.quote(str(socket))}",
+        )
     if folder.st_mode & OTHERS and not folder.st_mode & stat.S_ISVTX:
         mode = f"{folder.st_mode & 0o777:o}"
         yield Symptom(f"others can replace {socket}: {socket.parent} has mode {mode}", f"chmod go-w {socket.parent}")
 
 
 def has_readable_lock(examination: Examination) -> Found:
-    """A lock that lost its name is held by a daemon that a second one does not see."""
+    """If the lock file was removed, a second daemon would not notice the running one."""
     lock = examination.directory.root / "lock"
     if not lock.exists() and examination.directory.database.exists():
         yield f"{lock} is missing: a start takes this directory for a copy, and signals no worker of before"
@@ -166,6 +196,11 @@ def has_readable_lock(examination: Examination) -> Found:
 CHECKS = (
     Check("host", "settings", "the settings file and the environment are valid", E, "stoker config check",
           has_valid_settings, Needs.FILES),
+    Check("host", "programs of hooks", "the program of each hook can be executed", W,
+          "correct command or working_dir in the settings file, or make the program executable; stoker hook test NAME",
+          has_programs_of_hooks, Needs.FILES),
+    Check("host", "filters of hooks", "there is a queue or workflow of each name that a hook filters by", W,
+          "stoker queue ls; stoker workflow ls; correct the name in the settings file", has_subjects_of_hooks),
     Check("host", "disk", "there is room on the disk", E, "stoker purge --before 7d --dry-run",
           has_room, Needs.FILES),
     Check("host", "inodes", "there is room for further files", W, "stoker purge --before 7d --dry-run",
@@ -178,6 +213,6 @@ CHECKS = (
           has_shipped_units, Needs.FILES),
     Check("host", "lock", "the lock of the state directory is in its place", W, "start stokerd",
           has_readable_lock, Needs.FILES),
-    Check("host", "socket", "nobody else can connect to or replace the socket", W, "ls -ld DIR",
+    Check("host", "socket", "only its owner can connect to or replace the socket", W, "ls -ld DIR",
           has_private_socket, Needs.FILES),
 )  # fmt: skip

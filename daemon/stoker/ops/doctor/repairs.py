@@ -23,7 +23,7 @@ from stoker.store.backup import back_up
 from stoker.store.backup_files import time_name
 from stoker.store.database import transaction
 from stoker.store.directory import StateDirectory, storage_error
-from stoker.store.soundness import find_damage
+from stoker.store.integrity import find_damage
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import DoctorView, RepairView
@@ -48,7 +48,7 @@ REPAIRS = {
 
 
 class Person(NamedTuple):
-    """Whoever asks for a repair, and why."""
+    """The person who asks for a repair, and the reason."""
 
     uid: int
     reason: str | None
@@ -81,7 +81,7 @@ def carry_out(root: str, host: Host, person: Person, progress: Progress) -> Doct
             names = plan(examined(examination))
             aside = _set_aside(examination, progress) if names else None
             moves = {name: find(examination) for name in names if (find := REPAIRS[name].files) is not None}
-        made = [] if aside is None else _repair(directory, names, moves, person, aside)
+        repairs = [] if aside is None else _repair(directory, names, moves, person, aside)
         with examining(directory, host, progress, locked=True) as examination:
             report = examined(examination)
     except sqlite3.Error as error:
@@ -90,7 +90,8 @@ def carry_out(root: str, host: Host, person: Person, progress: Progress) -> Doct
         raise storage_error(error.filename or directory.root, error) from error
     finally:
         directory.unlock()
-    report["repairs"] = made
+    report["repairs"] = repairs
+    report["kept_in"] = None if aside is None else str(aside)
     return report
 
 
@@ -99,12 +100,12 @@ def _set_aside(examination: Examination, progress: Progress) -> Path:
     aside = examination.directory.root / f"before-repair-{time_name(wall_ms())}"
     aside.mkdir(mode=0o700)
     examination.directory.sync()
-    known = find_damage(examination.connection)
+    damage = find_damage(examination.connection)
     back_up(
         examination.connection,
         lambda _at, _seq: aside / "stoker.db",
         lambda done, of: progress("backup", done, of),
-        damage=known,
+        damage=damage,
     )
     return aside
 
@@ -112,7 +113,7 @@ def _set_aside(examination: Examination, progress: Progress) -> Path:
 def _repair(
     directory: StateDirectory, names: list[str], moves: dict[str, list[Path]], person: Person, aside: Path
 ) -> list[RepairView]:
-    made: list[RepairView] = []
+    repairs: list[RepairView] = []
     with repair.writing(directory.database) as connection:
         for name in names:
             rows = REPAIRS[name].rows
@@ -121,8 +122,8 @@ def _repair(
                 repair.recorded(connection, name, what, person.uid, person.reason, aside)
             for path in moves.get(name, ()):
                 _move(path, aside)
-            made.append({"check": name, "what": what})
-    return made
+            repairs.append({"check": name, "what": what})
+    return repairs
 
 
 def _move(path: Path, aside: Path) -> None:

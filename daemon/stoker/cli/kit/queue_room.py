@@ -1,6 +1,6 @@
-"""`--block`: waiting for room in a full queue. The daemon answers when there is room, so nothing is asked repeatedly.
+"""`--block`: waiting for room in a full queue. The daemon answers when there is room, so the client does not poll.
 
-Owns the one note about it and the time to give up.
+Owns the note that says so, and the time to give up.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from stoker.cli.kit.parser import Given
     from stoker.rpc.client import Client
 
-# The room of a client that went away after it was woken is seen by the others when they ask again, if nothing else
-# has changed.
+# A woken client may go away without submitting. The others notice that free place when they ask again.
 ONE_WAIT_MS = 60_000
 
 
@@ -38,6 +37,7 @@ class RoomWait:
             full.message = f"{full.message}; gave up"
             raise full
         params = {"name": full.details["queue"], "timeout_ms": min(left_ms, ONE_WAIT_MS)}
+        params |= {name: full.details[name] for name in ("places", "places_in_all") if name in full.details}
         try:
             places: int = client.call("queue.wait", params, again=True, patient=True)["places"]
         except WaitTimeout:
