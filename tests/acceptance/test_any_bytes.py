@@ -11,6 +11,7 @@ import pytest
 
 from stoker.core.errors import InvalidParams
 from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
 from tests.support.work import end_of, shell, submit
 
 if TYPE_CHECKING:
@@ -49,6 +50,22 @@ def test_run_when_names_are_not_utf8_then_the_worker_gets_every_byte(shared: Dae
     assert ran.stdout == b"\n".join((folder, tool, BYTES, "ä".encode(), BYTES)) + b"\n"
 
 
+def test_names_when_the_locale_has_another_encoding_then_every_byte_is_carried(tmp_path: Path, folder: bytes) -> None:
+    """Python would read names as ASCII: without UTF-8 mode neither program could name these files."""
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    awaited = tmp_path / "ö"
+    with DaemonProcess(environ=ascii_only) as daemon, daemon.client() as client:
+        job = submit(client, shell("exit 0", wait_for=f"file:{awaited}"))
+        until(lambda: "does not exist" in client.why(job)["message"])
+        ran = stoker(daemon, folder, "run", "--", b"./tool-" + BYTES, "ä")
+        awaited.mkdir()
+        end = end_of(client, job)
+
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert ran.stdout == b"\n".join((folder, b"./tool-" + BYTES, "ä".encode(), b"")) + b"\n"
+    assert end == ("succeeded", "exit")
+
+
 def test_daemon_when_its_own_variables_are_not_utf8_then_the_worker_gets_every_byte() -> None:
     text, search = os.fsdecode(BYTES), f"/none/{os.fsdecode(BYTES)}:/bin:/usr/bin"
     with DaemonProcess(environ={"LOGNAME": text, "PATH": search}) as named, named.client() as client:
@@ -80,13 +97,13 @@ def test_job_when_the_daemon_starts_again_before_it_runs_then_its_bytes_are_kept
     assert logs == b"\n".join((folder, b"./tool-" + BYTES, BYTES, b"")) + b"\n"
 
 
-def test_submit_when_a_program_of_such_a_name_is_missing_then_the_message_is_text(
+def test_submit_when_a_missing_program_has_such_a_name_then_the_message_is_text(
     shared: DaemonProcess, folder: bytes
 ) -> None:
     refused = stoker(shared, folder, "submit", "--", b"./none-" + BYTES)
 
     assert refused.returncode == 65
-    assert refused.stderr.startswith(rb"stoker: ./none-caf\xe9 \xff\xfe does not exist")
+    assert refused.stderr.startswith(rb"stoker: COMMAND: ./none-caf\xe9 \xff\xfe does not exist")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -20,9 +20,6 @@ from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.flows import chain, flow, flow_end, send
 from tests.support.work import Gate, end_of, kill9, lines, submit
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 KILLS = 10
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -80,12 +77,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fetch("zlib", tmp_path_factory.mktemp("zlib"))
 
 
-@pytest.fixture
-def builder() -> Iterator[DaemonProcess]:
-    with DaemonProcess(SETTINGS) as running:
-        yield running
-
-
 # --- the build ----------------------------------------------------------------------------------------------
 
 
@@ -112,17 +103,17 @@ def ends(ledger: Path) -> int:
 
 
 def test_build_when_the_daemon_is_killed_ten_times_then_no_step_is_built_again(
-    builder: DaemonProcess, source: Path, tmp_path: Path
+    daemon: DaemonProcess, source: Path, tmp_path: Path
 ) -> None:
-    ledger = builder.home / "ledger"
-    with builder.client() as client:
+    ledger = daemon.home / "ledger"
+    with daemon.client() as client:
         answer = send(client, graph(source, tmp_path, ledger))
 
     for kill in range(KILLS):
         until(lambda kill=kill: ends(ledger) > 2 * kill, why="two steps more")  # type: ignore[misc]
-        builder.kill_and_start()
+        daemon.kill_and_start()
 
-    with builder.client() as client:
+    with daemon.client() as client:
         assert flow_end(client, answer["id"], timeout_s=120) == "succeeded"
         attempts = {name: client.history(job)["attempts"] for name, job in answer["steps"].items()}
         kinds = [link["kind"] for link in chain(client, workflow=answer["id"])]
@@ -168,24 +159,24 @@ def uninterrupted(last: int) -> int:
 
 
 def test_long_job_when_it_or_the_daemon_is_killed_ten_times_then_its_result_is_right(
-    builder: DaemonProcess, gate: Gate, tmp_path: Path
+    daemon: DaemonProcess, gate: Gate, tmp_path: Path
 ) -> None:
     ledger, last = tmp_path / "ledger", 100 * (3 * KILLS + 10)
     spec = {"command": sys.executable, "args": ["-c", LONG, str(ledger), str(gate.path), str(last)]}
     promises = {"max_attempts": KILLS + 1, "base_delay_ms": 1, "on_orphan": "requeue", "max_orphanings": KILLS + 1}
-    with builder.client() as client:
+    with daemon.client() as client:
         job = submit(client, {**spec, **promises, "grace_ms": 500})
 
     for kill in range(KILLS):
         until(lambda kill=kill: _saved(ledger) >= 3 * (kill + 1), why="three saves more")  # type: ignore[misc]
         if kill % 2:
-            builder.kill_and_start()
+            daemon.kill_and_start()
         else:
-            with builder.client() as client:
+            with daemon.client() as client:
                 kill9(until(lambda: client.get(job)["pid"], why="its pid"))
     gate.open()
 
-    with builder.client() as client:
+    with daemon.client() as client:
         assert end_of(client, job) == ("succeeded", "exit")
         assert len(client.history(job)["attempts"]) == KILLS + 1
         assert client.get(job)["orphanings"] == KILLS // 2

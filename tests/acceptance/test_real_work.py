@@ -15,13 +15,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pytest
-
 from tests.support.daemon import DaemonProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import stoker
     from stoker.core.wire_types import JobSpec
 
@@ -77,12 +73,6 @@ class Task(NamedTuple):
                                       check=True, capture_output=True).stdout))  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def workers() -> Iterator[DaemonProcess]:
-    with DaemonProcess(SETTINGS) as running:
-        yield running
-
-
 def tasks() -> list[Task]:
     files = sorted(path for path in LIBRARY.rglob("*.py") if "site-packages" not in path.parts and path.is_file())
     return [
@@ -104,12 +94,12 @@ def views(client: stoker.Client) -> dict[int, dict[str, Any]]:
 
 
 def test_library_when_jobs_compute_each_file_then_all_are_right_and_run_once(
-    workers: DaemonProcess,
+    shared: DaemonProcess,
 ) -> None:
-    ledger = workers.home / "ledger"
+    ledger = shared.home / "ledger"
     given = tasks()
 
-    with workers.client() as client:
+    with shared.client() as client:
         answers = client.submit_many(task.spec(ledger) for task in given)
         ids = [answer["id"] for answer in answers if "error" not in answer]
         client.wait(*ids)
@@ -126,16 +116,16 @@ def test_library_when_jobs_compute_each_file_then_all_are_right_and_run_once(
     assert [jobs[job]["attempts"] for job in ids] == [task.runs for task in given]
 
 
-def test_log_when_followed_live_then_each_line_is_seen_before_the_worker_may_go_on(workers: DaemonProcess) -> None:
+def test_log_when_followed_live_then_each_line_is_seen_before_the_worker_may_go_on(shared: DaemonProcess) -> None:
     steps = ["1", "2", "3"]
-    gates = {f"step {step}": workers.home / f"gate.{step}" for step in steps}
+    gates = {f"step {step}": shared.home / f"gate.{step}" for step in steps}
     for gate in gates.values():
         os.mkfifo(gate)
     script = 'for step; do echo "step $step"; read -r answer < "gate.$step"; echo "heard $answer"; done'
 
     seen: list[str] = []
-    with workers.client() as client:
-        job = client.submit("/bin/bash", "-c", script, "bash", *steps, working_dir=str(workers.home))
+    with shared.client() as client:
+        job = client.submit("/bin/bash", "-c", script, "bash", *steps, working_dir=str(shared.home))
         for chunk in client.logs(job["id"], follow=True):
             seen += chunk.decode().splitlines()
             if seen[-1] in gates:

@@ -1,4 +1,4 @@
-"""What all tortures share: how long they go on, where the files of a run are kept, and a booted systemd.
+"""The shared parts of tortures: their length, the place where the files of a run are kept, and a booted systemd.
 
 Owns three variables of the environment. `STOKER_SEED=` plays a run again, `STOKER_FAULTS=300` makes it longer (`make
 test-faults`), `STOKER_KEEP=DIR` keeps state, ledger and log. Every torture prints its seed and what it did.
@@ -6,14 +6,15 @@ test-faults`), `STOKER_KEEP=DIR` keeps state, ledger and log. Every torture prin
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import disks
 from tests.support.daemon import DaemonProcess
 from tests.support.service import Service
 from tests.support.task_door import add_door
@@ -40,7 +41,7 @@ def tortured(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
 
 @pytest.fixture(scope="session")
 def installed_service() -> Iterator[Service]:
-    """Stoker as installed in a container of its own: one boot for all tests that want it."""
+    """Stoker as installed in a container of its own: one boot for all tests that use it."""
     with Service() as installed:
         yield installed
 
@@ -66,16 +67,9 @@ SMALL = "[disk]\nmin_free_bytes = 2_000_000\nreserve_bytes = 1_000_000\n"
 @pytest.fixture
 def small_disk() -> Iterator[DaemonProcess]:
     """A daemon whose state directory is a file system of twelve megabytes."""
-    daemon = DaemonProcess(SETTINGS + SMALL)
-    daemon.state_dir.mkdir(mode=0o700)
-    command = ["mount", "-t", "tmpfs", "-o", "size=12m,mode=0700", "tmpfs", str(daemon.state_dir)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        daemon.end()
-        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
-    try:
+    with contextlib.ExitStack() as stack:
+        daemon = DaemonProcess(SETTINGS + SMALL)
+        stack.callback(daemon.end)
+        stack.enter_context(disks.small_disk(daemon.state_dir, "12m"))
+        stack.callback(daemon.kill_all)
         yield daemon.start()
-    finally:
-        daemon.kill_all()
-        subprocess.run(["umount", "--lazy", str(daemon.state_dir)], check=True)
-        daemon.end()

@@ -1,6 +1,6 @@
-"""The questions that end every torture, each seen to complain of what it is there for.
+"""The checks that end every torture: each complains of the breach that it is made for.
 
-Owns one short, honest run and what is forged of it afterwards. Refuses daemons: the run is over before the first lie.
+Owns one short, real run and the forgeries of its records. The run is over before the first forgery.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Background tasks of a daemon that has no descriptor left, or whose files cannot be read: none dies unheard.
+"""Background tasks of a daemon that has no descriptor left, or whose files cannot be read: no task fails unnoticed.
 
 Owns the shortages (RLIMIT_NOFILE of the running daemon, directories in place of files, EIO of its reads) and one
 scenario for each task that opens something. In each the log names the task or what it did, the daemon goes on, and the
@@ -13,8 +13,6 @@ import resource
 import shutil
 import signal
 from typing import TYPE_CHECKING, Any
-
-import pytest
 
 from stoker.core.errors import EX_IOERR
 from tests.support.daemon import DaemonProcess
@@ -32,13 +30,6 @@ if TYPE_CHECKING:
 SETTINGS = "[cpu]\nsample_ms = 100\n[launcher]\nstuck_ms = 1000\n"
 OF_THE_EVENT_LOOP = 10  # its first descriptors, which it keeps for life
 NO_DESCRIPTOR = "Too many open files"
-
-
-@pytest.fixture
-def daemon() -> Iterator[DaemonProcess]:
-    """Its periodic duties come ten times a second."""
-    with DaemonProcess(SETTINGS) as daemon:
-        yield daemon
 
 
 @contextlib.contextmanager
@@ -223,7 +214,7 @@ def test_archive_when_no_descriptor_is_left_then_the_next_start_writes_it(daemon
     assert unheard(daemon) == []
 
 
-def test_duties_when_no_descriptor_is_left_then_the_others_are_done_all_the_same(
+def test_duties_when_no_descriptor_is_left_then_the_others_are_done_anyway(
     daemon: DaemonProcess,
 ) -> None:
     with connected(daemon) as client:

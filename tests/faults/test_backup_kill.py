@@ -21,10 +21,11 @@ from stoker.store import audit
 from stoker.store.backup_files import checksum_of, listed, read_checksum
 from stoker.store.database import examine, open_unchanged
 from stoker.store.directory import StateDirectory
+from stoker.store.integrity import find_damage
 from stoker.store.open import doubt
-from stoker.store.soundness import find_damage
-from tests.support import strace
+from tests.support import busy_life, strace
 from tests.support.daemon import BIN, DaemonProcess
+from tests.support.journals import journaled
 from tests.support.strace import OPTIONS, Point, points, some_of_each
 from tests.support.work import end_of, shell, submit
 
@@ -48,15 +49,18 @@ class Prepared(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def prepared() -> Iterator[Prepared]:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+    """Rows in each table."""
     with DaemonProcess() as process:
+        busy_life.live(process, tmp_path_factory.mktemp("life"))
         with process.client() as client:
-            end_of(client, submit(client, shell("exit 0")))
             assert process.cli("backup").returncode == 0
+            client.call("queue.resume", {"name": "default"})
             end_of(client, submit(client, shell("exit 0")))
-            newest = client.status()["last_seq"]
+            client.call("queue.pause", {"name": "default"})
+        newest = journaled(process)
         process.kill9()  # its last changes are in the WAL
-        (backup,) = listed(process.state_dir / "backups")
+        backup, *_ = listed(process.state_dir / "backups")
         yield Prepared(process.state_dir, newest, backup.last_seq)
 
 
@@ -65,7 +69,8 @@ def run(trace: Path, *words: str, kill: Point | None = None, inject: str | None 
     chosen = f"trace={','.join(CHANGING)}" if kill is None else f"trace={kill.syscall}"
     injected = inject if kill is None else kill.kill()
     faults = [] if injected is None else ["-e", injected]
-    command = ["strace", *OPTIONS, "-o", str(trace), "-e", chosen, *faults, str(BIN / "stoker"), *words]
+    traced = ["strace", "--seccomp-bpf", *OPTIONS, "-o", str(trace), "-e", chosen, *faults]
+    command = [*traced, str(BIN / "stoker"), *words]
     return subprocess.run(command, capture_output=True, check=False).returncode
 
 
@@ -151,6 +156,15 @@ FAILURES = {
 }
 
 
+BACKUP, JOURNAL = ("--from-backup", "latest"), ("--from-journal",)
+NO_RESTORE = {
+    "no room for the rows of the journal": (JOURNAL, "inject=pwrite64:error=ENOSPC:when=3+", 75),
+    "an error in the copy of a backup": (BACKUP, "inject=pwrite64:error=EIO:when=3+", 74),
+    "a copy that is not synced": (BACKUP, "inject=fsync:error=EIO", 74),
+    "a new database that is not synced": (JOURNAL, "inject=fsync:error=EIO", 74),
+}
+
+
 @pytest.mark.parametrize("kind", FAILURES)
 def test_backup_when_the_disk_fails_then_it_says_so_and_leaves_nothing(
     prepared: Prepared, tmp_path: Path, kind: str
@@ -165,3 +179,20 @@ def test_backup_when_the_disk_fails_then_it_says_so_and_leaves_nothing(
     assert strace.injected(trace) > 0
     assert sorted(path.name for path in (root / "backups").iterdir()) == before
     assert backup_ops.make(str(root), None, lambda _done, _of: None)["seq"] == prepared.newest
+
+
+@pytest.mark.parametrize("kind", NO_RESTORE)
+def test_restore_when_the_disk_fails_then_it_says_so_and_the_state_is_as_it_was(
+    prepared: Prepared, tmp_path: Path, kind: str
+) -> None:
+    source, fault, status = NO_RESTORE[kind]
+    root, trace = tmp_path / "state", tmp_path / "trace"
+    shutil.copytree(prepared.root, root, ignore=shutil.ignore_patterns("*.sock"))
+    database = (root / "stoker.db").read_bytes()
+
+    assert run(trace, "restore", *source, "--yes", "--state-dir", str(root), inject=fault) == status
+
+    assert strace.injected(trace) > 0
+    assert (root / "stoker.db").read_bytes() == database
+    assert last_seq(root) == prepared.newest
+    assert not list(root.glob("stoker.db.restored*"))

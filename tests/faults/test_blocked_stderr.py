@@ -34,7 +34,7 @@ class UnreadLog(NamedTuple):
 
     @property
     def full(self) -> bool:
-        """Whether the next line of the daemon's must wait."""
+        """Whether the next line of the daemon must wait."""
         writer = os.open(self.daemon.stderr, os.O_WRONLY | os.O_NONBLOCK)
         try:
             return os.write(writer, b"\n") == 0
@@ -63,7 +63,7 @@ def unread(stopped_daemon: DaemonProcess) -> Iterator[UnreadLog]:
     os.close(reader)
 
 
-def test_limit_when_nobody_reads_stderr_then_it_is_kept_and_the_drain_ends(unread: UnreadLog) -> None:
+def test_limit_when_stderr_has_no_reader_then_it_is_kept_and_the_drain_ends(unread: UnreadLog) -> None:
     with unread.daemon.client() as client:
         until(lambda: submit(client, shell(":")) and unread.full, why="stderr is full")
 
@@ -73,7 +73,7 @@ def test_limit_when_nobody_reads_stderr_then_it_is_kept_and_the_drain_ends(unrea
     assert unread.daemon.stop() == 0
 
 
-def test_log_when_more_is_lost_than_waits_then_the_loss_is_told_in_status_and_log(unread: UnreadLog) -> None:
+def test_log_when_lines_are_lost_then_status_and_log_show_the_loss(unread: UnreadLog) -> None:
     with unread.daemon.client() as client:
         client.call("queue.pause", {"name": "default"})
         while not client.call("system.status")["log_lines_lost"]:

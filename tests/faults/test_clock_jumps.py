@@ -1,8 +1,8 @@
 """A wall clock that is set, a host that sleeps, a daemon or a launcher that stands still: no limit early, none late.
 
-Owns the jobs that wait and run while it happens. What is counted in durations (ttl, backoff, timeout) must not notice;
-what was promised in wall time (run_at, deadline) must. Refuses to time anything: a limit that followed the wrong clock
-is an hour or a month off, and the test then waits in vain. A jump counts when the daemon's own log shows it.
+Owns the jobs that wait and run while it happens. Durations (ttl, backoff, timeout) must not change; times of the wall
+clock (run_at, deadline) must follow it. No time is measured: a limit that followed the wrong clock is an hour or a
+month off, and the test then waits in vain. A jump counts when the daemon's own log shows it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.clocks import Shift, set_sleep, set_wall_clock, why_no_compil
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import DEADLINE_S, scales, until
 from tests.support.torture import launchers
-from tests.support.work import Gate, alive, changes, end_of, running, shell, state, submit, submit_many
+from tests.support.work import Gate, alive, changes, end_of, job_view, running, shell, state, submit, submit_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,14 +47,6 @@ paused = true
 """
 needs_compiler = pytest.mark.skipif(bool(why_no_compiler()), reason=str(why_no_compiler()))
 NEGATIVE = re.compile(r"(?<![\w-])-\d")
-
-
-@pytest.fixture
-def asleep() -> Iterator[DaemonProcess]:
-    """A daemon that is not started, so that its clocks can be set first."""
-    daemon = DaemonProcess(SETTINGS)
-    yield daemon
-    daemon.end()
 
 
 class Waits:
@@ -107,44 +99,44 @@ def shown(daemon: DaemonProcess, *jobs: int) -> str:
 
 @needs_compiler
 @pytest.mark.parametrize("jump", JUMPS)
-def test_durations_when_the_wall_clock_is_set_then_none_of_them_notices(asleep: DaemonProcess, jump: int) -> None:
-    wall = set_wall_clock(asleep)
-    with asleep.start().client() as client:
+def test_durations_when_the_wall_clock_is_set_then_they_do_not_change(stopped_daemon: DaemonProcess, jump: int) -> None:
+    wall = set_wall_clock(stopped_daemon)
+    with stopped_daemon.start().client() as client:
         waits = Waits(client, run=True)
 
         wall.jump(jump)
 
         waits.check(client)
-        assert not NEGATIVE.findall(shown(asleep, *list(waits.soon)[1:3]))
-    assert seen_jump(asleep, jump), asleep.tail(100)
+        assert not NEGATIVE.findall(shown(stopped_daemon, *list(waits.soon)[1:3]))
+    assert seen_jump(stopped_daemon, jump), stopped_daemon.tail(100)
 
 
 @needs_compiler
 @pytest.mark.parametrize("jump", [HOUR_S, -MONTH_S])
 def test_durations_when_the_wall_clock_is_set_without_a_daemon_then_none_changes(
-    asleep: DaemonProcess, jump: int
+    stopped_daemon: DaemonProcess, jump: int
 ) -> None:
-    wall = set_wall_clock(asleep)
-    with asleep.start().client() as client:
+    wall = set_wall_clock(stopped_daemon)
+    with stopped_daemon.start().client() as client:
         waits = Waits(client, run=False)
-    asleep.kill9()
+    stopped_daemon.kill9()
 
     wall.jump(jump)
-    asleep.start()
+    stopped_daemon.start()
 
-    with asleep.client() as client:
+    with stopped_daemon.client() as client:
         waits.check(client)
-    assert seen_jump(asleep, jump)
+    assert seen_jump(stopped_daemon, jump)
 
 
 @needs_compiler
 @pytest.mark.parametrize("running_daemon", [True, False])
 def test_wall_promises_when_the_wall_clock_is_set_forward_then_they_are_due(
-    asleep: DaemonProcess, *, running_daemon: bool
+    stopped_daemon: DaemonProcess, *, running_daemon: bool
 ) -> None:
-    wall = set_wall_clock(asleep)
+    wall = set_wall_clock(stopped_daemon)
     at = wall_ms() + HOUR_MS // 2
-    with asleep.start().client() as client:
+    with stopped_daemon.start().client() as client:
         due = {
             submit(client, shell(":", run_at=at)): ("succeeded", "exit"),
             submit(client, shell(":", run_at=at, queue="shut", ttl_ms=500)): ("expired", "ttl"),
@@ -155,12 +147,12 @@ def test_wall_promises_when_the_wall_clock_is_set_forward_then_they_are_due(
         running(client, late)
 
     if not running_daemon:
-        asleep.kill9()
+        stopped_daemon.kill9()
     wall.jump(HOUR_S)
     if not running_daemon:
-        asleep.start()
+        stopped_daemon.start()
 
-    with asleep.client() as client:
+    with stopped_daemon.client() as client:
         assert {job: end_of(client, job) for job in due} == due
         assert end_of(client, late) == ("failed", "deadline")
         assert state(client, not_due) == "waiting"
@@ -168,9 +160,11 @@ def test_wall_promises_when_the_wall_clock_is_set_forward_then_they_are_due(
 
 @needs_compiler
 @pytest.mark.parametrize("jump", [jump for jump in JUMPS if jump < 0])
-def test_wall_promises_when_the_wall_clock_is_set_back_then_they_wait_for_it(asleep: DaemonProcess, jump: int) -> None:
-    wall = set_wall_clock(asleep)
-    with asleep.start().client() as client:
+def test_wall_promises_when_the_wall_clock_is_set_back_then_they_wait_for_it(
+    stopped_daemon: DaemonProcess, jump: int
+) -> None:
+    wall = set_wall_clock(stopped_daemon)
+    with stopped_daemon.start().client() as client:
         for margin_ms in (3_000, 20_000, 60_000):
             at = wall_ms() + margin_ms
             planned = submit(client, shell(":", run_at=at))
@@ -180,7 +174,7 @@ def test_wall_promises_when_the_wall_clock_is_set_back_then_they_wait_for_it(asl
             wall.jump(jump)
             if wall_ms() < at:
                 break
-            wall.jump(0)  # this machine took too long: what was to be late is over already
+            wall.jump(0)  # this machine took too long: the limit that was to be late is over already
         # Longer than all of them would have taken.
         hourglass = submit(client, shell(":", queue="shut", ttl_ms=at - wall_ms() + 3_000))
 
@@ -193,16 +187,16 @@ def test_wall_promises_when_the_wall_clock_is_set_back_then_they_wait_for_it(asl
         assert end_of(client, planned) == ("succeeded", "exit")
         assert end_of(client, brief) == ("succeeded", "exit")
         assert end_of(client, late) == ("failed", "deadline")
-        assert not NEGATIVE.findall(shown(asleep, late))
+        assert not NEGATIVE.findall(shown(stopped_daemon, late))
 
 
 # --- a host that sleeps -------------------------------------------------------------------------------------
 
 
 @needs_compiler
-def test_durations_when_the_host_has_slept_then_they_are_over_when_it_wakes(asleep: DaemonProcess) -> None:
-    slept = set_sleep(asleep)
-    with asleep.start().client() as client:
+def test_durations_when_the_host_has_slept_then_they_are_over_when_it_wakes(stopped_daemon: DaemonProcess) -> None:
+    slept = set_sleep(stopped_daemon)
+    with stopped_daemon.start().client() as client:
         ttl = submit(client, shell(":", queue="shut", ttl_ms=HOUR_MS // 2))
         backoff = submit(client, shell("exit 1", max_attempts=2, base_delay_ms=HOUR_MS // 2))
         late = submit(client, shell("exec sleep 600", timeout_ms=HOUR_MS // 2))
@@ -223,11 +217,11 @@ def test_durations_when_the_host_has_slept_then_they_are_over_when_it_wakes(asle
 
 @pytest.mark.parametrize("stopped", ["daemon", "launcher", "both"])
 def test_limits_when_processes_stand_still_past_them_then_a_timely_end_succeeds(
-    asleep: DaemonProcess, tmp_path: Path, stopped: str
+    stopped_daemon: DaemonProcess, tmp_path: Path, stopped: str
 ) -> None:
     """With STOKER_FAULTS the gap lasts a minute."""
-    asleep.config.write_text(SETTINGS + "[launcher]\nstuck_ms = 2000\n")
-    with asleep.start().client() as client:
+    stopped_daemon.config.write_text(SETTINGS + "[launcher]\nstuck_ms = 2000\n")
+    with stopped_daemon.start().client() as client:
         for limit_ms in scales(30_000 if "STOKER_FAULTS" in os.environ else 2_500):
             gate = Gate(tmp_path / f"gate.{limit_ms}")
             submitted_s = boot_time_s()
@@ -235,8 +229,8 @@ def test_limits_when_processes_stand_still_past_them_then_a_timely_end_succeeds(
             failing = submit(client, gate.spec("exit 3", timeout_ms=limit_ms))
             too_long = submit(client, shell("exec sleep 600", timeout_ms=limit_ms, grace_ms=300))
             workers = [worker_of(client, job) for job in (*in_time, failing, too_long)][:-1]
-            victims = [asleep.pid] if stopped != "launcher" else []
-            victims += launchers(asleep.state_dir).values() if stopped != "daemon" else []
+            victims = [stopped_daemon.pid] if stopped != "launcher" else []
+            victims += launchers(stopped_daemon.state_dir).values() if stopped != "daemon" else []
 
             with standing_still(victims, 2 * limit_ms / 1_000):
                 gate.open()
@@ -311,11 +305,13 @@ def pass_over(client: stoker.Client) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("jump_s", [-int(time.time()), CENTURY_S], ids=["1970", "a century ahead"])
-def test_retention_when_the_wall_clock_is_wrong_then_nothing_recent_goes(asleep: DaemonProcess, jump_s: int) -> None:
-    asleep.config.write_text(KEEP_A_MONTH)
-    clock = set_wall_clock(asleep)
-    asleep.start()
-    with asleep.client() as client:
+def test_retention_when_the_wall_clock_is_wrong_then_nothing_recent_goes(
+    stopped_daemon: DaemonProcess, jump_s: int
+) -> None:
+    stopped_daemon.config.write_text(KEEP_A_MONTH)
+    clock = set_wall_clock(stopped_daemon)
+    stopped_daemon.start()
+    with stopped_daemon.client() as client:
         ended = submit(client, shell("exit 0"))
         assert end_of(client, ended) == ("succeeded", "exit")
         waiting = submit_many(client, [shell(":", queue="shut")] * MANY)
@@ -339,17 +335,17 @@ def boot_ahead(daemon: DaemonProcess, clock: Shift, seconds: int) -> None:
 @needs_compiler
 @pytest.mark.parametrize(("keep", "stays"), [("25h", True), ("12h", False)])
 def test_retention_when_a_clock_is_hours_ahead_then_it_goes_a_day_early_at_most(
-    asleep: DaemonProcess, keep: str, *, stays: bool
+    stopped_daemon: DaemonProcess, keep: str, *, stays: bool
 ) -> None:
-    asleep.config.write_text(KEEP_A_MONTH.replace("30d", keep))
-    clock = set_wall_clock(asleep)
-    asleep.start()
-    with asleep.client() as client:
+    stopped_daemon.config.write_text(KEEP_A_MONTH.replace("30d", keep))
+    clock = set_wall_clock(stopped_daemon)
+    stopped_daemon.start()
+    with stopped_daemon.client() as client:
         ended = submit(client, shell("exit 0"))
         assert end_of(client, ended) == ("succeeded", "exit")
-    boot_ahead(asleep, clock, 23 * HOUR_S)
+    boot_ahead(stopped_daemon, clock, 23 * HOUR_S)
 
-    with asleep.client() as client:
+    with stopped_daemon.client() as client:
         pass_over(client)
 
         left = [job["id"] for job in client.list()["jobs"]]
@@ -358,23 +354,37 @@ def test_retention_when_a_clock_is_hours_ahead_then_it_goes_a_day_early_at_most(
 
 
 @needs_compiler
-def test_retention_when_the_clock_is_ahead_at_boot_then_nothing_recent_goes(asleep: DaemonProcess) -> None:
+def test_retention_when_the_clock_is_ahead_at_boot_then_nothing_recent_goes(stopped_daemon: DaemonProcess) -> None:
     """Steady time begins at the wall clock of the boot, so it is ahead too."""
-    asleep.config.write_text(KEEP_A_MONTH)
-    clock = set_wall_clock(asleep)
-    asleep.start()
-    with asleep.client() as client:
+    stopped_daemon.config.write_text(KEEP_A_MONTH)
+    clock = set_wall_clock(stopped_daemon)
+    stopped_daemon.start()
+    with stopped_daemon.client() as client:
         ended = submit(client, shell("exit 0"))
         assert end_of(client, ended) == ("succeeded", "exit")
         waiting = submit_many(client, [shell(":", queue="shut")] * MANY)
-    boot_ahead(asleep, clock, CENTURY_S)
+    boot_ahead(stopped_daemon, clock, CENTURY_S)
 
-    with asleep.client() as client:
+    with stopped_daemon.client() as client:
         pass_over(client)
-        assert asleep.events("retention_waits")[0]["not_counted_days"] in (CENTURY_DAYS - 1, CENTURY_DAYS)
-        assert "is not counted as age" in asleep.cli("status").stdout
+        assert stopped_daemon.events("retention_waits")[0]["not_counted_days"] in (CENTURY_DAYS - 1, CENTURY_DAYS)
+        assert "is not counted as age" in stopped_daemon.cli("status").stdout
         assert state(client, ended) == "succeeded"
         assert changes(client, waiting[0]["id"], "submitted")
-        assert asleep.cli("purge", "--before", "30d", "--yes").returncode == 0
+        assert stopped_daemon.cli("purge", "--before", "30d", "--yes").returncode == 0
         with pytest.raises(JobNotFound):
             state(client, ended)
+
+
+@needs_compiler
+def test_event_when_the_wall_clock_is_set_back_then_it_reaches_no_later_job(stopped_daemon: DaemonProcess) -> None:
+    wall = set_wall_clock(stopped_daemon)
+    with stopped_daemon.start().client() as client:
+        client.call("event.emit", {"name": "past", "data": 1})
+        wall.jump(-HOUR_S)
+
+        late = submit(client, shell(":", wait_for="event:past"))
+
+        (event,) = client.call("event.list", {"name": "past"})["events"]
+        assert job_view(client, late)["created_at"] < event["emitted_at"]
+        assert state(client, late) == "waiting"

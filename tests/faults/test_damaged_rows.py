@@ -1,15 +1,18 @@
 """Rows that contradict themselves, as a restore in part or a repaired database leaves them.
 
-Owns jobs that are stored as running while no attempt of them is open: the next start holds them for a person.
+Owns jobs that are stored as running while no attempt of them is open: the next start holds them for a person. And jobs
+whose spec does not match its checksum: they are held where they would have started.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.core.errors import StokerError
 from tests.support.facts import until
 from tests.support.work import Gate, attempts_of, changes, end_of, shell, state, submit, submit_running
 
@@ -105,4 +108,63 @@ def test_start_when_a_text_is_no_utf_8_then_it_is_refused_and_the_doctor_named(
 
     assert daemon.wait() == 78
     message = daemon.stderr.read_text()[before:]
+    assert ("stoker doctor" in message, "Traceback" in message) == (True, False), message
+
+
+def test_claim_when_the_spec_of_a_job_is_damaged_then_it_is_held_and_never_runs(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    asked, other = tmp_path / "asked", tmp_path / "other"
+    with daemon.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        damaged, sound = submit(client, shell(f"touch {asked}")), submit(client, shell(":"))
+    daemon.kill9()
+    with sqlite3.connect(daemon.state_dir / "stoker.db") as database:
+        statement = "UPDATE jobs SET args = replace(args, 'asked', 'other') WHERE id = ?"
+        assert database.execute(statement, [damaged]).rowcount == 1
+    database.close()
+    daemon.start()
+
+    with daemon.client() as client:
+        client.call("queue.resume", {"name": "default"})
+        assert end_of(client, sound) == ("succeeded", "exit")
+        for again in ("release", "edit", None):
+            until(lambda: state(client, damaged) == "held", why="the job is held")
+            assert client.why(damaged)["details"] == {"reason": "damaged"}
+            assert "does not match its checksum" in client.why(damaged)["message"]
+            if again == "edit":
+                with pytest.raises(StokerError, match="cannot be edited: its row in the database"):
+                    client.call("job.edit", {"id": damaged, "name": "n"})
+            elif again is not None:
+                client.call(f"job.{again}", {"id": damaged})
+        assert attempts_of(client, damaged) == []
+        client.call("job.cancel", {"id": damaged})
+        assert end_of(client, damaged) == ("cancelled", "user")
+    assert not asked.exists()
+    assert not other.exists()
+
+
+def test_claim_when_a_spec_cannot_be_read_then_the_daemon_ends_and_names_the_doctor(
+    daemon: DaemonProcess,
+) -> None:
+    with daemon.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        damaged = submit(client, shell(":"))
+    daemon.kill9()
+    with sqlite3.connect(daemon.state_dir / "stoker.db") as database:
+        assert database.execute("UPDATE jobs SET args = '[\"-c\"' WHERE id = ?", [damaged]).rowcount == 1
+    database.close()
+    daemon.start()
+    before = len(daemon.stderr.read_text())
+
+    with daemon.client() as client:
+        with pytest.raises(StokerError) as refused:
+            client.call("job.get", {"id": damaged})
+        assert refused.value.code == "corrupt_record"
+        with suppress(StokerError):  # the daemon may be gone before it answers
+            client.call("queue.resume", {"name": "default"})
+
+    assert daemon.wait() == 78
+    message = daemon.stderr.read_text()[before:]
+    assert "stokerd: a row of the table jobs cannot be read" in message
     assert ("stoker doctor" in message, "Traceback" in message) == (True, False), message

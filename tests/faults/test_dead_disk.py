@@ -1,8 +1,8 @@
 """File systems that hang: workers that no signal reaches, and launchers that are stuck in a spawn.
 
-Owns a frozen ext4 (its writers sleep through SIGKILL) and a directory whose file system never answers. Refuses to go on
-before the fault is seen: a worker in state D, a launcher told as stuck. Invariant asked for in every test: whatever may
-still be alive keeps its resources, and everybody else is served.
+Owns a frozen ext4 (its writers sleep through SIGKILL) and a directory whose file system never answers. A test goes on
+once the fault is seen: a worker in state D, a launcher that is reported as stuck. Every test asks: a process that may
+live keeps its resources, and all other jobs and clients are served.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.engine.preflight import THREADS
 from tests.support import disks, locked_memory
 from tests.support.daemon import DaemonProcess
 from tests.support.disks import DeadDirectory, Disk
 from tests.support.facts import until
 from tests.support.policies import identities_on_disk
+from tests.support.rpc import RawClient, request
 from tests.support.torture import launchers
 from tests.support.work import Gate, alive, end_of, job_view, kill9, running, shell, state, submit, submit_running
 
@@ -49,7 +51,6 @@ FORGET_INODES = "UPDATE attempts SET pidfs_inode = NULL"
 @pytest.fixture
 def patient(stopped_daemon: DaemonProcess) -> DaemonProcess:
     """A daemon with one unit of a resource, and enough slots besides the jobs that hang."""
-    stopped_daemon.config.write_text(SETTINGS)
     stopped_daemon.start()
     with stopped_daemon.client() as client:
         client.call("resource.set", {"name": "tape", "capacity": 1})
@@ -137,7 +138,7 @@ def log_of(client: stoker.Client, job: int) -> str:
 
 @pytest.fixture
 def dead(patient: DaemonProcess) -> Iterator[DeadDirectory]:
-    """A directory that nobody can enter or leave."""
+    """A directory that no process can enter or leave."""
     try:
         directory = DeadDirectory(patient.home / "dead")
     except OSError as error:
@@ -287,6 +288,26 @@ def test_launcher_when_stuck_in_a_dead_working_dir_then_another_takes_over(
     assert ends == [("failed", "exit"), ("failed", "spawn_error")]
     assert [event["launcher"] for event in patient.logged("launcher_back")] == [stuck["launcher"]]
     assert [event["launcher"] for event in patient.logged("launcher_left")] == [stuck["launcher"]]
+
+
+def test_submit_when_looks_into_a_dead_mount_hold_every_thread_then_all_are_answered(
+    patient: DaemonProcess, dead: DeadDirectory
+) -> None:
+    with patient.client() as client, RawClient(patient.socket) as several:
+        client.call("queue.pause", {"name": "default"})  # no launcher is to hang, too
+        in_it = [f"{dead.where}/{number}" for number in range(THREADS + 1)]
+        several.say(b"".join(request("job.submit", at, command=":", working_dir=at) for at in in_it))
+        answers = [several.hear() for _ in in_it]
+        other = submit(client, shell(":", working_dir=str(patient.home)))
+        missing = several.ask("job.submit", command="no-such-program")
+        health = client.call("system.health")["ok"]
+        dead.close()
+        client.call("queue.resume", {"name": "default"})
+        end = end_of(client, other)
+
+    assert [answer["result"]["state"] for answer in answers] == ["queued"] * len(in_it)
+    assert missing["result"]["state"] == "queued"  # nobody could look for it
+    assert (health, end) == (True, ("succeeded", "exit"))
 
 
 def test_launcher_when_killed_beside_a_stuck_one_then_its_jobs_are_recovered_at_once(

@@ -19,7 +19,7 @@ import pytest
 from stoker.core.errors import DaemonUnreachable, StokerError
 from tests.support import strace
 from tests.support.descriptors import count_fds
-from tests.support.facts import until
+from tests.support.facts import until, until_empty
 from tests.support.lives import Lives
 from tests.support.strace import Attached, calls_of, points
 from tests.support.task_door import tasks_of, threads_of
@@ -163,7 +163,7 @@ def test_daemon_when_any_syscall_fails_then_it_answers_or_ends_with_a_clear_erro
         sweep.strike(tortured.pid, point)
         try:
             become_quiet(tortured)
-            until(lambda before=before: Held.by(tortured).no_more_than(before), why=f"{before} after {sweep.struck}")  # type: ignore[misc]
+            until_empty(lambda before=before: Held.by(tortured).beyond(before), why=f"{before} after {sweep.struck}")  # type: ignore[misc]
         except DaemonUnreachable:
             status = tortured.wait()
             assert says_why(tortured, point, status), f"{point}: {tortured.tail()}"
@@ -187,8 +187,10 @@ class Held(NamedTuple):
             launchers = len(client.call("system.status")["launchers"])
         return cls(count_fds(daemon.pid) - 2 * launchers, threads_of(daemon.pid), tasks_of(daemon))
 
-    def no_more_than(self, before: Self) -> bool:
-        return self.fds <= before.fds and self.threads <= before.threads and not self.tasks - before.tasks
+    def beyond(self, before: Self) -> list[object]:
+        """What it has more than before."""
+        more = self.fds > before.fds or self.threads > before.threads or self.tasks - before.tasks
+        return [self] if more else []
 
 
 def says_why(daemon: DaemonProcess, point: Point, status: int) -> bool:

@@ -2,7 +2,7 @@
 
 Owns the table, worked out from the promises, and one function for each row that makes it happen to six
 jobs at once. A cell says state, reason and how often the job was STARTed; a row holds only if no worker is left, and
-no two workers of a job were ever there at once. Refuses luck: what is a race elsewhere is stopped here at its point.
+no two workers of a job were ever there at once. Nothing is left to luck: each race is stopped at its decisive point.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 from tests.support import reuse
 from tests.support.daemon import BIN, DaemonProcess
 from tests.support.facts import DEADLINE_S, until
-from tests.support.policies import MANY_ROOMS, POLICIES, Six, identities_on_disk
+from tests.support.policies import POLICIES, Six, identities_on_disk
 from tests.support.work import kill9
 
 if TYPE_CHECKING:
@@ -47,16 +47,16 @@ cancelled_unsent     cancelled/user/1  cancelled/user/1  cancelled/user/1  cance
 exit_before_cancel   failed/exit/1     failed/exit/1     failed/exit/1     failed/exit/1     failed/exit/1     failed/exit/1
 """  # noqa: E501 - one row a line
 
+SETTINGS = "[daemon]\nmax_running = 8\n"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 AS_ROOT = {"rebooted", "another_namespace"}
 
 
 @pytest.fixture
-def six(gate: Gate) -> Iterator[Six]:
-    with DaemonProcess(MANY_ROOMS) as daemon:
-        jobs = Six(daemon, gate)
-        with jobs.moved:
-            yield jobs
+def six(daemon: DaemonProcess, gate: Gate) -> Iterator[Six]:
+    jobs = Six(daemon, gate)
+    with jobs.moved:
+        yield jobs
 
 
 # --- what happens -------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Workers that became root under a daemon that is not: what it may not signal it tells of, and never calls over.
+"""Workers that became root under a daemon that is not: it reports those that it may not signal.
 
 Owns a daemon of an unprivileged user, and a set-uid program as sudo is one. A deed counts when the kernel says that the
 process is root's.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stoker.files import user_name
 from tests.support import foreign
 from tests.support.daemon import BIN, DaemonProcess
 from tests.support.facts import until
@@ -106,7 +105,7 @@ def check_answers(host: Host, client: stoker.Client, job: int, child: int) -> No
 @pytest.mark.parametrize(
     ("ends", "end"), [("cancel", ("cancelled", "user")), ("timeout", ("failed", "timeout"))], ids=["cancel", "timeout"]
 )
-def test_stop_when_a_child_became_root_then_it_is_told_and_the_attempt_is_not_closed(
+def test_stop_when_a_child_became_root_then_it_is_reported_and_the_attempt_is_open(
     host: Host, ends: str, end: tuple[str, str]
 ) -> None:
     with host.daemon.client() as client:
@@ -150,8 +149,7 @@ def test_cancel_when_the_worker_itself_became_root_then_it_is_not_called_cancell
 
 
 def stored_pid(daemon: DaemonProcess, job: int) -> int | None:
-    with closing(sqlite3.connect(f"file:{daemon.state_dir}/stoker.db?mode=ro", uri=True)) as database:
-        (pid,) = database.execute("SELECT pid FROM jobs WHERE id = ?", [job]).fetchone()
+    ((pid,),) = daemon.rows("SELECT pid FROM jobs WHERE id = ?", job)
     return None if pid is None else int(pid)
 
 
@@ -219,6 +217,20 @@ def test_recovery_when_the_processes_of_others_are_hidden_then_it_goes_on(tmp_pa
     assert len(workers) == 2
     assert not any(map(alive, workers))
     assert ends == [("failed", "orphaned"), ("succeeded", "exit")]
+
+
+def test_run_when_its_directory_is_closed_to_the_daemon_then_it_names_a_way_out(host: Host, tmp_path: Path) -> None:
+    here = tmp_path / "private" / "here"
+    here.mkdir(parents=True)
+    here.parent.chmod(0o700)
+
+    refused = host.daemon.cli("run", "--", "true", cwd=here)
+    advised = host.daemon.cli("run", "--working-dir", "/", "--", "true", cwd=here)
+
+    message = f"--working-dir: {here} may not be entered by {user_name(foreign.UID)}, the user of the daemon"
+    hint = "name a directory that this user may enter: --working-dir /"
+    assert (refused.returncode, refused.stderr) == (65, f"stoker: {message}\nhint: {hint}\n")
+    assert (advised.returncode, advised.stderr) == (0, "")
 
 
 def test_debug_when_the_job_is_of_another_user_then_no_shell_is_opened(host: Host, tmp_path: Path) -> None:

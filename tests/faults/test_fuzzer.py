@@ -1,8 +1,8 @@
-"""A crowd that says anything for a while: the daemon answers all of it, never slowly, and is well afterwards.
+"""Clients that send anything for a while: the daemon answers all of it in time, and works afterwards.
 
 It goes on until each method of the protocol was accepted once, backup and purge among them; then the newest backup is
-restored, and the crowd speaks to that. A daemon whose log tells of a slow turn fails its test when it is ended.
-`STOKER_SEED` plays a run again, `STOKER_FAULTS` says how many things are said, in hundreds.
+restored, and the clients use that one. A daemon whose log has a slow turn fails its test when it is ended.
+`STOKER_SEED` plays a run again, `STOKER_FAULTS` is the number of frames, in hundreds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,15 +18,25 @@ from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.fuzz import NAMES, Phrases, Talker
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 SAID = 100 * int(os.environ.get("STOKER_FAULTS", "8"))
 MOST = 6 * SAID  # until each method was accepted
 TALKERS = 12
-SETTINGS = "[daemon]\nmax_running = 8\n[queues.q1]\nmax_queued = 50\n[queues.resident]\n[queues.parked]\n"
+SETTINGS = """
+[daemon]
+max_running = 8
+[queues.q1]
+max_queued = 50
+[queues.resident]
+[queues.parked]
+[hooks.a]
+on = ["daemon.restored"]
+command = "true"
+"""
 PARKED = 6  # workflows of which no step starts
-STEPS = {f"s{number}": {"command": "true", "queue": "parked"} for number in range(6)}
+STEPS = {  # each with a need to remove, and with room for another
+    f"s{number}": {"command": "true", "queue": "parked", "needs": [f"s{number - 1}"] if number else []}
+    for number in range(6)
+}
 
 
 class Crowd:
@@ -90,29 +99,24 @@ class Crowd:
         talker.close()
 
 
-@pytest.fixture
-def fuzzed() -> Iterator[DaemonProcess]:
-    with DaemonProcess(SETTINGS) as started:
-        yield started
-
-
+@pytest.mark.long
 @pytest.mark.timeout(300 + MOST // 10)
 def test_daemon_when_a_crowd_says_anything_then_all_is_answered_and_no_turn_is_slow(
-    fuzzed: DaemonProcess, seed: int
+    daemon: DaemonProcess, seed: int
 ) -> None:
     sys.stderr.write(f"\nSTOKER_SEED={seed}: {SAID} things said\n")
-    before, after = Crowd(fuzzed, f"{seed} before"), Crowd(fuzzed, f"{seed} after")
+    before, after = Crowd(daemon, f"{seed} before"), Crowd(daemon, f"{seed} after")
 
     said = before.speak(SAID, set(NAMES))
-    with fuzzed.client() as client:
+    with daemon.client() as client:
         client.call("system.drain", {"stop": True})
-    assert fuzzed.wait() == 0
-    restored = fuzzed.cli("restore", "--from-backup", "latest", "--yes", "--state-dir", str(fuzzed.state_dir))
-    fuzzed.start()
+    assert daemon.wait() == 0
+    restored = daemon.cli("restore", "--from-backup", "latest", "--yes", "--state-dir", str(daemon.state_dir))
+    daemon.start()
     after.speak(SAID // 4, set())
 
     sys.stderr.write(f"{said} things said until each method was accepted\n")
     assert restored.returncode == 0, restored.stderr
     assert before.faults + after.faults == []
     assert set(NAMES) - before.accepted == set()
-    assert fuzzed.events("request_failed") == []
+    assert daemon.events("request_failed") == []

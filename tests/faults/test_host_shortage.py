@@ -9,35 +9,34 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stoker.core.shortage import MAX_DELAY_MS
+from stoker.core.shortage import BASE_PAUSE_MS, MAX_DELAY_MS, delay_ms
 from tests.support.daemon import DaemonProcess
 from tests.support.descriptors import count_fds
 from tests.support.facts import until
 from tests.support.rpc import RawClient, request
 from tests.support.strace import Attached, injected, why_not
 from tests.support.torture import launchers
-from tests.support.work import Gate, attempts_of, end_of, kill9, shell, submit, submit_many
+from tests.support.work import Gate, attempts_of, changes, end_of, kill9, shell, submit, submit_many
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import stoker
 
+SETTINGS = "[daemon]\nmax_running = 4\n"
 JOBS = 40
 RUNS = 7
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 
-@pytest.fixture
-def daemon() -> Iterator[DaemonProcess]:
-    with DaemonProcess("[daemon]\nmax_running = 4\n") as daemon:
-        yield daemon
-
-
 def waits(client: stoker.Client, job: int) -> Any:
     view = client.get(job)
     return view if view["state"] == "waiting" else None
+
+
+def delays_ms(client: stoker.Client, job: int) -> list[int]:
+    """How long the job waited after each start that failed for want of something."""
+    ended = [(change["at"], change["details"].get("wake_at") or 0) for change in changes(client, job, "ended")]
+    return [round((wake_at - at) / 100) * 100 for at, wake_at in ended if wake_at - at > BASE_PAUSE_MS // 2]
 
 
 def shortage(client: stoker.Client) -> Any:
@@ -88,7 +87,7 @@ def test_queue_when_the_host_starts_nothing_then_no_job_is_charged_and_all_run_l
     assert daemon.logged("host_shortage_over")
 
 
-def test_daemon_when_no_thread_can_be_started_any_more_then_it_answers_all_the_same(daemon: DaemonProcess) -> None:
+def test_daemon_when_no_thread_can_be_started_any_more_then_it_answers_anyway(daemon: DaemonProcess) -> None:
     trace = daemon.home / "daemon.trace"
     with daemon.client() as client:
         strace = Attached(daemon.pid, trace, "inject=clone3,clone,vfork:error=EAGAIN")
@@ -189,6 +188,26 @@ def test_delay_when_a_job_ran_often_then_its_first_failed_start_waits_the_shorte
             client.cancel(job)
 
     assert waiting["wake_at"] - failed["ended_at"] < MAX_DELAY_MS // 4
+
+
+def test_delay_when_a_start_succeeded_then_failed_ones_are_counted_anew(daemon: DaemonProcess, gate: Gate) -> None:
+    program = daemon.home / "program"
+    program.write_text(f"#!/bin/sh\nread _ < {gate.path}\nexit 75\n")
+    program.chmod(0o755)
+    with daemon.client() as client:
+        with program.open("r+b"):  # no program that is open for writing can be started
+            job = submit(client, {"command": str(program), "checkpoint_exit_code": 75, "base_delay_ms": 0})
+            until(lambda: len(delays_ms(client, job)) >= 2, why="two failed starts in a row")
+        until(lambda: client.get(job)["pid"], why="a start that succeeds")
+        before = len(delays_ms(client, job))
+        with program.open("r+b"):
+            gate.open()
+            after = until(lambda: delays_ms(client, job)[before:], why="the next failed start")
+            client.cancel(job)
+        in_a_row = delays_ms(client, job)[:before]
+
+    assert in_a_row == [delay_ms(number + 1) for number in range(before)]
+    assert after[0] == delay_ms(1)
 
 
 @pytest.mark.parametrize(

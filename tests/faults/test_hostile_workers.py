@@ -1,7 +1,7 @@
-"""Workers that mean harm: they hide, multiply, flood, stop, lie, and none of it outlives its job or reaches the others.
+"""Hostile workers: they hide, multiply, flood, stop, lie; no process of them outlives its job or harms another.
 
-Owns the table of deeds, each ended in every way a job can end. Refuses to time anything: others are answered when their
-answers arrive (how fast is a row of `make bench`). A deed counts when the worker says that it is done.
+Owns the table of deeds, each ended in every way a job can end. No time is measured: other clients must get their
+answers (`make bench` measures how fast). A deed counts when the worker says that it is done.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from tests.support.torture import launchers
 from tests.support.work import end_of, shell, submit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import stoker
 
 SETTINGS = """
@@ -36,12 +34,6 @@ DEEDS = [
     "daemonise", "daemonise_bare", "daemonise_stubborn", "stubborn_child", "chain", "bomb", "stop_child", "flood",
     "flood_and_ignore", "flood_deleted", "truncate", "disguise", "close_all", "fill_argv", "litter", "submit", "hunt",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def daemon() -> Iterator[DaemonProcess]:
-    with DaemonProcess(SETTINGS) as started:
-        yield started
 
 
 @pytest.mark.parametrize("deed", DEEDS)
@@ -68,9 +60,7 @@ def test_hostile_worker_when_ended_in_any_way_then_it_is_gone_and_others_were_se
 
 
 @pytest.mark.parametrize("ends", ["cancel", "timeout"])
-def test_worker_when_its_child_has_stopped_it_then_it_can_be_ended_all_the_same(
-    daemon: DaemonProcess, ends: str
-) -> None:
+def test_worker_when_its_child_has_stopped_it_then_it_can_be_ended_anyway(daemon: DaemonProcess, ends: str) -> None:
     limit = {"timeout_ms": 1_000} if ends == "timeout" else {}
     with daemon.client() as client:
         harm = Harm(daemon, client, "stop_main", "stay", **limit)
@@ -148,7 +138,7 @@ def test_launcher_when_its_own_worker_stops_it_then_new_jobs_run_and_status_name
         harm.await_deed()
         (stopped,) = launchers(daemon.state_dir).values()
 
-        caught = submit(client, shell(":"))  # on its way to a launcher that nobody knows yet to be stopped
+        caught = submit(client, shell(":"))  # on its way to a launcher that is stopped, which is not known yet
         until(lambda: "stuck" in states_of_launchers(client), why="a stuck launcher")
 
         assert end_of(client, submit(client, shell(":"))) == ("succeeded", "exit")

@@ -6,15 +6,18 @@ later recovery of that disk lets the journal catch up, and it then gives every r
 
 from __future__ import annotations
 
-import subprocess
+import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stoker.ops.rebuild import Until, from_journal
+from stoker.store import outbox
+from stoker.store.database import reading
 from stoker.store.journal_files import files
 from tests.support import strace
-from tests.support.disks import fill
+from tests.support.disks import fill, small_disk
 from tests.support.facts import until
 from tests.support.journals import journaled, rows
 from tests.support.strace import Attached, injected
@@ -40,6 +43,12 @@ def until_it_fails(daemon: DaemonProcess, words: str) -> None:
     with daemon.client() as client:
         until(lambda: words in str(client.status()["journal"]["error"]), why="the failure in status")
         assert client.call("system.health")["ok"] is False
+
+
+def chain_of(daemon: DaemonProcess) -> str | None:
+    """The name of the chain that the newest try has begun."""
+    with reading(daemon.state_dir / "stoker.db") as connection:
+        return outbox.chain(connection)
 
 
 def newest(daemon: DaemonProcess) -> Path:
@@ -122,22 +131,14 @@ def test_journal_when_a_start_resumes_it_then_it_trusts_no_earlier_sync(daemon: 
 @pytest.fixture
 def small_journal(stopped_daemon: DaemonProcess) -> Iterator[DaemonProcess]:
     """A daemon whose journal is on a file system of one megabyte."""
-    where = stopped_daemon.state_dir / "journal"
-    where.mkdir(mode=0o700, parents=True)
-    stopped_daemon.state_dir.chmod(0o700)
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(where)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
-    try:
+    stopped_daemon.state_dir.mkdir(mode=0o700)
+    with small_disk(stopped_daemon.state_dir / "journal", "1m"):
         yield stopped_daemon.start()
-    finally:
         stopped_daemon.kill_all()
-        subprocess.run(["umount", "--lazy", str(where)], check=True)
 
 
 def test_journal_when_its_disk_is_full_then_jobs_go_on(small_journal: DaemonProcess, tmp_path: Path) -> None:
-    """The last write is a short one: a line in two pieces, of which one is missing."""
+    """The last write is short: one of the two pieces of a line is missing."""
     daemon, filler = small_journal, small_journal.state_dir / "journal" / "filler"
     work(daemon)
     journaled(daemon)
@@ -150,3 +151,37 @@ def test_journal_when_its_disk_is_full_then_jobs_go_on(small_journal: DaemonProc
     daemon.stop()
 
     assert_complete(daemon, tmp_path)
+
+
+def test_journal_when_old_files_could_not_be_removed_then_it_is_tried_again(daemon: DaemonProcess) -> None:
+    backups = daemon.state_dir / "backups"
+    with daemon.client() as client:
+        daemon.cli("backup")
+        moved = backups.rename(daemon.state_dir / "backups.moved")
+        backups.write_text("no directory")
+        daemon.config.write_text("[journal]\nkeep_bytes = 1000000\n")
+        os.kill(daemon.pid, signal.SIGHUP)  # new settings are applied to the files at once
+        until(lambda: client.status()["journal"]["error"], why="files that could not be listed")
+
+        backups.unlink()
+        moved.rename(backups)
+        until(lambda: client.status()["journal"]["error"] is None, why="the next try")
+        assert client.call("system.health")["ok"] is True
+    assert len(daemon.events("journal_failed")) == len(daemon.events("journal_back")) == 1
+
+
+def test_journal_when_a_new_one_finds_no_room_then_its_begin_is_logged_once(small_journal: DaemonProcess) -> None:
+    daemon, journal = small_journal, small_journal.state_dir / "journal"
+    journaled(daemon)
+    daemon.stop()
+    for path in files(journal):
+        path.unlink()
+    fill(journal / "filler")
+    daemon.start()
+    until_it_fails(daemon, "No space left")
+    tried = chain_of(daemon)
+    until(lambda: chain_of(daemon) != tried, why="a further try")
+    (journal / "filler").unlink()
+    journaled(daemon)
+
+    assert [event["reason"] for event in daemon.events("journal_begun")][1:] == ["there was none"]

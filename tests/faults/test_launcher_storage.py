@@ -1,6 +1,6 @@
-"""A disk that fails or is full under a launcher: it lives, what it was told it keeps, and what it ran is settled.
+"""A disk that fails or is full under a launcher: it lives, keeps its orders, and its runs are settled.
 
-Owns ENOSPC and EIO at what a launcher writes to the state directory while a daemon works and while none is there, at
+Owns ENOSPC and EIO at the writes of a launcher to the state directory while a daemon works and while none is there, at
 points drawn by the seed. Refuses to pass when no fault fired, or when a launcher died of one.
 """
 

@@ -1,4 +1,4 @@
-"""Files that somebody removes under a living daemon: its socket, the directory of that, its state directory."""
+"""Files that are removed under a living daemon: its socket, the directory of that, its state directory."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_socket_when_its_directory_is_removed_then_both_are_made_again_with_a_lo
     second.end()
 
 
-def test_socket_when_it_cannot_be_made_then_it_is_told_once_and_made_later(runtime: DaemonProcess) -> None:
+def test_socket_when_it_cannot_be_made_then_it_is_reported_once_and_made_later(runtime: DaemonProcess) -> None:
     shutil.rmtree(runtime.socket.parent)
     runtime.socket.parent.write_text("in the way")
     until(lambda: runtime.events("socket_lost"))

@@ -1,7 +1,7 @@
-"""A disk so full that not even the reserve is left: nothing is decided, nothing is answered, and that is said.
+"""A disk so full that not even the reserve is left: nothing is decided or answered, and the daemon says so.
 
-Owns that state, made for certain: the reserve is given up first, then its room is taken. Refuses to go on before the
-daemon says that it waits.
+Owns that state, made for certain: the reserve is given up first, then its room is taken. A test goes on once the daemon
+says that it waits.
 """
 
 from __future__ import annotations
@@ -86,11 +86,11 @@ def test_start_when_the_disk_is_full_then_it_starts_no_job_before_there_is_room(
         filler.unlink()
         gate.open()
         end = end_of(client, job)
-    assert "the disk is full" in blocked
+    assert "the disk is low: " in blocked
     assert (stood, end) == ("queued", ("succeeded", "exit"))
 
 
-def test_submit_when_a_full_disk_becomes_fuller_then_it_says_what_is_free(small_disk: DaemonProcess) -> None:
+def test_submit_when_a_full_disk_becomes_fuller_then_the_error_has_the_free_space(small_disk: DaemonProcess) -> None:
     def refusal() -> str:
         return small_disk.cli("submit", "--patience", "0s", "true").stderr
 

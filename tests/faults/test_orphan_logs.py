@@ -1,4 +1,4 @@
-"""What workers write while nobody is there to read it: their launcher was killed, alone or with the daemon."""
+"""The output of workers without a reader: their launcher was killed, alone or with the daemon."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def kill_launcher(daemon: DaemonProcess) -> None:
 
 
 @pytest.mark.parametrize("daemon_dies", [True, False], ids=["with its daemon", "alone"])
-def test_log_when_a_survivors_launcher_was_killed_then_what_it_writes_still_comes(
+def test_log_when_a_survivors_launcher_was_killed_then_its_output_still_comes(
     daemon: DaemonProcess, *, daemon_dies: bool
 ) -> None:
     gate = Gate(daemon.home / "gate")
     with daemon.client() as client:
-        # Far more than a pipe holds, so that it ends only if somebody reads.
+        # Far more than a pipe holds, so that it ends only if the pipe is read.
         many = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done"
         job = submit(
             client, shell(f"echo before; read _ < {gate.path}; {many}; touch {daemon.home}/done"), survive=True

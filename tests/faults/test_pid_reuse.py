@@ -16,11 +16,11 @@ import pytest
 
 from stoker.core.job.recovery import Fact
 from stoker.core.raw_bytes import native
-from stoker.process import evidence, tree
+from stoker.process import evidence, stopping
 from stoker.process import identity as identities
 from stoker.process.evidence import LauncherFacts
 from stoker.process.messages import Exited, Gone
-from stoker.process.tree import Ladder, await_end, stop_unborn, sweep
+from stoker.process.stopping import Ladder, await_end, stop_unborn, sweep
 from tests.support import reuse
 from tests.support.facts import DEADLINE_S
 from tests.support.instance import LauncherHost
@@ -153,16 +153,18 @@ async def test_worker_when_it_ends_during_the_stop_then_the_stranger_gets_no_sig
 async def test_worker_when_it_ends_between_proof_and_signal_then_the_stranger_gets_none(
     herd: Herd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proven: list[tree.TreeMember] = []
-    real = tree._signal
+    proven: list[stopping.TreeMember] = []
+    real = stopping._signal
 
-    def late(members: Sequence[tree.TreeMember], signum: signal.Signals, reached: set[tuple[int, int]]) -> list[int]:
+    def late(
+        members: Sequence[stopping.TreeMember], signum: signal.Signals, reached: set[tuple[int, int]]
+    ) -> list[int]:
         if not proven:
             proven.extend(members)
             herd.reuse_all()
         return real(members, signum, reached)
 
-    monkeypatch.setattr(tree, "_signal", late)
+    monkeypatch.setattr(stopping, "_signal", late)
 
     result = await sweep(herd.instance, list(herd.workers), grace_ms=GRACE_MS, mains=herd.identities)
 

@@ -1,6 +1,6 @@
 """SIGKILL of daemon, launcher or both at random moments under load; afterwards every promise must have held.
 
-Owns the order of a torture: load, strikes, quiet, drain, questions. The faults are dealt to several daemons, each with
+Owns the order of a torture: load, faults, quiet, drain, checks. The faults are divided among several daemons, each with
 its own ledger and its own part of the seed, so that all processors help. Refuses to pass when no fault fired, when the
 load never got anything done, or when a policy was never at work.
 """
@@ -38,6 +38,7 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
         stranger.kill()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300 + 5 * FAULTS)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_promises_when_daemon_and_launchers_are_killed_at_random_then_all_are_kept(

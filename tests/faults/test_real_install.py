@@ -1,4 +1,4 @@
-"""The README's way to a service, word for word, on a machine where nobody ever installed Stoker.
+"""The README's way to a service, word for word, on a machine on which Stoker was never installed.
 
 One line differs: the container has no network, so `pip install .` is replaced by links to the programs of this test
 run. That a wheel installs into a fresh environment is tests/test_packaging.py.
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 BLOCK = re.compile(r"<!-- run: as root of a booted machine -->\n```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INSTALLED = ("/opt/stoker", "/usr/local/bin/stoker", "/etc/sysusers.d", "/etc/tmpfiles.d", "/etc/stoker")
+CLONE = "/root/stoker"  # of root, as most will have it: closed to the user of the service
 LINKS = f"mkdir -p /opt/stoker/bin && ln -s {STOKERD} {STOKERD.with_name('stoker')} /opt/stoker/bin/"
 
 
@@ -34,6 +35,7 @@ def machine() -> Iterator[Container]:
         booted.run("rm", "-rf", *INSTALLED)
         booted.run("userdel", "stoker", check=False)
         open_programs(booted)
+        booted.run("sh", "-ec", f"mkdir {CLONE}; chmod 700 {CLONE}; cp -r {REPOSITORY}/systemd {CLONE}")
         yield booted
 
 
@@ -49,9 +51,7 @@ def test_install_when_the_readme_is_followed_as_root_then_the_service_runs_jobs(
     assert "pip install" in commands[0][0]
 
     machine.run("sh", "-ec", LINKS)
-    printed = [
-        (machine.run("sh", "-ec", f"cd {REPOSITORY}; {command}"), output.strip()) for command, output in commands[1:]
-    ]
+    printed = [(machine.run("sh", "-ec", f"cd {CLONE}; {command}"), output.strip()) for command, output in commands[1:]]
 
     assert [seen for seen, expected in printed if expected] == [expected for _, expected in printed if expected]
     events = printed[-1][0].split()

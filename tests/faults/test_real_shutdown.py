@@ -1,4 +1,4 @@
-"""The end of everything: systemd tells whatever runs to end, and what becomes of the jobs at the next boot.
+"""A shutdown: systemd ends every process, and the jobs at the next boot.
 
 Owns ends that come from outside: a poweroff of the machine (a container, with its own boot id) and a stop that hits
 workers too. None of them is a failure of the job.
@@ -48,7 +48,7 @@ def test_poweroff_when_jobs_run_then_each_ends_by_policy_and_none_has_failed(
     service.configure(settings=HURRIED)
     service.start()
     with service.client() as client:
-        # They end before the next daemon adopts them: the daemon stopped each with its grace, and nobody else did.
+        # They end before the next daemon adopts them: only the daemon stopped each, with its grace.
         for job in (unsafe, surviving, tidy):
             assert (end_of(client, job), charged(client, job)) == (("failed", "shutdown"), (0, 0))
         assert (end_of(client, again), charged(client, again)) == (("succeeded", "exit"), (0, 0))

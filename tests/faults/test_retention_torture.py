@@ -1,7 +1,7 @@
-"""SIGKILL of daemon and launchers while retention removes what ended a moment ago, under load.
+"""SIGKILL of daemon and launchers while retention removes jobs that ended a moment ago, under load.
 
-The log of changes is kept, so that it can tell what became of every job. Owns the laws of a removal: whatever is gone
-was removed by a recorded purge after its end, nothing of it is left, and nothing that was kept has lost a part.
+The log of changes is kept, as the record of every job. Owns the laws of a removal: each missing job was removed by a
+recorded purge after its end, nothing of it is left, and no kept job has lost a part.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ def test_retention_when_daemon_and_launchers_are_killed_then_no_half_is_left(
     assert daemon.restart_quietly() == 0
 
 
+@pytest.mark.long
 @pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 @pytest.mark.timeout(300 + 10 * POINTS)
 def test_purge_when_the_daemon_is_killed_at_any_syscall_then_no_half_is_left(
@@ -164,7 +165,7 @@ def count(database: Path, table: str) -> int:
 
 
 def removed(database: Path) -> Counter[int]:
-    """How often the log of changes says of each job that it was removed, as itself or with its workflow."""
+    """The number of removals of each job in the log of changes, alone or with its workflow."""
     with closing(sqlite3.connect(database)) as connection:
         steps: dict[int, set[int]] = {}
         for job, payload in connection.execute(

@@ -38,6 +38,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", range(PARTS))
 def test_promises_when_the_daemon_is_killed_at_any_syscall_then_all_are_kept(
     tortured: DaemonProcess, seed: int, part: int
@@ -63,6 +64,7 @@ def test_promises_when_the_daemon_is_killed_at_any_syscall_then_all_are_kept(
     assert lives.twice_before_ready > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", range(PARTS))
 def test_promises_when_a_launcher_is_killed_at_any_syscall_then_all_are_kept(
     tortured: DaemonProcess, seed: int, part: int, tmp_path: Path

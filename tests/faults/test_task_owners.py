@@ -1,8 +1,8 @@
-"""Every task and thread that a daemon at work starts has an owner who hears of its failure.
+"""Every task and thread of a working daemon has an owner that notices its failure.
 
 Owns the table of owners, and a programme that makes a real daemon start as many kinds of tasks as it can: jobs, needs,
 workflows, checkpoints, streams, handlers, a launcher that dies, an orphan, a stuck launcher, a reload, a drain. A task
-or thread that is started anywhere else fails the test. `tests/test_house.py` says the same of the source.
+or thread that is started anywhere else fails the test. `tests/test_house.py` checks the same in the source.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
     from tests.support.work import Gate
 
-# The modules that start tasks, each with the way in which a failure of its task is heard.
+# The modules that start tasks, each with the way in which a failure of its task is noticed.
 OWNERS = {
     "background/tasks.py",  # retried, or the end of the daemon
     "daemon.py",  # awaited by the daemon's life
     "rpc/calls.py",  # the client is answered with the error
-    "service/status.py", "process/attempt_logs.py",  # awaited by a stream, which gets the error
+    "service/logs.py", "process/attempt_logs.py",  # awaited by a stream, which gets the error
     "executors/in_process.py",  # the outcome of the attempt
-    "process/tree.py", "process/evidence.py", "service/workers.py", "executors/without_launcher.py",  # awaited there
-    "upkeep/drain.py", "upkeep/health.py", "rpc/server.py",  # awaited there
+    "process/stopping.py", "process/evidence.py", "service/workers.py",  # awaited there
+    "executors/without_launcher.py", "upkeep/drain.py", "upkeep/health.py", "rpc/server.py",  # awaited there
 }  # fmt: skip
 THREAD_OWNERS = {
     "host/threads.py",  # a call that fails gives its error to the future that is awaited
@@ -46,8 +46,8 @@ THREAD_OWNERS = {
     "process/hanging_reads.py",  # the thread that waits for it raises the error of a read
 }
 EXPECTED = {  # the tasks that the load must have started, else the test proves little
-    "background/tasks.py", "rpc/calls.py", "service/status.py", "process/attempt_logs.py",
-    "executors/in_process.py", "process/tree.py", "upkeep/health.py", "host/threads.py",
+    "background/tasks.py", "rpc/calls.py", "service/logs.py", "process/attempt_logs.py",
+    "executors/in_process.py", "process/stopping.py", "upkeep/health.py", "host/threads.py",
 }  # fmt: skip
 HANDLERS = """
 import asyncio
@@ -93,8 +93,7 @@ def programme(daemon: DaemonProcess, gate: Gate) -> None:
             os.kill(pid, signal.SIGCONT)
         assert end_of(client, stopped)[0] == "cancelled"
         command = [str(daemon.programs / "stoker"), "logs", "-f", str(lost)]
-        environ = {**daemon.environ, "STOKER_SOCKET": str(daemon.socket)}
-        following = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
+        following = subprocess.Popen(command, env=daemon.client_environ, stdout=subprocess.DEVNULL)
         gate.open()
         assert end_of(client, second)[0] == "succeeded"
         assert end_of(client, lost)[0] == "succeeded"

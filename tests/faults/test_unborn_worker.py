@@ -1,7 +1,7 @@
 """A launcher that dies between fork and exec of a worker: the child shows no run, holds the launcher's lock, and execs.
 
-Owns that moment, which strace makes as long as a test wants it (a delay at the child's execve). What had not begun when
-its job started again must not run beside it. Refuses to pass when no child was caught in the moment.
+Owns that moment, which strace makes as long as a test wants it (a delay at the child's execve). A worker that had not
+begun when its job started again must not run beside it. Refuses to pass when no child was caught in the moment.
 """
 
 from __future__ import annotations
@@ -25,14 +25,9 @@ if TYPE_CHECKING:
 MISSING = strace.why_not()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
+SETTINGS = "[launcher]\nstuck_ms = 1000\n"
 AN_HOUR_US = 3_600_000_000
 ROUTES: dict[str, dict[str, Any]] = {"posix_spawn": {}, "fork": {"nice": 5}}
-
-
-@pytest.fixture
-def daemon() -> Iterator[DaemonProcess]:
-    with DaemonProcess("[launcher]\nstuck_ms = 1000\n") as impatient:
-        yield impatient
 
 
 @pytest.fixture

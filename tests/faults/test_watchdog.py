@@ -1,4 +1,4 @@
-"""What the service manager hears: a watchdog that means health, and the stages of a start and of an end.
+"""Messages to the service manager: a watchdog that means health, and the stages of a start and of an end.
 
 Owns the manager's end of the protocol, a real datagram socket. Each of the three things behind a sign of life is made
 to hang alone, by real means, and the daemon must fall silent for just that.
@@ -140,7 +140,7 @@ def test_watchdog_when_one_part_hangs_then_it_is_silent_until_that_part_is_well(
     assert len(stopped_daemon.logged("launcher_started", launchers)) == launchers
 
 
-def test_manager_when_a_daemon_starts_runs_and_drains_then_it_hears_every_stage(
+def test_manager_when_a_daemon_starts_runs_and_drains_then_it_gets_every_stage(
     stopped_daemon: DaemonProcess, manager: Manager
 ) -> None:
     gate = Gate(stopped_daemon.home / "gate")

@@ -37,7 +37,7 @@ SEED = "4"  # one that catches: chosen once, by trying
 
 
 class Verdict(NamedTuple):
-    """What became of the tests, by name; how they failed, in a few words. `complaint`: pytest came to no result."""
+    """The results of the tests, by name, and why they failed, in a few words. `complaint`: pytest came to no result."""
 
     passed: list[str]
     failed: dict[str, str]
@@ -153,7 +153,7 @@ def _read(report: Path, seconds: float) -> Verdict:
 
 
 def _await(pytest: subprocess.Popen[bytes], deadline: float) -> int | None:
-    """Its exit status, None at the deadline. Whoever else ends meanwhile is reaped: we stand in for init here."""
+    """Its exit status, None at the deadline. Other children that end meanwhile are reaped: we replace init here."""
     while time.monotonic() < deadline:
         with contextlib.suppress(ChildProcessError):
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -175,7 +175,7 @@ def _wait_a_moment(pid: int) -> None:
 
 
 def _end(pytest: subprocess.Popen[bytes]) -> None:
-    """Of whatever was left behind, which is our child by now, nothing stays. What cleans up after a test may finish."""
+    """End all processes that were left behind: they are our children by now. A clean-up after a test may finish."""
     if pytest.returncode is None:
         pytest.send_signal(signal.SIGINT)
         _await(pytest, time.monotonic() + PATIENCE_S)

@@ -26,7 +26,7 @@ class Mutant(Struct, frozen=True, forbid_unknown_fields=True):
     hang: bool = False
 
     def stale(self, root: Path) -> str | None:
-        """What is wrong with it, if anything is."""
+        """The mistake in it, if there is one."""
         count = self._at(root)
         if len(count) != 1:
             return f"{self.file}: {len(count)} lines are {self.line!r}, there should be one"

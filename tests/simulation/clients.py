@@ -10,27 +10,25 @@ import asyncio
 import random
 from typing import Any
 
+from stoker.core.answers import JobStanding, SubmitAnswer
 from stoker.core.errors import StokerError
+from stoker.core.job.conditions import ConditionGroup
 from stoker.core.job.model import NeedOn, OnOrphan, SupersedeRunning
-from stoker.core.requests import (
-    JobChanges,
-    JobParams,
-    JobStanding,
-    NeedParams,
-    RestartParams,
-    SubmitAnswer,
-    Verb,
-    VerbParams,
-)
+from stoker.core.named_events import EmitParams
+from stoker.core.requests import JobChanges, JobParams, NeedParams, RestartParams, Verb, VerbParams
+from stoker.engine.conditions import Emission
 from stoker.engine.submit import Submission
 from tests.simulation.host import Host
 from tests.simulation.laws import Laws
 from tests.simulation.life import Life
+from tests.simulation.places import PATHS
 from tests.simulation.requests import Requests
 
 VERBS = (Verb.CANCEL, Verb.CANCEL, Verb.RETRY, Verb.RETRY, Verb.SKIP, Verb.HOLD, Verb.RELEASE, Verb.RESTART,
          Verb.EDIT)  # fmt: skip
 QUEUES = ("default", "bulk")
+EVENTS = ("go", "come")
+HOST_AND_FILES = ["idle", "charging", *(f"{kind}:{path}" for kind in ("file", "file-changed") for path in PATHS)]
 UID = 1_000
 
 
@@ -42,6 +40,7 @@ class Clients:
         self._requests = requests
         self._chance = chance
         self._unanswered: list[JobParams] = []
+        self._unheard: list[EmitParams] = []
         self._count = 0
 
     def submit(self, life: Life, host: Host) -> None:
@@ -74,6 +73,11 @@ class Clients:
             words["supersede_running"] = draw.choice(list(SupersedeRunning))
             if draw.random() < 0.3:
                 words["debounce_ms"] = draw.choice([20, 2_000])
+                words["debounce_max_ms"] = draw.choice([None, 2_000, 3_000])
+        if draw.random() < 0.1:
+            words["rate_key"] = "slow"
+        if draw.random() < 0.2:
+            words["wait_for"] = draw.choice(self._conditions(answered))
         if draw.random() < 0.3:
             words["resources"] = draw.choice([{"gpu": 1}, {"gpu": 2}, {"lock": 1}, {"gpu": 1, "lock": 1}])
         return JobParams(
@@ -90,6 +94,14 @@ class Clients:
             **words,
         )
 
+    def _conditions(self, answered: list[int]) -> list[str | ConditionGroup]:
+        draw = self._chance
+        end = f"job:{draw.choice(answered)}" if answered else "event:come"
+        groups = [("event:go", end), ("charging", end), ("charging", "event:go"), draw.sample(HOST_AND_FILES, 2)]
+        trees = [ConditionGroup(all=tuple(group)) for group in groups]
+        trees += [ConditionGroup(any=tuple(group)) for group in groups]
+        return [end, "event:go", *trees, *HOST_AND_FILES]
+
     def _hear(self, asked: JobParams, done: asyncio.Future[Any]) -> None:
         if done.cancelled() or done.exception() is not None:
             return
@@ -100,6 +112,28 @@ class Clients:
             self._laws.answer(answer.id, str(asked.name))
         elif not isinstance(answer, StokerError):
             self._laws.broken(f"a submit was answered with {answer!r}")
+
+    def emit(self, life: Life) -> None:
+        """Emit an event, or one again whose answer was lost."""
+        draw = self._chance
+        if self._unheard and draw.random() < 0.5:
+            sent = draw.choice(self._unheard)
+        else:
+            self._count += 1
+            one, keep_ms = draw.random() < 0.2, draw.choice([None, None, 1_000, 3_600_000])
+            sent = EmitParams(name=draw.choice(EVENTS), one=one, keep_ms=keep_ms, idempotency_key=f"key-{self._count}")
+            self._unheard.append(sent)
+
+        def hear(done: asyncio.Future[Any]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                if sent in self._unheard:
+                    self._unheard.remove(sent)
+                self._laws.emitted(done.result()["id"], str(sent.idempotency_key))
+
+        with life.loop.running():
+            emission = Emission(sent, UID)
+            emission.future.add_done_callback(hear)
+            life.engine.inbox.post(emission)
 
     def speak(self, life: Life) -> None:
         """Send a random verb about a random job that a client knows."""

@@ -1,4 +1,4 @@
-"""The host as one daemon sees it: what it opens, and the opens and reads that the host denies it.
+"""The host as one daemon sees it: the descriptors that it opens, and the opens and reads that the host denies it.
 
 Owns the descriptors of the living daemon, and two faults: no descriptor is left for a while, and one call fails. The
 launchers are other processes and are denied nothing here. Invariant: a daemon that has nothing to do has no descriptor

@@ -1,8 +1,8 @@
 """The simulated disk: real SQL on a database in memory, with commits that take time, fail, or are in doubt.
 
 Owns what survives a power loss: the committed rows, the outcome logs and the archives. There is one writer, which does
-one thing at a time. Invariant: what was asked for and not carried out is lost with the daemon; an I/O error does not
-say whether the transaction went through.
+one thing at a time. Invariant: requests that were not carried out are lost with the daemon; an I/O error does not show
+whether the transaction went through.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from stoker.process.messages import Exited
+from stoker.store import rates
 from stoker.store.loading import Wanted, load
 from stoker.store.migrate import migrate
 from stoker.store.writer import Batch
 from tests.simulation.eventloop import answer
 from tests.simulation.host import Host
-from tests.simulation.laws import Laws
+from tests.simulation.laws import RATES, Laws
 
 RESOURCE = "INSERT INTO resources (name, capacity) VALUES (?, ?)"
 LAZINESS = 50  # commits that a disk that lies loses
-QUEUE = "INSERT INTO queues (name, class, max_running) VALUES ('bulk', 'low', 2)"
+QUEUE = "INSERT INTO queues (name, class, max_running, rate) VALUES ('bulk', 'low', 2, ?)"
+RATE_OF_KEY = "INSERT INTO rates (key, rate) VALUES (?, ?)"
 
 
 class Disk:
@@ -36,14 +38,15 @@ class Disk:
         self.database.execute("PRAGMA foreign_keys = ON")
         migrate(self.database, Path("nowhere"))
         self.database.executemany(RESOURCE, capacity.items())
-        self.database.execute(QUEUE)
+        self.database.execute(QUEUE, (rates.column(RATES["queue/bulk"]),))
+        self.database.execute(RATE_OF_KEY, ("slow", rates.column(RATES["rate/slow"])))
         self.laws = Laws(self.database, capacity)
         self.archives: set[str] = set()  # the names of those that are complete
         self.outcomes: dict[str, list[Exited]] = {}
         self.asked: deque[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = deque()
         self.fails: str | None = None  # how the next commit fails
         self.deny_read: Callable[[], None] = lambda: None  # raises OSError where the host denies a read
-        self.stored: Callable[[], None] = lambda: None  # called after each transaction
+        self.stored: Callable[[Batch], None] = lambda _batch: None  # called after each transaction
         self._host = host
         self._lies = lies
         self._synced = sqlite3.connect(":memory:", isolation_level=None)
@@ -83,7 +86,8 @@ class Disk:
             raise _error(sqlite3.SQLITE_IOERR if failure == "before" else sqlite3.SQLITE_FULL)
         result = function(self.database, *args, **kw)
         self.laws.committed(args[0], self._host.working(), self._host.ends)
-        self.stored()
+        self.laws.rated(args[0], self._host.read_at, self._host.boots)
+        self.stored(args[0])
         self._sync_now_and_then()
         if failure == "after":
             raise _error(sqlite3.SQLITE_IOERR)
@@ -163,7 +167,7 @@ class SimulatedArchiveFile:
         return not self._path.exists()
 
     def add(self, pieces: Iterable[bytes]) -> None:
-        """Nobody reads it."""
+        """The simulation has no reader of it."""
 
     def keep(self) -> None:
         self._path.archives.add(self._path.name)

@@ -84,7 +84,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         future, call = self.threads.popleft()
         try:
             self.call_soon(answer, future, call(), None)
-        except Exception as error:  # noqa: BLE001 - belongs to whoever awaits it
+        except Exception as error:  # noqa: BLE001 - belongs to the task that awaits it
             self.call_soon(answer, future, None, error)
 
     def add_reader(self, fd: int, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]
@@ -92,7 +92,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             self.call_soon(callback, *args)
 
         self._host.readers[fd] = wake
-        if self._host.has_ended(fd):
+        if self._host.is_readable(fd):
             wake()
 
     def remove_reader(self, fd: int) -> bool:  # type: ignore[override]

@@ -1,8 +1,8 @@
 """The laws of workflows and of needs, and the agreement of the daemon's memory with its rows.
 
-Owns what must hold while the daemon has nothing to do: no workflow is on its way, every job that may start has started,
-every need is open for a reason, and a fresh start would read what is in memory. Invariant: what may start is computed
-from committed rows alone; of the daemon only the reasons are asked for which no job starts at all.
+Owns the laws that hold while the daemon has nothing to do: no workflow is on its way, every job that may start has
+started, every need is open for a reason, and a fresh start would read what is in memory. Invariant: what may start is
+computed from committed rows alone; of the daemon only the reasons are asked for which no job starts at all.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from typing import Any
 from msgspec.structs import replace
 
 from stoker.core.job.model import Reason
+from stoker.core.rate import tokens
 from stoker.core.workflow.context import rebuild
 from stoker.core.workflow.state import is_broken, state_of
 from stoker.engine.memory import LiveState, OpenRun, memory_of
 from stoker.engine.workflow_memory import LiveWorkflow, LiveWorkflows, steps_of
 from stoker.store import checkpoints, snapshot, workflows
 from stoker.workflows.submit import WorkflowAnswer
-from tests.simulation.laws import Laws
+from tests.simulation.laws import LATE_MS, RATES, Laws
 from tests.simulation.life import Life
 
 ON_THE_WAY = """
@@ -52,16 +53,20 @@ ENDED_NEEDS = """
 SELECT job_id, needed FROM needs JOIN jobs ON jobs.id = job_id JOIN jobs AS other ON other.id = needed
 WHERE jobs.state IN ('waiting', 'held') AND other.finished_at IS NOT NULL
 """
-FOR_NOTHING = "SELECT id FROM jobs WHERE state = 'waiting' AND needs_open = 0 AND wake_at IS NULL AND run_at IS NULL"
+FOR_NOTHING = """
+SELECT id FROM jobs WHERE state = 'waiting' AND needs_open = 0 AND conditions_open = 0 AND wake_at IS NULL
+    AND run_at IS NULL
+"""
 OPEN_ATTEMPTS = "SELECT count(*) FROM attempts WHERE ended_at IS NULL"
 HOLDS = "SELECT holds FROM attempts WHERE ended_at IS NULL"
 STARTABLE = """
-SELECT jobs.id, demand FROM jobs JOIN queues ON queues.name = jobs.queue
+SELECT jobs.id, demand, jobs.queue FROM jobs JOIN queues ON queues.name = jobs.queue
 LEFT JOIN workflows ON workflows.id = jobs.workflow_id
 WHERE jobs.state = 'queued' AND NOT queues.paused AND coalesce(intent, 'run') = 'run'
     AND (queues.max_running IS NULL OR queues.max_running > (SELECT count(*) FROM attempts JOIN jobs AS other
         ON other.id = job_id WHERE ended_at IS NULL AND other.queue = queues.name))
 """
+BUCKET = "SELECT full_at FROM buckets WHERE name = ?"
 WANTED = "SELECT demand FROM jobs WHERE state = 'queued' AND demand IS NOT NULL"
 
 
@@ -98,14 +103,14 @@ class FlowLaws:
 
     # --- while the daemon has nothing to do
 
-    def idle(self, life: Life) -> None:
+    def idle(self, life: Life, steady: int) -> None:
         self._laws.looks["flows"] += 1
         for ident, run in life.engine.memory.workflows.runs.items():
             if run.workflow.ended:
                 self._laws.broken(f"workflow {ident} has ended, and it is still in memory")
         self._nothing_on_its_way(life.background.retrying)
         self._needs()
-        self._due_jobs_start(life)
+        self._due_jobs_start(life, steady)
         if self._committed:
             self._committed = 0
             self._memory_is_rows(life.engine.memory)
@@ -132,8 +137,8 @@ class FlowLaws:
         for (job_id,) in self._database.execute(FOR_NOTHING):
             self._laws.broken(f"job {job_id} is waiting for nothing")
 
-    def _due_jobs_start(self, life: Life) -> None:
-        """A queued job waits for a slot, a resource, a person, or a host that lacks something."""
+    def _due_jobs_start(self, life: Life, steady: int) -> None:
+        """A queued job waits for a slot, a resource, a token, a person, or a host that lacks something."""
         engine = life.engine
         closed = engine.dispatcher.closed is not None or engine.dispatcher.throttled
         if closed or engine.memory.shortage.rounds or engine.local.launcher is None:
@@ -141,13 +146,17 @@ class FlowLaws:
         if self._laws.number(OPEN_ATTEMPTS) >= engine.dispatcher.slots:
             return
         free = Counter(dict(self._capacity)) + Counter(engine.memory.workflows.widths)
+        for name, rate in RATES.items():
+            free[name] = tokens(rate, self._laws.number(BUCKET, name), steady - LATE_MS)
         for (holds,) in self._database.execute(HOLDS):
             free.subtract(json.loads(holds))
         wanted = Counter(name for (demand,) in self._database.execute(WANTED) for name in json.loads(demand))
-        for job_id, demand in self._database.execute(STARTABLE):
+        for job_id, demand, queue in self._database.execute(STARTABLE):
             needs: dict[str, int] = json.loads(demand or "{}")
-            # What several jobs want may be set aside for another one.
-            if all(wanted[name] == 1 and free[name] >= amount for name, amount in needs.items()):
+            if f"queue/{queue}" in RATES:
+                needs[f"queue/{queue}"] = 1
+            # A resource that several jobs want may be set aside for another one.
+            if all((name in RATES or wanted[name] == 1) and free[name] >= amount for name, amount in needs.items()):
                 self._laws.broken(f"job {job_id} is queued, could start ({demand}), and nobody is going to look")
 
     def _memory_is_rows(self, memory: LiveState) -> None:
@@ -159,6 +168,8 @@ class FlowLaws:
             self._same(name, +getattr(memory, name), +getattr(fresh, name))
         for name in ("last_id", "last_checkpoint"):
             self._same(f"workflows.{name}", getattr(memory.workflows, name), getattr(fresh.workflows, name))
+        self._same("rates", memory.rates.of_keys, fresh.rates.of_keys)
+        self._same("buckets", memory.rates.full_at.keys(), fresh.rates.full_at.keys())
         self._same("schedules", {*memory.schedules}, {*fresh.schedules})
         self._same("runs", _stored(memory), _stored(fresh, memory.described))
         self._same("lanes", _lanes(memory), _lanes(fresh))

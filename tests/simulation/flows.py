@@ -115,7 +115,7 @@ class FlowClients:
             self._say(life, verb, workflow_id)
 
     def let_go_on(self, life: Life, workflow_ids: list[int]) -> None:
-        """Resume paused workflows, as only a person does."""
+        """Resume paused workflows: no program does that."""
         for workflow_id in workflow_ids:
             self._say(life, "resume plainly", workflow_id)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from stoker.core.host_state import Battery
 from tests.simulation.host import STRANGE, Process
 from tests.simulation.launchers import SimulatedLauncher, be_born
 from tests.simulation.life import Life
@@ -15,7 +16,7 @@ from tests.simulation.wire import Wire
 from tests.simulation.world import ENOUGH, World
 
 Action = Callable[[World], None]
-LEAPS_MS = (-30 * 86_400_000, -3_600_000, -500, 500, 3_600_000, 30 * 86_400_000)
+LEAPS_MS = (-30 * 86_400_000, -3_600_000, -3_000, -500, 500, 3_600_000, 30 * 86_400_000)
 IDENTIFIED = "SELECT 1 FROM attempts WHERE run_id = ? AND pid IS NOT NULL"
 EXITS = ((0, None), (0, None), (1, None), (64, None), (None, 11))
 
@@ -69,7 +70,7 @@ def _worker(world: World) -> None:
 def _fork(world: World, worker: Process) -> None:
     """Some children hide: in another session, without an environment, as another user.
 
-    In all ways at once only where no launcher adopts them: then a sweep must remember whom it has met.
+    In all ways at once only where no launcher adopts them: then a sweep must remember the processes that it has met.
     """
     host, chance = world.host, world.chance
     child = host.spawn(worker.pid, worker.session, again=True)
@@ -90,7 +91,7 @@ def _fork(world: World, worker: Process) -> None:
     elif (
         child.stayed and chance.random() < 0.2 and world.disk.database.execute(IDENTIFIED, (worker.run_id,)).fetchone()
     ):
-        # As sudo does it, which stays in the session. Whose that is can be told once the pid of its leader is on disk.
+        # As sudo does it, which stays in the session. Its owner is known once the pid of its leader is on disk.
         child.mark = 0
     world.done["became root"] += child.rooted
 
@@ -98,7 +99,7 @@ def _fork(world: World, worker: Process) -> None:
 def _time(world: World) -> None:
     """Let time pass: mostly a little, sometimes until the next timer; without faults always until the next event."""
     life, draw = world.life, world.chance.random()
-    # A daemon that recovers gets its answers before its patience ends, where anybody is there to give them.
+    # A daemon that recovers gets its answers before its patience ends, if a launcher is there to give them.
     due = life.loop.next_ms() if life is not None and (life.ready or not world.moving(life)) else None
     if world.calm and world.life is not None and world.life.ready and draw > 0.99:
         world.host.pass_time(3_700_000)
@@ -118,6 +119,39 @@ def _verb(world: World) -> None:
     world.clients.speak(world.life)
 
 
+def _emit(world: World) -> None:
+    assert world.life is not None
+    world.clients.emit(world.life)
+
+
+def _plug(world: World) -> None:
+    """Somebody pulls the plug of the host, or puts it in."""
+    world.host.battery = Battery(plugged=world.calm or not world.host.battery.plugged)
+
+
+def _touch(world: World) -> None:
+    """Somebody makes, changes or removes a file."""
+    world.places.touch(there=world.calm)
+
+
+def _load(world: World) -> None:
+    """The CPU becomes busy or calm."""
+    world.host.cpu = 0.0 if world.calm or world.host.cpu else 50.0
+
+
+def _use(world: World) -> None:
+    """Somebody comes to a session, or leaves it; logind may tell nothing of it, or end."""
+    host, draw = world.host, world.chance.random()
+    host.unused = world.calm or not host.unused
+    if world.life is None:
+        return
+    with world.life.loop.running():
+        for follower in host.followers if draw < 0.5 else ():
+            follower.tell()
+        for follower in host.followers if draw > 0.9 else ():
+            follower.leave()
+
+
 def _flow(world: World) -> None:
     assert world.life is not None
     world.flows.submit(world.life)
@@ -131,6 +165,16 @@ def _flow_verb(world: World) -> None:
 def _queue_verb(world: World) -> None:
     assert world.life is not None
     world.clients.pause_or_resume_queue(world.life)
+
+
+def _schedule_verb(world: World) -> None:
+    assert world.life is not None
+    world.schedules.speak(world.life, world.host)
+
+
+def _end_schedules(world: World) -> None:
+    assert world.life is not None
+    world.schedules.end(world.life, world.schedule_laws.live())
 
 
 def _let_go_on(world: World) -> None:
@@ -270,7 +314,8 @@ def _drain(world: World) -> None:
 COURSE: dict[str, Action] = {
     "start": _start, "turn": _turn, "disk": lambda world: world.disk.serve(), "launcher": _launcher, "wire": _wire,
     "thread": _thread, "worker": _worker, "time": _time, "submit": _submit, "verb": _verb, "flow": _flow,
-    "flow verb": _flow_verb, "queue verb": _queue_verb,
+    "flow verb": _flow_verb, "queue verb": _queue_verb, "emit": _emit, "plug": _plug,
+    "touch": _touch, "load": _load, "use": _use, "schedule verb": _schedule_verb,
 }  # fmt: skip
 FAULTS: dict[str, Action] = {
     "kill daemon": _kill_daemon, "kill launcher": _kill_launcher, "kill both": _kill_both,
@@ -281,7 +326,7 @@ FAULTS: dict[str, Action] = {
 }  # fmt: skip
 RELIEF: dict[str, Action] = {
     "launcher back": _unstick, "descriptors back": _get_descriptors, "room on disk": _disk_room,
-    "clear held": _clear_held, "let go on": _let_go_on,
+    "clear held": _clear_held, "let go on": _let_go_on, "end schedules": _end_schedules,
 }  # fmt: skip
 ACTIONS = COURSE | FAULTS | RELIEF
 
@@ -296,8 +341,13 @@ POSSIBLE: dict[str, Callable[[World], bool]] = {
     "submit": lambda world: world.life is not None and world.life.ready,
     "verb": lambda world: world.life is not None and world.life.ready and bool(world.laws.answered),
     "flow": lambda world: world.life is not None and world.life.ready,
+    "emit": lambda world: world.life is not None and world.life.ready,
     "flow verb": lambda world: world.life is not None and world.life.ready and bool(world.flow_laws.answered),
     "queue verb": lambda world: world.life is not None and world.life.ready,
+    "schedule verb": lambda world: world.life is not None and world.life.ready,
+    "end schedules": lambda world: (
+        world.life is not None and world.life.ready and world.calm and bool(world.schedule_laws.live())
+    ),
     "let go on": lambda world: world.life is not None and world.life.ready and world.paused(),
     "kill daemon": lambda world: world.life is not None,
     "kill launcher": lambda world: bool(world.living()),

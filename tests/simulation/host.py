@@ -7,12 +7,14 @@ the stop is on disk. The world decides when something happens. Each method that 
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from types import SimpleNamespace
 
+from stoker.core.host_state import Battery, InputState
 from stoker.launcher import kernel
 from stoker.process.identity import ProcessStat
 
@@ -36,7 +38,7 @@ class Process:
         self.mark = 0  # in its limits
         self.secret = False  # of another user: its environment cannot be read
         self.rooted = False  # became root under a Stoker that is not: it cannot be signalled either
-        self.nameless = False  # shows nothing of its run: only its parent, while that lives, tells whose it is
+        self.nameless = False  # shows nothing of its run: only its parent, while that lives, shows its owner
         self.signalled = False
         self.run_id: str | None = None
         self.launcher = ""
@@ -48,6 +50,38 @@ class Process:
         self.ended: tuple[int | None, int | None] | None = None
 
 
+class SimulatedLogind:
+    """In place of `host.logind.Logind`. Of a terminal it tells only who asks."""
+
+    def __init__(self, host: Host, heard: Callable[[InputState], None]) -> None:
+        self._host = host
+        self._heard = heard
+        self._left: asyncio.Future[None] | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self._left is not None
+
+    async def follow(self) -> str:
+        self._left = asyncio.get_running_loop().create_future()
+        self._host.followers = [self]  # the only daemon that lives
+        self.tell()
+        await self._left
+        self._left = None
+        return "the connection to D-Bus ended"
+
+    async def ask(self) -> None:
+        self.tell()
+
+    def tell(self) -> None:
+        self._heard(InputState(self._host.unused))
+
+    def leave(self) -> None:
+        """logind ends."""
+        if self._left is not None and not self._left.done():
+            self._left.set_result(None)
+
+
 class Host:
     """The machine. It calls `broken` for every law that was broken."""
 
@@ -57,8 +91,13 @@ class Host:
         self.may_stop: Callable[[str], bool] = lambda _run_id: True
         self.creep: Callable[[], int] = lambda: 0  # milliseconds that pass before a clock is read
         self.boots = 0
+        self.read_at: dict[int, int] = {}  # since this boot, by what the wall clock said: the time since boot
         self.wall = EPOCH_MS
         self.ends: dict[str, tuple[int | None, int | None]] = {}  # how each main process really ended
+        self.battery = Battery(plugged=True)
+        self.cpu = 0.0  # percent
+        self.unused = True  # whether nobody uses the sessions
+        self.followers: list[SimulatedLogind] = []
         self.waiting: int = 0  # pid of the launcher that runs now
         self.reuses = 0
         self._inodes = 0
@@ -70,11 +109,13 @@ class Host:
     def boot(self) -> None:
         """Reboot: all processes are gone. The disk is simulated elsewhere."""
         self.boots += 1
+        self.read_at.clear()
         self.boot_ms = 5_000
         self.processes: dict[int, Process] = {}
         self.freed: list[int] = []
         self.pidfds: dict[int, Process] = {}
         self.readers: dict[int, Callable[[], None]] = {}
+        self.readable: set[int] = set()  # descriptors that are no pidfds, and have something to read
         self._pids = 100
 
     @property
@@ -84,6 +125,7 @@ class Host:
     def wall_ms(self) -> int:
         """The wall clock, as the daemon reads it: no two reads need give the same time."""
         self.pass_time(self.creep())
+        self.read_at.setdefault(self.wall, self.boot_ms)
         return self.wall
 
     def read_boot_ms(self) -> int:
@@ -292,6 +334,9 @@ class Host:
 
     def fstat(self, fd: int) -> SimpleNamespace:
         return SimpleNamespace(st_ino=self.pidfds[fd].inode)
+
+    def is_readable(self, fd: int) -> bool:
+        return fd in self.readable or (fd in self.pidfds and self.has_ended(fd))
 
     def has_ended(self, fd: int) -> bool:
         return self.pidfds[fd].ended is not None

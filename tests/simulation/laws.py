@@ -1,4 +1,4 @@
-"""The laws: what must never happen, checked at starts, orders, acknowledgements, commits and answers.
+"""The laws: events that must never happen, checked at starts, orders, acknowledgements, commits and answers.
 
 Owns the laws and their own SQL queries. The first law that is broken ends the world. Invariant: a law is checked
 against committed rows and the truth on the host, and never against the memory of the daemon.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 from stoker.core.job.model import FINAL, IN_PROCESS, Attempt, OutcomeKind, RunId, StopReason
+from stoker.core.rate import Rate
 from stoker.store.writer import Batch
 from tests.simulation.host import Process
 
@@ -43,12 +44,13 @@ SELECT id, on_orphan, reason FROM jobs WHERE state = 'held'
     AND NOT EXISTS (SELECT 1 FROM attempts WHERE job_id = jobs.id AND ended_at IS NULL)
 """
 OVERDUE = """
-SELECT id, state FROM jobs WHERE (state = 'waiting' AND needs_open = 0 AND wake_at <= :steady)
+SELECT id, state FROM jobs WHERE (state = 'waiting' AND needs_open = 0 AND conditions_open = 0
+    AND wake_at <= :steady)
     OR (state IN ('waiting', 'queued') AND expires_at <= :steady)
 """
 STILL_WAITING = """
 SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?)) AND state = 'waiting' AND needs_open = 0
-    AND wake_at <= ?
+    AND conditions_open = 0 AND wake_at <= ?
 """
 TWO_OF_KEY = """
 SELECT supersede_key, group_concat(id) FROM jobs WHERE supersede_key IS NOT NULL AND state IN ('waiting', 'queued')
@@ -62,7 +64,33 @@ OF_KEYS = """
 SELECT supersede_key, group_concat(id) FROM jobs WHERE id IN (SELECT value FROM json_each(?))
     AND supersede_key IS NOT NULL GROUP BY owner_uid, supersede_key HAVING count(*) > 1
 """
+RATES = {"rate/slow": Rate(5, 1_000, burst=3), "queue/bulk": Rate(20, 1_000, burst=4)}
+BUCKETS_OF = "SELECT queue, json_extract(policy, '$.rate_key') FROM jobs WHERE id = ?"
+WINDOW = 50  # starts that are looked at together
+CONDITIONS = """
+SELECT id, conditions_open, (SELECT coalesce(sum(1 << number), 0) FROM conditions WHERE job_id = id) FROM jobs
+"""
+EVENTS_GIVEN = """
+SELECT id, reached, (SELECT count(*) FROM job_events WHERE event_id = events.id) FROM events
+"""
+MET_TWICE = """
+SELECT job_id, payload ->> 'note', count(*) FROM changes WHERE cause = 'condition_met' GROUP BY 1, 2 HAVING count(*) > 1
+"""
+END_AWAITED = """
+SELECT job_id, condition FROM conditions JOIN jobs AS other ON condition = 'job:' || other.id
+WHERE other.finished_at IS NOT NULL
+"""
+ONLY_WAITS_FOR = """
+SELECT job_id FROM conditions JOIN jobs ON id = job_id WHERE condition = ? AND state = 'waiting'
+    AND needs_open = 0 AND conditions_open = 1 << number AND wake_at IS NULL AND run_at IS NULL
+"""
+AWAITED_FILES = """
+SELECT job_id, condition, substr(condition, instr(condition, ':') + 1), seen FROM conditions JOIN jobs ON id = job_id
+WHERE condition GLOB 'file*' AND state = 'waiting'
+"""
+UNDELIVERED = "SELECT id FROM events WHERE next_after IS NOT NULL"
 LATE_MS = 50  # how late a timer may be
+HOSTED = ("charging", "idle")
 FINALS = {state.value for state in FINAL}
 
 
@@ -82,6 +110,7 @@ class Laws:
         self.answered: dict[int, str] = {}  # from the answers to clients: job id -> name
         self.looks: Counter[str] = Counter()
         self.goes_on: Callable[[Attempt], bool] = lambda _attempt: False
+        self._starts: dict[tuple[str, int], list[int]] = {}  # by bucket and boot, the times since boot
         self._named_due: tuple[str, int] = ("[]", 0)
 
     def broken(self, text: str) -> None:
@@ -167,6 +196,12 @@ class Laws:
             self.broken(f"job {job_id} ({name}) was answered and is not on disk")
         self.answered[job_id] = name
 
+    def emitted(self, event: int, key: str) -> None:
+        """Announce last, and one key means one event."""
+        rows = self._look("event", "SELECT id FROM events WHERE key = ?", key)
+        if rows != [(event,)]:
+            self.broken(f"event {event} of key {key} was answered, and on disk are {rows}")
+
     def verb_answered(self, job_id: int, state: str) -> None:
         """A final state in an answer is on disk."""
         reached = "SELECT 1 FROM changes WHERE job_id = ? AND to_state = ?"
@@ -203,6 +238,26 @@ class Laws:
                 used.update(json.loads(str(holds)))
             self._bounded(used, "by open attempts")
 
+    def rated(self, batch: Batch, read_at: Mapping[int, int], boot: int) -> None:
+        """Of a queue or key with a rate, no window of time has more starts than a burst and its rate.
+
+        Only within one boot: a wall clock that is set while the host is off may fill a bucket once.
+        """
+        at = {change.subject: change.at for change in batch.changes if change.cause == "dispatched"}
+        for attempt in batch.new_attempts.values():
+            ((queue, key),) = self._look("rate", BUCKETS_OF, attempt.job_id)
+            for name in {f"queue/{queue}", f"rate/{key}"} & RATES.keys():
+                starts = self._starts.setdefault((name, boot), [])
+                starts.append(read_at[at[str(attempt.job_id)]])
+                self._window_is_bounded(name, starts)
+
+    def _window_is_bounded(self, name: str, starts: Sequence[int]) -> None:
+        """The windows that end with the last start."""
+        rate = RATES[name]
+        for number, began in enumerate(reversed(starts[-WINDOW:]), 1):
+            if number > rate.burst + rate.count * (starts[-1] - began + 1) / rate.per_ms:
+                self.broken(f"{number} jobs of {name} started within {starts[-1] - began} ms, its rate is {rate}")
+
     def _orphaned(self, attempts: Iterable[Attempt]) -> None:
         """A lost connection stops no worker."""
         for attempt in attempts:
@@ -212,7 +267,7 @@ class Laws:
     def _closed(
         self, attempt: Attempt, living: set[str | None], ends: dict[str, tuple[int | None, int | None]]
     ) -> None:
-        """A recorded end is what really happened, and no process of the run is left."""
+        """A recorded end is the real one, and no process of the run is left."""
         run_id, outcome = attempt.run_id, attempt.outcome
         assert outcome is not None
         if run_id in living:
@@ -227,10 +282,28 @@ class Laws:
 
     # --- time
 
+    def holds(self, holding: Container[str]) -> None:
+        """No job only waits for what the host is. `holding`: what the daemon knows of it."""
+        for condition in HOSTED:
+            for (job_id,) in self._look("holding", ONLY_WAITS_FOR, condition) if condition in holding else ():
+                self.broken(f"job {job_id} only waits for {condition}, the host is, and nobody is going to look")
+
+    def seen(self, seen: Callable[[str], str]) -> None:
+        """No job waits for a file that is there, or that has changed. `seen`: what a look at a path sees now."""
+        for job_id, condition, path, before in self._look("file", AWAITED_FILES):
+            now = seen(str(path))
+            changed = before is not None and before != now
+            if now and (changed or not str(condition).startswith("file-changed")):
+                self.broken(f"job {job_id} waits for {condition}, it was {before!r} and is {now!r}, and nobody looks")
+
     def idle(self, steady: int) -> None:
         """If only time passes, everything that is due is going to be handled."""
         rows = self._database.execute(OVERDUE, {"steady": steady - LATE_MS}).fetchall()
         self.looks["idle"] += 1
+        for job_id, condition in self._database.execute(END_AWAITED):
+            self.broken(f"job {job_id} still waits for {condition}, which has ended")
+        for (event,) in self._database.execute(UNDELIVERED):
+            self.broken(f"event {event} has not reached all of its jobs, and nobody is going to go on")
         for job_id, state in rows:
             self.broken(f"job {job_id} is still {state}, its time has come and nobody is going to look")
 
@@ -270,10 +343,21 @@ class Laws:
             self.broken(f"jobs {both} of the supersede key {key} wait at the same time")
         for job_id, newer in self._look("whole", REPLACED_BY_NONE):
             self.broken(f"job {job_id} was superseded by {newer}, which is no newer job of its key")
+        self._conditions()
         there: dict[int, str] = dict(self._database.execute("SELECT id, name FROM jobs"))
         for job_id, name in self.answered.items():
             if there.get(job_id) != name:
                 self.broken(f"job {job_id} ({name}) was answered and is lost")
+
+    def _conditions(self) -> None:
+        for job_id, bits, rows in self._look("conditions", CONDITIONS):
+            if bits != rows:
+                self.broken(f"job {job_id} has the open conditions {bits}, and its rows are {rows}")
+        for event, reached, given in self._look("conditions", EVENTS_GIVEN):
+            if reached != given:
+                self.broken(f"event {event} reached {reached} jobs, and {given} have got it")
+        for job_id, condition, count in self._look("conditions", MET_TWICE):
+            self.broken(f"job {job_id}: {condition} was met {count} times")
 
     def held(self) -> list[int]:
         """Jobs that only wait for a person. A safe job may do so only for a reason that needs a person."""

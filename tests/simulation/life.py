@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config
-from stoker.config.settings import BackupSettings, DaemonSettings
+from stoker.config.settings import BackupSettings, DaemonSettings, IdleSettings
 from stoker.core.errors import StorageFailed
+from stoker.core.hooks import QUEUE
 from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.environment import WorkerContext
@@ -27,8 +28,10 @@ from stoker.store.reader import Reader
 from stoker.store.reserve import Reserve
 from stoker.store.writer import Writer
 from stoker.telemetry.otel import Telemetry
+from stoker.upkeep.host_state import FOLLOWING
 from tests.simulation.disk import Disk
 from tests.simulation.eventloop import SimulatedLoop
+from tests.simulation.hooks import HOOKS, SMALL
 from tests.simulation.host import Host
 from tests.simulation.wire import Wire
 
@@ -61,6 +64,9 @@ class NothingHandedOn(WorkFiles):
     def take_output(self, run_id: str) -> RunOutput:  # noqa: ARG002 - as its like
         self._deny()
         return NO_OUTPUT
+
+    def put_events(self, run_id: str, data: bytes) -> None:  # noqa: ARG002 - as its like
+        self._deny()
 
     def remove(self, run_ids: Iterable[str]) -> None:
         pass
@@ -105,7 +111,13 @@ class Life:
             )
             self.epoch, self.instance = who.epoch, who.id
             self.background = BackgroundTasks()
-            config = Config(daemon=DaemonSettings(max_running=slots, drain_timeout_ms=2_000), backup=NO_BACKUP)
+            config = Config(
+                daemon=DaemonSettings(max_running=slots, drain_timeout_ms=2_000),
+                backup=NO_BACKUP,
+                idle=IdleSettings(for_ms=1_000),
+                queues={QUEUE.name: SMALL},
+                hooks=HOOKS,
+            )
             self.engine = Engine(config, directory, opened, context, self.background, lambda _left, _ms: None)
             self.service = Service(self.engine, dict, *[SimpleNamespace()] * 3)  # type: ignore[arg-type]
             self.turns = self.loop.create_task(self.engine.loop.run())
@@ -124,8 +136,8 @@ class Life:
 
     @property
     def tasks(self) -> list[str]:
-        """The names of its tasks, except the two that last as long as the daemon."""
-        lasting = {"checks of stuck attempts", self.turns.get_name()}
+        """The names of its tasks, except those that last as long as the daemon."""
+        lasting = {"checks of stuck attempts", FOLLOWING, self.turns.get_name()}
         return [name for task in asyncio.all_tasks(self.loop) if (name := task.get_name()) not in lasting]
 
     @property

@@ -22,16 +22,17 @@ from stoker import files
 from stoker.core import clock
 from stoker.core.throttle import Sample
 from stoker.engine import messages, submit
-from stoker.host import probe, threads
+from stoker.host import inotify, logind, mounts, places, power, probe, threads
 from stoker.launcher import error_log, kernel
 from stoker.launcher import launcher as launcher_module
+from stoker.launcher import listener as launcher_listener
 from stoker.launcher import loop as launcher_loop
 from stoker.launcher import process_tree as launcher_tree
 from stoker.ops import archive
-from stoker.process import identity, launchers, outcomes, tree, work_files
+from stoker.process import identity, launchers, outcomes, stopping, work_files
 from stoker.process.client import LauncherClient
-from stoker.workflows import submit as workflow_submit
 from tests.simulation.disk import SimulatedArchiveFile
+from tests.simulation.host import Host, SimulatedLogind
 from tests.simulation.launchers import SimulatedLogFile, SimulatedOutputs
 
 if TYPE_CHECKING:
@@ -49,11 +50,14 @@ class Layer:
         return getattr(self._below, name)
 
 
-class CalmProbe:
-    """A host without any load."""
+class SimulatedProbe:
+    """A host whose only load is of the CPU."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
 
     def sample(self) -> Sample:
-        return Sample()
+        return Sample(cpu=self._host.cpu)
 
 
 class InputsOfNobody:
@@ -63,7 +67,7 @@ class InputsOfNobody:
         deny()
 
     def add(self, _ends: object) -> None:
-        """Nobody reads it."""
+        """Simulated workers do not read it."""
 
     def close(self) -> None:
         """Nothing was opened."""
@@ -90,7 +94,11 @@ def everywhere(world: World) -> dict[int, Any]:
         (outcomes.read_outcomes, guarded(disk.read_outcomes)),
         (outcomes.remove_outcomes, guarded(disk.remove_outcomes)),
         (work_files.InputsFile, partial(InputsOfNobody, denials.check)),
-        (probe.Probe, CalmProbe),
+        (probe.Probe, partial(SimulatedProbe, host)),
+        (logind.Logind, partial(SimulatedLogind, host)),
+        (inotify.Inotify, world.places.open_inotify),
+        (mounts.Mounts, world.places.open_mounts),
+        (power.read_battery, lambda: host.battery),
         (threads.start_threads, lambda _count, _name: ThreadPoolExecutor(1)),  # none is started before it is used
         (files.free_bytes, lambda _path: world.free_bytes),
         (error_log.log_error, world.hear_complaint),
@@ -108,13 +116,13 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
     """The functions that are replaced in one module only."""
     host = world.host
     return [
+        (places, "Path", world.places.path),
         (identity, "os", Layer(os, fstat=host.fstat, close=world.denials.close)),
-        (tree, "os", Layer(os, close=world.denials.close, dup=world.denials.dup)),
-        (tree, "signal", Layer(signal, pidfd_send_signal=host.pidfd_send_signal)),
+        (stopping, "os", Layer(os, close=world.denials.close, dup=world.denials.dup)),
+        (stopping, "signal", Layer(signal, pidfd_send_signal=host.pidfd_send_signal)),
         (secrets, "token_hex", lambda size: f"{world.chance.getrandbits(8 * size):0{2 * size}x}"),
         (messages, "random", world.chance),
-        (submit, "os", Layer(os, urandom=world.chance.randbytes)),
-        (workflow_submit, "os", Layer(os, urandom=world.chance.randbytes)),
+        (submit, "random", world.chance),
         (LauncherClient, "connect", partialmethod(_connect, world)),
         (launcher_loop, "time", SimpleNamespace(monotonic=lambda: host.boot_ms / 1_000)),
         (
@@ -150,6 +158,7 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
             ),
         ),
         (launcher_tree, "read_mark", host.read_mark),
+        (launcher_listener, "has_hung_up", lambda sock: sock.has_hung_up),
         (launcher_tree, "read_environments", host.read_environments),
         (launcher_module, "Outputs", SimulatedOutputs),
         (launcher_module, "LogFile", SimulatedLogFile),

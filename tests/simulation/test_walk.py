@@ -35,10 +35,13 @@ CONSEQUENCES = (
     "emptied environment",
     "became root",
     "nameless child",
+    "changed under a look",
+    "notices lost",
 )
 LOOKS = (
-    "order", "start", "supersede", "unsafe start", "use", "signal", "acknowledgement", "answer", "refusal", "answers",
-    "commit", "due", "idle", "kept", "memory", "flows", "chain", "whole",
+    "order", "start", "rate", "supersede", "unsafe start", "use", "signal", "acknowledgement", "answer", "refusal",
+    "answers", "commit", "slot", "overlap", "due", "idle", "kept", "memory", "flows", "chain", "whole",
+    "event", "conditions", "holding", "file", "hook", "hook refused",
 )  # fmt: skip
 STEPS = 100_000
 EPISODE = 2_500
@@ -48,6 +51,7 @@ CONTROL_STEPS = 600
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1_800 * LENGTH)
 def test_world_when_walked_at_random_then_no_law_is_broken_and_all_ends(seed: int) -> None:
     episodes = STEPS // EPISODE * LENGTH

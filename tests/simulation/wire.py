@@ -81,6 +81,10 @@ class Socket:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
+    @property
+    def has_hung_up(self) -> bool:
+        return not self._wire.daemon_end
+
     def fileno(self) -> int:
         return self._wire.fd
 

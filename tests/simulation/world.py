@@ -16,15 +16,19 @@ from typing import Any
 from stoker.core.job.model import Attempt
 from stoker.process.client import LauncherClient
 from stoker.process.launchers import Launchers
+from stoker.store.writer import Batch
 from tests.simulation.clients import Clients
 from tests.simulation.denials import Denials
 from tests.simulation.disk import Disk
 from tests.simulation.flow_laws import FlowLaws
 from tests.simulation.flows import FlowClients
+from tests.simulation.hooks import HookLaws
 from tests.simulation.host import Host
 from tests.simulation.launchers import OutcomeLog, SimulatedLauncher
 from tests.simulation.life import Life
+from tests.simulation.places import Places
 from tests.simulation.requests import Requests
+from tests.simulation.schedules import ScheduleClients, ScheduleLaws
 from tests.simulation.wire import Wire
 
 CAPACITY = {"gpu": 2, "lock": 1}
@@ -59,11 +63,18 @@ class World:
         self.flow_laws = FlowLaws(self.disk.database, self.laws, CAPACITY)
         self.clients = Clients(self.laws, self.requests, chance)
         self.flows = FlowClients(self.flow_laws, self.requests, chance)
+        self.schedule_laws = ScheduleLaws(self.disk.database, self.laws)
+        self.hook_laws = HookLaws(self.laws)
+        self.schedules = ScheduleClients(self.requests, chance)
         self.slots = chance.choice(SLOTS)
         self.free_bytes = ENOUGH
         self.calm = False  # whether faults have ended
         self.done: Counter[str] = Counter()
+        self.places = Places(self.host, chance, self.denials.check, self._count)
         self._fds = 0
+
+    def _count(self, what: str) -> None:
+        self.done[what] += 1
 
     def broken(self, text: str) -> None:
         self.laws.broken(text)
@@ -71,7 +82,7 @@ class World:
     # --- one step
 
     def do(self, name: str, action: Callable[[World], None]) -> None:
-        """Let one thing happen. Raises LawBroken, or whatever escaped from the product."""
+        """Let one thing happen. Raises LawBroken, or any error that escaped from the product."""
         action(self)
         self.done[name] += 1
         self.done["pid used again"] = self.host.reuses
@@ -87,9 +98,13 @@ class World:
                 self.done[why] += 1
                 self.end_life()
             elif self._idle(self.life):
-                self.laws.idle(self.life.engine.clock.steady_from_boot(self.host.boot_ms))
+                steady = self.life.engine.clock.steady_from_boot(self.host.boot_ms)
+                self.laws.idle(steady)
+                self.laws.holds(self.life.engine.memory.holding)
+                if self.places.silent:
+                    self.laws.seen(self.places.seen)
                 self.laws.owned(self.life.owned, self.life.engine.memory.jobs_by_run)
-                self.flow_laws.idle(self.life)
+                self.flow_laws.idle(self.life, steady)
                 self.requests.unanswered(self.life.engine.memory.runs.__contains__)
                 if not self.life.busy:
                     self.laws.kept(self.denials.open)
@@ -118,14 +133,18 @@ class World:
             self.requests.forget()
             self.host.forget_pins()
             self.denials.forget()
+            self.places.forget()
+            self.host.followers.clear()
         self.disk.lose_power(self.chance)
 
     def end(self) -> None:
         self.end_life()
         self.disk.close()
 
-    def _stored(self) -> None:
+    def _stored(self, batch: Batch) -> None:
         """Between a commit and the next decision, memory and rows agree."""
+        self.schedule_laws.committed(batch)
+        self.hook_laws.committed(batch)
         if self.life is not None:
             self.flow_laws.stored(self.life.engine.memory)
 

@@ -230,7 +230,7 @@ class Audit:
         yield from (f"foreign_key_check: {tuple(row)}" for row in self._strays)
 
     def symptoms(self) -> Iterator[str]:
-        """What `stoker doctor` finds in the rows, which must be nothing."""
+        """The findings of `stoker doctor` in the rows; there must be none."""
         host = Host({}, Path("/dev/null"), self._database.with_name("sock"), ())
         for check in run(str(self._database.parent), host, lambda *_: None)["checks"]:
             if check["group"] in {"database", "rows"}:

@@ -1,4 +1,4 @@
-"""File systems that fail: without power, frozen and thawed, or dead from the beginning.
+"""File systems that fail: without power, frozen and thawed, dead from the beginning, or small.
 
 Owns image, mount and loop device. A guard process beside every mount thaws and unmounts it when its pipe closes, which
 happens however the test ends; a loop device disappears with its last mount.
@@ -17,14 +17,17 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support.facts import DEADLINE_S, until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Self
 
 # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN are the same number. The flags: whether the log is written before.
 SHUTDOWN = 0x8004587D
-LOG_KEPT, LOG_LOST = 1, 2  # in both cases whatever was not synced is gone
+LOG_KEPT, LOG_LOST = 1, 2  # in both cases data that was not synced is gone
 
 # `commit=`: the kernel writes nothing by itself during a test. XFS writes its log every 30 s.
 KINDS = {
@@ -150,8 +153,23 @@ def why_not(kind: str, scratch: Path) -> str | None:
         return f"no {kind} can be mounted here: {error.stderr.decode(errors='replace').strip()}"
 
 
-def fill(filler: Path) -> None:
-    """Fill the file system to the last byte."""
+def fill(filler: Path) -> Path:
+    """Fill the file system to the last byte with this file."""
     with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
+    return filler
+
+
+@contextlib.contextmanager
+def small_disk(at: Path, size: str) -> Iterator[Path]:
+    """A file system of that size in memory, at a directory that is made if it is not there."""
+    at.mkdir(mode=0o700, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(at)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", "--lazy", str(at)], check=True)

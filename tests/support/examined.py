@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 
 from stoker.ops.doctor.examination import Host
 from stoker.ops.doctor.run import run
+from stoker.store.database import reading
+from stoker.store.journal import read_outbox
+from stoker.store.journal_files import Position, find_end
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +46,7 @@ def by_command(daemon: DaemonProcess, *arguments: str) -> DoctorView:
 
 
 def findings(report: DoctorView) -> dict[str, list[str]]:
-    """What each check found, without the notes about this machine."""
+    """The findings of each check, without the notes about this machine."""
     return {
         check["name"]: [finding["message"] for finding in check["findings"]]
         for check in report["checks"]
@@ -62,6 +65,14 @@ def edit(root: Path, sql: str) -> None:
 
 def content(root: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def is_journaled(root: Path) -> bool:
+    """Whether the journal of a state, whose daemon may run, has every row of its database."""
+    with reading(root / "stoker.db") as connection:
+        stored = read_outbox(connection)
+    end = find_end(root / "journal")
+    return end is not None and end.position == Position(stored.last, stored.seq)
 
 
 def lose_index_entry(root: Path) -> None:

@@ -256,5 +256,5 @@ def with_setup(**fields: Any) -> dict[str, Any]:
 
 
 def children_of(pid: int) -> list[int]:
-    """Its living children, as /proc tells."""
+    """Its living children, from /proc."""
     return [int(child) for child in (PROC / str(pid) / "task" / str(pid) / "children").read_text().split()]

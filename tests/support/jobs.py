@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from stoker.core.clock import Now
+from stoker.core.job.conditions import ConditionGroup, all_open
 from stoker.core.job.limits import Bounds, Limits
 from stoker.core.job.model import (
     FINAL,
@@ -42,7 +43,7 @@ def spec(**fields: Any) -> Spec:
 
 
 def job(state: State = State.QUEUED, *, asked: Spec | None = None, **fields: Any) -> Job:
-    """A job in `state`, with what that state must carry."""
+    """A job in `state`, with the fields that this state needs."""
     of = spec() if asked is None else asked
     must: dict[str, Any] = {}
     if state in FINAL or state is State.HELD:
@@ -161,14 +162,17 @@ specs = st.builds(
     warn_before_ms=amounts,
     run_at=maybe(amounts),
     needs=st.lists(st.builds(Need, job=positives, on=st.sampled_from(NeedOn)), max_size=3).map(tuple),
+    wait_for=st.sampled_from([None, "event:a", ConditionGroup(all=("event:a", ConditionGroup(any=("job:1",))))]),
     on_orphan=st.sampled_from(OnOrphan),
     max_orphanings=positives,
     survive=st.booleans(),
     resources=st.dictionaries(names, positives, max_size=3),
+    rate_key=maybe(texts),
     nice=st.integers(-20, 19),
     supersede_key=maybe(texts),
     supersede_running=st.sampled_from(SupersedeRunning),
     debounce_ms=amounts,
+    debounce_max_ms=maybe(amounts),
     max_log_bytes=positives,
     limits=limits,
     traceparent=maybe(texts),
@@ -193,6 +197,7 @@ def jobs(draw: st.DrawFn, idents: st.SearchStrategy[int] = positives) -> Job:
         failures=draw(amounts),
         orphanings=draw(amounts),
         needs_open=draw(amounts),
+        conditions_open=draw(st.integers(0, all_open(of.wait_for))),
         wake_at=draw(maybe(amounts)),
         expires_at=draw(maybe(amounts)),
         order_key=draw(st.integers(-MAX, MAX)),
@@ -203,6 +208,7 @@ def jobs(draw: st.DrawFn, idents: st.SearchStrategy[int] = positives) -> Job:
         exit_code=draw(maybe(st.integers(0, 255))),
         signal=draw(maybe(st.integers(1, 64))),
         superseded_by=draw(maybe(positives)),
+        debounce_by=draw(maybe(amounts)),
     )
 
 
@@ -234,7 +240,7 @@ outcomes = st.builds(
 
 @st.composite
 def progressed(draw: st.DrawFn, of: Attempt) -> Attempt:
-    """`of` with anything that can become of it while it is open."""
+    """`of` in any state that it can have while it is open."""
     return replace(
         of,
         identity=draw(maybe(identities)),

@@ -1,4 +1,4 @@
-"""The rows that a journal must give again, and the wait for a journal that has them."""
+"""The rows that a journal must give again, the wait for a journal that has them, and a journal in two files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from stoker.store import outbox
+from stoker.store.journal_files import files, hash_of, read_header, read_line, sealed
 from tests.support.facts import until
 
 if TYPE_CHECKING:
@@ -15,8 +18,8 @@ if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
 
 Rows = dict[str, set[tuple[Any, ...]]]
-# What a restore itself writes, and what the start after it begins anew.
-OF_A_RESTORE = {"journal", "restored", "epoch", "journal_left"}
+# Rows that a restore itself writes, or that the start after it makes anew.
+OF_A_RESTORE = {"journal", "restored", "epoch", "journal_left", "history"}
 
 
 def rows(database: Path) -> Rows:
@@ -36,3 +39,23 @@ def journaled(daemon: DaemonProcess) -> int:
     with daemon.client() as client:
         until(lambda: client.status()["journal"]["seq"] == client.status()["last_seq"])
         return int(client.status()["last_seq"])
+
+
+def split_in_two(journal: Path) -> tuple[Path, Path]:
+    """The same journal in two files."""
+    (path,) = files(journal)
+    every = path.read_bytes().splitlines(keepends=True)
+    header, digest = read_header(path, every[0])
+    for text in every[1 : len(every) // 2]:
+        following = hash_of(text, digest)
+        assert following is not None
+        digest = following
+    second = path.with_name("00000002.jsonl")
+    text, digest = sealed(replace(header, follows=digest.hex(), base=False), digest)
+    texts = [text]
+    path.write_bytes(b"".join(every[: len(every) // 2]))
+    for one in every[len(every) // 2 :]:
+        text, digest = sealed(read_line(path, one), digest)
+        texts.append(text)
+    second.write_bytes(b"".join(texts))
+    return path, second

@@ -1,4 +1,4 @@
-"""The ledger: what really happened, written outside of the state directory: submits, answers, and the work of jobs.
+"""The ledger: a record outside of the state directory of submits, answers, and the work of jobs.
 
 Owns the ledger of one torture: a file to which workers append (O_APPEND) a START and an END line, a lock for each job
 that the whole tree of an attempt holds, and the requests and answers of the client. The daemon is never asked: its
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SH = "/bin/sh"
 
-# Arguments: the ledger's directory, how long to work, the exit code, what kind of trouble to make.
+# Arguments: the ledger's directory, how long to work, the exit code, the kind of trouble to make.
 # All processes that the worker forks inherit the lock: while it is held, one of them lives.
 WORKER = """
 exec 9>>"$1/locks/$STOKER_JOB_ID"

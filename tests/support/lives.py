@@ -122,7 +122,7 @@ class Lives:
     def complaints(self) -> list[str]:
         """Wait until nothing runs, drain, and return all breaches."""
         become_quiet(self.daemon)
-        # strace is told of the end of a launcher first, so the daemon may reap it a second later.
+        # The kernel reports the end of a launcher to strace first, so the daemon may reap it a second later.
         until(lambda: not zombies_of(self.daemon.pid), why="that every launcher that ended is reaped")
         assert count_fds(self.daemon.pid) <= self._fds + FDS_ALLOWED
         with self.daemon.client() as client:

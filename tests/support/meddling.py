@@ -1,7 +1,7 @@
 """Large workflows, and clients that change them at random: the load of a torture of workflows.
 
-Owns the shape of such workflows, the verbs and their frequencies, and how a workflow that was left anywhere is brought
-to its end. Invariant: all random choices come from the seed.
+Owns the shape of such workflows, the verbs and their frequencies, and the way to the end for a workflow in any state.
+Invariant: all random choices come from the seed.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Kind(NamedTuple):
     on_orphan: OnOrphan = OnOrphan.FAIL
     survive: bool = False
     worker: str = (
-        "gone"  # a pid of this boot that nobody has; other_boot; unknown: no identity reached the disk; inside
+        "gone"  # a pid of this boot that no process has; other_boot; unknown: no identity reached the disk; inside
     )
 
 
@@ -80,7 +80,7 @@ def claim(database: Path, jobs: Sequence[int], pid: int) -> None:
 def forget_start(database: Path, job_id: int) -> None:
     """The job is queued while its attempt is open: a row that no daemon writes."""
     with closing(sqlite3.connect(database)) as connection, connection:
-        changed = connection.execute("UPDATE jobs SET state = 'queued' WHERE id = ?", (job_id,))
+        changed = connection.execute("UPDATE jobs SET state = 'queued', pid = NULL WHERE id = ?", (job_id,))
         assert changed.rowcount == 1, "the job is there"
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sqlite3
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,7 +31,6 @@ POLICIES: dict[str, dict[str, Any]] = {
     "hold+survive": {"on_orphan": "hold", "survive": True},
 }
 LIVE = ("waiting", "queued", "running")
-MANY_ROOMS = "[daemon]\nmax_running = 8\n"
 
 
 class Start(NamedTuple):
@@ -51,8 +49,7 @@ class Start(NamedTuple):
 
 def identities_on_disk(of: DaemonProcess) -> list[int]:
     """The pids that are on disk: they are stored with a later commit than their attempts."""
-    with closing(sqlite3.connect(f"{(of.state_dir / 'stoker.db').as_uri()}?mode=ro", uri=True)) as reader:
-        return sorted(pid for (pid,) in reader.execute("SELECT pid FROM attempts WHERE ended_at IS NULL AND pid > 0"))
+    return sorted(pid for (pid,) in of.rows("SELECT pid FROM attempts WHERE ended_at IS NULL AND pid > 0"))
 
 
 class Six:
@@ -103,7 +100,7 @@ class Six:
 
     def move(self) -> None:
         """Copy the directory; later starts use the copy."""
-        original, copy = self.daemon, DaemonProcess(MANY_ROOMS)
+        original, copy = self.daemon, DaemonProcess(self.daemon.config.read_text())
         shutil.copytree(original.state_dir, copy.state_dir, ignore=shutil.ignore_patterns("*.sock"))
         copy.state_dir.chmod(0o700)
         self.daemon = copy

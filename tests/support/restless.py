@@ -43,7 +43,7 @@ class Restless(threading.Thread):
                     self.step(client)
                 except NOT_TOLD:
                     self.enough.wait(0.01)
-                except BaseException as error:  # noqa: BLE001 - a thread's end is told by `finish`
+                except BaseException as error:  # noqa: BLE001 - `finish` raises the error of the thread
                     self._broken = error
                     return
 

@@ -147,7 +147,7 @@ class Rollbacks(Lives):
             assert settled(client, workflow) == "succeeded"
 
     def complaints(self) -> list[str]:
-        """What a torture asks, and what must be true of every rollback."""
+        """The checks of every torture, and those of rollbacks."""
         inherited = super().complaints()
         audit = Audit(self.daemon.state_dir / "stoker.db", self.ledger)
         return [*inherited, *_ran_twice(audit), *_half_done(audit, self.flows)]
@@ -161,7 +161,7 @@ def _ran_twice(audit: Audit) -> Iterator[str]:
 
 
 def _half_done(audit: Audit, flows: list[int]) -> Iterator[str]:
-    """Each rollback that was begun was ended once, and whatever it put back was put back right behind that."""
+    """Each rollback that was begun was ended once, and all steps that it reset were reset in the same commit."""
     for workflow in flows:
         jobs = {job for job, row in audit.jobs.items() if row["workflow_id"] == workflow}
         mine = [

@@ -19,24 +19,16 @@ from typing import TYPE_CHECKING, Any, Self
 import uvloop
 
 from stoker.background.tasks import BackgroundTasks
+from stoker.core.answers import JobStanding, SubmitAnswer
 from stoker.core.errors import JobNotFound, StokerError
 from stoker.core.job.model import State
-from stoker.core.requests import (
-    JobChanges,
-    JobFilter,
-    JobParams,
-    JobStanding,
-    QueueSettings,
-    SubmitAnswer,
-    Verb,
-    VerbParams,
-)
+from stoker.core.requests import JobChanges, JobFilter, JobParams, QueueSettings, Verb, VerbParams
 from stoker.engine.subscriptions import ChangeFeed
 from stoker.process.attempt_logs import Chunk
 from stoker.rpc.address import bind_socket
 from stoker.rpc.server import Server
+from stoker.service.logs import LogFeed
 from stoker.service.service import Service
-from stoker.service.status import LogFeed
 from tests.support.facts import DEADLINE_S
 
 if TYPE_CHECKING:
@@ -150,7 +142,9 @@ class MemoryService(Service):
         finally:
             self.feeds_open -= 1
 
-    async def watch(self, after_seq: int | None, job_id: int | None, workflow_id: int | None) -> ChangeFeed:
+    async def watch(
+        self, after_seq: int | None, history: str | None, job_id: int | None, workflow_id: int | None
+    ) -> ChangeFeed:
         return ChangeFeed(after_seq or 0, self._changes(after_seq or 0))
 
     async def _changes(self, after: int) -> AsyncGenerator[Any, None]:
@@ -184,7 +178,7 @@ class MemoryService(Service):
     async def health(self) -> Any:
         return {"ok": True}
 
-    def settings(self) -> Any:
+    async def settings(self) -> Any:
         return {"file": None, "in_force": {}, "reload": [], "restart": [], "mistakes": []}
 
     async def reload(self) -> Any:

@@ -31,7 +31,7 @@ DROP_INS = "/run/systemd/system/stoker.service.d"
 
 
 def open_programs(container: Container) -> None:
-    """Let every user of the container execute this test run's programs, which may lie in somebody's home.
+    """Let every user of the container execute this test run's programs, which may lie in a private home.
 
     The folders on the way are the container's own copies.
     """

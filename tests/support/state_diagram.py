@@ -1,4 +1,4 @@
-"""The diagram of job states, drawn from what `lifecycle.step` really does.
+"""The diagram of job states, drawn from the results of `lifecycle.step`.
 
 Owns the sample of jobs, attempts and events that between them reach every edge. `python -m tests.support.state_diagram`
 writes the diagram into ARCHITECTURE.md; a test compares the two.
@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from stoker.core.errors import StokerError
 from stoker.core.job import events as ev
@@ -29,6 +31,7 @@ def events_of(kind: type[ev.Event], of: Job) -> Iterator[ev.Event]:
     either = (0, 1)
     sample: dict[type[ev.Event], Iterable[ev.Event]] = {
         ev.Ended: [ev.Ended(outcome=outcome) for outcome in OUTCOMES],
+        ev.ConditionMet: [ev.ConditionMet(number=0)],
         ev.NeedFailed: [ev.NeedFailed(needed=3, on=NeedOn.OK)],
         ev.Dispatched: [ev.Dispatched(attempt=attempt(of, ordinal=of.attempts + 1))],
         ev.StopWanted: [ev.StopWanted(reason=StopReason.TIMEOUT)],
@@ -53,6 +56,8 @@ def standings(state: State) -> Iterator[tuple[Job, Attempt | None]]:
         if state is not State.RUNNING:
             reason = {"reason": Reason.ORPHANED} if state is State.HELD else {}  # no person holds it: a retry applies
             yield job(state, asked=asked, needs_open=needs_open, wake_at=NOW.steady, **reason), None
+            waits = replace(asked, wait_for="event:go")
+            yield job(state, asked=waits, conditions_open=1, wake_at=NOW.steady, **reason), None
 
 
 def edges() -> dict[tuple[State, State], set[str]]:
@@ -71,7 +76,7 @@ def edges() -> dict[tuple[State, State], set[str]]:
 
 
 def diagram() -> str:
-    """Mermaid text: what happens by itself, then what verbs do; final states share what they allow."""
+    """Mermaid text: changes that happen by themselves, then verbs; final states share their lines."""
     lines = ["```mermaid", "stateDiagram-v2", "    [*] --> waiting", "    [*] --> queued"]
     final: dict[tuple[str, str], list[str]] = {}
     for (before, after), causes in sorted(edges().items()):

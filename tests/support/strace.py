@@ -171,6 +171,11 @@ class Attached:
         until(lambda: _rests(self._pid), why=f"rest for {self._pid}")
 
 
+def is_held(pid: int) -> bool:
+    """Whether strace keeps its main thread from going on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "t"
+
+
 def _is_traced(pid: int) -> bool:
     with open(f"/proc/{pid}/status") as status:  # noqa: PTH123 - a read of /proc
         return any(line.startswith("TracerPid:") and line.split()[1] != "0" for line in status)

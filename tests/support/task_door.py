@@ -2,7 +2,7 @@
 
 Owns the program around such a daemon, the tasks that it lists when it gets SIGUSR1, and, where STOKER_RECORD names a
 file, a line for each task and thread that is started, with the module of the daemon that is nearest to the start.
-Refuses to change what the daemon does.
+It changes nothing in the daemon.
 """
 
 from __future__ import annotations

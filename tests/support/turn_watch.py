@@ -1,4 +1,4 @@
-"""`stokerd` that notes every message of the loop, and every look at the disk or the network while a turn decides.
+"""`stokerd` that notes every message of the loop, and every access to the disk or the network while a turn decides.
 
 Owns the wrapper program: `watched_programs` makes a directory with a `stokerd` that runs `main` below. The interpreter
 audits opens, listings, sockets and sleeps by itself; calls that only ask about a path are audited here.
@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stoker import daemon
-from stoker.engine import loop
 from stoker.engine.dispatcher import Dispatcher
 from stoker.engine.inbox import Message
+from stoker.engine.loop import Loop
 from stoker.engine.submit import Submission
 from stoker.engine.turn import Turn
 from tests.support.daemon import BIN
@@ -24,7 +25,7 @@ from tests.support.daemon import BIN
 ROOT = Path(__file__).parents[2]
 AUDITED = ("open", "os", "socket", "subprocess", "shutil", "glob", "tempfile", "fcntl", "sqlite3", "time", "import")
 NOT_AUDITED = ("stat", "lstat", "access", "readlink", "statvfs")
-END = object()
+END: Any = object()
 
 
 def watched_programs(home: Path, *, reads: bool = False) -> Path:
@@ -63,14 +64,13 @@ def main(home: str, *, reads: bool) -> int:
 
         return watched
 
-    decide = loop._pieces
+    decide = Loop._in_pieces
 
-    def pieces(turn: Turn, messages: Sequence[Message]) -> Iterator[None]:
+    def in_pieces(
+        self: Loop, turn: Turn, messages: Sequence[Message], work: Iterator[int]
+    ) -> Coroutine[Any, Any, None]:
         kinds.writelines(f"{type(message).__name__}\n" for message in messages)
-        step = while_deciding(next)
-        steps = decide(turn, messages)
-        while step(steps, END) is not END:
-            yield
+        return decide(self, turn, messages, iter(while_deciding(partial(next, work, END)), END))
 
     if reads:
         apply = Submission.apply_to
@@ -82,7 +82,7 @@ def main(home: str, *, reads: bool) -> int:
         Submission.apply_to = read_and_apply  # type: ignore[method-assign, assignment]
     for name in NOT_AUDITED:
         setattr(os, name, _audited(name, getattr(os, name)))
-    loop._pieces = pieces
+    Loop._in_pieces = in_pieces  # type: ignore[method-assign]
     Dispatcher.dispatch = while_deciding(Dispatcher.dispatch)  # type: ignore[method-assign]
     Turn.finish = while_deciding(Turn.finish)  # type: ignore[method-assign]
     sys.addaudithook(audit)
