@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 TESTS  ?= tests
 ARGS   ?=
+PYTEST  = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 --durations-min 5
 # Most tests wait for processes more than half of their time: three at a time keep a core busy. More than 16 only wait
 # for the longest.
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 6 ? 3 * n : 16)))
@@ -41,10 +42,15 @@ run: $(READY) ## the daemon in the foreground, state and socket in .local/ (ends
 	@[ ! -t 1 ] || echo 'in another terminal: export PATH=$(CURDIR)/$(BIN):$$PATH STOKER_SOCKET=$(CURDIR)/.local/stoker.sock STOKER_STATE_DIR=$(CURDIR)/.local/state'
 	@PATH="$(CURDIR)/$(BIN):$$PATH" exec $(BIN)/stokerd --state-dir .local/state --socket .local/stoker.sock $(ARGS)
 
-test: $(READY) tools ## every test, with coverage of core; TESTS=tests/rpc for some, ARGS='-k name' for pytest
-	@[ "$(TESTS)" != tests ] || echo 'every test takes about 11 minutes on two cores; the slowest are listed at the end'
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 --durations-min 5 --cov --cov-report= $(TESTS) $(ARGS)
-	@[ "$(TESTS)" != tests ] || $(BIN)/coverage report --fail-under=100 --skip-covered
+test: $(READY) tools ## every test, first tests/core, which must cover core; TESTS=tests/rpc for some, ARGS='-k name'
+ifeq ($(TESTS),tests)
+	@echo 'every test takes 11 minutes on two quiet cores, on slow ones 30; the slowest are listed at the end'
+	$(PYTEST) --cov --cov-report= tests/core $(ARGS)
+	$(BIN)/coverage report --fail-under=100 --skip-covered
+	$(PYTEST) tests --ignore tests/core $(ARGS)
+else
+	$(PYTEST) $(TESTS) $(ARGS)
+endif
 
 test-faults: $(READY) tools ## every torture at length, from a new seed, which is printed (STOKER_SEED=... replays it; N=1000 for more)
 	STOKER_FAULTS=$${N:-300} $(BIN)/python -m pytest tests/faults tests/simulation -s --timeout 7200 $(ARGS)

@@ -1,1 +1,1 @@
-"""What `make bench` runs: the budgets of the design, measured as ratios in one run."""
+"""The benchmarks of `make bench`: the budgets of the design, measured as ratios in one run."""

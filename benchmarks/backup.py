@@ -1,4 +1,4 @@
-"""How long a backup and a restore of a hundred megabytes take, and what clients notice of a backup.
+"""The time of a backup and a restore of a hundred megabytes, and the answers to clients during a backup.
 
 The database is made of copies of a job that a daemon ran, with their changes in a chain. One client submits to a paused
 queue, one job after the other, first while nothing else happens, then while backups are made.

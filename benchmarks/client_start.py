@@ -1,7 +1,7 @@
-"""What a submit costs a shell loop: `stoker submit` as a whole process, against a Python that does nothing.
+"""The cost of a submit in a shell loop: `stoker submit` as a whole process, against a Python that does nothing.
 
-In pairs, one after the other, so that what disturbs one disturbs the other. The Python that does nothing does it in an
-empty environment: what others have hooked into the start of this one would slow it down, and flatter the ratio.
+Measured in pairs, one after the other, so that a disturbance slows both. The idle Python has an empty environment:
+hooks into the start of Python would slow it down, and flatter the ratio.
 """
 
 from __future__ import annotations

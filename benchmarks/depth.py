@@ -1,8 +1,8 @@
-"""Whether the millionth queued job costs what the thousandth did: submit, dispatch, memory.
+"""The cost of the millionth queued job against the thousandth: submit, dispatch, memory.
 
 Two daemons take turns, one with a thousand jobs in its queue, one with a million; both are asked to accept the same
-number of jobs and then to run the same number from the front of the queue. The queue is filled by the daemon's own
-batches: no database is prepared behind its back.
+number of jobs and then to run the same number from the front of the queue. The daemon itself fills the queue, from
+batches: no database is prepared.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Line:
         self.ids = deque(connection.submit(depth, SPEC))
 
     def submit(self, jobs: int) -> float:
-        """Seconds to accept so many jobs more."""
+        """Seconds to accept this number of further jobs."""
         begin = time.perf_counter()
         self.ids.extend(self.connection.submit(jobs, SPEC))
         return time.perf_counter() - begin
 
     def run(self, jobs: int) -> float:
-        """Seconds until the first so many jobs have run; their like behind them stay queued."""
+        """Seconds until this number of jobs from the front have run; the others stay queued."""
         front = [self.ids.popleft() for _ in range(jobs)]
         begin = time.perf_counter()
         self.connection.call("queue.resume", name=QUEUE)

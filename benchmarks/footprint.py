@@ -1,4 +1,4 @@
-"""What an idle daemon costs: memory (PSS, so that shared pages count once) and CPU, daemon and launcher together.
+"""The cost of an idle daemon: memory (PSS, so that shared pages count once) and CPU, daemon and launcher together.
 
 Measured after it has run jobs, when everything that is loaded late has been loaded. CPU time is read in nanoseconds
 from schedstat: clock ticks of 10 ms are too coarse for a process that should do nothing.

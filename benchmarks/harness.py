@@ -1,7 +1,7 @@
-"""What every benchmark needs: a daemon of its own, a connection that costs nothing, compiled yardsticks.
+"""The parts of every benchmark: a daemon of its own, a connection that costs nothing, compiled yardsticks.
 
 Owns the scale (`Scale`: how many jobs, how many rounds) and the raw client: requests are encoded before the clock
-runs, answers are only counted, so that what is measured is the daemon. Refuses to judge: table.py does.
+runs, answers are only counted, so that only the daemon is measured. table.py judges.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BATCH = 100
 
 
 class Scale(NamedTuple):
-    """How much work a benchmark does. `quick` shows that it runs, not what it says."""
+    """The amount of work of a benchmark. `quick` shows that it runs; its numbers mean nothing."""
 
     rounds: int
     jobs: int
@@ -37,9 +37,9 @@ FULL = Scale(rounds=5, jobs=2_000, deep=1_000_000, idle_s=20)
 QUICK = Scale(rounds=1, jobs=100, deep=2_000, idle_s=1)
 
 
-def daemon(max_running: int = 8) -> DaemonProcess:
-    """A daemon with so many slots, and a probe that never pauses a benchmark."""
-    return DaemonProcess(f"[daemon]\nmax_running = {max_running}\n[cpu]\nthrottle_threshold = 100\n")
+def daemon(max_running: int = 8, settings: str = "") -> DaemonProcess:
+    """A daemon with so many slots, and a probe that never pauses a benchmark. `settings`: further sections."""
+    return DaemonProcess(f"[daemon]\nmax_running = {max_running}\n[cpu]\nthrottle_threshold = 100\n{settings}")
 
 
 def compiled(name: str, folder: Path) -> Path:
@@ -109,7 +109,7 @@ class RawConnection:
 
 
 def result(answer: bytes) -> Any:
-    """The result of an answer; an error ends the benchmark, as a refused job is fast but done nothing."""
+    """The result of an answer; an error ends the benchmark, as refusing a job is fast."""
     message = json.loads(answer)
     if "result" not in message:
         raise AssertionError(f"the daemon answered {message}")

@@ -1,7 +1,7 @@
-"""How much slower others are answered while jobs flood their logs and fork without end.
+"""How much slower clients get their answers while jobs flood their logs and fork without end.
 
 One client asks `job.get` again and again, on an idle daemon and beside the hostile workers of tests/support/hostile.py;
-the ratio of the medians and of the slowest hundredth is what a neighbour feels.
+the ratios of the medians and of the slowest hundredth show the effect on other clients.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def rows(scale: Scale) -> Iterator[Row]:
         idle = [_answer_ms(connection, line) for _ in range(scale.rounds)]
         begun = [_begin(connection, deed, process.home) for deed in DEEDS]
         beside = [_answer_ms(connection, line) for _ in range(scale.rounds)]
-        for job in begun:  # a chain that loses its launcher outruns whoever cleans up
+        for job in begun:  # a chain that loses its launcher outruns the clean-up
             connection.ask(request("job.cancel", {"id": job}))
         connection.call("job.wait", ids=begun)
     for name, at in (("p50", 0), ("p99", 1)):

@@ -1,7 +1,7 @@
 """From a submit to the first instruction of the worker, on an idle daemon over an open connection.
 
 The worker is a C program that reads CLOCK_MONOTONIC first and prints it; the client read the same clock before it sent.
-A bare spawn of the same program says what of this is the kernel's.
+A bare spawn of the same program shows the share of the kernel.
 """
 
 from __future__ import annotations

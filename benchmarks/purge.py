@@ -1,4 +1,4 @@
-"""How long it takes to remove a hundred thousand ended jobs, and what clients notice of it.
+"""The time to remove a hundred thousand ended jobs, and the answers to clients meanwhile.
 
 The jobs are copies of one that a daemon ran: its rows, its changes in a chain of their own, and its log. One client
 submits to a paused queue, one job after the other, first while nothing else happens, then while the jobs are removed.

@@ -1,4 +1,4 @@
-"""How long a start takes that finds much: ten thousand open attempts, a million queued jobs.
+"""The time of a start with much to read: ten thousand open attempts, a million queued jobs.
 
 From the exec of the daemon to its READY=1, over a database whose rows are written by hand while no daemon runs. The
 attempts are of every kind that needs no living process: safe, unsafe and surviving jobs; a worker of another boot, one
@@ -30,7 +30,7 @@ def rows(scale: Scale) -> Iterator[Row]:
 
 
 def _start_s(leave: Callable[[Path], object]) -> float:
-    """Seconds from exec to READY over what `leave` wrote."""
+    """Seconds from exec to READY over the rows that `leave` wrote."""
     process = daemon(max_running=1)
     try:
         process.start()

@@ -1,4 +1,4 @@
-"""What many schedules cost while nothing is due, and how late the jobs of a slot start beside them.
+"""The cost of many schedules while nothing is due, and the delay of the jobs of a slot beside them.
 
 A slot is a time of the wall clock. The worker is a C program that prints CLOCK_MONOTONIC first, so both clocks are read
 together before and after.

@@ -1,7 +1,7 @@
 """Months in one run: how much a daemon grows over a million short jobs with limits, notify sockets and workflows.
 
 Measured as RSS of the daemon process, before and after, both when nothing is under way and after enough jobs to have
-filled what is bounded. `make soak` runs it alone; ARGS='--quick' for a few jobs.
+filled the bounded parts. `make soak` runs it alone; ARGS='--quick' for a few jobs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MONTH_MS = 30 * 86_400_000
 AT_ONCE = 1_000
 STEPS = 4
 SEED = 1
-WARM_UP = 10_000  # until then, what is bounded fills
+WARM_UP = 10_000  # until then the bounded parts fill
 MOST_MIB = 2
 NOBODY_WAITS_S = 86_400
 

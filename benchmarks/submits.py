@@ -1,4 +1,4 @@
-"""Durable submits: how fast the daemon says yes, against SQLite alone storing the same rows with the same promise.
+"""Durable submits: how fast the daemon accepts jobs, against SQLite alone storing the same rows as durably.
 
 The yardstick (`RawStore`) is not made up: it takes the rows that the daemon wrote, and writes them again into the same
 schema with the same settings (WAL, synchronous=FULL), so many jobs a commit as the client sent at once.
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Nothing runs from here: what is measured is acceptance.
+# Nothing runs from here: only the acceptance is measured.
 QUEUE = "bench"
 SPEC = {**TRUE, "queue": QUEUE}
 
 
 class Written(NamedTuple):
-    """What one submit leaves in the database: a row of `jobs`, a row of `changes`."""
+    """The rows of one submit in the database: one of `jobs`, one of `changes`."""
 
     job: tuple[object, ...]
     change: tuple[object, ...]
 
 
 class RawStore:
-    """SQLite alone, with the daemon's schema and the daemon's promise."""
+    """SQLite alone, with the schema and the durability of the daemon."""
 
     def __init__(self, path: Path) -> None:
         self.connection = sqlite3.connect(path, isolation_level=None)
@@ -65,7 +65,7 @@ def rows(scale: Scale) -> Iterator[Row]:
         connection.call("queue.set", name=QUEUE)
         connection.call("queue.pause", name=QUEUE)
         ids = connection.submit(scale.jobs, SPEC)
-        sample = _written(process.state_dir / "stoker.db", ids)
+        sample = written(process.state_dir / "stoker.db", ids)
         with closing(RawStore(Path(folder) / "raw.db")) as raw:
             yield _rate("pipelined", scale, connection, raw, sample, [request("job.submit", SPEC)] * jobs, BATCH)
             yield _rate("in batches of 100", scale, connection, raw, sample, list(batches(jobs, SPEC)), 1)
@@ -114,7 +114,7 @@ def _median_s(action: Callable[[T], object], arguments: Sequence[T]) -> float:
     return statistics.median(times)
 
 
-def _written(database: Path, ids: Sequence[int]) -> list[Written]:
+def written(database: Path, ids: Sequence[int]) -> list[Written]:
     """The rows that these submits left, read from the daemon's own database (this process never writes it)."""
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as reader:
         marks = ",".join("?" * len(ids))

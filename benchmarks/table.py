@@ -1,7 +1,7 @@
 """The one table that `make bench` prints: a row per budget.
 
-Owns how a measurement is summed up (median of the rounds, and the lowest and highest of them) and judged. Refuses
-to measure. Invariant: a row shows what it must and what it hopes to reach beside what it did, whatever it did.
+Owns how a measurement is summed up (median of the rounds, and the lowest and highest of them) and judged. It measures
+nothing. Invariant: a row always shows its budget and its aim beside the result.
 """
 
 from __future__ import annotations
@@ -52,4 +52,4 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:.3g}"

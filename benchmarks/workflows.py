@@ -1,8 +1,8 @@
-"""Workflows: what a step costs beside a plain job, what a checkpoint costs, how fast contexts and a thousand come back.
+"""Workflows: the cost of a step against a plain job and of a checkpoint, and the time to rebuild and to resume many.
 
 The same program runs as plain jobs and as steps of chains, in turns, in one daemon. The yardstick of a checkpoint is
-SQLite alone committing the same row with the same promise (WAL, synchronous=FULL). Interrupted workflows are such whose
-second step ran when the daemon was killed; each is back when that step is started again.
+SQLite alone committing the same row with the same promise (WAL, synchronous=FULL). The second step of an interrupted
+workflow ran when the daemon was killed; the workflow is back when that step starts again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _submit(connection: RawConnection, flows: Sequence[dict[str, Any]]) -> list[
 
 
 def _overhead(scale: Scale) -> Row:
-    """Steps cost no more than so many times what plain jobs cost."""
+    """The cost of a step, as a multiple of that of a plain job."""
     flows = scale.jobs // 2
     plain, steps = [], []
     with daemon() as process, RawConnection(process.socket) as connection:

@@ -1,4 +1,4 @@
-"""Fixtures that more than one folder of tests uses, and what holds for all tests: no limits of time, coverage of core.
+"""Fixtures for more than one folder of tests, and the rules for all tests: no limits of time, no coverage by luck.
 
 Narrower fixtures live beside the tests that use them; `tests/support/README.md` lists what else there is.
 """
@@ -16,34 +16,38 @@ from hypothesis import HealthCheck, settings
 from tests.support.cgroups import cgroup
 from tests.support.daemon import DaemonProcess
 from tests.support.instance import LauncherHost
+from tests.support.shares import long_first
 from tests.support.work import DeafWorker, Gate, submit_running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+    from types import ModuleType
 
     import stoker
 
 
-# A busy machine is no finding: an example may take any time, and so may the making of one.
+# A slow machine is not a fault: an example may take any time, and so may its generation.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-COVER_CORE = "tests/core/"
 
-
-def pytest_configure() -> None:
-    """Catch what a run behind nohup or & ignores: whatever a test starts would ignore it, too."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Handle the signals that a run behind nohup or & ignores: the programs of a test would ignore them, too."""
+    config.addinivalue_line("markers", "long: takes half a minute or more; a worker begins with its share of these")
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)  # still no harm to us, and the default again after an exec
 
 
+@pytest.hookimpl(trylast=True)  # hypothesis marks its tests first
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Measure coverage where it is asked for: it doubles the time of any other test for nothing."""
+    """Measure no coverage of tests that draw their examples: which lines they reach is luck. Begin with long tests."""
     for item in items:
-        if not item.nodeid.startswith(COVER_CORE):
+        if item.get_closest_marker("hypothesis"):
             item.add_marker(pytest.mark.no_cover)
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    items[:] = long_first(items, lambda item: item.get_closest_marker("long") is not None, workers)
 
 
 @pytest.fixture(autouse=True)
@@ -60,27 +64,35 @@ def seed() -> int:
     return int(os.environ.get("STOKER_SEED", secrets.randbelow(1 << 32)))
 
 
+def daemon_of(module: ModuleType) -> DaemonProcess:
+    """A stokerd that is not started yet, with the SETTINGS, ENVIRON and MODULES that a test module names."""
+    daemon = DaemonProcess(getattr(module, "SETTINGS", ""), getattr(module, "ENVIRON", None))
+    for name, text in getattr(module, "MODULES", {}).items():
+        daemon.add_module(name, text)
+    return daemon
+
+
 @pytest.fixture
-def daemon() -> Iterator[DaemonProcess]:
-    """A started stokerd with default settings and a state directory of its own."""
-    with DaemonProcess() as running:
+def daemon(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
+    """A started stokerd with a state directory of its own."""
+    with daemon_of(request.module) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def shared(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
-    """One daemon for the tests of a module, with the SETTINGS and ENVIRON of the module, if it names any.
+    """One daemon for the tests of a module.
 
     For tests that neither stop nor fill their daemon, and that take ids from answers: others were there before them.
     """
-    with DaemonProcess(getattr(request.module, "SETTINGS", ""), getattr(request.module, "ENVIRON", None)) as running:
+    with daemon_of(request.module) as running:
         yield running
 
 
 @pytest.fixture
-def stopped_daemon() -> Iterator[DaemonProcess]:
+def stopped_daemon(request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
     """A stokerd that was never started: for tests that bring settings, arguments or a damaged state."""
-    process = DaemonProcess()
+    process = daemon_of(request.module)
     yield process
     process.end()
 

@@ -1,6 +1,6 @@
-"""The benchmarks run, and their table judges as it says. What they measure on a busy machine is no test.
+"""The benchmarks run, and their table judges as it says. Their numbers on a busy machine are not tested.
 
-Owns one quick run of all of them: a benchmark that has rotted is found here, not on the day its number is wanted.
+Owns one quick run of all of them: a benchmark that no longer works is found here.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def test_table_when_printed_then_a_missed_budget_stands_in_it() -> None:
     assert line.split() == ["submits", "0.2", "0.1..0.3", "≥", "0.3", "≥", "0.5", "MISSED", "10/s"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1_800)
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler for the yardsticks")
 def test_benchmarks_when_run_quickly_then_every_budget_has_a_row() -> None:
@@ -51,4 +52,4 @@ def test_benchmarks_when_run_quickly_then_every_budget_has_a_row() -> None:
 
     assert run.returncode == 0, run.stderr
     judged = [line for line in run.stdout.splitlines() if "≤" in line or "≥" in line]
-    assert len(judged) == 30
+    assert len(judged) == 37

@@ -1,4 +1,4 @@
-"""Settings: what is read from where, every mistake at once, and a sample file that cannot go stale."""
+"""Settings: their sources, every mistake at once, and a sample file that equals the defaults."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from stoker.core.job.model import Queue, QueueClass
 from stoker.core.throttle import Band, Gauge
 
 CONFIG = Path(__file__).parents[1] / "config"
+TELL = 'command = "tell"'  # of a hook
 
 
 def written(directory: Path, text: str) -> Path:
@@ -76,7 +77,7 @@ def test_find_when_the_user_has_a_file_then_it_is_that_one(tmp_path: Path) -> No
     assert find(Path("/asked.toml"), environ) == Path("/asked.toml")
 
 
-def test_load_when_the_environment_speaks_then_it_wins(tmp_path: Path) -> None:
+def test_load_when_the_environment_has_the_key_then_it_wins(tmp_path: Path) -> None:
     path = written(tmp_path, "[cpu]\nthrottle_threshold = 70\nresume_threshold = 60\n")
     config = load(path, {"STOKER_CPU_THROTTLE_THRESHOLD": "85.5", "STOKER_RECOVERY_TIMEOUT_MS": "60_000"})
     assert (config.cpu.throttle_threshold, config.cpu.resume_threshold) == (85.5, 60.0)
@@ -206,6 +207,21 @@ def test_load_when_queues_are_wrong_then_each_is_named(tmp_path: Path) -> None:
         ("[cpu\n", "not TOML: Expected ']' at the end of a table declaration (at line 1, column 5)"),
         ("[cpu]\nsample_ms = 500\nsample_ms = 600\n", "not TOML: Cannot overwrite a value (at line 3, column 16)"),
         ("queues = 3", "[queues]: expected a table of keys"),
+        ("hooks = 3", "[hooks]: expected a table of keys"),
+        ("[hooks]\na = 3", "[hooks.a]: expected a table of keys"),
+        ('[hooks.A]\non = ["job.failed"]\ncommand = "x"', "[hooks.A]: a name is 1 to 64 of a-z 0-9 . _ -"),
+        ('[hooks.a]\non = ["job.failed"]', '[hooks.a] command: it is missing, as in command = "/usr/local/bin/tell"'),
+        ('[hooks.a]\ncommand = "x"', '[hooks.a] on: it is missing, as in on = ["job.failed"]'),
+        (f"[hooks.a]\non = []\n{TELL}", "[hooks.a] on = []: expected a list of one of 'job.succeeded'"),
+        (f'[hooks.a]\non = ["job.fail"]\n{TELL}', "[hooks.a] on = ['job.fail']: expected a list of one of"),
+        (f'[hooks.a]\non = ["disk.ok", "disk.ok"]\n{TELL}', "[hooks.a] on: disk.ok is named twice"),
+        ('[hooks.a]\non = ["disk.ok"]\ncommand = ""', "command = '': expected the path or the name of a program"),
+        (
+            f'[hooks.a]\non = ["job.failed", "disk.ok"]\nqueue = "q"\n{TELL}',
+            "[hooks.a] queue: it does not apply to disk.ok; make two hooks, or leave it out",
+        ),
+        (f'[hooks.a]\non = ["disk.ok"]\nenv = {{ STOKER_X = "1" }}\n{TELL}', "[hooks.a] env.STOKER_X: "),
+        (f'[hooks.a]\non = ["disk.ok"]\nretries = 3\n{TELL}', "[hooks.a] retries: unknown key"),
         ("cpu = 3", "[cpu]: expected a table of keys"),
         ("[queues.a]\ndefaults = 3", "[queues.a.defaults]: expected a table of keys"),
         ("[disk]\nmin_free_bytes = 99999999999999999999", "from 0 to 1_099_511_627_776"),
@@ -216,12 +232,20 @@ def test_load_when_queues_are_wrong_then_each_is_named(tmp_path: Path) -> None:
         ("[daemon]\npath = 3", "[daemon] path = 3: expected text"),
         ('[queues.a.defaults]\nttl_ms = "x"', "[queues.a.defaults] ttl_ms = 'x': expected a whole number from 1 to"),
         ("[retry]\nbackoff_factor = inf", "[retry] backoff_factor = inf: expected a number from 1 to 1_000"),
+        (
+            "[queues.a]\nmin_running = 5\nmax_running = 4",
+            "[queues.a] min_running: 5 is above max_running, which is 4",
+        ),
         ("schedules = 3", "[schedules]: expected a table of keys"),
         ("[schedules]\na = 3", "[schedules.a]: expected a table of keys"),
         ('[schedules.a]\ntiming = "@daily"', "[schedules.a] params: a schedule has a job or a flow"),
         (f'{SCHEDULE}command = "true"\nnice = 99', "[schedules.a.job] nice = 99: expected a whole number from -20"),
-        (SCHEDULE.replace("@daily", "0 0 31 2 *") + 'command = "true"', "[schedules.a] timing: '0 0 31 2 *': bad day"),
+        (SCHEDULE.replace("@daily", "0 0 31 2 *") + 'command = "true"', "timing: '0 0 31 2 *': never comes"),
         ('[schedules.a]\ntiming = "@daily"\nflow = { name = "f", steps = {} , x = 1}', "[schedules.a]"),
+        (f'[hooks.a]\non = ["disk.ok"]\nargs = ["b", "c\\u0000"]\n{TELL}', "hooks.a.args[1]: NUL at character 1: "),
+        (f'{SCHEDULE}command = "tr\\u0000ue"', "schedules.a.job.command: NUL at character 2: commands, "),
+        (f"[daemon]\nmax_running = {'9' * 5_000}", "not usable: a number has thousands of digits"),
+        (f"[daemon]\nmax_running = {'[' * 3_000}{']' * 3_000}", "not usable: nested too deeply"),
         (f'[log]\nlevel = "{"x" * 999}"', f"[log] level = '{'x' * 59}…: expected one of"),
     ],
 )
@@ -265,12 +289,21 @@ def test_describe_when_its_text_is_loaded_then_the_config_is_the_same(tmp_path: 
         on_orphan = "requeue"
         success_exit_codes = [0, 3]
         [queues.empty]
+        [hooks."a.b"]
+        on = ["job.failed", "job.held"]
+        queue = "a.b"
+        labels = { team = "web" }
+        command = "/bin/tell"
+        args = ["a", 'b"c']
+        [hooks.plain]
+        on = ["disk.low"]
+        command = "tell"
     """
     config = load(written(tmp_path, text.replace("\x7f", "")), {"STOKER_DAEMON_PATH": 'a"b\\c\x7f\u00e9\n'})
     assert load(written(tmp_path, describe(config)), {}) == config
 
 
-def test_queue_section_when_laid_over_a_queue_then_only_what_it_says_changes(tmp_path: Path) -> None:
+def test_queue_section_when_laid_over_a_queue_then_only_its_keys_change(tmp_path: Path) -> None:
     path = written(tmp_path, '[queues.bulk]\nclass = "low"\n[queues.bulk.defaults]\nmax_attempts = 3\n')
     live = Queue(name="bulk", max_running=9, paused=True)
     assert load(path, {}).queues["bulk"].over(live) == Queue(

@@ -1,6 +1,6 @@
 """The list of mutants is true to the code: each line is there once, and so are the tests that must notice.
 
-Owns nothing else: whether they are caught is `make test-mutants`, which takes minutes.
+`make test-mutants` tries whether they are caught, which takes minutes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a person installs is what stands here: editable, wheel and wheel from an sdist find every file.
+"""An installation has every file of the tree: editable, from a wheel, and from a wheel of an sdist.
 
-Owns the comparison of the wheel with the tree, and one daemon started from a wheel in an environment where nothing
-else was ever installed. Builds happen in a copy: they leave folders behind.
+Owns the comparison of the wheel with the tree, and one daemon started from a wheel in an environment with nothing else
+in it. Builds happen in a copy: they leave folders behind.
 """
 
 from __future__ import annotations

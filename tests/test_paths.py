@@ -1,4 +1,4 @@
-"""Where the state, the socket and the settings are, by flag, environment and user."""
+"""The paths of the state, the socket and the settings, by flag, environment and user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.core.errors import EX_CONFIG, ConfigInvalid, UsageError
-from stoker.paths import config_files, first_within_reach, socket_paths, state_dir
+from stoker.paths import config_files, first_within_reach, socket_paths, state_dir, with_socket, with_state_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HOME = {"HOME": "/home/ann"}
 
 
-def test_state_dir_when_each_source_speaks_then_the_earlier_one_wins() -> None:
+def test_state_dir_when_several_sources_name_it_then_the_earlier_one_wins() -> None:
     sources = [
         ("XDG_STATE_HOME", "/xdg", "/xdg/stoker"),
         ("STATE_DIRECTORY", "/var/lib/stoker:/var/lib/other", "/var/lib/stoker"),
@@ -28,6 +28,42 @@ def test_state_dir_when_each_source_speaks_then_the_earlier_one_wins() -> None:
         environ[name] = value
         assert state_dir(None, environ, 1000) == expected
     assert state_dir("/flag", environ, 1000) == "/flag"
+
+
+@pytest.mark.parametrize(
+    ("hint", "expected"),
+    [
+        ("stoker doctor says what is damaged", "stoker doctor --state-dir '/a b' says what is damaged"),
+        (
+            "stoker restore --from-journal, or: stoker restore --from-backup x",
+            "stoker restore --state-dir '/a b' --from-journal, or: stoker restore --state-dir '/a b' --from-backup x",
+        ),
+        ("take another one: stoker backup ls", "take another one: stoker backup ls --state-dir '/a b'"),
+        ("stoker status; stoker why 7", "stoker status; stoker why 7"),
+    ],
+)
+def test_hint_when_the_state_is_not_in_the_usual_place_then_its_commands_name_it(hint: str, expected: str) -> None:
+    assert with_state_dir(hint, "/a b", HOME, 1000) == expected
+    assert with_state_dir(hint, "/a b", {**HOME, "STOKER_STATE_DIR": "/a b"}, 1000) == expected
+    assert with_state_dir(hint, "/home/ann/.local/state/stoker", {**HOME, "STATE_DIRECTORY": "/x"}, 1000) == hint
+    assert with_state_dir(hint, "/var/lib/stoker", HOME, 0) == hint
+
+
+@pytest.mark.parametrize(
+    ("hint", "expected"),
+    [
+        ("stoker ls --all", "stoker --socket '/a b' ls --all"),
+        (
+            "stoker logs -f 7, or stoker cancel 7",
+            "stoker --socket '/a b' logs -f 7, or stoker --socket '/a b' cancel 7",
+        ),
+        ("stoker restore --from-journal", "stoker restore --from-journal"),
+        ("stoker --socket /x ls; stoker --version", "stoker --socket /x ls; stoker --version"),
+        ("start `stokerd` (`systemctl start stoker`), or wait", "start `stokerd` (`systemctl start stoker`), or wait"),
+    ],
+)
+def test_hint_when_a_socket_was_typed_then_the_commands_that_ask_a_daemon_name_it(hint: str, expected: str) -> None:
+    assert with_socket(hint, "/a b") == expected
 
 
 def test_path_when_a_flag_is_empty_then_it_is_refused_and_not_the_usual_place() -> None:

@@ -1,4 +1,4 @@
-"""What the README shows is what happens: its commands and programs are run, its output is compared.
+"""The README is true: its commands and programs are run, its output is compared.
 
 Owns the marks: a block is preceded by `<!-- run -->` or by `<!-- not run: reason -->`, and one without a mark fails. In
 shown output `…` stands for anything, on a line of its own for any lines.
@@ -11,16 +11,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
 from stoker.config import load
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import DEADLINE_S
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCK = re.compile(r"^(?:<!-- (?P<mark>.*?) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -58,19 +55,8 @@ def differences(shown: str, seen: str) -> str:
     return "" if re.fullmatch(pattern(shown), seen) else f"shown:\n{shown}\nseen:\n{seen}"
 
 
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[DaemonProcess]:
-    process = DaemonProcess('[daemon]\nhandlers = ["plans", "chores"]\n')
-    for name in ("plans.py", "chores.py"):
-        (module,) = to_run("python", f"run: {name}")
-        (process.home / name).write_text(module.text)
-    process.environ["PYTHONPATH"] = str(process.home)
-    with process:
-        yield process
-
-
-def environ(daemon: DaemonProcess) -> dict[str, str]:
-    return {**daemon.environ, "STOKER_SOCKET": str(daemon.socket)}
+SETTINGS = '[daemon]\nhandlers = ["plans", "chores"]\n'
+MODULES = {name: module.text for name in ("plans", "chores") for module in to_run("python", f"run: {name}.py")}
 
 
 def test_blocks_when_listed_then_each_is_run_or_says_why_not() -> None:
@@ -86,25 +72,28 @@ def test_output_when_dots_stand_for_it_then_anything_is_accepted(seen: str) -> N
     assert differences("1\n…\nok…\n", seen) == ""
 
 
-def test_output_when_it_is_not_as_shown_then_the_difference_is_told() -> None:
+def test_output_when_it_is_not_as_shown_then_the_difference_is_named() -> None:
     assert "exit 8" in differences("exit 7\n", "exit 8\n")
 
 
 @pytest.mark.parametrize("block", to_run("console"), ids=lambda block: block.text[:30])
-def test_commands_when_typed_then_they_print_what_is_shown(block: Block, daemon: DaemonProcess) -> None:
+def test_commands_when_typed_then_they_print_what_is_shown(block: Block, shared: DaemonProcess) -> None:
     if "needs socat" in block.mark and shutil.which("socat") is None:
         pytest.skip("socat is not installed")
+    if "needs a change" in block.mark:
+        for verb in ("pause", "resume"):
+            shared.cli("queue", verb, "default")
     if "needs flow.toml" in block.mark:
         (flow,) = (other.text for other in blocks(README) if other.language == "toml" and "a file" in other.mark)
-        (daemon.home / "flow.toml").write_text(flow)
+        (shared.home / "flow.toml").write_text(flow)
     steps = [(match["command"].replace("\n> ", "\n"), match["output"]) for match in COMMAND.finditer(block.text)]
     mark = "-- the next command --"
 
     script = "".join(f"{command}echo; echo '{mark}'\n" for command, _ in steps)
     typed = subprocess.run(
         ["bash", "-c", f"exec 2>&1\n{script}"],
-        env=environ(daemon),
-        cwd=daemon.home,
+        env=shared.client_environ,
+        cwd=shared.home,
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -121,20 +110,20 @@ def test_commands_when_typed_then_they_print_what_is_shown(block: Block, daemon:
     assert unlike == []
 
 
-def test_program_when_run_then_it_ends_well(daemon: DaemonProcess) -> None:
+def test_program_when_run_then_it_ends_well(shared: DaemonProcess) -> None:
     block = to_run("python")[0]
     ran = subprocess.run(
-        [sys.executable, "-c", block.text], env=environ(daemon), capture_output=True, text=True, check=False
+        [sys.executable, "-c", block.text], env=shared.client_environ, capture_output=True, text=True, check=False
     )
 
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "/etc/hosts" in ran.stdout
 
 
-def test_job_when_it_is_run_again_then_it_goes_on_from_its_checkpoint(daemon: DaemonProcess) -> None:
+def test_job_when_it_is_run_again_then_it_goes_on_from_its_checkpoint(shared: DaemonProcess) -> None:
     (block,) = to_run("python", "run: as a job")
     first_fails = "import os\nprint(state)\nraise SystemExit(os.environ['STOKER_ATTEMPT'] == '1')\n"
-    ran = daemon.cli(
+    ran = shared.cli(
         "run", "--max-attempts", "2", "--base-delay", "1ms", "--", sys.executable, "-c", block.text + first_fails
     )
 

@@ -60,7 +60,7 @@ def test_status_when_it_has_lines_then_no_second_assignment_gets_through(manager
 
 
 @pytest.mark.parametrize("address", [None, "", "vsock:2:1234", "relative", "/nowhere/at/all"])
-def test_notifier_when_nobody_listens_then_messages_are_dropped(address: str | None) -> None:
+def test_notifier_when_no_manager_listens_then_messages_are_dropped(address: str | None) -> None:
     notifier = Notifier(address)
     assert not notifier.ready()
     assert not notifier.watchdog()
@@ -110,7 +110,7 @@ except Exception as error:
 
 
 def activated(count: str, *files: socket.socket | TextIO) -> str:
-    """What a process prints that finds `files` as its descriptors 3 and up."""
+    """The output of a process that has `files` as its descriptors 3 and up."""
     script = LISTENING.format(path=sys.path, count=count)
     moves = [(os.POSIX_SPAWN_DUP2, opened.fileno(), 3 + i) for i, opened in enumerate(files)]
     read, write = os.pipe()

@@ -1,6 +1,6 @@
 """The units that ship with Stoker: systemd accepts them, and they agree with the daemon's own settings.
 
-Owns what can be seen without booting systemd. Verification runs on a copy in which the path of the program is one that
+Owns the checks that need no booted systemd. Verification runs on a copy in which the path of the program is one that
 exists here: `systemd-analyze verify` looks for it.
 """
 
