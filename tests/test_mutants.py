@@ -22,7 +22,7 @@ def test_mutant_when_the_code_is_read_then_its_line_and_its_tests_exist(name: st
     assert LISTED[name].stale(ROOT) is None
 
 
-def test_mutants_when_counted_then_none_was_lost() -> None:
+def test_mutants_when_counted_then_the_list_is_complete() -> None:
     assert len(LISTED) >= LEAST
 
 

@@ -148,7 +148,7 @@ def test_listeners_when_the_count_is_no_number_then_it_is_refused(count: str) ->
         listeners({"LISTEN_PID": "7", "LISTEN_FDS": count}, 7)
 
 
-def test_listeners_when_meant_for_another_process_then_there_are_none() -> None:
+def test_listeners_when_meant_for_another_process_then_they_are_not_taken() -> None:
     assert listeners({"LISTEN_PID": "1", "LISTEN_FDS": "1"}, 7) == ()
     assert listeners({}, 7) == ()
 

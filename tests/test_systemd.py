@@ -62,7 +62,7 @@ def test_drop_in_when_verified_then_nothing_but_the_age_of_systemd_is_in_its_way
 
 
 @needs_systemd
-def test_unit_when_a_key_is_misspelt_then_verification_says_so(tmp_path: Path) -> None:
+def test_unit_when_a_key_is_misspelt_then_verification_names_it(tmp_path: Path) -> None:
     verify(tmp_path, "stoker.service")
     broken = tmp_path / "broken.service"
     broken.write_text((tmp_path / "stoker.service").read_text().replace("WatchdogSec", "WatchdogSeconds"))

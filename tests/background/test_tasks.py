@@ -79,7 +79,7 @@ async def test_failure_when_it_is_no_exception_then_it_is_reported_like_one(erro
         background.failed.result()
 
 
-async def test_close_when_tasks_run_then_none_is_left_and_the_daemon_does_not_end() -> None:
+async def test_close_when_tasks_run_then_all_end_and_the_daemon_goes_on() -> None:
     background = BackgroundTasks()
     running = [background.start("one", stay()), background.group().start("two", stay())]
     running.append(background.retry("three", stay))

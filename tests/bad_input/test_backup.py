@@ -33,7 +33,7 @@ COMMANDS = {
 
 @untouched
 @pytest.mark.parametrize(("words", "status", "message"), COMMANDS.values(), ids=COMMANDS)
-def test_backup_when_it_cannot_go_there_then_it_says_so_and_writes_nothing(
+def test_backup_when_its_destination_is_wrong_then_it_is_refused_and_writes_nothing(
     shared: DaemonProcess, words: list[str], status: int, message: str
 ) -> None:
     before = sorted(path.name for path in shared.home.iterdir())
@@ -48,7 +48,7 @@ def test_backup_when_it_cannot_go_there_then_it_says_so_and_writes_nothing(
 
 @untouched
 @pytest.mark.parametrize("to", ["mine.db", "", 7, "/tmp/\0", "/" + "x" * 5_000], ids=repr)
-def test_method_when_the_path_is_none_then_it_is_refused(bystander: stoker.Client, to: object) -> None:
+def test_method_when_the_path_is_wrong_then_it_is_refused(bystander: stoker.Client, to: object) -> None:
     with pytest.raises(StokerError) as refused:
         list(bystander.stream("system.backup", {"to": to}))
 

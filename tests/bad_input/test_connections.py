@@ -69,7 +69,7 @@ def test_connections_when_they_say_nothing_then_they_are_left_alone(
         assert first_line(silent[0])["result"]["ok"]
 
 
-def test_connections_when_broken_off_in_the_middle_of_frames_then_none_is_left(
+def test_connections_when_broken_off_in_the_middle_of_frames_then_all_are_closed(
     shared: DaemonProcess, bystander: stoker.Client
 ) -> None:
     for _ in range(100):

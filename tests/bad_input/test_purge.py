@@ -61,7 +61,7 @@ COMMANDS = {
 
 @untouched
 @pytest.mark.parametrize(("words", "status", "message"), COMMANDS.values(), ids=COMMANDS)
-def test_command_when_it_is_typed_wrongly_then_it_says_so_and_removes_nothing(
+def test_command_when_it_is_typed_wrongly_then_it_is_refused_and_removes_nothing(
     shared: DaemonProcess, bystander: stoker.Client, words: list[str], status: int, message: str
 ) -> None:
     result = shared.cli("purge", *words)

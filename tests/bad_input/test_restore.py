@@ -41,7 +41,7 @@ COMMANDS = {
 
 @untouched
 @pytest.mark.parametrize(("words", "status", "message"), COMMANDS.values(), ids=COMMANDS)
-def test_command_when_it_cannot_be_done_then_it_says_so_and_changes_nothing(
+def test_command_when_it_cannot_be_done_then_it_is_refused_and_changes_nothing(
     shared: DaemonProcess, words: list[str], status: int, message: str
 ) -> None:
     places = {"home": shared.home, "state": shared.state_dir}

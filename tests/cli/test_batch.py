@@ -25,7 +25,7 @@ def batch_file(folder: Path, *lines: Any) -> str:
     return str(file)
 
 
-def test_batch_when_it_has_no_line_then_it_says_so(desk: Desk, tmp_path: Path) -> None:
+def test_batch_when_it_has_no_line_then_a_remark_is_printed(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "jobs").write_text("\n\n")
 
     assert desk.stoker("submit", "--batch", str(tmp_path / "jobs")) == (

@@ -84,7 +84,7 @@ def test_diff_when_json_is_given_then_each_path_has_both_sides(shared: DaemonPro
     assert diff(text, binary)["changes"][0]["new"]["bytes"] == 2
 
 
-def test_ls_when_a_job_saved_no_checkpoint_then_a_remark_says_so(shared: DaemonProcess) -> None:
+def test_ls_when_a_job_saved_no_checkpoint_then_a_remark_is_printed(shared: DaemonProcess) -> None:
     job = ran(shared, "true")
 
     done = shared.cli("checkpoint", "ls", "--job", job)
@@ -175,7 +175,9 @@ def test_python_when_a_job_uses_it_then_state_and_values_are_handed_on(shared: D
     assert ([one["status"] for one in saved], data) == (["first"], b'{"a": [2], "b": 1}')
 
 
-def test_python_when_this_is_no_job_then_every_call_that_needs_one_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_when_it_runs_outside_a_job_then_calls_that_need_a_job_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in ("TOKEN", "SOCKET", "CHECKPOINT", "OUTPUT", "INPUTS"):
         monkeypatch.delenv(f"STOKER_{name}", raising=False)
 

@@ -46,7 +46,7 @@ def test_retry_when_options_are_given_then_they_are_sent(desk: Desk) -> None:
 # --- the program ------------------------------------------------------------------------------------------
 
 
-def test_stoker_when_it_has_a_bug_then_one_line_says_so_and_debug_shows_more(
+def test_stoker_when_it_has_a_bug_then_one_line_reports_it_and_debug_shows_more(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stoker.cli.jobs.Overview", None)

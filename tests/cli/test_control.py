@@ -163,7 +163,7 @@ def test_edit_when_it_cannot_be_done_then_the_words_are_those_that_were_typed(
     assert "no limit 'tape'" in cli("edit", "2", "--limit", "tape=none").stderr
 
 
-def test_states_when_a_filter_names_none_then_they_are_those_that_the_daemon_allows() -> None:
+def test_states_when_a_filter_names_no_state_then_the_daemon_allows_each() -> None:
     allowed = {verb: {state.value for state, event in TABLE if event is ev.VERBS[verb]} for verb in APPLIES_TO}
 
     assert {verb: set(states) for verb, states in APPLIES_TO.items()} == allowed

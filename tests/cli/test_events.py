@@ -66,7 +66,7 @@ def test_events_when_they_are_listed_then_kept_ones_say_until_when(shared: Daemo
     assert [(event["kept"], event["one"]) for event in events] == [(False, False), (True, True)]
 
 
-def test_event_when_it_is_sent_again_with_its_key_then_it_says_so(shared: DaemonProcess) -> None:
+def test_event_when_it_is_sent_again_with_its_key_then_it_is_reported_as_existing(shared: DaemonProcess) -> None:
     first = json.loads(shared.cli("event", "emit", "once", "--idempotency-key", "k", "--json").stdout)
 
     again = shared.cli("event", "emit", "once", "--idempotency-key", "k")

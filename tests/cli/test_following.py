@@ -143,7 +143,7 @@ def test_logs_when_there_is_a_hole_then_a_marker_stands_for_it(desk: Desk) -> No
     ]
 
 
-def test_logs_when_the_command_could_not_be_executed_then_a_remark_says_so(
+def test_logs_when_the_command_could_not_be_executed_then_a_remark_is_printed(
     desk: Desk,
 ) -> None:
     attempts = [{"ordinal": 1, "outcome": "spawn_error", "stopped": None, "error": "/x: No such file or directory"}]
@@ -164,7 +164,7 @@ def test_logs_when_an_attempt_wrote_nothing_then_nothing_is_printed(desk: Desk) 
     assert desk.stoker("logs", "1") == (0, "", "")
 
 
-def test_logs_when_the_job_has_not_started_then_it_says_so(desk: Desk) -> None:
+def test_logs_when_the_job_has_not_started_then_a_remark_is_printed(desk: Desk) -> None:
     desk.has(1)
 
     desk.has(2, "cancelled", attempts=0)

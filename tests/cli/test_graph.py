@@ -189,7 +189,7 @@ def test_mermaid_when_names_are_hostile_then_they_stay_text() -> None:
         ({}, ["steps: a workflow has at least one step"]),
     ],
 )  # fmt: skip
-def test_graph_when_a_file_makes_none_then_it_says_why(
+def test_graph_when_a_file_has_mistakes_then_they_are_printed_without_a_graph(
     steps: dict[str, Any], mistakes: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     status, out, err = shown(capfd, flow_file(tmp_path, steps))

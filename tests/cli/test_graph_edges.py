@@ -90,7 +90,7 @@ def test_drawing_when_graphs_are_random_then_the_same_edges_are_read_back() -> N
     assert drawn > 300
 
 
-def test_drawing_when_too_many_columns_would_be_open_then_there_is_none() -> None:
+def test_drawing_when_too_many_columns_would_be_open_then_no_edges_are_drawn() -> None:
     many = [Node(str(number), [], None) for number in range(graph_edges.MOST_COLUMNS + 1)]
     last = Node("last", [(node.name, "ok") for node in many], None)
 

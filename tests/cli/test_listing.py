@@ -26,7 +26,7 @@ def test_ls_when_jobs_are_in_all_states_then_running_come_first_and_ended_last(d
     assert [line.split()[0] for line in shown.out.splitlines()] == ["ID", "4", "3", "2", "5", "1"]
 
 
-def test_ls_when_jobs_are_left_out_then_a_remark_says_so_unless_limit_was_given(desk: Desk) -> None:
+def test_ls_when_jobs_are_left_out_then_a_remark_is_printed_unless_limit_is_given(desk: Desk) -> None:
     for job in range(1, 32):
         desk.has(job)
 

@@ -80,7 +80,7 @@ def test_submit_when_the_command_is_on_the_callers_path_then_it_is_sent_absolute
     assert [job.command for job in desk.service.jobs.values()] == [str(tool), "no-such-tool", "tool", "tool"]
 
 
-def test_submit_when_run_at_has_passed_then_the_job_is_taken_and_a_note_says_so(desk: Desk, tmp_path: Path) -> None:
+def test_submit_when_run_at_has_passed_then_the_job_is_accepted_with_a_remark(desk: Desk, tmp_path: Path) -> None:
     lines = tmp_path / "jobs"
     lines.write_text('{"command": "true"}\n{"command": "true", "run_at": 1700000000000}\n')
 
@@ -110,7 +110,7 @@ def test_submit_when_stdin_is_a_file_then_its_text_is_sent_and_a_large_one_refus
     assert len(desk.service.jobs) == 1
 
 
-def test_submit_when_the_key_is_known_then_the_same_id_comes_and_a_note_says_so(desk: Desk) -> None:
+def test_submit_when_the_key_is_known_then_the_same_id_is_printed_with_a_remark(desk: Desk) -> None:
     first = desk.stoker("submit", "--idempotency-key", "k", "true")
     again = desk.stoker("submit", "--idempotency-key", "k", "--json", "true")
 

@@ -158,7 +158,7 @@ def test_batch_when_patience_is_over_then_it_names_the_lines_that_are_not_stored
     assert {end(wait)[0] for wait in waits} == {0}
 
 
-def test_submit_when_there_is_no_daemon_then_it_says_so_at_once(daemon: DaemonProcess) -> None:
+def test_submit_when_there_is_no_daemon_then_it_fails_at_once(daemon: DaemonProcess) -> None:
     daemon.stop()
 
     refused = daemon.cli("submit", "--", "true")

@@ -134,7 +134,7 @@ def test_text_when_it_comes_in_any_pieces_then_the_screen_is_the_same() -> None:
         assert parts == whole, repr(pieces)
 
 
-def test_cells_when_characters_are_wide_or_none_then_columns_are_counted() -> None:
+def test_cells_when_characters_are_wide_or_invisible_then_columns_are_counted() -> None:
     assert cells("漢字e\u0301\x1b[31m") == 5
     assert cells("\t") == 8
 

@@ -78,7 +78,7 @@ def test_dry_run_when_there_is_one_step_then_the_noun_is_singular(shared: Daemon
     assert planned.stdout.splitlines()[0] == "1 step in 1 layer"
 
 
-def test_submit_when_the_flow_does_not_fit_a_frame_then_it_says_so(shared: DaemonProcess, tmp_path: Path) -> None:
+def test_submit_when_the_flow_does_not_fit_a_frame_then_it_is_refused(shared: DaemonProcess, tmp_path: Path) -> None:
     steps = {f"s{number}": flows.step("x" * 200) for number in range(5_000)}
 
     done = shared.cli("workflow", "submit", written(tmp_path, json.dumps(flows.flow(steps)), "flow.json"))

@@ -51,7 +51,7 @@ def test_wait_when_a_workflow_fails_then_it_names_the_step_and_a_retry_succeeds(
     assert "timeout      30.0s an attempt" in shared.cli("show", job_of(shared, flow, "b")).stdout
 
 
-def test_wait_when_only_a_person_can_move_it_on_then_it_says_so(
+def test_wait_when_only_a_person_can_move_it_on_then_it_names_the_step(
     shared: DaemonProcess, tmp_path: Path, gate: work.Gate
 ) -> None:
     flow = sent_to(gate, shared, tmp_path)
@@ -66,7 +66,7 @@ def test_wait_when_only_a_person_can_move_it_on_then_it_says_so(
     assert f"workflow {flow} waits for a person: b (held)" in waited.stderr
 
 
-def test_wait_when_its_patience_ends_first_then_it_says_so_and_the_workflow_goes_on(
+def test_wait_when_its_timeout_ends_first_then_it_fails_and_the_workflow_goes_on(
     shared: DaemonProcess, tmp_path: Path, gate: work.Gate
 ) -> None:
     command, *args = gate.pass_by()

@@ -108,7 +108,9 @@ def test_skip_when_others_wait_for_the_step_then_they_are_named(shared: DaemonPr
     assert skipped.stderr == "stoker: run without the result of a: b\n"
 
 
-def test_retry_when_no_step_failed_then_it_says_that_none_is_taken(shared: DaemonProcess, tmp_path: Path) -> None:
+def test_retry_when_no_step_failed_then_a_remark_is_printed_and_no_step_is_queued(
+    shared: DaemonProcess, tmp_path: Path
+) -> None:
     flow = sent(shared, tmp_path, {"a": flows.step("true")})
     shared.cli("workflow", "wait", flow)
 
@@ -263,7 +265,7 @@ def test_cancel_when_it_runs_then_its_steps_end_and_another_time_is_an_error(
         (["checkpoint", "export", "1", "--job", "2"], "name a checkpoint"),
     ],
 )
-def test_commands_when_the_object_does_not_exist_then_the_error_says_so(
+def test_commands_when_the_object_does_not_exist_then_the_error_names_it(
     shared: DaemonProcess, arguments: list[str], expected: str
 ) -> None:
     done = shared.cli(*arguments)

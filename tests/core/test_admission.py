@@ -62,7 +62,7 @@ def test_admit_when_slots_are_few_then_the_line_is_served_in_order() -> None:
     assert ids(admit(lines, 2, {})) == [1, 2]
 
 
-def test_admit_when_a_job_is_passed_over_for_a_resource_then_its_line_says_so() -> None:
+def test_admit_when_a_job_is_passed_over_for_a_resource_then_its_lane_is_blocked() -> None:
     short = queued(1, tool=2)
     served = line("a", short, queued(2, tool=2), queued(3, net=1))
 
@@ -83,7 +83,7 @@ demands = st.dictionaries(st.sampled_from(TOOLS), st.integers(1, 3), max_size=3)
 
 
 @given(st.lists(demands, max_size=25), st.integers(1, 4), st.data())
-def test_admit_when_jobs_share_resources_then_none_is_overdrawn_and_all_run(
+def test_admit_when_jobs_share_resources_then_all_run_within_the_capacities(
     asked: list[dict[str, int]], slots: int, data: st.DataObject
 ) -> None:
     ready = [queued(number, "a", **demand) for number, demand in enumerate(asked, start=1)]
@@ -213,7 +213,7 @@ demands = st.dictionaries(st.sampled_from("abc"), st.integers(1, 3), max_size=2)
 
 
 @given(scenes())
-def test_admit_when_queues_are_of_any_shape_then_limits_hold_and_none_is_left_out(
+def test_admit_when_queues_are_of_any_shape_then_limits_hold_and_each_has_its_turn(
     scene: tuple[list[AdmissionQueue], int, dict[str, int], bool],
 ) -> None:
     lines, slots, free, throttled = scene
@@ -297,7 +297,7 @@ def test_admit_when_a_younger_one_needs_more_than_is_free_then_the_older_starts(
 
 
 @given(st.lists(demands, min_size=1, max_size=12), st.integers(1, 3), st.data())
-def test_admit_when_others_stream_in_then_none_takes_what_the_first_waits_for(
+def test_admit_when_others_stream_in_then_the_first_job_gets_its_resource(
     stream: list[dict[str, int]], queues: int, data: st.DataObject
 ) -> None:
     """Its wait is counted in starts: of those that ask for what it lacks, none starts before it."""

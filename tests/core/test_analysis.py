@@ -36,7 +36,7 @@ def analysed(*endings: Ending) -> Analysis:
     return analysis
 
 
-def test_analysis_when_nothing_failed_then_there_is_none() -> None:
+def test_analysis_when_nothing_failed_then_there_is_no_analysis() -> None:
     skipped = ending("b", Reason.USER, State.SKIPPED)
 
     assert analyse(7, [ok("a"), skipped, ending("c", None, State.RUNNING)]) is None
@@ -83,7 +83,7 @@ EXPIRED: dict[str, Any] = {"state": State.EXPIRED, "attempts": 0}
         (Reason.DEADLINE, ended(SIGNAL, signal=15), Cause.DEADLINE, "stoker retry 98 --deadline +1h"),
     ],
 )  # fmt: skip
-def test_analysis_when_a_step_reached_a_limit_or_lacked_something_then_it_says_so(
+def test_analysis_when_a_step_reached_a_limit_or_lacked_something_then_it_is_named(
     reason: Reason, options: dict[str, Any], cause: Cause, following: str
 ) -> None:
     analysis = analysed(ok("a"), ending("b", reason, **options))

@@ -276,7 +276,7 @@ def test_why_when_an_end_is_awaited_then_the_next_command_shows_it(tree: Tree, h
     assert (blocker.code, blocker.hint) == ("needs", hint)
 
 
-def test_why_when_the_host_is_awaited_then_its_state_is_said() -> None:
+def test_why_when_the_host_is_awaited_then_its_state_is_given() -> None:
     seen = {"idle": "CPU 43 %, must be below 20 % for 1m00s", "charging": "running on battery, 61 %"}
     before = waiting(ConditionGroup(all=("idle", "charging")))
 

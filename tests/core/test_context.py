@@ -46,7 +46,7 @@ def test_rebuild_when_transitions_follow_then_each_is_laid_over_the_whole() -> N
     assert (done.holds, done.damaged) == ({}, None)
 
 
-def test_rebuild_when_a_link_is_damaged_then_it_ends_before_it_and_says_so() -> None:
+def test_rebuild_when_a_link_is_damaged_then_it_ends_before_it_and_reports_it() -> None:
     chain = [*CHAIN[:3], replace(CHAIN[3], status="touched"), CHAIN[4]]
 
     context = rebuild(chain)
@@ -55,7 +55,7 @@ def test_rebuild_when_a_link_is_damaged_then_it_ends_before_it_and_says_so() -> 
     assert context.steps["a"].state is State.RUNNING
 
 
-def test_rebuild_when_the_whole_context_is_damaged_then_there_is_none() -> None:
+def test_rebuild_when_the_whole_context_is_damaged_then_it_is_refused() -> None:
     with pytest.raises(CheckpointDamaged):
         rebuild([replace(CHAIN[0], status="touched"), *CHAIN[1:]])
 

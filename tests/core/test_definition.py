@@ -159,7 +159,7 @@ def test_plan_when_there_are_too_many_steps_then_the_limit_is_named() -> None:
     assert mistakes == {"steps": f"{MAX_STEPS + 2} steps; the limit is {MAX_STEPS}"}
 
 
-def test_plan_when_few_bytes_ask_for_millions_of_needs_then_none_is_made() -> None:
+def test_plan_when_few_bytes_ask_for_millions_of_needs_then_it_is_refused() -> None:
     items = tuple("x" for _ in range(MAX_STEPS // 2))
 
     mistakes = mistakes_of(flow({"a": step(each=items), "b": step(each=items, needs=("a",))}))
@@ -213,7 +213,7 @@ def test_plan_when_steps_were_misread_then_each_says_what_of_it_can_be_believed(
     assert [(one.sure, one.locatable) for one in planned.steps] == [(False, True), (False, False), (True, True)]
 
 
-def test_plan_when_the_names_of_strategies_are_unknown_then_none_is_judged() -> None:
+def test_plan_when_the_names_of_strategies_are_unknown_then_no_strategy_is_judged() -> None:
     assert plan(asked(flow({"a": step(resume="own")})), None).mistakes == ()
 
 

@@ -55,7 +55,7 @@ def test_error_when_it_is_kept_as_a_value_then_it_holds_no_frame() -> None:
     assert (kept.__traceback__, kept.__context__, kept.__cause__) == (None, None, None)
 
 
-def test_wire_when_there_is_no_hint_then_none_is_sent() -> None:
+def test_wire_when_there_is_no_hint_then_the_field_is_left_out() -> None:
     assert StokerError("oh").to_wire()["data"] == {"code": "internal", "transient": False}
 
 

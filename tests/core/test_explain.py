@@ -107,7 +107,7 @@ def test_why_when_a_backoff_runs_then_it_says_how_long_and_how_often() -> None:
     assert blocker.details == {"wake_in_ms": 1_500, "failures": 1}
 
 
-def test_why_when_the_last_run_saved_and_went_at_once_then_it_says_so() -> None:
+def test_why_when_the_last_run_saved_and_went_at_once_then_that_is_explained() -> None:
     asked = spec(checkpoint_exit_code=75)
 
     blocker = why(job(State.WAITING, asked=asked, exit_code=75, wake_at=NOW.steady + 600))
@@ -204,7 +204,9 @@ def test_why_when_the_host_is_busy_then_only_low_queues_blame_it(queue_class: Qu
         (Intent.CANCEL, "is being cancelled", "stoker workflow show 3"),
     ],
 )
-def test_why_when_the_workflow_starts_nothing_then_its_step_says_so(intent: Intent, ending: str, hint: str) -> None:
+def test_why_when_the_workflow_starts_nothing_then_its_step_names_the_workflow(
+    intent: Intent, ending: str, hint: str
+) -> None:
     blocker = why(job(State.QUEUED, workflow_id=3, step="link"), intent=intent, queue=Queue(name="bulk", paused=True))
 
     assert (blocker.code, blocker.hint) == ("workflow_paused", hint)
@@ -261,7 +263,7 @@ def test_why_when_no_job_holds_a_resource_then_the_hint_makes_it_larger() -> Non
     assert why(job(asked=spec(resources={"gpu": 2})), free={}).hint == "stoker resource set gpu 2"
 
 
-def test_why_when_the_job_runs_then_it_says_so() -> None:
+def test_why_when_the_job_runs_then_that_is_the_answer() -> None:
     of = job(State.RUNNING, attempts=2, pid=44)
 
     assert why(of, attempt=attempt(of)).message == "is running (attempt 2, pid 44)"
@@ -278,7 +280,7 @@ def test_why_when_its_launcher_does_not_answer_then_it_says_which() -> None:
     assert stopping.message == "is being stopped (cancel); its launcher 3-beef lives and does not answer"
 
 
-def test_why_when_its_worker_cannot_be_reached_by_any_signal_then_it_says_so() -> None:
+def test_why_when_no_signal_can_reach_the_worker_then_that_is_explained() -> None:
     blocker = why(job(State.RUNNING, pid=44), attempt=attempt(stop_reason=StopReason.TIMEOUT), asleep=True)
 
     assert blocker.message.startswith(
@@ -307,7 +309,7 @@ def test_why_when_one_start_failed_then_the_host_is_not_blamed_for_others() -> N
     assert why(job(State.QUEUED), shortage=Shortage(rounds=1, error="Text file busy")).code == "slot"
 
 
-def test_why_when_the_worker_is_frozen_then_it_says_so_and_because_of_what() -> None:
+def test_why_when_the_worker_is_frozen_then_that_and_its_cause_are_explained() -> None:
     of, live = running()
     blocker = why(of, attempt=live, frozen=True, throttled_by=("cpu",))
 
@@ -325,7 +327,7 @@ def test_why_when_a_worker_became_another_user_then_process_and_command_are_name
     assert "pid 41 became another user" in blocker.message
 
 
-def test_why_when_a_running_job_is_frozen_then_it_says_so_and_why() -> None:
+def test_why_when_a_running_job_is_frozen_then_that_and_the_reason_are_explained() -> None:
     of, open_attempt = running()
 
     blocker = why(of, attempt=open_attempt, frozen=True, throttled_by=["cpu"])

@@ -167,7 +167,7 @@ def test_why_when_a_job_failed_then_its_code_is_named(fields: dict[str, Any], me
 
 
 @pytest.mark.parametrize("ordinal", [None, 1])
-def test_why_when_the_last_attempt_of_a_lost_job_is_missing_then_it_says_so(ordinal: int | None) -> None:
+def test_why_when_the_last_attempt_of_a_lost_job_is_missing_then_that_is_explained(ordinal: int | None) -> None:
     ended = ordinal and attempt(ordinal=ordinal, outcome=exited(1), ended_at=1)
 
     message = why(job(State.HELD, reason=Reason.LOST, attempts=2), ended=ended).message
@@ -214,7 +214,7 @@ def test_why_when_outputs_cannot_be_taken_then_the_hint_names_file_forms_and_ret
     )
 
 
-def test_why_when_the_last_end_may_be_due_to_a_limit_then_it_says_so() -> None:
+def test_why_when_the_last_end_may_be_due_to_a_limit_then_the_limit_is_named() -> None:
     bounds = Bounds(rlimit=Limits(memory_bytes=1))
     ended = attempt(bounds=bounds, outcome=exited(1), ended_at=1)
     messages = [

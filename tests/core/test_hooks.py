@@ -131,7 +131,7 @@ def test_filters_when_they_apply_to_no_such_change_then_each_is_named_with_it() 
 # --- what a command is told -----------------------------------------------------------------------------------
 
 
-def test_told_when_a_job_failed_then_it_has_the_job_and_the_change() -> None:
+def test_hook_input_when_a_job_failed_then_it_has_the_job_and_the_change() -> None:
     record = told(ALL, HookOn.JOB_FAILED, change("job", "running", "failed", secret="x"), failed(name="n"), "host")
 
     assert (record["hook"], record["on"], record["seq"], record["host"]) == ("h", "job.failed", 7, "host")
@@ -141,7 +141,7 @@ def test_told_when_a_job_failed_then_it_has_the_job_and_the_change() -> None:
     assert json.loads(msgspec.json.encode(record)) == record
 
 
-def test_told_when_a_queue_is_throttled_then_the_details_say_why() -> None:
+def test_hook_input_when_a_queue_is_throttled_then_its_details_have_the_cause() -> None:
     recorded = change("queue", None, None, "throttled", causes=["cpu"], queue=object(), note=None)
 
     record = told(ALL, HookOn.QUEUE_THROTTLED, recorded, Subject(queue="bulk"), "host")
@@ -149,7 +149,7 @@ def test_told_when_a_queue_is_throttled_then_the_details_say_why() -> None:
     assert (record["queue"], record["details"]) == ("bulk", {"causes": ["cpu"]})
 
 
-def test_told_when_the_payload_is_encoded_then_there_are_no_details() -> None:
+def test_hook_input_when_the_payload_is_encoded_then_it_has_no_details() -> None:
     recorded = replace(change("queue", None, None, "paused"), payload=msgspec.Raw(b"{}"))
 
     assert told(ALL, HookOn.QUEUE_PAUSED, recorded, Subject(queue="bulk"), "host")["details"] == {}
@@ -193,7 +193,7 @@ def test_told_when_the_payload_is_encoded_then_there_are_no_details() -> None:
         ),
     ],
 )
-def test_summary_when_a_change_is_told_then_it_is_a_sentence(
+def test_summary_when_a_change_is_described_then_it_is_a_sentence(
     on: HookOn, recorded: Change, subject: Subject, words: str
 ) -> None:
     assert summary(on, recorded, subject) == words
@@ -210,7 +210,9 @@ def test_summary_when_a_change_is_told_then_it_is_a_sentence(
         ({"workflow": "weekly"}, "workflow: no workflow 'weekly' is stored, and no schedule submits one"),
     ],
 )
-def test_filter_when_it_names_what_is_not_there_then_that_is_said(filters: dict[str, Any], why: str | None) -> None:
+def test_filter_when_it_names_an_unknown_queue_or_workflow_then_that_is_explained(
+    filters: dict[str, Any], why: str | None
+) -> None:
     assert unmatched(replace(ALL, **filters), {"bulk", "default"}, {"nightly"}) == why
 
 
@@ -223,7 +225,7 @@ def test_summary_when_a_name_has_lines_or_is_long_then_it_is_one_short_line() ->
 
 @pytest.mark.parametrize("on", HookOn)
 @pytest.mark.parametrize("filtered", [False, True])
-def test_change_when_it_is_made_up_then_it_passes_the_filters_and_can_be_told(on: HookOn, *, filtered: bool) -> None:
+def test_change_when_it_is_made_up_then_it_passes_the_filters_and_has_an_input(on: HookOn, *, filtered: bool) -> None:
     given = {"queue": "bulk", "workflow": "nightly", "labels": {"a": "1"}} if filtered else {}
     hook = replace(ALL, on=(on,), **{key: value for key, value in given.items() if key in FILTERS[on.noun]})
 

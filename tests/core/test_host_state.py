@@ -62,7 +62,7 @@ def test_idle_when_input_does_not_count_then_the_cpu_decides() -> None:
     assert after([(0, 5, THERE), (60_000, 5, THERE)], NO_INPUT).holds
 
 
-def test_idle_when_nobody_looked_for_a_while_then_the_calm_begins_anew() -> None:
+def test_idle_when_no_sample_came_for_a_while_then_the_calm_begins_anew() -> None:
     calm = after([(0, 5, AWAY), (60_000, 5, AWAY)])
 
     again = observe_idle(POLICY, forgotten(calm), 5, AWAY, 999_000)

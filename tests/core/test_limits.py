@@ -34,7 +34,7 @@ def test_describe_when_limits_are_enforced_in_two_ways_then_each_says_which() ->
 
 
 @pytest.mark.parametrize(("wanted", "bounds"), [(NO_LIMITS, Bounds()), (ALL, None)], ids=["not asked", "not known"])
-def test_describe_when_no_limit_was_asked_or_bounds_are_unknown_then_it_is_none(
+def test_describe_when_no_limit_was_requested_or_is_known_then_it_is_empty(
     wanted: Limits, bounds: Bounds | None
 ) -> None:
     assert describe(wanted, bounds) is None
@@ -89,5 +89,7 @@ def test_suspected_limit_when_the_cpu_time_is_used_up_then_it_may_be_the_cause()
     ],
     ids=["unknown", "open", "success", "stopped", "cgroup", "seen", "unseen", "not in force"],
 )
-def test_suspicion_when_there_is_no_ground_then_there_is_none(bounds: Bounds | None, outcome: Outcome | None) -> None:
+def test_suspected_limit_when_there_is_no_ground_then_no_limit_is_suspected(
+    bounds: Bounds | None, outcome: Outcome | None
+) -> None:
     assert suspected_limit(bounds, outcome) is None

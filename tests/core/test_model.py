@@ -44,7 +44,7 @@ def test_reasons_when_listed_then_they_are_those_of_the_design() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_value_when_thousands_are_in_memory_then_the_collector_examines_none(value: object) -> None:
+def test_value_when_thousands_are_in_memory_then_the_collector_skips_them(value: object) -> None:
     assert not gc.is_tracked(value)
 
 
@@ -82,7 +82,7 @@ def test_attempt_when_it_has_an_end_then_it_is_not_open() -> None:
     assert not attempt(ended_at=0, outcome=exited()).open
 
 
-def test_limits_when_none_is_asked_for_then_there_is_nothing_to_set_up() -> None:
+def test_limits_when_no_limit_is_requested_then_there_is_nothing_to_set_up() -> None:
     assert not Limits()
     assert not NO_LIMITS
     assert Limits(processes=0)

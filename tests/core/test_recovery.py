@@ -209,7 +209,7 @@ def test_validate_when_an_end_without_outcome_is_settled_then_the_plan_is_refuse
         (Fact.SILENT, False, None, None),
     ],
 )
-def test_event_when_a_decision_is_followed_then_it_is_an_ordinary_one_or_none(
+def test_event_when_a_decision_is_followed_then_it_is_an_ordinary_one_or_null(
     fact: Fact, stop: StopReason | None, event: ev.Event | None, *, survive: bool
 ) -> None:
     assert event_of(decided(open_run(survive=survive, stop=stop), fact)) == event

@@ -45,7 +45,7 @@ def test_startable_when_one_start_failed_then_every_other_job_still_starts() -> 
     assert startable(failed_at(0), FREE, at(0)) == FREE
 
 
-def test_startable_when_two_starts_failed_then_none_is_made_until_the_pause_is_over() -> None:
+def test_startable_when_two_starts_failed_then_it_is_zero_until_the_pause_is_over() -> None:
     shortage = failed_at(0, 1)
 
     assert startable(shortage, FREE, at(BASE_PAUSE_MS)) == 0

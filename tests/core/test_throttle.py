@@ -50,7 +50,7 @@ def test_observe_when_the_level_crosses_a_band_then_throttling_begins_or_ends(
     assert after(POLICY, *[Sample(cpu=level) for level in levels]).throttled is throttled
 
 
-def test_observe_when_throttled_changes_then_it_says_so_once_and_since_when() -> None:
+def test_observe_when_throttled_changes_then_one_change_comes_with_its_time() -> None:
     hot, changed = observe(POLICY, Pressure(), Sample(cpu=99), 1_000)
     assert (hot.throttled, hot.causes, hot.since, hot.events, changed) == (True, (Gauge.CPU,), 1_000, 1, True)
     still, changed = observe(POLICY, hot, Sample(cpu=99), 2_000)

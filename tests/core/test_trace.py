@@ -49,7 +49,7 @@ def test_parse_traceparent_when_valid_then_its_parts_come_out(text: str, expecte
         f"00-{TRACE}-{SPAN}-\u0661\u0661",
     ],
 )
-def test_parse_traceparent_when_invalid_then_there_is_none(text: str) -> None:
+def test_parse_traceparent_when_invalid_then_it_is_ignored(text: str) -> None:
     assert parse_traceparent(text) is None
 
 

@@ -90,5 +90,5 @@ def test_exit_codes_when_shown_then_runs_are_ranges_and_can_be_typed(codes: list
 
 
 @pytest.mark.parametrize(("text", "milliseconds"), [("never", None), ("6h", 21_600_000)])
-def test_period_when_read_then_a_word_means_that_there_is_none(text: str, milliseconds: int | None) -> None:
+def test_period_when_it_is_never_then_it_is_null(text: str, milliseconds: int | None) -> None:
     assert period(text) == milliseconds

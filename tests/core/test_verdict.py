@@ -166,14 +166,14 @@ def test_judge_when_the_budget_is_used_up_then_the_job_fails() -> None:
 
 
 @pytest.mark.parametrize(("deadline", "state"), [(NOW.wall + 1_000, State.FAILED), (NOW.wall + 1_001, State.WAITING)])
-def test_judge_when_the_retry_would_come_at_the_deadline_then_there_is_none(deadline: int, state: State) -> None:
+def test_judge_when_the_retry_would_come_at_the_deadline_then_it_is_not_retried(deadline: int, state: State) -> None:
     verdict = verdict_of(spec(max_attempts=2, deadline=deadline), None, exited(3))
 
     assert verdict.state is state
     assert verdict.reason is (Reason.EXIT if state is State.FAILED else None)
 
 
-def test_judge_when_the_worker_was_adopted_and_then_lost_then_the_reason_says_so() -> None:
+def test_judge_when_the_worker_was_adopted_and_then_lost_then_the_reason_is_lost() -> None:
     of, live = running(spec())
     adopted = attempt(of, adopted=1)
 

@@ -100,7 +100,7 @@ def test_backup_when_it_is_due_then_it_is_made_and_older_ones_go(stopped_daemon:
     assert not Path(paths[0]).exists()
 
 
-def test_backup_when_its_directory_is_none_then_the_daemon_says_so_and_goes_on(
+def test_backup_when_a_file_is_in_the_way_then_it_fails_and_the_daemon_goes_on(
     daemon: DaemonProcess,
 ) -> None:
     (daemon.state_dir / "backups").write_text("a file in the way")

@@ -124,7 +124,7 @@ def test_cancel_when_the_job_has_finished_then_the_end_stands(client: stoker.Cli
     assert end_of(client, job) == ended
 
 
-def test_cancel_when_there_is_no_such_job_then_the_error_says_so(client: stoker.Client) -> None:
+def test_cancel_when_there_is_no_such_job_then_it_is_job_not_found(client: stoker.Client) -> None:
     with pytest.raises(JobNotFound):
         client.cancel(424_242)
 

@@ -283,7 +283,7 @@ def test_resume_when_the_chain_has_a_gap_then_only_no_verify_goes_on_with_a_warn
         context(client, chain(client, workflow=workflow)[-1]["id"])  # whole again from here on
 
 
-def test_resume_when_a_checkpoint_is_damaged_then_it_goes_on_and_says_so(daemon: DaemonProcess) -> None:
+def test_resume_when_a_checkpoint_is_damaged_then_it_reports_it_and_goes_on(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         workflow = sent_flow(client, {"a": step("exit 1")})
         assert settled(client, workflow) == "failed"

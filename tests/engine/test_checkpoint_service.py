@@ -103,7 +103,7 @@ async def test_get_when_it_is_read_piece_by_piece_then_it_is_read_and_unpacked_o
     assert service._unpacked.take(1) is None  # data that was read to its end takes no memory
 
 
-async def test_get_when_no_data_is_asked_for_then_none_is_read() -> None:
+async def test_get_when_no_data_is_requested_then_the_data_is_not_read() -> None:
     desk = Desk(checkpoint(b"x"))
 
     assert (await CheckpointService(desk).get(1))["bytes"] == 1  # type: ignore[arg-type]

@@ -147,7 +147,7 @@ def test_handler_when_it_takes_all_threads_of_the_loop_then_status_answers(
     assert end_of(client, job) == ("succeeded", "exit")
 
 
-def test_handler_when_it_raises_then_the_log_says_so_with_the_stack(
+def test_handler_when_it_raises_then_its_log_has_the_stack(
     client: stoker.Client, shared: DaemonProcess, tmp_path: Path
 ) -> None:
     tried_again = call(client, "flaky", str(tmp_path / "ledger"), max_attempts=5, base_delay_ms=1)
@@ -190,7 +190,7 @@ def test_handler_when_it_raises_then_why_and_logs_say_what(client: stoker.Client
     assert "in_process.py" not in logs
 
 
-def test_handler_when_it_is_gone_after_a_restart_then_its_job_says_so(daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_handler_when_it_is_gone_after_a_restart_then_its_job_names_it(daemon: DaemonProcess, tmp_path: Path) -> None:
     with daemon.client() as client:
         client.call("queue.pause", {"name": "default"})
         job = call(client, "note", str(tmp_path / "ledger"))

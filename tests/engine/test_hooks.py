@@ -94,7 +94,7 @@ def run_for(client: stoker.Client, name: str, job: int, cause: str = "ended") ->
     return run
 
 
-def test_hook_when_a_job_fails_then_one_job_is_told_the_change(client: stoker.Client) -> None:
+def test_hook_when_a_job_fails_then_one_hook_job_gets_the_change(client: stoker.Client) -> None:
     job = submit(client, FAIL, queue="watched", name="build", labels={"a": "1"})
     end_of(client, job)
 
@@ -110,7 +110,7 @@ def test_hook_when_a_job_fails_then_one_job_is_told_the_change(client: stoker.Cl
     assert view["hook_data"] == record
 
 
-def test_hook_when_it_is_told_then_its_variables_say_the_same(client: stoker.Client) -> None:
+def test_hook_when_it_runs_then_its_variables_match_its_input(client: stoker.Client) -> None:
     job = client.call("hook.test", {"name": "failures"})["job"]
     end_of(client, job)
 
@@ -136,7 +136,7 @@ def test_hook_when_the_filter_does_not_pass_then_it_has_no_job(client: stoker.Cl
         assert seqs.isdisjoint(run["change"] for run in runs(client, name))
 
 
-def test_hook_when_a_job_is_held_then_it_is_told_by_whom(client: stoker.Client) -> None:
+def test_hook_when_a_job_is_held_then_its_input_has_the_actor(client: stoker.Client) -> None:
     job = submit(client, SUCCEED, queue="watched", run_at=32_503_680_000_000)
     client.call("job.hold", {"id": job})
 
@@ -146,7 +146,7 @@ def test_hook_when_a_job_is_held_then_it_is_told_by_whom(client: stoker.Client) 
     client.call("job.cancel", {"id": job})
 
 
-def test_hook_when_a_workflow_fails_then_it_and_its_steps_are_told(client: stoker.Client) -> None:
+def test_hook_when_a_workflow_fails_then_it_runs_for_the_workflow_and_its_steps(client: stoker.Client) -> None:
     first = len(runs(client, "nightly"))
     workflow = sent_flow(client, {"a": step("exit 0"), "b": step("exit 1", "a")}, name="nightly")
     settled(client, workflow)
@@ -160,7 +160,7 @@ def test_hook_when_a_workflow_fails_then_it_and_its_steps_are_told(client: stoke
     assert (of_step["job"]["step"], of_step["workflow"]["id"]) == ("b", workflow)
 
 
-def test_hook_when_a_queue_is_paused_then_it_is_told_once(client: stoker.Client) -> None:
+def test_hook_when_a_queue_is_paused_then_it_runs_once(client: stoker.Client) -> None:
     before = last_seq(client)
     client.call("queue.pause", {"name": "low"})
     client.call("queue.resume", {"name": "low"})
@@ -171,7 +171,7 @@ def test_hook_when_a_queue_is_paused_then_it_is_told_once(client: stoker.Client)
     assert told(client, new[0]["job"])["queue"] == "low"
 
 
-def test_hook_when_a_heartbeat_is_late_then_it_is_told_and_the_job_goes_on(client: stoker.Client, gate: Gate) -> None:
+def test_hook_when_a_heartbeat_is_late_then_it_runs_and_the_job_goes_on(client: stoker.Client, gate: Gate) -> None:
     job = submit_running(client, gate.spec(), heartbeat_ms=100, unresponsive_warn_ms=200, unresponsive_kill_ms=600_000)
 
     until(lambda: changes(client, job, "unresponsive"))
@@ -239,7 +239,7 @@ def test_test_when_there_is_no_such_hook_then_the_names_are_given(client: stoker
     assert error.value.hint == "did you mean nightly?"
 
 
-def test_hook_when_the_host_is_busy_then_it_is_told_which_queue_waits(stopped_daemon: DaemonProcess) -> None:
+def test_hook_when_the_host_is_busy_then_its_input_names_the_queue_that_waits(stopped_daemon: DaemonProcess) -> None:
     busy = "[cpu]\nthrottle_threshold = 0.1\nresume_threshold = 0.0\nsample_ms = 100\n[queues.low]\nclass = 'low'\n"
     stopped_daemon.config.write_text(f'{busy}[hooks.busy]\non = ["queue.throttled"]\nqueue = "low"\n{TELL}')
     with stopped_daemon.start().client() as client:
@@ -251,7 +251,7 @@ def test_hook_when_the_host_is_busy_then_it_is_told_which_queue_waits(stopped_da
     assert record["summary"] == "queue low was throttled: cpu"
 
 
-def test_hook_when_the_disk_is_low_then_it_is_told_although_no_job_is_accepted(stopped_daemon: DaemonProcess) -> None:
+def test_hook_when_the_disk_is_low_then_it_runs_although_no_job_is_accepted(stopped_daemon: DaemonProcess) -> None:
     low = "[cpu]\nsample_ms = 100\n[disk]\nmin_free_bytes = 1_000_000_000_000\n[queues.hooks]\npaused = true\n"
     stopped_daemon.config.write_text(f'{low}[hooks.low]\non = ["disk.low"]\n{TELL}')
     with stopped_daemon.start().client() as client:
@@ -326,7 +326,7 @@ def test_hooks_when_the_file_is_read_again_then_the_new_ones_are_in_force(daemon
         assert daemon.rows("SELECT id FROM jobs WHERE hook IS NOT NULL") == [(run["job"],)]
 
 
-def test_hook_when_the_daemon_is_killed_with_its_job_then_the_start_is_told(
+def test_hook_when_the_daemon_is_killed_with_its_job_then_the_start_runs_it(
     stopped_daemon: DaemonProcess, gate: Gate
 ) -> None:
     stopped_daemon.config.write_text(f'[hooks.starts]\non = ["daemon.recovered", "job.failed"]\n{TELL}')

@@ -273,7 +273,7 @@ def test_warning_when_there_is_no_limit_then_the_submit_is_refused(client: stoke
 # --- run_at -------------------------------------------------------------------------------------------------
 
 
-def test_run_at_when_it_is_in_the_future_then_the_job_starts_then_and_why_says_so(client: stoker.Client) -> None:
+def test_run_at_when_it_is_in_the_future_then_the_job_waits_and_why_names_the_time(client: stoker.Client) -> None:
     later = submit(client, OK, run_at=wall_ms() + HOUR_MS)
     run_at = wall_ms() + 400
     job = submit(client, OK, run_at=run_at)

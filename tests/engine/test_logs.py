@@ -49,7 +49,7 @@ def test_log_when_followed_then_lines_come_at_once_and_it_ends_with_the_attempt(
     assert rest == b"after\n"
 
 
-def test_log_when_a_job_has_none_then_no_view_names_one(client: stoker.Client) -> None:
+def test_log_when_a_job_has_no_log_then_no_view_names_a_file(client: stoker.Client) -> None:
     silent, handler, loud = (
         submit(client, shell("exit 0")),
         submit(client, {"command": "stoker.tidy", "execution_mode": "in_process"}),

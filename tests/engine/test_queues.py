@@ -79,7 +79,7 @@ def test_max_running_when_raised_live_then_waiting_jobs_start_at_once(client: st
     running(client, *jobs)
 
 
-def test_max_running_when_set_to_none_then_the_queue_is_unbounded(client: stoker.Client, gate: Gate) -> None:
+def test_max_running_when_set_to_null_then_the_queue_is_unbounded(client: stoker.Client, gate: Gate) -> None:
     client.call("queue.set", {"name": "freed", "max_running": 0})
     job = submit(client, gate.spec(), queue="freed")
     assert client.why(job)["code"] == "queue_full"
@@ -128,7 +128,7 @@ def test_global_max_running_when_every_slot_is_taken_then_the_next_job_waits_for
     assert {end["state"] for end in client.wait(*jobs)} == {"succeeded"}
 
 
-def test_pause_when_jobs_are_queued_then_none_start_until_it_is_resumed(client: stoker.Client) -> None:
+def test_pause_when_jobs_are_queued_then_they_start_after_the_resume(client: stoker.Client) -> None:
     client.call("queue.set", {"name": "stopped"})
     client.call("queue.pause", {"name": "stopped", "reason": "lunch"})
     first, second = submit(client, TRUE, queue="stopped"), submit(client, TRUE, queue="stopped")

@@ -387,7 +387,7 @@ def test_proof_when_verify_is_off_then_a_completed_step_is_kept_whatever_changed
     assert lines(tmp_path / "ledger") == ["a", "b", "a"]
 
 
-def test_proof_when_the_environment_of_workers_is_another_then_it_says_so(
+def test_proof_when_the_environment_of_workers_changed_then_it_is_reported(
     daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     with daemon.client() as client:

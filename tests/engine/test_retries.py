@@ -90,7 +90,7 @@ def test_retry_when_an_attempt_succeeds_then_no_more_are_made(client: stoker.Cli
     assert [attempt["exit_code"] for attempt in attempts_of(client, job)] == [1, 1, 0]
 
 
-def test_retry_when_the_exit_code_is_permanent_then_there_is_none(client: stoker.Client) -> None:
+def test_retry_when_the_exit_code_is_permanent_then_the_job_is_not_retried(client: stoker.Client) -> None:
     job = submit(client, shell("exit 65"), max_attempts=5, base_delay_ms=1, no_retry_exit_codes=[64, 65])
 
     assert end_of(client, job) == ("failed", "exit")
@@ -117,7 +117,9 @@ def test_retry_when_the_worker_dies_by_a_signal_then_it_is_retried_and_that_is_n
     assert (view["attempts"], view["signal"], view["exit_code"]) == (2, 11, None)
 
 
-def test_retry_when_the_command_cannot_be_executed_then_there_is_none(client: stoker.Client, tmp_path: Path) -> None:
+def test_retry_when_the_command_cannot_be_executed_then_the_job_is_not_retried(
+    client: stoker.Client, tmp_path: Path
+) -> None:
     script = tmp_path / "script"
     script.write_text("#!/nowhere/interpreter\n")
     script.chmod(0o700)

@@ -141,7 +141,7 @@ def test_slot_when_overlap_is_allow_then_runs_go_on_beside_each_other(client: st
     client.call("schedule.remove", {"name": "allowing"})
 
 
-def test_schedule_when_it_is_paused_then_no_slot_comes_and_none_is_made_up_for(client: stoker.Client) -> None:
+def test_schedule_when_it_is_paused_then_its_slots_are_skipped_for_good(client: stoker.Client) -> None:
     add(client, "resting", paused=True, misfire="all", catch_up_ms=HOUR_MS // 6)
     add(client, "beside")
     until(lambda: len(runs(client, "beside")) > 1)
@@ -365,7 +365,7 @@ def test_list_when_there_are_more_than_a_page_then_the_next_page_goes_on(client:
     assert names == ["page-a", "page-b", "page-c"]
 
 
-def test_slots_when_the_daemon_is_killed_again_and_again_then_none_is_run_twice(daemon: DaemonProcess) -> None:
+def test_slots_when_the_daemon_is_killed_again_and_again_then_each_runs_once(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         add(client, "steady", misfire="all", overlap="allow", catch_up_ms=HOUR_MS // 6)
         until(lambda: runs(client, "steady"))

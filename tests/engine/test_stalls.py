@@ -212,7 +212,7 @@ def test_slow_lines_when_the_machine_is_slow_then_the_limit_grows_with_it() -> N
 
 
 @pytest.mark.timeout(300)
-def test_turns_when_thousands_are_due_at_once_then_none_is_slow(shared: DaemonProcess, client: stoker.Client) -> None:
+def test_turns_when_thousands_are_due_at_once_then_each_is_short(shared: DaemonProcess, client: stoker.Client) -> None:
     submit_still(client, DUE, ttl_ms=1)
 
     until(lambda: pending(client) == (0, 0), 120, why="all to expire")
@@ -222,7 +222,7 @@ def test_turns_when_thousands_are_due_at_once_then_none_is_slow(shared: DaemonPr
 
 
 @pytest.mark.timeout(300)
-def test_turns_when_many_schedules_catch_up_then_none_is_slow(stopped_daemon: DaemonProcess) -> None:
+def test_turns_when_many_schedules_catch_up_then_each_is_short(stopped_daemon: DaemonProcess) -> None:
     daemon = stopped_daemon
     daemon.config.write_text("[queues.still]\npaused = true\n")
     with daemon.start().client() as client:
@@ -241,7 +241,7 @@ def test_turns_when_many_schedules_catch_up_then_none_is_slow(stopped_daemon: Da
         assert stopped_daemon.slow_lines() == []
 
 
-def test_reads_when_the_flows_of_schedules_are_long_then_none_is_slow(stopped_daemon: DaemonProcess) -> None:
+def test_reads_when_the_flows_of_schedules_are_long_then_each_is_short(stopped_daemon: DaemonProcess) -> None:
     daemon = stopped_daemon
     with daemon.start().client() as client:
         flow = {"name": "long", "steps": {"a": {"command": "true"}}}
@@ -285,7 +285,7 @@ def test_turns_when_a_workflow_has_thousands_of_steps_then_no_verb_of_it_is_slow
 
 
 @pytest.mark.timeout(300)
-def test_turns_when_thousands_wait_for_one_end_then_none_is_slow(
+def test_turns_when_thousands_wait_for_one_end_then_each_is_short(
     shared: DaemonProcess, client: stoker.Client, gate: Gate
 ) -> None:
     needed = submit(client, gate.spec())
@@ -299,7 +299,7 @@ def test_turns_when_thousands_wait_for_one_end_then_none_is_slow(
 
 
 @pytest.mark.timeout(300)
-def test_turns_when_thousands_of_demands_are_blocked_then_none_is_slow(
+def test_turns_when_thousands_of_demands_are_blocked_then_each_is_short(
     shared: DaemonProcess, client: stoker.Client, gate: Gate
 ) -> None:
     for name, capacity in (("held", 1), ("amount", DEMANDS)):
@@ -319,7 +319,7 @@ def test_turns_when_thousands_of_demands_are_blocked_then_none_is_slow(
 
 @pytest.mark.long
 @pytest.mark.timeout(1_200)
-def test_reads_when_there_are_thousands_of_steps_and_jobs_then_none_is_slow(daemon: DaemonProcess) -> None:
+def test_reads_when_there_are_thousands_of_steps_and_jobs_then_each_is_short(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         client.wait(submit(client, {"command": "true", "labels": {"team": "blue"}}))
     daemon.stop()

@@ -70,7 +70,7 @@ def test_submit_when_the_worker_runs_then_it_has_its_own_and_allowed_variables_o
     assert seen["TRACEPARENT"].startswith("00-")
 
 
-def test_key_when_sent_twice_then_the_same_job_comes_back_and_says_so(client: stoker.Client, tmp_path: Path) -> None:
+def test_key_when_sent_twice_then_the_same_job_is_answered_as_existing(client: stoker.Client, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     spec = shell(f"echo run >> {ledger}", idempotency_key="nightly/1")
 

@@ -66,7 +66,7 @@ def test_throttle_when_the_cpu_is_busy_then_only_low_queues_wait_until_the_load_
         assert daemon.logged("queue_unthrottled")
 
 
-def test_throttle_when_the_threshold_is_tiny_then_a_low_job_waits_and_why_says_so() -> None:
+def test_throttle_when_the_threshold_is_tiny_then_a_low_job_waits_as_throttled() -> None:
     environ = {"STOKER_CPU_THROTTLE_THRESHOLD": "0.01", "STOKER_CPU_RESUME_THRESHOLD": "0"}
     with DaemonProcess(SETTINGS, environ) as daemon, daemon.client() as client, burning():
         until(lambda: client.status()["pressure"]["throttled"], why="pressure")

@@ -84,7 +84,7 @@ def test_messages_when_listed_then_neither_they_nor_turns_can_await() -> None:
 
 
 @pytest.mark.parametrize("reads", [False, True])
-def test_turns_when_all_kinds_of_messages_come_then_none_looks_at_the_disk(tmp_path: Path, reads: bool) -> None:  # noqa: FBT001
+def test_turns_when_all_kinds_of_messages_come_then_no_turn_reads_the_disk(tmp_path: Path, reads: bool) -> None:  # noqa: FBT001
     daemon = DaemonProcess(SETTINGS, programs=watched_programs(tmp_path, reads=reads))
     with daemon, daemon.client() as client:
         jobs(client, Gate(tmp_path / "gate"))

@@ -34,7 +34,7 @@ def test_umask_when_it_is_an_option_then_it_wins_on_each_route(
     assert shared.cli("run", "--umask", "022", *more, "--", "sh", "-c", "umask").stdout == printed
 
 
-def test_umask_when_a_client_sends_none_then_it_is_the_daemons_original(stopped_daemon: DaemonProcess) -> None:
+def test_umask_when_a_client_sends_no_umask_then_it_is_the_daemons_original(stopped_daemon: DaemonProcess) -> None:
     before = os.umask(0o026)
     try:
         stopped_daemon.start()

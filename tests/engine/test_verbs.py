@@ -70,7 +70,7 @@ def test_verb_when_the_job_has_succeeded_then_it_has_already_finished(client: st
 
 
 @pytest.mark.parametrize("name", ["cancel", "hold", "release", "skip", "retry", "restart"])
-def test_verb_when_there_is_no_such_job_then_the_error_says_so(client: stoker.Client, name: str) -> None:
+def test_verb_when_there_is_no_such_job_then_it_is_job_not_found(client: stoker.Client, name: str) -> None:
     with pytest.raises(JobNotFound):
         verb(client, name, 987_654)
 

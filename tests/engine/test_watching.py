@@ -61,7 +61,7 @@ def test_wait_when_for_any_then_the_first_end_answers(client: stoker.Client, gat
 
 
 @pytest.mark.parametrize("any_one", [False, True])
-def test_wait_when_nothing_ends_in_time_then_it_says_so_and_the_jobs_go_on(
+def test_wait_when_nothing_ends_in_time_then_it_times_out_and_the_jobs_go_on(
     client: stoker.Client, gate: Gate, *, any_one: bool
 ) -> None:
     job = submit(client, gate.spec())
@@ -256,7 +256,7 @@ def test_list_when_filtered_then_only_those_come_newest_first_and_the_cursor_goe
     assert rest["next"] is None
 
 
-def test_get_when_the_job_is_unknown_then_the_error_says_so(client: stoker.Client) -> None:
+def test_get_when_the_job_is_unknown_then_it_is_job_not_found(client: stoker.Client) -> None:
     for method in ("job.get", "job.history", "job.why"):
         with pytest.raises(JobNotFound):
             client.call(method, {"id": 777_777})

@@ -63,7 +63,7 @@ def test_worker_when_it_works_hard_then_its_cpu_and_memory_are_shown(client: sto
 
 
 @pytest.mark.parametrize("queue", ["stopped", "default"])
-def test_worker_when_there_is_none_then_it_says_why(client: stoker.Client, queue: str) -> None:
+def test_worker_when_the_job_does_not_run_then_the_hint_is_why(client: stoker.Client, queue: str) -> None:
     job = submit(client, shell("exit 0", queue=queue))
     if queue == "default":
         end_of(client, job)
@@ -118,7 +118,7 @@ def test_debug_when_asked_for_then_the_shell_has_the_jobs_place_without_its_toke
     assert "MINE" not in seen
 
 
-def test_debug_when_the_directory_is_gone_then_it_says_so(
+def test_debug_when_the_directory_is_gone_then_the_error_names_it(
     shared: DaemonProcess, client: stoker.Client, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"

@@ -166,7 +166,7 @@ NO_RESTORE = {
 
 
 @pytest.mark.parametrize("kind", FAILURES)
-def test_backup_when_the_disk_fails_then_it_says_so_and_leaves_nothing(
+def test_backup_when_the_disk_fails_then_it_reports_the_error_and_leaves_nothing(
     prepared: Prepared, tmp_path: Path, kind: str
 ) -> None:
     fault, status = FAILURES[kind]
@@ -182,7 +182,7 @@ def test_backup_when_the_disk_fails_then_it_says_so_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("kind", NO_RESTORE)
-def test_restore_when_the_disk_fails_then_it_says_so_and_the_state_is_as_it_was(
+def test_restore_when_the_disk_fails_then_it_reports_it_and_the_state_is_unchanged(
     prepared: Prepared, tmp_path: Path, kind: str
 ) -> None:
     source, fault, status = NO_RESTORE[kind]

@@ -113,7 +113,7 @@ def test_durations_when_the_wall_clock_is_set_then_they_do_not_change(stopped_da
 
 @needs_compiler
 @pytest.mark.parametrize("jump", [HOUR_S, -MONTH_S])
-def test_durations_when_the_wall_clock_is_set_without_a_daemon_then_none_changes(
+def test_durations_when_the_wall_clock_is_set_without_a_daemon_then_they_stay(
     stopped_daemon: DaemonProcess, jump: int
 ) -> None:
     wall = set_wall_clock(stopped_daemon)

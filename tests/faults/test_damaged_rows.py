@@ -36,7 +36,7 @@ DAMAGE_OUTPUT = "UPDATE attempts SET output = CAST(X'ff' AS TEXT) WHERE job_id =
 
 
 @pytest.mark.parametrize(("damage", "words"), DAMAGES.values(), ids=DAMAGES)
-def test_start_when_a_running_job_has_no_attempt_then_it_is_held_and_why_says_so(
+def test_start_when_a_running_job_has_no_attempt_then_it_is_held_and_why_explains(
     daemon: DaemonProcess, tmp_path: Path, damage: str, words: str
 ) -> None:
     gate = Gate(tmp_path / "gate")

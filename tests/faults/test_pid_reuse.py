@@ -150,7 +150,7 @@ async def test_worker_when_it_ends_during_the_stop_then_the_stranger_gets_no_sig
     assert herd.signalled() == {}
 
 
-async def test_worker_when_it_ends_between_proof_and_signal_then_the_stranger_gets_none(
+async def test_worker_when_it_ends_between_proof_and_signal_then_no_stranger_is_signalled(
     herd: Herd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proven: list[stopping.TreeMember] = []

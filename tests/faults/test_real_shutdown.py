@@ -29,9 +29,7 @@ def charged(client: stoker.Client, job: int) -> tuple[int, int]:
     return view["failures"], view["orphanings"]
 
 
-def test_poweroff_when_jobs_run_then_each_ends_by_policy_and_none_has_failed(
-    service: Service, shared_gate: Gate
-) -> None:
+def test_poweroff_when_jobs_run_then_each_ends_by_policy_without_a_failure(service: Service, shared_gate: Gate) -> None:
     service.configure(settings=HURRIED)
     service.start()
     with service.client() as client:

@@ -101,7 +101,7 @@ def test_slots_when_the_daemon_is_killed_at_any_syscall_of_one_then_each_has_one
 
 
 @pytest.mark.skipif(bool(why_no_compiler()), reason=str(why_no_compiler()))
-def test_slots_when_the_wall_clock_is_set_ahead_and_back_then_none_is_run_twice(
+def test_slots_when_the_wall_clock_is_set_ahead_and_back_then_each_runs_once(
     stopped_daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     wall = set_wall_clock(stopped_daemon)

@@ -12,7 +12,7 @@ from stoker.host.inotify import FileNotice, Inotify
 QUEUED = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
 
 
-def test_notices_when_names_come_and_go_then_each_is_told_with_its_name(tmp_path: Path) -> None:
+def test_notices_when_names_come_and_go_then_each_notice_has_its_name(tmp_path: Path) -> None:
     inotify = Inotify()
     watch = inotify.watch(os.fsencode(tmp_path))
 
@@ -24,7 +24,7 @@ def test_notices_when_names_come_and_go_then_each_is_told_with_its_name(tmp_path
     inotify.close()
 
 
-def test_notices_when_the_directory_itself_goes_then_it_is_told_without_a_name(tmp_path: Path) -> None:
+def test_notices_when_the_directory_itself_goes_then_the_notice_has_no_name(tmp_path: Path) -> None:
     inotify = Inotify()
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -37,7 +37,7 @@ def test_notices_when_the_directory_itself_goes_then_it_is_told_without_a_name(t
     inotify.close()
 
 
-def test_notices_when_the_queue_was_full_then_that_is_told(tmp_path: Path) -> None:
+def test_notices_when_the_queue_was_full_then_a_notice_of_the_loss_comes(tmp_path: Path) -> None:
     inotify = Inotify()
     inotify.watch(os.fsencode(tmp_path))
     one, other = tmp_path / "one", tmp_path / "other"

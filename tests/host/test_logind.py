@@ -120,7 +120,7 @@ async def test_logind_when_the_bus_ends_then_following_ends(monkeypatch: pytest.
 
 
 @needs_bus
-async def test_logind_when_the_bus_has_none_then_that_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_logind_when_the_bus_has_no_logind_then_that_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     with bus() as address:
         monkeypatch.setenv(ADDRESS, address)
 

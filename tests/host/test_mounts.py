@@ -35,7 +35,7 @@ for command in (["mount", "-t", "tmpfs", "x", at], ["umount", at]) * 2:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-def test_mounts_when_one_comes_or_goes_then_it_is_told_and_read(tmp_path: Path) -> None:
+def test_mounts_when_one_comes_or_goes_then_a_notice_comes_and_it_is_read(tmp_path: Path) -> None:
     at = tmp_path / "a disk"
     at.mkdir()
 
@@ -43,7 +43,7 @@ def test_mounts_when_one_comes_or_goes_then_it_is_told_and_read(tmp_path: Path) 
     subprocess.run(apart, check=True)
 
 
-def test_mounts_when_nothing_changes_then_nothing_is_told() -> None:
+def test_mounts_when_nothing_changes_then_no_notice_comes() -> None:
     mounts = Mounts()
 
     assert not select.select([mounts.fd], [], [], 0)[0]

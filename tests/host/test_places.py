@@ -50,14 +50,14 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
     one.inotify.close()
 
 
-def test_look_when_nothing_is_there_then_the_first_missing_name_is_said(watched: Watched) -> None:
+def test_look_when_nothing_is_there_then_the_first_missing_name_is_given(watched: Watched) -> None:
     sight = watched.look()
 
     assert (sight.seen, sight.state) == ("", f"{watched.path.parent} does not exist")
     assert sight.untold is None
 
 
-def test_look_when_the_directories_come_one_by_one_then_each_is_told(watched: Watched) -> None:
+def test_look_when_the_directories_come_one_by_one_then_each_gives_a_notice(watched: Watched) -> None:
     watched.look()
     watched.path.parent.mkdir()
     assert watched.told()
@@ -67,7 +67,7 @@ def test_look_when_the_directories_come_one_by_one_then_each_is_told(watched: Wa
     assert watched.look().seen
 
 
-def test_look_when_other_names_come_and_go_then_nothing_is_told(watched: Watched) -> None:
+def test_look_when_other_names_come_and_go_then_no_notice_comes(watched: Watched) -> None:
     watched.path.parent.mkdir()
     watched.look()
 
@@ -90,7 +90,7 @@ def test_look_when_other_names_come_and_go_then_nothing_is_told(watched: Watched
     ],
     ids=["written", "replaced", "touched", "removed", "renamed", "directory renamed", "directory closed"],
 )
-def test_look_when_a_file_changes_in_any_way_then_it_is_told(
+def test_look_when_a_file_changes_in_any_way_then_a_notice_comes(
     watched: Watched, change: Callable[[Path], object]
 ) -> None:
     watched.path.parent.mkdir()
@@ -103,7 +103,7 @@ def test_look_when_a_file_changes_in_any_way_then_it_is_told(
     assert watched.told()
 
 
-def test_look_when_a_directory_is_looked_at_for_changes_then_new_names_are_told(watched: Watched) -> None:
+def test_look_when_the_content_of_a_directory_is_watched_then_new_names_give_notices(watched: Watched) -> None:
     watched.path.mkdir(parents=True)
     before = watched.look(content=True).seen
 
@@ -113,7 +113,7 @@ def test_look_when_a_directory_is_looked_at_for_changes_then_new_names_are_told(
     assert watched.look(content=True).seen != before
 
 
-def test_look_when_a_file_is_written_by_another_name_then_that_is_told(watched: Watched, tmp_path: Path) -> None:
+def test_look_when_a_file_is_written_by_another_name_then_a_notice_comes(watched: Watched, tmp_path: Path) -> None:
     watched.path.parent.mkdir()
     watched.path.touch()
     other = tmp_path / "other"
@@ -153,7 +153,7 @@ def test_look_when_the_last_name_is_a_link_to_nothing_then_nothing_is_there(watc
     assert watched.look().seen
 
 
-def test_look_when_links_run_in_a_circle_then_it_ends_and_says_so(watched: Watched) -> None:
+def test_look_when_links_run_in_a_circle_then_it_ends_with_a_reason(watched: Watched) -> None:
     watched.path.parent.symlink_to("deep")
 
     sight = watched.look()
@@ -162,7 +162,7 @@ def test_look_when_links_run_in_a_circle_then_it_ends_and_says_so(watched: Watch
     assert len(sight.watches) < MOST_LINKS + 20
 
 
-def test_look_when_a_file_stands_where_a_directory_should_then_it_says_so(watched: Watched) -> None:
+def test_look_when_a_file_stands_where_a_directory_should_then_the_file_is_named(watched: Watched) -> None:
     watched.path.parent.touch()
 
     assert watched.look().state == f"{watched.path.parent} is no directory"
@@ -217,7 +217,7 @@ def test_look_when_the_user_has_no_watch_left_then_it_looks_and_says_why(watched
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "fuse.sshfs", "ext4"])
-def test_look_when_the_file_system_does_not_tell_of_all_changes_then_it_says_so(watched: Watched, kind: str) -> None:
+def test_look_when_the_file_system_does_not_report_all_changes_then_it_is_named(watched: Watched, kind: str) -> None:
     watched.path.parent.mkdir()
     watched.path.touch()
     sight, around = Sight(), Surroundings({watched.path.stat().st_dev: kind})

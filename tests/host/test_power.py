@@ -52,7 +52,7 @@ def test_battery_when_the_host_has_these_supplies_then_it_is_read(
     assert read_battery(tmp_path) == battery
 
 
-def test_battery_when_the_kernel_has_no_supplies_at_all_then_there_is_none(tmp_path: Path) -> None:
+def test_battery_when_the_kernel_has_no_supplies_at_all_then_the_host_has_no_battery(tmp_path: Path) -> None:
     assert read_battery(tmp_path / "missing") is None
 
 

@@ -338,7 +338,7 @@ async def test_hello_when_many_connections_say_nothing_then_it_is_answered_anywa
     assert silent[0].hear() == []
 
 
-async def test_descriptors_when_connections_come_and_go_then_none_stays_open(host: LauncherHost) -> None:
+async def test_descriptors_when_connections_come_and_go_then_each_is_closed(host: LauncherHost) -> None:
     client = await host.start()
     descriptors = Path(f"/proc/{client.facts.pid}/fd")
     await client.list_runs()

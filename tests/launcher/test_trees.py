@@ -217,7 +217,7 @@ async def test_leaked_when_no_open_run_can_own_it_then_it_is_stopped(host: Launc
     assert await host.state(client, later) is RunState.RUNNING
 
 
-async def test_leaked_when_there_is_one_then_hello_says_so(host: LauncherHost) -> None:
+async def test_leaked_when_a_process_is_leaked_then_hello_counts_it(host: LauncherHost) -> None:
     client = await host.start(epoch=1)
     await two_runs_and_a_nameless_child(host, client)
     await client.list_runs()

@@ -270,7 +270,7 @@ CASES = [(name, sql, evidence) for name, damages in DAMAGED_ROWS.items() for sql
 
 
 @pytest.mark.parametrize(("name", "sql", "evidence"), CASES, ids=[f"{name}-{sql[-40:]}" for name, sql, _ in CASES])
-def test_rows_when_one_is_damaged_then_the_check_of_that_name_says_so(
+def test_rows_when_one_is_damaged_then_the_check_of_that_name_fails(
     state: Path, name: str, sql: str, evidence: str
 ) -> None:
     edit(state, sql)
@@ -298,7 +298,7 @@ def test_doctor_when_the_schema_is_newer_then_only_what_needs_it_is_not_made(sta
     assert "start the stokerd that wrote it" in results["schema"]["findings"][0]["remedy"]
 
 
-def test_checkpoints_when_a_running_step_saves_none_then_it_is_stale(
+def test_checkpoints_when_a_running_step_saves_no_checkpoint_then_it_is_stale(
     daemon: DaemonProcess, gate: Gate, tmp_path: Path
 ) -> None:
     (tmp_path / "stoker.toml").write_text("[workflows]\nstale_ms = 1\n")

@@ -40,7 +40,7 @@ def restored(daemon: DaemonProcess, *source: str) -> None:
     daemon.start()
 
 
-def test_hooks_when_a_state_is_restored_then_no_change_of_before_is_told_again(daemon: DaemonProcess) -> None:
+def test_hooks_when_a_state_is_restored_then_no_earlier_change_runs_a_hook_again(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         fail(client, daemon)
         purge(client)

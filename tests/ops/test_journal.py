@@ -148,7 +148,7 @@ def test_start_when_the_database_is_behind_its_journal_then_it_is_refused(daemon
     assert ran.read_text() == "\n"
 
 
-def test_journal_when_it_was_damaged_then_an_error_says_so_and_a_new_chain_begins(daemon: DaemonProcess) -> None:
+def test_journal_when_it_was_damaged_then_an_error_is_logged_and_a_new_chain_begins(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         end_of(client, submit(client, shell("exit 0")))
     journaled(daemon)
@@ -192,7 +192,7 @@ def test_journal_when_it_is_too_big_then_what_a_backup_replaces_goes(daemon: Dae
     assert severities(report, "journaled") == {"note"}
 
 
-def test_journal_when_it_is_off_then_none_is_kept(stopped_daemon: DaemonProcess) -> None:
+def test_journal_when_it_is_off_then_no_file_is_written(stopped_daemon: DaemonProcess) -> None:
     stopped_daemon.config.write_text("[journal]\nenabled = false\n")
     stopped_daemon.start()
     with stopped_daemon.client() as client:
@@ -204,7 +204,7 @@ def test_journal_when_it_is_off_then_none_is_kept(stopped_daemon: DaemonProcess)
     assert not (stopped_daemon.state_dir / "journal").exists()
 
 
-def test_journal_when_it_cannot_be_written_then_it_says_so_and_catches_up(daemon: DaemonProcess) -> None:
+def test_journal_when_it_cannot_be_written_then_it_reports_the_error_and_catches_up(daemon: DaemonProcess) -> None:
     journal = daemon.state_dir / "journal"
     with daemon.client() as client:
         end_of(client, submit(client, shell("exit 0")))
@@ -228,7 +228,7 @@ def test_journal_when_it_cannot_be_written_then_it_says_so_and_catches_up(daemon
     assert len(list(daemon.events("journal_back"))) == 1
 
 
-def test_journal_when_a_row_cannot_be_read_for_it_then_status_says_so_until_it_can(daemon: DaemonProcess) -> None:
+def test_journal_when_a_row_cannot_be_read_then_status_shows_it_until_it_can(daemon: DaemonProcess) -> None:
     with daemon.client() as client, closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as connection:
         end_of(client, submit(client, shell("exit 0")))
         journaled(daemon)

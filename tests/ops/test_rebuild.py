@@ -100,7 +100,7 @@ def test_restore_when_it_ends_at_a_point_then_it_has_the_state_of_it(
         assert jobs_in(root) == jobs
 
 
-def test_restore_when_its_end_is_inside_of_a_commit_then_it_ends_before_and_says_so(past: Past, root: Path) -> None:
+def test_restore_when_its_end_is_inside_a_commit_then_it_ends_before_and_reports_it(past: Past, root: Path) -> None:
     """Changes that were committed together are restored together, or not at all."""
     ends = sorted(line.seq for path in files(root / "journal") for line in content(path))
     inside = next(seq for seq in range(past.points[0][0], ends[-1]) if seq not in ends)

@@ -501,7 +501,7 @@ def test_backup_when_it_is_the_database_itself_then_it_is_refused(state: Path) -
         carry_out(str(state), str(state / "stoker.db"))
 
 
-def test_backup_when_there_is_none_then_it_says_so(tmp_path: Path) -> None:
+def test_preview_when_there_is_no_backup_then_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackupRefused, match="there is no backup in"):
         preview(str(tmp_path), "latest")
 

@@ -44,7 +44,7 @@ def test_mounts_when_read_then_only_version_2_is_named() -> None:
     assert list(read_mounts(MOUNTINFO)) == [Path("/sys/fs/cgroup/unified")]
 
 
-def test_root_when_switched_off_then_there_is_none() -> None:
+def test_root_when_switched_off_then_no_cgroup_is_used() -> None:
     assert find_root("off") is None
 
 

@@ -52,7 +52,7 @@ async def started(host: LauncherHost, stuck_ms: int) -> LauncherClient:
     return client
 
 
-async def test_client_when_an_answer_is_owed_and_none_comes_then_it_is_stuck_and_then_back(host: LauncherHost) -> None:
+async def test_client_when_an_awaited_answer_is_late_then_it_is_stuck_and_then_back(host: LauncherHost) -> None:
     client = await started(host, STUCK_MS)
     order = host.order("/bin/true")
 

@@ -78,7 +78,7 @@ async def test_find_when_only_a_worker_outlived_it_then_it_is_dead(host: Launche
     assert find_launchers(host.state_dir) == ([], [client.launcher])
 
 
-async def test_find_when_there_is_no_directory_yet_then_there_are_none(host: LauncherHost) -> None:
+async def test_find_when_there_is_no_directory_yet_then_no_launcher_is_found(host: LauncherHost) -> None:
     assert find_launchers(host.state_dir) == ([], [])
 
 
@@ -109,7 +109,7 @@ async def test_start_when_the_launcher_cannot_begin_then_its_own_words_are_the_e
     assert find_launchers(host.state_dir).alive == []
 
 
-async def test_start_when_we_hold_descriptors_then_the_launcher_gets_none_of_them(host: LauncherHost) -> None:
+async def test_start_when_we_hold_descriptors_then_the_launcher_does_not_inherit_them(host: LauncherHost) -> None:
     secret = os.open(host.home, os.O_RDONLY)
     fcntl.fcntl(secret, fcntl.F_SETFD, 0)
     try:

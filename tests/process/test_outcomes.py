@@ -30,7 +30,7 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "outcomes" / "3-cafe0000.log"
 
 
-def test_outcomes_when_nothing_was_written_then_there_are_none(tmp_path: Path) -> None:
+def test_outcomes_when_nothing_was_written_then_the_list_is_empty(tmp_path: Path) -> None:
     assert read_outcomes(tmp_path) == []
 
 

@@ -77,7 +77,7 @@ async def sweep_with_descriptors(instance: str, run_id: str, count: int) -> tupl
     return result.killed, result.left
 
 
-async def test_sweep_when_descriptors_run_out_anywhere_then_it_leaves_none_open(host: LauncherHost) -> None:
+async def test_sweep_when_descriptors_run_out_anywhere_then_it_closes_its_own(host: LauncherHost) -> None:
     order = host.shell("sh -c 'sleep 600' & env -i sleep 600 & echo up; read _ < $0")
     await orphan(host, order, "up")
 

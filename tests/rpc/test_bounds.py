@@ -178,7 +178,9 @@ def test_reads_when_one_is_refused_at_once_then_those_behind_it_are_answered(cli
     ],
     ids=["jobs", "requests", "ids"],
 )
-def test_errors_when_they_are_answered_then_none_waits_for_the_collector(client: RawClient, wrong: bytes) -> None:
+def test_errors_when_they_are_answered_then_they_are_freed_without_the_collector(
+    client: RawClient, wrong: bytes
+) -> None:
     client.ask("system.health")
     gc.collect()
     gc.disable()

@@ -150,7 +150,7 @@ def impatient_client(server: ServerThread) -> stoker.Client:
     return client
 
 
-def test_call_when_there_are_too_many_connections_then_it_tries_again_and_says_so() -> None:
+def test_call_when_there_are_too_many_connections_then_it_reports_it_and_retries() -> None:
     with ServerThread(max_connections_per_uid=1) as server, stoker.Client(server.path) as first:
         first.status()
 

@@ -86,7 +86,7 @@ def test_read_params_when_a_field_is_wrong_then_path_value_limit_and_hint_are_gi
 
 
 @pytest.mark.parametrize("value", [None, [], 5, "x"])
-def test_read_params_when_they_are_no_object_then_the_error_says_so(value: object) -> None:
+def test_read_params_when_they_are_no_object_then_the_error_names_the_type(value: object) -> None:
     with pytest.raises(InvalidParams, match="params: expected an object, got"):
         read_params(value, JobParams)
 

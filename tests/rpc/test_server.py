@@ -394,7 +394,7 @@ def test_logs_when_the_job_is_unknown_then_the_opening_fails(client: RawClient) 
     assert code_of(client.ask("job.logs", id=77)) == "job_not_found"
 
 
-def test_watch_when_its_source_breaks_then_the_end_says_so(client: RawClient) -> None:
+def test_watch_when_its_source_breaks_then_it_ends_with_an_error(client: RawClient) -> None:
     opened = client.ask("watch", after=10)["result"]
 
     changes, end = client.hear()["params"], client.hear()["params"]

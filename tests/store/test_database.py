@@ -192,7 +192,7 @@ async def test_reader_when_it_is_idle_then_it_holds_no_transaction(state: Opened
     assert busy == 0
 
 
-async def test_reader_when_the_file_is_no_database_then_it_says_so(tmp_path: Path, open_at: Open) -> None:
+async def test_reader_when_the_file_is_no_database_then_it_is_refused(tmp_path: Path, open_at: Open) -> None:
     (tmp_path / "x.db").write_text("x" * 5_000)
 
     with pytest.raises(sqlite3.DatabaseError):

@@ -39,7 +39,7 @@ def prepared(directory: StateDirectory) -> StateDirectory:
 # --- whose directory it is ----------------------------------------------------------------------------------
 
 
-def test_prepare_when_there_is_none_then_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+def test_prepare_when_the_directory_is_missing_then_it_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     of = StateDirectory(tmp_path / "a" / "b" / "state")
 
     of.prepare()

@@ -119,7 +119,7 @@ def test_next_when_several_times_are_ahead_then_it_is_the_earliest_of_each_clock
 
 
 @pytest.mark.parametrize(("number", "more"), [(2, False), (3, True), (4, True)])
-def test_due_when_there_is_more_than_asked_for_then_it_says_so(
+def test_due_when_more_is_due_than_the_limit_then_it_is_marked_incomplete(
     database: sqlite3.Connection, number: int, *, more: bool
 ) -> None:
     put(database, [asked(ident=ident, wake_at=NOW.steady) for ident in range(1, number + 1)])
@@ -154,7 +154,7 @@ def test_load_when_all_kinds_are_wanted_then_each_is_answered(database: sqlite3.
     assert [one.id for one in loaded.lanes["bulk", None]] == [3]
 
 
-def test_load_when_no_job_is_asked_for_then_none_is_read(database: sqlite3.Connection) -> None:
+def test_load_when_no_job_is_requested_then_no_job_is_read(database: sqlite3.Connection) -> None:
     put(database, [job(id=1)])
 
     assert load(database, Wanted(NOW, keys={(0, "k")})).jobs == {}
@@ -197,7 +197,7 @@ def test_load_when_a_needed_job_is_in_memory_then_only_its_dependents_are_read(d
     "wanted", [Wanted(NOW, ids={1}), Wanted(NOW, keys={(0, "")}), Wanted(NOW, dependents_of={1: 0}),
                Wanted(NOW, run_ids={""}), Wanted(NOW, lanes=[("q", None, 1)]), Wanted(NOW, due=True)]
 )  # fmt: skip
-def test_wanted_when_anything_is_asked_then_it_costs_a_hop_and_otherwise_none(wanted: Wanted) -> None:
+def test_wanted_when_anything_is_requested_then_it_is_true_and_when_empty_false(wanted: Wanted) -> None:
     assert wanted
     assert not Wanted(NOW)
 

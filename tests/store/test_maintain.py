@@ -18,7 +18,7 @@ async def test_maintain_when_a_piece_of_upkeep_is_done_then_its_count_comes_back
     assert await state.writer.maintain(optimize) == 0
 
 
-async def test_maintain_when_the_connection_is_gone_then_it_says_so(state: Opened) -> None:
+async def test_maintain_when_the_connection_is_gone_then_it_fails(state: Opened) -> None:
     await state.writer.read(sqlite3.Connection.close)
 
     with pytest.raises(StorageFailed):

@@ -108,7 +108,7 @@ def outcomes(connection: sqlite3.Connection, table: str, column: str) -> list[Ex
     return raised
 
 
-def test_tables_when_listed_then_each_has_a_reader_here_or_none_at_all(database: sqlite3.Connection) -> None:
+def test_tables_when_listed_then_each_has_a_reader_here_or_needs_no_reader(database: sqlite3.Connection) -> None:
     names = {name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
 
     assert {name for name in names if not name.startswith("sqlite_stat")} == READERS.keys() | OTHERS
@@ -116,7 +116,7 @@ def test_tables_when_listed_then_each_has_a_reader_here_or_none_at_all(database:
 
 
 @pytest.mark.parametrize("table", READERS)
-def test_value_when_no_release_stores_it_then_its_reader_says_so(lenient: sqlite3.Connection, table: str) -> None:
+def test_value_when_no_release_stores_it_then_its_reader_refuses_it(lenient: sqlite3.Connection, table: str) -> None:
     READERS[table](lenient)  # sound as it is
     refused = 0
     for column in columns(lenient, table):

@@ -188,7 +188,7 @@ async def test_commit_when_the_schema_has_changed_then_it_is_in_doubt(state: Ope
     assert not state.writer.full
 
 
-async def test_commit_when_the_process_is_asked_nothing_then_an_empty_batch_says_so(state: Opened) -> None:
+async def test_commit_when_the_batch_is_empty_then_nothing_is_written(state: Opened) -> None:
     before = await state.writer.read(tables)
     assert not Batch()
 

@@ -54,7 +54,7 @@ def test_log_when_json_then_event_level_and_ts_come_first(lines: Lines) -> None:
     assert before - 0.001 <= datetime.fromisoformat(line["ts"]).timestamp() <= time.time()
 
 
-def test_log_when_a_field_is_none_then_it_is_left_out(lines: Lines) -> None:
+def test_log_when_a_field_is_null_then_it_is_left_out(lines: Lines) -> None:
     log(LogEvent.JOB_STARTED, job=1, queue=None)
     assert "queue" not in lines()[0]
 

@@ -71,7 +71,7 @@ def test_crontab_when_a_value_has_very_many_spaces_then_it_is_read_all_the_same(
     assert job.environment["X"] == value
 
 
-def test_crontab_when_a_line_has_no_counterpart_then_a_remark_says_so() -> None:
+def test_crontab_when_a_line_has_no_counterpart_then_a_remark_explains() -> None:
     remarks = read_crontab(OWN, users=False).remarks
 
     assert [(line, text.split()[0]) for line, text in remarks] == [(1, "MAILTO"), (9, "@reboot")]

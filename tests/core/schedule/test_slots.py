@@ -90,7 +90,7 @@ def test_slots_when_more_are_due_than_fit_a_turn_then_the_next_turn_goes_on() ->
 
 
 @given(st.integers(10, 400), st.sampled_from([*Misfire]), st.integers(0, 59_999), st.integers(1, 3))
-def test_slots_when_time_passes_in_steps_then_none_comes_twice_or_early(
+def test_slots_when_time_passes_in_steps_then_each_comes_once_and_never_early(
     step_s: int, misfire: Misfire, jitter_ms: int, hours: int
 ) -> None:
     current, now = schedule(misfire=misfire, jitter_ms=jitter_ms), START
@@ -202,7 +202,7 @@ def test_slot_when_it_waits_and_its_schedule_is_replaced_then_it_is_kept_or_name
     assert (kept.last_job, kept.last_slot, kept.created_at) == (7, START, START)
 
 
-def test_schedule_when_it_replaces_none_then_it_is_as_it_was_sent() -> None:
+def test_schedule_when_it_is_new_then_it_is_as_it_was_sent() -> None:
     assert taken_over(None, schedule(), START) == (schedule(), None)
 
 

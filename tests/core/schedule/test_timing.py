@@ -208,7 +208,7 @@ def test_timing_when_it_is_wrong_then_the_message_says_why(timing: str, zone: st
         first_slot(timing, zone, at("2026-05-05"))
 
 
-def test_slot_when_the_calendar_ends_then_there_is_none() -> None:
+def test_slot_when_the_calendar_ends_then_no_slot_follows() -> None:
     assert next_slot("0 0 1 1 *", "UTC", at("9999-06-01")) is None
     assert slots_of("@daily", "UTC")(2**60) is None
 
