@@ -18,9 +18,7 @@ from stoker.engine.heartbeats import Heartbeats
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState
 from stoker.engine.messages import Alarms, DueJobs
-from stoker.engine.rate_memory import LiveRates
 from stoker.engine.timers import Alarm, Limit, Timers
-from stoker.engine.turn import Turn
 from stoker.executors.launcher_pool import LauncherPool
 
 GAP_MS = 2_000
@@ -56,8 +54,10 @@ class Deadlines:
     def rearm(self) -> None:
         """Set the timer to what is due next; cheap if that has not changed."""
         now = self._clock.now()
-        delay = self._timers.delay_ms(now)
+        delay, token_at = self._timers.delay_ms(now), self._memory.rates.next_at
         due_at = None if delay is None else now.steady + delay
+        if token_at is not None and token_at > now.steady:  # else a turn is due, which sets this timer again
+            due_at = token_at if due_at is None else min(due_at, token_at)
         set_for = self._timer.due_at
         if due_at is None or set_for is None or due_at < set_for:
             self._timer.set(due_at)
@@ -107,6 +107,9 @@ class Deadlines:
         if self._timers.pending_due(now):
             self._timers.forget_pending()
             self._inbox.post(DueJobs())
+        token_at = self._memory.rates.next_at
+        if token_at is not None and token_at <= now.steady:
+            self._inbox.wake()  # the turn finds out which job may start
         self.rearm()
 
     def _post(self, due: Sequence[Alarm], now: Now) -> None:
@@ -128,20 +131,3 @@ class Deadlines:
             return alarm
         self._timers.set_later(later, later.at)
         return None
-
-
-class RateClock:
-    """Wakes the loop when a job that waits for a token of its rate may get one. The turn finds out which job."""
-
-    def __init__(self, rates: LiveRates, inbox: Inbox, clock: Clock) -> None:
-        self._rates = rates
-        self._timer = DueTimer(clock, lambda _late_ms: inbox.wake())
-
-    def after_commit(self, _turn: Turn) -> None:
-        self._timer.set(self._rates.next_at)
-
-    def tick(self) -> None:
-        self._timer.check()
-
-    def close(self) -> None:
-        self._timer.stop()

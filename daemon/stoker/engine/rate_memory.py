@@ -1,7 +1,7 @@
 """The rates and the buckets in memory, and when the next token comes for jobs that wait for one.
 
 Owns the copy of the buckets that are not full; a full one is not kept, so a million keys that were used long ago cost
-nothing. It only says what is due: `RateClock` wakes the loop. Invariants: a bucket changes in the turn of a start, and
+nothing. It only says what is due: `Deadlines` wakes the loop. Invariants: a bucket changes in the turn of a start, and
 its row in the commit of that turn; each name that waits is in the heap once.
 """
 

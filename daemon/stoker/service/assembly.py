@@ -20,7 +20,7 @@ from stoker.core.job.model import ExecutionMode, State
 from stoker.core.raw_bytes import native
 from stoker.core.workflow.fingerprint import digest
 from stoker.engine.attempt_inputs import AttemptInputs
-from stoker.engine.deadlines import Deadlines, RateClock
+from stoker.engine.deadlines import Deadlines
 from stoker.engine.dispatcher import Dispatcher
 from stoker.engine.effects import Effects
 from stoker.engine.heartbeats import Heartbeats
@@ -213,8 +213,7 @@ class Engine:
         self.awaited = Awaited(self.config, self.clock, self.memory, self.inbox, self.throttle, self.background)
         self.hooks = Hooks(self.intake, self.config.hooks.values())
         self.schedule_clock = ScheduleClock(self.memory, self.intake, self.inbox, self.clock, self.background)
-        self.rate_clock = RateClock(self.memory.rates, self.inbox, self.clock)
-        followers = (self.followups, self.archives, self.rooms, self.schedule_clock, self.rate_clock)
+        followers = (self.followups, self.archives, self.rooms, self.schedule_clock)
         after = (self.effects, self.recovery, self.awaited, *followers)
         self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.hooks, self.stalls, after)
 
@@ -263,7 +262,6 @@ class Engine:
             "watch of conditions": self.awaited,
             "check for a gap of time": self.deadlines,
             "check of the schedules' clock": self.schedule_clock,
-            "check of the rates' clock": self.rate_clock,
             "housekeeping": self.housekeeping,
             "search for stale checkpoints": self.staleness,
             "retention": self.retention,
@@ -390,7 +388,6 @@ class Engine:
         await self.housekeeping.close()
         self.deadlines.stop()
         self.schedule_clock.close()
-        self.rate_clock.close()
         self.heartbeats.stop()
         await self.background.close()
         await self.in_process.close()
