@@ -111,7 +111,7 @@ class Daemon:
                 "database": lambda: engine.reader.run(reader.ping),
                 "loop": engine.loop.answers,
                 "launcher": engine.launcher_answers,
-                "state": engine.state_is_in_place,
+                "state": engine.housekeeping.state_is_in_place,
             },
         )
         self._listen(engine, health, given)

@@ -12,10 +12,10 @@ import pytest
 from stoker.config import Config
 from stoker.core.named_events import EmitParams
 from stoker.core.requests import JobParams
-from stoker.engine.conditions import ConditionWatch, Emission
 from stoker.engine.inbox import Inbox
 from stoker.engine.loop import Loop
 from stoker.engine.memory import LiveState
+from stoker.engine.named_events import Emission
 from stoker.engine.spec_defaults import SpecDefaults
 from stoker.engine.submit import Intake, Submission
 from stoker.store.loading import DEPENDENTS_LIMIT
@@ -36,8 +36,7 @@ GIVEN = "SELECT job_id, count(DISTINCT event_id) FROM job_events GROUP BY job_id
 async def test_event_when_it_is_for_one_and_on_its_way_then_only_one_job_gets_it(state: Opened, older: int) -> None:
     """More events than one turn finds jobs for; newer jobs are stored in the same turn, and ask for what is kept."""
     memory, inbox, still = LiveState(state.snapshot.queues, {}, 0, 0), Inbox(), Still()
-    watch = ConditionWatch(memory, inbox)
-    loop = Loop(inbox, state.writer, memory, still, still, still, Stalls(Telemetry()), [watch])
+    loop = Loop(inbox, state.writer, memory, still, still, still, Stalls(Telemetry()), [inbox])
     intake = Intake(SpecDefaults(Config()), 60_000, 0)
     spec = JobParams(command="true", working_dir="/", wait_for="event:card")
     inbox.post(Submission(intake, [spec] * older, 0, atomic=False))

@@ -16,7 +16,7 @@ from stoker.core.job.conditions import ConditionGroup
 from stoker.core.job.model import NeedOn, OnOrphan, SupersedeRunning
 from stoker.core.named_events import EmitParams
 from stoker.core.requests import JobChanges, JobParams, NeedParams, RestartParams, Verb, VerbParams
-from stoker.engine.conditions import Emission
+from stoker.engine.named_events import Emission
 from stoker.engine.submit import Submission
 from tests.simulation.host import Host
 from tests.simulation.laws import Laws

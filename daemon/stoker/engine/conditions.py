@@ -1,38 +1,38 @@
-"""Conditions that jobs wait for: which are met at a submit, by an event, or by the end of a job or workflow.
+"""Conditions that jobs wait for: which are met at a submit, by the end of a job or workflow, by a file, or by the host.
 
-An event reaches its jobs in the commit that stores it, or, if they are many, in the commits that follow; the row of the
-event says how far that is. Each condition that is met is a change of its job. Invariants: an event meets each condition
-once; a crash neither loses an event that was answered nor gives it twice.
+Each condition that is met is a change of its job. A condition about the host counts only while it holds, so it is
+closed only in the turn in which nothing else blocks its job any more: a job is looked at when a condition begins to
+hold, when the job itself changes while one holds, and when its `run_at` has passed. Events are in `named_events`.
+Invariant: a look at a file counts only for jobs that were there when it began, as what it saw is older than what was
+kept for any later one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from stoker.core.errors import (
-    IdempotencyConflict,
-    JobNotFound,
-    StokerError,
-    TooManyEvents,
-    TooManyPaths,
-    WorkflowNotFound,
-)
+from stoker.core.errors import JobNotFound, StokerError, TooManyPaths, WorkflowNotFound
 from stoker.core.job import events as ev
-from stoker.core.job.conditions import OF_FILES, OF_HOST, ConditionKind, Tree, is_open, kind_of, target_of, texts
+from stoker.core.job.conditions import (
+    OF_FILES,
+    OF_HOST,
+    ConditionKind,
+    Tree,
+    is_open,
+    kind_of,
+    met_with_host,
+    target_of,
+    texts,
+)
 from stoker.core.job.model import STOKER, Actor, Job, State
-from stoker.core.named_events import KEPT_OF_A_NAME, KEPT_OF_A_USER, EmitParams, NamedEvent, condition_of
-from stoker.engine.inbox import Inbox, Message, RequestMessage
-from stoker.engine.memory import LiveState
-from stoker.engine.turn import LogLine, Turn
-from stoker.store.conditions import LAST_ID, ConditionWaiter, KeptCount, WaiterPortion, WaitersWanted
+from stoker.core.job.transition import delay_ms
+from stoker.core.named_events import NamedEvent
+from stoker.engine.inbox import Message, PostMessage
+from stoker.engine.turn import Turn
+from stoker.store.conditions import ConditionWaiter, WaitersWanted
 from stoker.store.loading import Wanted
-from stoker.telemetry.events import LogEvent
-
-if TYPE_CHECKING:
-    from stoker.core.views import EmitAnswer
 
 MOST_PATHS = 10_000  # each takes some inotify watches of the host, and memory
 
@@ -125,18 +125,31 @@ def begin(turn: Turn, job: Job, seen: Mapping[str, str]) -> Job:
 def _take_kept(turn: Turn, name: str, owner_uid: int) -> NamedEvent | None:
     """The newest event that was kept for later submits; one that is for one job only is used up."""
     events = turn.loaded.kept_events.get(name, {})
-    for event in [_newest(turn, event) for event in events.values()]:
+    for event in [newest_event(turn, event) for event in events.values()]:
         # One for a single job goes to those who wait longer, as long as it is still being delivered.
         is_free = not event.one or event.next_after is None
         if is_free and event.owner_uid in (0, owner_uid) and event.kept(turn.now.wall):
             taken = replace(event, reached=event.reached + 1)
-            _update(turn, taken)
+            update_event(turn, taken)
             if taken.used_up:
                 del events[event.id]
             else:
                 events[event.id] = taken
             return taken
     return None
+
+
+def newest_event(turn: Turn, event: NamedEvent) -> NamedEvent:
+    """The event as it is in this turn: other messages may have given it to jobs."""
+    return turn.batch.new_events.get(event.id) or turn.batch.events.get(event.id) or event
+
+
+def update_event(turn: Turn, event: NamedEvent) -> None:
+    """More jobs got it. Its data are stored once, with the event."""
+    if event.id in turn.batch.new_events:
+        turn.batch.new_events[event.id] = replace(event, data=turn.batch.new_events[event.id].data)
+    else:
+        turn.batch.events[event.id] = event
 
 
 def meet(turn: Turn, waiter: ConditionWaiter, event: NamedEvent | None = None) -> bool:
@@ -156,170 +169,7 @@ def meet(turn: Turn, waiter: ConditionWaiter, event: NamedEvent | None = None) -
     return True
 
 
-# --- events -------------------------------------------------------------------------------------------------
-
-
-def _count_kept(turn: Turn, event: NamedEvent) -> None:
-    """Raises TooManyEvents if no further event may be kept. One that replaces another of this turn takes its place."""
-    if any(_replaces(event, other) for other in turn.batch.new_events.values()):
-        return
-    count = turn.loaded.kept_counts[event.owner_uid, event.name]
-    if count.of_name >= KEPT_OF_A_NAME:
-        problem = f"name: {KEPT_OF_A_NAME} events {event.name!r} of yours are kept, which is the limit"
-        raise TooManyEvents(problem, path="name", hint="emit it without keep_ms, or let jobs take those that are kept")
-    if count.of_owner >= KEPT_OF_A_USER:
-        problem = f"keep_ms: {KEPT_OF_A_USER} events of yours are kept, which is the limit"
-        raise TooManyEvents(problem, path="keep_ms", hint="keep events for a shorter time: stoker event ls")
-    for (owner, name), (of_name, of_owner) in turn.loaded.kept_counts.items():
-        if owner == event.owner_uid:
-            turn.loaded.kept_counts[owner, name] = KeptCount(of_name + (name == event.name), of_owner + 1)
-
-
-def _replaces(event: NamedEvent, other: NamedEvent) -> bool:
-    """Whether no later job gets the other one: this one is newer and kept as long."""
-    same = (event.owner_uid, event.name, False, False) == (other.owner_uid, other.name, event.one, other.one)
-    return same and 0 < other.keep_until <= event.keep_until
-
-
-def _record(turn: Turn, event: NamedEvent) -> None:
-    """An event was emitted: its id is the number of its change."""
-    payload = {"id": event.id, "one": event.one, "keep_until": event.keep_until, "bytes": len(event.data)}
-    turn.record("system", event.condition, "emitted", payload, Actor(event.owner_uid))
-    turn.effects.append(LogLine(LogEvent.EVENT_EMITTED, {"name": event.name, "id": event.id, "uid": event.owner_uid}))
-    turn.batch.new_events[event.id] = event
-
-
-def _newest(turn: Turn, event: NamedEvent) -> NamedEvent:
-    """The event as it is in this turn: other messages may have given it to jobs."""
-    return turn.batch.new_events.get(event.id) or turn.batch.events.get(event.id) or event
-
-
-def _update(turn: Turn, event: NamedEvent) -> None:
-    """More jobs got it. Its data are stored once, with the event."""
-    if event.id in turn.batch.new_events:
-        turn.batch.new_events[event.id] = replace(event, data=turn.batch.new_events[event.id].data)
-    else:
-        turn.batch.events[event.id] = event
-
-
-class GoOn(ev.Effect, frozen=True):
-    """More jobs wait than one turn can serve: this message serves the next of them."""
-
-    message: Message
-
-
-class Emission(RequestMessage["EmitAnswer"]):
-    """A named event, answered after the commit that stores it."""
-
-    def __init__(self, sent: EmitParams, owner_uid: int) -> None:
-        super().__init__()
-        self._sent = sent
-        self._owner = owner_uid
-        self._waiters = WaitersWanted(condition_of(sent.name), owner_uid=owner_uid)
-
-    def declare_reads(self, wanted: Wanted) -> None:
-        wanted.waiters[self._waiters] = None
-        if self._sent.keep_ms is not None:
-            wanted.kept_counts.add((self._owner, self._sent.name))
-        if self._sent.idempotency_key:
-            wanted.event_keys.add((self._owner, self._sent.idempotency_key))
-
-    def apply_to(self, turn: Turn) -> Iterator[None]:
-        earlier = self._earlier(turn)
-        if earlier is not None:
-            self.answer_after(turn, _answer(earlier, existing=True))
-            return
-        event = self._event(turn)
-        if self._sent.keep_ms is not None:
-            _count_kept(turn, event)
-        _record(turn, event)
-        event = yield from deliver(turn, event, turn.loaded.waiters[self._waiters])
-        if event.key is not None:
-            turn.loaded.events_of_key[self._owner, event.key] = event
-        if not event.reached and event.next_after is None and not event.kept(turn.now.wall):
-            turn.batch.new_events[event.id] = replace(event, data="")  # no job can get it
-        if event.kept(turn.now.wall):
-            others = turn.loaded.kept_events.get(event.name, {})
-            turn.loaded.kept_events[event.name] = {event.id: event, **others}
-        self.answer_after(turn, _answer(event, existing=False))
-
-    def _event(self, turn: Turn) -> NamedEvent:
-        sent, now = self._sent, turn.now.wall
-        return NamedEvent(
-            id=turn.memory.last_seq + 1,
-            owner_uid=self._owner,
-            name=sent.name,
-            data=sent.encoded.decode(),
-            emitted_at=now,
-            one=sent.one,
-            keep_until=0 if sent.keep_ms is None else now + sent.keep_ms,
-            last_job=turn.memory.last_id,
-            key=sent.idempotency_key,
-            digest=sent.digest,
-        )
-
-    def _earlier(self, turn: Turn) -> NamedEvent | None:
-        """The event that was emitted with this key. Raises IdempotencyConflict."""
-        key = self._sent.idempotency_key
-        event = turn.loaded.events_of_key.get((self._owner, key)) if key else None
-        if event is not None and event.digest != self._sent.digest:
-            raise IdempotencyConflict(
-                f"idempotency_key: {key!r} was used for event {event.id} ({event.name}) with other values",
-                hint=f"stoker event ls {event.name}, or choose another key",
-                path="idempotency_key",
-                id=event.id,
-            )
-        return event
-
-
-class EventDelivery(Message):
-    """The next jobs that are to get an event."""
-
-    def __init__(self, event: NamedEvent) -> None:
-        self._event = event
-        last = LAST_ID if event.one and event.keep_until else event.last_job
-        self._waiters = WaitersWanted(event.condition, event.next_after or 0, last, event.owner_uid)
-
-    def declare_reads(self, wanted: Wanted) -> None:
-        wanted.waiters[self._waiters] = None
-        wanted.events.add(self._event.id)
-
-    def apply_to(self, turn: Turn) -> Iterator[None]:
-        """Turns since the message was posted may have given the event to other jobs."""
-        event = _newest(turn, turn.loaded.events[self._event.id])
-        yield from deliver(turn, event, turn.loaded.waiters[self._waiters])
-
-
-def deliver(turn: Turn, event: NamedEvent, portion: WaiterPortion) -> Generator[None, None, NamedEvent]:
-    """Give an event to the next jobs that wait for it. Returns it as it is stored."""
-    for waiter in _served(turn, event, portion):
-        if event.used_up:
-            break
-        event = replace(event, reached=event.reached + meet(turn, waiter, event))
-        yield
-    more = portion.more and not event.used_up
-    event = replace(event, next_after=portion.last if more else None)
-    _update(turn, event)
-    if more:
-        turn.effects.append(GoOn(EventDelivery(event)))
-    return event
-
-
-def _served(turn: Turn, event: NamedEvent, portion: WaiterPortion) -> Iterator[ConditionWaiter]:
-    """The jobs of a portion; after the last of those that were read, the jobs that were stored in this turn."""
-    new = [] if portion.more else turn.new_waiters.get(event.condition, ())
-    of_owner = (waiter for waiter in new if event.owner_uid in (0, turn.job(waiter.job_id).owner_uid))
-    for waiter in (*portion.waiters, *of_owner):
-        if waiter.job_id <= event.last_job or event.kept(turn.now.wall):
-            yield waiter
-
-
-def _answer(event: NamedEvent, *, existing: bool) -> EmitAnswer:
-    more = event.next_after is not None
-    return {"id": event.id, "name": event.name, "reached": event.reached, "more": more, "existing": existing}
-
-
-# --- ends of jobs and workflows -----------------------------------------------------------------------------
+# --- ends of jobs and workflows ------------------------------------------------------------------------------
 
 
 class EndAwaited(Message):
@@ -341,35 +191,12 @@ class EndAwaited(Message):
             meet(turn, waiter)
             yield
         if portion.more:
-            turn.effects.append(GoOn(EndAwaited(self._condition, portion.last)))
+            turn.effects.append(PostMessage(EndAwaited(self._condition, portion.last)))
         elif self._condition not in turn.new_waiters:
             turn.memory.ends_awaited.discard(self._condition)
 
 
-class ConditionWatch:
-    """Posts what follows a commit: the next portion of an event, and the ends that others wait for."""
-
-    def __init__(self, memory: LiveState, inbox: Inbox) -> None:
-        self._memory = memory
-        self._inbox = inbox
-
-    def begin(self, undelivered: Sequence[NamedEvent], ends_met: Sequence[str]) -> None:
-        """Go on with what an earlier daemon left."""
-        for event in undelivered:
-            self._inbox.post(EventDelivery(event))
-        for condition in ends_met:
-            self._inbox.post(EndAwaited(condition))
-
-    def after_commit(self, turn: Turn) -> None:
-        for effect in turn.effects:
-            if isinstance(effect, GoOn):
-                self._inbox.post(effect.message)
-        if self._memory.ends_awaited:
-            for condition in sorted(self._memory.ends_awaited.intersection(_ended(turn))):
-                self._inbox.post(EndAwaited(condition))
-
-
-def _ended(turn: Turn) -> Iterable[str]:
+def ends_of(turn: Turn) -> Iterable[str]:
     """The ends of this turn, as conditions."""
     for transition in turn.transitions:
         if transition.job.final:
@@ -377,3 +204,120 @@ def _ended(turn: Turn) -> Iterable[str]:
     for _, after, _ in turn.verdicts:
         if after.ended:
             yield f"{ConditionKind.WORKFLOW}:{after.id}"
+
+
+# --- files ---------------------------------------------------------------------------------------------------
+
+
+class FileSeen(Message):
+    """A look at the path of `condition` saw `seen` (empty: nothing). It began when `last_job` was the newest job."""
+
+    def __init__(self, condition: str, seen: str, last_job: int, after: int = 0) -> None:
+        self._condition = condition
+        self._seen = seen
+        self._last_job = last_job
+        self._waiters = WaitersWanted(condition, after, last_job)
+
+    def declare_reads(self, wanted: Wanted) -> None:
+        wanted.waiters[self._waiters] = None
+
+    def apply_to(self, turn: Turn) -> Iterator[None]:
+        portion = turn.loaded.waiters[self._waiters]
+        for waiter in portion.waiters:
+            self._tell(turn, waiter)
+            yield
+        if portion.more:
+            turn.effects.append(PostMessage(FileSeen(self._condition, self._seen, self._last_job, portion.last)))
+
+    def _tell(self, turn: Turn, waiter: ConditionWaiter) -> None:
+        if kind_of(self._condition) is ConditionKind.FILE_CHANGED:
+            before = turn.batch.seen.get(waiter[:2], waiter.seen)
+            if before is None:
+                turn.batch.seen[waiter[:2]] = self._seen
+            if before in (None, self._seen):
+                return
+        if self._seen:
+            meet(turn, waiter)
+
+
+# --- the host ------------------------------------------------------------------------------------------------
+
+
+class AskLater(ev.Effect, frozen=True):
+    """Only its `run_at` or a delay blocks the job, until `at` (steady ms)."""
+
+    job_id: int
+    at: int
+
+
+class HostChanged(Message):
+    """The conditions about the host that hold from now on."""
+
+    def __init__(self, holding: frozenset[str]) -> None:
+        self._holding = holding
+
+    def apply_to(self, turn: Turn) -> None:
+        begun = self._holding - turn.memory.holding
+        turn.memory.holding = self._holding
+        turn.effects += [
+            PostMessage(HostHolds(condition)) for condition in sorted(begun) if turn.memory.awaited[condition]
+        ]
+
+
+class HostHolds(Message):
+    """A condition has begun to hold: the jobs that wait for it are looked at, in portions."""
+
+    def __init__(self, condition: str, after: int = 0) -> None:
+        self._condition = condition
+        self._waiters = WaitersWanted(condition, after)
+
+    def declare_reads(self, wanted: Wanted) -> None:
+        wanted.waiters[self._waiters] = None
+
+    def apply_to(self, turn: Turn) -> Iterator[None]:
+        portion = turn.loaded.waiters[self._waiters]
+        for waiter in portion.waiters:
+            _look_at(turn, waiter.job_id)
+            yield
+        if portion.more and self._condition in turn.memory.holding:
+            turn.effects.append(PostMessage(HostHolds(self._condition, portion.last)))
+
+
+class HostHoldsFor(Message):
+    """Some jobs that wait for the host have changed, or the time has come for which they waited."""
+
+    def __init__(self, job_ids: Sequence[int]) -> None:
+        self._job_ids = job_ids
+
+    def declare_reads(self, wanted: Wanted) -> None:
+        wanted.ids.update(self._job_ids)
+
+    def apply_to(self, turn: Turn) -> Iterator[None]:
+        for job_id in self._job_ids:
+            _look_at(turn, job_id)
+            yield
+
+
+def now_met(turn: Turn) -> list[int]:
+    """The jobs that were changed in this turn, and whose open conditions are met with what the host is now."""
+    return [job_id for job_id in sorted(turn.awaiting) if _met(turn, turn.find(job_id))]
+
+
+def _met(turn: Turn, job: Job | None) -> list[int]:
+    """The numbers of the conditions about the host with which all conditions of a waiting job are met."""
+    if job is None or job.state is not State.WAITING or job.spec.wait_for is None or job.needs_open:
+        return []
+    return met_with_host(job.spec.wait_for, job.conditions_open, turn.memory.holding)
+
+
+def _look_at(turn: Turn, job_id: int) -> None:
+    job = turn.find(job_id)
+    numbers = _met(turn, job)
+    if job is None or not numbers:
+        return
+    delay = delay_ms(job, turn.now)
+    if delay:
+        turn.effects.append(AskLater(job_id, turn.now.steady + delay))
+        return
+    for number in numbers:
+        meet(turn, ConditionWaiter(job_id, number))

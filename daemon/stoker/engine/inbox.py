@@ -68,6 +68,12 @@ class AnswerRequest(ev.Effect, Generic[T], frozen=True):
     result: T
 
 
+class PostMessage(ev.Effect, frozen=True):
+    """There is more to do than fits in one turn: a later turn goes on with this message."""
+
+    message: Message
+
+
 class Barrier(RequestMessage[None]):
     """Changes nothing; it is answered when its turn is committed, and all turns before."""
 
@@ -91,6 +97,12 @@ class Inbox:
     def wake(self) -> None:
         """Let the loop take a turn, even without a message: more jobs may be able to start."""
         self._news.set()
+
+    def after_commit(self, turn: Turn) -> None:
+        """Post the messages that the turn leaves to later ones."""
+        for effect in turn.effects:
+            if isinstance(effect, PostMessage):
+                self.post(effect.message)
 
     async def ask(self, request: RequestMessage[T]) -> T:
         self.post(request)

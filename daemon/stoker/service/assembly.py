@@ -52,6 +52,8 @@ from stoker.upkeep.after_restore import settle_restore
 from stoker.upkeep.awaited import Awaited
 from stoker.upkeep.backups import Backups
 from stoker.upkeep.drain import Drain
+from stoker.upkeep.file_watch import FileWatch
+from stoker.upkeep.host_state import HostState
 from stoker.upkeep.housekeeping import Housekeeping
 from stoker.upkeep.journaling import Journaling
 from stoker.upkeep.leftovers import Leftovers
@@ -210,11 +212,13 @@ class Engine:
             self.inbox,
             self.telemetry,
         )
-        self.awaited = Awaited(self.config, self.clock, self.memory, self.inbox, self.throttle, self.background)
+        files = FileWatch(self.memory, self.inbox, self.clock, self.background)
+        host = HostState(self.config, self.clock, self.memory, self.inbox, self.throttle, self.background)
+        self.awaited = Awaited(self.memory, self.inbox, files, host)
         self.hooks = Hooks(self.intake, self.config.hooks.values())
         self.schedule_clock = ScheduleClock(self.memory, self.intake, self.inbox, self.clock, self.background)
         followers = (self.followups, self.archives, self.rooms, self.schedule_clock)
-        after = (self.effects, self.recovery, self.awaited, *followers)
+        after = (self.effects, self.inbox, self.recovery, self.awaited, *followers)
         self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.hooks, self.stalls, after)
 
     def _build_refusals(self, directory: StateDirectory, opened: Opened) -> None:
@@ -349,11 +353,6 @@ class Engine:
         if self.safe_mode.state is not None:
             return f"safe mode: {self.safe_mode.state.why}"
         return f"{len(self.memory.runs)} running, {self.memory.total(State.QUEUED)} queued"
-
-    async def state_is_in_place(self) -> None:
-        """Raises StateRefused when the state directory was removed or replaced under this daemon."""
-        if self.housekeeping.lost is not None:
-            raise self.housekeeping.lost
 
     async def launcher_answers(self) -> None:
         """Return when a launcher answers; at once in safe mode, which needs none."""

@@ -1,6 +1,6 @@
 """What jobs wait for beside their needs: one part for everything that watches their conditions.
 
-Owns the order in which these parts begin, act and end.
+Owns the order in which these parts begin, act and end, and posts the ends of jobs and workflows that others wait for.
 """
 
 from __future__ import annotations
@@ -8,45 +8,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stoker.background.tasks import BackgroundTasks
-from stoker.config import Config
-from stoker.core.clock import Clock
 from stoker.core.job.conditions import OF_FILES, kind_of
 from stoker.core.named_events import NamedEvent
-from stoker.engine.conditions import ConditionWatch
+from stoker.engine.conditions import EndAwaited, ends_of
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState, awaited
+from stoker.engine.named_events import EventDelivery
 from stoker.engine.turn import Turn
 from stoker.upkeep.file_watch import FileWatch
 from stoker.upkeep.host_state import HostState
-from stoker.upkeep.throttle import Throttle
 
 if TYPE_CHECKING:
     from stoker.core.job.model import Job
 
 
 class Awaited:
-    def __init__(
-        self,
-        config: Config,
-        clock: Clock,
-        memory: LiveState,
-        inbox: Inbox,
-        throttle: Throttle,
-        background: BackgroundTasks,
-    ) -> None:
-        self._ends = ConditionWatch(memory, inbox)
-        self.files = FileWatch(memory, inbox, clock, background)
-        self.host = HostState(config, clock, memory, inbox, throttle, background)
+    def __init__(self, memory: LiveState, inbox: Inbox, files: FileWatch, host: HostState) -> None:
+        self._memory = memory
+        self._inbox = inbox
+        self.files = files
+        self.host = host
 
     def begin(self, undelivered: Sequence[NamedEvent], ends_met: Sequence[str]) -> None:
         """Go on with what an earlier daemon left."""
-        self._ends.begin(undelivered, ends_met)
+        for event in undelivered:
+            self._inbox.post(EventDelivery(event))
+        for condition in ends_met:
+            self._inbox.post(EndAwaited(condition))
         self.files.begin()
         self.host.begin()
 
     def after_commit(self, turn: Turn) -> None:
-        self._ends.after_commit(turn)
+        if self._memory.ends_awaited:
+            for condition in sorted(self._memory.ends_awaited.intersection(ends_of(turn))):
+                self._inbox.post(EndAwaited(condition))
         self.files.after_commit(turn)
         self.host.after_commit(turn)
 

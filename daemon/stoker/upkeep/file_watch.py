@@ -22,7 +22,7 @@ from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock
 from stoker.core.job.conditions import OF_FILES, ConditionKind, kind_of, target_of
 from stoker.core.units import span
-from stoker.engine.file_conditions import FileSeen
+from stoker.engine.conditions import FileSeen
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState, awaited
 from stoker.engine.turn import Turn

@@ -26,7 +26,7 @@ from stoker.core.host_state import (
 )
 from stoker.core.job.conditions import ConditionKind
 from stoker.core.throttle import Gauge
-from stoker.engine.host_conditions import AskLater, HostChanged, HostHolds, HostHoldsFor, now_met
+from stoker.engine.conditions import AskLater, HostChanged, HostHolds, HostHoldsFor, now_met
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn

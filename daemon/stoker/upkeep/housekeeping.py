@@ -129,6 +129,11 @@ class Housekeeping:
         if self._ticks % MAINTENANCE_TICKS == 0 and self._dispatcher.closed is None:
             self._inbox.post(maintenance.daily(self._intake, self._clock.now()))
 
+    async def state_is_in_place(self) -> None:
+        """Raises StateRefused when the state directory was removed or replaced under this daemon."""
+        if self.lost is not None:
+            raise self.lost
+
     def _check_directory(self) -> None:
         """Start no job while the state directory is removed or replaced: its files vanish when the daemon ends."""
         in_place = self._directory.in_place
