@@ -1,4 +1,4 @@
-"""Which changes run which hooks, and what the command of a hook is told."""
+"""Which changes run which hooks, and the data that the command of a hook gets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from stoker.core.hooks import (
     Hook,
     HookOn,
     Subject,
+    hook_data,
     kind_of,
     made_up,
     matches,
     summary,
-    told,
     unmatched,
     useless_filters,
 )
@@ -55,7 +55,7 @@ def failed(**spec: Any) -> Subject:
     return Subject(job=replace(job, reason=Reason.EXIT, exit_code=3))
 
 
-# --- the table ----------------------------------------------------------------------------------------------
+# --- the table ---
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_table_when_it_is_compared_with_the_states_then_each_end_can_be_named() 
     assert FILTERS.keys() == {on.noun for on in HookOn}
 
 
-# --- filters ------------------------------------------------------------------------------------------------
+# --- filters ---
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,11 @@ def test_filters_when_they_apply_to_no_such_change_then_each_is_named_with_it() 
     assert list(useless_filters(on[:2], ["workflow"])) == []
 
 
-# --- what a command is told -----------------------------------------------------------------------------------
+# --- the data that a command gets ---
 
 
-def test_hook_input_when_a_job_failed_then_it_has_the_job_and_the_change() -> None:
-    record = told(ALL, HookOn.JOB_FAILED, change("job", "running", "failed", secret="x"), failed(name="n"), "host")
+def test_hook_data_when_a_job_failed_then_it_has_the_job_and_the_change() -> None:
+    record = hook_data(ALL, HookOn.JOB_FAILED, change("job", "running", "failed", secret="x"), failed(name="n"), "host")
 
     assert (record["hook"], record["on"], record["seq"], record["host"]) == ("h", "job.failed", 7, "host")
     assert record["summary"] == "job 1 (n) failed: exit code 3"
@@ -141,18 +141,18 @@ def test_hook_input_when_a_job_failed_then_it_has_the_job_and_the_change() -> No
     assert json.loads(msgspec.json.encode(record)) == record
 
 
-def test_hook_input_when_a_queue_is_throttled_then_its_details_have_the_cause() -> None:
+def test_hook_data_when_a_queue_is_throttled_then_its_details_have_the_cause() -> None:
     recorded = change("queue", None, None, "throttled", causes=["cpu"], queue=object(), note=None)
 
-    record = told(ALL, HookOn.QUEUE_THROTTLED, recorded, Subject(queue="bulk"), "host")
+    record = hook_data(ALL, HookOn.QUEUE_THROTTLED, recorded, Subject(queue="bulk"), "host")
 
     assert (record["queue"], record["details"]) == ("bulk", {"causes": ["cpu"]})
 
 
-def test_hook_input_when_the_payload_is_encoded_then_it_has_no_details() -> None:
+def test_hook_data_when_the_payload_is_encoded_then_it_has_no_details() -> None:
     recorded = replace(change("queue", None, None, "paused"), payload=msgspec.Raw(b"{}"))
 
-    assert told(ALL, HookOn.QUEUE_PAUSED, recorded, Subject(queue="bulk"), "host")["details"] == {}
+    assert hook_data(ALL, HookOn.QUEUE_PAUSED, recorded, Subject(queue="bulk"), "host")["details"] == {}
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_change_when_it_is_made_up_then_it_passes_the_filters_and_has_an_input(o
 
     assert matches(hook, subject)
     assert recorded.seq == 0
-    assert told(hook, on, recorded, subject, "host")["summary"]
+    assert hook_data(hook, on, recorded, subject, "host")["summary"]
 
 
 def test_work_when_a_hook_is_declared_then_its_jobs_are_of_the_queue_of_hooks() -> None:

@@ -81,7 +81,7 @@ def last_seq(client: stoker.Client) -> int:
     return int(client.status()["last_seq"])
 
 
-def told(client: stoker.Client, job: int) -> dict[str, Any]:
+def hook_record(client: stoker.Client, job: int) -> dict[str, Any]:
     """The JSON that the command of a hook printed."""
     assert end_of(client, job) == ("succeeded", "exit")
     return dict(json.loads(Path(job_view(client, job)["log"]).read_text()))
@@ -99,7 +99,7 @@ def test_hook_when_a_job_fails_then_one_hook_job_gets_the_change(client: stoker.
     end_of(client, job)
 
     run = run_for(client, "failures", job)
-    record = told(client, run["job"])
+    record = hook_record(client, run["job"])
 
     assert (record["hook"], record["on"], record["seq"]) == ("failures", "job.failed", run["change"])
     assert record["summary"] == f"job {job} (build) failed: exit code 3"
@@ -140,7 +140,7 @@ def test_hook_when_a_job_is_held_then_its_input_has_the_actor(client: stoker.Cli
     job = submit(client, SUCCEED, queue="watched", run_at=32_503_680_000_000)
     client.call("job.hold", {"id": job})
 
-    record = told(client, run_for(client, "failures", job, "hold")["job"])
+    record = hook_record(client, run_for(client, "failures", job, "hold")["job"])
 
     assert (record["on"], record["to_state"], record["job"]["state"]) == ("job.held", "held", "held")
     client.call("job.cancel", {"id": job})
@@ -152,8 +152,8 @@ def test_hook_when_a_workflow_fails_then_it_runs_for_the_workflow_and_its_steps(
     settled(client, workflow)
 
     (run, *_) = until(lambda: runs(client, "nightly")[: len(runs(client, "nightly")) - first])
-    record = told(client, run["job"])
-    of_step = told(client, until(lambda: runs(client, "steps"))[0]["job"])
+    record = hook_record(client, run["job"])
+    of_step = hook_record(client, until(lambda: runs(client, "steps"))[0]["job"])
 
     assert (record["workflow"]["id"], record["workflow"]["broken"]) == (workflow, ["b"])
     assert record["summary"] == f"workflow {workflow} (nightly) failed: b"
@@ -168,7 +168,7 @@ def test_hook_when_a_queue_is_paused_then_it_runs_once(client: stoker.Client) ->
     new = until(lambda: [run for run in runs(client, "queues") if (run["change"] or 0) > before])
 
     assert len(new) == 1
-    assert told(client, new[0]["job"])["queue"] == "low"
+    assert hook_record(client, new[0]["job"])["queue"] == "low"
 
 
 def test_hook_when_a_heartbeat_is_late_then_it_runs_and_the_job_goes_on(client: stoker.Client, gate: Gate) -> None:
@@ -176,7 +176,7 @@ def test_hook_when_a_heartbeat_is_late_then_it_runs_and_the_job_goes_on(client: 
 
     until(lambda: changes(client, job, "unresponsive"))
 
-    record = told(client, run_for(client, "silent", job, "unresponsive")["job"])
+    record = hook_record(client, run_for(client, "silent", job, "unresponsive")["job"])
 
     assert record["job"]["id"] == job
     assert record["details"]["silent_ms"] >= 200
@@ -197,7 +197,7 @@ def test_hook_when_its_own_jobs_end_then_no_hook_has_a_job(client: stoker.Client
     until(lambda: runs(client, "everything"))  # for the job that a person submitted to the queue
 
     (only,) = runs(client, "everything")
-    assert told(client, only["job"])["job"]["id"] == own
+    assert hook_record(client, only["job"])["job"]["id"] == own
     client.call("queue.set", {"name": "hooks", "defaults": {"max_attempts": 5}})
 
 
@@ -226,7 +226,7 @@ def test_hook_when_its_program_is_missing_then_its_job_fails_and_it_is_named(
 def test_test_when_a_kind_is_named_then_a_change_of_that_kind_is_made_up(client: stoker.Client) -> None:
     answer = client.call("hook.test", {"name": "nightly", "on": "workflow.succeeded"})
 
-    record = told(client, answer["job"])
+    record = hook_record(client, answer["job"])
 
     assert (record["on"], record["seq"], record["workflow"]["name"]) == ("workflow.succeeded", 0, "nightly")
     assert [run["change"] for run in runs(client, "nightly") if run["job"] == answer["job"]] == [None]
@@ -245,7 +245,7 @@ def test_hook_when_the_host_is_busy_then_its_input_names_the_queue_that_waits(st
     with stopped_daemon.start().client() as client:
         run = until(lambda: runs(client, "busy"))[-1]
 
-        record = told(client, run["job"])
+        record = hook_record(client, run["job"])
 
     assert (record["queue"], record["details"]["causes"]) == ("low", ["cpu"])
     assert record["summary"] == "queue low was throttled: cpu"
@@ -259,7 +259,7 @@ def test_hook_when_the_disk_is_low_then_it_runs_although_no_job_is_accepted(stop
         waits = client.why(run["job"])["message"]
         client.call("queue.resume", {"name": "hooks"})
 
-        record = told(client, run["job"])
+        record = hook_record(client, run["job"])
 
         with pytest.raises(DiskFull):
             submit(client, SUCCEED)
@@ -339,6 +339,8 @@ def test_hook_when_the_daemon_is_killed_with_its_job_then_the_start_runs_it(
     with stopped_daemon.client() as client:
         assert end_of(client, job) == ("failed", "orphaned")
         until(lambda: len(runs(client, "starts")) == 2)
-        records = {record["on"]: record for record in (told(client, run["job"]) for run in runs(client, "starts"))}
+        records = {
+            record["on"]: record for record in (hook_record(client, run["job"]) for run in runs(client, "starts"))
+        }
     assert records["job.failed"]["job"]["reason"] == "orphaned"
     assert records["daemon.recovered"]["details"]["attempts"] == 1

@@ -261,7 +261,7 @@ def test_arrived_when_rates_were_set_often_then_each_changed_bucket_is_seen_once
     memory.asked = 0
 
     for _ in range(512):  # the requests of one turn
-        memory.look_again(f"{KEY_PREFIX}{key}")
+        memory.mark_changed(f"{KEY_PREFIX}{key}")
 
     assert memory.asked == 0
     assert memory.arrived(1) == []
@@ -277,7 +277,7 @@ def test_arrived_when_a_rate_was_removed_then_only_its_jobs_go_on() -> None:
         memory.await_token(f"{KEY_PREFIX}{key}", 0)
 
     del memory.of_keys["k"]
-    memory.look_again(f"{KEY_PREFIX}k")
+    memory.mark_changed(f"{KEY_PREFIX}k")
 
     assert (memory.arrived(1), memory.next_at) == ([f"{KEY_PREFIX}k"], 100)
     assert memory.arrived(1) == []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.host.inotify import Inotify
-from stoker.host.places import MOST_LINKS, Sight, Surroundings, look
+from stoker.host.places import MOST_LINKS, Sight, Surroundings, look_at_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,10 +26,10 @@ class Watched:
 
     def look(self, *, content: bool = False) -> Sight:
         self.sight = Sight()
-        look(self.sight, str(self.path), self.inotify.watch, Surroundings(), content=content)
+        look_at_path(self.sight, str(self.path), self.inotify.watch, Surroundings(), content=content)
         return self.sight
 
-    def told(self) -> bool:
+    def has_notice(self) -> bool:
         """Whether a notice has come that is about the path. The kernel queues it before a system call returns."""
         names: dict[int, set[bytes | None]] = {}
         for watch, name in self.sight.watches:
@@ -60,10 +60,10 @@ def test_look_when_nothing_is_there_then_the_first_missing_name_is_given(watched
 def test_look_when_the_directories_come_one_by_one_then_each_gives_a_notice(watched: Watched) -> None:
     watched.look()
     watched.path.parent.mkdir()
-    assert watched.told()
+    assert watched.has_notice()
     assert watched.look().state == f"{watched.path} does not exist"
     watched.path.touch()
-    assert watched.told()
+    assert watched.has_notice()
     assert watched.look().seen
 
 
@@ -74,7 +74,7 @@ def test_look_when_other_names_come_and_go_then_no_notice_comes(watched: Watched
     for number in range(100):
         (watched.path.parent / str(number)).touch()
 
-    assert not watched.told()
+    assert not watched.has_notice()
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_look_when_a_file_changes_in_any_way_then_a_notice_comes(
 
     change(watched.path)
 
-    assert watched.told()
+    assert watched.has_notice()
 
 
 def test_look_when_the_content_of_a_directory_is_watched_then_new_names_give_notices(watched: Watched) -> None:
@@ -109,7 +109,7 @@ def test_look_when_the_content_of_a_directory_is_watched_then_new_names_give_not
 
     (watched.path / "new").touch()
 
-    assert watched.told()
+    assert watched.has_notice()
     assert watched.look(content=True).seen != before
 
 
@@ -122,7 +122,7 @@ def test_look_when_a_file_is_written_by_another_name_then_a_notice_comes(watched
 
     other.write_text("more")
 
-    assert watched.told()
+    assert watched.has_notice()
 
 
 @pytest.mark.parametrize("target", ["real", "../in/real", "{}/in/real"], ids=["beside", "relative", "absolute"])
@@ -132,13 +132,13 @@ def test_look_when_a_link_leads_to_it_then_both_ends_are_watched(watched: Watche
     assert watched.look().state == f"{tmp_path}/in/real/ready does not exist"
 
     (tmp_path / "in" / "real" / "ready").touch()
-    assert watched.told()
+    assert watched.has_notice()
     assert watched.look().seen
 
     (tmp_path / "in" / "other").mkdir()
     watched.path.parent.unlink()
     watched.path.parent.symlink_to("other")
-    assert watched.told()
+    assert watched.has_notice()
     assert watched.look().seen == ""
 
 
@@ -149,7 +149,7 @@ def test_look_when_the_last_name_is_a_link_to_nothing_then_nothing_is_there(watc
 
     (tmp_path / "target").touch()
 
-    assert watched.told()
+    assert watched.has_notice()
     assert watched.look().seen
 
 
@@ -174,7 +174,7 @@ def test_look_when_the_path_has_dots_then_they_mean_what_they_mean_to_the_kernel
     (tmp_path / "a" / "ready").touch()
     sight = Sight()
 
-    look(sight, f"{tmp_path}//short/./../ready", None, Surroundings(), content=False)
+    look_at_path(sight, f"{tmp_path}//short/./../ready", None, Surroundings(), content=False)
 
     assert sight.seen
 
@@ -182,7 +182,7 @@ def test_look_when_the_path_has_dots_then_they_mean_what_they_mean_to_the_kernel
 def test_look_when_the_root_is_the_path_then_it_is_there() -> None:
     sight = Sight()
 
-    look(sight, "/", None, Surroundings(), content=False)
+    look_at_path(sight, "/", None, Surroundings(), content=False)
 
     assert sight.seen
 
@@ -208,7 +208,7 @@ def test_look_when_the_user_has_no_watch_left_then_it_looks_and_says_why(watched
     watched.path.parent.mkdir()
     watched.path.touch()
     sight = Sight()
-    look(sight, str(watched.path), refuse, Surroundings(), content=False)
+    look_at_path(sight, str(watched.path), refuse, Surroundings(), content=False)
 
     assert sight.seen
     assert (
@@ -222,7 +222,7 @@ def test_look_when_the_file_system_does_not_report_all_changes_then_it_is_named(
     watched.path.touch()
     sight, around = Sight(), Surroundings({watched.path.stat().st_dev: kind})
 
-    look(sight, str(watched.path), watched.inotify.watch, around, content=False)
+    look_at_path(sight, str(watched.path), watched.inotify.watch, around, content=False)
 
     assert sight.untold == (None if kind == "ext4" else f"a {kind} file system does not tell of all changes")
 
@@ -232,7 +232,7 @@ def test_look_when_a_link_leads_to_where_another_look_hangs_then_it_stops_before
     (tmp_path / "link").symlink_to(tmp_path / "dead")
     sight = Sight()
 
-    look(sight, f"{tmp_path}/link/data", None, Surroundings(hanging={f"{tmp_path}/dead"}), content=False)
+    look_at_path(sight, f"{tmp_path}/link/data", None, Surroundings(hanging={f"{tmp_path}/dead"}), content=False)
 
     assert (sight.seen, sight.untold) == (None, "its file system does not answer")
     assert sight.at == str(tmp_path)

@@ -29,7 +29,7 @@ def fail(client: stoker.Client, daemon: DaemonProcess) -> None:
         end_of(client, job)
 
 
-def told(daemon: DaemonProcess) -> list[tuple[int, str, State]]:
+def hook_records(daemon: DaemonProcess) -> list[tuple[int, str, State]]:
     """For each job of a hook the number of its change, what that was, and the state of the job."""
     return [(seq, to or cause, State(state)) for seq, to, cause, state in daemon.rows(TOLD)]
 
@@ -44,11 +44,11 @@ def test_hooks_when_a_state_is_restored_then_no_earlier_change_runs_a_hook_again
     with daemon.client() as client:
         fail(client, daemon)
         purge(client)
-        assert told(daemon) == []
+        assert hook_records(daemon) == []
         fail(client, daemon)
         client.call("queue.pause", {"name": "hooks"})
         end_of(client, submit(client, shell("exit 3")))
-    before = told(daemon)
+    before = hook_records(daemon)
     assert [what for _, what, _ in before] == ["failed", "failed"]
     assert [state for *_, state in before] == [State.SUCCEEDED, State.QUEUED]
     assert daemon.cli("backup").returncode == 0
@@ -60,23 +60,23 @@ def test_hooks_when_a_state_is_restored_then_no_earlier_change_runs_a_hook_again
 
     restored(daemon, "--from-journal")
 
-    assert told(daemon)[:2] == before
-    assert [what for _, what, _ in told(daemon)] == ["failed", "failed", "failed", "restored"]
+    assert hook_records(daemon)[:2] == before
+    assert [what for _, what, _ in hook_records(daemon)] == ["failed", "failed", "failed", "restored"]
     daemon.kill9()
 
     restored(daemon, "--from-backup", str(backup.path))
 
-    assert told(daemon)[:2] == before
-    assert [what for _, what, _ in told(daemon)] == ["failed", "failed", "restored"]
+    assert hook_records(daemon)[:2] == before
+    assert [what for _, what, _ in hook_records(daemon)] == ["failed", "failed", "restored"]
     with daemon.client() as client:
         client.call("queue.resume", {"name": "hooks"})
         until(lambda: not daemon.rows(OPEN))
-    assert [state for *_, state in told(daemon)] == [State.SUCCEEDED] * 3
+    assert [state for *_, state in hook_records(daemon)] == [State.SUCCEEDED] * 3
 
     elsewhere = DaemonProcess(SETTINGS)
     try:
         restored(elsewhere, "--from-backup", str(backup.path))
-        assert told(elsewhere)[:2] == [before[0], (*before[1][:2], State.HELD)]  # it may run where it was
-        assert [what for _, what, _ in told(elsewhere)] == ["failed", "failed", "restored"]
+        assert hook_records(elsewhere)[:2] == [before[0], (*before[1][:2], State.HELD)]  # it may run where it was
+        assert [what for _, what, _ in hook_records(elsewhere)] == ["failed", "failed", "restored"]
     finally:
         elsewhere.end()

@@ -72,7 +72,7 @@ def doctor(given: Given) -> int:
         render.json_document(report)
     else:
         _print(report, verbose=given["verbose"])
-        _print_repairs(report, made=given["yes"])
+        _print_repairs(report, repaired=given["yes"])
     if given["repair"] and not given["yes"] and report["repairs"]:
         render.flush()
         raise UsageError("nothing was repaired", hint="--yes does it")
@@ -98,11 +98,11 @@ def _name_state(report: DoctorView) -> None:
             finding["remedy"] = paths.with_state_dir(finding["remedy"], root, os.environ, os.getuid())
 
 
-def _print_repairs(report: DoctorView, *, made: bool) -> None:
+def _print_repairs(report: DoctorView, *, repaired: bool) -> None:
     if report["repairs"]:
         render.line(render.paint("repairs", render.BOLD))
     for repair in report["repairs"]:
-        _print_line("done" if made else "possible", ": ".join((repair["check"], *repair["what"])))
+        _print_line("done" if repaired else "possible", ": ".join((repair["check"], *repair["what"])))
     if report["kept_in"] is not None:
         _print_line("", f"the database as it was, and the moved files: {report['kept_in']}")
 

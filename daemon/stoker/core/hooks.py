@@ -1,4 +1,4 @@
-"""Hooks: which changes run a command, and what the command is told.
+"""Hooks: which changes run a command, and the data that the command gets.
 
 Owns the table of the changes that a hook can name, with the filters that apply to each, and the JSON of a change for a
 hook's job. A hook is declared in the settings file. The jobs that hooks submit trigger no hook: there is no loop.
@@ -160,10 +160,10 @@ def unmatched(hook: Hook, queues: Collection[str], workflows: Collection[str]) -
     return None
 
 
-# --- what a command is told ---------------------------------------------------------------------------------------
+# --- the data that a command gets ---
 
 
-def told(hook: Hook, on: HookOn, change: Change, subject: Subject, host: str) -> dict[str, Any]:
+def hook_data(hook: Hook, on: HookOn, change: Change, subject: Subject, host: str) -> dict[str, Any]:
     """The JSON of a change. `seq`: 0 for one that is made up; `details`: of a change that changes no state."""
     payload = {} if change.to_state != change.from_state or not isinstance(change.payload, dict) else change.payload
     return {

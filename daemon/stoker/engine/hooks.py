@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.errors import StokerError
-from stoker.core.hooks import QUEUE, Hook, HookOn, Subject, kind_of, matches, told, unmatched
+from stoker.core.hooks import QUEUE, Hook, HookOn, Subject, hook_data, kind_of, matches, unmatched
 from stoker.core.job.model import STOKER, Change, Job, Queue, Spec
 from stoker.engine.preflight import Preflight
 from stoker.engine.spec_defaults import SpecDefaults
@@ -59,8 +59,8 @@ class Hooks:
     async def unmatched(self, queries: Reader, hooks: Sequence[Hook]) -> dict[str, str]:
         """By name, the hooks whose filters let nothing pass now, and why."""
         names = await queries.run(known_names, {hook.workflow for hook in hooks if hook.workflow is not None})
-        found = {hook.name: unmatched(hook, names.queues, names.workflows) for hook in hooks}
-        return {name: why for name, why in found.items() if why is not None}
+        reasons = {hook.name: unmatched(hook, names.queues, names.workflows) for hook in hooks}
+        return {name: why for name, why in reasons.items() if why is not None}
 
     async def log_problems(self, preflight: Preflight, queries: Reader) -> None:
         """Name the hooks whose jobs would fail, and those that would never have one."""
@@ -104,7 +104,7 @@ class Hooks:
         """Submit a job of a hook; `seq` of the change is 0 for one that is made up. Raises StokerError."""
         queue = ensure_queue(turn)
         self._intake.check_queue_room(turn, queue, 0)
-        record = told(hook, on, change, subject, self._host)
+        record = hook_data(hook, on, change, subject, self._host)
         spec = replace(
             self._plan(hook, queue),
             name=f"{hook.name}: {record['summary']}"[:MAX_TITLE],

@@ -63,8 +63,8 @@ class CommandRequest(RequestMessage[T]):
     def changing(self) -> list[str]:
         """The conditions about changes: what is there now must be known before the request is posted."""
         trees = [sent.wait_for for sent in self.commands if sent.wait_for]
-        found = [text for tree in trees for text in texts(tree) if kind_of(text) is ConditionKind.FILE_CHANGED]
-        return list(dict.fromkeys(found))
+        changing = [text for tree in trees for text in texts(tree) if kind_of(text) is ConditionKind.FILE_CHANGED]
+        return list(dict.fromkeys(changing))
 
 
 class Preflight:

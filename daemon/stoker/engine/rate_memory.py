@@ -115,7 +115,7 @@ class LiveRates:
         """The steady time of the next token for which a job waits (ms)."""
         return self._next[0][0] if self._next else None
 
-    def look_again(self, name: str) -> None:
+    def mark_changed(self, name: str) -> None:
         """The rate of a bucket was changed, or of all buckets (`EVERY_BUCKET`): `arrived` looks at it once a turn."""
         self._changed.add(name)
 

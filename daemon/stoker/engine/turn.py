@@ -184,7 +184,7 @@ class Turn:
     def set_queue(self, queue: Queue, cause: str, actor: Actor) -> None:
         self.batch.queues[queue.name] = queue
         self.memory.add_queue(queue)
-        self.memory.rates.look_again(f"{QUEUE_PREFIX}{queue.name}")
+        self.memory.rates.mark_changed(f"{QUEUE_PREFIX}{queue.name}")
         self._record_setting("queue", queue.name, cause, {"queue": queue, "note": actor.note}, actor)
 
     def set_resource(self, resource: Resource, actor: Actor) -> None:
@@ -199,7 +199,7 @@ class Turn:
             self.memory.rates.of_keys.pop(key, None)
         else:
             self.memory.rates.of_keys[key] = rate
-        self.memory.rates.look_again(f"{KEY_PREFIX}{key}")
+        self.memory.rates.mark_changed(f"{KEY_PREFIX}{key}")
         self._record_setting("rate", key, cause, {"rate": rate, "note": actor.note}, actor)
 
     def set_schedule(self, schedule: Schedule, cause: str, actor: Actor) -> None:

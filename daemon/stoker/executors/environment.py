@@ -99,11 +99,11 @@ def job_variables(job: Job) -> dict[str, str]:
     if job.spec.schedule is not None and job.spec.scheduled_for is not None:
         variables |= {"STOKER_SCHEDULE": job.spec.schedule, "STOKER_SCHEDULED_FOR": instant(job.spec.scheduled_for)}
     if job.spec.hook is not None:
-        told = job.spec.hook_data
+        data = job.spec.hook_data
         variables |= {
             "STOKER_HOOK": job.spec.hook,
-            "STOKER_HOOK_ON": told["on"],
-            "STOKER_HOOK_SUMMARY": told["summary"],
+            "STOKER_HOOK_ON": data["on"],
+            "STOKER_HOOK_SUMMARY": data["summary"],
         }
     return variables
 

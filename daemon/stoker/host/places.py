@@ -55,7 +55,7 @@ class Surroundings(Struct, frozen=True):
     hanging: Container[str] = ()
 
 
-def look(sight: Sight, path: str, watch: Watch | None, around: Surroundings, *, content: bool) -> None:
+def look_at_path(sight: Sight, path: str, watch: Watch | None, around: Surroundings, *, content: bool) -> None:
     """Look at an absolute path. `content`: watch what is there, too.
 
     The result is in `sight`, so that a look that hangs can be asked where.
@@ -65,7 +65,7 @@ def look(sight: Sight, path: str, watch: Watch | None, around: Surroundings, *, 
         place = _walk(sight, path, watch, around)
         if content:
             _add(sight, place, None, watch)
-        found = place.lstat()
+        status = place.lstat()
     except (FileNotFoundError, NotADirectoryError) as error:
         what = "is no directory" if isinstance(error, NotADirectoryError) else "does not exist"
         sight.seen, sight.state = "", f"{error.filename} {what}"
@@ -73,22 +73,22 @@ def look(sight: Sight, path: str, watch: Watch | None, around: Surroundings, *, 
         sight.state = f"{error.filename} cannot be looked at by the user of the daemon: {error.strerror}"
         sight.untold = sight.untold or error.strerror
     else:
-        sight.seen, sight.state = f"{found.st_mtime_ns} {found.st_size} {found.st_ino}", f"{path} is there"
+        sight.seen, sight.state = f"{status.st_mtime_ns} {status.st_size} {status.st_ino}", f"{path} is there"
 
 
 def _walk(sight: Sight, path: str, watch: Watch | None, around: Surroundings) -> Path:
     """The same path without links. Raises OSError, also at a mount point where another look hangs."""
     rest, directory, links = deque(_names(path)), Path("/"), 0
-    found = directory.lstat()
+    status = directory.lstat()
     while rest:
         name = rest.popleft()
-        if not stat.S_ISDIR(found.st_mode):
+        if not stat.S_ISDIR(status.st_mode):
             raise _error(errno.ENOTDIR, directory)
         if name == "..":
             directory = directory.parent
         else:
             _add(sight, directory, name, watch)
-            sight.untold = sight.untold or _untold(found.st_dev, around.kinds)
+            sight.untold = sight.untold or _untold(status.st_dev, around.kinds)
             place = directory / name
             if str(place) in around.hanging:
                 raise OSError(errno.ETIMEDOUT, "its file system does not answer", str(place))
@@ -102,8 +102,8 @@ def _walk(sight: Sight, path: str, watch: Watch | None, around: Surroundings) ->
                 directory = Path("/") if target.startswith("/") else directory
             else:
                 directory = place
-        found = directory.lstat()
-    sight.untold = sight.untold or _untold(found.st_dev, around.kinds)
+        status = directory.lstat()
+    sight.untold = sight.untold or _untold(status.st_dev, around.kinds)
     return directory
 
 

@@ -36,8 +36,8 @@ def read_battery(supplies: Path = SUPPLIES) -> Battery | None:
 
 
 def _by_state(states: list[str | None]) -> bool | None:
-    known = [STATES[state] for state in states if state in STATES]
-    return all(known) if known else None
+    plugged = [STATES[state] for state in states if state in STATES]
+    return all(plugged) if plugged else None
 
 
 def _text(file: Path) -> str | None:

@@ -72,7 +72,7 @@ class DaemonPeer:
         """Whether bytes wait for the peer to read."""
         return bool(self._unsent)
 
-    def look_whether_abandoned(self) -> bool:
+    def check_abandoned(self) -> bool:
         """Whether its daemon has gone by now: this process may have been stopped for hours behind its last wait."""
         if self.open and not self.abandoned:
             with contextlib.suppress(OSError):  # the kernel lacks memory: the next wait tells it

@@ -216,7 +216,7 @@ class LauncherLoop:
             if message["op"] == "hello":
                 self._take_over(peer, message)
             elif peer.greeted:
-                self._launcher.obey(message, late=peer.look_whether_abandoned())
+                self._launcher.obey(message, late=peer.check_abandoned())
             else:
                 self._drop(peer, "no hello")
         except Exception as error:  # noqa: BLE001  (no message may end the parent of all workers)

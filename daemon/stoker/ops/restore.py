@@ -292,14 +292,14 @@ def _present(directory: StateDirectory) -> Present:
     return Present(ids, given_out, last_seq)
 
 
-def _above(directory: StateDirectory, known: Mark) -> Mark:
+def _above(directory: StateDirectory, given_out: Mark) -> Mark:
     """The highest ids that this state may have given out: of the mark, the databases, and files of jobs and launchers.
 
     The whole journal is read only if the mark is lost.
     """
     mark = HighWater(directory.high_water).read()
     traces = Mark(_last_epoch(directory), _last_logged(directory.logs))
-    seen = known.joined(traces)
+    seen = given_out.joined(traces)
     if mark == Mark():
         seen = seen.joined(rebuild.given_out(directory.journal))
         return Mark(seen.epoch, *(last + MARGIN for last in (seen.jobs, seen.workflows, seen.checkpoints)))

@@ -52,10 +52,10 @@ async def _views(engine: Engine, hooks: Sequence[Hook], limit: int) -> list[tupl
     """Each hook with its newest jobs."""
     problems = await engine.preflight.problems([hook.work for hook in hooks])
     unmatched = await engine.hooks.unmatched(engine.queries, hooks)
-    found = await engine.queries.run(rows.runs, [hook.name for hook in hooks], limit)
+    rows_by_hook = await engine.queries.run(rows.runs, [hook.name for hook in hooks], limit)
     views = []
     for hook, problem in zip(hooks, problems, strict=True):
-        runs = [_run(run) for run in found[hook.name]]
+        runs = [_run(run) for run in rows_by_hook[hook.name]]
         view = _view(hook, problem, unmatched.get(hook.name), engine.hooks.refused.get(hook.name, 0), runs)
         views.append((view, runs))
     return views

@@ -146,11 +146,11 @@ def _copy(source: sqlite3.Connection, fresh: Path, progress: Progress) -> None:
         os.close(descriptor)
 
 
-def _finish(path: Path, fresh: Path, at: int, end: tuple[int, bytes], known: str | None) -> BackupFile:
+def _finish(path: Path, fresh: Path, at: int, end: tuple[int, bytes], known_damage: str | None) -> BackupFile:
     """Verify the copy, and give it its checksum and its name."""
     size = fresh.stat().st_size
     damage = _damage(fresh, end)
-    if damage != known:
+    if damage != known_damage:
         raise BackupFailed(
             f"the copy of the database is not sound: {damage}",
             hint="look at the database and its disk: stoker audit verify; the copy was removed",

@@ -141,9 +141,9 @@ class Journal:
 
     def resume(self, stored: Outbox) -> NewChain | None:
         """Go on with the files that are there, or say why a new chain must begin. Raises OSError."""
-        known, self._end = self._end, None
+        current, self._end = self._end, None
         try:
-            end = known or find_end(self.directory)
+            end = current or find_end(self.directory)
         except JournalBroken as error:
             self._set_last_file_aside()
             return NewChain(error.message, damaged=True)

@@ -97,14 +97,14 @@ class _Comparison:
         for key, row in self._rows():
             if hash(key) % parts != part:
                 continue
-            known = hashes.pop(key, None)
+            journaled = hashes.pop(key, None)
             if key in pending:
                 continue
-            if known is None and not self._chain.is_whole:
+            if journaled is None and not self._chain.is_whole:
                 self.uncompared += 1
-            elif known is None or known != hash(_encode(row)):
+            elif journaled is None or journaled != hash(_encode(row)):
                 yield key
-        yield from (key for key, known in hashes.items() if known != GONE and key not in pending)
+        yield from (key for key, digest in hashes.items() if digest != GONE and key not in pending)
 
     def described(self, keys: Collection[Key]) -> Iterator[str]:
         """A sentence for each of these rows, with the columns that differ."""

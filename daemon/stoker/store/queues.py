@@ -50,11 +50,11 @@ def resource_row(resource: Resource) -> tuple[Any, ...]:
 @strict("queues")
 def queues(connection: sqlite3.Connection) -> dict[str, Queue]:
     values = (dict(zip(_FIELDS, row, strict=True)) for row in connection.execute(ALL_QUEUES))
-    found = (
+    result = (
         convert(each | {"rate": of_column(each["rate"]), "defaults": decode(each["defaults"])}, Queue, strict=False)
         for each in values
     )
-    return {queue.name: queue for queue in found}
+    return {queue.name: queue for queue in result}
 
 
 @strict("resources")

@@ -1,4 +1,4 @@
-"""Watches the paths for which jobs wait, and tells the loop what was seen there.
+"""Watches the paths for which jobs wait, and posts to the loop what was seen there.
 
 Owns the inotify instance, which path has which watches, and the threads of the looks. A path is looked at when a job
 begins to wait for it, when the kernel tells of a change (also of the mounts, or that it lost notices), and at a start.
@@ -28,7 +28,7 @@ from stoker.engine.memory import LiveState, awaited
 from stoker.engine.turn import Turn
 from stoker.host.inotify import FileNotice, Inotify
 from stoker.host.mounts import Mounts
-from stoker.host.places import LIMITS, Sight, Surroundings, look
+from stoker.host.places import LIMITS, Sight, Surroundings, look_at_path
 from stoker.host.threads import start_threads
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -50,12 +50,12 @@ MOST_EARLY = 1_000  # names in one directory; with more any name may have change
 
 
 class WatchedPath(Struct):
-    """A path for which jobs wait. `told`: by condition, what was told last, and up to which job.
+    """A path for which jobs wait. `posted`: by condition, the last sight that was posted, and up to which job.
 
     `names`: what is watched for it. `at`: when it was looked at (steady ms).
     """
 
-    told: dict[str, tuple[str | None, int]] = field(default_factory=dict)
+    posted: dict[str, tuple[str | None, int]] = field(default_factory=dict)
     names: list[WatchedName] = field(default_factory=list)
     sight: Sight | None = None
     at: int = 0
@@ -85,12 +85,12 @@ class FirstLooks(Struct):
     hangs: bool = False
     late: bool = False
 
-    def look(self, around: Surroundings) -> None:
+    def look_at_paths(self, around: Surroundings) -> None:
         for condition in self.conditions:
             if self.late:
                 return
             self.sight = Sight()
-            look(self.sight, target_of(condition), None, around, content=False)
+            look_at_path(self.sight, target_of(condition), None, around, content=False)
             if self.sight.seen is not None:
                 self.seen[condition] = self.sight.seen
 
@@ -111,14 +111,14 @@ class FileWatch:
         self._submit_threads = start_threads(SUBMIT_THREADS, "first-file-looks")
         self._inotify: Inotify | None = None
         self._mounts: Mounts | None = None
-        self._problem: str | None = None  # why nothing is told
+        self._problem: str | None = None  # why the kernel reports no changes
         self._resuming: dict[int, asyncio.TimerHandle] = {}  # by descriptor
 
     # --- which paths ---
 
     def begin(self) -> None:
         for condition in self._memory.awaited:
-            self._want(condition, anew=True)
+            self._watch_condition(condition, anew=True)
         self._go_on()
 
     def after_commit(self, turn: Turn) -> None:
@@ -129,18 +129,18 @@ class FileWatch:
             was, now = set() if before is None else {*awaited(before)}, {*awaited(job)}
             for condition in sorted(was ^ now):
                 if self._memory.awaited[condition]:
-                    self._want(condition, anew=before is not None and condition in now)
+                    self._watch_condition(condition, anew=before is not None and condition in now)
                 else:
                     self._forget(condition)
         self._go_on()
 
-    def _want(self, condition: str, *, anew: bool) -> None:
-        """Look at the path of a condition. `anew`: an older job begins to wait again, so all jobs are told."""
+    def _watch_condition(self, condition: str, *, anew: bool) -> None:
+        """Look at the path of a condition. `anew`: an older job begins to wait again, so all jobs get the sight."""
         if kind_of(condition) not in OF_FILES:
             return
         watched = self._paths.setdefault(target_of(condition), WatchedPath())
-        if anew or condition not in watched.told:
-            watched.told[condition] = None, 0
+        if anew or condition not in watched.posted:
+            watched.posted[condition] = None, 0
         self._ask(target_of(condition))
 
     def _forget(self, condition: str) -> None:
@@ -148,8 +148,8 @@ class FileWatch:
         path = target_of(condition)
         watched = self._paths.get(path)
         if watched is not None:
-            watched.told.pop(condition, None)
-            if not watched.told:
+            watched.posted.pop(condition, None)
+            if not watched.posted:
                 self._names.remove(path, watched.names)
                 self._drop(watched.names)
                 del self._paths[path]
@@ -204,16 +204,16 @@ class FileWatch:
     def _begin_look(self, path: str, watched: WatchedPath) -> None:
         begun = Look(path, self._clock.now().steady, self._memory.last_id, Sight(untold=self._problem))
         self._looks[path] = begun
-        content = any(kind_of(condition) is ConditionKind.FILE_CHANGED for condition in watched.told)
+        content = any(kind_of(condition) is ConditionKind.FILE_CHANGED for condition in watched.posted)
         watch = None if self._inotify is None else self._inotify.watch
-        work = partial(look, begun.sight, path, watch, self._surroundings(), content=content)
-        self._background.start("look at a file", self._look(begun, work))
+        work = partial(look_at_path, begun.sight, path, watch, self._surroundings(), content=content)
+        self._background.start("look at a file", self._run_look(begun, work))
 
     def _surroundings(self) -> Surroundings:
         """A link may lead to where a look hangs, whatever the path that is written."""
         return Surroundings({} if self._mounts is None else self._mounts.kinds, frozenset(self._hanging()))
 
-    async def _look(self, begun: Look, work: Callable[[], None]) -> None:
+    async def _run_look(self, begun: Look, work: Callable[[], None]) -> None:
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, work)
         finally:
@@ -236,7 +236,7 @@ class FileWatch:
         if sight.untold is not None and (watched.sight is None or watched.sight.untold != sight.untold):
             log(LogEvent.FILE_UNTOLD, path=path, why=sight.untold, again_in_ms=UNTOLD_EVERY_MS)
         watched.sight, watched.at = sight, begun.began
-        self._tell(watched, sight.seen, begun.last_job)
+        self._post_sight(watched, sight.seen, begun.last_job)
         if begun.hangs or self._changed_early(watched):
             self._ask(path)
 
@@ -248,13 +248,13 @@ class FileWatch:
                 return True
         return False
 
-    def _tell(self, watched: WatchedPath, seen: str | None, last_job: int) -> None:
+    def _post_sight(self, watched: WatchedPath, seen: str | None, last_job: int) -> None:
         """Tell what was seen: if nothing has changed, only the jobs that came since the last time."""
         if seen is None:
             return
-        for condition, (told, up_to) in watched.told.items():
-            after = up_to if told == seen else 0
-            watched.told[condition] = seen, last_job
+        for condition, (before, up_to) in watched.posted.items():
+            after = up_to if before == seen else 0
+            watched.posted[condition] = seen, last_job
             matters = seen or kind_of(condition) is ConditionKind.FILE_CHANGED
             if matters and after < last_job:
                 self._inbox.post(FileSeen(condition, seen, last_job, after))
@@ -282,7 +282,7 @@ class FileWatch:
     async def _see(self, each: FirstLooks) -> None:
         self._submits.append(each)
         try:
-            work = partial(each.look, self._surroundings())
+            work = partial(each.look_at_paths, self._surroundings())
             await asyncio.get_running_loop().run_in_executor(self._submit_threads, work)
         finally:
             self._submits.remove(each)

@@ -1,4 +1,4 @@
-"""Watches whether the host is idle and charging, and tells the loop when that changes.
+"""Watches whether the host is idle and charging, and posts each change to the loop.
 
 Owns what was measured, the connection to logind, and the jobs that only wait for a time while the host is as they need
 it. `core.host_state` judges. The load and the battery are looked at again and again, as the kernel tells of neither.
@@ -68,7 +68,7 @@ class HostState:
         self._input = NOT_ASKED
         self._idleness = Idleness()
         self._power = Power()
-        self._told: frozenset[str] = frozenset()
+        self._posted: frozenset[str] = frozenset()
         self._delayed: dict[int, int] = {}  # jobs that only wait for a time, until when (steady)
         self._at = clock.now()
         self._power_at = self._input_at = 0
@@ -79,7 +79,7 @@ class HostState:
         self._gap_ms = GAP_MS + config.cpu.sample_ms
 
     def begin(self) -> None:
-        self._begin_look_at_power(self._clock.now())
+        self._begin_battery_reading(self._clock.now())
 
     def tick(self) -> None:
         now, before = self._clock.now(), self._at
@@ -87,20 +87,20 @@ class HostState:
         if now.steady - before.steady > self._gap_ms:
             self._idleness = forgotten(self._idleness)
         if self._policy.input:
-            self._look_at_input(now)
+            self._check_input(now)
         every = POWER_EVERY_MS if self._memory.awaited[ConditionKind.CHARGING] else POWER_SELDOM_MS
         if now.steady >= self._power_at + every:
-            self._begin_look_at_power(now)
+            self._begin_battery_reading(now)
         cpu = self._throttle.pressure.level(Gauge.CPU)
         self._idleness = observe_idle(self._policy, self._idleness, cpu, self._input, now.steady)
-        self._tell()
+        self._post_changes()
         self._ask_again(now, before)
 
-    def _tell(self) -> None:
+    def _post_changes(self) -> None:
         facts = {ConditionKind.IDLE: self._idleness.holds, ConditionKind.CHARGING: self._power.holds}
         holding = frozenset(kind.value for kind, holds in facts.items() if holds)
-        if holding != self._told:
-            self._told = holding
+        if holding != self._posted:
+            self._posted = holding
             log(LogEvent.HOST_STATE_CHANGED, **{kind.value: holds for kind, holds in facts.items()})
             self._inbox.post(HostChanged(holding))
 
@@ -122,23 +122,23 @@ class HostState:
         if due:
             self._inbox.post(HostHoldsFor(due))
         if abs((now.wall - before.wall) - (now.steady - before.steady)) > JUMP_MS:  # any `run_at` may have come
-            for condition in sorted(self._told):
+            for condition in sorted(self._posted):
                 self._inbox.post(HostHolds(condition))
 
     # --- the host ---
 
-    def _begin_look_at_power(self, now: Now) -> None:
+    def _begin_battery_reading(self, now: Now) -> None:
         if not self._background.is_running(BATTERY):
             self._power_at = now.steady
-            self._background.start(BATTERY, self._look_at_power())
+            self._background.start(BATTERY, self._read_battery())
 
-    async def _look_at_power(self) -> None:
+    async def _read_battery(self) -> None:
         """In a thread, as some batteries answer slowly. Until one can be read, the power counts as it was."""
         with contextlib.suppress(OSError):
             self._power = observe_power(self._power, await asyncio.to_thread(read_battery))
-        self._tell()
+        self._post_changes()
 
-    def _look_at_input(self, now: Now) -> None:
+    def _check_input(self, now: Now) -> None:
         """The first job that waits for idle makes the connection, as most hosts never have one; then it stays."""
         if self._logind.connected and now.steady >= self._input_at + INPUT_EVERY_MS:
             self._input_at = now.steady
@@ -156,7 +156,7 @@ class HostState:
         self._input = state
         if state.idle is False and self._policy.input and self._idleness.holds:
             self._idleness = forgotten(self._idleness)
-            self._tell()
+            self._post_changes()
 
     # --- what people see ---
 

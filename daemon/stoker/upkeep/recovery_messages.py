@@ -57,8 +57,8 @@ class Recovered(RequestMessage[Followed]):
             again = ends[State.QUEUED] + ends[State.WAITING]
             row = turn.batch.recovery = replace(row, plan=msgspec.json.encode(plan).decode(), requeued=again)
             if self._plan.decisions:
-                found = {**counts(self._plan), "attempts": len(self._plan.decisions)}
-                turn.record("system", "recovery", "recovered", found)
+                payload = {**counts(self._plan), "attempts": len(self._plan.decisions)}
+                turn.record("system", "recovery", "recovered", payload)
         self.answer_after(turn, Followed(row, ends))
 
 

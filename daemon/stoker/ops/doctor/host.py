@@ -84,10 +84,10 @@ def has_programs_of_hooks(examination: Examination) -> Found:
     settings, environ = examination.settings, examination.host.environ
     path = settings.daemon.path or environ.get("PATH", os.defpath)
     for hook in settings.hooks.values():
-        found = problem(native(hook.command), native(hook.working_dir), native(hook.env.get("PATH", path)))
-        if found is not None:
-            where = " of this command; the daemon may have another" if found.kind is ProblemKind.NOT_IN_PATH else ""
-            yield f"[hooks.{hook.name}] {printable(found.message)}{where}"
+        error = problem(native(hook.command), native(hook.working_dir), native(hook.env.get("PATH", path)))
+        if error is not None:
+            where = " of this command; the daemon may have another" if error.kind is ProblemKind.NOT_IN_PATH else ""
+            yield f"[hooks.{hook.name}] {printable(error.message)}{where}"
 
 
 def has_subjects_of_hooks(examination: Examination) -> Found:
