@@ -15,8 +15,7 @@ from stoker.core.job.model import Identity
 from stoker.engine.heartbeats import BURST, Heartbeats
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState
-from stoker.engine.messages import Alarms
-from stoker.engine.timers import Alarm, Limit, Timers
+from stoker.engine.timers import Alarm, Alarms, Limit, Timers
 from stoker.process.work_files import WorkFiles
 from tests.support.apart import run_apart, spare_descriptors
 from tests.support.descriptors import count_fds

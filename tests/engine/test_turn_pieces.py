@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from stoker.core.job.model import STOKER, State
 from stoker.core.workflow.state import Step, Workflow
+from stoker.engine.commands import TurnChange
 from stoker.engine.inbox import AnswerRequest, Inbox
 from stoker.engine.loop import TURN_LIMIT, Loop
 from stoker.engine.memory import LiveState
-from stoker.engine.messages import Flush, TurnChange
 from stoker.engine.workflow_memory import LiveWorkflow
 from stoker.telemetry.otel import Telemetry
 from stoker.telemetry.stalls import Stalls
+from stoker.upkeep.housekeeping import Flush
 from stoker.workflows.commands import WorkflowCommand, pause
 from tests.support.still import Still
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.core.errors import DiskFull, StokerError
-from stoker.engine.effects import PATIENCE_S
+from stoker.engine.commands import PATIENCE_S
 from stoker.upkeep.refusals import NO_ROOM
 from tests.support.disks import fill
 from tests.support.facts import until

@@ -19,7 +19,7 @@ from stoker.core.requests import JobWork
 from stoker.core.schedule.model import Misfire, Overlap, Schedule
 from stoker.core.schedule.request import ScheduleParams, schedule_of
 from stoker.core.schedule.slots import pass_over
-from stoker.engine.messages import TurnChange
+from stoker.engine.commands import TurnChange
 from stoker.schedules.messages import ScheduleRunNow, ScheduleSetting
 from tests.simulation.laws import Laws
 from tests.simulation.requests import Requests

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from stoker.background.due_timer import DueTimer
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock, Now
+from stoker.core.job.model import Attempt, Job, State
 from stoker.engine.heartbeats import Heartbeats
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState
-from stoker.engine.messages import Alarms, DueJobs
-from stoker.engine.timers import Alarm, Limit, Timers
+from stoker.engine.timers import Alarm, Alarms, DueJobs, Limit, Timers
+from stoker.engine.turn import DueRead, Turn
 from stoker.executors.launcher_pool import LauncherPool
 
 GAP_MS = 2_000
@@ -50,6 +51,33 @@ class Deadlines:
         self._ticked_at = clock.now().steady
         self._timer = DueTimer(clock, self._fire)
         self._asked: dict[str, list[Alarm]] = {}  # by launcher that was asked: the limits that wait for its answer
+
+    def begin(self) -> None:
+        """Read what came due while no daemon ran."""
+        self._timers.pend_at(0, 0)
+        self.rearm()
+
+    def watch(self, job: Job, attempt: Attempt, started: int) -> None:
+        """A worker runs since `started` (steady)."""
+        self._timers.arm(job, attempt, started)
+        self._heartbeats.began(job, attempt, started)
+
+    def forget(self, run_ids: Sequence[str]) -> None:
+        """Attempts have ended."""
+        self._timers.disarm(run_ids)
+        self._heartbeats.close(run_ids)
+
+    def schedule(self, due_read: Sequence[DueRead], turn: Turn) -> None:
+        """Take over the times for which jobs wait after a turn."""
+        for effect in due_read:
+            self._timers.pend_at(effect.due.next_steady, effect.due.next_wall)
+        for transition in turn.transitions:
+            if transition.job.state in (State.WAITING, State.QUEUED):
+                self._timers.pend(transition.job, turn.now)
+        shortage = self._memory.shortage
+        if shortage.lasts and shortage.try_at > turn.now.steady:
+            self._timers.pend_at(shortage.try_at, None)
+        self.rearm()
 
     def rearm(self) -> None:
         """Set the timer to what is due next; cheap if that has not changed."""
@@ -126,7 +154,7 @@ class Deadlines:
         of_run_time = alarm.limit is Limit.TIMEOUT or (
             alarm.limit is Limit.WARN and run is not None and run.job.spec.deadline is None
         )
-        later = self._memory.frozen.postponed(alarm, now) if of_run_time else None
+        later = alarm.postponed(self._memory.frozen.frozen_ms(alarm.run_id, now.steady)) if of_run_time else None
         if later is None:
             return alarm
         self._timers.set_later(later, later.at)

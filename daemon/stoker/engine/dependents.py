@@ -8,7 +8,7 @@ another need of it cannot be met or its deadline has passed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 
 from msgspec.structs import replace
 
@@ -17,8 +17,10 @@ from stoker.core.job import events as ev
 from stoker.core.job.dependencies import need_met, skipped_for_need, unmet_reason
 from stoker.core.job.model import Job, Need, NeedOn
 from stoker.engine import superseding
+from stoker.engine.inbox import Message
 from stoker.engine.turn import Turn
 from stoker.store.jobs import Dependent
+from stoker.store.loading import Wanted
 
 QUEUES_DEPENDENTS = (ev.Retry, ev.Restart, ev.Skip)
 
@@ -51,6 +53,24 @@ def where_to_go_on(left: Iterable[ev.ReleaseDependents]) -> dict[int, int]:
     for effect in left:
         after[effect.job_id] = min(effect.after, after.get(effect.job_id, effect.after))
     return after
+
+
+class Dependents(Message):
+    """Needed jobs have ended: their dependents are queued, or skipped if the need can never be met.
+
+    `after`: by needed job, the last dependent that was already released. One turn releases a bounded number.
+    """
+
+    def __init__(self, after: Mapping[int, int]) -> None:
+        self._after = after
+
+    def declare_reads(self, wanted: Wanted) -> None:
+        for needed, after in self._after.items():
+            wanted.dependents_of[needed] = min(after, wanted.dependents_of.get(needed, after))
+
+    def apply_to(self, turn: Turn) -> Iterator[None]:
+        for needed in self._after:
+            yield from release_dependents(turn, needed)
 
 
 def _release(turn: Turn, dependent: Dependent) -> None:

@@ -11,24 +11,21 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stoker.core.answers import job_standing
 from stoker.core.clock import wall_ms
 from stoker.core.job import events as ev
-from stoker.core.job.model import ExecutionMode, State
+from stoker.core.job.model import ExecutionMode
 from stoker.engine.attempt_inputs import AttemptInputs
+from stoker.engine.commands import AnswerStop, PendingStops
 from stoker.engine.deadlines import Deadlines
-from stoker.engine.dependents import where_to_go_on
-from stoker.engine.heartbeats import Heartbeats
+from stoker.engine.dependents import Dependents, where_to_go_on
 from stoker.engine.inbox import AnswerRequest, Inbox
 from stoker.engine.log_events import announce, announce_settings
 from stoker.engine.memory import LiveState
-from stoker.engine.messages import AnswerStop, Dependents, DueJobs, DueRead, Settle, VerbCommand
 from stoker.engine.subscriptions import Subscriptions
-from stoker.engine.timers import Timers
 from stoker.engine.turn import (
     AcknowledgeUnknown,
+    DueRead,
     LogLine,
-    SettleUnknown,
     StopDelivered,
     Transition,
     Turn,
@@ -41,8 +38,6 @@ from stoker.process.work_files import WorkFiles
 from stoker.telemetry.logs import log
 from stoker.telemetry.otel import Telemetry
 
-# A launcher that does not answer must not keep a client waiting: the stop is on disk and will be carried out.
-PATIENCE_S = 3.0
 ANNOUNCED_AT_ONCE = 512
 
 
@@ -54,9 +49,7 @@ class Effects:
         local: LocalExecutor,
         work_files: WorkFiles,
         attempt_inputs: AttemptInputs,
-        timers: Timers,
         deadlines: Deadlines,
-        heartbeats: Heartbeats,
         subscriptions: Subscriptions,
         telemetry: Telemetry,
         inbox: Inbox,
@@ -66,13 +59,11 @@ class Effects:
         self._local = local
         self._work_files = work_files
         self._attempt_inputs = attempt_inputs
-        self._timers = timers
         self._deadlines = deadlines
-        self._heartbeats = heartbeats
         self._subscriptions = subscriptions
         self._telemetry = telemetry
         self._inbox = inbox
-        self._stopping: dict[str, list[VerbCommand]] = {}
+        self._stops = PendingStops(memory)
 
     def after_commit(self, turn: Turn) -> None:
         """The life of an attempt, for all attempts of the turn at once: each line is one moment of it, in order."""
@@ -82,14 +73,14 @@ class Effects:
         self._launch(effects[ev.Launch], turn)  # its row is on disk: its inputs are written, and its worker starts
         self._watch(effects[Watch])  # it runs: its limits and its heartbeats are watched
         self._warn(effects[Warn])  # a limit is near
-        self._await_stops(effects[AnswerStop])  # a person stops it: the answer says whether the stop came in time
+        self._stops.add(effects[AnswerStop])  # a person stops it: the answer says whether the stop came in time
         self._stop(effects[ev.Stop])  # its process tree gets its signals, one after the other
         self._reassign(effects[ev.Reassign])  # its launcher is silent: the daemon itself signals its processes
-        self._answer_delivered(effects[StopDelivered])  # the first signal came before its end
+        self._stops.answer(effect.run_id for effect in effects[StopDelivered])  # the first signal came before its end
         self._settle(effects[ev.Settled], turn)  # it has ended: acknowledged, its files and alarms are removed
-        self._settle_unknown(effects[SettleUnknown], effects[AcknowledgeUnknown])  # outcomes without an open attempt
+        self._acknowledge_unknown(effects[AcknowledgeUnknown])  # outcomes without an open attempt are recorded
         self._release_dependents(effects[ev.ReleaseDependents])  # jobs that need it are queued or skipped
-        self._schedule(effects[DueRead], turn)  # its job waits for a retry
+        self._deadlines.schedule(effects[DueRead], turn)  # its job waits for a retry
         self._announce_turn(effects[AnswerRequest], effects[LogLine], turn)  # clients, followers and the log
 
     # --- from the launch to the end ---
@@ -102,8 +93,7 @@ class Effects:
         for effect in began:
             run = self._memory.by_run(effect.run_id)
             if run is not None:
-                self._timers.arm(run.job, run.attempt, effect.started)
-                self._heartbeats.began(run.job, run.attempt, effect.started)
+                self._deadlines.watch(run.job, run.attempt, effect.started)
 
     def _warn(self, warnings: Sequence[Warn]) -> None:
         for warning in warnings:
@@ -114,8 +104,7 @@ class Effects:
             run = self._memory.by_run(stop.run_id)
             if run is not None:
                 self._executors[run.job.spec.execution_mode].stop(stop.run_id, stop.grace_ms)
-            if stop.run_id in self._stopping:
-                asyncio.get_running_loop().call_later(PATIENCE_S, self._answer_stopping, stop.run_id)
+            self._stops.sent(stop.run_id)
 
     def _reassign(self, reassigned: Sequence[ev.Reassign]) -> None:
         for effect in reassigned:
@@ -129,13 +118,10 @@ class Effects:
             for executor in self._executors.values():
                 executor.acknowledge(run_ids)
             self._work_files.remove(run_ids)
-            self._timers.disarm(run_ids)
-            self._heartbeats.close(run_ids)
-            self._conclude_stops(turn)
+            self._deadlines.forget(run_ids)
+            self._stops.conclude(turn.transitions)
 
-    def _settle_unknown(self, reported: Sequence[SettleUnknown], recorded: Sequence[AcknowledgeUnknown]) -> None:
-        for effect in reported:
-            self._inbox.post(Settle(effect.run_id, effect.outcome))
+    def _acknowledge_unknown(self, recorded: Sequence[AcknowledgeUnknown]) -> None:
         if recorded:
             self._local.acknowledge_unknown([effect.run_id for effect in recorded])
 
@@ -143,19 +129,6 @@ class Effects:
         needed = where_to_go_on(effect for effect in ended if effect.job_id in self._memory.needed)
         if needed:
             self._inbox.post(Dependents(needed))
-
-    def _schedule(self, due_read: Sequence[DueRead], turn: Turn) -> None:
-        for effect in due_read:
-            self._timers.pend_at(effect.due.next_steady, effect.due.next_wall)
-            if effect.due.more:
-                self._inbox.post(DueJobs())
-        for transition in turn.transitions:
-            if transition.job.state in (State.WAITING, State.QUEUED):
-                self._timers.pend(transition.job, turn.now)
-        shortage = self._memory.shortage
-        if shortage.lasts and shortage.try_at > turn.now.steady:
-            self._timers.pend_at(shortage.try_at, None)
-        self._deadlines.rearm()
 
     # --- clients, followers and the log ---
 
@@ -176,28 +149,3 @@ class Effects:
         rest = transitions[ANNOUNCED_AT_ONCE:]
         if rest:
             asyncio.get_running_loop().call_soon(self._announce, rest, committed_at)
-
-    # --- requests that wait for their stop ---
-
-    def _await_stops(self, asked: Sequence[AnswerStop]) -> None:
-        for effect in asked:
-            self._stopping.setdefault(effect.run_id, []).append(effect.command)
-
-    def _answer_delivered(self, delivered: Sequence[StopDelivered]) -> None:
-        for effect in delivered:
-            self._answer_stopping(effect.run_id)
-
-    def _answer_stopping(self, run_id: str) -> None:
-        run = self._memory.by_run(run_id)
-        if run is None:
-            return
-        for command in self._stopping.pop(run_id, ()):
-            command.answer(job_standing(run.job, stopping=run.job.state is State.RUNNING))
-
-    def _conclude_stops(self, turn: Turn) -> None:
-        """Answer the requests that waited for the stop of an attempt that has ended: did the stop work?"""
-        for transition in turn.transitions if self._stopping else ():
-            attempt = transition.attempt
-            if attempt is not None and attempt.outcome is not None:
-                for command in self._stopping.pop(attempt.run_id, ()):
-                    command.conclude(transition.job, stopped=attempt.outcome.stopped)

@@ -21,8 +21,7 @@ from stoker.core.job.model import Attempt, Job, RunId
 from stoker.core.job.notice import Notice, judge_silence, read_notice
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState, WorkerStatus
-from stoker.engine.messages import Alarms, Unresponsive
-from stoker.engine.timers import Alarm, Limit, Timers
+from stoker.engine.timers import Alarm, Alarms, Limit, Timers, Unresponsive
 from stoker.executors.launcher_pool import LauncherPool
 from stoker.process.notices import Datagram, listen, may_notify, receive
 from stoker.process.work_files import WorkFiles

@@ -25,7 +25,6 @@ from stoker.core.workflow.checkpoint import Head
 from stoker.engine.rate_memory import LiveRates
 from stoker.engine.ready_queue import ReadyQueue
 from stoker.engine.schedule_memory import LiveSchedules
-from stoker.engine.timers import Freezes
 from stoker.engine.workflow_memory import LiveWorkflows
 from stoker.store.snapshot import Snapshot
 
@@ -49,6 +48,41 @@ class WorkerStatus(Struct):
     ready: bool = False
     unresponsive: bool = False
     ignored: int = 0
+
+
+class Freezes:
+    """How long each running attempt was frozen: limits on the run time do not count that time.
+
+    The executor does the freezing. Nothing is stored: for an attempt of an earlier daemon the count begins at zero.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[str, int] = {}  # by run, the begin of its freeze (steady)
+        self._before: Counter[str] = Counter()  # milliseconds of earlier freezes
+
+    def __contains__(self, run_id: str) -> bool:
+        return run_id in self._since
+
+    def run_ids(self) -> list[str]:
+        """The attempts that are frozen now."""
+        return list(self._since)
+
+    def freeze(self, run_ids: Iterable[str], at: int) -> None:
+        for run_id in run_ids:
+            self._since.setdefault(run_id, at)
+
+    def thaw(self, run_ids: Iterable[str], at: int) -> None:
+        for run_id in run_ids:
+            if run_id in self._since:
+                self._before[run_id] += at - self._since.pop(run_id)
+
+    def frozen_ms(self, run_id: str, at: int) -> int:
+        """The frozen time in all, until `at`."""
+        return self._before[run_id] + (at - self._since.get(run_id, at))
+
+    def forget(self, run_id: str) -> None:
+        self._since.pop(run_id, None)
+        self._before.pop(run_id, None)
 
 
 class LiveState:

@@ -1,22 +1,26 @@
 """Alarms: the limits of running attempts, and the times at which rows of the database are due.
 
-Owns one heap for each clock, the next due time of the rows in the database, and how long attempts were frozen. It only
-says what is due. Durations run on the steady clock; `deadline` and `run_at` run on the wall clock, which may jump.
+Owns one heap for each clock, the next due time of the rows in the database, and the messages about what is due.
+Durations run on the steady clock; `deadline` and `run_at` run on the wall clock, which may jump.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.clock import Now
-from stoker.core.job.model import Attempt, Job
+from stoker.core.job import events as ev
+from stoker.core.job.model import Attempt, Job, State, StopReason
 from stoker.core.job.notice import judge_silence
+from stoker.engine.inbox import Message, PostMessage
+from stoker.engine.turn import DueRead, Turn, Warn
+from stoker.store.loading import Wanted
 
 # The kernel sends no signal when the wall clock is set forward, so wall limits are checked this often.
 WALL_RECHECK_MS = 1_000
@@ -39,6 +43,12 @@ class Alarm(Struct, frozen=True, order=True, gc=False):
     run_id: str
     limit: Limit
     granted_ms: int = 0
+
+    def postponed(self, frozen_ms: int) -> Alarm | None:
+        """The alarm of an attempt that was frozen so long, later by what was not added yet; None if nothing is left."""
+        if frozen_ms <= self.granted_ms:
+            return None
+        return replace(self, at=self.at + frozen_ms - self.granted_ms, granted_ms=frozen_ms)
 
 
 class Timers:
@@ -127,48 +137,6 @@ class Timers:
         return max(0, min(waits)) if waits else None
 
 
-class Freezes:
-    """How long each running attempt was frozen: limits on the run time do not count that time.
-
-    The executor does the freezing. Nothing is stored: for an attempt of an earlier daemon the count begins at zero.
-    """
-
-    def __init__(self) -> None:
-        self._since: dict[str, int] = {}  # by run, the begin of its freeze (steady)
-        self._before: Counter[str] = Counter()  # milliseconds of earlier freezes
-
-    def __contains__(self, run_id: str) -> bool:
-        return run_id in self._since
-
-    def run_ids(self) -> list[str]:
-        """The attempts that are frozen now."""
-        return list(self._since)
-
-    def freeze(self, run_ids: Iterable[str], at: int) -> None:
-        for run_id in run_ids:
-            self._since.setdefault(run_id, at)
-
-    def thaw(self, run_ids: Iterable[str], at: int) -> None:
-        for run_id in run_ids:
-            if run_id in self._since:
-                self._before[run_id] += at - self._since.pop(run_id)
-
-    def frozen_ms(self, run_id: str, at: int) -> int:
-        """The frozen time in all, until `at`."""
-        return self._before[run_id] + (at - self._since.get(run_id, at))
-
-    def forget(self, run_id: str) -> None:
-        self._since.pop(run_id, None)
-        self._before.pop(run_id, None)
-
-    def postponed(self, alarm: Alarm, now: Now) -> Alarm | None:
-        """The alarm, later by the frozen time that was not added yet; None if there was no such time."""
-        frozen_ms = self.frozen_ms(alarm.run_id, now.steady)
-        if frozen_ms <= alarm.granted_ms:
-            return None
-        return replace(alarm, at=alarm.at + frozen_ms - alarm.granted_ms, granted_ms=frozen_ms)
-
-
 def _sooner(one: int | None, other: int | None) -> int | None:
     if one is None or other is None:
         return other if one is None else one
@@ -180,3 +148,61 @@ def _pop(heap: list[Alarm], now: int) -> list[Alarm]:
     while heap and heap[0].at <= now:
         due.append(heapq.heappop(heap))
     return due
+
+
+# --- what is due ---
+
+
+class Alarms(Message):
+    """Limits of running attempts that are due."""
+
+    def __init__(self, alarms: Sequence[Alarm]) -> None:
+        self.alarms = alarms
+
+    def apply_to(self, turn: Turn) -> None:
+        for alarm in self.alarms:
+            run = turn.memory.by_run(alarm.run_id)
+            if run is None or run.job.state is not State.RUNNING:
+                continue
+            match alarm.limit:
+                case Limit.TIMEOUT:
+                    turn.step(alarm.job_id, ev.StopWanted(reason=StopReason.TIMEOUT))
+                case Limit.UNRESPONSIVE:
+                    turn.step(alarm.job_id, ev.StopWanted(reason=StopReason.UNRESPONSIVE))
+                case Limit.DEADLINE:
+                    turn.step(alarm.job_id, ev.DeadlinePassed())
+                case Limit.WARN:
+                    signum = run.job.spec.warn_signal
+                    assert signum is not None, "only a job with a warning signal has a warning alarm"
+                    turn.effects.append(Warn(alarm.run_id, signum))
+
+
+class DueJobs(Message):
+    """Limits of jobs that do not run; the database has the due ones."""
+
+    def declare_reads(self, wanted: Wanted) -> None:
+        wanted.due = True
+
+    def apply_to(self, turn: Turn) -> None:
+        due = turn.loaded.due
+        for kind, ids in ((ev.Woke, due.woken), (ev.TtlPassed, due.expired), (ev.DeadlinePassed, due.overdue)):
+            for job_id in ids:
+                state = turn.job(job_id).state
+                if state is State.WAITING or (state is State.QUEUED and kind is not ev.Woke):
+                    turn.step(job_id, kind())
+        turn.effects.append(DueRead(due))
+        if due.more:
+            turn.effects.append(PostMessage(DueJobs()))
+
+
+class Unresponsive(Message):
+    """The heartbeat of a worker is late. That changes no state: only a change is recorded."""
+
+    def __init__(self, run_id: str, silent_ms: int) -> None:
+        self._run_id = run_id
+        self._silent_ms = silent_ms
+
+    def apply_to(self, turn: Turn) -> None:
+        run = turn.memory.by_run(self._run_id)
+        if run is not None and run.job.state is State.RUNNING:
+            turn.note_job(run.job, "unresponsive", {"run_id": self._run_id, "silent_ms": self._silent_ms})

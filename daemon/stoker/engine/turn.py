@@ -17,7 +17,7 @@ from stoker.core.clock import Now
 from stoker.core.errors import JobNotFound
 from stoker.core.job import events as ev
 from stoker.core.job.lifecycle import step
-from stoker.core.job.model import STOKER, Actor, Attempt, Change, Job, Need, Outcome, Queue, Resource, State
+from stoker.core.job.model import STOKER, Actor, Attempt, Change, Job, Need, Queue, Resource, State
 from stoker.core.rate import KEY_PREFIX, QUEUE_PREFIX, Rate
 from stoker.core.retention import ranges
 from stoker.core.schedule.model import Schedule
@@ -28,6 +28,7 @@ from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.workflow_memory import LiveWorkflow
 from stoker.store.attempts import Needed
 from stoker.store.conditions import ConditionWaiter
+from stoker.store.due import Due
 from stoker.store.instance import seen
 from stoker.store.jobs import is_damaged, spec_hash
 from stoker.store.loading import Loaded
@@ -73,17 +74,16 @@ class StopDelivered(ev.Effect, frozen=True):
     run_id: str
 
 
-class SettleUnknown(ev.Effect, frozen=True):
-    """An outcome was reported of an attempt that is not open: the database is asked about it in a later turn."""
-
-    run_id: str
-    outcome: Outcome
-
-
 class AcknowledgeUnknown(ev.Effect, frozen=True):
     """The outcome of an attempt that is not open is on disk: its launcher may forget it."""
 
     run_id: str
+
+
+class DueRead(ev.Effect, frozen=True):
+    """The due jobs were read: the timer is set to the time at which the next one is due."""
+
+    due: Due
 
 
 class LogLine(ev.Effect, frozen=True):

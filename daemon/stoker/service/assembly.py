@@ -20,7 +20,9 @@ from stoker.core.job.model import ExecutionMode, State
 from stoker.core.raw_bytes import native
 from stoker.core.workflow.fingerprint import digest
 from stoker.engine.attempt_inputs import AttemptInputs
+from stoker.engine.commands import TurnChange
 from stoker.engine.deadlines import Deadlines
+from stoker.engine.dependents import Dependents
 from stoker.engine.dispatcher import Dispatcher
 from stoker.engine.effects import Effects
 from stoker.engine.heartbeats import Heartbeats
@@ -28,8 +30,8 @@ from stoker.engine.hooks import Hooks
 from stoker.engine.inbox import Inbox, RequestMessage
 from stoker.engine.loop import Loop
 from stoker.engine.memory import memory_of
-from stoker.engine.messages import Dependents, ReportSink, TurnChange
 from stoker.engine.preflight import CommandRequest, Preflight
+from stoker.engine.reports import ReportSink
 from stoker.engine.spec_defaults import SpecDefaults
 from stoker.engine.submit import Intake
 from stoker.engine.subscriptions import Rooms, Subscriptions
@@ -172,9 +174,7 @@ class Engine:
             self.local,
             self.context.work_files,
             self.attempt_inputs,
-            self.timers,
             self.deadlines,
-            self.heartbeats,
             self.subscriptions,
             self.telemetry,
             self.inbox,
@@ -332,8 +332,7 @@ class Engine:
         await self.context.cgroups.remove_leftovers(set(self.memory.jobs_by_run))
         self.context.work_files.prepare(self.memory.jobs_by_run)
         await self.local.begin()
-        self.timers.pend_at(0, 0)  # read what came due while no daemon ran
-        self.deadlines.rearm()
+        self.deadlines.begin()
         self.followups.begin(self.memory.workflows.runs)
         self.background.retry("archives of earlier failures", self.archives.catch_up)
         self.background.retry(

@@ -14,8 +14,8 @@ from stoker.core.errors import InvalidParams, RateNotFound
 from stoker.core.job.model import Actor
 from stoker.core.rate import EVERY_KEY, KEY_PREFIX, QUEUE_PREFIX, Rate, changed
 from stoker.core.requests import RateSettings
+from stoker.engine.commands import TurnChange
 from stoker.engine.memory import LiveState
-from stoker.engine.messages import TurnChange
 from stoker.engine.turn import Turn
 from stoker.service.assembly import Engine
 

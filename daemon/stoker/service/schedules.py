@@ -20,7 +20,7 @@ from stoker.core.schedule.request import ScheduleParams, checked
 from stoker.core.schedule.slots import jitter, pass_over
 from stoker.core.schedule.timing import next_slot
 from stoker.core.workflow.definition import FlowRequest
-from stoker.engine.messages import TurnChange
+from stoker.engine.commands import TurnChange
 from stoker.engine.turn import Turn
 from stoker.schedules.messages import ScheduleRunNow, ScheduleSetting, declared
 from stoker.service.assembly import Engine

@@ -32,8 +32,7 @@ from stoker.core.requests import (
 )
 from stoker.core.throttle import check_floor
 from stoker.core.units import counted, duration, instant
-from stoker.engine.editing import Editing
-from stoker.engine.messages import TurnChange, VerbCommand
+from stoker.engine.commands import Editing, TurnChange, VerbCommand
 from stoker.engine.submit import Answers, Places, Submission
 from stoker.engine.subscriptions import ChangeFeed, ended
 from stoker.engine.turn import Turn

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock
@@ -17,12 +18,13 @@ from stoker.core.job.model import State
 from stoker.core.shortage import OWN_SHORTAGES
 from stoker.core.units import volume
 from stoker.engine.dispatcher import Dispatcher
-from stoker.engine.inbox import Inbox
+from stoker.engine.inbox import Inbox, Message
 from stoker.engine.memory import LiveState
-from stoker.engine.messages import Broken, ClocksSeen, Flush, Noted
 from stoker.engine.submit import Intake
+from stoker.engine.turn import Turn
 from stoker.files import free_bytes
 from stoker.store.directory import Aside, StateDirectory, storage_error
+from stoker.store.instance import seen
 from stoker.store.writer import Writer
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -208,3 +210,42 @@ def shortage(free: int, least: int) -> str:
     if free < least:
         return f"{volume(free)} are free, less than the {volume(least)} that are kept free ([disk] min_free_bytes)"
     return f"a commit found no room, though {volume(free)} are free"
+
+
+# --- messages ---
+
+
+class Flush(Message):
+    """Store the pids and start times that have waited long enough for another commit."""
+
+    def apply_to(self, turn: Turn) -> None:
+        turn.flush = True
+
+
+class ClocksSeen(Message):
+    """Store both clocks, from which the next boot goes on."""
+
+    def apply_to(self, turn: Turn) -> None:
+        turn.batch.meta.update(seen(turn.now))
+
+
+class Noted(Message):
+    """Something of the host or the daemon is recorded as a change, so that hooks and followers learn of it."""
+
+    def __init__(self, subject: str, cause: str, payload: dict[str, Any]) -> None:
+        self._subject = subject
+        self._cause = cause
+        self._payload = payload
+
+    def apply_to(self, turn: Turn) -> None:
+        turn.record("system", self._subject, self._cause, self._payload)
+
+
+class Broken(Message):
+    """A vital part has failed outside of a turn: the loop ends as after a failed commit."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def apply_to(self, turn: Turn) -> None:  # noqa: ARG002 - no turn can go on
+        raise self._error

@@ -22,7 +22,7 @@ from stoker.core.job.recovery import Action, Fact, Finding, plan, validate
 from stoker.engine.attempt_inputs import AttemptInputs
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState, OpenRun
-from stoker.engine.messages import Settle
+from stoker.engine.reports import Settle
 from stoker.engine.turn import Turn
 from stoker.executors.local import LocalExecutor
 from stoker.process import evidence

@@ -17,7 +17,7 @@ from stoker.core.job import events as ev
 from stoker.core.job.model import Job, Outcome, State
 from stoker.core.job.recovery import Action, RecoveryDecision, RecoveryPlan, event_of
 from stoker.engine.inbox import Inbox, Message, RequestMessage
-from stoker.engine.messages import AttemptsMissing
+from stoker.engine.reports import AttemptsMissing
 from stoker.engine.turn import Turn
 from stoker.store import jobs as job_rows
 from stoker.store.reader import Reader
