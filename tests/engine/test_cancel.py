@@ -12,7 +12,7 @@ import pytest
 
 from stoker.core.errors import AlreadyFinished, JobNotFound
 from tests.support.facts import until
-from tests.support.work import DeafWorker, Gate, alive, changes, end_of, lines, shell, state, submit, submit_running
+from tests.support.work import DeafWorker, Gate, alive, changes, end_of, lines, shell, submit, submit_running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,13 +164,19 @@ def cancelled_or_late(client: stoker.Client, job: int) -> str:
         return str(late.details["state"])
 
 
+def main_has_ended(client: stoker.Client, job: int) -> bool:
+    """Whether the job has had a main process, and has none any more."""
+    view = client.get(job)
+    return view["state"] != "running" or (view["pid"] is not None and not alive(view["pid"]))
+
+
 def test_cancel_when_only_the_rest_of_the_tree_is_left_then_the_exit_stands(
     client: stoker.Client, deaf: DeafWorker
 ) -> None:
     script = f'sh -c "{deaf.script}" & while ! [ -e {deaf.pids} ]; do :; done; exit 0'
     job = submit(client, shell(script), grace_ms=500)
     until(lambda: lines(deaf.pids), why="the child that stays")
-    until(lambda: not alive(client.get(job)["pid"] or 0) or state(client, job) != "running", why="the end of the main")
+    until(lambda: main_has_ended(client, job), why="the end of the main process")
 
     with pytest.raises(AlreadyFinished):
         client.cancel(job)

@@ -11,6 +11,7 @@ import pytest
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.tokens import Tokens
+from stoker.executors import launcher_pool
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.environment import WorkerContext
 from stoker.executors.launcher_pool import LauncherPool
@@ -18,7 +19,7 @@ from stoker.process.connection import dial
 from stoker.process.launchers import LauncherDead
 from stoker.process.work_files import WorkFiles
 from stoker.telemetry.otel import Telemetry
-from tests.support.facts import until_async
+from tests.support.facts import DEADLINE_S, until_async
 from tests.support.instance import LauncherHost
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ def fill_backlog(host: LauncherHost, launcher: str) -> list[socket.socket]:
             return waiting
 
 
-async def test_caught_up_when_a_launcher_is_not_connected_yet_then_it_is_awaited(host: LauncherHost) -> None:
+async def test_caught_up_when_a_launcher_is_not_connected_yet_then_it_is_awaited(
+    host: LauncherHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher_pool, "CATCH_UP_S", DEADLINE_S)  # a busy machine may need longer
     first = await host.start(epoch=1)
     await host.running(first, host.staying())
     os.kill(first.facts.pid, signal.SIGSTOP)

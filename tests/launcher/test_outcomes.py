@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,6 @@ from stoker.process.messages import Exited, RunState
 from stoker.process.outcomes import read_outcomes
 from tests.support import strace
 from tests.support.facts import until_async
-from tests.support.instance import ended
 from tests.support.strace import Attached, calls_of
 
 if TYPE_CHECKING:
@@ -165,25 +163,20 @@ async def test_outcome_when_the_disk_does_not_take_it_then_it_is_tried_again(hos
     assert alive == [client.launcher]
 
 
-@pytest.mark.skipif(not Path("/usr/bin/strace").exists(), reason="needs strace")
+@pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.why_not()))
 async def test_outcome_when_it_is_written_then_file_and_directory_are_synced(host: LauncherHost) -> None:
     client = await host.start()
     await host.run(client, host.order("/bin/false"))
     trace = host.home / "trace"
-    tracer = subprocess.Popen(
-        ["strace", "-qq", "-y", "-e", "trace=fsync,write", "-o", trace, "-p", str(client.facts.pid)]
-    )
-    host.children.append(tracer.pid)
-    await until_async(lambda: "TracerPid:\t0" not in Path(f"/proc/{client.facts.pid}/status").read_text())
+    attached = Attached(client.facts.pid, trace, "trace=fsync,write")
 
     client.close()
-    await until_async(lambda: ended(client.facts.pid))
-    tracer.wait()
+    await host.gone_from_proc(client.facts.pid)
+    attached.detach()
 
-    calls = [line for line in trace.read_text().splitlines() if "/outcomes" in line]
-    assert [line.partition("(")[0] for line in calls] == ["write", "fsync", "fsync"]
-    assert f"{client.launcher}.log>" in calls[1]
-    assert "/outcomes>" in calls[2]
+    log = f"{client.launcher}.log"
+    calls = [(call.syscall, call.file) for call in calls_of(trace) if call.file in {log, "outcomes"}]
+    assert calls == [("write", log), ("fsync", log), ("fsync", "outcomes")]
 
 
 @pytest.mark.skipif(strace.why_not() is not None, reason=str(strace.why_not()))

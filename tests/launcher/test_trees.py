@@ -178,6 +178,8 @@ async def two_runs_and_a_nameless_child(host: LauncherHost, client: LauncherClie
     other, parent = host.staying(), host.shell(f"( {NAMELESS} & ) ; read _ < $0")
     await host.running(client, other)
     await host.running(client, parent, "nameless")
+    # It may have printed its pid before its parent has ended.
+    await until_async(lambda: pid_of(parent, "nameless") in children_of(client.facts.pid), why="its adoption")
     return other, parent
 
 

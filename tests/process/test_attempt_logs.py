@@ -231,7 +231,7 @@ async def test_follow_when_its_reader_goes_then_no_descriptor_stays(log: Path) -
         await asyncio.gather(waiting, return_exceptions=True)
         await chunks.aclose()
 
-    assert count_fds() == before
+    await until_async(lambda: count_fds() == before, why="the logs closed, also by a thread that still read")
 
 
 async def test_follow_when_its_reader_goes_during_a_read_then_the_log_stays_open(

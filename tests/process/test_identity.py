@@ -236,7 +236,7 @@ async def test_proof_when_the_environment_may_not_be_read_then_it_is_unprovable(
 
 
 async def test_scan_when_processes_carry_marks_then_each_is_found_under_its_run(host: LauncherHost) -> None:
-    order = host.shell("sh -c 'read _ < $0' $0 & echo up; wait")
+    order = host.shell("sh -c 'echo up; read _ < $0' $0 & wait")
     client = await host.start()
     await host.running(client, order, "up")
     Stranger(host, "/bin/sleep", "600", STOKER_RUN_ID=order.run_id, STOKER_INSTANCE="another")

@@ -28,7 +28,7 @@ from stoker.process.messages import Exited, Gone, LauncherReport, LaunchOrder, L
 from tests.support.facts import DEADLINE_S, until, until_async
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 R = TypeVar("R", bound=LauncherReport)
 PROC = Path("/proc")
@@ -227,12 +227,17 @@ class Stranger:
     def __init__(self, host: LauncherHost, *argv: str, **environ: str) -> None:
         self.pid = os.posix_spawn(argv[0], [*argv], environ)
         host.children.append(self.pid)
-        # For a moment after an exec a process shows neither arguments nor environment.
-        until(lambda: (PROC / str(self.pid) / "cmdline").read_bytes() or self.ended(), why="the end of an exec")
+        until(lambda: shows_itself(self.pid, environ) or self.ended(), why="the end of an exec")
 
     def ended(self) -> bool:
         stat = read_stat(self.pid)
         return stat is None or stat.ended
+
+
+def shows_itself(pid: int, environ: Mapping[str, str]) -> bool:
+    """Whether its exec is over: before, a process shows neither arguments nor environment, then only the arguments."""
+    shown = PROC / str(pid)
+    return bool((shown / "cmdline").read_bytes() and (not environ or (shown / "environ").read_bytes()))
 
 
 def log_of(order: LaunchOrder) -> str:

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from stoker.core.job.model import Attempt, Identity, RunId
 from stoker.process import identity as identities
 from tests.support.facts import until
+from tests.support.instance import shows_itself
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,11 +54,11 @@ class Child:
     def __init__(self, argv: Sequence[str], environ: Mapping[str, str], *, deaf: bool = False) -> None:
         mask = signal.valid_signals() if deaf else ()
         self.pid = os.posix_spawn(argv[0], list(argv), dict(environ), setsid=True, setsigmask=mask)
+        self._environ = environ
         self._reaped = False
 
-    def shows_itself(self) -> None:
-        """For a moment after an exec a process shows neither arguments nor environment."""
-        until(lambda: (PROC / str(self.pid) / "cmdline").read_bytes() or self.ended, why="the end of an exec")
+    def await_exec(self) -> None:
+        until(lambda: shows_itself(self.pid, self._environ) or self.ended, why="the end of an exec")
 
     @property
     def ended(self) -> bool:
@@ -97,7 +98,7 @@ def take(pid: int, argv: Sequence[str], environ: Mapping[str, str]) -> Decoy | N
             NS_LAST_PID.write_text(str(pid - 1))
             decoy = Decoy(argv, environ)
             if decoy.pid == pid:
-                decoy.shows_itself()
+                decoy.await_exec()
                 return decoy
             decoy.reap()
     finally:
@@ -138,7 +139,7 @@ class Herd:
         """Start a worker; returns its run id."""
         run_id = f"{len(self.workers) + 1}.1.{secrets.token_hex(8)}"
         worker = Child(self.argv, {"STOKER_INSTANCE": self.instance, "STOKER_RUN_ID": run_id, **environ})
-        worker.shows_itself()
+        worker.await_exec()
         self.workers[run_id] = worker
         self.identities[run_id] = identity_of(worker.pid)
         return run_id

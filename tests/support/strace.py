@@ -7,9 +7,11 @@ shows that it was injected.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections import defaultdict
 from itertools import zip_longest
 from pathlib import Path, PurePath
@@ -150,35 +152,36 @@ class Attached:
         asked += [] if path is None else ["-P", str(path)]
         command = ["strace", *OPTIONS, "-o", str(trace), *asked, "-p", str(pid)]
         self._pid = pid
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE)
-        until(lambda: self._ended() or _is_traced(pid), why=f"strace on {pid}")
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - `detach` closes it
+        self._process = subprocess.Popen(command, stderr=self._output)
+        until(lambda: self._ended() or self._holds_all(), why=f"strace on {pid}")
 
     def _ended(self) -> bool:
         return self._process.poll() is not None
+
+    def _holds_all(self) -> bool:
+        """Whether each thread is traced. The kernel names the tracer earlier, when calls may still pass it by."""
+        return b" attached" in os.pread(self._output.fileno(), 4096, 0)
 
     def detach(self) -> None:
         """End strace. May be called twice, and after the process has ended."""
         if not self._ended():
             self._process.terminate()
-        if self._process.stderr is None or self._process.stderr.closed:
+        if self._output.closed:
             return
+        self._output.close()
         try:
-            self._process.communicate(timeout=LEAVES_S)
+            self._process.wait(LEAVES_S)
         except subprocess.TimeoutExpired:
             # If its process is killed meanwhile, strace waits for the main thread, which ends after the others.
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
         until(lambda: _rests(self._pid), why=f"rest for {self._pid}")
 
 
 def is_held(pid: int) -> bool:
     """Whether strace keeps its main thread from going on."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "t"
-
-
-def _is_traced(pid: int) -> bool:
-    with open(f"/proc/{pid}/status") as status:  # noqa: PTH123 - a read of /proc
-        return any(line.startswith("TracerPid:") and line.split()[1] != "0" for line in status)
 
 
 def _rests(pid: int) -> bool:
