@@ -314,3 +314,33 @@ def test_files_when_a_file_system_hangs_then_others_are_still_looked_at(tmp_path
 
         assert end_of(client, lives) == OK
         assert state(client, changed) == "waiting"
+
+
+def resume(client: stoker.Client) -> int:
+    """Let the schedule run at its next slot."""
+    client.call("schedule.resume", {"name": "imports"})
+    return int(until(lambda: client.call("schedule.get", {"name": "imports"})["last_job"]))
+
+
+def run_now(client: stoker.Client) -> int:
+    return int(client.call("schedule.run", {"name": "imports"})["job"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize("begin", [resume, run_now])
+def test_change_when_it_comes_right_after_the_slot_then_the_run_starts(
+    tmp_path: Path, begin: Callable[[stoker.Client], int]
+) -> None:
+    """The first look after the commit comes too late: it waits for a look that hangs."""
+    write(tmp_path / "data")
+    (tmp_path / "link").symlink_to(tmp_path / "dead")
+    template = shell("exit 0", wait_for=f"file-changed:{tmp_path}/data")
+    with DaemonProcess() as daemon, daemon.client() as client, DeadDirectory(tmp_path / "dead"):
+        schedule = {"name": "imports", "timing": "every 1s", "job": template, "paused": True}
+        client.call("schedule.add", schedule)
+        awaiting(client, f"file:{tmp_path}/link/ready")
+
+        job = begin(client)
+        replace(tmp_path / "data")
+
+        assert end_of(client, job) == OK

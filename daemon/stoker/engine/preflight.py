@@ -20,7 +20,7 @@ from msgspec import UnsetType
 
 from stoker.core.clock import Clock
 from stoker.core.errors import HandlerNotFound, InvalidParams, StokerError
-from stoker.core.job.conditions import ConditionKind, kind_of, texts
+from stoker.core.job.conditions import changes_awaited
 from stoker.core.job.model import ExecutionMode
 from stoker.core.raw_bytes import native, printable
 from stoker.core.requests import JobWork
@@ -62,9 +62,7 @@ class CommandRequest(RequestMessage[T]):
 
     def changing(self) -> list[str]:
         """The conditions about changes: what is there now must be known before the request is posted."""
-        trees = [sent.wait_for for sent in self.commands if sent.wait_for]
-        changing = [text for tree in trees for text in texts(tree) if kind_of(text) is ConditionKind.FILE_CHANGED]
-        return list(dict.fromkeys(changing))
+        return changes_awaited(sent.wait_for for sent in self.commands if sent.wait_for)
 
 
 class Preflight:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -33,12 +33,16 @@ from stoker.workflows.submit import WorkflowOffer
 
 
 class SlotsDue(RequestMessage[None]):
-    """The planned runs of schedules with a slot that is due."""
+    """The planned runs of schedules with a slot that is due.
 
-    def __init__(self, intake: Intake, planned: Iterable[PlannedRuns]) -> None:
+    `seen`: what is at the paths for whose change they wait.
+    """
+
+    def __init__(self, intake: Intake, planned: Iterable[PlannedRuns], seen: Mapping[str, str]) -> None:
         super().__init__()
         self._intake = intake
         self._planned = tuple(planned)
+        self._seen = seen
 
     def declare_reads(self, wanted: Wanted) -> None:
         for planned in self._planned:
@@ -78,7 +82,7 @@ class SlotsDue(RequestMessage[None]):
             )
             return schedule
         try:
-            return (yield from runs.submit(turn, self._intake, schedule, origin, offer))
+            return (yield from runs.submit(turn, self._intake, schedule, origin, offer, self._seen))
         except StokerError as error:
             turn.note_slots(schedule.name, "refused", {"slot": origin.scheduled_for, "because": error.message})
             return schedule
@@ -207,13 +211,19 @@ class ScheduleRunNow(RequestMessage[ScheduleRunAnswer]):
     """Submit a run now, whatever the times and the overlap policy of the schedule are."""
 
     def __init__(
-        self, intake: Intake, schedules: LiveSchedules, schedule: Schedule, offer: WorkflowOffer | None
+        self,
+        intake: Intake,
+        schedules: LiveSchedules,
+        schedule: Schedule,
+        offer: WorkflowOffer | None,
+        seen: Mapping[str, str],
     ) -> None:
         super().__init__()
         self._intake = intake
         self._schedules = schedules
         self._schedule = schedule
         self._offer = offer
+        self._seen = seen
         self._asked = secrets.token_hex(8)
         self._origin = Origin(schedule.name, 0)
 
@@ -230,7 +240,7 @@ class ScheduleRunNow(RequestMessage[ScheduleRunAnswer]):
         asked = self._schedule
         if (schedule.job, schedule.flow, schedule.overlap) != (asked.job, asked.flow, asked.overlap):
             raise ScheduleExists(f"schedule {schedule.name!r} was replaced meanwhile", hint="run it again")
-        schedule = yield from runs.submit(turn, self._intake, schedule, self._origin, self._offer)
+        schedule = yield from runs.submit(turn, self._intake, schedule, self._origin, self._offer, self._seen)
         turn.update_schedule(schedule)
         self.answer_after(
             turn,

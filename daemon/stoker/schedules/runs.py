@@ -5,7 +5,7 @@ Invariant: a run is submitted only if no run has its key, and the key is stored 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.errors import InvalidParams, StokerError
-from stoker.core.job.conditions import Tree
+from stoker.core.job.conditions import Tree, changes_awaited
 from stoker.core.job.model import NeedOn, SupersedeRunning
 from stoker.core.requests import JobParams, JobWork, NeedParams
 from stoker.core.schedule.model import Origin, Overlap, Schedule
@@ -100,6 +100,16 @@ def _trees(schedule: Schedule, offer: WorkflowOffer | None) -> Iterator[Tree]:
             yield work.wait_for
 
 
+def changing(schedule: Schedule, offer: WorkflowOffer | None) -> list[str]:
+    """The conditions of its next run about changes of files."""
+    return changes_awaited(_trees(schedule, offer))
+
+
+def changing_of_all(planned: Iterable[PlannedRuns]) -> list[str]:
+    trees = (tree for each in planned if each.due and each.due.slots for tree in _trees(each.schedule, each.offer))
+    return changes_awaited(trees)
+
+
 def _supersede_key(schedule: Schedule) -> str:
     return f"schedule/{schedule.name}"
 
@@ -118,18 +128,29 @@ def last_run(turn: Turn, schedule: Schedule) -> str | None:
 
 
 def submit(
-    turn: Turn, intake: Intake, schedule: Schedule, origin: Origin, offer: WorkflowOffer | None
+    turn: Turn,
+    intake: Intake,
+    schedule: Schedule,
+    origin: Origin,
+    offer: WorkflowOffer | None,
+    seen: Mapping[str, str],
 ) -> Generator[None, None, Schedule]:
-    """Submit a run; returns the schedule with its newest run. Raises StokerError without having changed anything."""
+    """Submit a run; returns the schedule with its newest run. Raises StokerError without having changed anything.
+
+    `seen`: what is at the paths for whose change the run waits.
+    """
     if offer is None:
-        return (yield from _submit_job(turn, intake, schedule, origin))
+        return (yield from _submit_job(turn, intake, schedule, origin, seen))
     workflow = WorkflowSubmission(intake, replace(offer, key=origin.key, origin=origin))
+    workflow.seen = seen
     answer = yield from workflow.accept_or_try(turn)
     first = min(job for job in answer.steps.values() if job is not None)
     return replace(schedule, last_slot=origin.scheduled_for, last_job=first, last_workflow=answer.id)
 
 
-def _submit_job(turn: Turn, intake: Intake, schedule: Schedule, origin: Origin) -> Generator[None, None, Schedule]:
+def _submit_job(
+    turn: Turn, intake: Intake, schedule: Schedule, origin: Origin, seen: Mapping[str, str]
+) -> Generator[None, None, Schedule]:
     params: dict[str, Any] = {"idempotency_key": origin.key}
     if schedule.overlap is Overlap.QUEUE and last_run(turn, schedule) is not None:
         params["needs"] = (NeedParams(job=schedule.last_job or 0, on=NeedOn.ANY),)
@@ -138,7 +159,9 @@ def _submit_job(turn: Turn, intake: Intake, schedule: Schedule, origin: Origin) 
     work = work_of(schedule)
     assert work is not None, "a schedule has the template of a job or of a workflow"
     job = JobParams(**{name: getattr(work, name) for name in JobWork.__struct_fields__}, **params)
-    (answer,) = yield from Submission(intake, [job], schedule.owner_uid, atomic=True, origin=origin).accept_all(turn)
+    submission = Submission(intake, [job], schedule.owner_uid, atomic=True, origin=origin)
+    submission.seen = seen
+    (answer,) = yield from submission.accept_all(turn)
     if isinstance(answer, StokerError):
         raise answer
     return replace(schedule, last_slot=origin.scheduled_for, last_job=answer.id, last_workflow=None)

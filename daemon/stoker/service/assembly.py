@@ -104,9 +104,7 @@ class Engine:
         self._build_loop(opened.writer)
         self._build_refusals(directory, opened)
         self._build_retention(directory, opened)
-        self.journaling = Journaling(
-            self.config, directory, opened.feed, opened.writer, self.reader, self.clock, self.background
-        )
+        self.journaling = Journaling(config, directory, opened.feed, opened.writer, self.reader, self.clock, background)
         self._build_upkeep()
         self._build_drain(progress)
         maintenance.register(opened.writer)
@@ -216,7 +214,9 @@ class Engine:
         host = HostState(self.config, self.clock, self.memory, self.inbox, self.throttle, self.background)
         self.awaited = Awaited(self.memory, self.inbox, files, host)
         self.hooks = Hooks(self.intake, self.config.hooks.values())
-        self.schedule_clock = ScheduleClock(self.memory, self.intake, self.inbox, self.clock, self.background)
+        self.schedule_clock = ScheduleClock(
+            self.memory, self.intake, self.inbox, self.clock, self.background, files.see
+        )
         followers = (self.followups, self.archives, self.rooms, self.schedule_clock)
         after = (self.effects, self.inbox, self.recovery, self.awaited, *followers)
         self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.hooks, self.stalls, after)

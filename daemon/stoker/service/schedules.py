@@ -137,8 +137,10 @@ class ScheduleService:
         """Submit a run now."""
         schedules = self._engine.memory.schedules
         schedule = schedules.find(name)
-        offer = await self._engine.schedule_clock.offer_of(schedule)
-        return await self._engine.request(ScheduleRunNow(self._engine.intake, schedules, schedule, offer))
+        clock = self._engine.schedule_clock
+        offer = await clock.offer_of(schedule)
+        seen = await clock.seen_for(schedule, offer)
+        return await self._engine.request(ScheduleRunNow(self._engine.intake, schedules, schedule, offer, seen))
 
 
 def _view(schedule: Schedule) -> ScheduleView:

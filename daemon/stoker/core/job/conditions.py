@@ -11,7 +11,7 @@ it is so when everything else is met.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -105,6 +105,12 @@ def _texts(tree: Tree) -> Iterator[str]:
     else:
         for member in (*tree.all, *tree.any):
             yield from _texts(member)
+
+
+def changes_awaited(trees: Iterable[Tree]) -> list[str]:
+    """The conditions about changes of files, each once: what is there now must be known before such a job is stored."""
+    found = [text for tree in trees for text in _texts(tree) if kind_of(text) is ConditionKind.FILE_CHANGED]
+    return list(dict.fromkeys(found))
 
 
 def all_open(tree: Tree | None) -> int:
