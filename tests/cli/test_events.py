@@ -80,6 +80,7 @@ def test_event_when_it_is_sent_again_with_its_key_then_it_is_reported_as_existin
         (("event", "emit", "a b"), 'NAME: not allowed: "a b"'),
         (("event", "emit", "a", "--idempotency-key", ""), "--idempotency-key '': expected a string that is not empty"),
         (("event", "emit", "a", "--data", "{"), "--data: not JSON"),
+        (("event", "emit", "a", "--data", '{"a": 1, "b": 2, "b": 3}'), "--data: not JSON: the key 'b' occurs twice"),
         (("event", "emit", "a", "--data", "@/nowhere"), "--data: cannot read /nowhere"),
         (("event", "emit", "a", "--data", f'"{"x" * 66_000}"'), "the limit is 65536"),
         (("event", "emit", "a", "--keep", "1"), "--keep: 1 has no unit"),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
+import re
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from tests.support.daemon import DaemonProcess
 
 CRONTAB = """\
 MAILTO=ops@example.org
@@ -122,7 +124,59 @@ def test_import_when_a_line_is_wrong_then_nothing_is_imported(shared: DaemonProc
     assert done.returncode == 65
     assert "line 2: " in done.stderr
     assert "line 3: " in done.stderr
+    assert "hint: crontab(5)" in done.stderr
     assert "crontab-1" not in stoker(shared, "ls").stdout
+
+
+@pytest.mark.parametrize("place", ["etc/cron.d/tab", "etc/crontab"])
+def test_import_when_a_crontab_of_the_system_was_unpacked_then_its_lines_have_users(
+    shared: DaemonProcess, tmp_path: Path, place: str
+) -> None:
+    file = tmp_path / place
+    file.parent.mkdir(parents=True)
+    file.write_text("0 1 * * * root\techo 1\n0 1 * * * www-data echo 2\n")
+
+    done = stoker(shared, "import", "--dry-run", "--json", str(file))
+
+    user = pwd.getpwuid(os.geteuid())
+    expected = [("echo 1", user.pw_dir)] if user.pw_name == "root" else []
+    assert [
+        (job["args"][1], job["working_dir"]) for job in (each["job"] for each in json.loads(done.stdout))
+    ] == expected
+    assert "it is for the user www-data" in done.stderr
+
+
+def test_import_when_each_line_begins_with_a_user_then_the_form_is_asked(shared: DaemonProcess) -> None:
+    tab = "SHELL=/bin/sh\n0 1 * * * root true\n0 2 * * * nobody true\n"
+
+    asked = stoker(shared, "import", "--dry-run", "-", stdin=tab)
+    told = stoker(shared, "import", "--dry-run", "--form", "user", "-", stdin=tab)
+    mixed = stoker(shared, "import", "--dry-run", "-", stdin=f"{tab}0 3 * * * true\n")
+
+    assert (asked.returncode, asked.stdout) == (64, "")
+    assert "-:2: 'root' is a user, and no program: do the lines name users?" in asked.stderr
+    assert "hint: --form system if they do" in asked.stderr
+    assert (told.returncode, mixed.returncode) == (0, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may talk to the daemon of another user")
+def test_import_when_the_daemon_is_of_another_user_then_lines_of_that_user_count(tmp_path: Path) -> None:
+    tab = tmp_path / "tab"
+    tab.write_text("0 1 * * * root true\n0 2 * * * nobody true\n")
+    with DaemonProcess() as daemon:
+        os.chown(daemon.state_dir, pwd.getpwnam("nobody").pw_uid, -1)
+        done = stoker(daemon, "import", "--dry-run", "--form", "system", str(tab))
+
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == ["tab-2"]
+    assert "user root, and jobs run as the user of the daemon (nobody)" in done.stderr
+
+
+def test_next_when_runs_are_delayed_by_jitter_then_the_delay_is_readable(shared: DaemonProcess) -> None:
+    stoker(shared, "add", "late", "@yearly", "--jitter", "300d", "--", "true")
+
+    coming = stoker(shared, "next", "--count", "3", "late").stdout.splitlines()
+
+    assert [re.fullmatch(r"\S+ \S+ \+\d+d\d\dh", line) is not None for line in coming] == [True] * 3
 
 
 def test_import_when_a_crontab_is_endless_or_all_wrong_then_the_error_is_short(

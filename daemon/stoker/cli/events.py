@@ -30,10 +30,19 @@ def event_data(text: str) -> Any:
         prefix = f"{source}: "
         text = _read(source)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except ValueError as error:
         hint = None if source else "text is JSON in quotes, as in --data '\"v1.2\"'; a file: --data @FILE"
         raise UsageError(f"{prefix}not JSON: {error}", hint=hint) from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises ValueError where a key occurs twice: one of its values would be lost."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in its object")
+    return value
 
 
 def _read(source: str) -> str:

@@ -49,6 +49,10 @@ def _command(hook: HookView) -> str:
     return " ".join([hook["command"], *hook["args"]])
 
 
+def _why(run: HookRunView) -> str:
+    return "-" if run["state"] == "succeeded" else run["reason"] or "-"
+
+
 @Command(words="NAME", options=(JSON,), examples=("stoker hook show mail",))
 def show(given: Given) -> None:
     hook: HookDetails = call(given, "hook.get", {"name": given["words"][0]})
@@ -70,7 +74,7 @@ def show(given: Given) -> None:
     if hook["runs"]:
         render.line()
         rows = [
-            (run["job"], run["change"] or "test", render.when(run["submitted_at"]), run["state"], run["reason"] or "-")
+            (run["job"], run["change"] or "test", render.when(run["submitted_at"]), run["state"], _why(run))
             for run in hook["runs"]
         ]
         table.show(("JOB", "CHANGE", "SUBMITTED", "STATE", "REASON"), rows)

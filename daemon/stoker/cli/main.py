@@ -90,7 +90,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "schedule pause": ("schedules:pause", "submit no further runs of a schedule"),
         "schedule resume": ("schedules:resume", "submit runs of a paused schedule again"),
         "schedule rm": ("schedules:remove", "remove schedules"),
-        "schedule import": ("schedules:import_crontab", "make schedules of the lines of a crontab"),
+        "schedule import": ("crontabs:import_crontab", "make schedules of the lines of a crontab"),
     },
     "events": {
         "event": ("events:ls", "list named events"),

@@ -1,4 +1,4 @@
-"""Schedules: add, ls, show, next, rm, pause, resume, run, and the import of crontabs.
+"""Schedules: add, ls, show, next, rm, pause, resume, run.
 
 Owns how a schedule is typed and shown. The daemon decides what a valid time is.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,8 @@ from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call, connect
 from stoker.cli.kit.parser import JSON, REASON, Command, Given, Option, reason_of
 from stoker.cli.kit.spec import SPEC, complete, given_fields
-from stoker.core.errors import FlowInvalid, InvalidParams, StokerError, UsageError
-from stoker.core.schedule.crontab import CronJob, Crontab, read_crontab
-from stoker.core.units import counted, duration
+from stoker.core.errors import FlowInvalid, UsageError
+from stoker.core.units import duration, span
 from stoker.rpc.client import Client, of_any_bytes
 
 if TYPE_CHECKING:
@@ -39,26 +37,32 @@ NOT_IN_A_TEMPLATE = (
     "--debounce-max",
 )
 TEMPLATE = tuple(option for option in SPEC if option.names[-1] not in NOT_IN_A_TEMPLATE)
-POLICIES = (
-    Option("--zone", "NAME", "the time zone of its times, e.g. Europe/Berlin (default: the local one)"),
-    Option(
-        "--misfire",
-        "POLICY",
-        "slots that came while no daemon ran: leave them out, run the newest, or run all (default: latest)",
-        choices=MISFIRES,
-    ),
-    values.duration_option("--catch-up", "how old a slot may be to be made up for (default: 1d)"),
-    Option(
-        "--overlap",
-        "POLICY",
-        "a slot comes before the last run ended: run beside it, leave it out, wait or stop that run (default: skip)",
-        choices=OVERLAPS,
-    ),
-    values.duration_option("--jitter", "start up to this much later: another time, but always the same, for each slot"),
-)
-SYSTEM_FORM = ("/etc/crontab", "/etc/cron.d/")
-LONGEST_CRONTAB = 1_000_000
-MISTAKES_SHOWN = 10
+
+
+def policies(misfire: str, overlap: str) -> tuple[Option, ...]:
+    """The options of a schedule beside its template, with these defaults."""
+    return (
+        Option("--zone", "NAME", "the time zone of its times, e.g. Europe/Berlin (default: the local one)"),
+        Option(
+            "--misfire",
+            "POLICY",
+            f"slots that came while no daemon ran: leave them out, run the newest, or run all (default: {misfire})",
+            choices=MISFIRES,
+        ),
+        values.duration_option("--catch-up", "how old a slot may be to be made up for (default: 1d)"),
+        Option(
+            "--overlap",
+            "POLICY",
+            "a slot comes before the last run ended: run beside it, leave it out, wait or stop that run (default:"
+            f" {overlap})",
+            choices=OVERLAPS,
+        ),
+        values.duration_option(
+            "--jitter", "start up to this much later: another time, but always the same, for each slot"
+        ),
+    )
+
+
 LOCALTIME, ZONES = "/etc/localtime", "/zoneinfo/"
 
 
@@ -66,7 +70,7 @@ LOCALTIME, ZONES = "/etc/localtime", "/zoneinfo/"
     words="NAME TIMES -- COMMAND [ARG…]",
     least=2,
     options=(
-        *POLICIES,
+        *policies("latest", "skip"),
         Option("--flow", "FILE|-", "submit the workflow of this flow file, in place of a command"),
         Option("--paused", None, "begin only with `stoker schedule resume`"),
         REPLACE,
@@ -224,7 +228,7 @@ def coming(given: Given) -> None:
         return
     for slot in answer["slots"]:
         later = slot["submitted_at"] - slot["slot"]
-        render.line(render.when(slot["slot"]) + (f" +{duration(later)}" if later else ""))
+        render.line(render.when(slot["slot"]) + (f" +{span(later)}" if later else ""))
 
 
 @Command(words="NAME…", options=(REASON, JSON), examples=("stoker schedule rm backup --reason 'moved to the NAS'",))
@@ -266,114 +270,3 @@ def run(given: Given) -> None:
     answer = call(given, "schedule.run", {"name": given["words"][0]})
     run_id = answer["job"] if answer["workflow"] is None else answer["workflow"]
     render.receipt(_run_words(answer), render.json_text(answer) if given["json"] else run_id)
-
-
-# --- crontabs -----------------------------------------------------------------------------------------------
-
-
-@Command(
-    words="CRONTAB|-",
-    options=(
-        Option(
-            "--form", "FORM", "user: as of crontab -l; system: with a user in each line", choices=("user", "system")
-        ),
-        Option("--prefix", "NAME", "schedules are named NAME-LINE (default: the name of the file)"),
-        Option("--dry-run", None, "store nothing: print what would be imported, and what cannot be"),
-        REPLACE,
-        *POLICIES,
-        JSON,
-    ),
-    examples=(
-        "crontab -l | stoker schedule import --dry-run -",
-        "stoker schedule import /etc/cron.d/sysstat",
-        "stoker schedule import --prefix web --misfire latest crontab.txt",
-    ),
-)
-def import_crontab(given: Given) -> None:
-    """As with cron, late slots are left out and runs may overlap, unless the options say otherwise. A crontab with a
-    mistake is refused as a whole.
-    """
-    (source,) = given["words"]
-    form = given["form"] or ("system" if source.startswith(SYSTEM_FORM) else "user")
-    crontab = read_crontab(_text_of(source), users=form == "system")
-    if crontab.mistakes:
-        raise _mistakes(source, crontab, form)
-    prefix = given["prefix"] or ("crontab" if source == "-" else os.path.basename(source))
-    ours = _of_this_user(crontab)
-    for number, remark in sorted(crontab.remarks):
-        render.note(f"{source}:{number}: {remark}")
-    params = [_imported(given, job, f"{prefix}-{job.line}") for job in ours]
-    if not given["dry_run"]:
-        _store(given, source, ours, params)
-    if given["json"]:
-        render.json_document(params)
-        return
-    rows = [(each["name"], each["timing"], each["zone"], job.command) for each, job in zip(params, ours, strict=True)]
-    table.show(("NAME", "TIMES", "ZONE", "COMMAND"), rows, spare=("ZONE",))
-
-
-def _text_of(source: str) -> str:
-    try:
-        with open(0 if source == "-" else source, encoding="utf-8", closefd=source != "-") as file:
-            text = file.read(LONGEST_CRONTAB + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        problem = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UsageError(f"cannot read {source}: {problem}") from None
-    if len(text) > LONGEST_CRONTAB:
-        raise InvalidParams(f"{source}: longer than {LONGEST_CRONTAB} characters", hint="import it in several parts")
-    return text
-
-
-def _mistakes(source: str, crontab: Crontab, form: str) -> InvalidParams:
-    """One error for all mistakes, which names the first of them."""
-    named = [f"line {number}: {text}" for number, text in crontab.mistakes[:MISTAKES_SHOWN]]
-    if (more := len(crontab.mistakes) - MISTAKES_SHOWN) > 0:
-        named.append(counted(more, "more line"))
-    hint = "stoker schedule import --form system FILE" if form == "user" else "crontab(5) says what a line has"
-    return InvalidParams(f"{source}: {'; '.join(named)}; nothing was imported", hint=hint)
-
-
-def _of_this_user(crontab: Crontab) -> list[CronJob]:
-    """Jobs run as the user of the daemon: a line for another user is left out, with a remark."""
-    name = pwd.getpwuid(os.geteuid()).pw_name
-    crontab.remarks += [
-        (job.line, f"not imported: it is for the user {job.user}, and jobs run as the user of the daemon ({name})")
-        for job in crontab.jobs
-        if job.user not in (None, name)
-    ]
-    return [job for job in crontab.jobs if job.user in (None, name)]
-
-
-def _imported(given: Given, job: CronJob, name: str) -> dict[str, Any]:
-    account = pwd.getpwuid(os.geteuid())
-    work: dict[str, Any] = {
-        "command": job.shell,
-        "args": ["-c", job.command],
-        "env": job.environment,
-        "working_dir": job.environment.get("HOME", account.pw_dir),
-        "name": job.command[:200],
-    }
-    if job.stdin is not None:
-        work["stdin"] = job.stdin
-    params: dict[str, Any] = {
-        "name": name,
-        "timing": job.timing,
-        "zone": given["zone"] or job.zone or here(),
-        "misfire": given["misfire"] or "skip",
-        "overlap": given["overlap"] or "allow",
-        "replace": given["replace"],
-        "job": work,
-    }
-    return params | {key: value for key in ("catch_up_ms", "jitter_ms") if (value := given[key]) is not None}
-
-
-def _store(given: Given, source: str, jobs: list[CronJob], params: list[dict[str, Any]]) -> None:
-    with connect(given) as client:
-        for count, (job, each) in enumerate(zip(jobs, params, strict=True)):
-            try:
-                client.call("schedule.add", each)
-            except StokerError as error:
-                error.message = (
-                    f"{source}:{job.line}: {error.message}; {count} of {counted(len(jobs), 'line')} were imported"
-                )
-                raise
