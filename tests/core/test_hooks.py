@@ -10,9 +10,10 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.core.hooks import (
-    CHANGES,
+    CAUSES,
     FILTERS,
     MAX_SUMMARY,
+    NEW_STATES,
     Hook,
     HookOn,
     Subject,
@@ -70,6 +71,9 @@ def failed(**spec: Any) -> Subject:
         ("job", "running", "waiting", "ended", None),
         ("workflow", "running", "failed", "failed", HookOn.WORKFLOW_FAILED),
         ("workflow", "running", "running", "paused", None),
+        ("workflow", "running", "running", "cancelled", None),
+        ("job", "running", "running", "superseded", None),
+        ("job", "running", "superseded", "ended", HookOn.JOB_SUPERSEDED),
         ("queue", None, None, "paused", HookOn.QUEUE_PAUSED),
         ("queue", None, None, "throttled", HookOn.QUEUE_THROTTLED),
         ("queue", None, None, "set", None),
@@ -88,8 +92,8 @@ def test_kind_when_a_change_is_recorded_then_the_table_names_it(
 def test_table_when_it_is_compared_with_the_states_then_each_end_can_be_named() -> None:
     ends = {("job", state.value) for state in {*FINAL, State.HELD}} | {("workflow", state.value) for state in ENDED}
 
-    assert ends <= CHANGES.keys()
-    assert set(CHANGES.values()) == set(HookOn)
+    assert ends == NEW_STATES.keys()
+    assert {*NEW_STATES.values(), *CAUSES.values()} == set(HookOn)
     assert FILTERS.keys() == {on.noun for on in HookOn}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from stoker.core.errors import DiskFull, HookNotFound, InvalidParams, QueueFull
 from tests.support.facts import until
-from tests.support.flows import sent_flow, settled, step
+from tests.support.flows import sent_flow, settled, step, step_states
 from tests.support.work import changes, end_of, job_view, shell, submit, submit_running
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ on = ["queue.paused"]
 {TELL}
 [hooks.silent]
 on = ["job.unresponsive"]
+{TELL}
+[hooks.endings]
+on = ["job.superseded", "workflow.cancelled"]
 {TELL}
 [hooks.everything]
 on = ["job.failed", "job.succeeded", "job.cancelled"]
@@ -158,6 +161,32 @@ def test_hook_when_a_workflow_fails_then_it_runs_for_the_workflow_and_its_steps(
     assert (record["workflow"]["id"], record["workflow"]["broken"]) == (workflow, ["b"])
     assert record["summary"] == f"workflow {workflow} (nightly) failed: b"
     assert (of_step["job"]["step"], of_step["workflow"]["id"]) == ("b", workflow)
+
+
+def test_hook_when_a_running_job_is_superseded_but_succeeds_then_it_has_no_job(
+    client: stoker.Client, gate: Gate
+) -> None:
+    older = submit_running(client, gate.spec(), supersede_key="hooked")
+    newer = submit(client, SUCCEED, supersede_key="hooked")
+    gate.open()
+    assert (end_of(client, older), end_of(client, newer)) == (("succeeded", "exit"), ("succeeded", "exit"))
+
+    (marked,) = changes(client, older, "superseded")
+
+    assert marked["seq"] not in [run["change"] for run in runs(client, "endings")]
+
+
+def test_hook_when_a_workflow_with_a_running_step_is_cancelled_then_it_runs_once(client: stoker.Client) -> None:
+    before = last_seq(client)
+    workflow = sent_flow(client, {"a": step("sleep 60", grace_ms=300), "b": step("exit 0", "a")})
+    until(lambda: step_states(client, workflow)["a"] == "running")
+    client.call("workflow.cancel", {"id": workflow})
+    assert settled(client, workflow) == "cancelled"
+
+    new = [run for run in runs(client, "endings") if run["change"] > before]
+
+    (record,) = (hook_record(client, run["job"]) for run in new)
+    assert (record["to_state"], record["workflow"]["state"]) == ("cancelled", "cancelled")
 
 
 def test_hook_when_a_queue_is_paused_then_it_runs_once(client: stoker.Client) -> None:

@@ -73,9 +73,15 @@ class HookOn(StrEnum):
         return self.value.partition(".")[2]
 
 
-# Kind of a change, and its new state, or its cause if it changes no state.
-CHANGES: Final[Mapping[tuple[str, str], HookOn]] = {
-    **{(on.noun, on.verb): on for on in HookOn if on.noun in ("job", "workflow", "queue")},
+# By kind and new state.
+NEW_STATES: Final[Mapping[tuple[str, str], HookOn]] = {
+    (on.noun, on.verb): on for on in HookOn if on.noun in ("job", "workflow") and on is not HookOn.JOB_UNRESPONSIVE
+}
+# By kind and cause, of changes that change no state. A cause may have the name of a state that does not follow from it:
+# a running job that is `superseded` finishes first, and a workflow that is `cancelled` still stops its steps.
+CAUSES: Final[Mapping[tuple[str, str], HookOn]] = {
+    ("job", "unresponsive"): HookOn.JOB_UNRESPONSIVE,
+    **{(on.noun, on.verb): on for on in HookOn if on.noun == "queue"},
     ("system", "disk_low"): HookOn.DISK_LOW,
     ("system", "disk_ok"): HookOn.DISK_OK,
     ("system", "recovered"): HookOn.DAEMON_RECOVERED,
@@ -126,8 +132,9 @@ class Subject(Struct, frozen=True):
 
 def kind_of(change: Change) -> HookOn | None:
     """The kind of a change; None for one that no hook can name."""
-    new = change.to_state if change.to_state != change.from_state else None
-    return CHANGES.get((change.kind, change.cause if new is None else new))
+    if change.to_state is None or change.to_state == change.from_state:
+        return CAUSES.get((change.kind, change.cause))
+    return NEW_STATES.get((change.kind, change.to_state))
 
 
 def matches(hook: Hook, subject: Subject) -> bool:
