@@ -112,7 +112,7 @@ def _without_daemon(given: Given) -> BackupView | None:
     try:
         return ops.make(_root(given), given["to"], _shown())
     except AlreadyRunning as error:
-        if error.details["socket"] is None:  # it does not listen yet, or no longer
+        if error.details["socket"] is None:  # it is starting, or stopping
             raise
         given["socket"] = error.details["socket"]
         return None

@@ -102,7 +102,7 @@ def _events(client: Client, _line: Sequence[str]) -> list[str]:
 
 
 def _conditions(client: Client, line: Sequence[str]) -> list[str]:
-    """Events, what has not ended, and what the host may be."""
+    """Events, jobs and workflows that have not ended, and the conditions about the host."""
     page = client.call("workflow.list", {"states": ["running", "paused"], "limit": MOST_IDS}, again=True)
     return [
         *(f"event:{name}" for name in _events(client, line)),

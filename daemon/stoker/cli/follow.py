@@ -88,7 +88,7 @@ def explain_delay(given: Given, job: int) -> None:
         time.sleep(PATIENCE_S)
         try:
             blocker: Explanation = call(given, "job.why", {"id": job})
-        except StokerError:  # the command itself waits for the daemon, and says so
+        except StokerError:  # the command itself waits for the daemon, with a note
             return
         hint = blocker.get("hint")
         if blocker["code"] in BLOCKED and (hint or blocker["code"] == "run_at"):
@@ -223,7 +223,7 @@ def logs(given: Given) -> None:
 
 
 def _explain_empty_log(job: JobDetails, ordinal: int) -> None:
-    """An empty log needs no remark, unless the command never ran."""
+    """Say why the log is empty if the command never ran; other empty logs need no remark."""
     for attempt in job.get("attempts_list", ()):
         if attempt["ordinal"] >= ordinal and attempt["error"]:
             reason = {"exception": HANDLER_FAILED, "exit": SENTENCES["output"]}
@@ -277,7 +277,7 @@ def watch(given: Given) -> None:
     def follow(client: Client) -> None:
         nonlocal cursor, history
         if cursor is None or history is None:
-            # Start from a known change, so that none is missed while the daemon restarts, or a restore goes back.
+            # Start from a known change: then no change is missed while the daemon restarts, and a restore is noticed.
             status = client.status()
             cursor = status["last_seq"] if cursor is None else cursor
             history = status["history"] if history is None else history

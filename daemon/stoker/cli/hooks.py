@@ -40,7 +40,7 @@ def _last(run: HookRunView | None) -> str:
 
 
 def _remark(hook: HookView) -> str:
-    """What keeps it from telling of changes."""
+    """The reason why the hook cannot run now, if there is one."""
     refused = f"{counted(hook['refused'], 'change')} refused" if hook["refused"] else None
     return "; ".join(text for text in (hook["problem"], hook["unmatched"], refused) if text) or "-"
 

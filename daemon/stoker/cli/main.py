@@ -240,7 +240,7 @@ def _before_dashes(arguments: Sequence[str]) -> Sequence[str]:
 
 
 def _parsed(selected: Command, arguments: Sequence[str], name: str = "") -> Given:
-    """Raises UsageError, with the command that explains the usage where there is no better hint."""
+    """Raises UsageError. Its hint, unless there is a better one, is the command that explains the usage."""
     try:
         given = selected.parse(arguments)
         if name and not given["help"]:  # without a command, `stoker` prints its overview

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 )
 def purge(given: Given) -> None:
     """Ended jobs go with their attempts, logs and checkpoints, workflows with all their steps, and without --queue and
-    --state also the older changes. What an open job needs stays. The daemon removes old ones by itself: [retention]."""
+    --state also the older changes. Jobs that an open job needs stay. The daemon removes old ones by itself:
+    [retention]."""
     if given["before"] is None:
         raise UsageError("missing --before", hint="stoker purge --before 30d --dry-run")
     asked = {name: given[name] for name in ("before", "queue", "states", "reason") if given[name] is not None}

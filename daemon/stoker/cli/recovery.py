@@ -17,7 +17,7 @@ from stoker.core.units import counted
 if TYPE_CHECKING:
     from stoker.ops.recovery_preview import PlannedStep, Preview
 
-# What would be done with an attempt, in the words of the table.
+# The action for an attempt, in the words of the table.
 WOULD = {
     "settle": "settle",
     "keep": "let it go on",

@@ -37,7 +37,7 @@ HOST_FACTS: tuple[Literal["idle", "charging"], ...] = ("idle", "charging")
 MOST_STALE = 5
 MOST_RATES = 5  # the others are in `stoker rate ls`
 JOURNAL_SLACK_BYTES = 32 * 1024 * 1024  # the newest files are never removed
-# What a start did with unfinished attempts, in the order in which it is shown.
+# The actions of a start on unfinished attempts, in the order in which they are shown.
 RECOVERED: tuple[tuple[RecoveryCount, str], ...] = (
     ("settled", "settled"),
     ("adopted", "adopted"),
@@ -90,7 +90,7 @@ def summary(answer: StatusView) -> list[tuple[str, object]]:
 
 def _jobs(answer: StatusView) -> str:
     others = ", ".join(f"{answer[state]} {state}" for state in ("queued", "waiting", "held"))
-    if answer["safe_mode"]:  # whether their workers live is not known: nothing looks at them
+    if answer["safe_mode"]:  # it is unknown whether their workers live: safe mode does not check them
         return f"{answer['running']} recorded as running and left alone, {others}"
     return f"{answer['running']} of at most {answer['max_running']} running, {others}"
 
@@ -119,12 +119,12 @@ def _fact(fact: FactView) -> str:
 
 
 def _files(files: FilesView) -> str | None:
-    """`jobs wait for 3 paths; the kernel may not tell of 1, looked at again and again: ...`."""
+    """`jobs wait for 3 paths; the kernel reports no changes of 1, looked at again and again: ...`."""
     if not files["paths"]:
         return None
     text = f"jobs wait for {counted(files['paths'], 'path')}"
     if files["untold"]:
-        text += f"; the kernel may not tell of {files['untold']}, looked at again and again: {files['why']}"
+        text += f"; the kernel may not report changes of {files['untold']}, looked at again and again: {files['why']}"
     return text + "".join(f"; the file system at {point} does not answer" for point in files["hanging"])
 
 
@@ -139,7 +139,7 @@ def _stale(attempts: list[StaleCheckpoint]) -> list[str]:
 
 
 def _recovery(recovery: RecoveryStatus, *, safe_mode: str | None) -> str:
-    """What the last start did with unfinished attempts."""
+    """The actions of the last start on unfinished attempts."""
     counts = [f"{recovery[count]} {words}" for count, words in RECOVERED if recovery[count]]
     if safe_mode and recovery["took_ms"] is None and not counts:
         return f"given up, unfinished attempts are unchanged; began {render.when(recovery['started_at'])}"

@@ -74,7 +74,7 @@ class SubmitAttempts:
         self._patience: Patience | None = None
 
     def pause_after(self, error: StokerError) -> bool:
-        """Pause before another attempt; False if there shall be none.
+        """Pause before another attempt. False if no further attempt shall be made.
 
         Raises the error of a first attempt if no daemon is there, or if another attempt would end the same way.
         """

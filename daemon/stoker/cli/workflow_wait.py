@@ -1,7 +1,7 @@
 """`stoker workflow wait`, and the `--wait` of other commands.
 
-Owns what counts as an end (also that only a person can continue the workflow) and its exit status. It never polls: it
-reads the workflow again when the log of changes has a change that may have ended it.
+Decides what counts as an end (also a workflow that only a person can continue), and with which exit status. It never
+polls: it reads the workflow again when the log of changes has a change that may have ended it.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What the commands share: options, values, the connection, rendering (render.py is the one place that prints)."""
+"""Parts of all commands: options, values, the connection, rendering (render.py is the one place that prints)."""

@@ -45,7 +45,7 @@ def as_typed(error: StokerError, command: Command, given: Given) -> StokerError:
 
 
 def _place(path: str, command: Command, given: Given) -> str | None:
-    """The option that was typed for a path, or the name of a positional argument; None if neither was typed."""
+    """The option that was typed for a path, or the name of a positional argument; None if it was not typed."""
     root, *inner = re.split(r"(?=[.\[])", path, maxsplit=1)
     typed: list[tuple[str, str]] | None = given["typed"].get(root)
     values = given.get(root)

@@ -109,7 +109,7 @@ def stale(one: StaleCheckpoint) -> str:
 
 
 def awaited(standing: Mapping[str, Any]) -> str:
-    """What a job waits for, for a column of a table: its conditions, or a token of a rate."""
+    """The conditions that a job waits for, or the token of a rate, for a column of a table."""
     if standing["state"] != "waiting":
         return "rate" if standing.get("awaits_token") else ""
     return render.cut(", ".join(standing.get("conditions_open", ())), AWAITED_WIDTH)

@@ -1,6 +1,6 @@
 """`--block`: waiting for room in a full queue. The daemon answers when there is room, so the client does not poll.
 
-Owns the note that says so, and the time to give up.
+Owns the note about the wait, and its time limit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stoker.cli.kit.parser import Given
     from stoker.rpc.client import Client
 
-# A woken client may go away without submitting. The others notice that free place when they ask again.
+# A client may be woken and end without a submit. The others find the free place when they ask again.
 ONE_WAIT_MS = 60_000
 
 
@@ -41,5 +41,5 @@ class RoomWait:
         try:
             places: int = client.call("queue.wait", params, again=True, patient=True)["places"]
         except WaitTimeout:
-            return 1  # the next submit sees how it is now
+            return 1  # the next submit finds out whether there is room
         return max(1, places)  # others may have been faster

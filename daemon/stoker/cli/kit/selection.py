@@ -1,4 +1,4 @@
-"""Which jobs a command is about: the options of a filter, and the matching jobs.
+"""The jobs that a command acts on: the options of a filter, and the matching jobs.
 
 Owns the options of the filter and the order in which jobs are shown. The daemon applies the filter.
 """

@@ -211,7 +211,7 @@ def complete(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def overdue(spec: dict[str, Any]) -> str | None:
-    """A remark if `run_at` has passed; such a job is accepted all the same."""
+    """A remark if `run_at` has passed. The job is accepted nevertheless."""
     run_at = spec.get("run_at")
     if not isinstance(run_at, int) or not 0 <= run_at < time.time_ns() // 1_000_000:
         return None

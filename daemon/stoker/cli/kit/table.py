@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from stoker.cli.kit import render
 
 GAP = 2
-# A last column that is narrower shows next to nothing.
+# Below this width the last column is unreadable.
 LAST_COLUMN = 20
 NARROWEST_COLUMN = 8
 

@@ -1,4 +1,4 @@
-"""What a log may do to a terminal: colour its text, and rewrite its current line, as a progress bar does. Pure.
+"""The effects that a log may have on a terminal: colours, and a rewritten line, as of a progress bar. Pure.
 
 Owns carriage returns and two escape sequences: colours (SGR) pass, and "erase in line" is dropped, as a rewrite erases
 anyway. All other control characters become text (`^[`).
