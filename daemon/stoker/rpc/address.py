@@ -92,7 +92,7 @@ def lock_socket(path: Path) -> int:
 def unlock_socket(path: Path, fd: int) -> None:
     """Release the lock and remove its file, unless another daemon has made a new one."""
     lock = _lock_of(path)
-    with contextlib.suppress(OSError):  # a file that stays is no harm
+    with contextlib.suppress(OSError):  # a file that stays does no harm
         if is_same_file(lock, os.fstat(fd)):
             lock.unlink()
     os.close(fd)

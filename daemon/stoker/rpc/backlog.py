@@ -1,7 +1,7 @@
 """Bytes that are kept for clients, over all connections: bounded together, as each connection may hold megabytes.
 
-Owns the sums, and which connection ends when one is too large: the one that holds most, of equal ones that which has
-changed least recently. The daemon's memory must not depend on how many clients stop reading or never end a frame.
+Owns the sums. When a sum is too large, the connection that holds most of it ends; among equals, the one that changed
+least recently. The daemon's memory must not depend on how many clients stop reading or never end a frame.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Holder(Protocol):
 
     @property
     def unfinished_bytes(self) -> int:
-        """The bytes of a frame of which the end has not come."""
+        """The bytes of a frame that is not complete yet."""
 
     def break_off(self, error: StokerError) -> None:
         """Hang up: nothing can be sent to it."""
@@ -34,7 +34,7 @@ class Holder(Protocol):
 
 
 class Bound(NamedTuple):
-    """`end` gets the connection that holds most, its bytes, those of all and the limit."""
+    """Calls `end` with the connection that holds most, its bytes, the sum of all, and the limit."""
 
     size: Callable[[Holder], int]
     end: Callable[[Holder, int, int, int], None]

@@ -139,7 +139,7 @@ class ClientConnection(asyncio.Protocol):
         self._gate.unfinished.note(self)
 
     def abort(self) -> None:
-        """Hang up. It ends here: until the event loop says so, its unread bytes would count and could end others."""
+        """Hang up and stop counting its bytes at once: the event loop reports the end later."""
         if not self._gone:
             self._transport.abort()
             self._end()
@@ -210,7 +210,7 @@ class ClientConnection(asyncio.Protocol):
         self._go_on_pause_or_close()
 
     def _has_left(self) -> bool:
-        """Drop what is left to begin if the client has hung up: while reading is paused, nothing else tells."""
+        """End if the client has hung up with requests left: while reading is paused, only this check notices it."""
         if self._unbegun and self._hung_up():
             self.abort()
         return self._gone

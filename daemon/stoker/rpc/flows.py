@@ -60,7 +60,7 @@ def read_flow(params: WorkflowSubmitParams) -> FlowRequest:
     head, wrong = _read(params.flow, FlowHead, "", mistakes)
     defaults, hidden = _read(head.defaults, StepDefaults, "defaults", mistakes)
     if len(hidden) > MAX_MISTAKES:
-        hidden = _OF_PROGRAM  # so many fields take too long to check against every step
+        hidden = _OF_PROGRAM  # checking this many fields against every step would take too long
     steps: dict[str, StepParams] = {}
     unsure: dict[str, frozenset[str]] = {}
     for name, sent in head.steps.items():

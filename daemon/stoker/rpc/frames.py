@@ -1,8 +1,8 @@
 """JSON-RPC 2.0 frames: reads the requests of a frame and writes the frames of answers.
 
-Owns `requests_in`, which finds the method and the parameters of each request. Positional parameters are refused, as
-they say nothing to the reader of a log. Reading needs neither service nor connection and gives one request at a time:
-it can stop between two requests or run in a thread.
+Owns `requests_in`, which finds the method and the parameters of each request. Positional parameters are refused,
+because a reader of a log could not tell them apart. Reading needs neither service nor connection and gives one request
+at a time: it can stop between two requests or run in a thread.
 
 msgspec reads a frame about three times as fast as wire.parse_strict, but accepts duplicate keys, NUL, strings over the
 limit and integers beyond 64 bits. `read_frame` detects the first three cheaply and turns to the strict reader; the

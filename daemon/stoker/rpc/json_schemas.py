@@ -1,7 +1,7 @@
 """JSON Schemas (draft 2020-12) of what people and programs write and read, made from the types that Stoker reads with.
 
-Owns the table of schemas. A schema accepts all that Stoker accepts. What no schema can say (a program exists, two
-fields agree, a time zone is known) only the daemon checks.
+Owns the table of schemas. A schema accepts all that Stoker accepts. Only the daemon checks the rest: that a program
+exists, two fields agree, a time zone is known.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The calls of all connections that the engine has not answered yet: bounded together.
 
-Owns their number and who waits for fewer. A client may hang up and come again with as many requests, and what has begun
-still happens: without a bound the engine gets work faster than it does it, others wait behind all of that, and memory
-grows. Calls that bring no work have further room, so that a cancel, a drain or a probe gets through while work waits.
+Owns their number, and the connections that wait for it to fall. A client may hang up and come back with as many
+requests again, while its first ones are still carried out: without a bound the engine would get work faster than it can
+do it, other clients would wait, and memory would grow. Calls that bring no work have extra room, so that a cancel, a
+drain or a probe gets through.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import Any
 
 from stoker.rpc.table import Method, MethodKind
 
-MAX_BRINGING_WORK = 2048  # open calls with which no further one begins that brings work: four turns of the engine
+MAX_BRINGING_WORK = 2048  # open calls at which no further call with work begins: four turns of the engine
 MAX_OPEN = 2 * MAX_BRINGING_WORK  # of all kinds
 MAX_OPEN_BYTES = 64 * 1024 * 1024
-WOKEN_EACH = 256  # calls that have ended, so that a thousand that wait are not woken for the end of one
+WOKEN_EACH = 256  # ends of calls: a thousand waiting connections are not woken for each single end
 
 
 class OpenCalls:
@@ -30,7 +31,7 @@ class OpenCalls:
         if method.kind is not MethodKind.CALL:
             return True
         if method.brings_work:
-            # None goes before those that wait already.
+            # Connections that wait already go first.
             return not self._waiting and self._count < MAX_BRINGING_WORK and self._bytes < MAX_OPEN_BYTES
         return self._count < MAX_OPEN
 
@@ -46,11 +47,11 @@ class OpenCalls:
             self._wake()
 
     def _is_half_empty(self) -> bool:
-        """Calls that take long may stay open while too few others are left to end WOKEN_EACH times."""
+        """Wakes waiting connections earlier: if long calls stay open, WOKEN_EACH others may never end."""
         return self._count <= MAX_BRINGING_WORK // 2 and self._bytes <= MAX_OPEN_BYTES // 2
 
     def when_fewer(self, go_on: Callable[[], None]) -> None:
-        """Call `go_on` once, when calls have ended: there may be room then. They are called in the order of asking."""
+        """Call `go_on` once when calls have ended, as there may be room then. First come, first served."""
         self._waiting.append(go_on)
 
     def _wake(self) -> None:

@@ -1,7 +1,7 @@
 """The turns of all connections: one after the other, for a few milliseconds in each iteration of the event loop.
 
-Owns who is next. Invariant: an iteration of the loop stays short and nobody waits for more than one turn of each other
-connection, however many connections have something to do.
+Owns the order. Invariant: an iteration of the loop stays short, and a connection waits for at most one turn of each
+other one, however many are busy.
 """
 
 from __future__ import annotations
