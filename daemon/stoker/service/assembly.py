@@ -298,7 +298,7 @@ class Engine:
         return request.future
 
     def submit(self, request: CommandRequest[T]) -> asyncio.Future[T]:
-        """As `request`, once it is known whether its commands can be executed: often that is known already."""
+        """Like `request`, after a check that its commands can be executed. Recent results are reused."""
         if (refusal := self.refusals.current()) is not None:
             request.fail(refusal)
         elif self.preflight.check_known(request) and not request.changing():
@@ -374,7 +374,7 @@ class Engine:
         return reloaded
 
     async def _declare(self) -> None:
-        """Store the queues, rates and schedules of the settings file that differ; name hooks that are of no use."""
+        """Store the queues, rates and schedules of the settings file that differ; log hooks that can never run."""
         await self.inbox.ask(TurnChange(partial(declare, self.config)))
         await self.inbox.ask(SchedulesDeclared(self.config.schedules.values()))
         if self.config.hooks:

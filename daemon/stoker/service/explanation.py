@@ -37,7 +37,7 @@ async def explanation_of(engine: Engine, job: Job) -> Explanation:
 
 
 def _origin(job: Job) -> str:
-    """Who submitted it, if it was no client."""
+    """The schedule or hook that submitted it, in words; empty for a client."""
     if job.spec.hook is not None:
         change = "a change that is made up" if job.spec.hook_change is None else f"change {job.spec.hook_change}"
         return f"; submitted by hook {job.spec.hook} for {change}: {job.spec.hook_data['summary']}"
@@ -82,7 +82,7 @@ async def _scene(engine: Engine, job: Job) -> Scene:
 
 
 def _closed(engine: Engine, job: Job) -> str | None:
-    """Why jobs of its queue do not start; of a low disk also how low it is."""
+    """The reason why jobs of its queue do not start. For a low disk it has the free bytes."""
     why = engine.dispatcher.closed_for(job.spec.queue)
     return f"{why}: {engine.housekeeping.shortage}" if why == LOW else why
 

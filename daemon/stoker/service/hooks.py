@@ -1,6 +1,6 @@
 """The methods of the protocol for hooks, as plain calls.
 
-Owns the view of a hook, with what keeps its program from being executed.
+Owns the view of a hook, with the reason why its program cannot be executed, if there is one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The log of an attempt as a stream for clients.
 
-Owns which attempt is followed, and the end of the stream: with its attempt, or with a job that starts none any more.
+Owns which attempt is followed, and the end of the stream: with its attempt, or with a job that starts no further
+attempt.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def rate_views(memory: LiveState, now_ms: int) -> list[RateView]:
 
 
 def queue_tokens(memory: LiveState, name: str, now_ms: int) -> TokensView | None:
-    """The rate of a queue, and what is left of it now."""
+    """The rate of a queue, and the tokens that are left of it."""
     rate = memory.queues[name].rate
     return None if rate is None else _bucket(memory, rate, f"{QUEUE_PREFIX}{name}", now_ms)
 
