@@ -1,4 +1,4 @@
-"""What jobs wait for beside their needs: one part for everything that watches their conditions.
+"""The watchers of all conditions that jobs wait for, as one part.
 
 Owns the order in which these parts begin, act and end, and posts the ends of jobs and workflows that others wait for.
 """

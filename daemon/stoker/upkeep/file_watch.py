@@ -1,8 +1,9 @@
 """Watches the paths for which jobs wait, and posts to the loop what was seen there.
 
 Owns the inotify instance, which path has which watches, and the threads of the looks. A path is looked at when a job
-begins to wait for it, when the kernel tells of a change (also of the mounts, or that it lost notices), and at a start.
-Where the kernel may not tell, as on a network file system or at the limit of watches, it is looked at again and again.
+begins to wait for it, when the kernel reports a change (of the path, of the mounts, or a loss of notices), and at a
+start. Where the kernel may not report changes, as on a network file system or at the limit of watches, paths are
+polled.
 
 Invariants: there is one look on each file system at a time; one that hangs takes one thread, and no other begins there;
 a change after a look began leads to another look.
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 THREADS = 4
 SUBMIT_THREADS = 2  # for jobs that are being submitted, so that these never take the others
 PATIENCE_MS = 2_000  # a look that takes longer hangs
-UNTOLD_EVERY_MS = 10_000  # between two looks where the kernel may not tell of changes
+UNTOLD_EVERY_MS = 10_000  # between two looks where the kernel may not report changes
 # Between two reads of notices: meanwhile the kernel puts equal ones together, so a directory in which a million files
 # come and go costs little.
 BREATH_S = 0.02
@@ -187,7 +188,7 @@ class FileWatch:
             if watched is None or not watched.asked:
                 continue
             watched.asked = False
-            if path not in self._looks:  # else that look hangs, and when it ends another one follows
+            if path not in self._looks:  # else an earlier look hangs, and another one follows when it ends
                 self._begin_look(path, watched)
                 break
         if not queue:
@@ -210,7 +211,7 @@ class FileWatch:
         self._background.start("look at a file", self._run_look(begun, work))
 
     def _surroundings(self) -> Surroundings:
-        """A link may lead to where a look hangs, whatever the path that is written."""
+        """A link may lead any path to a mount point where a look hangs, so every look knows all of these."""
         return Surroundings({} if self._mounts is None else self._mounts.kinds, frozenset(self._hanging()))
 
     async def _run_look(self, begun: Look, work: Callable[[], None]) -> None:
@@ -224,7 +225,7 @@ class FileWatch:
         self._go_on()
 
     def _take_over(self, begun: Look) -> None:
-        """The watches of a look, and what it saw."""
+        """Take over the watches of a look, and post what it saw."""
         path, sight, watched = begun.path, begun.sight, self._paths.get(begun.path)
         if watched is None:  # meanwhile the last of its jobs was cancelled
             self._drop(sight.watches)
@@ -249,7 +250,7 @@ class FileWatch:
         return False
 
     def _post_sight(self, watched: WatchedPath, seen: str | None, last_job: int) -> None:
-        """Tell what was seen: if nothing has changed, only the jobs that came since the last time."""
+        """Post what was seen. If it has not changed, only for the jobs that came since the last post."""
         if seen is None:
             return
         for condition, (before, up_to) in watched.posted.items():
@@ -260,7 +261,7 @@ class FileWatch:
                 self._inbox.post(FileSeen(condition, seen, last_job, after))
 
     async def see(self, conditions: Sequence[str]) -> dict[str, str]:
-        """What is at the paths of these conditions now. One of which the file system does not answer is left out."""
+        """The present state of the paths of these conditions, without those whose file system does not answer."""
         hanging = self._hanging()
         by_point: dict[str, list[str]] = {}
         if sum(each.hangs for each in self._submits) < SUBMIT_THREADS:
@@ -290,7 +291,7 @@ class FileWatch:
     # --- what the kernel tells ---
 
     def _listen(self) -> None:
-        """Begin to hear of changes; while that is refused, paths are looked at again and again."""
+        """Begin to listen for changes. If the kernel refuses, paths are polled."""
         if self._inotify is not None:
             return
         try:
@@ -315,7 +316,7 @@ class FileWatch:
         if fd == self._inotify.fd:
             self._resuming[fd] = loop.call_later(BREATH_S, self._hear, fd)
             self._heard(self._inotify.read())
-        else:  # another file system may be above any path, of which no watch tells
+        else:  # a mount may hide any path, and no watch reports that
             self._resuming[fd] = loop.call_later(MOUNTS_BREATH_S, self._hear, fd)
             self._mounts.read()
             self._ask_all()
@@ -344,7 +345,7 @@ class FileWatch:
         return "/" if self._mounts is None else self._mounts.point_of(path)
 
     def tick(self) -> None:
-        """Notice looks that hang, and look again where the kernel may not tell: that polls, as nobody else knows."""
+        """Notice looks that hang, and poll the paths of which the kernel may not report changes."""
         self._notice_hanging()
         now = self._clock.now().steady
         for path, watched in self._paths.items():
@@ -361,7 +362,7 @@ class FileWatch:
     # --- what people see ---
 
     def words(self, condition: str) -> str:
-        """How a condition stands now."""
+        """The present state of a condition, in words."""
         path, now = target_of(condition), self._clock.now().steady
         watched, going_on = self._paths.get(path), self._looks.get(path)
         if going_on is not None and going_on.hangs:

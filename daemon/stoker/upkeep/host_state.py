@@ -1,7 +1,7 @@
 """Watches whether the host is idle and charging, and posts each change to the loop.
 
-Owns what was measured, the connection to logind, and the jobs that only wait for a time while the host is as they need
-it. `core.host_state` judges. The load and the battery are looked at again and again, as the kernel tells of neither.
+Owns the measurements, the connection to logind, and the jobs that only wait for a time while the host meets their
+conditions. `core.host_state` judges. The load and the battery are polled, as the kernel reports changes of neither.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 POWER_EVERY_MS = 5_000  # while a job waits for it
 POWER_SELDOM_MS = 60_000
-INPUT_EVERY_MS = 30_000  # logind tells nothing of terminals
+INPUT_EVERY_MS = 30_000  # logind sends no notices about terminals
 RECONNECT_S = 30.0
 FOLLOWING = "sessions of the host"
 BATTERY = "look at the battery"
@@ -107,7 +107,7 @@ class HostState:
     # --- jobs ---
 
     def after_commit(self, turn: Turn) -> None:
-        """Jobs that changed, or that wait for a time, while what they need of the host holds."""
+        """Post the jobs that changed while the host meets their conditions, and note those that wait for a time."""
         for effect in turn.effects:
             if isinstance(effect, AskLater):
                 self._delayed[effect.job_id] = effect.at
@@ -139,7 +139,7 @@ class HostState:
         self._post_changes()
 
     def _check_input(self, now: Now) -> None:
-        """The first job that waits for idle makes the connection, as most hosts never have one; then it stays."""
+        """Connect when the first job waits for idle, as most hosts never have such a job. The connection stays."""
         if self._logind.connected and now.steady >= self._input_at + INPUT_EVERY_MS:
             self._input_at = now.steady
             self._background.start("question to logind", self._logind.ask())
@@ -161,7 +161,7 @@ class HostState:
     # --- what people see ---
 
     def words(self, condition: str) -> str:
-        """How a condition stands now."""
+        """The present state of a condition, in words."""
         if condition == ConditionKind.CHARGING:
             return power_words(self._power)
         return idle_words(self._policy, self._idleness, self._clock.now().steady)

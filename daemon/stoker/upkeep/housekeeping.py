@@ -1,7 +1,7 @@
 """The small periodic duties: free disk space, clocks and pids that wait for a commit, and `state.json`.
 
-Invariant: on a low disk no job is accepted or started, but the ends of running jobs are still committed, and hooks
-tell of them.
+Invariant: on a low disk no job is accepted or started, but the ends of running jobs are still committed, and their
+hooks run.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Housekeeping:
             self._inbox.wake()
 
     def measure_disk(self) -> int:
-        """Free bytes now. `status` calls it, too, because there are no ticks in safe mode."""
+        """Free bytes now. `status` also calls it, because safe mode has no ticks."""
         with contextlib.suppress(FileNotFoundError):  # the directory was removed: keep the last measurement
             self.free_bytes = free_bytes(self._directory.root)
         return self.free_bytes

@@ -81,7 +81,7 @@ class Journaling:
         if feed is None or self._background.is_running("journal"):
             return
         if not feed.journal.writing:
-            if feed.journal.error is not None:  # none if it could not be opened: _open has noted that error
+            if feed.journal.error is not None:  # `_open` has noted the error if it could not be opened
                 self._note(feed.journal.error)
             if self._clock.now().steady >= self._due:
                 self._background.start("journal", self._open(feed))

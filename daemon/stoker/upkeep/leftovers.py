@@ -71,7 +71,7 @@ class Leftovers:
         await self._repeat(pace, rows.forget_keys, purged_before)
 
     async def forget_events(self, pace: Pace, now: int) -> None:
-        """Named events that reach no job any more and that no job has got."""
+        """Delete the named events that never reached a job and can reach no further one."""
         await self._repeat(pace, rows.forget_events, now)
 
     async def forget_recoveries(self, pace: Pace) -> None:

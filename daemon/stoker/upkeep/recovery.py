@@ -255,7 +255,7 @@ class RecoveryService:
         return Finding(run_id=finding.run_id, fact=Fact.ORPHANED, evidence=shown)
 
     def _credited(self, run: HeldRun) -> HeldRun:
-        """The run, whose end is credited to our stop if its launcher did not know of that."""
+        """The run. Its end is credited to our stop if its launcher did not know of the stop."""
         return run if run.exit is None else replace(run, exit=self._local.credit_stop(run.exit))
 
     def _take_over(self, result: RecoveryFindings) -> None:
@@ -346,7 +346,7 @@ class RecoveryService:
         return [run_id for run_id in processes.runs if run_id not in self._memory.jobs_by_run]
 
     async def stop_leaked(self) -> list[str]:
-        """Stop them now, before anything starts; gives the runs of which a process is left."""
+        """Stop them now, before anything starts. Returns the runs that still have a process."""
         await self._sweep_leaked()
         return await self._leaked()
 

@@ -1,6 +1,6 @@
-"""What a recovery has found out about open runs, and the plan that follows.
+"""The findings of a recovery about open runs, and the plan that follows from them.
 
-Owns the rule which outcome logs may be removed: a log goes only once nothing in it can be lost.
+Decides which outcome logs may be removed: only those whose outcomes are all committed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which paths a notice of the kernel concerns: by the watch of a directory, and by the name in it.
+"""Finds the paths that a notice of the kernel concerns, by the watch of a directory and the name in it.
 
-A directory may have ten thousand names for which jobs wait, and as many others that come and go: a notice costs what it
-concerns. Invariant: a watch is known here as long as a path has it.
+A directory may have ten thousand names for which jobs wait, and as many others that come and go: the cost of a notice
+depends only on the paths that it concerns. Invariant: a watch is known here as long as a path has it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class WatchedNames:
                 del self._paths[watch]
 
     def concerned(self, notice: FileNotice) -> Iterator[str]:
-        """The paths that have the name of a notice on their way; of one without a name those through its directory."""
+        """The paths that lead through the name in a notice; if it has no name, those through its directory."""
         by_name = self._paths.get(notice.watch, {})
         for name in (notice.name, None) if notice.name else by_name:
             yield from by_name.get(name, ())
