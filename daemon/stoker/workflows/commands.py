@@ -148,7 +148,7 @@ def reset_steps(
     floors: Mapping[str, int] | None = None,
     budget: Budget = NO_BUDGET,
 ) -> Generator[None]:
-    """Reset these steps, so that they wait for their needs again. None of them may have an open attempt."""
+    """Reset these steps, so that they wait for their needs again. They must not have an open attempt."""
     resetting = {run.jobs[name] for name in reset}
     for job_id in sorted(resetting):
         name = run.steps[job_id].name

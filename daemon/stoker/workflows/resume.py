@@ -254,7 +254,7 @@ def _must_lead_anywhere(run: LiveWorkflow, options: ResumeOptions, acts: Mapping
 
 
 def _must_have_use(options: ResumeOptions, reset: Collection[str]) -> None:
-    """New limits apply only to steps that run again: refuse them if there are none, instead of ignoring them."""
+    """New limits apply only to steps that run again. Without such a step they are refused, not ignored."""
     for path in ("timeout_ms", "max_attempts"):
         if getattr(options, path) is not None and not reset:
             raise InvalidParams(

@@ -139,7 +139,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         return specs
 
     def _never_fitting(self, turn: Turn, steps: Counter[str]) -> Iterator[Mistake]:
-        """Queues that have no room for so many steps even while nothing else waits; 0 closes a queue for a while."""
+        """Queues that are too small for these steps even if empty. The bound 0 only closes a queue for a while."""
         for name, count in steps.items():
             most = self._intake.most_places(turn.memory.queues[name])
             if 0 < most.in_queue < count:
