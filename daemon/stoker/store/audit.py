@@ -47,7 +47,7 @@ def beginning(connection: sqlite3.Connection) -> Chain:
 
 
 def verify_next(connection: sqlite3.Connection, so_far: Chain) -> Chain | None:
-    """Verify the next portion; None if there is none."""
+    """Verify the next portion; None at the end."""
     last, head, count = so_far.last, so_far.head, so_far.count
     for row in connection.execute(NEXT, (last, PORTION)):
         seq, _, kind, subject, _, _, cause, _, payload, job_id, stored = row

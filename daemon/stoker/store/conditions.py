@@ -47,7 +47,7 @@ WHERE condition = ?1 AND conditions.job_id > ?2 AND {NOT_PURGED} ORDER BY condit
 OF_JOBS = (
     "SELECT job_id, condition FROM conditions WHERE job_id IN (SELECT value FROM json_each(?)) ORDER BY job_id, number"
 )
-# Of files and the host: somebody has to watch these.
+# Of files and the host, which must be watched.
 AWAITED = """
 SELECT condition, count(*) FROM conditions JOIN jobs ON jobs.id = conditions.job_id
 WHERE (condition GLOB 'file:*' OR condition GLOB 'file-changed:*' OR condition IN ('idle', 'charging'))
@@ -263,7 +263,7 @@ def page(
 
 
 def forget(connection: sqlite3.Connection, now: int) -> int:
-    """Delete some events that reach no job any more and that no job has got. Returns how many."""
+    """Delete some events that never reached a job and can reach no further one. Returns how many."""
     return connection.execute(FORGET, (now, now - KEY_KEPT_MS, SWEPT_EVENTS)).rowcount
 
 

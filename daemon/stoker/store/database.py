@@ -74,9 +74,9 @@ def _unchanged(value: T) -> T:
     return value
 
 
-# For each parameter that is no plain int, float or str the sqlite3 module looks for an adapter and then for two
-# methods, and makes an exception for each that is missing. On its way through the tables a job has some fifty of
-# these values, most of them NULL; a member of a StrEnum, which is no plain str either, costs a microsecond.
+# For each parameter that is not a plain int, float or str the sqlite3 module looks for an adapter and then for two
+# methods, and raises and drops an exception for each that is missing. On its way through the tables a job has some
+# fifty of these values, most of them NULL; a member of a StrEnum, which is no plain str either, costs a microsecond.
 ADAPTED = (
     type(None), bool, bytes, State, Reason, StopReason, OnOrphan, ExecutionMode, QueueClass, NeedOn, OutcomeKind,
     WorkflowState, Intent, Strategy, CheckpointKind, Misfire, Overlap,

@@ -1,4 +1,4 @@
-"""Which pending jobs have something due, and when the next one will be.
+"""Finds the pending jobs that have something due, and the time of the next one.
 
 Owns the four times of a job that does not run: the end of a backoff, `run_at`, ttl, deadline. Each has a partial index,
 so a million queued jobs cost nothing until one is due. Invariant: the event of a due job takes it out of its query's

@@ -1,4 +1,4 @@
-"""The id of the history that the numbers of changes belong to, so that a cursor is never taken for one of another.
+"""The id of the history that the numbers of changes belong to: a cursor is valid only in its own history.
 
 A restore goes back to an earlier change, and the first start of a copied directory goes on apart from the original:
 from there on the same numbers stand for other changes, and the history has another id. Earlier ids are kept, each with

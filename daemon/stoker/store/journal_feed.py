@@ -1,7 +1,7 @@
 """The journal's part in the writer's thread: after a commit, read what changed and hand it to the journal.
 
 Owns how far the outbox and the log of changes were read, and how many entries were deleted. Only the writer's thread
-calls `collect` and `forget`. What cannot be read or handed over now stands in the outbox, and is read later.
+calls `collect` and `forget`. Rows that cannot be read or handed over now stay in the outbox, and are read later.
 Invariant: no entry is deleted before its row is durable in a file.
 """
 

@@ -150,7 +150,7 @@ def _key(values: Sequence[Any]) -> Any:
 
 
 def _sentence(key: Key, stored: Struct | None, journaled: bytes | None) -> str | None:
-    """What differs; None if only the text of the JSON does, as another version of a library wrote it."""
+    """The difference; None if only the text of the JSON differs, because another version of a library wrote it."""
     row = f"{key[0]} {shown(key[1])}"
     if stored is None:
         return f"{row} is not there, the journal has it"

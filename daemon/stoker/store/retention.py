@@ -374,7 +374,7 @@ def forget_keys(connection: sqlite3.Connection, before: int) -> Swept:
 
 
 def forget_events(connection: sqlite3.Connection, now: int) -> Swept:
-    """Delete some events that reach no job any more and that no job has got."""
+    """Delete some events that never reached a job and can reach no further one."""
     count = conditions.forget(connection, now)
     return Swept(count, 2 * count)
 

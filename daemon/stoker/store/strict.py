@@ -1,7 +1,7 @@
-"""Rows that no release of ours stores: damage, which a reader reports as an error of its own.
+"""Damaged rows, which no release of ours stores: their reader raises an error.
 
 Every function of `store/` that makes values of rows is `strict`. So a damaged row is a clear error of one request, or
-of a start; it is never taken for a bug, and no default stands in for what cannot be read.
+of a start. It is never taken for a bug, and never replaced by a default.
 """
 
 from __future__ import annotations
