@@ -56,7 +56,7 @@ class AttemptCgroups:
     async def empty(self, run_id: str) -> None:
         """Kill all processes in the cgroup of an attempt that no launcher owns, and wait for their end.
 
-        Raises OSError if it cannot be known whether there are any.
+        Raises OSError if that is unknown.
         """
         cgroups = self._cgroups
         # Polled, as most cgroups are empty already; a process in an uninterruptible call ends late.

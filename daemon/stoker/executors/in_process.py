@@ -49,7 +49,7 @@ class InProcessExecutor:
         self._sink([Report(run_id, ev.Ended(outcome=outcome))])
 
     def stop(self, run_id: str, grace_ms: int) -> None:
-        """Cancel the task. There is no SIGKILL for tasks: one that goes on is cancelled and logged every second."""
+        """Cancel the task. A task that goes on is cancelled and logged every second, as tasks have no SIGKILL."""
         task = self._tasks.get(run_id)
         if task is not None:
             task.cancel()

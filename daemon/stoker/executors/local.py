@@ -55,7 +55,7 @@ class LocalExecutor:
         self._runs: dict[str, LocalRun] = {}
         self._clients: dict[str, LauncherClient] = {}  # the launcher of each run
         self._orphans: dict[str, Identity | None] = {}  # runs without a launcher: their main processes
-        self._reassigned_alive: set[str] = set()  # reassigned runs of which a process is known to live
+        self._reassigned_alive: set[str] = set()  # reassigned runs that have a process known to live
 
     def _launcher_ready(self) -> None:
         self._orphan_logs.ask()

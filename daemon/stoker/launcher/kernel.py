@@ -169,7 +169,7 @@ def has_ended(pid: int) -> bool:
 
 
 def read_proc(pid: int, name: str) -> bytes:
-    """A file in /proc/PID. Raises ProcessLookupError if there is no such process; other errors do not say that."""
+    """A file in /proc/PID. Raises ProcessLookupError if there is no such process; it may live after any other error."""
     try:
         return read_file(f"/proc/{pid}/{name}")
     except FileNotFoundError as error:

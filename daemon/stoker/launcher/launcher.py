@@ -348,7 +348,7 @@ def _cgroup_of(order: Message) -> str | None:
 
 
 def _was_out_of_memory(cgroup: str) -> bool:
-    """Whether the kernel counts an oom_kill; a SIGKILL alone proves nothing. Raises OSError for want of memory."""
+    """Whether the kernel counts an oom_kill; a SIGKILL alone proves nothing. Raises OSError if memory is short."""
     try:
         lines = kernel.read_file(f"{cgroup}/memory.events").split(b"\n")
     except OSError as error:

@@ -73,9 +73,9 @@ class DaemonPeer:
         return bool(self._unsent)
 
     def check_abandoned(self) -> bool:
-        """Whether its daemon has gone by now: this process may have been stopped for hours behind its last wait."""
+        """Whether its daemon has hung up: this process may have been stopped for hours since its last wait."""
         if self.open and not self.abandoned:
-            with contextlib.suppress(OSError):  # the kernel lacks memory: the next wait tells it
+            with contextlib.suppress(OSError):  # the kernel lacks memory: the next wait reports the hang-up
                 self.abandoned = has_hung_up(self._sock)
         return self.abandoned
 

@@ -2,7 +2,7 @@
 
 Owns the adopted processes (children of ours that are not the main process of a run) and the walk down a tree. An
 adopted process belongs to a run if it shows the run's id or mark, is in its session or cgroup, or if no other run can
-have started it. One whose run is not certain is leaked: counted, and killed once all runs that may own it are over.
+have started it. If its run is uncertain it is leaked: it is counted, and killed once all runs that may own it are over.
 
 Invariants: a child of ours is unreaped, so its pid is not used again; any other process is pinned by a pidfd and proven
 to be the child of a living member of the tree before it gets a signal; a lack of descriptors or memory is raised as
@@ -123,7 +123,8 @@ class ProcessTree:
         newcomers = [pid for pid in self._read_children() if pid not in mains and pid not in adopted]
         living = [pid for pid in newcomers if not _reap(pid)]
         if living:
-            # Possible owners: the open runs, and the owners of adopted processes that ended and left us their children.
+            # Possible owners: the open runs, and the owners of adopted processes that ended and left their children to
+            # us.
             suspects = self._ended_owners | self._runs.open_ids()
             adopted.update((pid, self._find_owners(pid, suspects)) for pid in living)
         self._ended_owners = frozenset()

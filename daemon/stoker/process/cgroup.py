@@ -128,7 +128,7 @@ class Cgroups:
         available = (self._root / "cgroup.controllers").read_text().split()
         for controller in CONTROLLERS:
             if controller in available:
-                with suppress(OSError):  # EBUSY: its limits are not in force here, and are not reported to be
+                with suppress(OSError):  # EBUSY: its limits cannot be enforced here, and `in_force` leaves them out
                     _write(self._root / "cgroup.subtree_control", f"+{controller}")
         self.controllers = frozenset((self._root / "cgroup.subtree_control").read_text().split())
 

@@ -119,7 +119,7 @@ def _ended(exited: Exited, evidence: str, launcher: str) -> Finding:
 def search_proc(
     instance: str, attempts: Sequence[Attempt], foreign_epochs: int, hidden_epochs: int
 ) -> dict[str, Finding]:
-    """One finding for each attempt from /proc. What cannot be seen there is unprovable, not gone."""
+    """One finding for each attempt from /proc. A process that /proc does not show counts as unprovable, not as gone."""
     marked = identities.scan(instance)
     findings = {
         attempt.run_id: _judge(

@@ -76,8 +76,8 @@ def may_notify(datagram: Datagram, main: int | None, reaper: int | None) -> bool
     """Whether the sender is of our user, or root, and may be of the tree of the worker `main`.
 
     A sender that has ended, as short programs have, or is a child of the launcher (`reaper`) is believed: only this run
-    has the address, and the user is the same. So is one that cannot be looked at for want of a descriptor: a worker
-    must not count as silent for that.
+    has the address, and the user is the same. So is one that cannot be examined for lack of a descriptor: that must not
+    make a worker count as silent.
     """
     if datagram.uid not in (0, os.geteuid()):
         return False
@@ -90,7 +90,7 @@ def _is_below(pid: int, main: int, reaper: int | None) -> bool:
     for _ in range(GENERATIONS):
         try:
             stat = read_stat(pid) if pid > 0 else None
-        except OSError:  # for want of a descriptor
+        except OSError:  # no descriptor is left
             return True
         if stat is None or main in (pid, stat.session) or stat.parent == reaper:
             return True

@@ -87,7 +87,7 @@ class WorkFiles:
     def take_output(self, run_id: str) -> RunOutput:
         """The outputs of a run that has ended. The file stays until the commit.
 
-        Raises OSError if the daemon itself lacks what reading takes: that is no fault of the job.
+        Raises OSError if the daemon lacks memory or a descriptor: that is not the fault of the job.
         """
         try:
             descriptor = open_regular(self.output(run_id))
