@@ -1,7 +1,7 @@
 """Whether anybody uses the sessions of the host: systemd-logind's IdleHint, over D-Bus.
 
-logind tells when a desktop becomes idle or busy. It tells nothing of terminals, whose last input it only looks up when
-it is asked; so it is also asked by whoever is about to believe that the host is idle.
+logind sends a notice when a desktop becomes idle or busy. It sends none about terminals, whose last input it looks up
+only when it is asked. So the caller asks again before it takes the host for idle.
 
 The connection needs dbus-fast (the extra stoker[desktop]), which is imported when it is first used.
 """
@@ -106,7 +106,7 @@ class Logind:
             if hint is not None:
                 self._heard(InputState(bool(hint.value)))
         elif message.member == "NameOwnerChanged" and message.sender == BUS and message.body[0] == NAME:
-            # logind went away, or came back with sessions that it told of to nobody.
+            # logind ended, or started again with sessions for which it sent no notice.
             self._leave()
 
 

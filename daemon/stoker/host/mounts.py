@@ -1,6 +1,6 @@
 """The mounted file systems of this process, and when they change (/proc/self/mountinfo, proc(5)).
 
-The kernel tells of a mount or an unmount by an exceptional condition on that file. As event loops wait only for input,
+The kernel reports a mount or an unmount as an exceptional condition on that file. As event loops wait only for input,
 the file stands in an epoll instance, which is readable then.
 """
 

@@ -2,7 +2,7 @@
 
 Links are followed, the last one too, and their directories are watched as well; directories that do not exist yet need
 no watch, as the name that is missing is watched for. Invariant: a directory is watched before anything in it is looked
-at, so that every later change is told. A look may block as long as a file system does: call it off the loop.
+at, so that every later change gives a notice. A look may block as long as a file system does: call it off the loop.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from msgspec import Struct, field
 
 MOST_LINKS: Final = 40  # as the kernel
-# Other hosts change files there, of which this kernel learns nothing; and some tell nothing of their own changes.
+# Other hosts change files there without a notice to this kernel, and some give no notice of changes at all.
 UNTOLD: Final = (
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4",
     "ocfs2", "orangefs", "proc", "smb3", "smbfs", "sysfs", "virtiofs", "vboxsf",
@@ -30,11 +30,11 @@ LIMITS: Final = {
 
 
 class Sight(Struct):
-    """What a look saw.
+    """The result of a look.
 
-    `seen`: time of the last change, size and inode; empty: nothing is there; None: that could not be told.
-    `watches`: what was watched, with the name for which; None for everything. `state`: what is there, in words.
-    `untold`: why the kernel may not tell of changes. `at`: where the look is, for when it hangs.
+    `seen`: time of the last change, size and inode; empty: nothing is there; None: unknown. `watches`: each watch, and
+    the name in it that matters; None for every name. `state`: the result in words. `untold`: why the kernel may not
+    report changes. `at`: the present place of the look, in case it hangs.
     """
 
     seen: str | None = None
@@ -49,7 +49,7 @@ Watch = Callable[[bytes], int]
 
 
 class Surroundings(Struct, frozen=True):
-    """What a look must know of the host: the file systems by device number, and the mount points where looks hang."""
+    """The facts about the host for a look: file systems by device number, and mount points where looks hang."""
 
     kinds: Mapping[int, str] = field(default_factory=dict)
     hanging: Container[str] = ()
@@ -116,13 +116,13 @@ def _names(path: str) -> list[str]:
 
 
 def _add(sight: Sight, directory: Path, name: str | None, watch: Watch | None) -> None:
-    """Without a watch the look goes on: what is there now counts all the same."""
+    """If the watch fails, the look goes on: the present state counts nevertheless."""
     if watch is None:
         return
     try:
         sight.watches.append((watch(os.fsencode(directory)), None if name is None else os.fsencode(name)))
     except FileNotFoundError:
-        return  # the look finds that out, too
+        return  # the look itself finds that out
     except OSError as error:
         reason = LIMITS.get(error.errno or 0) or f"{directory} cannot be watched: {error.strerror}"
         sight.untold = sight.untold or reason

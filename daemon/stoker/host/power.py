@@ -1,7 +1,7 @@
 """Reads the battery and the external power of the host from sysfs (Documentation/ABI/testing/sysfs-class-power).
 
 The same files that psutil reads. But psutil takes the battery of a wireless mouse for one of the host, and a desktop
-would then never be charging. sysfs tells of no changes without udev, so somebody asks from time to time.
+would then never be charging. sysfs reports no changes without udev, so the files are read from time to time.
 """
 
 from __future__ import annotations

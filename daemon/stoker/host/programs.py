@@ -26,7 +26,7 @@ class ProblemKind(StrEnum):
 
 
 class Problem(NamedTuple):
-    """The wrong field, what is wrong with it, and of which kind that is."""
+    """The wrong field, a message, and the kind of the problem."""
 
     field: str
     message: str
