@@ -20,7 +20,7 @@ from stoker.core.errors import ConfigInvalid
 if TYPE_CHECKING:
     from stoker.core.daemon_views import SettingsView
 
-# Sections of which every key is live, and single keys of others.
+# Sections whose keys are all live, and single live keys of others.
 LIVE_SECTIONS: Final = frozenset(
     {"retry", "idle", "memory", "psi", "jobs", "checkpoints", "workflows", "retention", "backup"}
 )

@@ -75,4 +75,4 @@ class MetricsPort(ThreadingMixIn, WSGIServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A reader that hangs up is no error of ours; the default prints a traceback."""
+        """Ignore readers that hang up: the default prints a traceback."""

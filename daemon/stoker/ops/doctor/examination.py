@@ -20,7 +20,7 @@ from stoker.store.database import UNREADABLE, examine, open_unchanged, reading
 from stoker.store.directory import Aside, StateDirectory
 from stoker.store.migrate import schema_of, shipped_migrations
 
-REPAIR = "stop stokerd, then: stoker doctor --repair"  # the remedy of what ops/doctor/repairs.py can do
+REPAIR = "stop stokerd, then: stoker doctor --repair"  # the remedy of findings that ops/doctor/repairs.py can repair
 UNIT_PLACES = ("/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
 
 Progress = Callable[[str, int, int], None]

@@ -52,7 +52,7 @@ class KnownBug(NamedTuple):
         return self.since <= version < self.before
 
 
-# Only what can damage a database, of versions that know STRICT tables (3.37).
+# Only bugs that can damage a database, in versions that have STRICT tables (3.37).
 KNOWN_BUGS = (
     KnownBug(
         (3, 7, 0),
@@ -91,7 +91,7 @@ def has_programs_of_hooks(examination: Examination) -> Found:
 
 
 def has_subjects_of_hooks(examination: Examination) -> Found:
-    """What the settings file declares counts too: the daemon stores it at its next start or reload."""
+    """Queues and schedules of the settings file count too: the daemon stores them at its next start or reload."""
     settings = examination.settings
     wanted = {hook.workflow for hook in settings.hooks.values() if hook.workflow is not None}
     names = known_names(examination.connection, wanted)
