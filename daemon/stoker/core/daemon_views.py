@@ -171,7 +171,7 @@ class AuditView(TypedDict):
 
 
 class FindingView(TypedDict):
-    """What a check of `stoker doctor` found; `remedy`: the next command."""
+    """A finding of a check of `stoker doctor`; `remedy`: the next command."""
 
     severity: Literal["error", "warning", "note"]
     message: str

@@ -47,7 +47,7 @@ class StokerError(Exception):
         return type(self)(message, hint=self.hint, **{**self.details, "path": where})
 
     def as_value(self) -> Self:
-        """This error, to be kept: without the frames that it came through, as these keep it with all they refer to."""
+        """This error without its traceback, so that it can be kept: frames keep alive all that they refer to."""
         self.__traceback__ = self.__context__ = self.__cause__ = None
         return self
 
@@ -214,7 +214,7 @@ class ChangesRemoved(StokerError):
 
 
 class HistoryChanged(StokerError):
-    """The cursor of a watch is of a history that a restore replaced."""
+    """The cursor of a watch belongs to a history that a restore replaced."""
 
     code, exit_status = "history_changed", EX_DATAERR
 

@@ -21,7 +21,8 @@ from stoker.core.similar_names import did_you_mean
 from stoker.core.units import counted, volume
 from stoker.core.workflow.state import Workflow, WorkflowState
 
-# The queue of all jobs of hooks, unless somebody made it before. A message is better sent twice than never.
+# The queue of all jobs of hooks, unless a person made it before. A message that is sent twice is better than a lost
+# one.
 QUEUE: Final = Queue(
     name="hooks",
     max_running=2,
@@ -113,15 +114,15 @@ class Hook(Struct, frozen=True, kw_only=True):
 
     @property
     def work(self) -> JobWork:
-        """What its jobs run. Raises InvalidParams."""
+        """The command of its jobs. Raises InvalidParams."""
         return JobWork(
             command=self.command, args=self.args, env={**self.env}, working_dir=self.working_dir, queue=QUEUE.name
         )
 
 
 class Subject(Struct, frozen=True):
-    """What a change is about: a job and its workflow, a workflow and the steps that broke it, or a queue; none of
-    these for the host and the daemon.
+    """The subject of a change: a job and its workflow, a workflow and the steps that broke it, or a queue. It is empty
+    for the host and the daemon.
     """
 
     job: Job | None = None
@@ -158,7 +159,7 @@ def useless_filters(on: Iterable[HookOn], given: Iterable[str]) -> Iterator[tupl
 
 
 def unmatched(hook: Hook, queues: Collection[str], workflows: Collection[str]) -> str | None:
-    """Why the filters of a hook let nothing pass now. `workflows`: the names that are stored or scheduled."""
+    """Why no change can pass the filters of a hook now. `workflows`: the names that are stored or scheduled."""
     if hook.queue is not None and hook.queue != QUEUE.name and hook.queue not in queues:
         hint = did_you_mean(hook.queue, queues)
         return f"queue: there is no queue {hook.queue!r}" + (f" ({hint})" if hint else "")

@@ -1,7 +1,7 @@
 """Whether the host is idle, and whether it is charging: two facts for which jobs can wait (`idle`, `charging`).
 
-Owns how long something must hold before it becomes a fact, and the words for it. Invariant: what is not known is never
-a fact, except that a host without a battery counts as charging.
+Owns how long something must hold before it becomes a fact, and the words for it. Invariant: an unknown state is never a
+fact, except that a host without a battery counts as charging.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ READINGS = 2  # of a supply in a row, before it counts: a loose plug bounces
 
 
 class IdlePolicy(Struct, frozen=True, kw_only=True):
-    """Idle: for `for_ms` the CPU was below `cpu_percent` and, if `input` asks for that, nobody used the sessions."""
+    """The host is idle if for `for_ms` the CPU was below `cpu_percent` and, with `input`, the sessions were unused."""
 
     cpu_percent: float
     for_ms: int
@@ -29,11 +29,11 @@ class InputState(Struct, frozen=True):
     problem: str | None = None
 
 
-NOT_ASKED = InputState()  # nobody waits for idle
+NOT_ASKED = InputState()  # no job waits for idle
 
 
 class Idleness(Struct, frozen=True, kw_only=True):
-    """`calm_since`: from when on all that is known has been calm (steady ms); None: it is not."""
+    """`calm_since`: since when every known value has been calm (steady ms); None while one is not."""
 
     cpu: float | None = None
     input: InputState = NOT_ASKED
@@ -42,14 +42,14 @@ class Idleness(Struct, frozen=True, kw_only=True):
 
 
 class Battery(Struct, frozen=True):
-    """`plugged`: whether the host has power from outside; None: its supplies do not say. `percent` of the charge."""
+    """`plugged`: whether the host has external power; None if its supplies do not report it. `percent`: its charge."""
 
     plugged: bool | None
     percent: float | None = None
 
 
 class Power(Struct, frozen=True, kw_only=True):
-    """`battery` is None on a host that has none. `plugged`: how many readings in a row said so."""
+    """`battery` is None on a host without one. `plugged`: how many readings in a row had external power."""
 
     battery: Battery | None = None
     plugged: int = 0
@@ -59,7 +59,7 @@ class Power(Struct, frozen=True, kw_only=True):
 def observe_idle(
     policy: IdlePolicy, before: Idleness, cpu: float | None, sessions: InputState, now_ms: int
 ) -> Idleness:
-    """The idleness after one more look. A single busy one ends it, and the time begins anew."""
+    """The idleness after one more sample. A single busy sample ends it, and the time begins anew."""
     busy = cpu is None or cpu >= policy.cpu_percent or (policy.input and sessions.idle is False)
     calm_since = None if busy else now_ms if before.calm_since is None else before.calm_since
     asked = not policy.input or sessions != NOT_ASKED
@@ -107,5 +107,5 @@ def power_words(power: Power) -> str:
 
 
 def forgotten(idleness: Idleness) -> Idleness:
-    """After a gap of time, in which nobody looked, the calm begins anew."""
+    """After a gap without samples the calm begins anew."""
     return replace(idleness, calm_since=None, holds=False)

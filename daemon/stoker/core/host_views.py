@@ -24,14 +24,14 @@ class FactView(TypedDict):
 
 
 class HostView(TypedDict):
-    """What jobs can wait for."""
+    """The conditions about the host that jobs can wait for."""
 
     idle: FactView
     charging: FactView
 
 
 class FilesView(TypedDict):
-    """The paths for which jobs wait. `untold`: those that are looked at again and again, and `why` the first one is.
+    """The paths for which jobs wait. `untold`: how many of them are polled, and `why` the first one is.
 
     `hanging`: some mount points at which looks hang.
     """

@@ -1,7 +1,7 @@
 """Named events: the request to emit one, and the row that is stored.
 
-An event reaches the jobs of its owner that wait for its name when it is emitted; one of root reaches the jobs of every
-user. One that is kept also reaches jobs that are submitted later, until `keep_until`.
+An event reaches the jobs of its owner that wait for its name when it is emitted; an event of root reaches the jobs of
+every user. A kept event also reaches jobs that are submitted later, until `keep_until`.
 """
 
 from __future__ import annotations

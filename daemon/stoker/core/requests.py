@@ -237,7 +237,7 @@ class WorkflowParams(Params, frozen=True, kw_only=True):
 
 
 class JobFilter(Params, frozen=True, kw_only=True):
-    """Which jobs to list; empty `states` means all.
+    """The jobs to list; empty `states` means all.
 
     Newest first, with the cursor `before`; or oldest first, with the cursor `after` (0: from the first).
     """
@@ -255,7 +255,7 @@ FinalState = Literal["succeeded", "failed", "cancelled", "expired", "superseded"
 
 
 class Purge(Params, frozen=True, kw_only=True):
-    """What to remove: all that ended before a time, or the jobs of a queue, or what ended in some states."""
+    """The ended jobs and workflows to remove: before a time, and only of a queue or in some states if that is given."""
 
     before: Instant
     queue: Name | None = None
@@ -284,7 +284,7 @@ class QueueSettings(Params, frozen=True, kw_only=True):
 
 
 class RateSettings(Params, frozen=True, kw_only=True):
-    """The rate of a key, or of each key that has none of its own. UNSET keeps a setting."""
+    """The rate of a key, or of each key without its own. UNSET keeps a setting."""
 
     key: RateName
     rate: RateText | UnsetType = UNSET

@@ -1,9 +1,9 @@
-"""Which ended jobs, workflows and changes may be removed, and which backups.
+"""Decides which ended jobs, workflows, changes and backups may be removed.
 
-Owns the rule of retention: what ended is kept for a time or among the newest, whichever keeps more, and longer as long
-as an open job refers to it. Invariants: of the log of changes only a prefix is removed; a time that lies in the future,
+Owns the rule of retention: ended jobs are kept for a time or among the newest, whichever keeps more, and as long as an
+open job refers to them. Invariants: of the log of changes only a prefix is removed; a time that lies in the future,
 which a clock that was set wrong leaves behind, does not keep the changes behind it for ever; while the clock is wrong,
-nothing goes that is kept under the right one.
+nothing is removed that the right clock would keep.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Owns smoothing and hysteresis: a gauge becomes a cause above its `throttle` leve
 `resume`. Levels are percent, 0 to 100.
 
 Invariants: a smoothed level stays within the range of its samples; a gauge that cannot be read is never a cause,
-because nothing would ever end that throttling.
+because such a throttling would never end.
 """
 
 from __future__ import annotations

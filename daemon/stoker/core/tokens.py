@@ -1,7 +1,7 @@
 """The token of an attempt (`$STOKER_TOKEN`), which proves that a request comes from its worker.
 
 A token is a MAC of the run id under the key of this instance (HMAC, RFC 2104, with SHA-256), so it needs no row.
-Invariant: without the key nobody can make the token of another run. The caller checks whether the run is still open.
+Invariant: the token of another run cannot be made without the key. The caller checks whether the run is still open.
 """
 
 from __future__ import annotations

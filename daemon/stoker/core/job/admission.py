@@ -1,4 +1,4 @@
-"""Which queued jobs start now: by class, then a fair share between the queues of a class, then by `order_key`.
+"""Chooses the queued jobs that start now: by class, then a fair share between its queues, then by `order_key`.
 
 Owns priority, fairness, limits of queues, and resources. Invariants: at most `slots` jobs are picked; a queue never
 exceeds its `max_running`; a job takes all its resources or none of them. Jobs behind a blocked job may start before
@@ -128,7 +128,7 @@ class AdmissionQueue(Struct):
 
 
 class Room(Struct):
-    """What is free of each resource, what was taken of it, and what is set aside for the first blocked jobs."""
+    """The free amount of each resource, the amount taken, and the amount set aside for the first blocked jobs."""
 
     free: Mapping[str, int]
     capacity: Mapping[str, int]  # of real resources: widths of a workflow's `each`, and tokens, are in `free` only
@@ -159,7 +159,7 @@ class Room(Struct):
         self.aside -= own
 
     def set_aside(self, needs: Mapping[str, int]) -> Counter[str] | None:
-        """Reserve for one job what is free of its needs; None if it waits for what is reserved for another job.
+        """Reserve the free resources that a job needs; None if it waits for some that are reserved for another job.
 
         Only free amounts are reserved, so that other jobs do not wait for resources that this one still lacks.
         """

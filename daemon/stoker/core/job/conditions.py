@@ -4,8 +4,8 @@ A condition is a text such as `event:deploy` or `idle`. Its number is its positi
 left to right. `conditions_open` of a job is a set of bits: bit n stands for condition n, and a job waits while one is
 set. Invariant: once a group is met, its other conditions are closed with it.
 
-What happens (an event, an end, a file) is met once and stays met. What the host is (`idle`, `charging`) counts only if
-it is so when everything else is met.
+A condition about something that happens (an event, an end, a file) is met once and stays met. One about the state of
+the host (`idle`, `charging`) counts only if it holds when everything else is met.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ TARGETS = {
     ConditionKind.IDLE: NOTHING,
     ConditionKind.CHARGING: NOTHING,
 }
-# By kind: the code of the blocker, and the command that tells more.
+# By kind: the code of the blocker, and the command that shows more.
 BLOCKERS = {
     ConditionKind.EVENT: ("event", "stoker event emit {}"),
     ConditionKind.JOB: ("needs", "stoker why {}"),
@@ -136,7 +136,7 @@ def _open(tree: Tree, unmet: int, first: int) -> tuple[int, int]:
 
 
 def met_with_host(tree: Tree, open_bits: int, holding: Collection[str]) -> list[int]:
-    """The open conditions about the host that are met, as with them everything is: none, or all that matter.
+    """The open conditions about the host, if with them all conditions of the job are met; otherwise empty.
 
     `holding`: those that hold now.
     """
@@ -146,7 +146,7 @@ def met_with_host(tree: Tree, open_bits: int, holding: Collection[str]) -> list[
 
 
 def awaited(tree: Tree | None, open_bits: int) -> list[str]:
-    """The open conditions about files and the host: somebody has to watch these."""
+    """The open conditions about files and the host, which must be watched."""
     return [text for text in open_texts(tree, open_bits) if kind_of(text) in OF_FILES | OF_HOST]
 
 

@@ -158,7 +158,7 @@ def _attempt_missing(job: Job, attempt: Attempt | None, _event: ev.AttemptMissin
 
 
 def _superseded(job: Job, attempt: Attempt | None, event: ev.Superseded, now: Now) -> Transitioned:
-    """End at once, or after the open attempt. A job that was superseded twice names the first of the newer ones."""
+    """End at once, or after the open attempt. A job that was superseded twice names the first newer job."""
     replaced = replace(job, superseded_by=job.superseded_by or event.by)
     if attempt is None:
         return superseded(replaced, now)

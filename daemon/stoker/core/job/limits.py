@@ -39,7 +39,7 @@ class Bounds(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 def describe(wanted: Limits, bounds: Bounds | None) -> dict[str, dict[str, Any]] | None:
     """Each limit that was asked for (`wanted`), its `value` in force, and `by` what: cgroup, rlimit or none.
 
-    None if no limit was asked for, or if the limits in force are not known (yet).
+    None without a requested limit, or while the limits in force are unknown.
     """
     if not wanted or bounds is None:
         return None

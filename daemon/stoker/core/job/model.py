@@ -165,7 +165,7 @@ class Spec(Struct, frozen=True, kw_only=True, gc=False):
     traceparent: str | None = None
     schedule: str | None = None  # the schedule that submitted it, and the time that its run is for (UTC ms)
     scheduled_for: int | None = None
-    hook: str | None = None  # the hook that submitted it, the change that it is for, and the JSON that it is told
+    hook: str | None = None  # the hook that submitted it, the number of the change, and the JSON that its command gets
     hook_change: int | None = None
     hook_data: dict[str, Any] = field(default_factory=dict)
 

@@ -35,7 +35,7 @@ class Overlap(StrEnum):
 class Origin(Struct, frozen=True):
     """The schedule that submits a job or a workflow, and the time that the run is for (UTC ms).
 
-    `asked`: of a run that is no slot, a word of its own, as many may be asked for in a millisecond.
+    `asked`: a unique word for a run by hand, as there may be many in a millisecond.
     """
 
     schedule: str

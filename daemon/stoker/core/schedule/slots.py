@@ -82,8 +82,8 @@ def _first(schedule: Schedule, following: Slots, after: int, now: int) -> tuple[
 def _latest(schedule: Schedule, following: Slots, after: int, now: int) -> tuple[int, ...]:
     """The newest due slot after a time, by bisection, as there may be a million of them; and those that came with it.
 
-    Slots are submitted in order: where some are closer together than the jitter, one with a short delay waits for
-    those before it, and comes with the last of them. It comes within its jitter all the same.
+    Slots are submitted in order: where some are closer together than the jitter, one with a short delay waits for those
+    before it, and comes with the last of them. It still comes within its jitter.
     """
     certain = max(after, now - schedule.jitter_ms - 1)  # slots up to then are due, whatever their delay
     ends = _first(schedule, following, certain, now) or (_newest_up_to(following, after, certain),)

@@ -2,7 +2,7 @@
 
 Transitions are applied to the last whole context. A chain with a gap is refused, with an error that names the missing
 checkpoint. Invariants: a rebuilt context is exactly what the daemon knew at that seq; at a damaged checkpoint the
-rebuild ends with the one before it, and says so.
+rebuild ends with the one before it, and names it.
 """
 
 from __future__ import annotations

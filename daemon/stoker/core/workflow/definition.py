@@ -2,8 +2,8 @@
 
 Owns the shape of a flow, fan-out (`each`), the order of the graph, and the mistakes in these. The engine checks queues
 and resources. Invariants: a plan has at most `MAX_STEPS` steps and `MAX_CHARACTERS` of text; without mistakes it has no
-cycle and no unknown need, and its steps are in an order in which they can run. A plan with mistakes has steps, too, so
-that the engine can check these against the host and one answer lists all mistakes.
+cycle and no unknown need, and its steps are in an order in which they can run. A plan with mistakes also has steps: the
+engine checks them against the host, so that one answer lists all mistakes.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Planned(Struct, frozen=True, kw_only=True):
 
     @property
     def conditions(self) -> list[str]:
-        """What it waits for beside its needs."""
+        """Its conditions, which it waits for beside its needs."""
         return texts(self.sent.wait_for or None)
 
 

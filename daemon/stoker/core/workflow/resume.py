@@ -136,7 +136,7 @@ def _act_for(
 def _why_left(
     step: Step, standings: Mapping[str, ResumeStanding], asked: ResumeInputs, decided: Mapping[str, ResumeDecision]
 ) -> str | None:
-    """Why a step that did not complete is left as it is; None if it is not."""
+    """Why a step that did not complete is left as it is; None if the plan changes it."""
     if asked.scope is not None and step.name not in asked.scope:
         return "it is not behind the step to resume from"
     if not asked.pressing:
@@ -161,7 +161,7 @@ def _of_done(
 
 
 def _hopeless(step: Step, standings: Mapping[str, ResumeStanding], decided: Mapping[str, ResumeDecision]) -> str | None:
-    """Which of its needs this plan leaves unmet for good; None if there is no such need."""
+    """The need that this plan leaves unmet for good, in words; None if every need can be met."""
     for edge in step.needs:
         need, standing = decided[edge.step], standings[edge.step]
         if need.runs or edge.on is NeedOn.ANY or standing.state not in FINAL:

@@ -84,7 +84,7 @@ class Workflow(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class WorkflowFilter(Params, frozen=True, kw_only=True):
-    """Which workflows to list, newest first; `before` is the cursor. Empty `states` means all."""
+    """The workflows to list, newest first; `before` is the cursor. Empty `states` means all."""
 
     states: tuple[WorkflowState, ...] = ()
     limit: PageLimit = 100
@@ -95,7 +95,7 @@ _GOOD = frozenset({State.SUCCEEDED, State.SUPERSEDED})
 
 
 def state_of(intent: Intent, states: Mapping[str, State], broken: Collection[str]) -> WorkflowState:
-    """`states`: of all steps; `broken`: critical steps that ended without success."""
+    """The state that follows from the `states` of all steps, and from `broken`: critical steps without success."""
     if any(state not in FINAL for state in states.values()):
         match intent:
             case Intent.PAUSE:
