@@ -7,12 +7,14 @@ container is shared, the service is as new for each.
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import container
+from stoker.telemetry.journald import message_id
+from tests.support import container, event_page
 from tests.support.facts import until
 from tests.support.service import STATE
 from tests.support.work import end_of, job_view, running, shell, submit, submit_running
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 WHY_NOT = container.missing()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
+RECIPE = re.compile(r"^# (journalctl .+)$", re.MULTILINE)
 HURRIED = "[daemon]\ndrain_timeout_ms = 200\n"
 
 
@@ -41,6 +44,26 @@ def test_service_when_started_then_it_is_ready_private_and_its_journal_is_json(s
     events = [json.loads(line) for line in service.journal()]
     assert [event["event"] for event in events][:1] == ["daemon_starting"]
     assert all({"event", "level", "ts"} <= event.keys() for event in events)
+
+
+def test_journal_when_a_job_fails_then_it_can_be_asked_for_its_fields(service: Service) -> None:
+    service.configure()
+    service.start()
+    with service.client() as client:
+        job = submit(client, shell("exit 3"))
+        end_of(client, job)
+
+    (entry,) = until(lambda: service.container.run("journalctl", "STOKER_EVENT=task_failed", "-o", "json").splitlines())
+
+    fields = json.loads(entry)
+    assert fields["MESSAGE_ID"] == message_id("task_failed")
+    assert (fields["PRIORITY"], fields["SYSLOG_IDENTIFIER"], fields["_TRANSPORT"]) == ("4", "stokerd", "journal")
+    assert (fields["STOKER_JOB"], fields["STOKER_QUEUE"]) == (str(job), "default")
+    assert json.loads(fields["MESSAGE"])["job"] == job
+    recipes = RECIPE.findall(event_page.page())
+    assert len(recipes) > 5
+    for recipe in recipes:
+        assert service.container.run("sh", "-c", recipe.replace("STOKER_JOB=1", f"STOKER_JOB={job}"))
 
 
 def test_service_when_the_daemon_is_killed_then_survivors_keep_their_exit_codes(

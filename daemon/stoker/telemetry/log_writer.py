@@ -11,6 +11,7 @@ most the timeout of `flush`.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import threading
@@ -33,10 +34,15 @@ class LogWriter:
         self._writing = False
         self._thread: threading.Thread | None = None
         self._unreported = 0
+        self._send: Callable[[bytes], bool] | None = None
         self.lost_lines = 0
 
     def isatty(self) -> bool:
         return os.isatty(self._fd)
+
+    def send_by(self, send: Callable[[bytes], bool]) -> None:
+        """From now on hand each line to `send`; the descriptor gets those for which it returns False."""
+        self._send = send
 
     def write(self, lines: bytes) -> None:
         """Queue whole lines, or drop them if too many wait already."""
@@ -67,7 +73,7 @@ class LogWriter:
     def _run(self) -> None:
         while True:
             lines = self._take()
-            written = self._write_all(lines)
+            written = self._write_all(lines) if self._send is None else self._send_each(lines, self._send)
             with self._changed:
                 self._writing = False
                 self._waiting_bytes -= len(lines)
@@ -86,6 +92,10 @@ class LogWriter:
             self._waiting.clear()
             self._writing = True
             return lines
+
+    def _send_each(self, lines: bytes, send: Callable[[bytes], bool]) -> bool:
+        left = b"".join(line for line in io.BytesIO(lines) if not send(line))
+        return self._write_all(left)
 
     def _write_all(self, lines: bytes) -> bool:
         """Returns False if the descriptor refuses them: a closed terminal, a full disk."""

@@ -10,6 +10,7 @@ JSON line costs less than 10 µs. There is one logger for the process, as there 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 import traceback
@@ -24,6 +25,7 @@ import structlog
 
 from stoker.core.errors import StokerError
 from stoker.telemetry.events import LogEvent, Severity
+from stoker.telemetry.journald import JournalSocket, is_journal
 from stoker.telemetry.log_writer import LogWriter
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
@@ -69,10 +71,14 @@ def is_logged(event: LogEvent) -> bool:
 def configure(level: Level = "info", format: Format = "auto", stream: LogStream | None = None) -> None:  # noqa: A002
     """Send events of `level` and above to `stream`, by default stderr in the background. Until then nothing is logged.
 
+    JSON lines for a stderr that is the journal of systemd become its entries, with fields of their own.
+
     Warnings of the standard library's loggers, such as asyncio's, become events too.
     """
     stream = stream or _stderr
     console = format == "console" or (format == "auto" and stream.isatty())
+    if not console and stream is _stderr and is_journal(STDERR, os.environ):
+        _stderr.send_by(JournalSocket().send)
     _state.stream = stream
     _state.logger = structlog.wrap_logger(
         _Lines(),
