@@ -13,11 +13,12 @@ from stoker.config import Config
 from stoker.core.named_events import EmitParams
 from stoker.core.requests import JobParams
 from stoker.engine.inbox import Inbox
+from stoker.engine.intake import Intake
 from stoker.engine.loop import Loop
 from stoker.engine.memory import LiveState
 from stoker.engine.named_events import Emission
 from stoker.engine.spec_defaults import SpecDefaults
-from stoker.engine.submit import Intake, Submission
+from stoker.engine.submit import Submission
 from stoker.store.loading import DEPENDENTS_LIMIT
 from stoker.telemetry.otel import Telemetry
 from stoker.telemetry.stalls import Stalls

@@ -11,8 +11,9 @@ import pytest
 
 from stoker.core.clock import Now
 from stoker.core.requests import JobWork
-from stoker.engine import preflight
+from stoker.engine.intake import CommandRequest
 from stoker.host import programs
+from stoker.service import preflight
 from tests.support.facts import until_async
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Standing:
 
 def ask(checks: preflight.Preflight, *jobs: JobWork) -> asyncio.Future[list[StokerError | None]]:
     """The problem of each command, without a check if it is known already."""
-    request = preflight.CommandRequest[None](jobs)
+    request = CommandRequest[None](jobs)
 
     async def check() -> list[StokerError | None]:
         await checks.check(request)

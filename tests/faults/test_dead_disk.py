@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.engine.preflight import THREADS
+from stoker.service.preflight import THREADS
 from tests.support import disks, locked_memory
 from tests.support.daemon import DaemonProcess
 from tests.support.disks import DeadDirectory, Disk

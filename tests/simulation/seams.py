@@ -21,7 +21,7 @@ import stoker.daemon  # noqa: F401 - so that every module that may hold a name i
 from stoker import files
 from stoker.core import clock
 from stoker.core.throttle import Sample
-from stoker.engine import reports, submit
+from stoker.engine import intake, reports
 from stoker.host import inotify, logind, mounts, places, power, probe, threads
 from stoker.launcher import error_log, kernel
 from stoker.launcher import launcher as launcher_module
@@ -122,7 +122,7 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
         (stopping, "signal", Layer(signal, pidfd_send_signal=host.pidfd_send_signal)),
         (secrets, "token_hex", lambda size: f"{world.chance.getrandbits(8 * size):0{2 * size}x}"),
         (reports, "random", world.chance),
-        (submit, "random", world.chance),
+        (intake, "random", world.chance),
         (LauncherClient, "connect", partialmethod(_connect, world)),
         (launcher_loop, "time", SimpleNamespace(monotonic=lambda: host.boot_ms / 1_000)),
         (

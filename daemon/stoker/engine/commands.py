@@ -24,9 +24,9 @@ from stoker.core.requests import JobChanges, Verb
 from stoker.engine import dependents
 from stoker.engine.change_log import edited_fields
 from stoker.engine.inbox import RequestMessage
+from stoker.engine.intake import Intake
 from stoker.engine.memory import LiveState
 from stoker.engine.spec_defaults import problems
-from stoker.engine.submit import Intake
 from stoker.engine.turn import Transition, Turn
 from stoker.store.jobs import is_damaged
 from stoker.store.loading import Wanted

@@ -8,23 +8,19 @@ own, so nothing is left out in silence.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.errors import StokerError
-from stoker.core.hooks import QUEUE, Hook, HookOn, Subject, hook_data, kind_of, matches, unmatched
+from stoker.core.hooks import QUEUE, Hook, HookOn, Subject, hook_data, kind_of, matches
 from stoker.core.job.model import STOKER, Change, Job, Queue, Spec
-from stoker.engine.preflight import Preflight
+from stoker.engine.intake import Intake
 from stoker.engine.spec_defaults import SpecDefaults
-from stoker.engine.submit import Intake
 from stoker.engine.turn import LogLine, Turn
-from stoker.store.hooks import known_names
-from stoker.store.reader import Reader
 from stoker.telemetry.events import LogEvent
-from stoker.telemetry.logs import log
 
 MAX_TITLE = 200  # characters
 STEPS_NAMED = 20
@@ -55,21 +51,6 @@ class Hooks:
         for hook in self.by_name.values():
             for on in hook.on:
                 self._by_kind.setdefault(on, []).append(hook)
-
-    async def unmatched(self, queries: Reader, hooks: Sequence[Hook]) -> dict[str, str]:
-        """By name, the hooks whose filters let nothing pass now, and why."""
-        names = await queries.run(known_names, {hook.workflow for hook in hooks if hook.workflow is not None})
-        reasons = {hook.name: unmatched(hook, names.queues, names.workflows) for hook in hooks}
-        return {name: why for name, why in reasons.items() if why is not None}
-
-    async def log_problems(self, preflight: Preflight, queries: Reader) -> None:
-        """Name the hooks whose jobs would fail, and those that would never have one."""
-        hooks = list(self.by_name.values())
-        for name, why in (await self.unmatched(queries, hooks)).items():
-            log(LogEvent.HOOK_UNMATCHED, hook=name, why=why)
-        for hook, problem in zip(hooks, await preflight.problems([hook.work for hook in hooks]), strict=True):
-            if problem is not None:
-                log(LogEvent.HOOK_UNUSABLE, hook=hook.name, error=problem)
 
     def trigger(self, turn: Turn) -> Iterator[int]:
         """Submit the jobs for the changes of a turn. Yields 1 after each job."""

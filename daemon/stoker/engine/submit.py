@@ -1,6 +1,6 @@
 """Submits: one Submission is one request, answered after the commit that holds all of its jobs.
 
-Owns the way from a well-formed request to its rows: limits of queues, idempotency, needs, the first state.
+Owns the way from a well-formed request to its rows: idempotency, needs, what it supersedes.
 Invariants: all jobs are accepted or each by itself, as asked; the same key and spec give the same job; a refused job
 leaves nothing behind.
 """
@@ -8,39 +8,30 @@ leaves nothing behind.
 from __future__ import annotations
 
 import hashlib
-import random
-import sys
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Generator, Sequence
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from stoker.core.answers import SubmitAnswer
-from stoker.core.errors import IdempotencyConflict, InvalidParams, JobNotFound, QueueFull, StokerError
+from stoker.core.errors import IdempotencyConflict, InvalidParams, JobNotFound, StokerError
 from stoker.core.job import events as ev
-from stoker.core.job.admission import order_key
-from stoker.core.job.conditions import all_open
 from stoker.core.job.dependencies import need_met
 from stoker.core.job.model import Job, Need, Queue, Spec, State
-from stoker.core.job.transition import debounce_by, submitted
-from stoker.core.requests import JobParams, JobWork
+from stoker.core.job.transition import debounce_by
+from stoker.core.requests import JobParams
 from stoker.core.schedule.model import Origin
-from stoker.core.trace import new_trace_id, parse_traceparent
-from stoker.core.units import counted, spoken
+from stoker.core.units import spoken
 from stoker.engine import conditions, superseding
 from stoker.engine.dependents import need_failed
-from stoker.engine.memory import LiveState
-from stoker.engine.preflight import NOTHING_SEEN, CommandRequest
-from stoker.engine.spec_defaults import SpecDefaults, check, needs_of
+from stoker.engine.intake import CommandRequest, Intake, from_schedule
+from stoker.engine.spec_defaults import check, needs_of
 from stoker.engine.turn import Turn
-from stoker.store.jobs import Keyed, spec_hash
+from stoker.store.jobs import Keyed
 from stoker.store.loading import Wanted
 from stoker.store.writer import NewKey
 
-RETRY_HINT_MS = 1_000
 MOST_SHOWN = 80  # characters of a value in a message
 Answers = list[SubmitAnswer | StokerError]
 
@@ -53,105 +44,6 @@ class Prepared(Struct, frozen=True):
     failed_need: ev.NeedFailed | None
     sent: JobParams
     digest: bytes
-
-
-def drawn_trace_id() -> str:
-    """The trace of a job or workflow whose client sent none."""
-    # A name, no secret: os.urandom would give the GIL away for each job.
-    return new_trace_id(random.randbytes(16))  # noqa: S311
-
-
-class Places(NamedTuple):
-    """Places for jobs: in a queue, and in all queues together."""
-
-    in_queue: int
-    in_all: int
-
-    def holds(self, wanted: Places) -> bool:
-        return self.in_queue >= wanted.in_queue and self.in_all >= wanted.in_all
-
-    def without(self, taken: Places) -> Places:
-        return Places(self.in_queue - taken.in_queue, self.in_all - taken.in_all)
-
-
-class Intake:
-    """The parts that every submission uses, and the one place where a job becomes a row."""
-
-    def __init__(self, specs: SpecDefaults, ageing_ms: int, max_queued: int) -> None:
-        self.specs = specs
-        self._ageing_ms = ageing_ms
-        self._max_queued = max_queued or None
-        self.closed: StokerError | None = None  # why no job is accepted now
-
-    def use(self, specs: SpecDefaults, ageing_ms: int, max_queued: int) -> None:
-        self.specs, self._ageing_ms, self._max_queued = specs, ageing_ms, max_queued or None
-
-    def queue(self, turn: Turn, sent: JobWork) -> Queue:
-        """The queue that a request names. Raises QueueNotFound."""
-        name = sent.queue if isinstance(sent.queue, str) else "default"
-        return turn.memory.queue(name, "queue", f"stoker queue set {name}")
-
-    def check_room(self, turn: Turn, queue: Queue, ahead: Counter[str]) -> None:
-        """Raises QueueFull if a job has no place. `ahead`: by queue, the number of jobs that are added before it."""
-        self.check_queue_room(turn, queue, ahead[queue.name])
-        if self._max_queued is not None:
-            total = turn.memory.total(State.QUEUED) + turn.memory.total(State.WAITING) + ahead.total()
-            if total >= self._max_queued:
-                raise _full("all queues together hold", total, "the limit [jobs] max_queued", self._max_queued, queue)
-
-    def room(self, memory: LiveState, queue: Queue) -> Places:
-        """The places that are free now."""
-        pending, most = memory.total(State.QUEUED) + memory.total(State.WAITING), self.most_places(queue)
-        return Places(max(0, most.in_queue - memory.pending(queue.name)), max(0, most.in_all - pending))
-
-    def most_places(self, queue: Queue) -> Places:
-        """The places that an empty queue has."""
-        own, of_all = queue.max_queued, self._max_queued
-        return Places(sys.maxsize if own is None else own, sys.maxsize if of_all is None else of_all)
-
-    def check_queue_room(self, turn: Turn, queue: Queue, ahead: int) -> None:
-        """The bound of one queue. Raises QueueFull."""
-        pending = turn.memory.pending(queue.name) + ahead
-        if queue.max_queued is not None and pending >= queue.max_queued:
-            raise _full(f"queue {queue.name!r} holds", pending, "its limit max_queued", queue.max_queued, queue)
-
-    def priority_ms(self, priority: int) -> int:
-        """The milliseconds of waiting that a priority is worth."""
-        return priority * self._ageing_ms
-
-    def accept(
-        self,
-        turn: Turn,
-        spec: Spec,
-        owner_uid: int,
-        open_needs: Sequence[Need],
-        key: str | None = None,
-        seen: Mapping[str, str] = NOTHING_SEEN,
-        **about: Any,
-    ) -> Job:
-        """Store a job that has passed all checks; `about`: further fields, which its workflow or its key sets.
-
-        `seen`: what is at the paths of its conditions, as far as that is known.
-        """
-        now, memory = turn.now, turn.memory
-        memory.last_id += 1
-        parent = parse_traceparent(spec.traceparent) if spec.traceparent else None
-        about.setdefault("trace_id", parent.trace_id if parent else drawn_trace_id())
-        job = Job(
-            id=memory.last_id,
-            spec=spec,
-            spec_hash=spec_hash(spec),
-            owner_uid=owner_uid,
-            state=State.WAITING,
-            needs_open=len(open_needs),
-            conditions_open=all_open(spec.wait_for),
-            order_key=order_key(now.steady, spec.priority, self._ageing_ms),
-            created_at=now.wall,
-            **about,
-        )
-        job = submitted(job, now)
-        turn.insert(job, key, open_needs)
-        return conditions.begin(turn, job, seen) if job.conditions_open else job
 
 
 class Submission(CommandRequest[Answers]):
@@ -330,10 +222,6 @@ class Submission(CommandRequest[Answers]):
         turn.loaded.keys[self._owner, key] = Keyed(prepared.digest, job_id)
 
 
-def from_schedule(spec: Spec, origin: Origin | None) -> Spec:
-    return spec if origin is None else replace(spec, schedule=origin.schedule, scheduled_for=origin.scheduled_for)
-
-
 def _shown(name: str, value: object) -> str:
     if isinstance(value, tuple):
         return " ".join(map(repr, value)) or "empty"
@@ -343,13 +231,3 @@ def _shown(name: str, value: object) -> str:
 def key_digest(sent: JobParams) -> bytes:
     """The hash of a spec as it was sent, with its key. Unset fields are left out, so that new fields change no hash."""
     return hashlib.blake2b(msgspec.json.encode(sent), digest_size=16).digest()
-
-
-def _full(who: str, pending: int, limit: str, most: int, queue: Queue) -> QueueFull:
-    jobs = counted(pending, "job")
-    return QueueFull(
-        f"{who} {jobs} not yet started, {limit} is {most}",
-        hint=f"stoker queue resume {queue.name}" if queue.paused else "stoker queue shows who waits",
-        retry_after_ms=RETRY_HINT_MS,
-        queue=queue.name,
-    )

@@ -1,6 +1,6 @@
-"""Subscriptions of clients: waiters for the end of jobs or for room in a queue, and followers of the log of changes.
+"""Subscriptions of clients: waiters for the end of jobs, and followers of the log of changes.
 
-Owns the waiters of each job and queue, and the changes that a follower has not taken yet: they come from the commit
+Owns the waiters of each job, and the changes that a follower has not taken yet: they come from the commit
 itself, so a follower costs no query. It keeps no long backlog: a follower that falls behind reads the rest from the
 database, by its cursor. Invariants: changes are announced after their commit; a follower of one job or workflow is
 woken only by changes of that one.
@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stoker.core.answers import JobStanding, job_standing
 from stoker.core.errors import TooManyWaits
 from stoker.core.job.model import FINAL, Change, State
-from stoker.engine.memory import LiveState
-from stoker.engine.submit import Intake, Places
-from stoker.engine.turn import Transition, Turn
+from stoker.engine.turn import Transition
 from stoker.store import changes
 from stoker.store.changes import ChangePage
 from stoker.store.history import History
@@ -175,47 +173,6 @@ class Subscriptions:
                     await follower.news.wait()
         finally:
             _leave(self._followers, subject, follower)
-
-
-class Rooms:
-    """Clients that wait for room in a full queue (`max_queued` of the queue or of all queues), in order of arrival.
-
-    After a turn the first clients for which there is room are woken. A woken client submits, and waits again if others
-    were faster. A client that comes while there is room does not wait; one that wants many places is not passed by one
-    behind it that wants few.
-    """
-
-    def __init__(self, memory: LiveState, intake: Intake) -> None:
-        self._memory = memory
-        self._intake = intake
-        self._lines: dict[str, dict[asyncio.Event, Places]] = {}
-
-    async def wait(self, name: str, wanted: Places) -> int:
-        """Return once there is room, and for how many jobs. Raises QueueNotFound."""
-        if self._intake.room(self._memory, self._memory.queue(name, "name")).holds(wanted):
-            return self._places(name)
-        room = asyncio.Event()
-        line = self._lines.setdefault(name, {})
-        line[room] = wanted
-        try:
-            await room.wait()
-        finally:
-            del line[room]
-            if not line:
-                self._lines.pop(name, None)
-        return self._places(name)
-
-    def _places(self, name: str) -> int:
-        return min(self._intake.room(self._memory, self._memory.queues[name]))
-
-    def after_commit(self, _turn: Turn) -> None:
-        for name, line in self._lines.items():
-            free = self._intake.room(self._memory, self._memory.queues[name])
-            for room, wanted in line.items():
-                if not free.holds(wanted):
-                    break
-                free = free.without(wanted)
-                room.set()
 
 
 def _leave(places: dict[Any, set[Any]], ident: object, who: object) -> None:

@@ -32,7 +32,7 @@ from stoker.core.requests import (
     VerbParams,
 )
 from stoker.core.workflow.mistakes import MAX_MISTAKES
-from stoker.engine.submit import Places
+from stoker.engine.intake import Places
 from stoker.engine.subscriptions import ChangeFeed
 from stoker.process.attempt_logs import Chunk
 from stoker.rpc import schema

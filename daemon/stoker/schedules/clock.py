@@ -13,8 +13,8 @@ from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock
 from stoker.core.schedule.model import Schedule
 from stoker.engine.inbox import Inbox
+from stoker.engine.intake import Intake
 from stoker.engine.memory import LiveState
-from stoker.engine.submit import Intake
 from stoker.engine.turn import Turn
 from stoker.host.threads import start_threads
 from stoker.schedules import runs

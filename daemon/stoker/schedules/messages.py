@@ -21,10 +21,9 @@ from stoker.core.schedule.slots import DueSlots, pass_over, taken_over
 from stoker.core.schedule.views import ScheduleRunAnswer
 from stoker.engine import conditions
 from stoker.engine.inbox import Message, RequestMessage
-from stoker.engine.preflight import CommandRequest
+from stoker.engine.intake import CommandRequest, Intake
 from stoker.engine.schedule_memory import LiveSchedules
 from stoker.engine.spec_defaults import check
-from stoker.engine.submit import Intake
 from stoker.engine.turn import Turn
 from stoker.schedules import runs
 from stoker.schedules.runs import PlannedRuns

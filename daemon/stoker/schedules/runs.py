@@ -20,7 +20,8 @@ from stoker.core.schedule.model import Origin, Overlap, Schedule
 from stoker.core.schedule.slots import DueSlots, due_slots
 from stoker.core.workflow import definition, strategies
 from stoker.engine import conditions
-from stoker.engine.submit import Intake, Submission
+from stoker.engine.intake import Intake
+from stoker.engine.submit import Submission
 from stoker.engine.turn import Turn
 from stoker.store.loading import Wanted
 from stoker.workflows.submit import WorkflowOffer, WorkflowSubmission

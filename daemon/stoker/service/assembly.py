@@ -28,13 +28,12 @@ from stoker.engine.effects import Effects
 from stoker.engine.heartbeats import Heartbeats
 from stoker.engine.hooks import Hooks
 from stoker.engine.inbox import Inbox, RequestMessage
+from stoker.engine.intake import CommandRequest, Intake, Rooms
 from stoker.engine.loop import Loop
 from stoker.engine.memory import memory_of
-from stoker.engine.preflight import CommandRequest, Preflight
 from stoker.engine.reports import ReportSink
 from stoker.engine.spec_defaults import SpecDefaults
-from stoker.engine.submit import Intake
-from stoker.engine.subscriptions import Rooms, Subscriptions
+from stoker.engine.subscriptions import Subscriptions
 from stoker.engine.timers import Timers
 from stoker.executors.base import Executor
 from stoker.executors.environment import WorkerContext
@@ -43,7 +42,8 @@ from stoker.executors.local import LocalExecutor
 from stoker.host.threads import start_threads
 from stoker.schedules.clock import ScheduleClock
 from stoker.schedules.messages import SchedulesDeclared
-from stoker.service.declared import declare
+from stoker.service.declared import declare, log_hook_problems
+from stoker.service.preflight import Preflight
 from stoker.store.directory import StateDirectory
 from stoker.store.open import Opened
 from stoker.store.writer import Writer
@@ -378,7 +378,8 @@ class Engine:
         await self.inbox.ask(TurnChange(partial(declare, self.config)))
         await self.inbox.ask(SchedulesDeclared(self.config.schedules.values()))
         if self.config.hooks:
-            self.background.retry("check of hooks", partial(self.hooks.log_problems, self.preflight, self.queries))
+            hooks = [*self.hooks.by_name.values()]
+            self.background.retry("check of hooks", partial(log_hook_problems, hooks, self.preflight, self.queries))
 
     async def end(self) -> None:
         """Stop the parts in reverse order; launchers keep the running attempts. Safe after a failed `begin`."""

@@ -13,9 +13,9 @@ from stoker.core.errors import HookNotFound, StokerError
 from stoker.core.hooks import Hook, HookOn, made_up
 from stoker.core.similar_names import did_you_mean
 from stoker.engine.hooks import Hooks
-from stoker.engine.preflight import CommandRequest
-from stoker.engine.submit import Intake
+from stoker.engine.intake import CommandRequest, Intake
 from stoker.engine.turn import Turn
+from stoker.service.declared import unmatched
 from stoker.store import hooks as rows
 
 if TYPE_CHECKING:
@@ -51,12 +51,12 @@ class HookService:
 async def _views(engine: Engine, hooks: Sequence[Hook], limit: int) -> list[tuple[HookView, list[HookRunView]]]:
     """Each hook with its newest jobs."""
     problems = await engine.preflight.problems([hook.work for hook in hooks])
-    unmatched = await engine.hooks.unmatched(engine.queries, hooks)
+    without_match = await unmatched(engine.queries, hooks)
     rows_by_hook = await engine.queries.run(rows.runs, [hook.name for hook in hooks], limit)
     views = []
     for hook, problem in zip(hooks, problems, strict=True):
         runs = [_run(run) for run in rows_by_hook[hook.name]]
-        view = _view(hook, problem, unmatched.get(hook.name), engine.hooks.refused.get(hook.name, 0), runs)
+        view = _view(hook, problem, without_match.get(hook.name), engine.hooks.refused.get(hook.name, 0), runs)
         views.append((view, runs))
     return views
 

@@ -33,7 +33,8 @@ from stoker.core.requests import (
 from stoker.core.throttle import check_floor
 from stoker.core.units import counted, duration, instant
 from stoker.engine.commands import Editing, TurnChange, VerbCommand
-from stoker.engine.submit import Answers, Places, Submission
+from stoker.engine.intake import Places
+from stoker.engine.submit import Answers, Submission
 from stoker.engine.subscriptions import ChangeFeed, ended
 from stoker.engine.turn import Turn
 from stoker.service.assembly import Engine

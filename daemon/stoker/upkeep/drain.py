@@ -17,8 +17,8 @@ from stoker.core.job import events as ev
 from stoker.core.job.model import State, StopReason
 from stoker.engine.dispatcher import Dispatcher
 from stoker.engine.inbox import Inbox, RequestMessage
+from stoker.engine.intake import Intake
 from stoker.engine.memory import LiveState, OpenRun
-from stoker.engine.submit import Intake
 from stoker.engine.subscriptions import Subscriptions
 from stoker.engine.turn import Turn
 from stoker.host import shutdown

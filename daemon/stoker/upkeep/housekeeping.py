@@ -19,8 +19,8 @@ from stoker.core.shortage import OWN_SHORTAGES
 from stoker.core.units import volume
 from stoker.engine.dispatcher import Dispatcher
 from stoker.engine.inbox import Inbox, Message
+from stoker.engine.intake import Intake
 from stoker.engine.memory import LiveState
-from stoker.engine.submit import Intake
 from stoker.engine.turn import Turn
 from stoker.files import free_bytes
 from stoker.store.directory import Aside, StateDirectory, storage_error

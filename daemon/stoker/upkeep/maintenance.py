@@ -11,7 +11,8 @@ import os
 from stoker.core.clock import Now
 from stoker.core.job.model import ExecutionMode
 from stoker.core.requests import JobParams
-from stoker.engine.submit import Intake, Submission
+from stoker.engine.intake import Intake
+from stoker.engine.submit import Submission
 from stoker.executors.handlers import HANDLERS, Call
 from stoker.store.database import optimize
 from stoker.store.writer import Writer

@@ -24,9 +24,8 @@ from stoker.core.workflow import definition
 from stoker.core.workflow.mistakes import Mistake, refuse
 from stoker.core.workflow.state import Step, Workflow, WorkflowState
 from stoker.engine import conditions
-from stoker.engine.preflight import CommandRequest
+from stoker.engine.intake import CommandRequest, Intake, drawn_trace_id, from_schedule
 from stoker.engine.spec_defaults import problems, unknown_limits
-from stoker.engine.submit import Intake, drawn_trace_id, from_schedule
 from stoker.engine.turn import Turn
 from stoker.engine.workflow_memory import Blueprint, LiveWorkflow, width_of
 from stoker.store.jobs import Keyed

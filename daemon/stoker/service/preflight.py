@@ -13,18 +13,16 @@ import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from threading import Event
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from msgspec import UnsetType
 
 from stoker.core.clock import Clock
 from stoker.core.errors import HandlerNotFound, InvalidParams, StokerError
-from stoker.core.job.conditions import changes_awaited
 from stoker.core.job.model import ExecutionMode
 from stoker.core.raw_bytes import native, printable
 from stoker.core.requests import JobWork
-from stoker.engine.inbox import RequestMessage
+from stoker.engine.intake import CommandRequest
 from stoker.executors.handlers import HANDLERS
 from stoker.host import programs
 from stoker.host.programs import CommandProblem, ProblemKind
@@ -42,27 +40,9 @@ HINT_DAEMON = 'give its full path, or submit with --env PATH="$PATH" to search y
 
 HINT_ENTER = "name a directory that this user may enter: --working-dir /"
 
-NOTHING_SEEN: Mapping[str, str] = MappingProxyType({})
 T = TypeVar("T")
 Place = tuple[str, str, str]  # command, working_dir, PATH
 Directories = tuple[str, str]  # working_dir, PATH
-
-
-class CommandRequest(RequestMessage[T]):
-    """A request to run commands. `problems`: the reason why each cannot be executed, once it was checked.
-
-    `seen`: what is at the paths for whose change its jobs wait, as far as that is known; empty where nothing is.
-    """
-
-    def __init__(self, commands: Sequence[JobWork]) -> None:
-        super().__init__()
-        self.commands = commands
-        self.problems: Sequence[StokerError | None] = [None] * len(commands)
-        self.seen: Mapping[str, str] = NOTHING_SEEN
-
-    def changing(self) -> list[str]:
-        """The conditions about changes: what is there now must be known before the request is posted."""
-        return changes_awaited(sent.wait_for for sent in self.commands if sent.wait_for)
 
 
 class Preflight:
