@@ -11,7 +11,7 @@ import pytest
 from stoker.core.errors import InvalidParams, RateNotFound, TooManyRates
 from stoker.core.job.model import Queue
 from stoker.core.rate import KEY_PREFIX, Rate, read_rate
-from stoker.engine.rate_memory import MOST_KEYS, LiveRates
+from stoker.engine.memory.rates import MOST_KEYS, LiveRates
 from tests.support.facts import until
 from tests.support.jobs import job, spec
 from tests.support.work import end_of, job_view, shell, state, submit, submit_many

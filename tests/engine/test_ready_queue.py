@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from stoker.core.job.admission import AdmissionQueue, Group, QueuedJob, admit, place
 from stoker.core.job.model import Queue, State
-from stoker.engine.ready_queue import CAPACITY, DEMANDING_CAPACITY, LANES_WITH_ROWS, ReadyQueue, demand_of
+from stoker.engine.memory.ready_queue import CAPACITY, DEMANDING_CAPACITY, LANES_WITH_ROWS, ReadyQueue, demand_of
 from tests.support.jobs import job, spec
 
 if TYPE_CHECKING:

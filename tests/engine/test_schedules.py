@@ -27,7 +27,7 @@ from stoker.core.errors import (
     WorkflowNotFound,
 )
 from stoker.core.schedule.request import ScheduleParams, schedule_of
-from stoker.engine.schedule_memory import MOST_SCHEDULES, MOST_TEMPLATES, LiveSchedules
+from stoker.engine.memory.schedules import MOST_SCHEDULES, MOST_TEMPLATES, LiveSchedules
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.rpc import RawClient, request

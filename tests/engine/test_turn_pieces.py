@@ -14,7 +14,7 @@ from stoker.engine.commands import TurnChange
 from stoker.engine.inbox import AnswerRequest, Inbox
 from stoker.engine.loop import TURN_LIMIT, Loop
 from stoker.engine.memory import LiveState
-from stoker.engine.workflow_memory import LiveWorkflow
+from stoker.engine.memory.workflows import LiveWorkflow
 from stoker.telemetry.otel import Telemetry
 from stoker.telemetry.stalls import Stalls
 from stoker.upkeep.housekeeping import Flush

@@ -21,7 +21,7 @@ from stoker.core.rate import tokens
 from stoker.core.workflow.context import rebuild
 from stoker.core.workflow.state import is_broken, state_of
 from stoker.engine.memory import LiveState, OpenRun, memory_of
-from stoker.engine.workflow_memory import LiveWorkflow, LiveWorkflows, steps_of
+from stoker.engine.memory.workflows import LiveWorkflow, LiveWorkflows, steps_of
 from stoker.store import checkpoints, snapshot, workflows
 from stoker.workflows.submit import WorkflowAnswer
 from tests.simulation.laws import LATE_MS, RATES, Laws

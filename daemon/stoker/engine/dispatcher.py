@@ -17,7 +17,7 @@ from stoker.core.job.admission import AdmissionQueue, QueuedJob, admit, paused
 from stoker.core.job.model import Attempt, ExecutionMode, Job, Reason, RunId
 from stoker.core.shortage import startable, tried
 from stoker.engine.memory import LiveState
-from stoker.engine.ready_queue import Lane
+from stoker.engine.memory.ready_queue import Lane
 from stoker.engine.turn import LogLine, Turn
 from stoker.executors.base import Executor
 from stoker.store.jobs import is_damaged

@@ -25,7 +25,7 @@ from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Intent, Workflow, WorkflowState
 from stoker.engine.change_log import CAUSES, DERIVED, difference, first_values
 from stoker.engine.memory import LiveState, OpenRun
-from stoker.engine.workflow_memory import LiveWorkflow
+from stoker.engine.memory.workflows import LiveWorkflow
 from stoker.store.attempts import Needed
 from stoker.store.conditions import ConditionWaiter
 from stoker.store.due import Due

@@ -22,7 +22,7 @@ from stoker.core.schedule.views import ScheduleRunAnswer
 from stoker.engine import conditions
 from stoker.engine.inbox import Message, RequestMessage
 from stoker.engine.intake import CommandRequest, Intake
-from stoker.engine.schedule_memory import LiveSchedules
+from stoker.engine.memory.schedules import LiveSchedules
 from stoker.engine.spec_defaults import check
 from stoker.engine.turn import Turn
 from stoker.schedules import runs

@@ -18,7 +18,7 @@ from stoker.core.job.limits import describe
 from stoker.core.job.model import Attempt, Change, ExecutionMode, Job, Spec, State
 from stoker.core.job.verdict import suspected_limit
 from stoker.engine.memory import LiveState, OpenRun
-from stoker.engine.rate_memory import buckets_of
+from stoker.engine.memory.rates import buckets_of
 from stoker.engine.subscriptions import change_fields
 from stoker.process.attempt_logs import log_path
 from stoker.service.assembly import Engine

@@ -18,8 +18,8 @@ from stoker.core.workflow import definition, strategies
 from stoker.core.workflow.resume import ResumeOptions
 from stoker.core.workflow.rollback import target_of
 from stoker.core.workflow.state import Again, Step, WorkflowFilter, behind, to_reset
+from stoker.engine.memory.workflows import LiveWorkflow, steps_of
 from stoker.engine.turn import Turn
-from stoker.engine.workflow_memory import LiveWorkflow, steps_of
 from stoker.host.threads import start_threads
 from stoker.service.assembly import Engine
 from stoker.service.views import stored_workflow

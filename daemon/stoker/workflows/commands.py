@@ -21,8 +21,8 @@ from stoker.core.job.model import FINAL, Actor, Reason, State, StopReason
 from stoker.core.workflow.state import Intent, behind
 from stoker.engine.dependents import need_failed, run_again
 from stoker.engine.inbox import RequestMessage
+from stoker.engine.memory.workflows import LiveWorkflow, open_steps
 from stoker.engine.turn import Turn
-from stoker.engine.workflow_memory import LiveWorkflow, open_steps
 from stoker.store.loading import Wanted
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from stoker.core.job.model import Actor, Need, NeedOn, State
 from stoker.core.workflow.definition import cycle_mistake, find_cycle
 from stoker.core.workflow.state import Edge, Step
 from stoker.engine.dependents import need_now
+from stoker.engine.memory.workflows import LiveWorkflow, rewritten
 from stoker.engine.turn import Turn
-from stoker.engine.workflow_memory import LiveWorkflow, rewritten
 from stoker.workflows import commands
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from stoker.core.job import events as ev
 from stoker.core.workflow.state import Intent
 from stoker.engine.inbox import Inbox, Message
 from stoker.engine.memory import LiveState
+from stoker.engine.memory.workflows import LiveWorkflow, open_steps
 from stoker.engine.turn import Turn
-from stoker.engine.workflow_memory import LiveWorkflow, open_steps
 from stoker.store.loading import Wanted
 from stoker.store.reader import Reader
 from stoker.workflows import rollback

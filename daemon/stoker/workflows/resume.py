@@ -34,8 +34,8 @@ from stoker.core.workflow.resume import (
 )
 from stoker.core.workflow.state import Intent, Step, Strategy, behind
 from stoker.core.workflow.strategies import Interrupted
+from stoker.engine.memory.workflows import LiveWorkflow, needed_outputs, steps_of
 from stoker.engine.turn import Turn
-from stoker.engine.workflow_memory import LiveWorkflow, needed_outputs, steps_of
 from stoker.host.threads import count_threads, run_apart
 from stoker.store import checkpoints
 from stoker.store import jobs as job_rows

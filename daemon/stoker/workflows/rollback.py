@@ -22,8 +22,8 @@ from stoker.core.workflow.context import Context
 from stoker.core.workflow.rollback import RollbackPlan, Target, plan_rollback
 from stoker.core.workflow.state import Intent
 from stoker.engine.inbox import Message
+from stoker.engine.memory.workflows import LiveWorkflow
 from stoker.engine.turn import LogLine, Turn
-from stoker.engine.workflow_memory import LiveWorkflow
 from stoker.store import checkpoints
 from stoker.store.loading import Wanted
 from stoker.store.reader import Reader

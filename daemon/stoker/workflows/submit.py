@@ -25,9 +25,9 @@ from stoker.core.workflow.mistakes import Mistake, refuse
 from stoker.core.workflow.state import Step, Workflow, WorkflowState
 from stoker.engine import conditions
 from stoker.engine.intake import CommandRequest, Intake, drawn_trace_id, from_schedule
+from stoker.engine.memory.workflows import Blueprint, LiveWorkflow, width_of
 from stoker.engine.spec_defaults import problems, unknown_limits
 from stoker.engine.turn import Turn
-from stoker.engine.workflow_memory import Blueprint, LiveWorkflow, width_of
 from stoker.store.jobs import Keyed
 from stoker.store.loading import Wanted
 from stoker.store.writer import NewKey

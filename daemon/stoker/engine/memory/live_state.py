@@ -22,10 +22,10 @@ from stoker.core.shortage import NO_SHORTAGE
 from stoker.core.similar_names import did_you_mean
 from stoker.core.throttle import Narrowing
 from stoker.core.workflow.checkpoint import Head
-from stoker.engine.rate_memory import LiveRates
-from stoker.engine.ready_queue import ReadyQueue
-from stoker.engine.schedule_memory import LiveSchedules
-from stoker.engine.workflow_memory import LiveWorkflows
+from stoker.engine.memory.rates import LiveRates
+from stoker.engine.memory.ready_queue import ReadyQueue
+from stoker.engine.memory.schedules import LiveSchedules
+from stoker.engine.memory.workflows import LiveWorkflows
 from stoker.store.snapshot import Snapshot
 
 STARTING = (State.WAITING, State.QUEUED, State.RUNNING)
