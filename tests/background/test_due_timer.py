@@ -8,28 +8,18 @@ import pytest
 
 from stoker.background import due_timer
 from stoker.background.due_timer import DueTimer
-from stoker.core.clock import Now
+from tests.support.clocks import SetClock
 from tests.support.facts import until_async
 
 
-class SteadyClock:
-    """Steady time as the test sets it."""
-
-    def __init__(self) -> None:
-        self.steady = 1_000
-
-    def now(self) -> Now:
-        return Now(wall=0, steady=self.steady)
-
-
-def timer_of(clock: SteadyClock) -> tuple[DueTimer, list[int]]:
+def timer_of(clock: SetClock) -> tuple[DueTimer, list[int]]:
     """A timer, and how late it was each time that it was due."""
     late: list[int] = []
     return DueTimer(clock, late.append), late
 
 
 async def test_timer_when_its_time_has_passed_then_it_says_once_how_late() -> None:
-    clock = SteadyClock()
+    clock = SetClock()
     timer, late = timer_of(clock)
     timer.set(400)
 
@@ -39,7 +29,7 @@ async def test_timer_when_its_time_has_passed_then_it_says_once_how_late() -> No
 
 
 async def test_timer_when_the_host_slept_then_a_check_makes_it_due() -> None:
-    clock = SteadyClock()
+    clock = SetClock()
     timer, late = timer_of(clock)
     timer.set(clock.steady + 3_000_000)
     clock.steady += 3_000_007
@@ -52,7 +42,7 @@ async def test_timer_when_the_host_slept_then_a_check_makes_it_due() -> None:
 
 async def test_timer_when_the_loop_fires_before_the_time_then_it_waits_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(due_timer, "LONGEST_MS", 1)
-    clock = SteadyClock()
+    clock = SetClock()
     timer, late = timer_of(clock)
     fired = asyncio.Event()
     asyncio.get_running_loop().call_later(0.02, fired.set)
@@ -66,7 +56,7 @@ async def test_timer_when_the_loop_fires_before_the_time_then_it_waits_on(monkey
 
 
 async def test_timer_when_it_is_set_later_then_only_the_later_time_counts() -> None:
-    clock = SteadyClock()
+    clock = SetClock()
     timer, late = timer_of(clock)
     timer.set(400)
     timer.set(900)
@@ -77,7 +67,7 @@ async def test_timer_when_it_is_set_later_then_only_the_later_time_counts() -> N
 
 
 async def test_timer_when_it_is_stopped_twice_then_it_is_never_due() -> None:
-    clock = SteadyClock()
+    clock = SetClock()
     stopped, late = timer_of(clock)
     other, done = timer_of(clock)
     stopped.set(400)

@@ -17,7 +17,7 @@ import pytest
 from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config
 from stoker.config.settings import BackupSettings
-from stoker.core.clock import Now, SystemClock, wall_ms
+from stoker.core.clock import SystemClock, wall_ms
 from stoker.core.errors import BackupFailed
 from stoker.store import backup as making
 from stoker.store.backup_files import listed, make_directory, path_in
@@ -25,6 +25,7 @@ from stoker.store.directory import StateDirectory
 from stoker.telemetry.otel import Telemetry
 from stoker.upkeep import backups as of_upkeep
 from stoker.upkeep.backups import Backups
+from tests.support.clocks import SetClock
 from tests.support.facts import until, until_async
 from tests.support.past import leave_queued
 from tests.support.work import end_of, shell, submit
@@ -197,7 +198,7 @@ async def test_backup_when_the_clock_is_behind_then_one_is_made_and_the_next_com
 ) -> None:
     make_directory(large.backups)
     path_in(large.backups, wall_ms() + 86_400_000, 9).touch()  # made while the clock was ahead
-    clock = Clock()
+    clock = SetClock(0, wall=wall_ms())
     background = BackgroundTasks()
     backups = Backups(Config(backup=BackupSettings(every="1h")), large, clock, Telemetry(), background)
 
@@ -209,17 +210,6 @@ async def test_backup_when_the_clock_is_behind_then_one_is_made_and_the_next_com
         counts.append(len(listed(large.backups)) - 1)
 
     assert [counts.index(number) for number in (1, 2, 3)] == [1, 61, 121]
-
-
-class Clock:
-    """A wall clock that stands still, and steady time that the test sets."""
-
-    def __init__(self) -> None:
-        self.steady = 0
-        self._wall = wall_ms()
-
-    def now(self) -> Now:
-        return Now(self._wall, self.steady)
 
 
 async def test_backup_when_the_directory_was_replaced_then_no_backup_of_another_is_made(large: StateDirectory) -> None:

@@ -9,27 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.core.clock import Now
 from stoker.core.requests import JobWork
 from stoker.engine.intake import CommandRequest
 from stoker.host import programs
 from stoker.service import preflight
+from tests.support.clocks import SetClock
 from tests.support.facts import until_async
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from stoker.core.errors import StokerError
-
-
-class Standing:
-    """A clock on which time passes only if the test says so."""
-
-    def __init__(self) -> None:
-        self.ms = 0
-
-    def now(self) -> Now:
-        return Now(self.ms, self.ms)
 
 
 def ask(checks: preflight.Preflight, *jobs: JobWork) -> asyncio.Future[list[StokerError | None]]:
@@ -53,12 +43,12 @@ async def problems_of(checks: preflight.Preflight, *names: str) -> list[bool]:
 
 
 @pytest.fixture
-def clock() -> Standing:
-    return Standing()
+def clock() -> SetClock:
+    return SetClock()
 
 
 @pytest.fixture
-async def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Standing) -> preflight.Preflight:
+async def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: SetClock) -> preflight.Preflight:
     monkeypatch.setattr(preflight, "PATIENCE_S", 60.0)
     monkeypatch.setattr(preflight, "KEEP_MANY", 2)
     (tmp_path / "tool").touch(mode=0o755)
@@ -84,12 +74,12 @@ async def test_check_when_a_name_stands_for_no_program_then_that_is_reported(che
 
 
 async def test_check_when_a_result_is_old_then_one_request_checks_it_again(
-    checks: preflight.Preflight, clock: Standing, monkeypatch: pytest.MonkeyPatch
+    checks: preflight.Preflight, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mount = DeadMount(monkeypatch)
     await ask_in(checks, "/")
     for times in (2, 3):
-        clock.ms += preflight.KEEP_MS + 1
+        clock.steady += preflight.KEEP_MS + 1
         first, second = ask_in(checks, "/"), ask_in(checks, "/")
 
         assert (first.done(), second.done()) == (False, True)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from msgspec.structs import replace
 
-from stoker.core.clock import Now
 from stoker.core.job.model import Identity
 from stoker.engine.heartbeats import BURST, Heartbeats
 from stoker.engine.inbox import Inbox
@@ -18,6 +17,7 @@ from stoker.engine.memory import LiveState
 from stoker.engine.timers import Alarm, Alarms, Limit, Timers
 from stoker.process.work_files import WorkFiles
 from tests.support.apart import run_apart, spare_descriptors
+from tests.support.clocks import SetClock
 from tests.support.descriptors import count_fds
 from tests.support.facts import until_async
 from tests.support.jobs import attempt, job, running, spec
@@ -33,16 +33,6 @@ START = 1_000_000
 OF_THE_LOOP = 1  # asyncio watches the end of a pipe of its own
 
 
-class SetClock:
-    """A clock whose steady time the test sets."""
-
-    def __init__(self) -> None:
-        self.steady = START
-
-    def now(self) -> Now:
-        return Now(self.steady, self.steady)
-
-
 class Launchers:
     """The launcher of every run is our parent."""
 
@@ -54,7 +44,7 @@ class Room:
     """One run with a socket for reports."""
 
     def __init__(self, state_dir: Path) -> None:
-        self.clock, self.timers, self.inbox = SetClock(), Timers(), Inbox()
+        self.clock, self.timers, self.inbox = SetClock(START), Timers(), Inbox()
         self.memory = LiveState({}, {}, 0, 0)
         self.work_files = WorkFiles(state_dir)
         self.work_files.prepare(())

@@ -19,7 +19,6 @@ import pytest
 from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config
 from stoker.config.settings import RetentionSettings
-from stoker.core.clock import Now
 from stoker.core.job.model import Change, State
 from stoker.core.requests import Purge
 from stoker.core.workflow.checkpoint import Checkpoint
@@ -37,6 +36,7 @@ from stoker.upkeep.leftovers import Leftovers
 from stoker.upkeep.refusals import Refusals
 from stoker.upkeep.retention import Retention
 from stoker.upkeep.usage import Usage
+from tests.support.clocks import SetClock
 from tests.support.facts import until_async
 from tests.support.jobs import attempt, checkpoint, exited, job
 
@@ -47,18 +47,11 @@ if TYPE_CHECKING:
     from stoker.store.loading import Wanted
     from stoker.store.open import Opened
 
+START = 1_700_000_000_000
 DAY_MS = 86_400_000
 WEEKS = 52
 JOBS_A_WEEK = 70
 TABLES = ("jobs", "attempts", "changes", "checkpoints", "idempotency", "purged_jobs", "checkpoint_purges")
-
-
-class SetClock:
-    def __init__(self) -> None:
-        self.at = 1_700_000_000_000
-
-    def now(self) -> Now:
-        return Now(self.at, self.at)
 
 
 class NoDispatch:
@@ -101,7 +94,7 @@ class Year:
     """A daemon without jobs of its own, whose weeks the test makes."""
 
     def __init__(self, state: Opened, root: Path, config: Config) -> None:
-        self.clock, self.root, self.state = SetClock(), root, state
+        self.clock, self.root, self.state = SetClock(START), root, state
         self.memory = LiveState(state.snapshot.queues, {}, 0, 0)
         self.background = BackgroundTasks()
         self.launchers = IdleLaunchers(root / "logs")
@@ -134,7 +127,7 @@ class Year:
         for batch in self._ended(range(first, first + JOBS_A_WEEK)):
             await self.state.writer.commit(batch)
         self.memory.committed_seq = self.memory.last_seq
-        self.clock.at += 7 * DAY_MS
+        self.clock.steady += 7 * DAY_MS
         self.retention.tick()
         assert self.background.is_running("retention")
         await until_async(lambda: not self.background.is_running("retention"))
@@ -143,7 +136,7 @@ class Year:
         """Their start and their end."""
         batch, end = Batch(), Batch()
         for ident in ids:
-            at = self.clock.at + ident % JOBS_A_WEEK
+            at = self.clock.steady + ident % JOBS_A_WEEK
             of = job(State.FAILED if ident % 3 == 0 else State.SUCCEEDED, id=ident, finished_at=at, attempts=1)
             batch.new_jobs[ident] = of
             run = attempt(of, outcome=exited(), ended_at=at)
@@ -255,7 +248,7 @@ async def test_pass_when_few_jobs_ended_then_the_newest_stay_however_old(state: 
     async with year(state, tmp_path / "state", keep_last=2 * JOBS_A_WEEK) as weeks:
         for _ in range(4):
             await weeks.week()
-        weeks.clock.at += 100 * DAY_MS
+        weeks.clock.steady += 100 * DAY_MS
         await weeks.week()
 
         assert (await weeks.measured())["jobs"] == 2 * JOBS_A_WEEK
@@ -274,7 +267,7 @@ async def test_pass_when_clients_ask_for_previews_then_it_still_removes(state: O
 
         async def ask_for_ever() -> None:
             while True:
-                await weeks.retention.preview(Purge(before=weeks.clock.at))
+                await weeks.retention.preview(Purge(before=weeks.clock.steady))
 
         asking = [asyncio.ensure_future(ask_for_ever()) for _ in range(2)]
         await weeks.week()

@@ -1,7 +1,7 @@
-"""Clocks that a test can set: a stokerd whose wall clock jumps, or whose host seems to have slept.
+"""Clocks that a test can set: of a part, or of a stokerd whose wall clock jumps, or whose host seems to have slept.
 
-Owns a library that is preloaded into the daemon, and the file with the seconds that it adds. The clocks of the machine,
-the test and the workers stay right. Invariant: a jump happens between two readings of a clock.
+For a daemon it owns a library that is preloaded into it, and the file with the seconds that it adds. The clocks of the
+machine, the test and the workers stay right. Invariant: a jump happens between two readings of a clock.
 """
 
 from __future__ import annotations
@@ -12,8 +12,22 @@ import struct
 import subprocess
 from typing import TYPE_CHECKING
 
+from stoker.core.clock import Now
+
 if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
+
+
+class SetClock:
+    """The clock of a part in the process of the test. Its wall clock is equal to steady time, or stays at `wall`."""
+
+    def __init__(self, steady: int = 1_000, *, wall: int | None = None) -> None:
+        self.steady = steady
+        self._wall = wall
+
+    def now(self) -> Now:
+        return Now(self.steady if self._wall is None else self._wall, self.steady)
+
 
 # CLOCK_OFFSETS holds two numbers of seconds. The first is added to the wall clock. The second is added to
 # CLOCK_BOOTTIME alone, as on a host that was suspended. The file is mapped, as clocks are read all the time.
