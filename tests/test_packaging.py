@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import stoker
 from tests.support.daemon import DaemonProcess
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[1]
+DATA = f"stoker-{stoker.__version__}.data/data"  # what is installed outside of the package
 SHIPPED = ("*.py", "*.sql", "*.service", "*.socket", "*.conf", "py.typed")
 LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
@@ -30,7 +32,7 @@ LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.egg-info")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel, built from an sdist that was built from a copy of the tree."""
     copy = tmp_path_factory.mktemp("source")
-    for folder in ("daemon", "migrations", "systemd"):
+    for folder in ("daemon", "man", "migrations", "systemd"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=LEFT_BEHIND)
     for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, copy)
@@ -48,12 +50,17 @@ def tree() -> set[str]:
     package = {
         str(path.relative_to(ROOT / "daemon")) for kind in SHIPPED for path in (ROOT / "daemon" / "stoker").rglob(kind)
     }
-    return package | {
-        f"stoker/{folder}/{path.name}"
-        for folder in ("migrations", "systemd")
-        for kind in SHIPPED
-        for path in (ROOT / folder).glob(kind)
-    }
+    manuals = {f"{DATA}/share/man/man{page.suffix[1:]}/{page.name}" for page in (ROOT / "man").iterdir()}
+    return (
+        package
+        | manuals
+        | {
+            f"stoker/{folder}/{path.name}"
+            for folder in ("migrations", "systemd")
+            for kind in SHIPPED
+            for path in (ROOT / folder).glob(kind)
+        }
+    )
 
 
 def environment(folder: Path, wheel: Path) -> Path:
@@ -76,6 +83,7 @@ def test_wheel_when_built_then_it_holds_every_file_of_the_tree(wheel: Path) -> N
 def test_wheel_when_installed_where_nothing_else_is_then_its_daemon_runs_a_job(wheel: Path, tmp_path: Path) -> None:
     programs = environment(tmp_path / "venv", wheel)
 
+    assert (programs.parent / "share/man/man1/stoker.1").is_file()
     with DaemonProcess(programs=programs) as daemon:
         result = daemon.cli("run", "--", "sh", "-c", "echo from the wheel; exit 7")
         status = daemon.stop()

@@ -123,7 +123,7 @@ def describe(config: Config, remarks: Mapping[str, str] = NO_REMARKS) -> str:
     parts.append(QUEUES)
     parts += [_queue(name, section) for name, section in config.queues.items()]
     parts.append(RATES)
-    parts += [f"[rates.{_toml(key)}]\n{_lines(section)}" for key, section in config.rates.items()]
+    parts += [f"[rates.{as_toml(key)}]\n{_lines(section)}" for key, section in config.rates.items()]
     parts.append(SCHEDULES)
     parts += [_schedule(schedule) for schedule in config.schedules.values()]
     parts.append(HOOKS)
@@ -138,7 +138,7 @@ def _table(name: str, section: Section, remarks: Mapping[str, str]) -> str:
 
 
 def _keep(kind: str, name: str, section: KeepSection) -> str:
-    return f"[retention.{kind}.{_toml(name)}]\n{_lines(section)}"
+    return f"[retention.{kind}.{as_toml(name)}]\n{_lines(section)}"
 
 
 def _queue(name: str, section: QueueSection) -> str:
@@ -153,13 +153,15 @@ def _schedule(schedule: ScheduleParams) -> str:
     """As one inline table a line: a flow has tables of any depth."""
     fields = msgspec.to_builtins(schedule)
     own = {key: value for key, value in fields.items() if value is not None and key not in ("name", "replace")}
-    return f"[schedules.{_toml(schedule.name)}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in own.items())
+    return f"[schedules.{as_toml(schedule.name)}]\n" + "".join(
+        f"{key} = {as_toml(value)}\n" for key, value in own.items()
+    )
 
 
 def _hook(hook: Hook) -> str:
     fields = msgspec.structs.asdict(hook)
     own = {key: value for key, value in fields.items() if value not in (None, {}, ()) and key != "name"}
-    return f"[hooks.{_toml(hook.name)}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in own.items())
+    return f"[hooks.{as_toml(hook.name)}]\n" + "".join(f"{key} = {as_toml(value)}\n" for key, value in own.items())
 
 
 def _lines(section: Struct, remarks: Mapping[str, str] = NO_REMARKS) -> str:
@@ -169,7 +171,7 @@ def _lines(section: Struct, remarks: Mapping[str, str] = NO_REMARKS) -> str:
         value = getattr(section, key.name)
         if value is UNSET or isinstance(value, Struct):
             continue
-        line = f"{key.encode_name} = {_toml(value)}"
+        line = f"{key.encode_name} = {as_toml(value)}"
         comment = " ".join(filter(None, (help_of(key.type), remarks.get(key.encode_name))))
         if not comment:
             text += f"{line}\n"
@@ -188,19 +190,19 @@ def help_of(type_: Any) -> str:
     return next((text for inner in get_args(type_) if (text := help_of(inner))), "")
 
 
-def _toml(value: Any) -> str:
+def as_toml(value: Any) -> str:
     match value:
         case bool():
             return "true" if value else "false"
         case Enum():
-            return _toml(value.value)
+            return as_toml(value.value)
         case str():
             # A JSON string is also a TOML string, except that TOML wants DEL escaped.
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case int() | float():
             return number(value)
         case dict():
-            return "{ " + ", ".join(f"{_toml(key)} = {_toml(inner)}" for key, inner in value.items()) + " }"
+            return "{ " + ", ".join(f"{as_toml(key)} = {as_toml(inner)}" for key, inner in value.items()) + " }"
         case tuple() | list():
-            return "[" + ", ".join(map(_toml, value)) + "]"
+            return "[" + ", ".join(map(as_toml, value)) + "]"
     raise TypeError(type(value))
