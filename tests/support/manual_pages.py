@@ -163,8 +163,8 @@ def _settings() -> Iterator[str]:
         " $XDG_CONFIG_HOME/stoker/stoker.toml, else /etc/stoker/stoker.toml. A variable STOKER_<SECTION>_<KEY>"
         " overrides a key, as in STOKER_CPU_THROTTLE_THRESHOLD=85. `stoker config check` reports every mistake in a"
         " file, `stoker config show` prints the settings in force, `stoker config reload` makes the daemon read them"
-        " again, and `stoker schema settings` is for editors. Durations are milliseconds and sizes are bytes, unless the name"
-        " of a key says otherwise."
+        " again, and `stoker schema settings` is for editors. Durations are milliseconds and sizes are bytes, unless"
+        " the name of a key says otherwise."
     )
     yield ".Sh SECTIONS"
     for name, section in SECTIONS.items():
