@@ -44,7 +44,7 @@ def test_rate_when_it_is_wrong_then_the_next_command_is_named(shared: DaemonProc
     assert "there is no rate for 'nobody'" in unknown.stderr
     assert "stoker rate set nobody 10/s" in unknown.stderr
     assert wrong.returncode == 65
-    assert "'often' is no rate" in wrong.stderr
+    assert "'often' is not a rate" in wrong.stderr
     assert "10/s, 100/m" in wrong.stderr
 
 

@@ -125,7 +125,7 @@ def deep(levels: int) -> Tree:
 @pytest.mark.parametrize(
     ("tree", "problem"),
     [
-        ("deploy", "wait_for: 'deploy' is no condition"),
+        ("deploy", "wait_for: 'deploy' is not a condition"),
         ("event:", "wait_for: '' is not the name of an event"),
         ("event:a b", "wait_for: 'a b' is not the name of an event"),
         (f"event:{'x' * 65}", f"wait_for: '{'x' * 65}' is not the name of an event"),
@@ -139,19 +139,19 @@ def deep(levels: int) -> Tree:
         ("file:/" + "é" * 128, "is not a path that can be watched"),
         ("file-changed:" + "/a" * 2048, "is not a path that can be watched"),
         ("file-changed:~/a", "wait_for: '~/a' is not a path that can be watched"),
-        ("idle:", "wait_for: '' is nothing that idle takes"),
-        ("idle:60s", "wait_for: '60s' is nothing that idle takes"),
-        ("charging:80", "wait_for: '80' is nothing that charging takes"),
+        ("idle:", "wait_for: '' is not allowed after idle"),
+        ("idle:60s", "wait_for: '60s' is not allowed after idle"),
+        ("charging:80", "wait_for: '80' is not allowed after charging"),
         (ConditionGroup(), "wait_for: a group has either `all` or `any`, with members"),
         (
             ConditionGroup(all=("event:a",), any=("event:b",)),
             "wait_for: a group has either `all` or `any`, with members",
         ),
-        (ConditionGroup(all=("event:a", "no")), "wait_for.all[1]: 'no' is no condition"),
+        (ConditionGroup(all=("event:a", "no")), "wait_for.all[1]: 'no' is not a condition"),
         (ConditionGroup(any=("event:a", "event:a")), "wait_for: event:a is named twice"),
         (ConditionGroup(all=tuple(f"job:{n}" for n in range(1, 34))), "wait_for: 33 conditions; the limit is 32"),
         (deep(MOST_LEVELS + 1), f"more than {MOST_LEVELS} levels of groups"),
-        ("x" * 200, f"wait_for: '{'x' * 80}...' is no condition"),
+        ("x" * 200, f"wait_for: '{'x' * 80}...' is not a condition"),
     ],
 )
 def test_check_when_a_tree_is_wrong_then_the_place_and_the_problem_are_named(tree: Tree, problem: str) -> None:
@@ -163,7 +163,7 @@ def test_check_when_a_tree_is_wrong_then_the_place_and_the_problem_are_named(tre
 
 
 def test_job_when_its_condition_is_empty_then_it_is_refused() -> None:
-    with pytest.raises(InvalidParams, match="wait_for: '' is no condition"):
+    with pytest.raises(InvalidParams, match="wait_for: '' is not a condition"):
         JobParams(command="true", wait_for="")
 
 

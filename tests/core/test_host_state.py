@@ -98,17 +98,17 @@ def test_charging_when_the_battery_was_read_then_it_counts_from_the_second_readi
         (
             Idleness(),
             POLICY,
-            "CPU not measured yet, must be below 20 % for 1m00s; sessions not looked at yet",
+            "CPU not measured yet, must be below 20 % for 1m00s; sessions not checked yet",
         ),
         (
             Idleness(cpu=43, input=THERE),
             POLICY,
-            "CPU 43 %, must be below 20 % for 1m00s; its sessions are in use, and must not be",
+            "CPU 43 %, must be below 20 % for 1m00s; its sessions are in use, must be unused",
         ),
         (
             Idleness(cpu=3, input=AWAY, calm_since=40_000),
             POLICY,
-            "CPU 3 %, must be below 20 % for 1m00s, has been for 30.0s; nobody uses its sessions",
+            "CPU 3 %, must be below 20 % for 1m00s, has been for 30.0s; its sessions are unused",
         ),
         (
             Idleness(cpu=3, input=UNKNOWN, calm_since=0, holds=True),
@@ -127,11 +127,11 @@ def test_words_when_idleness_is_explained_then_values_and_limits_are_named(
 @pytest.mark.parametrize(
     ("power", "words"),
     [
-        (Power(), "not looked at yet"),
+        (Power(), "not checked yet"),
         (Power(holds=True), "no battery, counts as charging"),
         (Power(battery=Battery(plugged=False, percent=61.4)), "running on battery, 61 %"),
         (Power(battery=Battery(plugged=True)), "on external power"),
-        (Power(battery=Battery(plugged=None)), "its supplies do not say whether it charges"),
+        (Power(battery=Battery(plugged=None)), "its power supplies do not report whether it charges"),
     ],
 )
 def test_words_when_the_power_is_explained_then_source_and_charge_are_named(power: Power, words: str) -> None:

@@ -327,7 +327,7 @@ def test_step_when_it_waits_for_an_event_then_its_workflow_goes_on_with_it(clien
     [
         ("job:999999", JobNotFound, "there is no job 999999 of yours"),
         ("workflow:999999", WorkflowNotFound, "there is no workflow 999999 of yours"),
-        ("deploy", InvalidParams, "is no condition"),
+        ("deploy", InvalidParams, "is not a condition"),
         (["event:a"], InvalidParams, "wait_for"),
         ({"all": []}, InvalidParams, "either `all` or `any`"),
         ({"all": ["event:a"], "none": 1}, InvalidParams, "wait_for"),

@@ -172,7 +172,7 @@ def test_rate_when_neither_rate_nor_burst_is_given_then_it_is_refused(client: st
 
 
 WRONG = [
-    ({"rate": "often"}, "rate: 'often' is no rate"),
+    ({"rate": "often"}, "rate: 'often' is not a rate"),
     ({"burst": 3}, "burst: it has no effect without a rate"),
     ({"rate": "1/s", "burst": 0}, "burst"),
 ]

@@ -224,7 +224,7 @@ def test_look_when_the_file_system_does_not_report_all_changes_then_it_is_named(
 
     look_at_path(sight, str(watched.path), watched.inotify.watch, around, content=False)
 
-    assert sight.untold == (None if kind == "ext4" else f"a {kind} file system does not tell of all changes")
+    assert sight.untold == (None if kind == "ext4" else f"a {kind} file system does not report all changes")
 
 
 def test_look_when_a_link_leads_to_where_another_look_hangs_then_it_stops_before(tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ DAMAGED_ROWS = {
     "objects": [
         ("DROP INDEX jobs_queued", "index jobs_queued is missing"),
         ("DROP TRIGGER changes_are_immutable", "trigger changes_are_immutable is missing"),
-        ("CREATE TABLE notes (text)", "table notes is not of Stoker"),
+        ("CREATE TABLE notes (text)", "table notes does not belong to Stoker"),
     ],
     "schema": [
         ("PRAGMA user_version = 99", "the database has schema 99, this daemon knows up to"),
@@ -336,7 +336,7 @@ DAMAGED_FILES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a directory": (
         lambda root: made((root / "stoker.db").rename(root / "moved").with_name("stoker.db") / "x"),
         "file",
-        "is no file",
+        "is not a file",
     ),
     "cut off": (
         lambda root: without_wal(root).write_bytes(without_wal(root).read_bytes()[: 20 * 4_096]),

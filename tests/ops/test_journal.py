@@ -160,7 +160,7 @@ def test_journal_when_it_was_damaged_then_an_error_is_logged_and_a_new_chain_beg
     assert rebuilt == lost
     (event,) = daemon.events("journal_damaged")
     assert event["level"] == "error"
-    assert "no header of a journal" in event["reason"]
+    assert "not the header of a journal" in event["reason"]
     (evidence,) = (daemon.state_dir / "journal").glob("00000001.jsonl.damaged-*")
     assert evidence.read_text() == "no\n"
 
@@ -198,7 +198,7 @@ def test_journal_when_it_is_off_then_no_file_is_written(stopped_daemon: DaemonPr
     with stopped_daemon.client() as client:
         end_of(client, submit(client, shell("exit 0")))
         assert client.status()["journal"]["enabled"] is False
-    assert "none is kept" in stopped_daemon.cli("status").stdout
+    assert "off: [journal] enabled" in stopped_daemon.cli("status").stdout
     with closing(sqlite3.connect(stopped_daemon.state_dir / "stoker.db")) as connection:
         assert connection.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
     assert not (stopped_daemon.state_dir / "journal").exists()

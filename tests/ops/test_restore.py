@@ -456,10 +456,10 @@ EDIT = "DROP TRIGGER changes_are_immutable; UPDATE changes SET {} WHERE seq = 2"
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path.unlink(), "cannot be read: No such file"),
     "a directory": (made_directory, "is a directory"),
-    "empty": (lambda path: path.write_bytes(b""), "it is no database of Stoker"),
-    "text": (lambda path: path.write_text("backup\n"), "it is no database of Stoker"),
+    "empty": (lambda path: path.write_bytes(b""), "it is not a database of Stoker"),
+    "text": (lambda path: path.write_text("backup\n"), "it is not a database of Stoker"),
     "cut short": (cut, "is not a sound backup: "),
-    "another program's": (lambda path: changed(path, "PRAGMA application_id = 7"), "it is no database of Stoker"),
+    "another program's": (lambda path: changed(path, "PRAGMA application_id = 7"), "it is not a database of Stoker"),
     "a newer schema": (
         lambda path: changed(path, f"PRAGMA user_version = {shipped_migrations()[-1].number + 1}"),
         "this daemon knows up to",

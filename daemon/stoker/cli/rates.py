@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BURST = Option(
     "--burst",
     "N",
-    "so many may start at once, if none did before (default: as it was; at first 1)",
+    "how many may start at once after a pause (default: as before; at first 1)",
     convert=values.integer,
 )
 

@@ -65,7 +65,7 @@ def _print(plan: Preview) -> None:
     if plan.invalid is None:
         render.line("nothing was changed: this is what a daemon would do if it started now")
     else:
-        render.line("nothing was changed: a daemon that starts now enters safe mode and does nothing of this")
+        render.line("nothing was changed: a daemon that starts now enters safe mode and does not carry this out")
         render.line(f"next: {plan.remedy}")
 
 

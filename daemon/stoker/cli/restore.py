@@ -92,7 +92,7 @@ def _facts(view: RestoreView) -> list[tuple[str, object]]:
 def _lost(changes: int | None) -> str:
     if changes is None:
         return "not known"
-    return f"at least {counted(changes, 'change')} made since" if changes else "no change that is known of"
+    return f"at least {counted(changes, 'change')} made since" if changes else "no known change"
 
 
 def _running(count: int) -> str | None:

@@ -73,7 +73,7 @@ def _of_daemon(given: Given) -> SettingsView | None:
     except (DaemonUnreachable, PermissionDenied) as error:
         file = config.find(None, os.environ)
         where = f"{file} and the environment here" if file else "the environment here and the defaults"
-        render.note(f"{error.message}; these are the settings of {where}, and none is in force")
+        render.note(f"{error.message}; these settings come from {where}; no daemon uses them")
         return None
     return view
 

@@ -187,7 +187,7 @@ def _backup(backups: BackupStatus) -> str:
 def _journal(journal: JournalStatus) -> str:
     """`up to change 345; 3 files, 40.1M`."""
     if not journal["enabled"]:
-        return "none is kept: [journal] enabled"
+        return "off: [journal] enabled"
     at = "" if journal["at"] is None else f", {render.when(journal['at'])}"
     text = f"up to change {journal['seq']}{at}; {counted(journal['files'], 'file')}, {render.size(journal['bytes'])}"
     if journal["error"]:

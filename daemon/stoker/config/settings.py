@@ -137,9 +137,11 @@ class IdleSettings(Section, frozen=True):
     """When the host is idle, for jobs that wait for that (--wait-for idle)."""
 
     cpu_percent: Annotated[float, between(0, 100, "percent of all CPUs below which they are idle")] = 20.0
-    for_ms: Annotated[int, between(0, MAX_DURATION_MS, "the host is idle after all was calm for so long")] = 60_000
+    for_ms: Annotated[int, between(0, MAX_DURATION_MS, "the host is idle after this long without load or input")] = (
+        60_000
+    )
     input: Annotated[
-        bool, says("also wait until logind says that nobody uses the sessions; needs the extra stoker[desktop]")
+        bool, says("also wait until logind reports that the sessions are unused; needs the extra stoker[desktop]")
     ] = True
 
 
@@ -302,12 +304,12 @@ class QueueSection(Section, frozen=True):
         Annotated[QueueClass, says("high, normal or low; throttling pauses queues of class low")] | UnsetType
     ) = field(default=UNSET, name="class")
     max_running: Annotated[int, between(0, 100_000, "most jobs of the queue that run at once")] | UnsetType = UNSET
-    min_running: Annotated[int, between(1, MILLION, "under pressure fewer run, but so many at least")] | UnsetType = (
+    min_running: Annotated[int, between(1, MILLION, "under pressure fewer run, but at least this many")] | UnsetType = (
         UNSET
     )
     max_queued: Annotated[int, between(0, MAX_INT, "most jobs of the queue that have not started")] | UnsetType = UNSET
     rate: Annotated[str, says("how many of its jobs may start in a time: 100/m")] | UnsetType = UNSET
-    burst: Annotated[int, between(1, MILLION, "so many may start at once, if none did before")] | UnsetType = UNSET
+    burst: Annotated[int, between(1, MILLION, "how many may start at once after a pause")] | UnsetType = UNSET
     paused: Annotated[bool, says("start no jobs of the queue")] | UnsetType = UNSET
     defaults: Annotated[JobDefaults, says("values that its jobs get unless they set their own")] | UnsetType = UNSET
 
@@ -325,7 +327,7 @@ class RateSection(Section, frozen=True):
     """The rate of a key. A key that the file no longer has keeps its rate until `stoker rate rm`."""
 
     rate: Annotated[str, says("how many jobs with this key may start in a time: 10/s")]
-    burst: Annotated[int, between(1, MILLION, "so many may start at once, if none did before")] = 1
+    burst: Annotated[int, between(1, MILLION, "how many may start at once after a pause")] = 1
 
     def rate_of_key(self) -> Rate:
         return read_rate(self.rate, self.burst)

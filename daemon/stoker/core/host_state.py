@@ -92,16 +92,20 @@ def _input_words(policy: IdlePolicy, sessions: InputState) -> str:
     if not policy.input:
         return "input does not count ([idle] input)"
     if sessions.idle is None:
-        return f"CPU alone decides: {sessions.problem}" if sessions.problem else "sessions not looked at yet"
-    return "nobody uses its sessions" if sessions.idle else "its sessions are in use, and must not be"
+        return f"CPU alone decides: {sessions.problem}" if sessions.problem else "sessions not checked yet"
+    return "its sessions are unused" if sessions.idle else "its sessions are in use, must be unused"
 
 
 def power_words(power: Power) -> str:
     """`running on battery, 61 %`."""
     battery = power.battery
     if battery is None:
-        return "no battery, counts as charging" if power.holds else "not looked at yet"
-    state = {True: "on external power", False: "running on battery", None: "its supplies do not say whether it charges"}
+        return "no battery, counts as charging" if power.holds else "not checked yet"
+    state = {
+        True: "on external power",
+        False: "running on battery",
+        None: "its power supplies do not report whether it charges",
+    }
     percent = "" if battery.percent is None else f", {battery.percent:.0f} %"
     return f"{state[battery.plugged]}{percent}"
 

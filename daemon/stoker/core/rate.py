@@ -50,7 +50,7 @@ def read_rate(text: str, burst: int = 1) -> Rate:
     """A rate as it is written. Raises InvalidParams."""
     match = RATE.fullmatch(text)
     if match is None:
-        raise InvalidParams(f"rate: {text!r} is no rate: {_fault(text)}", hint=HINT, path="rate")
+        raise InvalidParams(f"rate: {text!r} is not a rate: {_fault(text)}", hint=HINT, path="rate")
     rate = Rate(int(match["count"]), int(match["number"] or 1) * DURATIONS[match["unit"]], burst)
     if rate.count * 1_000 > MOST_A_SECOND * rate.per_ms:
         raise InvalidParams(f"rate: {text!r} is more than {MOST_A_SECOND} in a second", hint=HINT, path="rate")

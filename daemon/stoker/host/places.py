@@ -70,7 +70,7 @@ def look_at_path(sight: Sight, path: str, watch: Watch | None, around: Surroundi
         what = "is no directory" if isinstance(error, NotADirectoryError) else "does not exist"
         sight.seen, sight.state = "", f"{error.filename} {what}"
     except OSError as error:
-        sight.state = f"{error.filename} cannot be looked at by the user of the daemon: {error.strerror}"
+        sight.state = f"{error.filename} cannot be read by the user of the daemon: {error.strerror}"
         sight.untold = sight.untold or error.strerror
     else:
         sight.seen, sight.state = f"{status.st_mtime_ns} {status.st_size} {status.st_ino}", f"{path} is there"
@@ -131,4 +131,4 @@ def _add(sight: Sight, directory: Path, name: str | None, watch: Watch | None) -
 def _untold(device: int, kinds: Mapping[int, str]) -> str | None:
     kind = kinds.get(device, "")
     remote = kind in UNTOLD or kind.startswith("fuse.")
-    return f"a {kind} file system does not tell of all changes" if remote else None
+    return f"a {kind} file system does not report all changes" if remote else None

@@ -75,7 +75,9 @@ def host_errors(subject: str) -> Iterator[None]:
 def _explain(path: str, error: OSError) -> str:
     """The kernel gives ENOENT for a script whose interpreter is missing, and ENOEXEC for a file without `#!`."""
     if error.errno == errno.ENOEXEC:
-        return f"{error.strerror}: {path} is no program and does not begin with #!; to have a shell run it: sh {path}"
+        return (
+            f"{error.strerror}: {path} is not a program and does not begin with #!; to have a shell run it: sh {path}"
+        )
     if error.errno != errno.ENOENT or not os.path.exists(path):
         return error.strerror or str(error)
     interpreter = _read_interpreter(path)

@@ -237,7 +237,7 @@ def _examine(path: Path, backup: Path, checksum: str) -> Candidate:
     with path.open("rb") as file:
         header = file.read(72)
     if not header.startswith(HEADER) or int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        raise refused("it is no database of Stoker")
+        raise refused("it is not a database of Stoker")
     try:
         with open_immutable(path) as connection:
             refuse_unknown(connection)

@@ -180,7 +180,7 @@ def check_work(turn: Turn, intake: Intake, work: JobWork, owner_uid: int) -> Non
     """Refuse a template whose jobs would be refused. Raises StokerError."""
     for field in ("run_at", "deadline"):
         if getattr(work, field) not in (UNSET, None):
-            problem = f"job.{field}: a fixed time is no part of a template: each run has the time of its slot"
+            problem = f"job.{field}: a template cannot have a fixed time: each run has the time of its slot"
             raise InvalidParams(problem, path=f"job.{field}", hint="leave it out, or use ttl_ms or timeout_ms")
     try:
         spec = intake.specs.resolve(work, intake.queue(turn, work))

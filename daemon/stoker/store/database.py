@@ -206,7 +206,7 @@ def examine(path: Path, aside: Path) -> bool:
     `aside` is the `state.json` that an earlier daemon wrote beside its database. Raises StateRefused.
     """
     if path.exists() and not path.is_file():
-        raise StateRefused(f"{path} is no file", hint=f"move it away: {_move_away(path)}")
+        raise StateRefused(f"{path} is not a file", hint=f"move it away: {_move_away(path)}")
     size = path.stat().st_size if path.exists() else 0
     if size == 0:
         _refuse_lost(path, aside)

@@ -152,7 +152,7 @@ def read_header(path: Path, text: bytes) -> tuple[Header, bytes]:
         header = _header(text)
         digest = hash_of(text, bytes.fromhex(header.follows))
     except (msgspec.MsgspecError, ValueError) as error:
-        raise JournalBroken(f"{path}: its first line is no header of a journal: {error}") from error
+        raise JournalBroken(f"{path}: its first line is not the header of a journal: {error}") from error
     if digest is None:
         raise JournalBroken(f"{path}: its first line does not match its hash")
     return header, digest

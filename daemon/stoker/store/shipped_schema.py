@@ -36,8 +36,8 @@ class SchemaObject(NamedTuple):
 
     def __str__(self) -> str:
         if self.shipped is None:
-            return f"{self.kind} {self.name} is not of Stoker"
-        return f"{self.kind} {self.name} {'is missing' if self.sql is None else 'is another one'}"
+            return f"{self.kind} {self.name} does not belong to Stoker"
+        return f"{self.kind} {self.name} {'is missing' if self.sql is None else 'differs from the shipped one'}"
 
 
 def differences(connection: sqlite3.Connection) -> list[SchemaObject]:

@@ -368,7 +368,7 @@ class FileWatch:
         if going_on is not None and going_on.hangs:
             return f"{path}: the file system at {going_on.sight.at} has not answered for {span(now - going_on.began)}"
         if watched is None or watched.sight is None:
-            return f"{path} was not looked at yet"
+            return f"{path} was not checked yet"
         sight = watched.sight
         unchanged = sight.seen and kind_of(condition) is ConditionKind.FILE_CHANGED
         state = f"{path} has not changed" if unchanged else sight.state

@@ -11,8 +11,8 @@ from stoker.upkeep.housekeeping import Housekeeping
 from stoker.upkeep.safe_mode import SafeModeSwitch
 
 MAKE_ROOM_FIRST = (
-    "free some space on its file system: work under way, also limits and stops, then goes on; "
-    "stoker purge --before 7d makes more room then, it cannot begin without any"
+    "free some space on its file system: work under way, limits and stops then go on; "
+    "after that more room can be made: stoker purge --before 7d"
 )
 NO_ROOM = "the disk is full: nothing can be written, so nothing is decided until there is room"
 

@@ -194,7 +194,7 @@ def test_every_when_a_period_is_given_then_slots_are_its_multiples(period: str) 
         ("at 2025-01-01", "UTC", "has passed"),
         ("at noon", "UTC", "not a time"),
         ("at 9999-12-31T23:00-23:00", "UTC", "not a time"),
-        ("@reboot", "UTC", "a start of the host"),
+        ("@reboot", "UTC", "the start of the host is not supported"),
         ("@fortnightly", "UTC", "no such name"),
         ("* * * * * *", "UTC", "five fields, this has 6"),
         ("every fortnight", "UTC", "a period is"),

@@ -237,7 +237,7 @@ def exit_codes(text: str) -> list[int]:
         first, _, last = part.partition("-")
         low, high = integer(first), integer(last or first)
         if not 0 <= low <= high <= LAST_EXIT_CODE:
-            raise UsageError(f"{part!r} is no exit code or range within 0-255")
+            raise UsageError(f"{part!r} is not an exit code or range within 0-255")
         codes.extend(range(low, high + 1))
     return codes
 

@@ -81,8 +81,8 @@ MISTAKES = {
     ConditionKind.WORKFLOW: ("not the id of a workflow", "workflow:ID, as in workflow:7"),
     ConditionKind.FILE: ("not a path that can be watched", PATH_HINT),
     ConditionKind.FILE_CHANGED: ("not a path that can be watched", PATH_HINT),
-    ConditionKind.IDLE: ("nothing that idle takes", "write idle alone; [idle] in the settings says when the host is"),
-    ConditionKind.CHARGING: ("nothing that charging takes", "write charging alone"),
+    ConditionKind.IDLE: ("not allowed after idle", "write idle alone; [idle] in the settings says when the host is"),
+    ConditionKind.CHARGING: ("not allowed after charging", "write charging alone"),
 }
 
 
@@ -221,7 +221,7 @@ def _check(tree: Tree, path: str, level: int) -> None:
 def _check_text(text: str, path: str) -> None:
     kind, _, target = text.partition(":")
     if kind not in _KINDS:
-        raise InvalidParams(f"{path}: {_shown(text)} is no condition", path=path, hint=f"write {FORMS}")
+        raise InvalidParams(f"{path}: {_shown(text)} is not a condition", path=path, hint=f"write {FORMS}")
     # `idle:` has a target too, an empty one that `idle` has not.
     empty = text != kind and not target
     if empty or not TARGETS[ConditionKind(kind)].match(target) or (kind in OF_FILES and not _is_short(target)):

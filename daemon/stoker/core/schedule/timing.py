@@ -56,7 +56,11 @@ def slots_of(timing: str, zone: str) -> Slots:
     expression = f"{word} {rest}".strip()
     if word.startswith("@"):
         if word == "@reboot":
-            raise _wrong(timing, "a start of the host is no time", "start it by a unit of systemd: stoker submit -- …")
+            raise _wrong(
+                timing,
+                "the start of the host is not supported",
+                "start it by a unit of systemd: stoker submit -- …",
+            )
         if expression not in ALIASES:
             raise _wrong(timing, "there is no such name", f"one of {', '.join(ALIASES)}")
         expression = ALIASES[expression]

@@ -114,10 +114,10 @@ _UNSEEN = (Reason.ORPHANED, Reason.LOST, Reason.STUCK, Reason.POISON, Reason.SHU
 # The first row that applies; the last one applies always.
 TABLE = (
     Row(Cause.MEMORY, _by(Reason.OOM), "ran out of memory", _SHOW, of_host=True),
-    Row(Cause.MEMORY, _unborn(*NO_MEMORY), "could not be started for want of memory", "stoker status", of_host=True),
+    Row(Cause.MEMORY, _unborn(*NO_MEMORY), "could not be started: memory ran out", "stoker status", of_host=True),
     Row(Cause.DISK, _unborn(*NO_ROOM), "could not be started: the disk is full", "stoker status", of_host=True),
     Row(Cause.PROCESSES, _unborn(*NO_PROCESS), "could not be started: too many processes", _SHOW, of_host=True),
-    Row(Cause.COMMAND, _by(Reason.SPAWN_ERROR), "could not be started: the command is not there, or may not be run",
+    Row(Cause.COMMAND, _by(Reason.SPAWN_ERROR), "could not be started: the command is missing or not executable",
         _LOGS),
     Row(Cause.ORPHANED, _by(*_UNSEEN), "ended unseen, as after a crash of the daemon or the host", _EXPLAIN,
         of_host=True),

@@ -186,7 +186,7 @@ def has_readable_lock(examination: Examination) -> Found:
     """If the lock file was removed, a second daemon would not notice the running one."""
     lock = examination.directory.root / "lock"
     if not lock.exists() and examination.directory.database.exists():
-        yield f"{lock} is missing: a start takes this directory for a copy, and signals no worker of before"
+        yield f"{lock} is missing: the next start takes this directory for a copy, and signals no earlier worker"
     elif lock.exists() and examination.daemon is not None:
         holder = read_regular(lock).split(b"\n")[0].decode(errors="replace")
         if holder.isdecimal() and not Path("/proc", holder).exists():
