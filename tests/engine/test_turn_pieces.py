@@ -8,17 +8,24 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from stoker.core.job import events as ev
 from stoker.core.job.model import STOKER, State
-from stoker.core.workflow.state import Step, Workflow
-from stoker.engine.commands import TurnChange
+from stoker.core.requests import Verb
+from stoker.core.workflow.state import Step, Workflow, WorkflowState
+from stoker.engine.commands import TurnChange, VerbCommand
 from stoker.engine.inbox import AnswerRequest, Inbox
 from stoker.engine.loop import TURN_LIMIT, Loop
 from stoker.engine.memory import LiveState
-from stoker.engine.memory.workflows import LiveWorkflow
+from stoker.engine.memory.workflows import Blueprint, LiveWorkflow
+from stoker.store.loading import ENDED_WORKFLOWS_LIMIT
 from stoker.telemetry.otel import Telemetry
 from stoker.telemetry.stalls import Stalls
 from stoker.upkeep.housekeeping import Flush
 from stoker.workflows.commands import WorkflowCommand, pause
+from tests.support.batches import accepted
+from tests.support.jobs import job
 from tests.support.still import Still
 
 if TYPE_CHECKING:
@@ -102,3 +109,46 @@ async def test_take_when_messages_are_about_workflows_then_a_turn_has_few_of_the
     assert len(first) == 16
     assert inbox.take(1)
     assert len(inbox) == TURN_LIMIT - len(first)
+
+
+def ended(number: int) -> Workflow:
+    """A failed workflow, whose only step is job `number`."""
+    plan = Blueprint(flow=msgspec.Raw(b"{}"), parameters={}, steps=(Step(name="a", job_id=number),))
+    return Workflow(
+        id=number,
+        name="w",
+        owner_uid=0,
+        trace_id="t",
+        flow=msgspec.json.encode(plan).decode(),
+        flow_hash=bytes(16),
+        created_at=1,
+        state=WorkflowState.FAILED,
+        finished_at=2,
+    )
+
+
+async def test_turn_when_commands_are_about_steps_of_ended_workflows_then_it_loads_few(state: Opened) -> None:
+    memory, inbox, still = LiveState(state.snapshot.queues, {}, 0, 0), Inbox(), Still()
+    numbers = range(1, 5 * ENDED_WORKFLOWS_LIMIT)
+    batch = accepted(*(job(State.FAILED, id=number, workflow_id=number, step="a") for number in numbers))
+    batch.new_workflows = {number: ended(number) for number in numbers}
+    await state.writer.commit(batch, frozenset())
+    memory.last_seq = len(numbers)
+    loaded: list[list[int]] = []
+
+    class Counting(Answering):
+        def after_commit(self, turn: Turn) -> None:
+            super().after_commit(turn)
+            loaded.append([stored.workflow.id for stored in turn.loaded.workflows])
+
+    loop = Loop(inbox, state.writer, memory, still, still, still, Noting(), [Counting()])
+    retries = [VerbCommand(Verb.RETRY, number, ev.Retry(actor=STOKER)) for number in numbers]
+    for retry in retries:
+        inbox.post(retry)
+    loop.stop()
+
+    await loop.run()
+
+    assert [retry.future.result().state for retry in retries] == [State.QUEUED] * len(numbers)
+    assert max(map(len, loaded)) <= ENDED_WORKFLOWS_LIMIT
+    assert [number for turn in loaded for number in sorted(turn)] == list(numbers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
 from stoker.core.job import events as ev
@@ -126,6 +126,10 @@ class Inbox:
         """Wait until there is a reason for a turn."""
         await self._news.wait()
         self._news.clear()
+
+    def put_back(self, taken: Sequence[Message]) -> None:
+        """Messages that were taken and wait again, in front of all others and in their order."""
+        self._messages.extendleft(reversed(taken))
 
     def take(self, limit: int) -> list[Message]:
         """The next messages, at least one, of this weight together."""

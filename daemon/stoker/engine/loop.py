@@ -91,7 +91,8 @@ class Loop:
     async def _turn(self, messages: Sequence[Message]) -> bool:
         """Take one turn. Returns whether more jobs can be started at once."""
         now = self._clock.now()
-        turn = Turn(self._memory, now, await self._load(messages, now))
+        messages, rows = await self._load_what_fits(messages, now)
+        turn = Turn(self._memory, now, rows)
         self._computing_since = self._stalls.now()
         for (queue, demand), jobs in turn.loaded.lanes.items():
             self._memory.ready[queue].refill(demand, jobs)
@@ -147,8 +148,20 @@ class Loop:
     def _measure(self, part: str, turn: Turn, messages: Sequence[Message]) -> None:
         self._stalls.measure_turn(self._computing_since, part, messages, len(turn.transitions))
 
+    async def _load_what_fits(self, messages: Sequence[Message], now: Now) -> tuple[Sequence[Message], Loaded]:
+        """The first of the messages that one turn can take, with what they read; the others wait for the next turn.
+
+        Only the rows tell which jobs are steps of workflows that have ended, and so are not in memory.
+        """
+        while (loaded := await self._load(messages, now)).crowded:
+            half = len(messages) // 2
+            self._inbox.put_back(messages[half:])
+            messages = messages[:half]
+        return messages, loaded
+
     async def _load(self, messages: Sequence[Message], now: Now) -> Loaded:
-        wanted = Wanted(now, open_runs=self._memory.runs, live_workflows=self._memory.workflows.runs)
+        memory, divisible = self._memory, len(messages) > 1
+        wanted = Wanted(now, open_runs=memory.runs, live_workflows=memory.workflows.runs, divisible=divisible)
         began = self._stalls.now()
         for message in messages:
             message.declare_reads(wanted)

@@ -25,6 +25,7 @@ from stoker.store.workflows import StoredWorkflow
 # For one turn: each job becomes a step, and turns must be short.
 DUE_LIMIT = 500
 DEPENDENTS_LIMIT = 200
+ENDED_WORKFLOWS_LIMIT = 16  # each may have 10 000 steps, which stay in memory until the commit
 
 
 class Wanted(Struct):
@@ -50,6 +51,8 @@ class Wanted(Struct):
     event_keys: set[tuple[int, str]] = field(default_factory=set)
     kept_counts: set[tuple[int, str]] = field(default_factory=set)  # whose events, and their name
     workflow_ends: set[int] = field(default_factory=set)
+    # Of several messages: there is another turn for the others if there are too many ended workflows.
+    divisible: bool = False
     due: bool = False
     to_purge: retention.Candidates | None = None
 
@@ -82,6 +85,7 @@ class Loaded(Struct):
     known_runs: set[str] = field(default_factory=set)
     lanes: dict[tuple[str, str | None], list[Job]] = field(default_factory=dict)
     due: Due = Due()
+    crowded: bool = False  # too many ended workflows for one turn, so that none was read
     workflows: list[StoredWorkflow] = field(default_factory=list)
     heads: dict[str, Head] = field(default_factory=dict)
     waiters: dict[WaitersWanted, WaiterPortion] = field(default_factory=dict)
@@ -193,6 +197,9 @@ def _load_workflows(connection: sqlite3.Connection, wanted: Wanted, loaded: Load
     """The wanted workflows, and those of the loaded jobs: a step may run again after the end of its workflow."""
     ids = wanted.workflows | {job.workflow_id for job in loaded.jobs.values() if job.workflow_id is not None}
     asleep = [workflow_id for workflow_id in ids if workflow_id not in wanted.live_workflows]
+    if wanted.divisible and len(asleep) > ENDED_WORKFLOWS_LIMIT:
+        loaded.crowded = True
+        return
     if asleep:
         loaded.workflows = workflows.by_ids(connection, asleep)
     if wanted.workflows:
