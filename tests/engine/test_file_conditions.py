@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,7 +27,6 @@ from tests.support.work import changes, end_of, job_view, shell, state, submit, 
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     import stoker
 
@@ -58,6 +58,19 @@ def replace(path: Path) -> None:
 
 def test_file_when_it_is_there_already_then_the_job_starts(client: stoker.Client, tmp_path: Path) -> None:
     assert end_of(client, awaiting(client, f"file:{tmp_path}")) == OK
+
+
+def test_file_when_a_link_leads_to_a_name_of_other_bytes_then_why_says_so(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(os.fsdecode(b"caf\xe9"))
+
+    job = awaiting(client, f"file:{link}")
+
+    assert looked_at(client, job).endswith(f": {tmp_path}/caf\\xe9 does not exist")
+    Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9")).touch()
+    assert end_of(client, job) == OK
 
 
 def test_file_when_its_directories_come_later_then_the_job_starts_with_it(

@@ -57,6 +57,14 @@ def test_look_when_nothing_is_there_then_the_first_missing_name_is_given(watched
     assert sight.untold is None
 
 
+def test_look_when_a_link_leads_to_a_name_of_other_bytes_then_the_words_can_be_sent(watched: Watched) -> None:
+    watched.path.parent.symlink_to(os.fsdecode(b"caf\xe9"))
+
+    sight = watched.look()
+
+    assert (sight.seen, sight.state) == ("", f"{watched.path.parent.parent}/caf\\xe9 does not exist")
+
+
 def test_look_when_the_directories_come_one_by_one_then_each_gives_a_notice(watched: Watched) -> None:
     watched.look()
     watched.path.parent.mkdir()

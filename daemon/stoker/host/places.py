@@ -17,6 +17,8 @@ from typing import Final
 
 from msgspec import Struct, field
 
+from stoker.core.raw_bytes import printable
+
 MOST_LINKS: Final = 40  # as the kernel
 # Other hosts change files there without a notice to this kernel, and some give no notice of changes at all.
 UNTOLD: Final = (
@@ -34,7 +36,8 @@ class Sight(Struct):
 
     `seen`: time of the last change, size and inode; empty: nothing is there; None: unknown. `watches`: each watch, and
     the name in it that matters; None for every name. `state`: the result in words. `untold`: why the kernel may not
-    report changes. `at`: the present place of the look, in case it hangs.
+    report changes. `at`: the present place of the look, in case it hangs, as the functions of `os` take it: a link may
+    lead to any bytes. The words are printable.
     """
 
     seen: str | None = None
@@ -68,9 +71,9 @@ def look_at_path(sight: Sight, path: str, watch: Watch | None, around: Surroundi
         status = place.lstat()
     except (FileNotFoundError, NotADirectoryError) as error:
         what = "is no directory" if isinstance(error, NotADirectoryError) else "does not exist"
-        sight.seen, sight.state = "", f"{error.filename} {what}"
+        sight.seen, sight.state = "", printable(f"{error.filename} {what}")
     except OSError as error:
-        sight.state = f"{error.filename} cannot be read by the user of the daemon: {error.strerror}"
+        sight.state = printable(f"{error.filename} cannot be read by the user of the daemon: {error.strerror}")
         sight.untold = sight.untold or error.strerror
     else:
         sight.seen, sight.state = f"{status.st_mtime_ns} {status.st_size} {status.st_ino}", f"{path} is there"
@@ -125,7 +128,7 @@ def _add(sight: Sight, directory: Path, name: str | None, watch: Watch | None) -
         return  # the look itself finds that out
     except OSError as error:
         reason = LIMITS.get(error.errno or 0) or f"{directory} cannot be watched: {error.strerror}"
-        sight.untold = sight.untold or reason
+        sight.untold = sight.untold or printable(reason)
 
 
 def _untold(device: int, kinds: Mapping[int, str]) -> str | None:

@@ -22,6 +22,7 @@ from msgspec import Struct, field
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock
 from stoker.core.job.conditions import OF_FILES, ConditionKind, kind_of, target_of
+from stoker.core.raw_bytes import printable
 from stoker.core.units import span
 from stoker.engine.conditions import FileSeen
 from stoker.engine.inbox import Inbox
@@ -366,7 +367,8 @@ class FileWatch:
         path, now = target_of(condition), self._clock.now().steady
         watched, going_on = self._paths.get(path), self._looks.get(path)
         if going_on is not None and going_on.hangs:
-            return f"{path}: the file system at {going_on.sight.at} has not answered for {span(now - going_on.began)}"
+            at = printable(going_on.sight.at)
+            return f"{path}: the file system at {at} has not answered for {span(now - going_on.began)}"
         if watched is None or watched.sight is None:
             return f"{path} was not checked yet"
         sight = watched.sight
@@ -381,7 +383,7 @@ class FileWatch:
             "paths": len(self._paths),
             "untold": len(untold),
             "why": untold[0] if untold else None,
-            "hanging": sorted(self._hanging())[:MOST_HANGING_SHOWN],
+            "hanging": [printable(point) for point in sorted(self._hanging())[:MOST_HANGING_SHOWN]],
         }
 
     def close(self) -> None:
