@@ -84,6 +84,21 @@ def test_waiters_when_many_jobs_have_ended_then_a_portion_examines_some(database
     assert conditions.waiters(database, WaitersWanted(GO, 6), 9, examined=2) == WaiterPortion([], 6, more=False)
 
 
+def test_waiters_when_events_are_many_then_one_turn_examines_a_bounded_number(
+    database: sqlite3.Connection,
+) -> None:
+    """Rows of jobs that have ended are passed over: else as many are read for each event as the first may have."""
+    ended = [waiting(ident, tree=f"event:{ident % 3}", state=State.CANCELLED) for ident in range(1, 13)]
+    put(database, *ended, *(waiting(20 + number, tree=f"event:{number}") for number in range(3)))
+    wanted = [WaitersWanted(f"event:{number}") for number in range(3)]
+
+    first, second, third = conditions.waiter_portions(database, wanted, 9, examined=6).values()
+
+    assert (first.waiters, first.more, first.examined) == ([ConditionWaiter(20, 0)], False, 5)
+    assert (second.waiters, second.last, second.more, second.examined) == ([], 1, True, 1)
+    assert third == WaiterPortion((), 0, more=True), "it is put off"
+
+
 def test_waiters_when_they_are_many_then_the_cursor_goes_on_up_to_the_last(database: sqlite3.Connection) -> None:
     put(database, *(waiting(ident) for ident in range(1, 6)))
 

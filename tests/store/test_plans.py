@@ -66,7 +66,7 @@ HOT: list[tuple[str, str, Any, str]] = [
     ("needs of purged jobs", retention.DELETE_NEEDS, ("[1]", 9), "needs_needed"),
     ("sizes of changes", retention.CHANGE_SIZES, (1, 5), "INTEGER PRIMARY KEY"),
     ("who waits for an event", conditions.WAITERS, ("event:a", 0, 9, 1, 9), "conditions_waiting"),
-    ("how far waiters were examined", conditions.LAST_EXAMINED, ("event:a", 0, 9, 9), "conditions_waiting"),
+    ("how far waiters were examined", conditions.NEXT_ROWS, ("event:a", 0, 9, 9), "conditions_waiting"),
     ("who waits for an end", conditions.DEPENDING, ("job:1", 0, 9), "conditions_waiting"),
     ("conditions that are met", conditions.CLOSE, (1, 0), "PRIMARY KEY"),
     ("events that are kept", conditions.KEPT, ("a", 0, 1, 9), "events_kept"),

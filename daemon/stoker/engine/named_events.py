@@ -110,6 +110,7 @@ class EventDelivery(Message):
 
 def deliver(turn: Turn, event: NamedEvent, portion: WaiterPortion) -> Generator[None, None, NamedEvent]:
     """Give an event to the next jobs that wait for it. Returns it as it is stored."""
+    before = event
     for waiter in _served(turn, event, portion):
         if event.used_up:
             break
@@ -117,7 +118,8 @@ def deliver(turn: Turn, event: NamedEvent, portion: WaiterPortion) -> Generator[
         yield
     more = portion.more and not event.used_up
     event = replace(event, next_after=portion.last if more else None)
-    update_event(turn, event)
+    if event != before:  # one that was put off stays as it is
+        update_event(turn, event)
     if more:
         turn.effects.append(PostMessage(EventDelivery(event)))
     return event

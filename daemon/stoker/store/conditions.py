@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from stoker.core.job.conditions import is_open, texts
+from stoker.core.job.conditions import MOST_CONDITIONS, is_open, is_well_formed, texts
 from stoker.core.job.model import Job
 from stoker.core.named_events import KEPT_OF_A_NAME, KEPT_OF_A_USER, NamedEvent
 from stoker.store.database import json_array
@@ -26,7 +26,7 @@ KEY_KEPT_MS = DAY_MS  # how long an idempotency key of an event is known
 MOST_KEPT = 1_000  # events that one turn may give to new jobs
 SWEPT_EVENTS = 128  # each may have 64 KiB
 LAST_ID = 2**63 - 1
-EXAMINED = 20_000  # conditions for one portion: those of ended jobs stay for a retry, and may be many
+EXAMINED = 20_000  # rows in one turn: those of ended jobs stay for a retry, and may be many
 
 INSERT = "INSERT INTO conditions (job_id, number, condition) VALUES (?, ?, ?)"
 SEE = "UPDATE conditions SET seen = ? WHERE job_id = ? AND number = ?"
@@ -37,8 +37,10 @@ WHERE condition = ?1 AND conditions.job_id > ?2 AND conditions.job_id <= ?3
     AND jobs.state IN ('waiting', 'held') AND (?4 = 0 OR jobs.owner_uid = ?4)
 ORDER BY conditions.job_id LIMIT ?5
 """
-LAST_EXAMINED = """
-SELECT job_id FROM conditions WHERE condition = ? AND job_id > ? AND job_id <= ? ORDER BY job_id LIMIT 1 OFFSET ?
+NEXT_ROWS = """
+SELECT count(*), max(job_id) FROM (
+    SELECT job_id FROM conditions WHERE condition = ? AND job_id > ? AND job_id <= ? ORDER BY job_id LIMIT ?
+)
 """
 DEPENDING = f"""
 SELECT conditions.job_id, number FROM conditions JOIN jobs ON jobs.id = conditions.job_id
@@ -140,11 +142,15 @@ class WaitersWanted(NamedTuple):
 
 
 class WaiterPortion(Struct, frozen=True):
-    """Some of the jobs that wait for a condition; `last`: the cursor of the next portion, `more`: there may be one."""
+    """Some of the jobs that wait for a condition; `last`: the cursor of the next portion, `more`: there may be one.
+
+    `examined`: how many rows were looked at.
+    """
 
     waiters: Sequence[ConditionWaiter] = ()
     last: int = 0
     more: bool = False
+    examined: int = 0
 
 
 class GivenEvent(Struct, frozen=True):
@@ -173,21 +179,47 @@ def close_rows(jobs: Iterable[Job]) -> list[tuple[int, int]]:
     return [(job.id, job.conditions_open) for job in jobs if job.spec.wait_for is not None]
 
 
+def waiter_portions(
+    connection: sqlite3.Connection, wanted: Iterable[WaitersWanted], limit: int, examined: int = EXAMINED
+) -> dict[WaitersWanted, WaiterPortion]:
+    """The next jobs of each, no more than `limit` in all, among the next `examined` rows of all: one turn reads them.
+
+    Those for which nothing is left are put off: their portions are empty, and there is more.
+    """
+    portions = {}
+    for each in wanted:
+        portion = portions[each] = waiters(connection, each, limit, examined)
+        limit -= len(portion.waiters)
+        examined -= portion.examined
+    return portions
+
+
 def waiters(
     connection: sqlite3.Connection, wanted: WaitersWanted, limit: int, examined: int = EXAMINED
 ) -> WaiterPortion:
     """The first `limit` of these jobs, among the next `examined` ones that have the condition."""
     condition, after, last, owner_uid, of_all_states = wanted
-    end = None
+    if limit <= 0 or examined <= 0:
+        return WaiterPortion((), after, more=True)
+    count = end = 0
     if of_all_states:
         rows = connection.execute(DEPENDING, (condition, after, limit))
     else:
-        end = connection.execute(LAST_EXAMINED, (condition, after, last, examined - 1)).fetchone()
-        rows = connection.execute(WAITERS, (condition, after, end[0] if end else last, owner_uid, limit))
-    portion = [ConditionWaiter(*row) for row in rows]
-    if end is not None and len(portion) < limit:
-        return WaiterPortion(portion, end[0], more=True)
-    return WaiterPortion(portion, portion[-1].job_id if portion else after, more=len(portion) >= limit)
+        count, end = connection.execute(NEXT_ROWS, (condition, after, last, examined)).fetchone()
+        rows = connection.execute(WAITERS, (condition, after, end or last, owner_uid, limit))
+    portion = [_waiter(row) for row in rows]
+    if count >= examined and len(portion) < limit:
+        return WaiterPortion(portion, end, more=True, examined=count)
+    last = portion[-1].job_id if portion else after
+    return WaiterPortion(portion, last, more=len(portion) >= limit, examined=count)
+
+
+@strict("conditions")
+def _waiter(row: tuple[Any, ...]) -> ConditionWaiter:
+    waiter = msgspec.convert(row, ConditionWaiter)
+    if not 0 <= waiter.number < MOST_CONDITIONS:
+        raise ValueError(f"number {waiter.number} of job {waiter.job_id}")
+    return waiter
 
 
 def of_jobs(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int, list[str]]:
@@ -236,7 +268,15 @@ def undelivered(connection: sqlite3.Connection) -> list[NamedEvent]:
 
 def awaited(connection: sqlite3.Connection) -> dict[str, int]:
     """The conditions about files and the host for which jobs wait, with the numbers of these jobs."""
-    return dict(connection.execute(AWAITED).fetchall())
+    return dict(map(_awaited, connection.execute(AWAITED)))
+
+
+@strict("conditions")
+def _awaited(row: tuple[Any, ...]) -> tuple[str, int]:
+    condition, jobs = msgspec.convert(row, tuple[str, int])
+    if not is_well_formed(condition):
+        raise ValueError(f"{condition!r} is no condition")
+    return condition, jobs
 
 
 def ends_awaited(connection: sqlite3.Connection) -> set[str]:
@@ -251,7 +291,15 @@ def ended(connection: sqlite3.Connection) -> list[str]:
 
 def given(connection: sqlite3.Connection, job_id: int) -> list[GivenEvent]:
     """The events that a job got, oldest first."""
-    return [GivenEvent(*row) for row in connection.execute(GIVEN, (job_id,))]
+    return [_given(row) for row in connection.execute(GIVEN, (job_id,))]
+
+
+@strict("events")
+def _given(row: tuple[Any, ...]) -> GivenEvent:
+    """Its job reads the data as JSON, as they are."""
+    event = GivenEvent(*row)
+    msgspec.json.decode(event.data, type=msgspec.Raw)
+    return event
 
 
 def page(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 
 from msgspec import Struct, field
 
@@ -134,7 +134,7 @@ def _load_conditions(connection: sqlite3.Connection, wanted: Wanted, loaded: Loa
     """The jobs that wait for events and ends, and the events and ends that are there already."""
     if wanted.workflow_ends:
         loaded.workflow_ends = workflows.ends(connection, wanted.workflow_ends)
-    loaded.waiters = _waiters(connection, wanted.waiters)
+    loaded.waiters = conditions.waiter_portions(connection, wanted.waiters, DEPENDENTS_LIMIT)
     wanted.ids.update(waiter.job_id for portion in loaded.waiters.values() for waiter in portion.waiters)
     takers = Counter[str]()  # of one name, as an event of root is for jobs of each user
     for (name, _), jobs in wanted.kept_events.items():
@@ -151,16 +151,6 @@ def _load_conditions(connection: sqlite3.Connection, wanted: Wanted, loaded: Loa
         event = conditions.by_key(connection, owner, key)
         if event is not None:
             loaded.events_of_key[owner, key] = event
-
-
-def _waiters(connection: sqlite3.Connection, wanted: Iterable[WaitersWanted]) -> dict[WaitersWanted, WaiterPortion]:
-    """As `_portions`, for jobs that wait for conditions."""
-    portions = {}
-    left = DEPENDENTS_LIMIT
-    for each in wanted:
-        portions[each] = conditions.waiters(connection, each, left)
-        left -= len(portions[each].waiters)
-    return portions
 
 
 def _load_keys(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) -> None:

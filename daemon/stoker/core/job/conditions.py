@@ -222,11 +222,17 @@ def _check_text(text: str, path: str) -> None:
     kind, _, target = text.partition(":")
     if kind not in _KINDS:
         raise InvalidParams(f"{path}: {_shown(text)} is not a condition", path=path, hint=f"write {FORMS}")
-    # `idle:` has a target too, an empty one that `idle` has not.
-    empty = text != kind and not target
-    if empty or not TARGETS[ConditionKind(kind)].match(target) or (kind in OF_FILES and not _is_short(target)):
+    if not is_well_formed(text):
         problem, hint = MISTAKES[ConditionKind(kind)]
         raise InvalidParams(f"{path}: {_shown(target)} is {problem}", path=path, hint=hint)
+
+
+def is_well_formed(text: str) -> bool:
+    """Whether the text is a condition."""
+    kind, colon, target = text.partition(":")
+    if kind not in _KINDS or (colon and not target):  # `idle:` has a target, an empty one, that `idle` has not
+        return False
+    return bool(TARGETS[ConditionKind(kind)].match(target)) and (kind not in OF_FILES or _is_short(target))
 
 
 def _is_short(path: str) -> bool:
