@@ -144,15 +144,26 @@ def test_claim_when_the_spec_of_a_job_is_damaged_then_it_is_held_and_never_runs(
     assert not other.exists()
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("UPDATE jobs SET args = '[\"-c\"' WHERE id = ?", "a row of the table jobs cannot be read"),
+        (
+            "UPDATE jobs SET args = CAST(X'5bff5d' AS TEXT) WHERE id = ?",
+            "a row cannot be read: Could not decode to UTF-8",
+        ),
+    ],
+    ids=["no JSON", "no UTF-8"],
+)
 def test_claim_when_a_spec_cannot_be_read_then_the_daemon_ends_and_names_the_doctor(
-    daemon: DaemonProcess,
+    daemon: DaemonProcess, damage: str, words: str
 ) -> None:
     with daemon.client() as client:
         client.call("queue.pause", {"name": "default"})
         damaged = submit(client, shell(":"))
     daemon.kill9()
     with sqlite3.connect(daemon.state_dir / "stoker.db") as database:
-        assert database.execute("UPDATE jobs SET args = '[\"-c\"' WHERE id = ?", [damaged]).rowcount == 1
+        assert database.execute(damage, [damaged]).rowcount == 1
     database.close()
     daemon.start()
     before = len(daemon.stderr.read_text())
@@ -166,5 +177,5 @@ def test_claim_when_a_spec_cannot_be_read_then_the_daemon_ends_and_names_the_doc
 
     assert daemon.wait() == 78
     message = daemon.stderr.read_text()[before:]
-    assert "stokerd: a row of the table jobs cannot be read" in message
+    assert f"stokerd: {words}" in message
     assert ("stoker doctor" in message, "Traceback" in message) == (True, False), message

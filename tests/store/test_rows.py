@@ -15,6 +15,7 @@ from msgspec import field
 from msgspec.structs import asdict, replace
 
 from stoker.core.errors import CorruptRecord
+from stoker.core.job.conditions import all_open
 from stoker.core.job.limits import Limits
 from stoker.core.job.model import (
     Attempt,
@@ -98,7 +99,8 @@ def test_job_when_it_is_updated_then_everything_but_its_spec_is_as_written(
 ) -> None:
     before, after = data.draw(any_job.jobs()), data.draw(any_job.jobs())
     kept = ("id", "spec", "spec_hash", "owner_uid", "trace_id", "order_key", "created_at", "debounce_by")
-    expected = replace(after, **{name: getattr(before, name) for name in kept})
+    bits = after.conditions_open & all_open(before.spec.wait_for)
+    expected = replace(after, conditions_open=bits, **{name: getattr(before, name) for name in kept})
     with undone(database):
         put(database, [before])
 

@@ -13,6 +13,7 @@ import pytest
 
 from stoker.core.errors import CorruptRecord, StokerError
 from stoker.store import attempts, checkpoints, conditions, history, jobs, queues, rates, restore, schedules, workflows
+from stoker.store.conditions import WaitersWanted
 from stoker.store.jobs import spec_hash
 from tests.migrations.test_schema import ATTEMPT, CHECKPOINT, JOB, QUEUE, SCHEDULE, WORKFLOW, insert
 from tests.support.jobs import spec
@@ -28,7 +29,10 @@ EVENT: dict[str, Any] = {
     "last_job": 1, "next_after": 0, "digest": b"d",
 }  # fmt: skip
 ROWS: dict[str, dict[str, Any]] = {
-    "jobs": JOB | {"workflow_id": 1, "step": "a", "spec_hash": spec_hash(spec(command="true", working_dir="/"))},
+    "jobs": JOB | {
+        "workflow_id": 1, "step": "a", "state": "waiting", "conditions_open": 1, "policy": '{"wait_for":"file:/a"}',
+        "spec_hash": spec_hash(spec(command="true", working_dir="/", wait_for="file:/a")),
+    },
     "attempts": ATTEMPT | {
         "pid": 1, "start_ticks": 1, "boot_id": "b", "pid_namespace": 1, "ended_at": 1, "outcome": "exit", "stopped": 0,
     },
@@ -40,6 +44,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "rates": {"key": "api", "rate": '{"count":1,"per_ms":1000,"burst":1}'},
     "buckets": {"name": "rate/api", "full_at": 1},
     "events": EVENT,
+    "conditions": {"job_id": 1, "number": 0, "condition": "file:/a"},
     "meta": {"key": history.NAME, "value": HISTORY},
 }  # fmt: skip
 READERS: dict[str, Callable[[sqlite3.Connection], object]] = {
@@ -52,18 +57,19 @@ READERS: dict[str, Callable[[sqlite3.Connection], object]] = {
     "resources": queues.resources,
     "rates": rates.rates,
     "buckets": rates.buckets,
-    "events": conditions.undelivered,
+    "events": lambda it: (conditions.undelivered(it), conditions.given(it, 1)),
+    "conditions": lambda it: (conditions.awaited(it), conditions.waiters(it, WaitersWanted("file:/a"), 1)),
     "meta": lambda it: (history.read(it), restore.pending(it)),
 }
 # Tables whose rows are keys and numbers only, or are read by checks of their own: no value is made of them.
 OTHERS = {
-    *("needs", "conditions", "job_events", "idempotency", "purging_jobs", "purged_jobs", "checkpoint_purges"),
+    *("needs", "job_events", "idempotency", "purging_jobs", "purged_jobs", "checkpoint_purges"),
     *("changes", "recoveries", "migrations", "outbox", "sqlite_sequence"),
 }
 # No value is made of these columns: a row is found by it, only SQL asks for it, or a job gets it as it is.
 NOT_MADE = {
     "jobs": {"id", "workflow_id"}, "attempts": {"job_id", "holds"}, "workflows": {"id"}, "checkpoints": {"id"},
-    "meta": {"key"}, "events": {"data", "last_job"},
+    "meta": {"key"}, "events": {"last_job"}, "conditions": {"job_id", "condition"},
 }  # fmt: skip
 WRONG = ("{", "no such", b"\x00", 0.5, -1, 2**63 - 1)
 
@@ -74,6 +80,7 @@ def lenient(database: sqlite3.Connection) -> sqlite3.Connection:
     for table, row in ROWS.items():
         with suppress(sqlite3.IntegrityError):  # the migrations have made it
             insert(database, table, row)
+    insert(database, "job_events", {"job_id": 1, "event_id": 1})
     for kind, name in database.execute("SELECT type, name FROM sqlite_schema WHERE sql IS NOT NULL").fetchall():
         if kind in ("index", "trigger"):
             database.execute(f"DROP {kind} {name}")
@@ -126,6 +133,30 @@ def test_value_when_no_release_stores_it_then_its_reader_refuses_it(lenient: sql
             if value == b"\x00" and column in columns_of_text_and_numbers(lenient, table):
                 assert error is not None, f"{table}.{column} took bytes"
     assert refused
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("rates", "rate", '{"count":0,"per_ms":1000,"burst":1}'),
+        ("rates", "rate", '{"count":1,"per_ms":0,"burst":1}'),
+        ("rates", "rate", '{"count":1,"per_ms":1000,"burst":0}'),
+        ("rates", "rate", f'{{"count":1,"per_ms":{2**62},"burst":1}}'),
+        ("queues", "rate", '{"count":0,"per_ms":1000,"burst":1}'),
+        ("conditions", "number", 32),
+        ("conditions", "condition", "file:a"),
+        ("conditions", "condition", "file:/a\0b"),
+        ("jobs", "conditions_open", 3),
+        ("events", "data", '{"a":'),
+    ],
+)
+def test_value_when_nobody_can_have_set_it_then_its_reader_refuses_it(
+    lenient: sqlite3.Connection, table: str, column: str, value: object
+) -> None:
+    lenient.execute(f"UPDATE {table} SET {column} = ?", (value,))
+
+    with pytest.raises(CorruptRecord, match=f"a row of the table {table} cannot be read"):
+        READERS[table](lenient)
 
 
 def undamaged(found: dict[int, Job]) -> dict[int, Job]:

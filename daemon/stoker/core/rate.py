@@ -62,6 +62,11 @@ def read_rate(text: str, burst: int = 1) -> Rate:
     return rate
 
 
+def is_possible(rate: Rate) -> bool:
+    """Whether `read_rate` can make such a rate; one that is stored may be damaged."""
+    return min(rate.count, rate.per_ms, rate.burst) >= 1 and _fill(rate) <= LONGEST_FILL_MS * NANOSECONDS
+
+
 def _fault(text: str) -> str:
     numbers = NUMBERS.fullmatch(text)
     if numbers is not None and int(numbers["count"]) < 1:

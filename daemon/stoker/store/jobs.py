@@ -19,7 +19,7 @@ from msgspec import NODEFAULT, Struct, field
 from msgspec.structs import asdict, fields
 
 from stoker.core.answers import JobStanding
-from stoker.core.job.conditions import Tree
+from stoker.core.job.conditions import Tree, all_open
 from stoker.core.job.limits import Limits
 from stoker.core.job.model import ExecutionMode, Job, Need, NeedOn, OnOrphan, Reason, Spec, State, SupersedeRunning
 from stoker.core.raw_bytes import AnyText
@@ -242,7 +242,10 @@ def _of_text_column(column: str) -> AnyText:
 @strict("jobs")
 def from_row(row: Sequence[Any]) -> Job:
     values = dict(zip(_STATE_FIELDS, row[SPEC_WIDTH:], strict=True))
-    return msgspec.convert(values | {"spec": spec_of(row)}, Job)
+    job = msgspec.convert(values | {"spec": spec_of(row)}, Job)
+    if job.conditions_open and job.conditions_open & ~all_open(job.spec.wait_for):
+        raise ValueError(f"job {job.id} waits for a condition that it does not have")
+    return job
 
 
 def strict_spec_of(row: Sequence[Any]) -> Spec:

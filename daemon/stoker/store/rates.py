@@ -9,7 +9,7 @@ import sqlite3
 
 import msgspec
 
-from stoker.core.rate import Rate
+from stoker.core.rate import Rate, is_possible
 from stoker.store.strict import strict
 
 UPSERT = "INSERT INTO rates (key, rate) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET rate = excluded.rate"
@@ -30,7 +30,15 @@ def column(rate: Rate) -> str:
 
 
 def of_column(text: str | None) -> Rate | None:
-    return None if text is None else _decode(text)
+    """Raises ValueError for a rate that nobody can have set."""
+    return None if text is None else _read(text)
+
+
+def _read(text: str) -> Rate:
+    rate = _decode(text)
+    if not is_possible(rate):
+        raise ValueError(f"{text} is no rate")
+    return rate
 
 
 def row(key: str, rate: Rate) -> tuple[str, str]:
@@ -42,7 +50,7 @@ def row(key: str, rate: Rate) -> tuple[str, str]:
 def rates(connection: sqlite3.Connection) -> dict[str, Rate]:
     """The rates by key."""
     texts = msgspec.convert(dict(connection.execute(ALL).fetchall()), dict[str, str])
-    return {key: _decode(text) for key, text in texts.items()}
+    return {key: _read(text) for key, text in texts.items()}
 
 
 @strict("buckets")

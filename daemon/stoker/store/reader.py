@@ -13,11 +13,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from msgspec import Struct
 
-from stoker.core.errors import StorageFailed
 from stoker.core.job.model import Job, State
 from stoker.core.requests import JobFilter
 from stoker.store import jobs
 from stoker.store.database import Database
+from stoker.store.strict import failed_read
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Reader:
         try:
             return await self._database.run(_in_transaction, function, args, kw)
         except sqlite3.Error as error:
-            raise StorageFailed(f"read: {error}") from error
+            raise failed_read(error) from error
 
     async def close(self) -> None:
         await self._database.close()

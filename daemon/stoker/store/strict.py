@@ -6,16 +6,19 @@ of a start. It is never taken for a bug, and never replaced by a default.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
 import msgspec
 
-from stoker.core.errors import CorruptRecord
+from stoker.core.errors import CorruptRecord, StorageFailed
 
 T = TypeVar("T")
 
+HINT = "stop stokerd; stoker doctor says what is damaged; then: stoker restore --from-journal"
+NOT_UTF_8 = "Could not decode to UTF-8"  # begins the message of Python's sqlite3, which has no class for it
 UNFIT = (msgspec.MsgspecError, ValueError, TypeError, AttributeError)  # what a value of a wrong kind raises
 
 
@@ -28,11 +31,15 @@ def strict(table: str) -> Callable[[Callable[[Any], T]], Callable[[Any], T]]:
             try:
                 return read(source)
             except UNFIT as error:
-                raise CorruptRecord(
-                    f"a row of the table {table} cannot be read: {error}",
-                    hint="stop stokerd; stoker doctor says what is damaged; then: stoker restore --from-journal",
-                ) from error
+                raise CorruptRecord(f"a row of the table {table} cannot be read: {error}", hint=HINT) from error
 
         return strictly
 
     return decorate
+
+
+def failed_read(error: sqlite3.Error) -> CorruptRecord | StorageFailed:
+    """Text that is not UTF-8 is damage, which stays at the next start; else the disk or the file may have failed."""
+    if str(error).startswith(NOT_UTF_8):
+        return CorruptRecord(f"a row cannot be read: {error}", hint=HINT)
+    return StorageFailed(f"read: {error}")

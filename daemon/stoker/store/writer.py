@@ -42,6 +42,7 @@ from stoker.store.directory import FULL
 from stoker.store.high_water import HighWater, Mark
 from stoker.store.journal_feed import JournalFeed
 from stoker.store.reserve import Reserve, is_full
+from stoker.store.strict import failed_read
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -317,7 +318,7 @@ class Writer:
         try:
             return await self._database.run(function, *args, **kw)
         except sqlite3.Error as error:
-            raise StorageFailed(f"read: {error}") from error
+            raise failed_read(error) from error
 
     async def maintain(
         self, function: Callable[Concatenate[sqlite3.Connection, P], int], *args: P.args, **kw: P.kwargs

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config
 from stoker.core.clock import Clock
-from stoker.core.errors import BackupFailed, DiskFull, JournalBroken, StorageFailed
+from stoker.core.errors import BackupFailed, CorruptRecord, DiskFull, JournalBroken, StorageFailed
 from stoker.core.retention import removable_files
 from stoker.host.threads import run_apart
 from stoker.store import outbox
@@ -110,7 +110,7 @@ class Journaling:
             needed = await run_apart(lambda: journal.resume(stored), "journal")
             if needed is not None:
                 await self._begin_chain(journal, needed)
-        except (OSError, sqlite3.Error, StorageFailed, DiskFull, MemoryError, RuntimeError) as error:
+        except (OSError, sqlite3.Error, StorageFailed, CorruptRecord, DiskFull, MemoryError, RuntimeError) as error:
             # RuntimeError: the kernel refused a thread
             self._note(error)
             self._due = self._clock.now().steady + AGAIN_MS
@@ -220,7 +220,7 @@ class Journaling:
     async def close(self) -> None:
         """Hand the last commits to the thread, and end it. Safe to call when the start failed half-way."""
         if self._feed is not None:
-            with contextlib.suppress(StorageFailed, DiskFull):  # the missing rows are in the outbox
+            with contextlib.suppress(StorageFailed, CorruptRecord, DiskFull):  # the missing rows are in the outbox
                 await self._writer.catch_up()
             self._feed.journal.close()
             if self._appending is not None:
