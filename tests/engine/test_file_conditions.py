@@ -40,7 +40,7 @@ def awaiting(client: stoker.Client, *conditions: str, **options: Any) -> int:
 
 def looked_at(client: stoker.Client, job: int) -> str:
     """The words of `why` once the daemon has looked at the paths."""
-    return str(until(lambda: (words := client.why(job)["message"]) and "not looked at" not in words and words))
+    return str(until(lambda: (words := client.why(job)["message"]) and "not checked yet" not in words and words))
 
 
 def write(path: Path, text: str = "") -> None:
