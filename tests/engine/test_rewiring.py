@@ -54,6 +54,26 @@ def test_add_need_when_the_step_has_not_started_then_it_waits_for_both(
     assert lines(ledger) == ["b", "c"]
 
 
+def test_add_need_when_a_retried_step_ignores_a_failed_need_then_it_runs_after_the_new(
+    client: stoker.Client, gate: Gate, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    client.call("queue.set", {"name": "apart"})
+    client.call("queue.pause", {"name": "apart"})
+    steps = {"a": step("exit 1"), "b": step(f"echo b >> {ledger}", "a", queue="apart"), "c": {**gate.spec()}}
+    workflow = sent_flow(client, steps)
+    until(lambda: step_states(client, workflow)["b"] == "skipped", why="the end of a")
+    client.retry(job_of(client, workflow, "b"))
+
+    client.call("workflow.add_need", {"id": workflow, "step": "b", "need": "c"})
+    client.call("queue.resume", {"name": "apart"})
+    assert step_states(client, workflow)["b"] == "waiting"
+    gate.open()
+
+    until(lambda: step_states(client, workflow)["b"] == "succeeded", why="the end of b")
+    assert lines(ledger) == ["b"]
+
+
 def test_add_need_when_it_makes_a_cycle_then_it_is_refused_and_named_step_by_step(
     shared: DaemonProcess, client: stoker.Client, gate: Gate
 ) -> None:

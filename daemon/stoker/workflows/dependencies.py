@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from stoker.core.errors import FlowInvalid, InvalidParams, NotAllowed
 from stoker.core.job import events as ev
 from stoker.core.job.dependencies import need_met, skipped_for_need
-from stoker.core.job.model import Actor, Need, NeedOn, State
+from stoker.core.job.model import Actor, Job, Need, NeedOn, State
 from stoker.core.workflow.definition import cycle_mistake, find_cycle
 from stoker.core.workflow.state import Edge, Step
 from stoker.engine.dependents import need_now
@@ -76,13 +76,25 @@ def _changeable(turn: Turn, run: LiveWorkflow, name: str) -> Step:
     return run.steps[job.id]
 
 
+def _is_open(turn: Turn, job: Job, need: Need) -> bool:
+    """Whether the job waits for the need. One that failed counts if the job was, or soon will be, skipped for it.
+
+    A retry of the needed job must find it then. A job that was itself retried ignores the need: it would wait for ever.
+    """
+    met = need_now(turn, need)
+    if met is False and not job.final:
+        return need.job in turn.memory.needed
+    return met is not True
+
+
 def _rewire(turn: Turn, run: LiveWorkflow, step: Step, cause: str, edge: Edge, actor: Actor) -> NeedsChanged:
     job = turn.job(step.job_id)
     needs = tuple(Need(run.jobs[one.step], one.on) for one in step.needs)
-    # A need that failed counts as open: the step is skipped for it soon, or was, and a retry of the need must find it.
-    pending = [need for need in needs if need_now(turn, need) is not True]
+    pending = [need for need in needs if _is_open(turn, job, need)]
     after = turn.step(job.id, ev.Rewired(actor=actor, needs=needs, needs_open=len(pending)))
     turn.set_needs(job.id, pending)
+    failed = (need.job for need in pending if not job.final and need_now(turn, need) is False)
+    turn.effects.extend(ev.ReleaseDependents(needed, job.id - 1) for needed in failed)
     run.steps[job.id] = step
     run.workflow = rewritten(run)
     turn.batch.workflows[run.workflow.id] = run.workflow
