@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from stoker.core.job.model import Outcome, OutcomeKind
 from stoker.core.outputs import MAX_BYTES
-from stoker.process.work_files import NO_OUTPUT, RunOutput, WorkFiles
+from stoker.process.work_files import NAMES_PER_LISTING, NAMES_PER_LOOKUP, NO_OUTPUT, RunOutput, WorkFiles
+from tests.support.jobs import spec
 
 RUN = "7.1.00000000000000ab"
 
@@ -77,3 +79,39 @@ def test_prepare_when_runs_are_over_then_their_files_go_and_the_others_stay(
     assert sorted(path.name for path in (tmp_path / "work").glob("*.*")) == [f"{RUN}.checkpoint", f"{RUN}.output"]
     assert oct((tmp_path / "work").stat().st_mode & 0o777) == "0o700"
     assert oct(Path(work_files.checkpoint(RUN)).stat().st_mode & 0o777) == "0o600"
+
+
+@pytest.mark.parametrize("count", [1, 50])
+def test_remove_when_runs_are_over_then_their_files_go_and_others_stay(
+    work_files: WorkFiles, tmp_path: Path, count: int
+) -> None:
+    over = [f"{number}.1.a" for number in range(count)]
+    for run in (*over, RUN):
+        for path in (work_files.output, work_files.checkpoint, work_files.inputs, work_files.events):
+            Path(path(run)).write_text("a=1")
+
+    work_files.remove(over)
+
+    assert {path.name.rpartition(".")[0] for path in (tmp_path / "work").glob("*.*")} == {RUN}
+    assert len(list((tmp_path / "work").glob("*.*"))) == 4
+
+
+def test_names_when_there_are_many_then_few_lookups_do_not_read_them(work_files: WorkFiles, tmp_path: Path) -> None:
+    few, many = NAMES_PER_LISTING // NAMES_PER_LOOKUP + 1, 1_000
+    assert work_files.names(few) == {"none"}
+    for number in range(500):
+        (tmp_path / "work" / f"{number}.1.a.events").touch()
+
+    assert len(work_files.names(many) or ()) == 501
+    assert work_files.names(few) is None
+    assert len(work_files.names(many) or ()) == 501
+
+
+def test_results_when_names_are_known_then_only_a_file_among_them_is_read(work_files: WorkFiles) -> None:
+    outcome = Outcome(kind=OutcomeKind.EXIT, exit_code=0, ended_at=1)
+    Path(work_files.output(RUN)).write_text("a=1")
+
+    unread = work_files.with_results(RUN, spec(), outcome, there=())
+    read = work_files.with_results(RUN, spec(), outcome, there=[f"{RUN}.output"])
+
+    assert (unread.output, read.output) == (None, '{"a":"1"}')

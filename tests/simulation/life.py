@@ -61,6 +61,9 @@ class NothingHandedOn(WorkFiles):
     def prepare(self, open_runs: Container[str]) -> None:
         pass
 
+    def names(self, lookups: int) -> None:
+        pass
+
     def take_output(self, run_id: str) -> RunOutput:  # noqa: ARG002 - as its like
         self._deny()
         return NO_OUTPUT

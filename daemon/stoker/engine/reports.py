@@ -7,7 +7,7 @@ is posted, so no turn reads the disk.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 
 from msgspec.structs import replace
@@ -117,9 +117,10 @@ class ReportSink:
 
     def report(self, reports: Sequence[Report]) -> None:
         whole: list[Report] = []
+        there = self._work_files.names(sum(isinstance(report.event, ev.Ended) for report in reports))
         for report in reports:
             try:
-                whole.append(self._with_results(report))
+                whole.append(self._with_results(report, there))
             except OSError:
                 self._background.retry(f"outputs of {report.run_id}", partial(self._report_once_read, report))
         if whole:
@@ -128,11 +129,11 @@ class ReportSink:
     async def _report_once_read(self, report: Report) -> None:
         self._inbox.post(Reports([self._with_results(report)], self._clock, self._memory))
 
-    def _with_results(self, report: Report) -> Report:
+    def _with_results(self, report: Report, there: Collection[str] | None = None) -> Report:
         run = self._memory.by_run(report.run_id)
         if run is None or not isinstance(report.event, ev.Ended):
             return report
-        outcome = self._work_files.with_results(report.run_id, run.job.spec, report.event.outcome)
+        outcome = self._work_files.with_results(report.run_id, run.job.spec, report.event.outcome, there)
         return Report(report.run_id, replace(report.event, outcome=outcome))
 
 

@@ -7,7 +7,7 @@ an output may hold. Invariants: names come from run ids alone; the files of a ru
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,17 @@ class RunOutput(Struct, frozen=True):
 
 
 NO_OUTPUT = RunOutput()
+SUFFIXES = OUTPUT, CHECKPOINT, INPUTS, EVENTS = ".output", ".checkpoint", ".inputs", ".events"
+# What reading the directory costs, by the names that it has, in lookups of a name that is not there.
+NAMES_PER_LOOKUP = 6
+NAMES_PER_LISTING = 15
 
 
 class WorkFiles:
     def __init__(self, state_dir: Path) -> None:
         self._root = state_dir / "work"
         self._state_dir = state_dir
+        self._guessed = 0  # how many names the directory has
 
     def prepare(self, open_runs: Container[str]) -> None:
         """Make the directory and the files that all runs share; remove those of runs that have ended."""
@@ -52,19 +57,19 @@ class WorkFiles:
 
     def output(self, run_id: str) -> str:
         """STOKER_OUTPUT: the file that a worker writes its outputs to."""
-        return f"{self._root}/{run_id}.output"
+        return f"{self._root}/{run_id}{OUTPUT}"
 
     def checkpoint(self, run_id: str) -> str:
         """STOKER_CHECKPOINT: its newest checkpoint, if there is one."""
-        return f"{self._root}/{run_id}.checkpoint"
+        return f"{self._root}/{run_id}{CHECKPOINT}"
 
     def inputs(self, run_id: str, *, needs: bool = True) -> str:
         """STOKER_INPUTS_FILE: how its needs ended, and their outputs; jobs without needs share one file."""
-        return f"{self._root}/{run_id}.inputs" if needs else f"{self._root}/none"
+        return f"{self._root}/{run_id}{INPUTS}" if needs else f"{self._root}/none"
 
     def events(self, run_id: str) -> str:
         """STOKER_EVENT_FILE: the named events that its job waited for; or STOKER_HOOK_FILE: the change of its hook."""
-        return f"{self._root}/{run_id}.events"
+        return f"{self._root}/{run_id}{EVENTS}"
 
     def notice_address(self, run_id: str) -> str:
         """NOTIFY_SOCKET: a path, or an abstract name (`@`) where the path is longer than a socket's address may be.
@@ -83,6 +88,18 @@ class WorkFiles:
     def _put(self, path: str, data: bytes) -> None:
         with open(make_regular(path), "wb") as file:  # noqa: PTH123 - a descriptor
             file.write(data)
+
+    def names(self, lookups: int) -> Collection[str] | None:
+        """The names that are there, where reading them all costs less than to look for so many; else None."""
+        if lookups * NAMES_PER_LOOKUP < self._guessed + NAMES_PER_LISTING:
+            self._guessed = max(0, self._guessed - lookups * NAMES_PER_LOOKUP)  # it may have become smaller
+            return None
+        try:
+            there = frozenset(os.listdir(self._root))  # noqa: PTH208 - Path costs more than the call
+        except OSError:
+            return None
+        self._guessed = len(there)
+        return there
 
     def take_output(self, run_id: str) -> RunOutput:
         """The outputs of a run that has ended. The file stays until the commit.
@@ -113,24 +130,25 @@ class WorkFiles:
         """The end of the log of a run that failed, as far as it can be read."""
         return last_words(log_of(self._state_dir, run_id))
 
-    def with_results(self, run_id: str, spec: Spec, outcome: Outcome) -> Outcome:
+    def with_results(self, run_id: str, spec: Spec, outcome: Outcome, there: Collection[str] | None = None) -> Outcome:
         """The outcome with the run's output, or why that is refused, and with the last words of one that failed.
 
-        Raises OSError as `take_output` does.
+        `there`: the names of all files since its end, where they are known. Raises OSError as `take_output` does.
         """
-        output = NO_OUTPUT if outcome.exit_code is None else self.take_output(run_id)
+        none = outcome.exit_code is None or (there is not None and f"{run_id}{OUTPUT}" not in there)
+        output = NO_OUTPUT if none else self.take_output(run_id)
         words = self.last_words(run_id) if failed_by_itself(spec, outcome) else None
         if output is NO_OUTPUT and words is None:
             return outcome
         error = "\n".join(text for text in (outcome.error, output.error, words) if text) or None
         return replace(outcome, output=output.text, output_refused=output.error is not None, error=error)
 
-    def remove(self, run_ids: Iterable[str]) -> None:
+    def remove(self, run_ids: Sequence[str]) -> None:
+        there = self.names(len(run_ids) * len(SUFFIXES))
         for run_id in run_ids:
-            self._remove(self.output(run_id))
-            self._remove(self.checkpoint(run_id))
-            self._remove(self.inputs(run_id))
-            self._remove(self.events(run_id))
+            for suffix in SUFFIXES:
+                if there is None or run_id + suffix in there:
+                    self._remove(f"{self._root}/{run_id}{suffix}")
 
     def _remove(self, path: str) -> None:
         # For every job: Path and contextlib.suppress cost more than the call.

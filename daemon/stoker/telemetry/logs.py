@@ -83,7 +83,7 @@ def configure(level: Level = "info", format: Format = "auto", stream: LogStream 
     _state.logger = structlog.wrap_logger(
         _Lines(),
         processors=[_shaped, _console(colors=stream.isatty()) if console else _json],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+        wrapper_class=_EventLogger,
     ).bind()
     logging.getLogger().addHandler(_BRIDGE)
     set_level(level)
@@ -133,8 +133,19 @@ class _State:
     held: list[bytes] | None = None
 
 
+class _EventLogger(structlog.BoundLoggerBase):
+    """Nothing is bound to it, so it passes the fields on as they are: structlog's own copies them for each line."""
+
+    def msg(self, event: LogEvent, **fields: Any) -> None:
+        fields["event"] = event
+        line: Any = fields
+        for process in self._processors:
+            line = process(self._logger, "info", line)
+        self._logger.info(line)
+
+
 class _Lines:
-    """Gets finished lines from structlog, which calls `info` for `msg`."""
+    """Gets finished lines."""
 
     def info(self, line: bytes) -> None:
         if _state.held is None:
@@ -174,8 +185,7 @@ def _shaped(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> dic
             continue
         line[key] = REDACTED if _is_secret(key) else _harmless(value)
         # A StokerError explains itself; any other exception is a bug, found by its stack.
-        is_bug = isinstance(value, BaseException) and not isinstance(value, StokerError)
-        if is_bug and event.severity >= Severity.ERROR:
+        if event.severity >= Severity.ERROR and isinstance(value, BaseException) and not isinstance(value, StokerError):
             line["stack"] = _stack_of(value)
     return line
 
