@@ -54,7 +54,7 @@ def test_add_need_when_the_step_has_not_started_then_it_waits_for_both(
     assert lines(ledger) == ["b", "c"]
 
 
-def test_add_need_when_a_retried_step_ignores_a_failed_need_then_it_runs_after_the_new(
+def test_add_need_when_a_retried_step_ignores_a_failed_need_then_it_runs_later(
     client: stoker.Client, gate: Gate, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
