@@ -81,7 +81,7 @@ RULES = {
 
 
 class Findings(NamedTuple):
-    """What one reading of all files gives: each is parsed once, for all rules, and its tree is dropped."""
+    """The results of one reading of all files: each is parsed once, for all rules, and its tree is dropped."""
 
     complaints: dict[str, list[str]]
     class_names: list[str]

@@ -67,7 +67,7 @@ def environment(folder: Path, wheel: Path) -> Path:
     """A new environment with the wheel and what it asks for; gives the folder of its programs."""
     run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
     uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
-    # What `make venv` fetched is in the cache: no network is needed. Where pip had to do that, it is.
+    # The packages that `make venv` fetched with uv are in its cache: no network is needed. After pip it is needed.
     if subprocess.run([*uv, "--offline", str(wheel)], capture_output=True, check=False).returncode != 0:
         run([*uv, str(wheel)])
     return folder / "bin"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def begin(daemon: DaemonProcess, *arguments: str, name: str = "submit") -> subprocess.Popen[str]:
-    """A submit or run that has said that it waits for room."""
+    """A submit or run that has printed that it waits for room."""
     command = [str(daemon.programs / "stoker"), "--socket", str(daemon.socket), *name.split(), "--block", *arguments]
     process = subprocess.Popen(command, env=daemon.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     line_with(process, process.stderr, "waiting for room")

@@ -1,4 +1,4 @@
-"""Which jobs start now: class before fairness before order, within slots, caps and resources.
+"""The choice of jobs to start: class before fairness before order, within slots, caps and resources.
 
 The properties are checked on lines of any shape; the examples say what a person would expect of two or three queues.
 """

@@ -1,4 +1,4 @@
-"""What a command on a job answers."""
+"""The answers of commands on a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which end of a needed job meets a need: the whole table of three needs and ten states."""
+"""The ends of a needed job that meet a need: the whole table of three needs and ten states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which changes run which hooks, and the data that the command of a hook gets."""
+"""The changes that run each hook, and the data that its command gets."""
 
 from __future__ import annotations
 

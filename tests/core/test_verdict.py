@@ -45,7 +45,7 @@ UNSEEN_ENDS = {
 
 
 def _charge(reason: Reason) -> int:
-    """A stop of the service is no fault of the job and uses up no budget."""
+    """A stop of the service is not the fault of the job and uses up no budget."""
     return 0 if reason is Reason.SHUTDOWN else 1
 
 

@@ -33,7 +33,7 @@ from tests.support.work import end_of, shell, submit
 if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
 
-# The last state of each job, as the log of changes up to a sequence number tells it.
+# The last state of each job, from the log of changes up to a sequence number.
 FOLD = """
 SELECT job_id, to_state FROM changes WHERE seq IN (SELECT max(seq) FROM changes WHERE job_id IS NOT NULL AND seq <= ?
     GROUP BY job_id) ORDER BY job_id

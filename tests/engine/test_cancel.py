@@ -165,7 +165,7 @@ def cancelled_or_late(client: stoker.Client, job: int) -> str:
 
 
 def main_has_ended(client: stoker.Client, job: int) -> bool:
-    """Whether the job has had a main process, and has none any more."""
+    """Whether the main process of the job has started and ended."""
     view = client.get(job)
     return view["state"] != "running" or (view["pid"] is not None and not alive(view["pid"]))
 

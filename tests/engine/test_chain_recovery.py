@@ -146,7 +146,7 @@ def test_rollback_when_repeated_to_the_latest_then_abandoned_work_stays_abandone
 class Copies:
     """So many workflows that failed alike, one for each checkpoint that such a run leaves; and the daemon is down.
 
-    `done[seq]`: the steps that were completed at a checkpoint, as it was told before anything was harmed.
+    `done[seq]`: the steps that were completed at a checkpoint, as it was read before anything was harmed.
     """
 
     def __init__(self, daemon: DaemonProcess, home: Path) -> None:

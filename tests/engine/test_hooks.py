@@ -1,4 +1,4 @@
-"""Hooks: each change that one names has one job of it, which is told the change, and no job of a hook has one."""
+"""Hooks: each change that a hook names gives one job, which gets the change; jobs of hooks trigger no hook."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def test_need_when_the_needed_job_is_retried_then_dependents_wait_for_it_again(
     client.call("job.hold", {"id": submit(client, gate.spec(), needs=[job])})
     until(lambda: client.get(needed)["failures"] == 1, why="the failure")
 
-    assert state(client, job) == "waiting"  # a failure that will be retried is no end
+    assert state(client, job) == "waiting"  # a failure that will be retried does not end the job
     client.cancel(needed)
     assert end_of(client, job) == ("skipped", "dependency")
 

@@ -1,4 +1,4 @@
-"""Who goes first when there is one slot: class, fair share, priority, age.
+"""The order of jobs when there is one slot: class, fair share, priority, age.
 
 Owns the order in which queued jobs start. A blocker holds the only slot while the rivals are queued; the log of
 changes tells in which order they started.

@@ -1,4 +1,4 @@
-"""Which outcome logs a recovery removes: those that cannot grow and whose outcomes are all committed."""
+"""The outcome logs that a recovery removes: those that cannot grow and whose outcomes are all committed."""
 
 from __future__ import annotations
 

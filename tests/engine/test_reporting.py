@@ -61,7 +61,7 @@ def test_checkpoint_exit_when_runs_are_short_then_the_base_delay_lies_between_th
 
     assert end_of(client, job)[0] == "succeeded"
     starts = [attempt["started_at"] for attempt in attempts_of(client, job)]
-    # A start is told from CLOCK_BOOTTIME, the end of the wait from steady time; each is rounded.
+    # A start is computed from CLOCK_BOOTTIME, the end of the wait from steady time; each is rounded.
     assert all(later - earlier >= 400 - 5 for earlier, later in itertools.pairwise(starts))
     assert changes(client, job, "woke")
 

@@ -1,4 +1,4 @@
-"""What a turn does before and after its messages is done in pieces, too, as its workflows may have thousands of steps.
+"""A turn also works in pieces before and after its messages, as its workflows may have thousands of steps.
 
 Owns a loop whose stalls note each part that was measured: between two parts the event loop serves other callbacks.
 """
@@ -70,7 +70,7 @@ async def test_turn_when_large_workflows_are_judged_then_others_are_served_betwe
 
 
 class Answering:
-    """What follows a commit, of which this loop has only the answers."""
+    """The part after a commit, reduced to the answers."""
 
     def after_commit(self, turn: Turn) -> None:
         for effect in turn.effects:

@@ -1,4 +1,4 @@
-"""Which paths a notice of the kernel concerns, among many in one directory."""
+"""The paths that a notice of the kernel concerns, among many in one directory."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def test_history_when_an_attempt_has_ended_then_it_shows_process_times_and_use(c
     assert attempt["created_at"] <= attempt["started_at"] + 1
     assert attempt["started_at"] <= attempt["ended_at"] + 1
     assert (attempt["outcome"], attempt["exit_code"], attempt["log_bytes"]) == ("exit", 2, 6)
-    assert attempt["max_rss_kib"] is None  # less than its launcher: nobody knows
+    assert attempt["max_rss_kib"] is None  # less than its launcher: unknown
 
 
 def test_history_when_a_worker_took_more_memory_than_its_launcher_then_it_is_shown(client: stoker.Client) -> None:

@@ -1,4 +1,4 @@
-"""A stderr that nobody reads, as after Ctrl-S in the daemon's terminal, and one that was closed before the start.
+"""A stderr without a reader, as after Ctrl-S in the daemon's terminal, and one that was closed before the start.
 
 The daemon logs into a FIFO whose buffer is a page. Limits, answers and the drain must not notice.
 """

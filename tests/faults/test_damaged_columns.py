@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 TIMES = max(1, int(os.environ.get("STOKER_FAULTS", "26")) // 26)
 NOT_TRIED = {
     *("purging_jobs", "purged_jobs", "checkpoint_purges"),  # empty, unless a purge goes on
-    "outbox",  # every entry is in the journal here, so that none is read again
+    "outbox",  # every entry is in the journal here, so no entry is read again
 }
 # Above the ids in use it only leaves ids out, and far above them the mark of given-out ids shows it.
 HARMLESS = {("sqlite_sequence", "seq")}

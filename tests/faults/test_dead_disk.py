@@ -306,7 +306,7 @@ def test_submit_when_looks_into_a_dead_mount_hold_every_thread_then_all_are_answ
         end = end_of(client, other)
 
     assert [answer["result"]["state"] for answer in answers] == ["queued"] * len(in_it)
-    assert missing["result"]["state"] == "queued"  # nobody could look for it
+    assert missing["result"]["state"] == "queued"  # it could not be looked for
     assert (health, end) == (True, ("succeeded", "exit"))
 
 

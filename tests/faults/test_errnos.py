@@ -96,8 +96,8 @@ OF_A_LAUNCHER = {
     "read": "EINTR EIO ENOMEM",
     "write": f"{DISK} EINTR",
 }
-# libuv, which is below the event loop, aborts where these fail, and stderr says so. A stream's read(2) or write(2) may
-# fail; that of the eventfd by which threads wake up the loop cannot on a real host.
+# libuv, which is below the event loop, aborts where these fail, with a message on stderr. A stream's read(2) or
+# write(2) may fail; that of the eventfd by which threads wake up the loop cannot on a real host.
 MAY_ABORT = ("epoll_ctl", "epoll_pwait", "io_uring_enter", "read", "write")
 ABORTED = "Fatal Python error: Aborted"
 
@@ -188,7 +188,7 @@ class Held(NamedTuple):
         return cls(count_fds(daemon.pid) - 2 * launchers, threads_of(daemon.pid), tasks_of(daemon))
 
     def beyond(self, before: Self) -> list[object]:
-        """What it has more than before."""
+        """The values that it has more than before."""
         more = self.fds > before.fds or self.threads > before.threads or self.tasks - before.tasks
         return [self] if more else []
 

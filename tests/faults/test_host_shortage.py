@@ -1,4 +1,4 @@
-"""Starts that fail because the host lacks something: no job is charged, dispatch backs off and says so, and goes on."""
+"""Starts that fail because the host lacks something: no job is charged, dispatch backs off, shows it, and goes on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def waits(client: stoker.Client, job: int) -> Any:
 
 
 def delays_ms(client: stoker.Client, job: int) -> list[int]:
-    """How long the job waited after each start that failed for want of something."""
+    """How long the job waited after each start that failed because the host lacked something."""
     ended = [(change["at"], change["details"].get("wake_at") or 0) for change in changes(client, job, "ended")]
     return [round((wake_at - at) / 100) * 100 for at, wake_at in ended if wake_at - at > BASE_PAUSE_MS // 2]
 

@@ -1,4 +1,4 @@
-"""A disk so full that not even the reserve is left: nothing is decided or answered, and the daemon says so.
+"""A disk so full that not even the reserve is left: nothing is decided or answered, and the daemon reports that.
 
 Owns that state, made for certain: the reserve is given up first, then its room is taken. A test goes on once the daemon
 says that it waits.

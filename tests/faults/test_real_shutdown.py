@@ -1,7 +1,7 @@
 """A shutdown: systemd ends every process, and the jobs at the next boot.
 
 Owns ends that come from outside: a poweroff of the machine (a container, with its own boot id) and a stop that hits
-workers too. None of them is a failure of the job.
+workers too. These are not failures of the job.
 """
 
 from __future__ import annotations

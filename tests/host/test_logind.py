@@ -1,4 +1,4 @@
-"""logind over a real D-Bus: its hint, a change of it, and every way in which there is nobody to ask."""
+"""logind over a real D-Bus: its hint, a change of it, and every way in which logind can be missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mounts of this process: which there are, above which path, and that a change is told."""
+"""The mounts of this process: the list, the mount above a path, and the notice of a change."""
 
 from __future__ import annotations
 

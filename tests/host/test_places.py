@@ -1,4 +1,4 @@
-"""Looks at paths with real inotify: whatever could change the answer is told, and what is there is said in words."""
+"""Looks at paths with real inotify: every change that matters gives a notice, and the result is put into words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Watched:
-    """A path that was looked at, and whether something was told since."""
+    """A path that was looked at, and whether a notice has come since."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""A look at a command: it tells a program that is missing from one that cannot be seen now."""
+"""A look at a command: a missing program differs from one that cannot be seen now."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ async def test_launch_when_its_daemon_goes_behind_a_wait_then_it_starts_nothing(
     pause = f"inject=epoll_wait:delay_exit={BEHIND_A_WAIT_US}:when=1"
     attached = Attached(client.facts.pid, host.home / "trace", "trace=epoll_wait", pause)
 
-    wire.say({"op": "list", "tag": 1, "run_ids": []})  # of this the wait tells, and the launcher stands still behind it
+    wire.say({"op": "list", "tag": 1, "run_ids": []})  # the wait reports this, and the launcher is stopped behind it
     until(lambda: strace.is_held(client.facts.pid), why="the end of the wait")
     wire.say({**msgspec.to_builtins(order), "epoch": 2})
     wire.close()

@@ -64,7 +64,7 @@ def _skipped_when_sound(copy: Checkout, chosen: dict[str, Mutant]) -> set[str] |
 
 
 def _caught(copy: Checkout, name: str, mutant: Mutant, skipped: set[str]) -> bool:
-    """One row of the table; a mutant of which all tests are skipped here passes, and its row says so."""
+    """One row of the table. A mutant whose tests are all skipped here passes, and its row shows that."""
     with copy.changed(mutant.file, mutant.sabotaged(copy.root)):
         verdict = copy.test(mutant.tests, LIMIT_S, "--exitfirst", f"--timeout={TEST_LIMIT_S}")
     by = [f"{test}: {why}" for test, why in verdict.failed.items()] + (verdict.hung if mutant.hang else [])

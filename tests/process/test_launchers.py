@@ -205,7 +205,7 @@ def test_start_when_a_descriptor_is_lacking_at_any_point_then_nothing_stays_open
 
 
 async def start_until_it_succeeds() -> tuple[int, int]:
-    """With one descriptor more for each try. How often it failed for want of one, and how many locks there are."""
+    """With one descriptor more for each try. How often it failed without one, and how many locks there are."""
     host = LauncherHost()
     fill_descriptors()
     before, failures = count_fds(), 0

@@ -89,7 +89,7 @@ async def test_sweep_when_descriptors_run_out_anywhere_then_it_closes_its_own(ho
 
 
 async def sweep_until_it_succeeds(instance: str, run_id: str) -> tuple[int, Sequence[int]]:
-    """With one descriptor more for each try. How often it failed for want of one, and the processes that are left."""
+    """With one descriptor more for each try. How often it failed without one, and the processes that are left."""
     fill_descriptors()
     fds, tasks = count_fds(), len(asyncio.all_tasks())
     for failures in range(100):

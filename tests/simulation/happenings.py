@@ -140,7 +140,7 @@ def _load(world: World) -> None:
 
 
 def _use(world: World) -> None:
-    """Somebody comes to a session, or leaves it; logind may tell nothing of it, or end."""
+    """A person comes to a session, or leaves it; logind may send no notice of it, or end."""
     host, draw = world.host, world.chance.random()
     host.unused = world.calm or not host.unused
     if world.life is None:

@@ -51,7 +51,7 @@ class Process:
 
 
 class SimulatedLogind:
-    """In place of `host.logind.Logind`. Of a terminal it tells only who asks."""
+    """Replaces `host.logind.Logind`. The state of a terminal is reported only on request."""
 
     def __init__(self, host: Host, heard: Callable[[InputState], None]) -> None:
         self._host = host
@@ -96,7 +96,7 @@ class Host:
         self.ends: dict[str, tuple[int | None, int | None]] = {}  # how each main process really ended
         self.battery = Battery(plugged=True)
         self.cpu = 0.0  # percent
-        self.unused = True  # whether nobody uses the sessions
+        self.unused = True  # whether the sessions are unused
         self.followers: list[SimulatedLogind] = []
         self.waiting: int = 0  # pid of the launcher that runs now
         self.reuses = 0

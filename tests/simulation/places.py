@@ -1,8 +1,8 @@
-"""The files of the simulated host for which jobs wait, and what the kernel tells of them (inotify).
+"""The files of the simulated host for which jobs wait, and the notices of the kernel about them (inotify).
 
 Owns the truth about each path and the notices that wait to be read. The product's own look walks it: only what asks the
 kernel is simulated. Invariant: as in the kernel, every change of something that is watched leaves a notice, and a watch
-ends with what it watches; a queue that is full tells that notices were lost.
+ends with what it watches; a full queue reports that notices were lost.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BLIND_MS = 15_000
 
 
 class Places:
-    """`check` raises OSError where the host denies a watch; `count` is told what happened, by name."""
+    """`check` raises OSError where the host denies a watch; `count` gets the name of each happening."""
 
     def __init__(
         self, host: Host, chance: random.Random, check: Callable[[], None], count: Callable[[str], None]
@@ -47,7 +47,7 @@ class Places:
         self._numbers = 0
         self._notices: list[FileNotice] = []
         self._denied_at = 0
-        self.calm = False  # nobody is quicker than a look
+        self.calm = False  # no file changes during a look
 
     def forget(self) -> None:
         """The daemon has died, and its inotify instance with it."""
@@ -108,7 +108,7 @@ class Places:
         return SimulatedPath(self, path)
 
     def status(self, path: str) -> SimpleNamespace:
-        """As lstat(2). Now and then somebody is quicker than the caller."""
+        """As lstat(2). Now and then the file changes just before."""
         if not self.calm and self._chance.random() < CHANGED_SHARE:
             self._count("changed under a look")
             self.touch(there=False)
@@ -150,12 +150,12 @@ class Places:
 
     @property
     def silent(self) -> bool:
-        """Whether the kernel has told all there is to tell, and could tell it."""
+        """Whether the kernel has delivered every notice, and could deliver it."""
         blind = self._denied_at and self._host.boot_ms < self._denied_at + BLIND_MS
         return not self._notices and not blind
 
     def seen(self, path: str) -> str:
-        """What a look sees now; empty: nothing is there."""
+        """The result of a look now; empty: nothing is there."""
         return f"{self._changed[path]} 0 {self._inodes[path]}" if path in self._inodes else ""
 
 

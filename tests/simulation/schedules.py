@@ -1,6 +1,6 @@
 """Clients that add, pause, resume, replace and remove schedules and run them at once, and the laws of their slots.
 
-Owns what was submitted for which slot, by commits alone; the key of a run tells it from one that a client asked for.
+Owns the submits of each slot, by commits alone; the key of a run distinguishes it from one that a client asked for.
 Invariant: slots of removed schedules and purged jobs stay in this memory.
 """
 

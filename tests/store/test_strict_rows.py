@@ -1,4 +1,4 @@
-"""Values that no release stores, in each column of each table: a reader raises an error that says so, and no other one.
+"""Values that no release stores, in each column of each table: a reader raises CorruptRecord, and no other error.
 
 The gate for a new table or column: it stands in the golden schema, so it is tried here, or is named with the reason.
 """
@@ -100,7 +100,7 @@ def columns(connection: sqlite3.Connection, table: str) -> list[str]:
 
 
 def outcomes(connection: sqlite3.Connection, table: str, column: str) -> list[Exception | None]:
-    """What the reader of the table raises for each wrong value."""
+    """The error that the reader of the table raises for each wrong value."""
     raised: list[Exception | None] = []
     for value in WRONG:
         connection.execute("SAVEPOINT one")

@@ -30,7 +30,7 @@ command = "/bin/true"
 """
 # Values that are there for a moment only.
 MOMENTARY = {"jobs.pid", "events.next_after", "workflows.target"}
-OF_THE_HOST = {"attempts.pidfs_inode", "attempts.cgroup", "attempts.max_rss_kib"}  # which not every host can tell
+OF_THE_HOST = {"attempts.pidfs_inode", "attempts.cgroup", "attempts.max_rss_kib"}  # which some hosts do not report
 
 
 def live(daemon: DaemonProcess, tmp_path: Path) -> None:

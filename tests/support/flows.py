@@ -90,7 +90,7 @@ def context(client: stoker.Client, checkpoint: int) -> dict[str, Any]:
 
 
 def draw_flow(dice: random.Random, ledger: Ledger, key: str) -> dict[str, Any]:
-    """The request for a workflow of a torture: none of its steps waits for a person, whatever the faults do."""
+    """The request for a workflow of a torture: no step waits for a person, whatever the faults do."""
     steps: dict[str, dict[str, Any]] = {}
     for number in range(dice.randrange(2, 5)):
         needs = [{"step": name, "on": dice.choice(["ok", "ok", "any", "failed"])} for name in steps]

@@ -189,7 +189,7 @@ class Talker:
         self.socket.setblocking(False)  # noqa: FBT003 - the name of the thing
         self.owed: dict[int, str] = {}
         self.faults: list[str] = []
-        self.accepted: set[str] = set()  # methods with an answer that is no error
+        self.accepted: set[str] = set()  # methods that were answered without an error
         self.hung_up = False
         self._unsent = bytearray()
         self._unread = bytearray()

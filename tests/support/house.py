@@ -244,7 +244,7 @@ def _imported(source: Source) -> Iterator[str]:
 
 
 def _dotted(node: ast.expr) -> str:
-    """`a.b.c` of a name or an attribute. What is no name, such as a call, stands for nothing."""
+    """`a.b.c` of a name or an attribute; empty for other expressions, such as a call."""
     if isinstance(node, ast.Attribute):
         return f"{_dotted(node.value)}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else ""

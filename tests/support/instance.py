@@ -98,7 +98,7 @@ class LauncherHost:
         return self.shell("read _ < $0", **fields)
 
     def deaf(self, **fields: Any) -> LaunchOrder:
-        """One process that ignores SIGTERM once it has said `up`, and stays until it is killed."""
+        """One process that ignores SIGTERM once it has printed `up`, and stays until it is killed."""
         return self.shell("trap '' TERM; echo up; read _ < $0", **fields)
 
     def python(self, script: str, **fields: Any) -> LaunchOrder:
@@ -110,7 +110,7 @@ class LauncherHost:
         return await self.heard(Exited, order)
 
     async def running(self, client: LauncherClient, order: LaunchOrder, *words: str) -> Started:
-        """Launch and wait until its process says `said` in its log."""
+        """Launch and wait until its log has `said`."""
         client.launch([order])
         started = await self.heard(Started, order)
         for word in words:

@@ -39,7 +39,7 @@ class Start(NamedTuple):
 
     @property
     def lives(self) -> bool:
-        """Whether its worker lives. The pid alone proves nothing, as another process may have it by now."""
+        """Whether its worker lives. The pid alone is no proof, as another process may have it."""
         try:
             shown = Path(f"/proc/{self.pid}/environ").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError):

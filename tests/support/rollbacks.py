@@ -70,7 +70,7 @@ class Rollbacks(Lives):
         self._go_on(workflow, to, answered=answered)
 
     def _begin(self) -> tuple[int, int]:
-        """A workflow of which some is done and a step runs, and the checkpoint that it is to go back to."""
+        """A workflow with completed steps and a running one, and the checkpoint that it is to go back to."""
         key, survive = f"k{self._number}", self.dice.random() < 0.5
         self._number += 1
         steps = {

@@ -1,4 +1,4 @@
-"""A real D-Bus with a logind on it that a test tells whether anybody is there.
+"""A real D-Bus with a logind on it; the test sets whether its sessions are in use.
 
 Owns a private dbus-daemon, and the object of logind as far as Stoker asks for it: IdleHint of the manager, and the
 notice of a change. Invariant: both end with the block.
@@ -40,7 +40,7 @@ def bus() -> Iterator[str]:
 
 
 class Login(ServiceInterface):
-    """The manager of logind. `asked`: how often somebody has read the hint."""
+    """The manager of logind. `asked`: how often the hint was read."""
 
     def __init__(self, *, idle: bool) -> None:
         super().__init__(MANAGER)

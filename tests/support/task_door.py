@@ -59,7 +59,7 @@ def threads_of(pid: int) -> int:
 
 
 def starts(process: DaemonProcess, kind: str) -> Counter[str]:
-    """Which module of the daemon started how many tasks or threads."""
+    """The number of tasks and threads that each module of the daemon started."""
     lines: list[dict[str, Any]] = list(map(json.loads, (process.home / "record").read_text().splitlines()))
     return Counter(line["started_by"] for line in lines if line["kind"] == kind)
 

@@ -1,6 +1,6 @@
 """The import of crontabs: each line becomes a schedule.
 
-Owns which form a crontab has, what is said of lines that are left out, and the defaults that are those of cron.
+Owns the form of a crontab, the remarks about lines that are left out, and the defaults, which are those of cron.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class RetrySettings(Section, frozen=True):
 
 
 class RecoverySettings(Section, frozen=True):
-    """What a start does with attempts that an earlier daemon left unfinished."""
+    """The recovery of attempts that an earlier daemon left unfinished."""
 
     timeout_ms: Annotated[
         int,
@@ -125,7 +125,7 @@ class PsiSettings(Section, frozen=True):
 
 
 class ThrottleSettings(Section, frozen=True):
-    """What throttling does to jobs that already run, and to queues with a floor (`min_running`)."""
+    """The effects of throttling on jobs that already run, and on queues with a floor (`min_running`)."""
 
     freeze_running: Annotated[bool, says("also freeze running jobs of class low; needs a delegated cgroup")] = False
     step_ms: Annotated[

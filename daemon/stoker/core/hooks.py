@@ -1,7 +1,7 @@
 """Hooks: which changes run a command, and the data that the command gets.
 
 Owns the table of the changes that a hook can name, with the filters that apply to each, and the JSON of a change for a
-hook's job. A hook is declared in the settings file. The jobs that hooks submit trigger no hook: there is no loop.
+hook's job. A hook is declared in the settings file. The jobs that hooks submit trigger no hook, so there is no loop.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def ensure_queue(turn: Turn) -> Queue:
 
 
 def _subject(turn: Turn, on: HookOn, change: Change, jobs: Mapping[int, Job]) -> Subject:
-    """What a change of this turn is about. `jobs`: as they were after each change."""
+    """The subject of a change of this turn. `jobs`: as they were after each change."""
     match on.noun:
         case "job":
             job = jobs.get(change.seq) or turn.job(int(change.subject))

@@ -1,4 +1,4 @@
-"""What executors report: the messages about the begin and the end of attempts, and the way from an executor to them.
+"""The reports of executors: messages about the begin and the end of attempts, and the way from an executor to them.
 
 Invariants: facts come before limits (see `Alarms`); the files of an attempt that has ended are read before its report
 is posted, so no turn reads the disk.

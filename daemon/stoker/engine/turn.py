@@ -171,7 +171,7 @@ class Turn:
         self._change(kind, subject, None, None, cause, payload, actor)
 
     def note_job(self, job: Job, cause: str, payload: dict[str, Any]) -> None:
-        """Something about a job that changes none of its rows."""
+        """Record a fact about a job that changes no row of it."""
         self._change("job", str(job.id), job.state, job.state, cause, payload, STOKER)
 
     def _record_setting(

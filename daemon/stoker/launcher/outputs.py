@@ -5,7 +5,7 @@ ends (opened O_RDWR), so a launcher that is stopped or dies costs no byte and se
 the pipe is full, and the next launcher goes on reading.
 
 Owns the pipes, when each is read, and retries. While a log waits for its follower its pipe is not read, so the worker
-waits too. Invariants: a turn of reading is bounded, and after a turn with a full pipe none is read for a moment, so
+waits too. Invariants: a turn of reading is bounded, and after a turn with a full pipe reading pauses for a moment, so
 that a flood costs a fraction of a processor; the end of a run is known by reaping, never by the end of its pipe, as the
 worker itself is a reader of it.
 """

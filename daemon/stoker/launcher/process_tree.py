@@ -287,7 +287,7 @@ def _read_run_id(pid: int, instance: str) -> str | None:
 
 
 def _read_session(pid: int) -> int:
-    """The session of a process; 0, which is no session, if it has ended or may not be read."""
+    """The session of a process; 0 if it has ended or may not be read: no session has that number."""
     try:
         return kernel.read_stat(pid).session
     except kernel.GONE_OR_HIDDEN:

@@ -73,7 +73,7 @@ class ScheduleClock:
         self._planner.shutdown(wait=False)
 
     async def seen_for(self, schedule: Schedule, offer: WorkflowOffer | None) -> Mapping[str, str]:
-        """What is now at the paths for whose change its run is going to wait."""
+        """The present state of the paths for whose change its run is going to wait."""
         return await self._see(runs.changing(schedule, offer))
 
     async def offer_of(self, schedule: Schedule) -> WorkflowOffer | None:

@@ -85,7 +85,7 @@ class Loaded(Struct):
     known_runs: set[str] = field(default_factory=set)
     lanes: dict[tuple[str, str | None], list[Job]] = field(default_factory=dict)
     due: Due = Due()
-    crowded: bool = False  # too many ended workflows for one turn, so that none was read
+    crowded: bool = False  # too many ended workflows for one turn: no workflow was read
     workflows: list[StoredWorkflow] = field(default_factory=list)
     heads: dict[str, Head] = field(default_factory=dict)
     waiters: dict[WaitersWanted, WaiterPortion] = field(default_factory=dict)

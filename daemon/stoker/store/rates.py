@@ -30,7 +30,7 @@ def column(rate: Rate) -> str:
 
 
 def of_column(text: str | None) -> Rate | None:
-    """Raises ValueError for a rate that nobody can have set."""
+    """Raises ValueError for a rate that cannot have been set."""
     return None if text is None else _read(text)
 
 

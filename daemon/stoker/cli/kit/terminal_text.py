@@ -16,7 +16,7 @@ _PASSED = re.compile(r"\x1b\[([0-9;:]*)([mK])")
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-9;:]{0,40})?\Z")
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 _LINE_END = re.compile(r"(?<!\r)\r++\n")  # tried once for each run of carriage returns, however long that is
-MOST_REMEMBERED = 8_192  # characters of a line: a longer line is no progress bar
+MOST_REMEMBERED = 8_192  # characters of a line: a longer line is not a progress bar
 TAB = 8
 
 

@@ -54,7 +54,7 @@ class StopWanted(Event, frozen=True):
 class Ended(Event, frozen=True):
     """The open attempt ended and its process tree is gone. `luck`, uniform in [0, 1), is for the jitter.
 
-    `failed_starts`: how many starts of the job failed in a row for want of a resource of the host.
+    `failed_starts`: how many starts of the job failed in a row because the host lacked something.
     """
 
     outcome: Outcome

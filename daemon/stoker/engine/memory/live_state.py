@@ -102,7 +102,7 @@ class LiveState:
         self.served: Counter[str] = Counter()  # turns of each queue; one that was idle joins at the present turn
         self._turn = 0
         self.used: Counter[str] = Counter()
-        self.freed: set[str] = set()  # resources of which there is more than when jobs were last started
+        self.freed: set[str] = set()  # resources that have more free than when jobs were last started
         self.described: dict[str, int] = {}  # runs with a pid or start that is not stored yet, since when (steady)
         self.steady_noted = 0  # when both clocks were last stored (steady)
         self.needed: set[int] = set()  # jobs that a waiting job still needs
@@ -167,7 +167,7 @@ class LiveState:
             self.counts[job.spec.queue, job.state] += step
 
     def _await(self, before: Job | None, job: Job) -> None:
-        """Count the conditions that somebody has to watch."""
+        """Count the conditions that must be watched."""
         if before is not None and before.conditions_open:
             self.awaited.subtract(awaited(before))
         if job.conditions_open:
