@@ -236,6 +236,23 @@ def test_admission_when_a_resource_becomes_free_then_a_turn_looks_at_few() -> No
         assert admitted(ready, {"held": 0, "mem": MANY}, capacity) == []
 
 
+def test_admission_when_thousands_have_got_a_token_of_their_own_then_a_turn_looks_at_few() -> None:
+    """Each lane lacked a token of its key; now each has one, and few slots are free."""
+    keys = {number: f"rate/{number}" for number in range(1, MANY)}
+    ready = filled(*(queued(number, **{key: 1}) for number, key in keys.items()))
+    admitted(ready, {}, {})
+    free = dict.fromkeys(keys.values(), 1)
+    ready.freed(free)
+    assert [one.id for one in admitted(ready, free, {})] == [*range(1, 9)]
+
+    looks = Looks(**free)
+    groups = ready.groups(looks)
+    starts = admitted(ready, looks, {})
+
+    assert [one.id for one in starts] == [*range(9, 17)]
+    assert (len(groups), looks.total() < 50) == (1, True)
+
+
 names = st.sampled_from(["a", "b", "w1/fan"])
 
 

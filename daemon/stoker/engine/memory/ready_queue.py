@@ -170,15 +170,31 @@ class ReadyQueue:
         self._freed.update(name for name in names if name in self._blocked)
 
     def groups(self, free: Mapping[str, int]) -> list[Group]:
-        """The lanes that may start with these free resources."""
+        """The lanes that may start with these free resources.
+
+        A lane that is alone in its group and lacks nothing of it any more joins those that lack nothing: thousands of
+        keys may have a token while there is no slot, and a group for each would be looked at in every turn.
+        """
         open_groups = [Group(self._unblocked)]
         for name in list(self._freed):
             groups: Mapping[int, list[Entry]] = self._blocked.get(name, {})
-            fit = [bits for bits in groups if least(bits) <= free.get(name, 0)]
-            open_groups += [Group(groups[bits], name, least(bits)) for bits in fit]
-            if not fit:
+            left = free.get(name, 0)
+            fit = [bits for bits in groups if least(bits) <= left]
+            for bits in fit:
+                only = self._only_lane(groups[bits])
+                if only is not None and only.resources[name] <= left:
+                    self._file(only, None)
+                else:
+                    open_groups.append(Group(groups[bits], name, least(bits)))
+            if not fit or name not in self._blocked:
                 self._freed.discard(name)
         return open_groups
+
+    def _only_lane(self, lanes: Sequence[Entry]) -> Lane | None:
+        if len(lanes) != 1:
+            return None
+        _, jobs = lanes[0]
+        return self.lanes[demand_of(jobs[0].resources)]
 
     def blocked(self, free: Mapping[str, int], capacity: Mapping[str, int]) -> Iterator[Entry]:
         """The other lanes, in order, without those that need more than the capacity of the resource that they lack."""
