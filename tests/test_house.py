@@ -73,6 +73,9 @@ RULES = {
     "line ends": Rule(house.splitlines, PRODUCT, "lines = text.splitlines()\n"),
     "test names": Rule(house.unspoken_test_names, TESTS, "def test_it():\n    pass\n"),
     "short test names": Rule(house.long_test_names, TESTS, f"def test_{'x' * 80}():\n    pass\n"),
+    "plain words": Rule(
+        house.riddles, python("daemon", "tests", "benchmarks"), '"""What nobody was told."""\ndef f():\n    pass\n'
+    ),
     "migration heads": Rule(
         house.migration_heads, sorted((ROOT / "migrations").glob("*.sql")), "CREATE TABLE t (x);\n"
     ),
@@ -117,6 +120,19 @@ def test_rule_when_it_is_broken_then_it_complains(name: str) -> None:
     rule = RULES[name]
 
     assert list(rule.check(house.Source(rule.broken)))
+
+
+@pytest.mark.parametrize(
+    "riddle",
+    [
+        '"""Who comes first."""',
+        "x = 1  # nobody waits",
+        '"""A job that was told."""',
+        "def test_job_when_it_fails_then_it_says_so():\n    pass",
+    ],
+)
+def test_plain_words_when_a_riddle_is_written_then_it_is_found(riddle: str) -> None:
+    assert list(house.riddles(house.Source(riddle + "\n")))
 
 
 @pytest.mark.parametrize(

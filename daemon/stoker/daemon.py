@@ -345,7 +345,7 @@ def live(argv: Sequence[str] | None) -> int:
     """The whole life of the daemon; returns its exit status."""
     umask = os.umask(0o077)  # every file made from here on is private from the start
     open_files.open_standard_streams()
-    faulthandler.enable(2)  # the event loop aborts where epoll_ctl(2) fails: stderr must say so
+    faulthandler.enable(2)  # the event loop aborts where epoll_ctl(2) fails: stderr must explain it
     # The SIGHUP of a closed terminal must not end the daemon, also before it can reload.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     flags = _arguments(argv)

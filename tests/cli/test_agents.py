@@ -138,7 +138,7 @@ async def test_tool_when_no_daemon_runs_then_it_says_how_to_start_one(stopped_da
         assert "systemctl start stoker" in await call(client, "status")
 
 
-def test_answer_when_it_is_too_large_then_it_is_cut_and_says_so() -> None:
+def test_answer_when_it_is_too_large_then_it_is_cut_with_a_mark() -> None:
     small = {"a": "x" * 5_000}
     assert bounded(small) == small
     for large in ({"a": "x" * 1_000_000}, {"a": ["x" * 100] * 10_000}, {"a": [{"b": ["x" * 50] * 300}] * 300}):

@@ -186,7 +186,7 @@ def test_show_when_a_job_printed_nothing_then_it_names_no_log(desk: Desk) -> Non
 
 @pytest.mark.parametrize("command", [["run", "true"], ["logs", "-f", "1"]], ids=lambda command: command[0])
 def test_following_when_it_is_over_then_no_thread_waits_for_its_reader(desk: Desk, command: list[str]) -> None:
-    """Such a thread ends the process once the reader of that stdout is gone, whatever the process does by then."""
+    """The thread would end the process once the reader of that stdout is gone, whatever the process does then."""
     desk.has(1, "succeeded", attempts=1, exit_code=0)
     threads = count_threads()
 

@@ -236,7 +236,7 @@ def test_why_when_a_resource_is_held_then_it_names_the_holders() -> None:
     }
 
 
-def test_why_when_a_resource_is_kept_for_a_blocked_job_then_both_sides_say_so() -> None:
+def test_why_when_a_resource_is_kept_for_a_blocked_job_then_both_jobs_show_it() -> None:
     first, other = job(id=3, asked=spec(resources={"gpu": 2})), job(id=4, asked=spec(resources={"gpu": 1}))
     scene = {"capacity": {"gpu": 2}, "free": {"gpu": 1}, "holders": {"gpu": [8]}, "reserved": {3: {"gpu": 2}}}
 

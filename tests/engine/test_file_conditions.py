@@ -60,7 +60,7 @@ def test_file_when_it_is_there_already_then_the_job_starts(client: stoker.Client
     assert end_of(client, awaiting(client, f"file:{tmp_path}")) == OK
 
 
-def test_file_when_a_link_leads_to_a_name_of_other_bytes_then_why_says_so(
+def test_file_when_a_link_leads_to_a_name_of_other_bytes_then_why_shows_it(
     client: stoker.Client, tmp_path: Path
 ) -> None:
     link = tmp_path / "link"

@@ -162,7 +162,7 @@ def test_idle_when_a_daemon_starts_again_then_the_jobs_still_wait_for_it(resting
 
 
 @needs_bus
-async def test_idle_when_somebody_is_there_then_the_job_waits_until_logind_says_otherwise(shown: ShownProc) -> None:
+async def test_idle_when_the_sessions_are_in_use_then_the_job_waits_for_logind(shown: ShownProc) -> None:
     with bus() as address:
         async with logind(address, idle=False) as login:
             environ = {"DBUS_SYSTEM_BUS_ADDRESS": address}

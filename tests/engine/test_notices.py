@@ -67,7 +67,7 @@ def reported(client: stoker.Client, job: int, field: str, value: object) -> dict
     return view
 
 
-# --- what is said -------------------------------------------------------------------------------------------
+# --- the text of a notice ---
 
 
 def test_notice_when_a_worker_reports_then_ls_show_and_top_show_it(shared: DaemonProcess, gate: Gate) -> None:

@@ -103,7 +103,7 @@ def test_ready_when_a_workflow_is_barred_then_its_steps_are_counted_and_not_held
 
 
 def test_ready_when_bars_change_then_it_is_read_and_the_rest_may_start() -> None:
-    others = [queued(ident) for ident in range(3, CAPACITY)]  # so many that the lane would not be read for want of jobs
+    others = [queued(ident) for ident in range(3, CAPACITY)]  # enough jobs, so that the lane need not be read
     ready = filled(queued(1), replace(queued(2), workflow_id=7), *others)
 
     ready.read_again({7})
@@ -236,7 +236,7 @@ def test_admission_when_a_resource_becomes_free_then_a_turn_looks_at_few() -> No
         assert admitted(ready, {"held": 0, "mem": MANY}, capacity) == []
 
 
-def test_admission_when_thousands_have_got_a_token_of_their_own_then_a_turn_looks_at_few() -> None:
+def test_admission_when_thousands_have_got_a_token_then_a_turn_looks_at_few() -> None:
     """Each lane lacked a token of its key; now each has one, and few slots are free."""
     keys = {number: f"rate/{number}" for number in range(1, MANY)}
     ready = filled(*(queued(number, **{key: 1}) for number, key in keys.items()))

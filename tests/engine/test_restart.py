@@ -164,7 +164,7 @@ def test_survivors_when_they_hold_resources_and_slots_then_the_next_one_counts_t
         assert end_of(client, waits) == ("succeeded", "exit")
 
 
-def test_survive_when_settings_say_so_for_all_then_jobs_that_do_not_say_survive(
+def test_survive_when_it_is_set_for_all_then_jobs_without_a_choice_survive(
     stopped_daemon: DaemonProcess, gate: Gate
 ) -> None:
     stopped_daemon.config.write_text("[recovery]\nsurvive = true\n")

@@ -87,7 +87,7 @@ async def test_recorded_pid_when_it_was_used_again_then_the_stranger_is_left_alo
 
     findings = await find_evidence(herd)
 
-    # Without pidfs a nameless stranger of the same tick cannot be told from a worker that emptied its environment.
+    # Without pidfs a nameless stranger of the same tick looks like a worker that emptied its environment.
     facts = {finding.fact for finding in findings.values()}
     assert Fact.GONE in facts
     assert facts <= ({Fact.GONE, Fact.UNPROVABLE} if identities.pidfs_inode(0) is None else {Fact.GONE})

@@ -24,7 +24,7 @@ ADDRESS = "DBUS_SYSTEM_BUS_ADDRESS"
 
 
 @needs_bus
-async def test_logind_when_somebody_comes_and_goes_then_each_change_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_logind_when_a_person_comes_and_goes_then_each_change_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[InputState] = []
     with bus() as address:
         monkeypatch.setenv(ADDRESS, address)
@@ -48,7 +48,7 @@ async def test_logind_when_a_terminal_is_used_then_a_question_finds_it(monkeypat
             client = Logind(heard.append)
             following = asyncio.create_task(client.follow())
             await until_async(lambda: heard == [AWAY])
-            login.be(idle=False, told=False)
+            login.be(idle=False, announced=False)
 
             await client.ask()
 

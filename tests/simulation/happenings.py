@@ -125,12 +125,12 @@ def _emit(world: World) -> None:
 
 
 def _plug(world: World) -> None:
-    """Somebody pulls the plug of the host, or puts it in."""
+    """A person pulls the plug of the host, or puts it in."""
     world.host.battery = Battery(plugged=world.calm or not world.host.battery.plugged)
 
 
 def _touch(world: World) -> None:
-    """Somebody makes, changes or removes a file."""
+    """A program makes, changes or removes a file."""
     world.places.touch(there=world.calm)
 
 

@@ -61,7 +61,7 @@ class Places:
     # --- changes
 
     def touch(self, *, there: bool) -> None:
-        """Somebody changes a path. `there`: something is there afterwards."""
+        """A program changes a path. `there`: something is there afterwards."""
         path = self._chance.choice(PATHS)
         self._changes += 1
         draw = self._chance.random()

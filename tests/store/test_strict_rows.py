@@ -150,7 +150,7 @@ def test_value_when_no_release_stores_it_then_its_reader_refuses_it(lenient: sql
         ("events", "data", '{"a":'),
     ],
 )
-def test_value_when_nobody_can_have_set_it_then_its_reader_refuses_it(
+def test_value_when_it_cannot_have_been_set_then_its_reader_refuses_it(
     lenient: sqlite3.Connection, table: str, column: str, value: object
 ) -> None:
     lenient.execute(f"UPDATE {table} SET {column} = ?", (value,))

@@ -35,8 +35,8 @@ KINDS = {
     "xfs": (320, ["mkfs.xfs", "-q", "-K"], "loop"),
 }
 GUARD = 'cat; fsfreeze --unfreeze "$0"; umount --lazy "$0"'
-# A process that sleeps in a page fault on a frozen file system keeps the lock of its memory: whoever reads its environ
-# or cmdline in /proc sleeps, too (this test, its daemon, `ps`). Without a bound the whole machine would hang.
+# A process that sleeps in a page fault on a frozen file system keeps the lock of its memory: a process that reads its
+# environ or cmdline in /proc sleeps, too (this test, its daemon, `ps`). Without a bound the whole machine would hang.
 THAW = f'sleep {2 * DEADLINE_S:g}; exec fsfreeze --unfreeze "$0"'
 
 

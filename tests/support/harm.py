@@ -2,7 +2,7 @@
 
 Owns how such a job is submitted, how a test sees that its deed is done, and which of its processes still live.
 Invariant: a process counts as alive if it works anywhere below the directory of the job, whatever its environment and
-whoever its parent is.
+its parent are.
 """
 
 from __future__ import annotations

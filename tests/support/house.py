@@ -34,6 +34,12 @@ MIGRATION_NAME = re.compile(r"(\d{4})_[a-z]+(_[a-z0-9]+)+\.sql")
 RELEASE = re.compile(r"## \[(Unreleased|\d+\.\d+\.\d+)\]( - \d{4}-\d{2}-\d{2})?")
 KINDS_OF_CHANGE = {"### Added", "### Changed", "### Deprecated", "### Removed", "### Fixed", "### Security"}
 
+# Words that make a sentence a riddle: a docstring begins with the thing that it is about, and the actor has a name.
+RIDDLE = re.compile(r"(What|Who|Whoever|Whatever|Such|Nobody|Somebody)\b(?!.*\?$)")
+RIDDLING_WORDS = re.compile(r"\b(nobody|somebody|whoever|told|says so|is said|want of)\b", re.IGNORECASE)
+RIDDLING_NAME = re.compile(r"_(nobody|somebody|told|says?_so|is_said)(_|$)")
+COMMENT = re.compile(r"^(?:[^\"'\n]*\s)?# (.+)$", re.MULTILINE)
+
 STARTS = {"create_task", "ensure_future", "TaskGroup", "run_coroutine_threadsafe", "Thread", "ThreadPoolExecutor"}
 # Functions that start a task or thread and wait for it, answer a client with its result, or make it an outcome.
 AWAITED_THERE = {
@@ -167,6 +173,20 @@ def long_test_names(source: Source) -> Iterator[str]:
     for function in source.functions:
         if function.name.startswith("test_") and len(function.name) > LONGEST_TEST_NAME:
             yield f"{function.name} has {len(function.name)} characters; {LONGEST_TEST_NAME} is the most"
+
+
+def riddles(source: Source) -> Iterator[str]:
+    """Docstrings, comments and names of tests that use a word of the closed lists of riddles."""
+    texts = [ast.get_docstring(node) for node in (source.module, *source.nodes(ast.ClassDef), *source.functions)]
+    for text in filter(None, texts):
+        if match := RIDDLE.match(text) or RIDDLING_WORDS.search(text):
+            yield f"{text.splitlines()[0]!r}: say what it is, instead of {match[0]!r}"
+    for comment in COMMENT.findall(source.text):
+        if match := RIDDLING_WORDS.search(comment):
+            yield f"{comment!r}: name the thing, instead of {match[0]!r}"
+    for function in source.functions:
+        if function.name.startswith("test_") and RIDDLING_NAME.search(function.name):
+            yield f"{function.name} does not name what it expects"
 
 
 def names_that_are_no_noun(path: str) -> Iterator[str]:

@@ -52,10 +52,10 @@ class Login(ServiceInterface):
         self.asked += 1
         return self._idle
 
-    def be(self, *, idle: bool, told: bool = True) -> None:
-        """`told`: with a notice, as of a desktop; a terminal becomes idle or busy without one."""
+    def be(self, *, idle: bool, announced: bool = True) -> None:
+        """`announced`: with a notice, as of a desktop; a terminal becomes idle or busy without one."""
         self._idle = idle
-        if told:
+        if announced:
             self.emit_properties_changed({"IdleHint": idle})
 
 

@@ -2,7 +2,8 @@
 
 Owns the functions, whose signatures and docstrings the agent reads, and the bound of an answer. Each call has a
 connection of its own, so that calls can run beside each other. Nothing here knows the protocol of agents (agents.py).
-Invariant: an answer has at most MAX_ANSWER_BYTES; what was cut says so, and a list that goes on names its cursor.
+Invariant: an answer has at most MAX_ANSWER_BYTES; an answer that was cut has a mark, and a list that goes on names its
+cursor.
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ class AgentTools:
         options: dict[str, Any] | None = None,
     ) -> Answer:
         """Store a job and return its id; it runs when there is room, and goes on when this session ends. No shell: a
-        pipe needs command="sh", args=["-c", "…"]. `safe`: it may be started again after an end that nobody saw, such
+        pipe needs command="sh", args=["-c", "…"]. `safe`: it may be started again after an end that was not seen, such
         as a loss of power. `needs`: jobs that must succeed first. `idempotency_key`: a second submit with the same key
         returns the same job. `options`: further fields of a job, as `stoker schema spec` lists them."""
         given = {

@@ -209,7 +209,7 @@ class WorkflowRetried(WorkflowStanding):
 
 
 class StepSkipped(WorkflowStanding):
-    """`going_on`: the steps that run without the result of the skipped one; `warning` says so."""
+    """`going_on`: the steps that run without the result of the skipped one; `warning` names them."""
 
     step: str
     going_on: list[str]

@@ -34,7 +34,7 @@ class RunOutput(Struct, frozen=True):
 
 NO_OUTPUT = RunOutput()
 SUFFIXES = OUTPUT, CHECKPOINT, INPUTS, EVENTS = ".output", ".checkpoint", ".inputs", ".events"
-# What reading the directory costs, by the names that it has, in lookups of a name that is not there.
+# The cost of reading the directory, by its number of names, in lookups of a missing name.
 NAMES_PER_LOOKUP = 6
 NAMES_PER_LISTING = 15
 
