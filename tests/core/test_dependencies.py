@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stoker.core.job.dependencies import need_met, unmet_reason
+from stoker.core.job.dependencies import need_failed, need_met
+from stoker.core.job.events import NeedFailed
 from stoker.core.job.model import NeedOn, Reason, State
 from tests.support.jobs import job
 
@@ -55,4 +56,6 @@ def test_expectations_when_counted_then_every_need_meets_every_state() -> None:
 def test_skip_when_a_need_cannot_be_met_then_the_reason_tells_a_failure_from_no_need(
     on: NeedOn, needed: Reason, reason: Reason
 ) -> None:
-    assert unmet_reason(on, job(State.FAILED, reason=needed)) is reason
+    other = job(State.FAILED, reason=needed)
+
+    assert need_failed(on, other) == NeedFailed(needed=other.id, on=on, reason=reason)

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from stoker.core.errors import NotAllowed
 from stoker.core.job import events as ev
-from stoker.core.job.dependencies import need_met, skipped_for_need, unmet_reason
-from stoker.core.job.model import Job, Need, NeedOn
+from stoker.core.job.dependencies import need_failed, need_met, skipped_for_need
+from stoker.core.job.model import Job, Need
 from stoker.engine import superseding
 from stoker.engine.inbox import Message
 from stoker.engine.turn import Turn
@@ -23,11 +23,6 @@ from stoker.store.jobs import Dependent
 from stoker.store.loading import Wanted
 
 QUEUES_DEPENDENTS = (ev.Retry, ev.Restart, ev.Skip)
-
-
-def need_failed(on: NeedOn, needed: Job) -> ev.NeedFailed:
-    """The event for a job whose need of `needed` can never be met."""
-    return ev.NeedFailed(needed=needed.id, on=on, reason=unmet_reason(on, needed))
 
 
 def release_dependents(turn: Turn, needed: int) -> Iterator[None]:

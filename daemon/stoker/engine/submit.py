@@ -17,14 +17,13 @@ from msgspec import Struct
 from stoker.core.answers import SubmitAnswer
 from stoker.core.errors import IdempotencyConflict, InvalidParams, JobNotFound, StokerError
 from stoker.core.job import events as ev
-from stoker.core.job.dependencies import need_met
+from stoker.core.job.dependencies import need_failed, need_met
 from stoker.core.job.model import Job, Need, Queue, Spec, State
 from stoker.core.job.transition import debounce_by
 from stoker.core.requests import JobParams
 from stoker.core.schedule.model import Origin
 from stoker.core.units import spoken
 from stoker.engine import conditions, superseding
-from stoker.engine.dependents import need_failed
 from stoker.engine.intake import CommandRequest, Intake, from_schedule
 from stoker.engine.spec_defaults import check, needs_of
 from stoker.engine.turn import Turn

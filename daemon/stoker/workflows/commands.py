@@ -16,10 +16,10 @@ from msgspec.structs import asdict
 
 from stoker.core.errors import AlreadyFinished, InvalidParams, NotAllowed, WorkflowNotFound
 from stoker.core.job import events as ev
-from stoker.core.job.dependencies import need_met
+from stoker.core.job.dependencies import need_failed, need_met
 from stoker.core.job.model import FINAL, Actor, Reason, State, StopReason
 from stoker.core.workflow.state import Intent, behind
-from stoker.engine.dependents import need_failed, run_again
+from stoker.engine.dependents import run_again
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.memory.workflows import LiveWorkflow, open_steps
 from stoker.engine.turn import Turn

@@ -6,6 +6,7 @@ a job that was skipped because of its own needs does not.
 
 from __future__ import annotations
 
+from stoker.core.job.events import NeedFailed
 from stoker.core.job.model import Job, NeedOn, Reason, State
 
 _FAILED = frozenset({State.FAILED, State.CANCELLED, State.EXPIRED})
@@ -29,7 +30,12 @@ def skipped_for_need(state: State, reason: Reason | None) -> bool:
     return state is State.SKIPPED and reason in UNMET
 
 
-def unmet_reason(on: NeedOn, needed: Job) -> Reason:
+def need_failed(on: NeedOn, needed: Job) -> NeedFailed:
+    """The event for a job whose need of `needed` can never be met."""
+    return NeedFailed(needed=needed.id, on=on, reason=_unmet_reason(on, needed))
+
+
+def _unmet_reason(on: NeedOn, needed: Job) -> Reason:
     """The reason of a job that is skipped because its need `on` can no longer be met.
 
     A job that needs another one to fail is `not_needed` if that one succeeds; so is every job that needs this job.
