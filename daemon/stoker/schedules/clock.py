@@ -6,7 +6,7 @@ Slots are due on the wall clock, and the timer runs on steady time: `tick` sees 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 from stoker.background.due_timer import DueTimer
 from stoker.background.tasks import BackgroundTasks
@@ -20,10 +20,10 @@ from stoker.host.threads import start_threads
 from stoker.schedules import runs
 from stoker.schedules.messages import ClockSetBack, SlotsDue
 from stoker.schedules.runs import SLOTS_AT_ONCE
+from stoker.upkeep.file_watch import FileWatch
 from stoker.workflows.submit import WorkflowOffer
 
 SETTLING = "slots of schedules"  # the name of the task
-See = Callable[[Sequence[str]], Awaitable[Mapping[str, str]]]  # what is there, by condition about a file
 SET_BACK_MS = 100  # smaller differences occur because the two clocks are read one after the other
 
 
@@ -35,14 +35,14 @@ class ScheduleClock:
         inbox: Inbox,
         clock: Clock,
         background: BackgroundTasks,
-        see: See,
+        files: FileWatch,
     ) -> None:
         self._memory = memory
         self._intake = intake
         self._inbox = inbox
         self._clock = clock
         self._background = background
-        self._see = see
+        self._files = files
         self._planner = start_threads(1, "schedules")
         self._timer = DueTimer(clock, self._fire)
         self._skew: int | None = None  # of the clocks at the last check; None before the start
@@ -74,7 +74,7 @@ class ScheduleClock:
 
     async def seen_for(self, schedule: Schedule, offer: WorkflowOffer | None) -> Mapping[str, str]:
         """The present state of the paths for whose change its run is going to wait."""
-        return await self._see(runs.changing(schedule, offer))
+        return await self._files.see(runs.changing(schedule, offer))
 
     async def offer_of(self, schedule: Schedule) -> WorkflowOffer | None:
         """Plan the workflow of a schedule, in a thread as it may have thousands of steps. None if it has a job."""
@@ -100,7 +100,7 @@ class ScheduleClock:
         now = self._clock.now().wall
         while (due := self._memory.schedules.due(now, SLOTS_AT_ONCE)) and self._intake.closed is None:
             planned = await loop.run_in_executor(self._planner, runs.plan, due, now)
-            seen = await self._see(runs.changing_of_all(planned))
+            seen = await self._files.see(runs.changing_of_all(planned))
             await self._inbox.ask(SlotsDue(self._intake, planned, seen))
             now = self._clock.now().wall
         asyncio.get_running_loop().call_soon(self._rearm)  # once this task is done

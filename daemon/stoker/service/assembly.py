@@ -214,9 +214,7 @@ class Engine:
         host = HostState(self.config, self.clock, self.memory, self.inbox, self.throttle, self.background)
         self.awaited = Awaited(self.memory, self.inbox, files, host)
         self.hooks = Hooks(self.intake, self.config.hooks.values())
-        self.schedule_clock = ScheduleClock(
-            self.memory, self.intake, self.inbox, self.clock, self.background, files.see
-        )
+        self.schedule_clock = ScheduleClock(self.memory, self.intake, self.inbox, self.clock, self.background, files)
         followers = (self.followups, self.archives, self.rooms, self.schedule_clock)
         after = (self.effects, self.inbox, self.recovery, self.awaited, *followers)
         self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.hooks, self.stalls, after)
