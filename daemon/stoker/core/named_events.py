@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 
 from stoker.core.errors import InvalidParams
 from stoker.core.requests import MAX_INT, Duration, Name, PageLimit, Params, Title
+from stoker.core.sorted_json import encode_sorted
 
 MAX_DATA_BYTES = 64 * 1024
 KEPT_OF_A_NAME = 1_000  # events of one user and name that are kept for later jobs
@@ -49,7 +50,7 @@ class EmitParams(Params, frozen=True, kw_only=True):
     @property
     def digest(self) -> bytes:
         """The hash of what was asked for: an idempotency key stands for one request."""
-        request = msgspec.json.encode((self.name, self.data, self.one, self.keep_ms), order="sorted")
+        request = encode_sorted((self.name, self.data, self.one, self.keep_ms))
         return hashlib.blake2b(request, digest_size=16).digest()
 
 

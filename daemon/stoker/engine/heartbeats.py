@@ -170,10 +170,7 @@ class Heartbeats:
             status.unresponsive = True
             log(
                 LogEvent.WORKER_UNRESPONSIVE,
-                job=run.job.id,
-                attempt=run.attempt.ordinal,
-                queue=run.job.spec.queue,
-                trace_id=run.job.trace_id,
+                **run.log_fields,
                 silent_ms=now.steady - notify.heard_at,
                 stopping=silence.stop,
             )

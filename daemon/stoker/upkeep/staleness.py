@@ -96,10 +96,7 @@ class Staleness:
         if run is not None:
             log(
                 LogEvent.CHECKPOINT_STALE,
-                job=run.job.id,
-                attempt=run.attempt.ordinal,
-                queue=run.job.spec.queue,
-                trace_id=run.job.trace_id,
+                **run.log_fields,
                 workflow=run.job.workflow_id,
                 step=run.job.step,
                 age_ms=one["age_ms"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -37,6 +38,16 @@ MOST_QUEUES_NAMED = 20  # in a message
 class OpenRun(Struct):
     job: Job
     attempt: Attempt
+
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        """What each log line about it has."""
+        return {
+            "job": self.job.id,
+            "attempt": self.attempt.ordinal,
+            "queue": self.job.spec.queue,
+            "trace_id": self.job.trace_id,
+        }
 
 
 class WorkerStatus(Struct):
