@@ -10,6 +10,7 @@ kept for any later one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 
 from msgspec.structs import replace
 
@@ -169,31 +170,55 @@ def meet(turn: Turn, waiter: ConditionWaiter, event: NamedEvent | None = None) -
     return True
 
 
+class ConditionMessage(Message):
+    """Looks at the jobs that wait for a condition, in portions: one turn looks at a bounded number."""
+
+    def __init__(self, waiters: WaitersWanted) -> None:
+        self.waiters = waiters
+
+    def declare_reads(self, wanted: Wanted) -> None:
+        wanted.waiters[self.waiters] = None
+
+    def apply_to(self, turn: Turn) -> Iterator[None]:
+        portion = turn.loaded.waiters[self.waiters]
+        for waiter in portion.waiters:
+            self.look_at(turn, waiter)
+            yield
+        if portion.more and self.goes_on(turn):
+            rest = copy(self)
+            rest.waiters = self.waiters._replace(after=portion.last)
+            turn.effects.append(PostMessage(rest))
+
+    def look_at(self, turn: Turn, waiter: ConditionWaiter) -> None:
+        raise NotImplementedError
+
+    def goes_on(self, turn: Turn) -> bool:  # noqa: ARG002 - for conditions that may end meanwhile
+        """Whether the jobs of the next portion are to be looked at, too."""
+        return True
+
+
 # --- ends of jobs and workflows ------------------------------------------------------------------------------
 
 
-class EndAwaited(Message):
+class EndAwaited(ConditionMessage):
     """A job or workflow for whose end others wait has ended."""
 
-    def __init__(self, condition: str, after: int = 0) -> None:
-        self._condition = condition
-        self._waiters = WaitersWanted(condition, after, of_all_states=True)
+    def __init__(self, condition: str) -> None:
+        super().__init__(WaitersWanted(condition, of_all_states=True))
 
     def declare_reads(self, wanted: Wanted) -> None:
-        wanted.waiters[self._waiters] = None
-        declare_reads(wanted, self._condition, 0)
+        super().declare_reads(wanted)
+        declare_reads(wanted, self.waiters.condition, 0)
 
     def apply_to(self, turn: Turn) -> Iterator[None]:
-        if not has_ended(turn, self._condition):
+        if not has_ended(turn, self.waiters.condition):
             return  # it runs again: that end counts
-        portion = turn.loaded.waiters[self._waiters]
-        for waiter in portion.waiters:
-            meet(turn, waiter)
-            yield
-        if portion.more:
-            turn.effects.append(PostMessage(EndAwaited(self._condition, portion.last)))
-        elif self._condition not in turn.new_waiters:
-            turn.memory.ends_awaited.discard(self._condition)
+        yield from super().apply_to(turn)
+        if not turn.loaded.waiters[self.waiters].more and self.waiters.condition not in turn.new_waiters:
+            turn.memory.ends_awaited.discard(self.waiters.condition)
+
+    def look_at(self, turn: Turn, waiter: ConditionWaiter) -> None:
+        meet(turn, waiter)
 
 
 def ends_of(turn: Turn) -> Iterable[str]:
@@ -209,28 +234,15 @@ def ends_of(turn: Turn) -> Iterable[str]:
 # --- files ---------------------------------------------------------------------------------------------------
 
 
-class FileSeen(Message):
+class FileSeen(ConditionMessage):
     """A look at the path of `condition` saw `seen` (empty: nothing). It began when `last_job` was the newest job."""
 
     def __init__(self, condition: str, seen: str, last_job: int, after: int = 0) -> None:
-        self._condition = condition
+        super().__init__(WaitersWanted(condition, after, last_job))
         self._seen = seen
-        self._last_job = last_job
-        self._waiters = WaitersWanted(condition, after, last_job)
 
-    def declare_reads(self, wanted: Wanted) -> None:
-        wanted.waiters[self._waiters] = None
-
-    def apply_to(self, turn: Turn) -> Iterator[None]:
-        portion = turn.loaded.waiters[self._waiters]
-        for waiter in portion.waiters:
-            self._tell(turn, waiter)
-            yield
-        if portion.more:
-            turn.effects.append(PostMessage(FileSeen(self._condition, self._seen, self._last_job, portion.last)))
-
-    def _tell(self, turn: Turn, waiter: ConditionWaiter) -> None:
-        if kind_of(self._condition) is ConditionKind.FILE_CHANGED:
+    def look_at(self, turn: Turn, waiter: ConditionWaiter) -> None:
+        if kind_of(self.waiters.condition) is ConditionKind.FILE_CHANGED:
             before = turn.batch.seen.get(waiter[:2], waiter.seen)
             if before is None:
                 turn.batch.seen[waiter[:2]] = self._seen
@@ -264,23 +276,17 @@ class HostChanged(Message):
         ]
 
 
-class HostHolds(Message):
-    """A condition has begun to hold: the jobs that wait for it are looked at, in portions."""
+class HostHolds(ConditionMessage):
+    """A condition has begun to hold."""
 
-    def __init__(self, condition: str, after: int = 0) -> None:
-        self._condition = condition
-        self._waiters = WaitersWanted(condition, after)
+    def __init__(self, condition: str) -> None:
+        super().__init__(WaitersWanted(condition))
 
-    def declare_reads(self, wanted: Wanted) -> None:
-        wanted.waiters[self._waiters] = None
+    def look_at(self, turn: Turn, waiter: ConditionWaiter) -> None:
+        _look_at(turn, waiter.job_id)
 
-    def apply_to(self, turn: Turn) -> Iterator[None]:
-        portion = turn.loaded.waiters[self._waiters]
-        for waiter in portion.waiters:
-            _look_at(turn, waiter.job_id)
-            yield
-        if portion.more and self._condition in turn.memory.holding:
-            turn.effects.append(PostMessage(HostHolds(self._condition, portion.last)))
+    def goes_on(self, turn: Turn) -> bool:
+        return self.waiters.condition in turn.memory.holding
 
 
 class HostHoldsFor(Message):
