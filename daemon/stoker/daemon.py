@@ -38,7 +38,7 @@ from stoker.process.identity import boot_id, pid_namespace
 from stoker.process.work_files import WorkFiles
 from stoker.rpc.address import Address, AddressWatch, check_address
 from stoker.rpc.server import Server
-from stoker.service.assembly import Engine
+from stoker.service.engine import Engine
 from stoker.service.service import Service
 from stoker.service.status import launcher_views
 from stoker.store import reader

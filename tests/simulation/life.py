@@ -20,7 +20,7 @@ from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.environment import WorkerContext
 from stoker.process.work_files import NO_OUTPUT, RunOutput, WorkFiles
-from stoker.service.assembly import Engine
+from stoker.service.engine import Engine
 from stoker.service.service import Service
 from stoker.store import instance, snapshot
 from stoker.store.open import Opened

@@ -1,34 +1,28 @@
-"""The engine as a whole: all parts are built here, and requests come in here.
+"""The parts of the engine: each is built after the parts that it uses, and is given them.
 
-Owns the wiring, the order in which the parts begin and end, and the reasons to refuse requests. Decisions are made in
-turns.
+Owns the wiring, and the order of what acts after a commit. `engine` begins and ends the parts.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from stoker.background.cadence import Cadence, Duty
 from stoker.background.tasks import BackgroundTasks
-from stoker.config import Config, Reloaded, merge_live
+from stoker.config import Config
 from stoker.core.clock import SystemClock
-from stoker.core.job.model import ExecutionMode, State
+from stoker.core.job.model import ExecutionMode
 from stoker.core.raw_bytes import native
 from stoker.core.workflow.fingerprint import digest
 from stoker.engine.attempt_inputs import AttemptInputs
-from stoker.engine.commands import TurnChange
 from stoker.engine.deadlines import Deadlines
-from stoker.engine.dependents import Dependents
 from stoker.engine.dispatcher import Dispatcher
 from stoker.engine.effects import Effects
 from stoker.engine.heartbeats import Heartbeats
 from stoker.engine.hooks import Hooks
-from stoker.engine.inbox import Inbox, RequestMessage
-from stoker.engine.intake import CommandRequest, Intake, Rooms
+from stoker.engine.inbox import Inbox
+from stoker.engine.intake import Intake, Rooms
 from stoker.engine.loop import Loop
 from stoker.engine.memory import memory_of
 from stoker.engine.reports import ReportSink
@@ -41,16 +35,12 @@ from stoker.executors.in_process import InProcessExecutor
 from stoker.executors.local import LocalExecutor
 from stoker.host.threads import start_threads
 from stoker.schedules.clock import ScheduleClock
-from stoker.schedules.messages import SchedulesDeclared
-from stoker.service.declared import declare, log_hook_problems
 from stoker.service.preflight import Preflight
 from stoker.store.directory import StateDirectory
 from stoker.store.open import Opened
 from stoker.store.writer import Writer
-from stoker.telemetry.logs import set_level
 from stoker.telemetry.stalls import Stalls
 from stoker.upkeep import maintenance
-from stoker.upkeep.after_restore import settle_restore
 from stoker.upkeep.awaited import Awaited
 from stoker.upkeep.backups import Backups
 from stoker.upkeep.drain import Drain
@@ -60,7 +50,6 @@ from stoker.upkeep.housekeeping import Housekeeping
 from stoker.upkeep.journaling import Journaling
 from stoker.upkeep.leftovers import Leftovers
 from stoker.upkeep.recovery import RecoveryService
-from stoker.upkeep.recovery_messages import hold_jobs_without_attempt
 from stoker.upkeep.refusals import Refusals
 from stoker.upkeep.retention import Retention
 from stoker.upkeep.safe_mode import SafeModeSwitch
@@ -70,12 +59,11 @@ from stoker.upkeep.usage import Usage
 from stoker.workflows.archive import Archives
 from stoker.workflows.followups import FollowUps
 
-T = TypeVar("T")
 LOG_THREADS = 4  # a read that hangs takes one of them; only reads of logs wait for a free one
 
 
-class Engine:
-    """All parts of the engine; see each module for what it owns. A part is built after the parts that it uses."""
+class Assembly:
+    """All parts of the engine; see each module for what it owns."""
 
     def __init__(
         self,
@@ -114,9 +102,9 @@ class Engine:
         """The memory, and the parts that requests pass before the loop."""
         self.memory = memory_of(opened.snapshot)
         self.memory.workflows.surroundings = digest(dict(self.context.base))
-        self._ended_needs, self._restored = opened.snapshot.ended_needs, opened.snapshot.restored
-        self._conditions_left = opened.snapshot.undelivered, opened.snapshot.ends_met
-        self._instance_is_new = opened.instance.copied
+        self.ended_needs, self.restored = opened.snapshot.ended_needs, opened.snapshot.restored
+        self.conditions_left = opened.snapshot.undelivered, opened.snapshot.ends_met
+        self.instance_is_new = opened.instance.copied
         self.inbox = Inbox()
         self.subscriptions = Subscriptions(self.reader, opened.snapshot.history, self.memory.last_seq)
         self.timers = Timers()
@@ -284,111 +272,3 @@ class Engine:
             timeout_ms=self.config.daemon.drain_timeout_ms,
             progress=progress,
         )
-
-    # --- requests ---
-
-    def request(self, request: RequestMessage[T]) -> asyncio.Future[T]:
-        """Post a request, or refuse it while nothing can be changed."""
-        if (refusal := self.refusals.current()) is not None:
-            request.fail(refusal)
-        else:
-            self.inbox.post(request)
-        return request.future
-
-    def submit(self, request: CommandRequest[T]) -> asyncio.Future[T]:
-        """Like `request`, after a check that its commands can be executed. Recent results are reused."""
-        if (refusal := self.refusals.current()) is not None:
-            request.fail(refusal)
-        elif self.preflight.check_known(request) and not request.changing():
-            self.inbox.post(request)
-        else:
-            self.background.start("check of commands", self._check_and_post(request))
-        return request.future
-
-    async def _check_and_post(self, request: CommandRequest[T]) -> None:
-        await self.preflight.check(request)
-        request.seen = await self.awaited.files.see(request.changing())
-        self.request(request)  # which may be refused by now
-
-    # --- begin and end ---
-
-    async def begin(self) -> None:
-        """Recover, then start jobs. If the recovery fails, the daemon can be read but changes nothing."""
-        try:
-            await self.recovery.recover(self.config.recovery.timeout_ms / 1_000)
-        except Exception as error:  # noqa: BLE001 - a service boundary: after any error the daemon changes nothing
-            self.safe_mode.enter(error)
-            await self.recovery.close()
-            await self.local.close()  # without a daemon, launchers write outcomes down for the next start
-            return
-        if self._restored is not None:
-            await settle_restore(
-                self._restored, self.reader, self.inbox, self.recovery, elsewhere=self._instance_is_new
-            )
-        await self._declare()
-        self.inbox.post(Dependents(dict.fromkeys(self._ended_needs, 0)))
-        await self.context.cgroups.remove_leftovers(set(self.memory.jobs_by_run))
-        self.context.work_files.prepare(self.memory.jobs_by_run)
-        await self.local.begin()
-        self.deadlines.begin()
-        self.followups.begin(self.memory.workflows.runs)
-        self.background.retry("archives of earlier failures", self.archives.catch_up)
-        self.background.retry(
-            "search for jobs without an attempt", partial(hold_jobs_without_attempt, self.queries, self.inbox)
-        )
-        self.throttle.begin()
-        self.awaited.begin(*self._conditions_left)
-        self.schedule_clock.begin()
-        self.journaling.begin()
-        self.cadence.start()
-        self.housekeeping.tick()
-        self.dispatcher.open("recovering")
-        self.inbox.wake()
-
-    def describe(self) -> str:
-        """The state in one line, for `systemctl status`."""
-        if self.safe_mode.state is not None:
-            return f"safe mode: {self.safe_mode.state.why}"
-        return f"{len(self.memory.runs)} running, {self.memory.total(State.QUEUED)} queued"
-
-    async def launcher_answers(self) -> None:
-        """Return when a launcher answers; at once in safe mode, which needs none."""
-        if self.safe_mode.state is None:
-            await self.local.launchers.answers()
-
-    async def apply(self, asked: Config) -> Reloaded:
-        """Put the settings in force that a running daemon can change, and name those that need a restart."""
-        reloaded = merge_live(self.config, asked)
-        self.config = config = reloaded.config
-        set_level(config.log.level)
-        self.dispatcher.slots = config.daemon.slots
-        for part in (self.throttle, self.awaited.host, self.retention, self.backups, self.journaling):
-            part.use(config)
-        self.staleness.use(config.workflows.stale_ms)
-        self.intake.use(SpecDefaults(config), config.jobs.ageing_ms, config.jobs.max_queued)
-        self.hooks.use(config.hooks.values())
-        await self._declare()
-        self.inbox.wake()
-        return reloaded
-
-    async def _declare(self) -> None:
-        """Store the queues, rates and schedules of the settings file that differ; log hooks that can never run."""
-        await self.inbox.ask(TurnChange(partial(declare, self.config)))
-        await self.inbox.ask(SchedulesDeclared(self.config.schedules.values()))
-        if self.config.hooks:
-            hooks = [*self.hooks.by_name.values()]
-            self.background.retry("check of hooks", partial(log_hook_problems, hooks, self.preflight, self.queries))
-
-    async def end(self) -> None:
-        """Stop the parts in reverse order; launchers keep the running attempts. Safe after a failed `begin`."""
-        self.cadence.stop()
-        await self.housekeeping.close()
-        self.deadlines.stop()
-        self.schedule_clock.close()
-        self.heartbeats.stop()
-        await self.background.close()
-        await self.in_process.close()
-        await self.local.close()
-        self.preflight.close()
-        self.awaited.close()
-        self.log_threads.shutdown(wait=False, cancel_futures=True)

@@ -39,7 +39,7 @@ from stoker.engine.inbox import RequestMessage
 from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
 from stoker.host.threads import start_threads
-from stoker.service.assembly import Engine
+from stoker.service.engine import Engine
 from stoker.service.uploads import Uploads
 from stoker.service.views import job_now, stored_workflow
 from stoker.store import checkpoints as rows

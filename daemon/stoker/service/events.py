@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from stoker.core.named_events import KEPT_OF_A_USER, EmitParams, EventListParams, NamedEvent
 from stoker.engine.named_events import Emission
-from stoker.service.assembly import Engine
+from stoker.service.engine import Engine
 from stoker.store import conditions
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from stoker.core.scene import RateWait, Scene
 from stoker.core.units import instant
 from stoker.engine.memory import LiveState
 from stoker.process.identity import is_asleep
-from stoker.service.assembly import Engine
+from stoker.service.engine import Engine
 from stoker.store import attempts, jobs
 from stoker.upkeep.housekeeping import LOW
 

@@ -20,7 +20,7 @@ from stoker.store import hooks as rows
 
 if TYPE_CHECKING:
     from stoker.core.hook_views import HookDetails, HookList, HookRunView, HookTestAnswer, HookView
-    from stoker.service.assembly import Engine
+    from stoker.service.engine import Engine
     from stoker.store.hooks import HookRun
 
 RUNS_SHOWN = 10

@@ -16,7 +16,7 @@ from stoker.core.errors import AttemptNotFound, LogUnreadable
 from stoker.core.job.model import Job, State
 from stoker.process.attempt_logs import Chunk, log_path, tail_offset
 from stoker.process.attempt_logs import follow as follow_log
-from stoker.service.assembly import Engine
+from stoker.service.engine import Engine
 from stoker.service.views import job_now
 from stoker.store import attempts
 

@@ -17,7 +17,7 @@ from stoker.core.requests import RateSettings
 from stoker.engine.commands import TurnChange
 from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
-from stoker.service.assembly import Engine
+from stoker.service.engine import Engine
 
 if TYPE_CHECKING:
     from stoker.core.rate_views import RateChanged, RateList, RateRemoved, RateView, TokensView

@@ -23,7 +23,7 @@ from stoker.core.workflow.definition import FlowRequest
 from stoker.engine.commands import TurnChange
 from stoker.engine.turn import Turn
 from stoker.schedules.messages import ScheduleRunNow, ScheduleSetting, declared
-from stoker.service.assembly import Engine
+from stoker.service.engine import Engine
 from stoker.service.workflows import WorkflowService
 from stoker.store import schedules
 

@@ -37,8 +37,8 @@ from stoker.engine.intake import Places
 from stoker.engine.submit import Answers, Submission
 from stoker.engine.subscriptions import ChangeFeed, ended
 from stoker.engine.turn import Turn
-from stoker.service.assembly import Engine
 from stoker.service.checkpoints import CheckpointService
+from stoker.service.engine import Engine
 from stoker.service.events import EventService
 from stoker.service.explanation import explanation_of
 from stoker.service.hooks import HookService

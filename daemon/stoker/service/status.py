@@ -14,7 +14,7 @@ from stoker.core.job.model import State
 from stoker.core.shortage import Shortage
 from stoker.core.workflow import strategies
 from stoker.engine.memory import LiveState
-from stoker.service.assembly import Engine
+from stoker.service.engine import Engine
 from stoker.service.rates import queue_tokens, rate_views
 
 if TYPE_CHECKING:

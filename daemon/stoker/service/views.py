@@ -21,7 +21,7 @@ from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.memory.rates import buckets_of
 from stoker.engine.subscriptions import change_fields
 from stoker.process.attempt_logs import log_path
-from stoker.service.assembly import Engine
+from stoker.service.engine import Engine
 from stoker.store import attempts, jobs, workflows
 from stoker.store.workflows import StoredWorkflow
 

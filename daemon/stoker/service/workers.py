@@ -19,7 +19,7 @@ from stoker.engine.memory import OpenRun
 from stoker.executors.environment import job_variables
 from stoker.host.threads import start_threads
 from stoker.process.samples import observe
-from stoker.service.assembly import Engine
+from stoker.service.engine import Engine
 from stoker.service.views import job_now
 
 if TYPE_CHECKING:

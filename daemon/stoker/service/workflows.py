@@ -21,7 +21,7 @@ from stoker.core.workflow.state import Again, Step, WorkflowFilter, behind, to_r
 from stoker.engine.memory.workflows import LiveWorkflow, steps_of
 from stoker.engine.turn import Turn
 from stoker.host.threads import start_threads
-from stoker.service.assembly import Engine
+from stoker.service.engine import Engine
 from stoker.service.views import stored_workflow
 from stoker.store import attempts, conditions, workflows
 from stoker.store.workflows import StoredWorkflow
