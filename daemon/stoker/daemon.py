@@ -145,7 +145,7 @@ class Daemon:
             telemetry=telemetry,
             cgroups=cgroups,
         )
-        return Engine(self._config, self._directory, opened, context, self._background, self._watchdog.draining)
+        return Engine(self._config, self._directory, opened, context, self._background, self._watchdog)
 
     async def _recover(self, engine: Engine) -> None:
         """Recover and begin to dispatch. Raises StorageFailed."""

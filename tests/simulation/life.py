@@ -20,6 +20,7 @@ from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.environment import WorkerContext
 from stoker.process.work_files import NO_OUTPUT, RunOutput, WorkFiles
+from stoker.sdnotify import Notifier
 from stoker.service.engine import Engine
 from stoker.service.service import Service
 from stoker.store import instance, snapshot
@@ -29,6 +30,7 @@ from stoker.store.reserve import Reserve
 from stoker.store.writer import Writer
 from stoker.telemetry.otel import Telemetry
 from stoker.upkeep.host_state import FOLLOWING
+from stoker.upkeep.watchdog import Watchdog
 from tests.simulation.disk import Disk
 from tests.simulation.eventloop import SimulatedLoop
 from tests.simulation.hooks import HOOKS, SMALL
@@ -121,7 +123,9 @@ class Life:
                 queues={QUEUE.name: SMALL},
                 hooks=HOOKS,
             )
-            self.engine = Engine(config, directory, opened, context, self.background, lambda _left, _ms: None)
+            self.engine = Engine(
+                config, directory, opened, context, self.background, Watchdog(Notifier(), self.background)
+            )
             self.service = Service(self.engine, dict, *[SimpleNamespace()] * 3)  # type: ignore[arg-type]
             self.turns = self.loop.create_task(self.engine.loop.run())
             self.begin = self.loop.create_task(self.engine.begin())

@@ -5,7 +5,6 @@ Owns the wiring, and the order of what acts after a commit. `engine` begins and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from stoker.background.cadence import Cadence, Duty
@@ -56,6 +55,7 @@ from stoker.upkeep.safe_mode import SafeModeSwitch
 from stoker.upkeep.staleness import Staleness
 from stoker.upkeep.throttle import Throttle
 from stoker.upkeep.usage import Usage
+from stoker.upkeep.watchdog import Watchdog
 from stoker.workflows.archive import Archives
 from stoker.workflows.followups import FollowUps
 
@@ -72,7 +72,7 @@ class Assembly:
         opened: Opened,
         context: WorkerContext,
         background: BackgroundTasks,
-        progress: Callable[[int, int], None],
+        watchdog: Watchdog,
     ) -> None:
         self.config = config
         self.context = context
@@ -94,7 +94,7 @@ class Assembly:
         self._build_retention(directory, opened)
         self.journaling = Journaling(config, directory, opened.feed, opened.writer, self.reader, self.clock, background)
         self._build_upkeep()
-        self._build_drain(progress)
+        self._build_drain(watchdog)
         maintenance.register(opened.writer)
         self.telemetry.watch_queue_depth(lambda: self.housekeeping.depths)
 
@@ -260,7 +260,7 @@ class Assembly:
         }
         self.cadence = Cadence(self.config.cpu.sample_ms / 1_000, duties, self.stalls, self.background)
 
-    def _build_drain(self, progress: Callable[[int, int], None]) -> None:
+    def _build_drain(self, watchdog: Watchdog) -> None:
         self.drain = Drain(
             self.memory,
             self.inbox,
@@ -270,5 +270,5 @@ class Assembly:
             self.safe_mode,
             self.background,
             timeout_ms=self.config.daemon.drain_timeout_ms,
-            progress=progress,
+            watchdog=watchdog,
         )

@@ -25,6 +25,7 @@ from stoker.host import shutdown
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.upkeep.safe_mode import SafeModeSwitch
+from stoker.upkeep.watchdog import Watchdog
 
 # A worker in an uninterruptible sleep outlives SIGKILL: the drain leaves it to the next start instead of waiting.
 AFTER_KILL_S = 10.0
@@ -56,7 +57,7 @@ class Drain:
         background: BackgroundTasks,
         *,
         timeout_ms: int,
-        progress: Callable[[int, int], None],
+        watchdog: Watchdog,
     ) -> None:
         self._memory = memory
         self._inbox = inbox
@@ -66,7 +67,7 @@ class Drain:
         self._safe_mode = safe_mode
         self._background = background
         self._timeout_s = timeout_ms / 1_000
-        self._progress = progress
+        self._watchdog = watchdog
         self._hurry = asyncio.Event()
         self._stop_survivors = False
         self._task: asyncio.Task[None] | None = None
@@ -120,7 +121,7 @@ class Drain:
                 wait_s = end - asyncio.get_running_loop().time()
                 if wait_s <= 0:
                     return
-                self._progress(len(self._left()), round(wait_s * 1_000))
+                self._watchdog.draining(len(self._left()), round(wait_s * 1_000))
                 news = asyncio.ensure_future(self._subscriptions.news())
                 await asyncio.wait({news, hurry}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
                 news.cancel()

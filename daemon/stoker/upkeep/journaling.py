@@ -28,7 +28,6 @@ from stoker.store.reader import Reader
 from stoker.store.writer import Writer
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
-from stoker.upkeep.health import PATIENCE_S
 from stoker.upkeep.pace import Pace
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 AGAIN_MS = 5_000  # after a failure
 PRUNED_EVERY_MS = 60_000
 MOST_WAITING = 1_000_000  # entries of the outbox, about 60 MB: to write a new chain takes less time than these
+PATIENCE_S = 5.0  # for the last append: a dead disk may never answer
 REST = 1.0  # pauses while it catches up are as long as the work
 
 
@@ -224,7 +224,7 @@ class Journaling:
                 await self._writer.catch_up()
             self._feed.journal.close()
             if self._appending is not None:
-                await asyncio.wait({self._appending}, timeout=PATIENCE_S)  # a dead disk may never answer
+                await asyncio.wait({self._appending}, timeout=PATIENCE_S)
 
 
 def _text(error: Exception) -> str:
