@@ -14,11 +14,12 @@ from stoker.core.job import events as ev
 from stoker.core.job.model import STOKER, State
 from stoker.core.requests import Verb
 from stoker.core.workflow.state import Step, Workflow, WorkflowState
-from stoker.engine.commands import TurnChange, VerbCommand
+from stoker.engine.commands import VerbCommand
 from stoker.engine.inbox import AnswerRequest, Inbox
 from stoker.engine.loop import TURN_LIMIT, Loop
 from stoker.engine.memory import LiveState
 from stoker.engine.memory.workflows import Blueprint, LiveWorkflow
+from stoker.engine.settings import TurnChange
 from stoker.store.loading import ENDED_WORKFLOWS_LIMIT
 from stoker.telemetry.otel import Telemetry
 from stoker.telemetry.stalls import Stalls

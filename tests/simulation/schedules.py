@@ -19,7 +19,7 @@ from stoker.core.requests import JobWork
 from stoker.core.schedule.model import Misfire, Overlap, Schedule
 from stoker.core.schedule.request import ScheduleParams, schedule_of
 from stoker.core.schedule.slots import pass_over
-from stoker.engine.commands import TurnChange
+from stoker.engine.settings import TurnChange, remove_schedule, set_schedule
 from stoker.schedules.messages import ScheduleRunNow, ScheduleSetting
 from tests.simulation.laws import Laws
 from tests.simulation.requests import Requests
@@ -143,14 +143,14 @@ class ScheduleClients:
 
 
 def pause(name: str, turn: Turn) -> None:
-    turn.set_schedule(replace(turn.memory.schedules.find(name), paused=True), "paused", STOKER)
+    set_schedule(turn, replace(turn.memory.schedules.find(name), paused=True), "paused", STOKER)
 
 
 def resume(name: str, turn: Turn) -> None:
     schedule = turn.memory.schedules.find(name)
     if schedule.paused:
-        turn.set_schedule(pass_over(replace(schedule, paused=False), turn.now.wall), "resumed", STOKER)
+        set_schedule(turn, pass_over(replace(schedule, paused=False), turn.now.wall), "resumed", STOKER)
 
 
 def remove(name: str, turn: Turn) -> None:
-    turn.remove_schedule(turn.memory.schedules.find(name).name, STOKER)
+    remove_schedule(turn, turn.memory.schedules.find(name).name, STOKER)

@@ -1,4 +1,4 @@
-"""Commands of clients: on a job, the edit of a job, and changes of settings.
+"""Commands of clients on a job, and the edit of a job.
 
 Owns the commands that wait until it is known whether their stop came before the end of the attempt; and the way from an
 edit to the new spec, with the same checks that a submit makes. The lifecycle refuses an edit while an attempt is open.
@@ -8,7 +8,7 @@ A job that moves to another queue keeps its values: defaults of the new queue do
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -112,17 +112,6 @@ class PendingStops:
             if attempt is not None and attempt.outcome is not None:
                 for command in self._waiting.pop(attempt.run_id, ()):
                     command.conclude(transition.job, stopped=attempt.outcome.stopped)
-
-
-class TurnChange(RequestMessage[T]):
-    """A change of a queue or a resource, as a function on the turn; its result is the answer."""
-
-    def __init__(self, change: Callable[[Turn], T]) -> None:
-        super().__init__()
-        self._change = change
-
-    def apply_to(self, turn: Turn) -> None:
-        self.answer_after(turn, self._change(turn))
 
 
 class Editing(RequestMessage[JobStanding]):

@@ -18,6 +18,7 @@ from stoker.core.errors import StokerError
 from stoker.core.hooks import QUEUE, Hook, HookOn, Subject, hook_data, kind_of, matches
 from stoker.core.job.model import STOKER, Change, Job, Queue, Spec
 from stoker.engine.intake import Intake
+from stoker.engine.settings import set_queue
 from stoker.engine.spec_defaults import SpecDefaults
 from stoker.engine.turn import LogLine, Turn
 from stoker.telemetry.events import LogEvent
@@ -115,7 +116,7 @@ class Hooks:
 def ensure_queue(turn: Turn) -> Queue:
     """The queue of all jobs of hooks, which is made when it is first used."""
     if QUEUE.name not in turn.memory.queues:
-        turn.set_queue(QUEUE, "configured", STOKER)
+        set_queue(turn, QUEUE, "configured", STOKER)
     return turn.memory.queues[QUEUE.name]
 
 

@@ -17,10 +17,8 @@ from stoker.core.clock import Now
 from stoker.core.errors import JobNotFound
 from stoker.core.job import events as ev
 from stoker.core.job.lifecycle import step
-from stoker.core.job.model import STOKER, Actor, Attempt, Change, Job, Need, Queue, Resource, State
-from stoker.core.rate import KEY_PREFIX, QUEUE_PREFIX, Rate
+from stoker.core.job.model import STOKER, Actor, Attempt, Change, Job, Need, State
 from stoker.core.retention import ranges
-from stoker.core.schedule.model import Schedule
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Intent, Workflow, WorkflowState
 from stoker.engine.change_log import CAUSES, DERIVED, difference, first_values
@@ -173,54 +171,6 @@ class Turn:
     def note_job(self, job: Job, cause: str, payload: dict[str, Any]) -> None:
         """Record a fact about a job that changes no row of it."""
         self._change("job", str(job.id), job.state, job.state, cause, payload, STOKER)
-
-    def _record_setting(
-        self, kind: str, subject: str, cause: str, payload: dict[str, Any], actor: Actor = STOKER
-    ) -> None:
-        """A change that the log names as well."""
-        self.record(kind, subject, cause, payload, actor)
-        self.settings_changed.append(self.batch.changes[-1])
-
-    def set_queue(self, queue: Queue, cause: str, actor: Actor) -> None:
-        self.batch.queues[queue.name] = queue
-        self.memory.add_queue(queue)
-        self.memory.rates.mark_changed(f"{QUEUE_PREFIX}{queue.name}")
-        self._record_setting("queue", queue.name, cause, {"queue": queue, "note": actor.note}, actor)
-
-    def set_resource(self, resource: Resource, actor: Actor) -> None:
-        self.batch.resources[resource.name] = resource
-        self.memory.set_resource(resource)
-        self._record_setting("resource", resource.name, "set", {"resource": resource, "note": actor.note}, actor)
-
-    def set_rate(self, key: str, rate: Rate | None, cause: str, actor: Actor) -> None:
-        """Set or remove the rate of a key; jobs that wait for a token of it are looked at again."""
-        self.batch.rates[key] = rate
-        if rate is None:
-            self.memory.rates.of_keys.pop(key, None)
-        else:
-            self.memory.rates.of_keys[key] = rate
-        self.memory.rates.mark_changed(f"{KEY_PREFIX}{key}")
-        self._record_setting("rate", key, cause, {"rate": rate, "note": actor.note}, actor)
-
-    def set_schedule(self, schedule: Schedule, cause: str, actor: Actor) -> None:
-        """A person, or the settings file, added or changed a schedule."""
-        self.update_schedule(schedule)
-        self._record_setting("schedule", schedule.name, cause, {"schedule": schedule, "note": actor.note}, actor)
-
-    def update_schedule(self, schedule: Schedule) -> None:
-        """Some of its slots are settled: the changes of jobs, or a change of their own, say how."""
-        self.batch.schedules[schedule.name] = schedule
-        self.memory.schedules.set(schedule)
-
-    def note_slots(self, name: str, cause: str, slots: dict[str, Any]) -> None:
-        """Slots of a schedule are settled without a run."""
-        self._record_setting("schedule", name, cause, slots)
-
-    def remove_schedule(self, name: str, actor: Actor) -> None:
-        self.batch.schedules.pop(name, None)
-        self.batch.removed_schedules.add(name)
-        self.memory.schedules.remove(name)
-        self._record_setting("schedule", name, "removed", {"note": actor.note}, actor)
 
     def add_workflow(self, run: LiveWorkflow, actor: Actor) -> None:
         """A workflow was accepted; its steps follow."""

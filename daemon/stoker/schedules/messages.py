@@ -23,6 +23,7 @@ from stoker.engine import conditions
 from stoker.engine.inbox import Message, RequestMessage
 from stoker.engine.intake import CommandRequest, Intake
 from stoker.engine.memory.schedules import LiveSchedules
+from stoker.engine.settings import note_slots, remove_schedule, set_schedule, update_schedule
 from stoker.engine.spec_defaults import check
 from stoker.engine.turn import Turn
 from stoker.schedules import runs
@@ -64,10 +65,10 @@ class SlotsDue(RequestMessage[None]):
     def _settle(self, turn: Turn, schedule: Schedule, due: DueSlots, offer: WorkflowOffer | None) -> Generator[None]:
         if due.missed is not None:
             until = due.slots[0] if due.slots else due.passed + 1
-            turn.note_slots(schedule.name, "missed", {"first": due.missed, "before": until})
+            note_slots(turn, schedule.name, "missed", {"first": due.missed, "before": until})
         for slot in due.slots:
             schedule = yield from self._run(turn, schedule, Origin(schedule.name, slot), offer)
-        turn.update_schedule(replace(schedule, passed=due.passed, next_slot=due.following))
+        update_schedule(turn, replace(schedule, passed=due.passed, next_slot=due.following))
 
     def _run(
         self, turn: Turn, schedule: Schedule, origin: Origin, offer: WorkflowOffer | None
@@ -76,14 +77,14 @@ class SlotsDue(RequestMessage[None]):
             return schedule
         before = runs.last_run(turn, schedule) if schedule.overlap is Overlap.SKIP else None
         if before is not None:
-            turn.note_slots(
-                schedule.name, "skipped", {"slot": origin.scheduled_for, "because": f"{before} has not ended"}
+            note_slots(
+                turn, schedule.name, "skipped", {"slot": origin.scheduled_for, "because": f"{before} has not ended"}
             )
             return schedule
         try:
             return (yield from runs.submit(turn, self._intake, schedule, origin, offer, self._seen))
         except StokerError as error:
-            turn.note_slots(schedule.name, "refused", {"slot": origin.scheduled_for, "because": error.message})
+            note_slots(turn, schedule.name, "refused", {"slot": origin.scheduled_for, "because": error.message})
             return schedule
 
 
@@ -94,7 +95,7 @@ class ClockSetBack(Message):
         now = turn.now.wall
         for schedule in [each for each in turn.memory.schedules if each.passed > now]:
             try:
-                turn.update_schedule(pass_over(schedule, now))
+                update_schedule(turn, pass_over(schedule, now))
             except InvalidParams as error:
                 pause_unreadable(turn, schedule, error.message)
             yield
@@ -102,8 +103,8 @@ class ClockSetBack(Message):
 
 def pause_unreadable(turn: Turn, schedule: Schedule, problem: str) -> None:
     """Pause a schedule whose times can no longer be computed, as after an update that removed its time zone."""
-    turn.note_slots(schedule.name, "refused", {"slot": schedule.next_slot, "because": problem})
-    turn.set_schedule(replace(schedule, paused=True), "paused", Actor(note=problem))
+    note_slots(turn, schedule.name, "refused", {"slot": schedule.next_slot, "because": problem})
+    set_schedule(turn, replace(schedule, paused=True), "paused", Actor(note=problem))
 
 
 class ScheduleSetting(CommandRequest[Schedule]):
@@ -151,7 +152,7 @@ class SchedulesDeclared(RequestMessage[None]):
     def apply_to(self, turn: Turn) -> Generator[None]:
         names = {sent.name for sent in self._sent}
         for gone in [each.name for each in turn.memory.schedules if each.declared and each.name not in names]:
-            turn.remove_schedule(gone, STOKER)
+            remove_schedule(turn, gone, STOKER)
             yield
         for sent in self._sent:
             schedule = schedule_of(sent, os.getuid(), turn.now.wall, declared=True)
@@ -194,10 +195,10 @@ def replace_schedule(turn: Turn, schedule: Schedule, cause: str, actor: Actor) -
     """Add a schedule, or let it take the place of that with its name. Returns it as it is stored."""
     before = turn.memory.schedules.get(schedule.name)
     schedule, skipped = taken_over(before, schedule, turn.now.wall)
-    turn.set_schedule(schedule, cause, actor)
+    set_schedule(turn, schedule, cause, actor)
     if skipped is not None:
         why = "the schedule was replaced before its run was submitted"
-        turn.note_slots(schedule.name, "skipped", {"slot": skipped, "because": why})
+        note_slots(turn, schedule.name, "skipped", {"slot": skipped, "because": why})
     return schedule
 
 
@@ -240,7 +241,7 @@ class ScheduleRunNow(RequestMessage[ScheduleRunAnswer]):
         if (schedule.job, schedule.flow, schedule.overlap) != (asked.job, asked.flow, asked.overlap):
             raise ScheduleExists(f"schedule {schedule.name!r} was replaced meanwhile", hint="run it again")
         schedule = yield from runs.submit(turn, self._intake, schedule, self._origin, self._offer, self._seen)
-        turn.update_schedule(schedule)
+        update_schedule(turn, schedule)
         self.answer_after(
             turn,
             {

@@ -12,6 +12,7 @@ from stoker.core import hooks as rules
 from stoker.core.hooks import Hook
 from stoker.core.job.model import STOKER, Queue
 from stoker.engine.hooks import ensure_queue
+from stoker.engine.settings import set_queue, set_rate
 from stoker.engine.turn import Turn
 from stoker.service.preflight import Preflight
 from stoker.store.hooks import known_names
@@ -28,11 +29,11 @@ def declare(config: Config, turn: Turn) -> None:
         before = turn.memory.queues.get(name)
         queue = section.over(before or Queue(name=name))
         if queue != before:
-            turn.set_queue(queue, "configured", STOKER)
+            set_queue(turn, queue, "configured", STOKER)
     for key, of_key in config.rates.items():
         rate = of_key.rate_of_key()
         if rate != turn.memory.rates.of_keys.get(key):
-            turn.set_rate(key, rate, "configured", STOKER)
+            set_rate(turn, key, rate, "configured", STOKER)
 
 
 async def unmatched(queries: Reader, hooks: Sequence[Hook]) -> dict[str, str]:

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from stoker.config import Config, Reloaded, merge_live
 from stoker.core.job.model import State
-from stoker.engine.commands import TurnChange
 from stoker.engine.dependents import Dependents
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.intake import CommandRequest
+from stoker.engine.settings import TurnChange
 from stoker.engine.spec_defaults import SpecDefaults
 from stoker.schedules.messages import SchedulesDeclared
 from stoker.service.assembly import Assembly

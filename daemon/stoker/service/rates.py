@@ -14,8 +14,8 @@ from stoker.core.errors import InvalidParams, RateNotFound
 from stoker.core.job.model import Actor
 from stoker.core.rate import EVERY_KEY, KEY_PREFIX, QUEUE_PREFIX, Rate, changed
 from stoker.core.requests import RateSettings
-from stoker.engine.commands import TurnChange
 from stoker.engine.memory import LiveState
+from stoker.engine.settings import TurnChange, set_rate
 from stoker.engine.turn import Turn
 from stoker.service.engine import Engine
 
@@ -65,7 +65,7 @@ class RateService:
             rate = changed(turn.memory.rates.of_keys.get(settings.key), settings.rate, settings.burst)
             if rate is None:
                 raise InvalidParams("rate: a new key needs a rate", hint="write 10/s, 100/m", path="rate")
-            turn.set_rate(settings.key, rate, "set", Actor(peer_uid, settings.reason))
+            set_rate(turn, settings.key, rate, "set", Actor(peer_uid, settings.reason))
             return {"key": settings.key, "rate": str(rate), "burst": rate.burst}
 
         return self._engine.request(TurnChange(change))
@@ -76,7 +76,7 @@ class RateService:
         def change(turn: Turn) -> RateRemoved:
             if key not in turn.memory.rates.of_keys:
                 raise RateNotFound(f"key: {key!r} has no rate of its own", hint="stoker rate ls", path="key")
-            turn.set_rate(key, None, "removed", actor)
+            set_rate(turn, key, None, "removed", actor)
             return {"key": key}
 
         return self._engine.request(TurnChange(change))

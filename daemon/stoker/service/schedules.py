@@ -20,7 +20,7 @@ from stoker.core.schedule.request import ScheduleParams, checked
 from stoker.core.schedule.slots import jitter, pass_over
 from stoker.core.schedule.timing import next_slot
 from stoker.core.workflow.definition import FlowRequest
-from stoker.engine.commands import TurnChange
+from stoker.engine.settings import TurnChange, remove_schedule, set_schedule
 from stoker.engine.turn import Turn
 from stoker.schedules.messages import ScheduleRunNow, ScheduleSetting, declared
 from stoker.service.engine import Engine
@@ -108,7 +108,7 @@ class ScheduleService:
         def remove(turn: Turn) -> ScheduleRemoved:
             if turn.memory.schedules.find(name).declared:
                 raise declared(name)
-            turn.remove_schedule(name, actor)
+            remove_schedule(turn, name, actor)
             return {"name": name}
 
         return self._engine.request(TurnChange(remove))
@@ -128,7 +128,7 @@ class ScheduleService:
         def apply(turn: Turn) -> ScheduleView:
             before = turn.memory.schedules.find(name)
             if before.paused != (cause == "paused"):
-                turn.set_schedule(change(before, turn.now.wall), cause, actor)
+                set_schedule(turn, change(before, turn.now.wall), cause, actor)
             return _view(turn.memory.schedules.find(name))
 
         return self._engine.request(TurnChange(apply))

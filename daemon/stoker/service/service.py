@@ -32,8 +32,9 @@ from stoker.core.requests import (
 )
 from stoker.core.throttle import check_floor
 from stoker.core.units import counted, duration, instant
-from stoker.engine.commands import Editing, TurnChange, VerbCommand
+from stoker.engine.commands import Editing, VerbCommand
 from stoker.engine.intake import Places
+from stoker.engine.settings import TurnChange, set_queue, set_resource
 from stoker.engine.submit import Answers, Submission
 from stoker.engine.subscriptions import ChangeFeed, ended
 from stoker.engine.turn import Turn
@@ -242,7 +243,7 @@ class Service:
                 if bound in values:
                     check_floor(queue.min_running, queue.max_running, bound)
             self._engine.intake.specs.check_defaults(queue)
-            turn.set_queue(queue, "set", Actor(peer_uid, settings.reason))
+            set_queue(turn, queue, "set", Actor(peer_uid, settings.reason))
             return {"name": settings.name}
 
         return self._engine.request(TurnChange(change))
@@ -264,7 +265,7 @@ class Service:
         def change(turn: Turn) -> QueuePaused:
             queue = turn.memory.queue(name, "name")
             cause = "paused" if paused else "resumed"
-            turn.set_queue(msgspec.structs.replace(queue, paused=paused), cause, Actor(peer_uid, note))
+            set_queue(turn, msgspec.structs.replace(queue, paused=paused), cause, Actor(peer_uid, note))
             return {"name": name, "paused": paused}
 
         return self._engine.request(TurnChange(change))
@@ -276,7 +277,7 @@ class Service:
         self, name: str, capacity: int, peer_uid: int, note: str | None
     ) -> asyncio.Future[ResourceChanged]:
         def change(turn: Turn) -> ResourceChanged:
-            turn.set_resource(Resource(name=name, capacity=capacity), Actor(peer_uid, note))
+            set_resource(turn, Resource(name=name, capacity=capacity), Actor(peer_uid, note))
             return {"name": name, "capacity": capacity}
 
         return self._engine.request(TurnChange(change))
