@@ -52,7 +52,7 @@ def test_show_when_the_file_differs_then_it_shows_settings_in_force_and_differen
     assert json.loads(wrong.stdout)["daemon"]["max_running"] == 7
     assert f"{daemon.config} now has 1 mistake" in json.loads(wrong.stderr.splitlines()[0])["note"]
     daemon.stop()
-    assert "none is in force" in daemon.cli("config", "show").stderr
+    assert "no daemon uses them" in daemon.cli("config", "show").stderr
 
 
 def test_reload_when_the_file_is_wrong_then_nothing_changes_and_mistakes_are_named(daemon: DaemonProcess) -> None:
