@@ -41,7 +41,7 @@ class OpenRun(Struct):
 
     @property
     def log_fields(self) -> dict[str, Any]:
-        """What each log line about it has."""
+        """The fields of each log line about it."""
         return {
             "job": self.job.id,
             "attempt": self.attempt.ordinal,
