@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 from urllib.request import urlopen
 
@@ -26,8 +25,10 @@ from stoker.core.errors import CannotCreate, ConfigInvalid
 from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, Reason, Spec, State, StopReason
 from stoker.core.trace import parse_traceparent
 from stoker.telemetry import metrics_port, otel, otel_sdk, setup_telemetry
-from stoker.telemetry.otel import Counted, Telemetry
+from stoker.telemetry.otel import Counted, Gauges, Telemetry
 from stoker.telemetry.otel_sdk import ExportingTelemetry
+from tests.support.collector import Collector
+from tests.support.ports import free_port
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"
@@ -214,7 +215,7 @@ def test_metrics_when_everything_has_happened_then_the_names_are_those_of_the_de
     telemetry.count(Counted.THROTTLE_EVENTS, labels={otel.ATTR_CAUSE: "cpu,memory"})
     telemetry.backup_made(250.0)
     telemetry.committed(64, 0.5)
-    telemetry.watch_queue_depth(lambda: {"default": 5, "bulk": 0})
+    telemetry.watch(lambda: Gauges({"default": 5, "bulk": 0}, {"default": 2}, {"default": 1}, 1 << 30))
     metrics = memory.metrics()
     assert {name: sum(getattr(point, "value", 0) for point in points) for name, points in metrics.items()} == {
         "recovery.orphaned_jobs": 3,
@@ -226,6 +227,10 @@ def test_metrics_when_everything_has_happened_then_the_names_are_those_of_the_de
         "backup.failures": 1,
         "backup.ms": 0,
         "queue.depth": 5,
+        "queue.running": 2,
+        "queue.held": 1,
+        "disk.free_bytes": 1 << 30,
+        "job.finished": 1,
         "job.wait_ms": 0,
         "job.run_ms": 0,
         "commit.batch_size": 0,
@@ -255,7 +260,7 @@ def test_metrics_when_nothing_has_happened_then_counters_stand_at_zero(memory: M
 
 def test_queue_depth_when_it_changes_then_the_newest_is_exported(memory: Memory) -> None:
     depths = {"default": 1}
-    memory.telemetry.watch_queue_depth(lambda: depths)
+    memory.telemetry.watch(lambda: Gauges(queued=depths))
     memory.metrics()
     depths = {"default": 7, "bulk": 2}
     points = memory.metrics()[otel.METRIC_QUEUE_DEPTH]
@@ -289,7 +294,7 @@ def test_setup_when_nothing_is_exported_then_every_call_does_nothing() -> None:
     run_through(telemetry, job())
     telemetry.count(Counted.PURGED_JOBS, 3)
     telemetry.committed(1, 1)
-    telemetry.watch_queue_depth(dict)
+    telemetry.watch(Gauges)
     telemetry.close()
 
 
@@ -320,36 +325,14 @@ def test_setup_when_a_package_is_missing_then_the_error_names_the_extra(
     assert refused.value.hint == f"pip install 'stoker[{extra}]'"
 
 
-class Collector(BaseHTTPRequestHandler):
-    """Answers like an OTLP collector and remembers which signals came."""
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        assert isinstance(self.server, Collecting)
-        self.server.received[self.path] = body
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        pass
-
-
-class Collecting(HTTPServer):
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Collector)
-        self.received: dict[str, bytes] = {}
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-
 def test_otlp_when_a_collector_listens_then_spans_and_metrics_arrive() -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra stoker[otlp] is not installed")
-    with Collecting() as collector:
+    with Collector() as collector:
         telemetry = setup_telemetry(configured(exporter="otlp", endpoint=f"http://127.0.0.1:{collector.server_port}/"))
         run_through(telemetry, job())
         telemetry.close()
-        collector.shutdown()
-    assert b"job.attempt" in collector.received["/v1/traces"]
-    assert b"job.run_ms" in collector.received["/v1/metrics"]
+    assert "job.attempt" in [span.name for span in collector.spans()]
+    assert "job.run_ms" in [metric.name for metric in collector.metrics()]
 
 
 def test_prometheus_when_the_port_is_read_then_the_metrics_are_there() -> None:
@@ -382,13 +365,6 @@ def test_prometheus_when_many_connections_say_nothing_then_they_take_few_threads
     assert threads <= metrics_port.MOST_READERS + 2
     assert ended == [b""] * 100
     assert "worker_retry_count_total{" in text
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Hanging(SpanExporter):

@@ -21,6 +21,7 @@ from stoker.engine.intake import Intake
 from stoker.engine.settings import set_queue
 from stoker.engine.spec_defaults import SpecDefaults
 from stoker.engine.turn import LogLine, Turn
+from stoker.telemetry import otel
 from stoker.telemetry.events import LogEvent
 
 MAX_TITLE = 200  # characters
@@ -92,6 +93,7 @@ class Hooks:
             name=f"{hook.name}: {record['summary']}"[:MAX_TITLE],
             hook_change=change.seq or None,
             hook_data=record,
+            traceparent=None if subject.job is None else otel.context_of(subject.job),
         )
         return self._intake.accept(turn, spec, os.getuid(), [])
 

@@ -96,7 +96,7 @@ class Assembly:
         self._build_upkeep()
         self._build_drain(watchdog)
         maintenance.register(opened.writer)
-        self.telemetry.watch_queue_depth(lambda: self.housekeeping.depths)
+        self.telemetry.watch(lambda: self.housekeeping.gauges)
 
     def _build_memory(self, opened: Opened) -> None:
         """The memory, and the parts that requests pass before the loop."""

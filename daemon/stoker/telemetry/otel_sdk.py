@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.metrics import CallbackOptions, Histogram, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
@@ -38,7 +38,7 @@ from stoker.core.trace import TraceParent, attempt_span_id, derived_span_id, mak
 from stoker.telemetry import otel
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
-from stoker.telemetry.otel import Counted, Telemetry
+from stoker.telemetry.otel import Counted, Gauges, Telemetry
 
 CLOSING_S: Final = 2.0
 NS_PER_MS: Final = 1_000_000
@@ -76,15 +76,22 @@ class ExportingTelemetry(Telemetry):
     def _instrument(self, version: str) -> None:
         meter = self._meters.get_meter(otel.SERVICE_NAME, version)
         self._meter = meter
-        self._counters = {what: meter.create_counter(what.value) for what in Counted}
-        self._wait_ms = meter.create_histogram(otel.METRIC_WAIT_MS)
-        self._run_ms = meter.create_histogram(otel.METRIC_RUN_MS)
-        self._batch_size = meter.create_histogram(otel.METRIC_BATCH_SIZE)
-        self._commit_ms = meter.create_histogram(otel.METRIC_COMMIT_MS)
-        self._backup_ms = meter.create_histogram(otel.METRIC_BACKUP_MS)
+        self._counters = {what: meter.create_counter(what.value, description=what.help) for what in Counted}
+        self._finished = meter.create_counter(otel.METRIC_FINISHED, description=otel.HELP[otel.METRIC_FINISHED])
+        self._wait_ms = self._histogram(otel.METRIC_WAIT_MS)
+        self._run_ms = self._histogram(otel.METRIC_RUN_MS)
+        self._batch_size = self._histogram(otel.METRIC_BATCH_SIZE)
+        self._commit_ms = self._histogram(otel.METRIC_COMMIT_MS)
+        self._backup_ms = self._histogram(otel.METRIC_BACKUP_MS)
         # The SDK does not export a counter before its first add, and an alert needs the zero.
         for counter in self._counters.values():
             counter.add(0)
+
+    def _histogram(self, name: str) -> Histogram:
+        return self._meter.create_histogram(name, description=otel.HELP[name])
+
+    def _gauge(self, name: str, observe: Callable[[CallbackOptions], Iterable[Observation]]) -> None:
+        self._meter.create_observable_gauge(name, [observe], description=otel.HELP[name])
 
     def job_submitted(self, job: Job, committed_at: int) -> None:
         span_id = derived_span_id("submit", job.trace_id, job.id)
@@ -118,9 +125,18 @@ class ExportingTelemetry(Telemetry):
     def job_finished(self, job: Job) -> None:
         assert job.finished_at is not None, "a final job has an end"
         attributes = {otel.ATTR_NAME: job.spec.name, otel.ATTR_STATE: job.state.value, otel.ATTR_REASON: job.reason}
+        reason = "" if job.reason is None else job.reason.value
+        labels = {otel.ATTR_QUEUE: job.spec.queue, otel.ATTR_STATE: job.state.value, otel.ATTR_REASON: reason}
+        self._finished.add(1, labels)
         problem = job.reason or "failed" if job.state is State.FAILED else None
         self._span(
-            otel.SPAN_JOB, job, _root_id(job), (job.created_at, job.finished_at), attributes, problem=problem, root=True
+            otel.SPAN_JOB,
+            job,
+            otel.job_span_id(job),
+            (job.created_at, job.finished_at),
+            attributes,
+            problem=problem,
+            root=True,
         )
 
     def count(self, what: Counted, number: int = 1, labels: Mapping[str, str] | None = None) -> None:
@@ -133,14 +149,21 @@ class ExportingTelemetry(Telemetry):
         self._batch_size.record(requests)
         self._commit_ms.record(took_ms)
 
-    def watch_queue_depth(self, read: Callable[[], Mapping[str, int]]) -> None:
-        def observe(_options: CallbackOptions) -> list[Observation]:
-            return [Observation(depth, {otel.ATTR_QUEUE: queue}) for queue, depth in read().items()]
+    def watch(self, read: Callable[[], Gauges]) -> None:
+        def by_queue(pick: Callable[[Gauges], Mapping[str, int]]) -> Callable[[CallbackOptions], list[Observation]]:
+            return lambda _: [Observation(count, {otel.ATTR_QUEUE: name}) for name, count in pick(read()).items()]
 
-        self._meter.create_observable_gauge(otel.METRIC_QUEUE_DEPTH, [observe])
+        def free(_options: CallbackOptions) -> list[Observation]:
+            count = read().disk_free_bytes
+            return [] if count is None else [Observation(count)]
+
+        self._gauge(otel.METRIC_QUEUE_DEPTH, by_queue(lambda gauges: gauges.queued))
+        self._gauge(otel.METRIC_QUEUE_RUNNING, by_queue(lambda gauges: gauges.running))
+        self._gauge(otel.METRIC_QUEUE_HELD, by_queue(lambda gauges: gauges.held))
+        self._gauge(otel.METRIC_DISK_FREE, free)
 
     def traceparent(self, job: Job, run_id: str) -> str:
-        return make_traceparent(TraceParent(job.trace_id, attempt_span_id(run_id), sampled=_is_sampled(job)))
+        return make_traceparent(TraceParent(job.trace_id, attempt_span_id(run_id), sampled=otel.is_sampled(job)))
 
     def close(self) -> None:
         # A collector that hangs must not delay the end of the daemon, and the SDK's own limits are 30 s.
@@ -213,15 +236,6 @@ def _problem(job: Job, outcome: Outcome) -> str:
     return outcome.kind.value if failed_by_itself(job.spec, outcome) else outcome.error or outcome.kind.value
 
 
-def _root_id(job: Job) -> str:
-    return derived_span_id("job", job.trace_id, job.id)
-
-
-def _is_sampled(job: Job) -> bool:
-    caller = otel.caller_of(job)
-    return caller is None or caller.sampled
-
-
 def _above(job: Job) -> Context:
     """The context of the caller's span; without one the job's span is the root of its trace."""
     caller = otel.caller_of(job)
@@ -229,7 +243,7 @@ def _above(job: Job) -> Context:
 
 
 def _below(job: Job) -> Context:
-    return _context(TraceParent(job.trace_id, _root_id(job), sampled=_is_sampled(job)))
+    return _context(TraceParent(job.trace_id, otel.job_span_id(job), sampled=otel.is_sampled(job)))
 
 
 def _context(parent: TraceParent) -> Context:

@@ -28,6 +28,7 @@ from stoker.store.instance import seen
 from stoker.store.writer import Writer
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
+from stoker.telemetry.otel import Gauges
 from stoker.upkeep import maintenance
 
 LOW = "the disk is low"
@@ -74,7 +75,7 @@ class Housekeeping:
         self._skew = clock.now().skew
         self._noting: asyncio.Task[None] | None = None
         self.free_bytes = 0
-        self.depths: dict[str, int] = {}  # replaced as a whole, because an exporter's thread reads it
+        self.gauges = Gauges()  # replaced as a whole, because an exporter's thread reads it
         self.full = False
         self.lost: StateRefused | None = None
 
@@ -86,10 +87,17 @@ class Housekeeping:
         if self.lost is None:
             self._check_disk()
         self._maintain()
-        self.depths = {name: self._memory.counts[name, State.QUEUED] for name in self._memory.queues}
+        self.gauges = self._measured()
         if self._ticks % ASIDE_TICKS == 0 and self._noted != self._memory.last_seq and not self._is_noting():
             self._noting = self._background.start("state.json", asyncio.to_thread(self.note))
         self._note_clocks()
+
+    def _measured(self) -> Gauges:
+        counts, queues = self._memory.counts, self._memory.queues
+        queued, running, held = (
+            {name: counts[name, state] for name in queues} for state in (State.QUEUED, State.RUNNING, State.HELD)
+        )
+        return Gauges(queued, running, held, self.free_bytes)
 
     def _is_noting(self) -> bool:
         return self._noting is not None and not self._noting.done()
