@@ -16,6 +16,7 @@ from typing import Any
 from stoker.cli.kit import render, values
 from stoker.cli.kit.spec import current_umask, here, overdue, resolve
 from stoker.core.errors import FlowInvalid, FrameTooLarge, ParseError, StokerError, UsageError
+from stoker.core.leaves import leaves, nul_problem
 from stoker.core.units import counted
 from stoker.rpc.wire import MAX_FRAME_BYTES, encode, parse_strict, raw_text
 
@@ -29,7 +30,7 @@ def read(source: str) -> dict[str, Any]:
     is_json = source.endswith(".json") or (not source.endswith(".toml") and raw.lstrip()[:1] == b"{")
     source = shown(source)
     flow = _json(source, raw) if is_json else _toml(source, raw)
-    mistakes = [f"{source}: {path}: {problem}" for path, problem in _unusable(flow, "")]
+    mistakes = [f"{source}: {mistake}" for mistake in _unusable(flow)]
     if mistakes:
         raise FlowInvalid(f"{source} has {counted(len(mistakes), 'mistake')}", errors=mistakes)
     return flow
@@ -140,19 +141,13 @@ def _toml(source: str, raw: bytes) -> dict[str, Any]:
         raise ParseError(f"{source}: nested too deeply") from None
 
 
-def _unusable(value: Any, path: str) -> Iterator[tuple[str, str]]:
+def _unusable(flow: dict[str, Any]) -> Iterator[str]:
     """Values that TOML allows and no job can have, each with its path."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _unusable(key, path)
-            yield from _unusable(inner, f"{path}.{key}".lstrip("."))
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _unusable(inner, f"{path}[{index}]")
-    elif isinstance(value, str) and "\0" in value:
-        yield path, f"NUL at character {value.index(chr(0))}: a command or file name cannot contain it"
-    elif not isinstance(value, str | int | float):
-        yield path, f"a flow cannot hold the {type(value).__name__} {value}: write text, or milliseconds since 1970"
+    for path, leaf in leaves(flow):
+        if problem := nul_problem(leaf):
+            yield f"{path}: {problem}"
+        elif not isinstance(leaf, str | int | float):
+            yield f"{path}: a flow cannot hold the {type(leaf).__name__} {leaf}: write text, or milliseconds since 1970"
 
 
 def _env(table: object) -> dict[str, Any]:

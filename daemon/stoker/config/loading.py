@@ -21,12 +21,13 @@ from msgspec import UNSET, Struct, UnsetType, inspect
 from msgspec.structs import replace
 
 from stoker.config.hook_section import HookSection
-from stoker.config.mistakes import rejected, unknown, with_nul
+from stoker.config.mistakes import rejected, unknown
 from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection, RateSection
 from stoker.core.errors import ConfigInvalid, InvalidParams, StokerError
 from stoker.core.hooks import Hook, useless_filters
 from stoker.core.job.model import Spec
 from stoker.core.job.spec_rules import contradictions_of_defaults
+from stoker.core.leaves import leaves, nul_problem
 from stoker.core.rate import HINT, changed
 from stoker.core.requests import JobDefaults, JobWork, RateName
 from stoker.core.schedule.request import ScheduleParams, checked
@@ -132,7 +133,7 @@ class _Reader:
             problem = "nested too deeply" if isinstance(error, RecursionError) else "a number has thousands of digits"
             self.errors.append(f"not usable: {problem}")
             return
-        if mistakes := list(with_nul(document)):
+        if mistakes := [f"{path}: {nul}" for path, leaf in leaves(document) if (nul := nul_problem(leaf))]:
             self.errors += mistakes
             return
         for name, table in document.items():

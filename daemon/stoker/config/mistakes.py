@@ -5,7 +5,6 @@ Owns these messages, derived from the types of the settings. msgspec has already
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 from msgspec import inspect
@@ -24,18 +23,6 @@ def rejected(where: str, value: Any, type_: Any) -> str:
     if len(shown) > LONGEST_SHOWN:
         shown = shown[:LONGEST_SHOWN] + "…"
     return f"{where} = {shown}: expected {expected(type_)}"
-
-
-def with_nul(value: Any, where: str = "") -> Iterator[str]:
-    """A message for each text with a NUL, which a file may have as an escape; the protocol refuses it as well."""
-    if isinstance(value, str) and "\0" in value:
-        yield f"{where}: NUL at character {value.index(chr(0))}: commands, variables and file names cannot contain it"
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from with_nul(item, f"{where}.{key}" if where else key)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from with_nul(item, f"{where}[{index}]")
 
 
 def expected(type_: Any) -> str:
