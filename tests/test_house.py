@@ -351,3 +351,12 @@ def test_paths_when_a_document_names_them_then_they_exist(document: str) -> None
 
     assert named
     assert [path for path in sorted(named) if not (PACKAGE / path).exists() and not (ROOT / path).exists()] == []
+
+
+def test_support_when_its_modules_are_listed_then_the_index_names_each() -> None:
+    folder = ROOT / "tests" / "support"
+    index = (folder / "README.md").read_text()
+    modules = {path.stem for path in folder.glob("*.py")}
+
+    assert {name for name in modules if not re.search(rf"\b{name}\b", index)} == set()
+    assert set(re.findall(r"`(\w+)\.py`", index)) - modules == set()
