@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stoker.rpc import connection, frames, methods
+from stoker.rpc import connection, frames, methods, open_calls
 from stoker.rpc.calls import Backend
 from tests.support.facts import until
 from tests.support.rpc import READ_TIMEOUT_S, MemoryService, ServerThread, request
@@ -256,7 +256,7 @@ def test_frames_when_too_many_do_not_end_then_the_largest_is_refused() -> None:
         end = refused.hear()
         left = server.on_loop(lambda: server.server.unfinished._total)
 
-    assert (refusal["data"]["code"], refusal["data"]["transient"]) == ("unfinished_frames", True)
+    assert (refusal["data"]["code"], refusal["data"]["transient"]) == ("too_many_requests", True)
     assert refusal["data"]["hint"].startswith("end each request with a newline")
     assert [answer["result"]["state"] for answer in answers] == ["queued"] * len(clients)
     assert (end, left) == (None, 0)
@@ -316,3 +316,33 @@ def test_long_frames_when_a_user_sends_them_then_another_user_does_not_wait(
     assert not frame.done()
     read.set()
     assert frame.result(READ_TIMEOUT_S)
+
+
+def test_requests_when_too_many_wait_to_be_begun_then_the_largest_is_refused() -> None:
+    of_a_client = request("job.submit_many", 1, jobs=[{"command": "x" * 1_000}] * 60)
+    larger = request("job.submit_many", 1, jobs=[{"command": "x" * 1_000}] * 180)
+    half = b"".join(request("job.submit", n, command="a") for n in range(open_calls.MAX_BRINGING_WORK // 2))
+    with ServerThread(max_waiting_bytes=1 << 20) as server, ExitStack() as connected:
+        server.service.hold_submits = True
+        for _ in range(2):
+            connected.enter_context(server.connect()).say(half)
+        until(lambda: server.on_loop(lambda: len(server.service.held)) == open_calls.MAX_BRINGING_WORK)
+        greedy, *clients = [connected.enter_context(server.connect()) for _ in range(16)]
+        greedy.say(larger)
+        for number, client in enumerate(clients):  # the last one is too much
+            least = len(larger) - 1 + number * (len(of_a_client) - 1)
+            until(lambda least=least: server.on_loop(lambda: server.server.waiting._total) >= least)  # type: ignore[misc]
+            client.say(of_a_client)
+
+        refusal = greedy.hear()["error"]
+        with server.connect() as bystander:
+            assert bystander.ask("system.health")["result"] == {"ok": True}
+        server.service.hold_submits = False
+        server.on_loop(server.service.release_submits)
+        answers = [len(client.hear()["result"]["jobs"]) for client in clients]
+        end = greedy.hear()
+        until(lambda: server.on_loop(lambda: server.server.waiting._total) == 0, why="an end of all that waited")
+
+    assert (refusal["data"]["code"], refusal["data"]["transient"]) == ("too_many_requests", True)
+    assert (answers, end) == ([60] * len(clients), None)
+    assert len(server.service.jobs) == open_calls.MAX_BRINGING_WORK + 60 * len(clients)

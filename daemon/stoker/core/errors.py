@@ -112,8 +112,8 @@ class FrameTimeout(ParseError):
     code = "frame_timeout"
 
 
-class UnfinishedFrames(StokerError):
-    code, transient, exit_status = "unfinished_frames", True, EX_TEMPFAIL
+class TooManyRequests(StokerError):
+    code, transient, exit_status = "too_many_requests", True, EX_TEMPFAIL
 
 
 class TooManyConnections(StokerError):

@@ -1,22 +1,54 @@
 """Bytes that are kept for clients, over all connections: bounded together, as each connection may hold megabytes.
 
 Owns the sums. When a sum is too large, the connection that holds most of it ends; among equals, the one that changed
-least recently. The daemon's memory must not depend on how many clients stop reading or never end a frame.
+least recently. The daemon's memory must not depend on how many clients stop reading, never end a frame, or send more
+than can be begun.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
-from stoker.core.errors import StokerError, UnfinishedFrames
+from stoker.core.errors import StokerError, TooManyRequests
 
 MAX_UNREAD_BYTES = 256 * 1024 * 1024
 MAX_UNFINISHED_BYTES = 64 * 1024 * 1024
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+
+
+class WaitingFrames:
+    """The complete frames of one connection that wait. `size`: their bytes, with those of the frame taken last."""
+
+    def __init__(self) -> None:
+        self._frames: deque[bytes] = deque()
+        self._taken = 0
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def add(self, frames: Iterable[bytes]) -> None:
+        self._frames.extend(frames)
+        self.size = self._taken + sum(map(len, self._frames))
+
+    def take(self) -> bytes | None:
+        """The next one; all requests of the one before have begun."""
+        self.size -= self._taken
+        frame = self._frames.popleft() if self._frames else None
+        self._taken = 0 if frame is None else len(frame)
+        return frame
+
+    def clear(self) -> None:
+        self._frames.clear()
+        self._taken = self.size = 0
 
 
 class Holder(Protocol):
     """A connection that bytes are kept for."""
+
+    inbox: WaitingFrames
 
     @property
     def unread_bytes(self) -> int:
@@ -31,6 +63,9 @@ class Holder(Protocol):
 
     def refuse(self, error: StokerError) -> None:
         """Drop the unfinished frame, answer with the error, then hang up."""
+
+    def refuse_waiting(self, error: StokerError) -> None:
+        """As `refuse`, and drop all requests that have not begun."""
 
 
 class Bound(NamedTuple):
@@ -87,7 +122,7 @@ def _end_slow_reader(holder: Holder, size: int, total: int, most: int) -> None:
 
 def _refuse_unfinished(holder: Holder, size: int, total: int, most: int) -> None:
     holder.refuse(
-        UnfinishedFrames(
+        TooManyRequests(
             f"this client has sent {size} bytes of a frame that does not end, the most of all; together they are "
             f"{total}, the limit is {most}",
             hint="end each request with a newline; send large ones one after the other",
@@ -95,5 +130,16 @@ def _refuse_unfinished(holder: Holder, size: int, total: int, most: int) -> None
     )
 
 
+def _refuse_waiting(holder: Holder, size: int, total: int, most: int) -> None:
+    holder.refuse_waiting(
+        TooManyRequests(
+            f"{size} bytes of requests of this client wait to be begun, the most of all; together they are "
+            f"{total}, the limit is {most}",
+            hint="look which of them were carried out, then send the others one after the other",
+        )
+    )
+
+
 UNREAD = Bound(lambda holder: holder.unread_bytes, _end_slow_reader)
 UNFINISHED = Bound(lambda holder: holder.unfinished_bytes, _refuse_unfinished)
+WAITING = Bound(lambda holder: holder.inbox.size, _refuse_waiting)

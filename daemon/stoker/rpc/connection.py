@@ -15,13 +15,12 @@ import asyncio
 import select
 import socket
 import time
-from collections import deque
 from collections.abc import Iterator
 from typing import Protocol, cast
 
 from stoker.core.errors import FrameTimeout, FrameTooLarge, StokerError
 from stoker.rpc import frames
-from stoker.rpc.backlog import Backlog
+from stoker.rpc.backlog import Backlog, WaitingFrames
 from stoker.rpc.calls import Backend, Calls
 from stoker.rpc.capacity import Capacity
 from stoker.rpc.frames import Request, requests_in
@@ -40,11 +39,11 @@ RESERVE_S = 1.0  # how long a connection of the reserve may stay idle
 class Gate(Protocol):
     backend: Backend
     unread: Backlog
-    unfinished: Backlog
     capacity: Capacity
     frame_timeout_s: float
 
     def admit(self, connection: ClientConnection, sock: socket.socket) -> Peer: ...
+    def note_received(self, connection: ClientConnection) -> None: ...
     def forget(self, connection: ClientConnection) -> None: ...
 
 
@@ -61,7 +60,7 @@ class ClientConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._open_calls = gate.backend.open_calls
         self._framer = Framer()
-        self._inbox: deque[bytes] = deque()
+        self.inbox = WaitingFrames()
         self._requests: Iterator[Request] = iter(())  # of the last frame taken from the inbox
         self._held_back: Request | None = None  # the next one, while too many calls of all connections are open
         self._waits = False  # until a call of any connection ends
@@ -77,6 +76,7 @@ class ClientConnection(asyncio.Protocol):
         self._frame_timer: asyncio.TimerHandle | None = None
         self._last_read = False  # no further bytes are read: the client or the daemon has ended the input
         self._refused = False
+        self._dropped = False
         self._gone = False
 
     # --- begin and end -----------------------------------------------------------------------------------
@@ -129,14 +129,14 @@ class ClientConnection(asyncio.Protocol):
         self.go_on()
 
     def _drop_unread(self) -> None:
-        self._inbox.clear()
+        self.inbox.clear()
         self._drop_unfinished()
         self._requests = iter(())
         self._held_back, self._waits = None, False
 
     def _drop_unfinished(self) -> None:
         self._framer.drop()
-        self._gate.unfinished.note(self)
+        self._gate.note_received(self)
 
     def abort(self) -> None:
         """Hang up and stop counting its bytes at once: the event loop reports the end later."""
@@ -149,8 +149,8 @@ class ClientConnection(asyncio.Protocol):
         if self._refused or self._hung_up():
             return False
         self._last_read = True
-        self._inbox.extend(self._framer.finish())
-        self._gate.unfinished.note(self)
+        self.inbox.add(self._framer.finish())
+        self._gate.note_received(self)
         self._stop_frame_timer()
         self._loop.call_later(HANG_UP_CHECK_S, self._check_hang_up)
         self.go_on()
@@ -176,12 +176,12 @@ class ClientConnection(asyncio.Protocol):
         if self._last_read:
             return
         complete = self._framer.feed(data)
-        self._gate.unfinished.note(self)
         if complete:
-            if self._inbox:
+            if self.inbox:
                 self._pause(pause=True)  # what was read before still waits for a turn
-            self._inbox.extend(complete)
+            self.inbox.add(complete)
             self._stop_frame_timer()
+        self._gate.note_received(self)
         if self._framer.overflowed:
             self.refuse(
                 FrameTooLarge(
@@ -218,6 +218,7 @@ class ClientConnection(asyncio.Protocol):
     def _go_on_pause_or_close(self) -> None:
         if self._gone or self._has_left():  # it is gone if its answers were too many
             return
+        self._gate.note_received(self)
         if self._unbegun and self._takes_requests():
             self.go_on()
         if self._last_read:
@@ -245,9 +246,9 @@ class ClientConnection(asyncio.Protocol):
                 request.error = self._gate.capacity.refusal(self.peer.uid)
             self._calls.begin(request)
             return True
-        if not self._inbox:
+        frame = self.inbox.take()
+        if frame is None:
             return False
-        frame = self._inbox.popleft()
         if len(frame) <= LONG_FRAME_BYTES:
             self._requests = requests_in(frame)
         else:
@@ -264,7 +265,7 @@ class ClientConnection(asyncio.Protocol):
         if (error := reading.exception()) is not None:
             self._break_off(error)
             return
-        self._requests = iter(reading.result())
+        self._requests = iter([] if self._dropped else reading.result())
         self.go_on()
 
     def _break_off(self, error: BaseException) -> None:
@@ -330,6 +331,11 @@ class ClientConnection(asyncio.Protocol):
         self.send(frames.refusal(None, error))
         self._calls.cancel_lasting()
         self._loop.call_later(LINGER_S, self.abort)
+
+    def refuse_waiting(self, error: StokerError) -> None:
+        self._dropped = True  # also what a thread still reads
+        self._drop_unread()
+        self.refuse(error)
 
     # --- writing --------------------------------------------------------------------------------------------
 

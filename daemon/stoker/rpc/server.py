@@ -19,7 +19,15 @@ from itertools import count
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.errors import PermissionDenied, StokerError
-from stoker.rpc.backlog import MAX_UNFINISHED_BYTES, MAX_UNREAD_BYTES, UNFINISHED, UNREAD, Backlog
+from stoker.rpc.backlog import (
+    MAX_UNFINISHED_BYTES,
+    MAX_UNREAD_BYTES,
+    MAX_WAITING_BYTES,
+    UNFINISHED,
+    UNREAD,
+    WAITING,
+    Backlog,
+)
 from stoker.rpc.calls import Backend, Watched
 from stoker.rpc.capacity import RESERVE, Capacity
 from stoker.rpc.connection import ClientConnection
@@ -46,6 +54,7 @@ class Server:
         frame_timeout_ms: int = 10_000,
         max_unread_bytes: int = MAX_UNREAD_BYTES,
         max_unfinished_bytes: int = MAX_UNFINISHED_BYTES,
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
         watched: Watched = lambda callback: callback,
     ) -> None:
         self.frame_timeout_s = frame_timeout_ms / 1000
@@ -53,6 +62,7 @@ class Server:
         self.backend = Backend(service, self.capacity.most, watched)
         self.unread = Backlog(UNREAD, max_unread_bytes)
         self.unfinished = Backlog(UNFINISHED, max_unfinished_bytes)
+        self.waiting = Backlog(WAITING, max_waiting_bytes)
         self._background = background
         self._listener = self._listener_on(listener)
         self._connections: dict[ClientConnection, Peer] = {}
@@ -107,10 +117,16 @@ class Server:
         self._empty.clear()
         return peer
 
+    def note_received(self, connection: ClientConnection) -> None:
+        """Count what it has sent and has not begun. May end a connection."""
+        self.unfinished.note(connection)
+        self.waiting.note(connection)
+
     def forget(self, connection: ClientConnection) -> None:
         peer = self._connections.pop(connection)
         self.unread.forget(connection)
         self.unfinished.forget(connection)
+        self.waiting.forget(connection)
         self.capacity.leave(peer.uid, ordinary=connection.ordinary)
         self.backend.service.hung_up(peer.connection)
         if not self._connections:
