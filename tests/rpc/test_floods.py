@@ -148,9 +148,15 @@ def test_turns_when_many_have_requests_then_a_later_client_waits_for_few() -> No
             return await note()
 
         server.service.health = health  # type: ignore[method-assign]
-        all_have_sent = threading.Event()
-        busy = threading.Thread(target=server.on_loop, args=(lambda: all_have_sent.wait(READ_TIMEOUT_S),))
+        keeps_loop, all_have_sent = threading.Event(), threading.Event()
+
+        def keep_loop() -> None:
+            keeps_loop.set()
+            all_have_sent.wait(READ_TIMEOUT_S)
+
+        busy = threading.Thread(target=server.on_loop, args=(keep_loop,))
         busy.start()
+        keeps_loop.wait(READ_TIMEOUT_S)  # else the first clients are served before the others have sent
         for client in clients:
             client.say(b"".join(request("job.cancel", n, id=1) for n in range(100)))
         later.say(request("system.health"))
