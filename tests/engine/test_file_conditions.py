@@ -14,11 +14,15 @@ import pytest
 
 from stoker.core.clock import Now
 from stoker.core.errors import InvalidParams, TooManyPaths
+from stoker.core.job import events as ev
+from stoker.core.job.model import Actor, State
 from stoker.engine.conditions import MOST_PATHS, problems
+from stoker.engine.dependents import apply_command
 from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
 from stoker.store.loading import Loaded
 from stoker.upkeep.file_watch import THREADS
+from tests.support import jobs as any_job
 from tests.support.daemon import BIN, DaemonProcess
 from tests.support.disks import DeadDirectory
 from tests.support.facts import until
@@ -290,6 +294,22 @@ def test_paths_when_jobs_wait_for_too_many_then_only_another_one_is_refused() ->
     assert [type(problem) for problem in more] == [TooManyPaths]
     assert str(MOST_PATHS) in more[0].message
     assert (known, event) == ([], [])
+
+
+def test_paths_when_a_job_that_has_ended_is_to_wait_again_then_it_is_refused_too() -> None:
+    memory = LiveState({}, {}, 0, 0)
+    memory.awaited.update({f"file:/{number}": 1 for number in range(MOST_PATHS)})
+    more, known = (
+        any_job.job(State.CANCELLED, id=ident, asked=any_job.spec(wait_for=text), conditions_open=1)
+        for ident, text in enumerate(["file:/more", "file:/7"], start=1)
+    )
+    turn = Turn(memory, Now(0, 0), Loaded(jobs={more.id: more, known.id: known}))
+
+    with pytest.raises(TooManyPaths, match=str(MOST_PATHS)):
+        apply_command(turn, more.id, ev.Retry(actor=Actor(0)))
+
+    assert turn.batch.changes == []
+    assert apply_command(turn, known.id, ev.Retry(actor=Actor(0))).state is State.WAITING
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a limit of its own needs a user namespace")

@@ -24,6 +24,7 @@ from stoker.core.job.conditions import (
     is_open,
     kind_of,
     met_with_host,
+    open_texts,
     target_of,
     texts,
 )
@@ -56,8 +57,7 @@ def problems(turn: Turn, tree: Tree | None, owner_uid: int) -> Iterator[StokerEr
     """Jobs and workflows that do not exist, or belong to another user; paths beyond those that can be watched."""
     for text in texts(tree):
         if kind_of(text) in OF_FILES and len(turn.memory.awaited) >= MOST_PATHS and text not in turn.memory.awaited:
-            problem = f"wait_for: jobs wait for {MOST_PATHS} paths already, and more are not watched"
-            yield TooManyPaths(problem, hint="let jobs wait for one path, or for an event", path="wait_for")
+            yield _too_many_paths()
         target, owner = target_of(text), _owner_of(turn, text)
         if owner is not None and owner_uid in (0, owner):
             continue
@@ -72,6 +72,20 @@ def check_targets(turn: Turn, tree: Tree | None, owner_uid: int) -> None:
     """Raises the first of `problems`."""
     for problem in problems(turn, tree, owner_uid):
         raise problem
+
+
+def check_paths(turn: Turn, jobs: Iterable[Job]) -> None:
+    """Raises TooManyPaths if there is no room for the paths of jobs that are to wait again: they gave it up."""
+    awaited = turn.memory.awaited
+    open_conditions = {text for job in jobs for text in open_texts(job.spec.wait_for, job.conditions_open)}
+    new = [text for text in open_conditions if kind_of(text) in OF_FILES and text not in awaited]
+    if new and len(awaited) + len(new) > MOST_PATHS:
+        raise _too_many_paths()
+
+
+def _too_many_paths() -> TooManyPaths:
+    problem = f"wait_for: jobs wait for {MOST_PATHS} paths already, and more are not watched"
+    return TooManyPaths(problem, hint="let jobs wait for one path, or for an event", path="wait_for")
 
 
 def _owner_of(turn: Turn, text: str) -> int | None:

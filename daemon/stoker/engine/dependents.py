@@ -16,7 +16,7 @@ from stoker.core.errors import NotAllowed
 from stoker.core.job import events as ev
 from stoker.core.job.dependencies import need_failed, need_met, skipped_for_need
 from stoker.core.job.model import Job, Need
-from stoker.engine import superseding
+from stoker.engine import conditions, superseding
 from stoker.engine.inbox import Message
 from stoker.engine.turn import Turn
 from stoker.store.jobs import Dependent
@@ -87,6 +87,7 @@ def apply_command(turn: Turn, job_id: int, event: ev.Event) -> Job:
     if isinstance(event, (ev.Retry, ev.Restart)) and job_id not in turn.memory.runs:
         _check_inputs(turn, job_id)
         superseding.check_newest(turn, turn.job(job_id))
+        conditions.check_paths(turn, [turn.job(job_id)])
         return run_again(turn, job_id, event)
     return turn.step(job_id, event)
 

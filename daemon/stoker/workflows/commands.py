@@ -19,6 +19,7 @@ from stoker.core.job import events as ev
 from stoker.core.job.dependencies import need_failed, need_met
 from stoker.core.job.model import FINAL, Actor, Reason, State, StopReason
 from stoker.core.workflow.state import Intent, behind
+from stoker.engine import conditions
 from stoker.engine.dependents import run_again
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.memory.workflows import LiveWorkflow, open_steps
@@ -119,7 +120,7 @@ def retry(
             hint=f"stoker workflow rollback {run.workflow.id} --to latest stops it first",
             steps=running,
         )
-    check_deadlines(turn, run, reset)
+    check_reset(turn, run, reset)
     turn.intend(run, Intent.RUN, "retry", actor)
     yield from reset_steps(turn, run, reset, actor, budget=budget)
     return {**workflow_standing(run), "reset": sorted(reset)}
@@ -130,7 +131,7 @@ def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> Pieces[StepS
     must_not_go_back(run, "skip")
     hit = behind(run.steps.values(), [run.check_step(name)]) - {name}
     lost = {one for one in hit if run.states[one] is State.SKIPPED and run.reasons[one] is Reason.DEPENDENCY}
-    check_deadlines(turn, run, lost)
+    check_reset(turn, run, lost)
     turn.step(run.jobs[name], ev.Skip(actor=actor))
     if lost and (run.workflow.ended or run.workflow.intent is Intent.CANCEL):
         turn.intend(run, Intent.RUN, "skip", actor, step=name)
@@ -170,13 +171,14 @@ def _skip_where_hopeless(turn: Turn, job_id: int, resetting: Collection[int]) ->
         return
 
 
-def check_deadlines(turn: Turn, run: LiveWorkflow, reset: Collection[str]) -> None:
-    """To be called before the first step is changed. Raises InvalidParams."""
+def check_reset(turn: Turn, run: LiveWorkflow, reset: Collection[str]) -> None:
+    """To be called before the first step is changed. Raises InvalidParams or TooManyPaths."""
     for name in overdue(turn, run, reset):
         raise InvalidParams(
             f"step {name}: its deadline has passed, so it cannot run again",
             hint=f"stoker retry {run.jobs[name]} --deadline +1h",
         )
+    conditions.check_paths(turn, [turn.job(run.jobs[name]) for name in reset])
 
 
 def overdue(turn: Turn, run: LiveWorkflow, names: Collection[str]) -> list[str]:

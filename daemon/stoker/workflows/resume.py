@@ -180,7 +180,7 @@ def apply_options(
     _must_lead_anywhere(run, options, acts)
     reset = [name for name, act in acts.items() if act in RESET]
     _must_have_use(options, reset)
-    commands.check_deadlines(turn, run, reset)
+    commands.check_reset(turn, run, reset)
     by_act = {act.value: sorted(name for name in acts if acts[name] is act) for act in dict.fromkeys(acts.values())}
     turn.intend(run, Intent.RUN, "resume", actor, steps=by_act)
     chosen = {name: strategy for name, (strategy, _) in facts.chosen.items()}

@@ -48,7 +48,7 @@ def begin(
             hint=f"stoker workflow rollback {run.workflow.id} --to {target.checkpoint} --redo",
             not_undone=list(plan.not_undone),
         )
-    commands.check_deadlines(turn, run, plan.reset)
+    commands.check_reset(turn, run, plan.reset)
     to: RollbackTarget = {"checkpoint": target.checkpoint, "seq": target.seq, "damaged": context.damaged}
     not_undone, encoded = list(plan.not_undone), encode_sorted(target).decode()
     turn.intend(run, Intent.ROLLBACK, "rollback", actor, target=encoded, to=to, not_undone=not_undone)
