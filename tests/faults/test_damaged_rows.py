@@ -144,6 +144,27 @@ def test_claim_when_the_spec_of_a_job_is_damaged_then_it_is_held_and_never_runs(
     assert not other.exists()
 
 
+def test_claim_when_all_that_were_chosen_are_damaged_then_the_next_job_starts(daemon: DaemonProcess) -> None:
+    slots = 2
+    with daemon.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        damaged = [submit(client, shell("exit 1")) for _ in range(2 * slots)]
+        sound = submit(client, shell(":"))
+    daemon.kill9()
+    with sqlite3.connect(daemon.state_dir / "stoker.db") as database:
+        statement = "UPDATE jobs SET args = replace(args, 'exit 1', 'exit 2') WHERE id < ?"
+        assert database.execute(statement, [sound]).rowcount == len(damaged)
+    database.close()
+    daemon.config.write_text(f"[daemon]\nmax_running = {slots}\n")
+    daemon.start()
+
+    with daemon.client() as client:
+        client.call("queue.resume", {"name": "default"})
+
+        assert end_of(client, sound) == ("succeeded", "exit")
+        assert {state(client, job) for job in damaged} == {"held"}
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

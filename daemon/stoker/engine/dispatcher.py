@@ -108,11 +108,10 @@ class Dispatcher:
         jobs = self._admit(queues, free, turn.now.steady)
         for queue in queues:
             self._memory.pass_over(queue, turn.now.steady)
-        for job in jobs:
-            self._open(turn, job)
+        held = [self._open(turn, job) for job in jobs].count(False)
         self._log_shortages(turn, [job for queue in queues for job, _ in queue.short])
         left = startable(self._memory.shortage, self._free(), turn.now)
-        more = len(jobs) == STARTED_AT_ONCE or bool(self._unread) or any(True for _ in self._hungry())
+        more = held > 0 or len(jobs) == STARTED_AT_ONCE or bool(self._unread) or any(True for _ in self._hungry())
         return left > 0 and more
 
     def _admit(self, queues: Sequence[AdmissionQueue], slots: int, now_ms: int) -> Sequence[QueuedJob]:
@@ -136,19 +135,22 @@ class Dispatcher:
             for ready in self._memory.ready.values():
                 ready.read_again(self._memory.workflows.barred)
 
-    def _open(self, turn: Turn, chosen: QueuedJob) -> None:
-        """Open an attempt. A job that is not in memory as a whole is read for the next turn."""
+    def _open(self, turn: Turn, chosen: QueuedJob) -> bool:
+        """Open an attempt. A job that is not in memory as a whole is read for the next turn.
+
+        Returns False if the job is held instead: another one may start in its place.
+        """
         job = turn.find(chosen.id) or chosen.row
         if job is None:
             self._unread.add(chosen.id)
-            return
+            return True
         if is_damaged(job):
             turn.loaded.jobs.setdefault(job.id, job)
             turn.step(job.id, ev.Hold(reason=Reason.DAMAGED))
-            return
+            return False
         launcher = self._executors[job.spec.execution_mode].launcher
         if launcher is None:
-            return
+            return True
         ordinal = job.attempts + 1
         attempt = Attempt(
             run_id=str(RunId(job.id, ordinal, secrets.token_hex(8))),
@@ -162,6 +164,7 @@ class Dispatcher:
         turn.loaded.jobs.setdefault(job.id, job)
         turn.step(job.id, ev.Dispatched(attempt=attempt))
         self._take_tokens(turn, job)
+        return True
 
     def _take_tokens(self, turn: Turn, job: Job) -> None:
         """In the commit of the attempt, with the removal of buckets that are full again."""
