@@ -109,6 +109,20 @@ def test_waiters_when_they_are_many_then_the_cursor_goes_on_up_to_the_last(datab
     assert (rest.waiters, rest.more) == ([ConditionWaiter(3, 0), ConditionWaiter(4, 0)], False)
 
 
+def test_key_when_a_day_has_passed_then_another_event_takes_it(database: sqlite3.Connection) -> None:
+    """The older event stays, as long as the job that got it does."""
+    put(database, waiting(1), events=(event(1, key="k", emitted_at=10),))
+    last, over = 10 + KEY_KEPT_MS, 11 + KEY_KEPT_MS
+    assert [conditions.by_key(database, ME, "k", now) is None for now in (last, over)] == [False, True]
+
+    put(database, waiting(2), events=(event(2, key="k", emitted_at=over),))
+
+    newest = conditions.by_key(database, ME, "k", over)
+    assert newest is not None
+    assert newest.id == 2
+    assert database.execute("SELECT id, key FROM events ORDER BY id").fetchall() == [(1, None), (2, "k")]
+
+
 def test_conditions_when_one_is_met_then_its_row_goes_with_the_change(database: sqlite3.Connection) -> None:
     both = waiting(1, ConditionGroup(all=(GO, "job:7")))
     put(database, both)

@@ -73,7 +73,9 @@ UPDATE_EVENT = "UPDATE events SET reached = ?, next_after = ? WHERE id = ?"
 update_row = attrgetter("reached", "next_after", "id")  # the parameters of UPDATE_EVENT
 HEADS = COLUMNS.replace("data", "'' AS data")  # the data may have 64 KiB, and few queries need them
 INSERT_GIVEN = "INSERT OR IGNORE INTO job_events (job_id, event_id) VALUES (?, ?)"
-BY_KEY = f"SELECT {HEADS} FROM events WHERE owner_uid = ? AND key = ?"
+BY_KEY = f"SELECT {HEADS} FROM events WHERE owner_uid = ? AND key = ? AND emitted_at >= ?"
+# The events of jobs stay longer than a key is known.
+FREE_KEY = "UPDATE events SET key = NULL WHERE owner_uid = ? AND key = ? AND emitted_at < ?"
 BY_ID = f"SELECT {HEADS} FROM events WHERE id = ?"
 IS_KEPT = "keep_until > 0 AND NOT (one = 1 AND reached > 0)"  # as in the indexes events_kept and events_kept_of_owner
 # The index has all that chooses them: of a thousand events only those that are taken are read.
@@ -230,13 +232,19 @@ def of_jobs(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int,
     return conditions
 
 
+def key_rows(events: Iterable[NamedEvent]) -> list[tuple[int, str, int]]:
+    """The parameters of FREE_KEY, before new events are stored."""
+    return [(event.owner_uid, event.key, event.emitted_at - KEY_KEPT_MS) for event in events if event.key is not None]
+
+
 def by_id(connection: sqlite3.Connection, event_id: int) -> NamedEvent:
     """An event that is still being delivered: no sweep removes it."""
     return _event(connection.execute(BY_ID, (event_id,)).fetchone())
 
 
-def by_key(connection: sqlite3.Connection, owner_uid: int, key: str) -> NamedEvent | None:
-    row = connection.execute(BY_KEY, (owner_uid, key)).fetchone()
+def by_key(connection: sqlite3.Connection, owner_uid: int, key: str, now: int) -> NamedEvent | None:
+    """The event that was emitted with this key within KEY_KEPT_MS."""
+    row = connection.execute(BY_KEY, (owner_uid, key, now - KEY_KEPT_MS)).fetchone()
     return None if row is None else _event(row)
 
 

@@ -148,7 +148,7 @@ def _load_conditions(connection: sqlite3.Connection, wanted: Wanted, loaded: Loa
         loaded.kept_counts[owner, name] = conditions.count_kept(connection, owner, name, wanted.now.wall)
     loaded.events = {event_id: conditions.by_id(connection, event_id) for event_id in wanted.events}
     for owner, key in wanted.event_keys:
-        event = conditions.by_key(connection, owner, key)
+        event = conditions.by_key(connection, owner, key, wanted.now.wall)
         if event is not None:
             loaded.events_of_key[owner, key] = event
 

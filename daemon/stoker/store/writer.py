@@ -187,6 +187,7 @@ def _write_conditions(connection: sqlite3.Connection, batch: Batch) -> None:
     _many(connection, conditions.INSERT, conditions.new_rows(batch.new_jobs.values()))
     _many(connection, conditions.SEE, [(seen, *waiter) for waiter, seen in batch.seen.items()])
     _many(connection, conditions.CLOSE, conditions.close_rows(batch.jobs.values()))
+    _many(connection, conditions.FREE_KEY, conditions.key_rows(batch.new_events.values()))
     _many(connection, conditions.INSERT_EVENT, [conditions.event_row(event) for event in batch.new_events.values()])
     _many(connection, conditions.UPDATE_EVENT, [conditions.update_row(event) for event in batch.events.values()])
     _many(connection, conditions.INSERT_GIVEN, batch.given_events)
