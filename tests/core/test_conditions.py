@@ -32,9 +32,9 @@ from stoker.core.job.conditions import (
 from stoker.core.job.lifecycle import step
 from stoker.core.job.model import FINAL, Queue, State
 from stoker.core.job.transition import delay_ms, submitted
+from stoker.core.job_facts import JobFacts
 from stoker.core.named_events import MAX_DATA_BYTES, EmitParams, NamedEvent
 from stoker.core.requests import JobParams
-from stoker.core.scene import Scene
 from tests.support.jobs import NOW, job, spec
 
 BOTH = ConditionGroup(all=("event:a", "event:b"))
@@ -259,7 +259,7 @@ def test_ttl_when_run_at_comes_before_the_event_then_it_counts_from_run_at() -> 
 def test_why_when_conditions_are_open_then_they_are_named_with_the_time() -> None:
     before = job(State.WAITING, asked=spec(wait_for=NESTED), conditions_open=2 | 8, created_at=NOW.wall - 60_000)
 
-    blocker = explain(before, Scene(now=NOW, queue=Queue(name="default")))
+    blocker = explain(before, JobFacts(now=NOW, queue=Queue(name="default")))
 
     assert blocker.code == "event"
     assert blocker.message == "has waited 1m00s for any of (event:b, workflow:4)"
@@ -271,7 +271,7 @@ def test_why_when_conditions_are_open_then_they_are_named_with_the_time() -> Non
     ("tree", "hint"), [("job:3", "stoker why 3"), ("workflow:4", "stoker workflow show 4")], ids=["job", "workflow"]
 )
 def test_why_when_an_end_is_awaited_then_the_next_command_shows_it(tree: Tree, hint: str) -> None:
-    blocker = explain(waiting(tree), Scene(now=NOW, queue=Queue(name="default")))
+    blocker = explain(waiting(tree), JobFacts(now=NOW, queue=Queue(name="default")))
 
     assert (blocker.code, blocker.hint) == ("needs", hint)
 
@@ -280,7 +280,7 @@ def test_why_when_the_host_is_awaited_then_its_state_is_given() -> None:
     seen = {"idle": "CPU 43 %, must be below 20 % for 1m00s", "charging": "running on battery, 61 %"}
     before = waiting(ConditionGroup(all=("idle", "charging")))
 
-    blocker = explain(before, Scene(now=NOW, queue=Queue(name="default"), seen=seen))
+    blocker = explain(before, JobFacts(now=NOW, queue=Queue(name="default"), seen=seen))
 
     assert (blocker.code, blocker.hint, blocker.details["seen"]) == ("idle", "stoker status", seen)
     assert blocker.message.endswith("for idle and charging: " + "; ".join(seen.values()))

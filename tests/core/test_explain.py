@@ -17,7 +17,7 @@ from stoker.core.job.model import (
     State,
     StopReason,
 )
-from stoker.core.scene import Blocker, RateWait, Scene
+from stoker.core.job_facts import Blocker, JobFacts, RateWait
 from stoker.core.shortage import Shortage
 from stoker.core.workflow.state import Intent
 from tests.support.jobs import NOW, attempt, job, running, spec
@@ -26,7 +26,7 @@ LOW = Queue(name="bulk", queue_class=QueueClass.LOW)
 
 
 def why(of: Job, **around: Any) -> Blocker:
-    return explain(of, Scene(**({"now": NOW, "queue": Queue(name="bulk")} | around)))
+    return explain(of, JobFacts(**({"now": NOW, "queue": Queue(name="bulk")} | around)))
 
 
 def test_why_when_needs_are_open_then_it_names_them() -> None:
@@ -156,7 +156,7 @@ def test_why_when_run_at_is_ahead_then_it_says_when(wake_at: int | None) -> None
     assert blocker.details == {"run_at": NOW.wall + 60_000}
 
 
-# Each scene also has all blockers of the rows behind it: the first one is explained.
+# Each case also has all blockers of the rows behind it: the first one is explained.
 QUEUED: list[tuple[str, dict[str, Any], str]] = [
     ("slot", {}, "may start at any moment"),
     ("slot", {"running": 4, "slots": 4, "ahead": 2}, "all 4 slots are taken; 2 jobs of its queue before it"),
@@ -238,9 +238,9 @@ def test_why_when_a_resource_is_held_then_it_names_the_holders() -> None:
 
 def test_why_when_a_resource_is_kept_for_a_blocked_job_then_both_jobs_show_it() -> None:
     first, other = job(id=3, asked=spec(resources={"gpu": 2})), job(id=4, asked=spec(resources={"gpu": 1}))
-    scene = {"capacity": {"gpu": 2}, "free": {"gpu": 1}, "holders": {"gpu": [8]}, "reserved": {3: {"gpu": 2}}}
+    facts = {"capacity": {"gpu": 2}, "free": {"gpu": 1}, "holders": {"gpu": [8]}, "reserved": {3: {"gpu": 2}}}
 
-    kept, passed = why(first, **scene), why(other, **scene)
+    kept, passed = why(first, **facts), why(other, **facts)
 
     assert kept.message == (
         "needs 2 of resource 'gpu', 1 free, held by job 8; it is next: units that become free are kept for it"

@@ -21,12 +21,12 @@ from stoker.core.job.model import (
     State,
     StopReason,
 )
-from stoker.core.scene import Blocker, Scene
+from stoker.core.job_facts import Blocker, JobFacts
 from tests.support.jobs import NOW, attempt, exited, job, spec
 
 
 def why(of: Job, **around: Any) -> Blocker:
-    return explain(of, Scene(**({"now": NOW, "queue": Queue(name="bulk")} | around)))
+    return explain(of, JobFacts(**({"now": NOW, "queue": Queue(name="bulk")} | around)))
 
 
 def test_why_when_a_job_was_superseded_then_it_names_the_newer_one() -> None:

@@ -16,7 +16,7 @@ import pytest
 from stoker.engine.subscriptions import PAGE, Subscriptions
 from stoker.engine.turn import Transition
 from stoker.store.database import open_reader
-from stoker.store.history import History
+from stoker.store.history_id import History
 from stoker.store.migrate import migrate
 from stoker.store.reader import Reader
 from stoker.store.writer import Batch, store

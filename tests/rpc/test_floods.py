@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stoker.rpc import methods, open_calls, turns
+from stoker.rpc import methods, open_calls, round_robin
 from tests.support.facts import until, until_async
 from tests.support.rpc import READ_TIMEOUT_S, ServerThread, request
 
@@ -180,13 +180,13 @@ async def test_turns_when_each_takes_the_whole_time_then_the_loop_goes_on_after_
 
         def take_turn(self, _until: float) -> None:
             taken.append(self.number)
-            ends = time.perf_counter() + turns.TURN_S
+            ends = time.perf_counter() + round_robin.TURN_S
             while time.perf_counter() < ends:
                 pass
             if self.number == 2:
                 raise RuntimeError("a bug of ours")
 
-    shared = turns.Turns(lambda callback: callback)
+    shared = round_robin.RoundRobin(lambda callback: callback)
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
     for number in range(4):
         shared.ask(Slow(number))

@@ -22,7 +22,7 @@ from stoker import files
 from stoker.core import clock
 from stoker.core.throttle import Sample
 from stoker.engine import intake, reports
-from stoker.host import inotify, logind, mounts, places, power, probe, threads
+from stoker.host import inotify, logind, mounts, path_looks, power, probe, threads
 from stoker.launcher import error_log, kernel
 from stoker.launcher import launcher as launcher_module
 from stoker.launcher import listener as launcher_listener
@@ -116,7 +116,7 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
     """The functions that are replaced in one module only."""
     host = world.host
     return [
-        (places, "Path", world.places.path),
+        (path_looks, "Path", world.places.path),
         (identity, "os", Layer(os, fstat=host.fstat, close=world.denials.close)),
         (stopping, "os", Layer(os, close=world.denials.close, dup=world.denials.dup)),
         (stopping, "signal", Layer(signal, pidfd_send_signal=host.pidfd_send_signal)),

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker.core.errors import CorruptRecord, StokerError
-from stoker.store import attempts, checkpoints, conditions, history, jobs, queues, rates, restore, schedules, workflows
+from stoker.store import (
+    attempts,
+    checkpoints,
+    conditions,
+    history_id,
+    jobs,
+    queues,
+    rates,
+    restore,
+    schedules,
+    workflows,
+)
 from stoker.store.conditions import WaitersWanted
 from stoker.store.jobs import spec_hash
 from tests.migrations.test_schema import ATTEMPT, CHECKPOINT, JOB, QUEUE, SCHEDULE, WORKFLOW, insert
@@ -45,7 +56,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "buckets": {"name": "rate/api", "full_at": 1},
     "events": EVENT,
     "conditions": {"job_id": 1, "number": 0, "condition": "file:/a"},
-    "meta": {"key": history.NAME, "value": HISTORY},
+    "meta": {"key": history_id.NAME, "value": HISTORY},
 }  # fmt: skip
 READERS: dict[str, Callable[[sqlite3.Connection], object]] = {
     "jobs": lambda it: (undamaged(jobs.by_ids(it, [1])), workflows.by_ids(it, [1]), jobs.standings(it, [1])),
@@ -59,7 +70,7 @@ READERS: dict[str, Callable[[sqlite3.Connection], object]] = {
     "buckets": rates.buckets,
     "events": lambda it: (conditions.undelivered(it), conditions.given(it, 1)),
     "conditions": lambda it: (conditions.awaited(it), conditions.waiters(it, WaitersWanted("file:/a"), 1)),
-    "meta": lambda it: (history.read(it), restore.pending(it)),
+    "meta": lambda it: (history_id.read(it), restore.pending(it)),
 }
 # Tables whose rows are keys and numbers only, or are read by checks of their own: no value is made of them.
 OTHERS = {

@@ -1,7 +1,7 @@
-"""The one thing that keeps a job from running now: `explain(job, scene)`.
+"""The one thing that keeps a job from running now: `explain(job, facts)`.
 
 Owns the closed list of blockers and the sentence for each. A blocker is computed when it is asked for, from the facts
-in the scene, and never stored. The checks have the order of the daemon's own.
+in the facts, and never stored. The checks have the order of the daemon's own.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from stoker.core.job.conditions import why_open
 from stoker.core.job.dependencies import UNMET
 from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, Reason, State, StopReason
 from stoker.core.job.verdict import suspected_limit
+from stoker.core.job_facts import Blocker, JobFacts
 from stoker.core.reason_words import last_line
-from stoker.core.scene import Blocker, Scene
 from stoker.core.units import counted, span
 from stoker.core.workflow.state import Intent
 
@@ -25,34 +25,34 @@ OUTPUT_FORMS = "lines KEY=VALUE, blocks that begin with KEY<<END and end with a 
 NEWLINE = "\n"
 
 
-def explain(job: Job, scene: Scene) -> Blocker:
+def explain(job: Job, facts: JobFacts) -> Blocker:
     """Why the job is in its state, in one sentence."""
     match job.state:
         case State.WAITING:
-            return _waiting(job, scene)
+            return _waiting(job, facts)
         case State.QUEUED:
-            return _queued(job, scene)
+            return _queued(job, facts)
         case State.RUNNING:
-            return _running(job, scene)
+            return _running(job, facts)
         case State.HELD:
-            return _held(job, scene)
-    return _final(job, scene)
+            return _held(job, facts)
+    return _final(job, facts)
 
 
-def _waiting(job: Job, scene: Scene) -> Blocker:
+def _waiting(job: Job, facts: JobFacts) -> Blocker:
     if job.needs_open:
-        ids = list(scene.open_needs)
+        ids = list(facts.open_needs)
         hint = f"stoker why {ids[0]}" if ids else None
         of_key = job.spec.supersede_key is not None and not {need.job for need in job.spec.needs}.issuperset(ids)
         rule = "; jobs of one supersede_key run one after the other" if of_key else ""
         return Blocker("needs", f"waits for {_jobs(ids)} to end{rule}", hint, {"needs": ids})
     if job.spec.wait_for is not None and job.conditions_open:
-        since, now = job.created_at, scene.now.wall
-        return Blocker(*why_open(job.spec.wait_for, job.conditions_open, since, now, scene.seen))
-    wake_ms = max(0, (job.wake_at or 0) - scene.now.steady)
-    run_ms = max(0, (job.spec.run_at or 0) - scene.now.wall)
+        since, now = job.created_at, facts.now.wall
+        return Blocker(*why_open(job.spec.wait_for, job.conditions_open, since, now, facts.seen))
+    wake_ms = max(0, (job.wake_at or 0) - facts.now.steady)
+    run_ms = max(0, (job.spec.run_at or 0) - facts.now.wall)
     # Both may just have passed: then the next turn of the daemon queues the job.
-    if wake_ms and scene.ended is not None and (end := scene.ended.outcome) is not None and _lacked(end):
+    if wake_ms and facts.ended is not None and (end := facts.ended.outcome) is not None and _lacked(end):
         message = (
             f"the host could not start it ({end.error}), which uses up no attempt; the next try is {_when(wake_ms)}"
         )
@@ -61,13 +61,13 @@ def _waiting(job: Job, scene: Scene) -> Blocker:
         message = f"starts {_when(wake_ms)}, unless a newer job of its supersede_key takes its place (debounce_ms)"
         details = {"wake_in_ms": wake_ms, "debounce_ms": job.spec.debounce_ms}
         if job.debounce_by is not None:
-            details["latest_in_ms"] = max(0, job.debounce_by - scene.now.steady)
+            details["latest_in_ms"] = max(0, job.debounce_by - facts.now.steady)
             message += f"; at the latest it starts {_when(details['latest_in_ms'])}"
         return Blocker("run_at", message, None, details)
     if wake_ms or (job.wake_at is not None and not run_ms):
         message = f"{_before_backoff(job)}; the next try is {_when(wake_ms)}"
         details = {"wake_in_ms": wake_ms, "failures": job.failures}
-        return Blocker("backoff", message + _suspected(scene), f"stoker logs {job.id}", details)
+        return Blocker("backoff", message + _suspected(facts), f"stoker logs {job.id}", details)
     return Blocker("run_at", f"was asked to start {_when(run_ms)}", None, {"run_at": job.spec.run_at})
 
 
@@ -82,94 +82,94 @@ def _before_backoff(job: Job) -> str:
     return f"failed {job.failures} of {counted(job.spec.max_attempts, 'time')}"
 
 
-def _queued(job: Job, scene: Scene) -> Blocker:
+def _queued(job: Job, facts: JobFacts) -> Blocker:
     """The first check that keeps the job from starting, in the daemon's own order."""
     for check in (_closed, _workflow, _paused, _throttled, _capped, _rated, _lacking, _no_slot, _short_host):
-        blocker = check(job, scene)
+        blocker = check(job, facts)
         if blocker is not None:
             return blocker
-    return Blocker("slot", "may start at any moment", None, {"ahead": scene.ahead})
+    return Blocker("slot", "may start at any moment", None, {"ahead": facts.ahead})
 
 
-def _closed(_job: Job, scene: Scene) -> Blocker | None:
-    if scene.closed is None:
+def _closed(_job: Job, facts: JobFacts) -> Blocker | None:
+    if facts.closed is None:
         return None
-    return Blocker("slot", f"the daemon starts nothing now: {scene.closed}", "stoker status", {"closed": scene.closed})
+    return Blocker("slot", f"the daemon starts nothing now: {facts.closed}", "stoker status", {"closed": facts.closed})
 
 
-def _workflow(job: Job, scene: Scene) -> Blocker | None:
-    if scene.intent is Intent.RUN:
+def _workflow(job: Job, facts: JobFacts) -> Blocker | None:
+    if facts.intent is Intent.RUN:
         return None
     ident = job.workflow_id
     what, hint = {
         Intent.PAUSE: ("is paused", f"stoker workflow resume {ident}"),
         Intent.ROLLBACK: ("is being rolled back", f"stoker workflow show {ident}"),
         Intent.CANCEL: ("is being cancelled", f"stoker workflow show {ident}"),
-    }[scene.intent]
+    }[facts.intent]
     message = f"workflow {ident}, of which it is step {job.step!r}, {what}"
-    return Blocker("workflow_paused", message, hint, {"workflow": ident, "step": job.step, "intent": scene.intent})
+    return Blocker("workflow_paused", message, hint, {"workflow": ident, "step": job.step, "intent": facts.intent})
 
 
-def _paused(_job: Job, scene: Scene) -> Blocker | None:
-    name = scene.queue.name
-    if not scene.queue.paused:
+def _paused(_job: Job, facts: JobFacts) -> Blocker | None:
+    name = facts.queue.name
+    if not facts.queue.paused:
         return None
     return Blocker("queue_paused", f"queue {name!r} is paused", f"stoker queue resume {name}", {"queue": name})
 
 
-def _throttled(_job: Job, scene: Scene) -> Blocker | None:
-    if not scene.throttled_by or not paused(scene.queue, throttled=True):
+def _throttled(_job: Job, facts: JobFacts) -> Blocker | None:
+    if not facts.throttled_by or not paused(facts.queue, throttled=True):
         return None
-    message = f"queue {scene.queue.name!r} is of class low, and the host is busy ({', '.join(scene.throttled_by)})"
-    return Blocker("throttled", message, "stoker status", {"causes": list(scene.throttled_by)})
+    message = f"queue {facts.queue.name!r} is of class low, and the host is busy ({', '.join(facts.throttled_by)})"
+    return Blocker("throttled", message, "stoker status", {"causes": list(facts.throttled_by)})
 
 
-def _capped(_job: Job, scene: Scene) -> Blocker | None:
-    queue = scene.queue
-    if scene.narrowed is not None and scene.queue_running >= scene.narrowed:
-        causes = ", ".join(scene.throttled_by) or "until a moment ago"
-        jobs = counted(scene.queue_running, "job")
-        message = f"queue {queue.name!r} runs {jobs}; its limit is {scene.narrowed} while the host is busy ({causes})"
-        details = {"limit": scene.narrowed, "causes": list(scene.throttled_by)}
+def _capped(_job: Job, facts: JobFacts) -> Blocker | None:
+    queue = facts.queue
+    if facts.narrowed is not None and facts.queue_running >= facts.narrowed:
+        causes = ", ".join(facts.throttled_by) or "until a moment ago"
+        jobs = counted(facts.queue_running, "job")
+        message = f"queue {queue.name!r} runs {jobs}; its limit is {facts.narrowed} while the host is busy ({causes})"
+        details = {"limit": facts.narrowed, "causes": list(facts.throttled_by)}
         return Blocker("throttled", message, "stoker status", details)
-    if queue.max_running is None or scene.queue_running < queue.max_running:
+    if queue.max_running is None or facts.queue_running < queue.max_running:
         return None
     return Blocker(
         "queue_full",
-        f"queue {queue.name!r} runs {counted(scene.queue_running, 'job')}, its limit max_running",
+        f"queue {queue.name!r} runs {counted(facts.queue_running, 'job')}, its limit max_running",
         f"stoker queue set {queue.name} --max-running {queue.max_running + 1}",
         {"max_running": queue.max_running},
     )
 
 
-def _rated(_job: Job, scene: Scene) -> Blocker | None:
+def _rated(_job: Job, facts: JobFacts) -> Blocker | None:
     """Of two rates without a token the one that waits longer."""
-    if not scene.rates:
+    if not facts.rates:
         return None
-    owner, wait = max(scene.rates.items(), key=lambda each: each[1].next_token_ms)
-    ahead = f"; {counted(scene.ahead, 'job')} of its queue before it" if scene.ahead else ""
+    owner, wait = max(facts.rates.items(), key=lambda each: each[1].next_token_ms)
+    ahead = f"; {counted(facts.ahead, 'job')} of its queue before it" if facts.ahead else ""
     message = f"{owner} may start {wait.rate}; the next start is {_when(wait.next_token_ms)}{ahead}"
     hint = "stoker queue ls" if owner.startswith("queue") else "stoker rate ls"
-    details = {"rate": wait.rate, "next_token_in_ms": wait.next_token_ms, "ahead": scene.ahead}
+    details = {"rate": wait.rate, "next_token_in_ms": wait.next_token_ms, "ahead": facts.ahead}
     return Blocker("rate", message, hint, details)
 
 
-def _lacking(job: Job, scene: Scene) -> Blocker | None:
+def _lacking(job: Job, facts: JobFacts) -> Blocker | None:
     for name, amount in job.spec.resources.items():
-        if scene.free.get(name, 0) < amount:
-            return _lacks(job, name, amount, scene)
+        if facts.free.get(name, 0) < amount:
+            return _lacks(job, name, amount, facts)
     for name, amount in job.spec.resources.items():
-        if job.id not in scene.reserved and scene.free.get(name, 0) - _set_aside(name, scene) < amount:
-            return _set_aside_for_others(name, amount, scene)
+        if job.id not in facts.reserved and facts.free.get(name, 0) - _set_aside(name, facts) < amount:
+            return _set_aside_for_others(name, amount, facts)
     return None
 
 
-def _set_aside(name: str, scene: Scene) -> int:
-    return sum(needs.get(name, 0) for needs in scene.reserved.values())
+def _set_aside(name: str, facts: JobFacts) -> int:
+    return sum(needs.get(name, 0) for needs in facts.reserved.values())
 
 
-def _set_aside_for_others(name: str, amount: int, scene: Scene) -> Blocker:
-    jobs, free = [job_id for job_id, needs in scene.reserved.items() if name in needs], scene.free.get(name, 0)
+def _set_aside_for_others(name: str, amount: int, facts: JobFacts) -> Blocker:
+    jobs, free = [job_id for job_id, needs in facts.reserved.items() if name in needs], facts.free.get(name, 0)
     return Blocker(
         "resource",
         f"needs {amount} of resource {name!r}; {free} free, set aside for {_jobs(jobs)}, which goes first",
@@ -177,18 +177,18 @@ def _set_aside_for_others(name: str, amount: int, scene: Scene) -> Blocker:
         {
             "resource": name,
             "wanted": amount,
-            "capacity": scene.capacity.get(name, 0),
+            "capacity": facts.capacity.get(name, 0),
             "free": free,
             "set_aside_for": jobs,
         },
     )
 
 
-def _lacks(job: Job, name: str, amount: int, scene: Scene) -> Blocker:
-    holders, free, capacity = list(scene.holders.get(name, ())), scene.free.get(name, 0), scene.capacity.get(name, 0)
+def _lacks(job: Job, name: str, amount: int, facts: JobFacts) -> Blocker:
+    holders, free, capacity = list(facts.holders.get(name, ())), facts.free.get(name, 0), facts.capacity.get(name, 0)
     held = f", held by {_jobs(holders)}" if holders else ""
     enough = amount <= capacity  # if not, waiting for the holders does not help
-    first = "; it is next: units that become free are kept for it" if job.id in scene.reserved else ""
+    first = "; it is next: units that become free are kept for it" if job.id in facts.reserved else ""
     return Blocker(
         "resource",
         f"needs {amount} of resource {name!r}, "
@@ -200,66 +200,66 @@ def _lacks(job: Job, name: str, amount: int, scene: Scene) -> Blocker:
             "capacity": capacity,
             "free": free,
             "holders": holders,
-            "reserved": job.id in scene.reserved,
+            "reserved": job.id in facts.reserved,
         },
     )
 
 
-def _no_slot(_job: Job, scene: Scene) -> Blocker | None:
-    if scene.running < scene.slots:
+def _no_slot(_job: Job, facts: JobFacts) -> Blocker | None:
+    if facts.running < facts.slots:
         return None
-    taken = "the only slot is taken" if scene.slots == 1 else f"all {scene.slots} slots are taken"
-    ahead = f"{counted(scene.ahead, 'job')} of its queue before it" if scene.ahead else "it is the next of its queue"
+    taken = "the only slot is taken" if facts.slots == 1 else f"all {facts.slots} slots are taken"
+    ahead = f"{counted(facts.ahead, 'job')} of its queue before it" if facts.ahead else "it is the next of its queue"
     message = f"{taken}; {ahead}"
-    return Blocker("slot", message, "stoker ls --state running", {"slots": scene.slots, "ahead": scene.ahead})
+    return Blocker("slot", message, "stoker ls --state running", {"slots": facts.slots, "ahead": facts.ahead})
 
 
-def _short_host(_job: Job, scene: Scene) -> Blocker | None:
-    if not scene.shortage.lasts:
+def _short_host(_job: Job, facts: JobFacts) -> Blocker | None:
+    if not facts.shortage.lasts:
         return None
-    wait_ms = max(0, scene.shortage.try_at - scene.now.steady)
-    message = f"the host cannot start a process ({scene.shortage.error}); the next try is {_when(wait_ms)}"
-    return Blocker("host", message, "stoker status", {"error": scene.shortage.error, "next_try_in_ms": wait_ms})
+    wait_ms = max(0, facts.shortage.try_at - facts.now.steady)
+    message = f"the host cannot start a process ({facts.shortage.error}); the next try is {_when(wait_ms)}"
+    return Blocker("host", message, "stoker status", {"error": facts.shortage.error, "next_try_in_ms": wait_ms})
 
 
-def _running(job: Job, scene: Scene) -> Blocker:
-    attempt = scene.attempt
+def _running(job: Job, facts: JobFacts) -> Blocker:
+    attempt = facts.attempt
     if attempt is not None and attempt.stop_reason is not None:
-        message = f"is being stopped ({attempt.stop_reason.value}); {_next_step(job, attempt, scene)}"
-        kill = " ".join(["sudo kill", *map(str, scene.unstoppable[:MOST_NAMED])])
-        hint = kill if scene.unstoppable else f"stoker wait {job.id}"
+        message = f"is being stopped ({attempt.stop_reason.value}); {_next_step(job, attempt, facts)}"
+        kill = " ".join(["sudo kill", *map(str, facts.unstoppable[:MOST_NAMED])])
+        hint = kill if facts.unstoppable else f"stoker wait {job.id}"
         details: dict[str, Any] = {"stop_reason": attempt.stop_reason.value}
-        if scene.unstoppable:
-            details["unstoppable"] = list(scene.unstoppable)
+        if facts.unstoppable:
+            details["unstoppable"] = list(facts.unstoppable)
         return Blocker("stopping", message, hint, details)
     pid = "" if job.pid is None else f", pid {job.pid}"
-    if attempt is not None and scene.silent:
+    if attempt is not None and facts.silent:
         message = f"is running (attempt {job.attempts}{pid}) as far as is known: {_unanswered(attempt)}"
         return Blocker("running", message, "stoker status", {"launcher": attempt.launcher})
-    if scene.frozen:
-        queue, causes = scene.queue.name, ", ".join(scene.throttled_by) or "until a moment ago"
+    if facts.frozen:
+        queue, causes = facts.queue.name, ", ".join(facts.throttled_by) or "until a moment ago"
         message = f"is frozen (attempt {job.attempts}{pid}): queue {queue!r} is of class low, and the host is busy"
         return Blocker("throttled", f"{message} ({causes})", "stoker status", {"frozen": True})
     newer = "" if job.superseded_by is None else f"; job {job.superseded_by} takes its place after this attempt"
     message = f"is running (attempt {job.attempts}{pid}){newer}"
-    if scene.unheard_ms is None and scene.stale_ms is not None:
-        stale = f" and has left no checkpoint for {span(scene.stale_ms)}: it may hang, or forget to save"
-        return Blocker("running", message + stale, f"stoker worker {job.id}", {"stale_ms": scene.stale_ms})
-    if scene.unheard_ms is None:
+    if facts.unheard_ms is None and facts.stale_ms is not None:
+        stale = f" and has left no checkpoint for {span(facts.stale_ms)}: it may hang, or forget to save"
+        return Blocker("running", message + stale, f"stoker worker {job.id}", {"stale_ms": facts.stale_ms})
+    if facts.unheard_ms is None:
         return Blocker("running", message, f"stoker logs -f {job.id}")
-    left_ms = max(0, job.spec.unresponsive_kill_ms - scene.unheard_ms)
-    unheard = f" and has given no sign of life for {span(scene.unheard_ms)}; it is stopped {_when(left_ms)}"
-    return Blocker("unresponsive", message + unheard, f"stoker logs {job.id}", {"silent_ms": scene.unheard_ms})
+    left_ms = max(0, job.spec.unresponsive_kill_ms - facts.unheard_ms)
+    unheard = f" and has given no sign of life for {span(facts.unheard_ms)}; it is stopped {_when(left_ms)}"
+    return Blocker("unresponsive", message + unheard, f"stoker logs {job.id}", {"silent_ms": facts.unheard_ms})
 
 
-def _next_step(job: Job, attempt: Attempt, scene: Scene) -> str:
+def _next_step(job: Job, attempt: Attempt, facts: JobFacts) -> str:
     """The next event of a stop, or the obstacle in its way."""
-    if scene.asleep:
+    if facts.asleep:
         return f"pid {job.pid} sleeps in the kernel where no signal reaches it, perhaps on a dead file system"
-    if scene.unstoppable:
-        pids = _few(scene.unstoppable)
+    if facts.unstoppable:
+        pids = _few(facts.unstoppable)
         return f"pid {pids} became another user, which this daemon may not signal; the attempt ends when it has ended"
-    return _unanswered(attempt) if scene.silent else "SIGKILL follows after its grace"
+    return _unanswered(attempt) if facts.silent else "SIGKILL follows after its grace"
 
 
 def _unanswered(attempt: Attempt) -> str:
@@ -278,20 +278,20 @@ _HELD = {
 }
 
 
-def _held(job: Job, scene: Scene) -> Blocker:
+def _held(job: Job, facts: JobFacts) -> Blocker:
     why = _HELD.get(job.reason or Reason.USER)
-    last = 0 if scene.ended is None else scene.ended.ordinal
-    if job.reason is Reason.LOST and scene.attempt is None and last < job.attempts:
+    last = 0 if facts.ended is None else facts.ended.ordinal
+    if job.reason is Reason.LOST and facts.attempt is None and last < job.attempts:
         why = f"was lost: the database has no attempt {job.attempts} of it, as if it was damaged or restored in part"
     if why is None:  # the end of an attempt that was held as stuck
         why = f"ended{in_brackets(job)} while its worker could not be proven, so a person must decide"
-    if scene.attempt is not None:
-        identity = scene.attempt.identity
-        if job.reason is Reason.STUCK and scene.attempt.stop_reason is StopReason.RESTART:
+    if facts.attempt is not None:
+        identity = facts.attempt.identity
+        if job.reason is Reason.STUCK and facts.attempt.stop_reason is StopReason.RESTART:
             why = "was to be restarted, but its last worker cannot be proven gone"
         where = f"; look at pid {identity.pid}" if identity is not None else ""
         return Blocker("held", why + where, f"stoker show {job.id}", {"reason": job.reason})
-    if job.reason is Reason.ORPHANED and scene.ended is not None and scene.ended.stop_reason is StopReason.ORPHANED:
+    if job.reason is Reason.ORPHANED and facts.ended is not None and facts.ended.stop_reason is StopReason.ORPHANED:
         why = "ran while no daemon was there and was stopped for that, so a person must decide"
     hint = f"stoker release {job.id}, or stoker cancel {job.id}"
     if job.reason is Reason.DAMAGED:
@@ -309,12 +309,12 @@ _ENDED = {
 }
 
 
-def _final(job: Job, scene: Scene) -> Blocker:
+def _final(job: Job, facts: JobFacts) -> Blocker:
     hint = f"stoker retry {job.id}" if job.state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None
     if job.state is State.SKIPPED and job.reason is Reason.USER:
         hint = f"stoker history {job.id}"  # with the person and the reason
     if job.reason in UNMET and job.spec.needs:
-        return _unmet(job, scene)
+        return _unmet(job, facts)
     if job.state is State.SUPERSEDED and job.superseded_by is not None:
         newer = job.superseded_by
         details = {"reason": job.reason, "superseded_by": newer}
@@ -323,13 +323,13 @@ def _final(job: Job, scene: Scene) -> Blocker:
         return Blocker("final", f"{_ENDED[job.state]}{cause(job)}", hint, {"reason": job.reason})
     if job.reason is Reason.OUTPUT:
         hint = f"let the job write to $STOKER_OUTPUT {OUTPUT_FORMS}; then: stoker retry {job.id}"
-    why = _error_of_attempt(job, scene) or cause(job) + _suspected(scene)
+    why = _error_of_attempt(job, facts) or cause(job) + _suspected(facts)
     return Blocker("final", f"failed{why}", hint, {"reason": job.reason})
 
 
-def _error_of_attempt(job: Job, scene: Scene) -> str:
+def _error_of_attempt(job: Job, facts: JobFacts) -> str:
     """The error of the last attempt, if it says more than the reason of the job."""
-    outcome = None if scene.ended is None else scene.ended.outcome
+    outcome = None if facts.ended is None else facts.ended.outcome
     if outcome is None or not outcome.error:
         return ""
     if outcome.kind is OutcomeKind.EXCEPTION and job.reason is Reason.EXIT:
@@ -339,13 +339,13 @@ def _error_of_attempt(job: Job, scene: Scene) -> str:
     return ""
 
 
-def _unmet(job: Job, scene: Scene) -> Blocker:
+def _unmet(job: Job, facts: JobFacts) -> Blocker:
     """Name the needs that were not met; all of them if that is not known, as one may be gone or have run again."""
     needs = job.spec.needs
-    named = [need for need in needs if need.job in scene.unmet] or needs
+    named = [need for need in needs if need.job in facts.unmet] or needs
     jobs = _jobs([f"{need.job} ({need.on.value})" for need in named])
     message = f"{_ENDED[job.state]}{in_brackets(job)}: it needed {jobs}"
-    details = {"reason": job.reason, "needs": [need.job for need in needs], "unmet": list(scene.unmet)}
+    details = {"reason": job.reason, "needs": [need.job for need in needs], "unmet": list(facts.unmet)}
     return Blocker("final", message, f"stoker why {named[0].job}", details)
 
 
@@ -360,9 +360,9 @@ def _few(names: Sequence[object]) -> str:
     return ", ".join(map(str, names[:MOST_NAMED])) + more
 
 
-def _suspected(scene: Scene) -> str:
+def _suspected(facts: JobFacts) -> str:
     """The limit that may have caused the last end."""
-    clause = None if scene.ended is None else suspected_limit(scene.ended.bounds, scene.ended.outcome)
+    clause = None if facts.ended is None else suspected_limit(facts.ended.bounds, facts.ended.outcome)
     return "" if clause is None else f"; {clause}"
 
 

@@ -19,7 +19,7 @@ from stoker.core.job.model import FINAL, Change, State
 from stoker.engine.turn import Transition
 from stoker.store import changes
 from stoker.store.changes import ChangePage
-from stoker.store.history import History
+from stoker.store.history_id import History
 from stoker.store.reader import Reader
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, NoReturn
 
-from . import bounds, kernel
+from . import kernel, rlimits
 from .command import HOST_LACKS, PASSED_OVER, SpawnFailedError, candidates, enter, host_errors, not_found
 from .error_log import log_error
 
@@ -119,7 +119,7 @@ def _join_cgroup(path: str | None) -> None:
 def _lower_limits(limits: dict[str, int | None]) -> None:
     for name, wanted in limits.items():
         if wanted is not None and name != "memory_bytes":
-            bounds.lower(name, wanted)
+            rlimits.lower(name, wanted)
 
 
 def _renice(increment: int) -> None:
@@ -135,7 +135,7 @@ def _exec(argv: list[str], env: dict[str, str], limits: dict[str, int | None]) -
     refused: SpawnFailedError | None = None
     memory_bytes = limits.get("memory_bytes")
     if memory_bytes is not None:
-        bounds.lower("memory_bytes", memory_bytes)  # last: this interpreter may itself be larger
+        rlimits.lower("memory_bytes", memory_bytes)  # last: this interpreter may itself be larger
     for path in paths:
         try:
             os.execve(path, argv, env)  # noqa: S606

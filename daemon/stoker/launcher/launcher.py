@@ -16,7 +16,7 @@ import resource
 import signal
 from typing import TYPE_CHECKING
 
-from . import bounds, kernel
+from . import kernel, rlimits
 from .command import HOST_LACKS, SpawnFailedError
 from .error_log import log_error
 from .logs import LogExistsError, LogFile
@@ -180,7 +180,7 @@ class Launcher:
         order["env"][PIPE_VARIABLE] = output.name
         before_ns = kernel.now_at_boot_ns()
         try:
-            in_force = bounds.in_force(order["setup"] or {})
+            in_force = rlimits.in_force(order["setup"] or {})
             pid = self._spawner.spawn(order, writing_end)
             after_ns = kernel.now_at_boot_ns()
         except BaseException:

@@ -30,8 +30,8 @@ from stoker.host.threads import start_threads
 from stoker.rpc import frames
 from stoker.rpc.frames import Request, RequestId
 from stoker.rpc.open_calls import OpenCalls
+from stoker.rpc.round_robin import RoundRobin
 from stoker.rpc.table import Later, MethodKind, Peer, Stream
-from stoker.rpc.turns import Turns
 from stoker.rpc.wire import MAX_FRAME_BYTES
 from stoker.service.service import Service
 from stoker.telemetry.events import LogEvent
@@ -59,7 +59,7 @@ class Backend:
     def __init__(self, service: Service, max_streams: int, watched: Watched = lambda callback: callback) -> None:
         self.service = service
         self.watched = watched
-        self.turns = Turns(watched)
+        self.turns = RoundRobin(watched)
         self.open_calls = OpenCalls()
         self.max_streams = max_streams
         self.streams: set[asyncio.Task[None]] = set()

@@ -3,10 +3,10 @@
 Owns the transport, its backpressure, the frame timer and the end of the connection. frames.py reads the requests,
 calls.py carries them out.
 
-Invariants: no client keeps the loop for more than a few milliseconds: turns.py gives each connection its share, and
-long frames are read in a thread, one after the other. The answers of one turn leave in one write. Nothing is read while
-1 MiB waits to be sent, requests wait to be begun, or too many are open. A client that shuts down its sending side still
-gets every answer; one that has hung up costs nothing.
+Invariants: no client keeps the loop for more than a few milliseconds: round_robin.py gives each connection its share,
+and long frames are read in a thread, one after the other. The answers of one turn leave in one write. Nothing is read
+while 1 MiB waits to be sent, requests wait to be begun, or too many are open. A client that shuts down its sending side
+still gets every answer; one that has hung up costs nothing.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Protocol, cast
 
 from stoker.core.errors import FrameTimeout, FrameTooLarge, StokerError
 from stoker.rpc import frames
-from stoker.rpc.backlog import Backlog, WaitingFrames
 from stoker.rpc.calls import Backend, Calls
 from stoker.rpc.capacity import Capacity
 from stoker.rpc.frames import Request, requests_in
+from stoker.rpc.kept_bytes import Backlog, WaitingFrames
 from stoker.rpc.table import Peer
 from stoker.rpc.wire import MAX_FRAME_BYTES, Framer
 from stoker.telemetry.events import LogEvent

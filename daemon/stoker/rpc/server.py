@@ -19,7 +19,10 @@ from itertools import count
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.errors import PermissionDenied, StokerError
-from stoker.rpc.backlog import (
+from stoker.rpc.calls import Backend, Watched
+from stoker.rpc.capacity import RESERVE, Capacity
+from stoker.rpc.connection import ClientConnection
+from stoker.rpc.kept_bytes import (
     MAX_UNFINISHED_BYTES,
     MAX_UNREAD_BYTES,
     MAX_WAITING_BYTES,
@@ -28,9 +31,6 @@ from stoker.rpc.backlog import (
     WAITING,
     Backlog,
 )
-from stoker.rpc.calls import Backend, Watched
-from stoker.rpc.capacity import RESERVE, Capacity
-from stoker.rpc.connection import ClientConnection
 from stoker.rpc.listener import ClientListener
 from stoker.rpc.table import Peer
 from stoker.service.service import Service

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from stoker.core.explain import explain
 from stoker.core.job.dependencies import UNMET, need_met
 from stoker.core.job.model import Attempt, Job, State
+from stoker.core.job_facts import JobFacts, RateWait
 from stoker.core.rate import KEY_PREFIX, QUEUE_PREFIX
-from stoker.core.scene import RateWait, Scene
 from stoker.core.units import instant
 from stoker.engine.memory import LiveState
 from stoker.process.identity import is_asleep
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 async def explanation_of(engine: Engine, job: Job) -> Explanation:
-    blocker = explain(job, await _scene(engine, job))
+    blocker = explain(job, await _facts(engine, job))
     return {
         "id": job.id,
         "state": job.state.value,
@@ -46,11 +46,11 @@ def _origin(job: Job) -> str:
     return f"; submitted by schedule {job.spec.schedule} for {instant(job.spec.scheduled_for)}"
 
 
-async def _scene(engine: Engine, job: Job) -> Scene:
+async def _facts(engine: Engine, job: Job) -> JobFacts:
     memory, now = engine.memory, engine.clock.now()
     run = memory.runs.get(job.id)
     narrowing = memory.narrowed.get(job.spec.queue)
-    return Scene(
+    return JobFacts(
         now=now,
         queue=memory.queues[job.spec.queue],
         queue_running=memory.running[job.spec.queue],

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from stoker.core.clock import Now, boot_ms, wall_ms
 from stoker.core.retention import TimeOff
-from stoker.store import changes, history
+from stoker.store import changes, history_id
 from stoker.store.queues import SET_META, meta
 
 LONG_OFF_MS = 86_400_000  # a day: a host that is off every night does not count
@@ -88,7 +88,7 @@ def begin(connection: sqlite3.Connection, lock: str, boot_id: str, pid_namespace
         facts["original"] = stored["instance"]
     connection.execute("BEGIN IMMEDIATE")
     if copied:
-        history.begin_another(connection, changes.last(connection)[0])
+        history_id.begin_another(connection, changes.last(connection)[0])
     connection.executemany(SET_META, facts.items())
     connection.execute("COMMIT")
     return instance

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from stoker.store import history
+from stoker.store import history_id
 from stoker.store.backup_files import BackupFile
 from stoker.store.database import UNREADABLE, open_immutable, transaction
 from stoker.store.high_water import Mark
@@ -103,7 +103,7 @@ def prepare(path: Path, above: Mark, note: Restored, left_chain: str | None) -> 
                 connection.execute(FORGET_SEQUENCE, (table,))
                 connection.execute(SET_SEQUENCE, (table, getattr(raised, table)))
             connection.execute(SET_META, ("epoch", raised.epoch))
-            history.begin_another(connection, note.last_seq)
+            history_id.begin_another(connection, note.last_seq)
             connection.execute(FORGET_CHAIN)  # the journal goes on from another state: the next start begins a new one
             connection.execute(SET_META, (LEFT_CHAIN, left_chain or ""))
             connection.execute(SET_META, (NOTE, msgspec.json.encode(note).decode()))

@@ -20,7 +20,7 @@ from stoker.store import (
     changes,
     checkpoints,
     conditions,
-    history,
+    history_id,
     jobs,
     queues,
     rates,
@@ -28,7 +28,7 @@ from stoker.store import (
     schedules,
     workflows,
 )
-from stoker.store.history import History
+from stoker.store.history_id import History
 from stoker.store.restore import Restored
 from stoker.store.workflows import StoredWorkflow
 
@@ -83,7 +83,7 @@ def read(connection: sqlite3.Connection) -> Snapshot:
         last_id=connection.execute(jobs.LAST_ID).fetchone()[0],
         last_seq=last_seq,
         head=head,
-        history=history.read(connection),
+        history=history_id.read(connection),
         restored=restore.pending(connection),
     )
 

@@ -30,7 +30,7 @@ from stoker.engine.memory import LiveState, awaited
 from stoker.engine.turn import Turn
 from stoker.host.inotify import FileNotice, Inotify
 from stoker.host.mounts import Mounts
-from stoker.host.places import LIMITS, Sight, Surroundings, look_at_path
+from stoker.host.path_looks import LIMITS, Sight, Surroundings, look_at_path
 from stoker.host.threads import start_threads
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log

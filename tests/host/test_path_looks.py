@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.host.inotify import Inotify
-from stoker.host.places import MOST_LINKS, Sight, Surroundings, look_at_path
+from stoker.host.path_looks import MOST_LINKS, Sight, Surroundings, look_at_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -23,7 +23,7 @@ class RateWait(Struct, frozen=True):
     next_token_ms: int
 
 
-class Scene(Struct, frozen=True, kw_only=True):
+class JobFacts(Struct, frozen=True, kw_only=True):
     """The facts around a job. `attempt` is its open attempt, `ended` the newest one that has ended.
 
     `closed`: why the daemon starts no jobs; `reserved`: the amounts set aside for each blocked job;

@@ -20,7 +20,7 @@ class TurnTaker(Protocol):
         """Do something useful, and stop soon after `until` (of `time.perf_counter`)."""
 
 
-class Turns:
+class RoundRobin:
     def __init__(self, watched: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
         self._due: deque[TurnTaker] = deque()
         self._scheduled = False
