@@ -93,6 +93,14 @@ class Loop:
         now = self._clock.now()
         messages, rows = await self._load_what_fits(messages, now)
         turn = Turn(self._memory, now, rows)
+        more = await self._decide(turn, messages)
+        await self._commit(turn, messages)
+        self._act(turn, messages)
+        await self._writer.checkpoint_if_due()  # the answers of this turn go out meanwhile
+        return more
+
+    async def _decide(self, turn: Turn, messages: Sequence[Message]) -> bool:
+        """Collect in the turn what follows from the messages. Returns whether a further turn could start more jobs."""
         self._computing_since = self._stalls.now()
         for (queue, demand), jobs in turn.loaded.lanes.items():
             self._memory.ready[queue].refill(demand, jobs)
@@ -104,8 +112,10 @@ class Loop:
         await self._in_pieces(turn, messages, _by_steps(turn.judge_workflows()))
         submitted = len(turn.batch.new_jobs)
         await self._in_pieces(turn, messages, self._hooks.trigger(turn))
-        more = more or len(turn.batch.new_jobs) > submitted  # the jobs of hooks may start in the next turn
         await self._breathe_if_long(turn, messages)
+        return more or len(turn.batch.new_jobs) > submitted  # the jobs of hooks may start in the next turn
+
+    async def _commit(self, turn: Turn, messages: Sequence[Message]) -> None:
         batch = turn.finish()
         self._measure("decide", turn, messages)
         if batch:
@@ -115,14 +125,15 @@ class Loop:
             self._stalls.telemetry.committed(len(messages), (time.perf_counter() - began) * 1_000)
             self._memory.committed_seq = self._memory.last_seq
             self.turns += 1
+
+    def _act(self, turn: Turn, messages: Sequence[Message]) -> None:
+        """Carry out the turn, which is on disk, and announce it."""
         self._computing_since = self._stalls.now()
         # Workflows that were loaded for a refused command leave the memory, too.
         self._memory.workflows.forget(turn.touched_workflows | {stored.workflow.id for stored in turn.loaded.workflows})
         for part in self._after_commit:
             part.after_commit(turn)
         self._measure("act", turn, messages)
-        await self._writer.checkpoint_if_due()  # the answers of this turn go out meanwhile
-        return more
 
     async def _in_pieces(self, turn: Turn, messages: Sequence[Message], work: Iterator[int]) -> None:
         """Do the work, which yields the size of each piece; after every BREATH the event loop serves other callbacks.
