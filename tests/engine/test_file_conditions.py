@@ -349,6 +349,22 @@ def test_files_when_a_file_system_hangs_then_others_are_still_looked_at(tmp_path
         assert state(client, changed) == "waiting"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_files_when_one_that_hangs_is_mounted_often_then_others_are_still_looked_at(tmp_path: Path) -> None:
+    places = [tmp_path / f"dead{number}" for number in range(THREADS + 2)]
+    with DaemonProcess() as daemon, daemon.client() as client, DeadDirectory(places[0], places[1:]):
+        jobs = [awaiting(client, f"file:{place}/data") for place in places]
+        until(lambda: any("has not answered" in client.why(job)["message"] for job in jobs))
+        lives = awaiting(client, f"file:{tmp_path}/ready")
+
+        (tmp_path / "ready").touch()
+
+        assert end_of(client, lives) == OK
+        assert len(client.status()["files"]["hanging"]) == 1
+        changed = awaiting(client, f"file-changed:{places[-1]}/data")
+        assert state(client, changed) == "waiting"
+
+
 def resume(client: stoker.Client) -> int:
     """Let the schedule run at its next slot."""
     client.call("schedule.resume", {"name": "imports"})

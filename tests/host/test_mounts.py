@@ -50,5 +50,7 @@ def test_mounts_when_nothing_changes_then_no_notice_comes() -> None:
     assert mounts.point_of("/proc/self/status") == "/proc"
     assert mounts.point_of("/proc") == "/proc"
     assert mounts.point_of("/processes") == mounts.point_of("/")
-    assert mounts.kinds[Path("/proc").stat().st_dev] == "proc"
+    device = Path("/proc").stat().st_dev
+    assert (mounts.kinds[device], mounts.device_of("/proc/self")) == ("proc", device)
+    assert "/proc" in mounts.points_of([device])
     mounts.close()

@@ -101,7 +101,13 @@ class Places:
 
     def open_mounts(self) -> Any:
         """In place of `Mounts()`: a host with one file system."""
-        return SimpleNamespace(fd=MOUNTS_FD, kinds={}, point_of=lambda _path: "/")
+        return SimpleNamespace(
+            fd=MOUNTS_FD,
+            kinds={},
+            point_of=lambda _path: "/",
+            device_of=lambda _path: 0,
+            points_of=lambda _devices: frozenset(),
+        )
 
     def path(self, path: str) -> SimulatedPath:
         """In place of `Path()`."""

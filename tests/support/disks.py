@@ -22,7 +22,7 @@ import pytest
 from tests.support.facts import DEADLINE_S, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Self
 
 # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN are the same number. The flags: whether the log is written before.
@@ -34,7 +34,7 @@ KINDS = {
     "ext4": (256, ["mkfs.ext4", "-q", "-E", "lazy_itable_init=0,nodiscard"], "loop,commit=300"),
     "xfs": (320, ["mkfs.xfs", "-q", "-K"], "loop"),
 }
-GUARD = 'cat; fsfreeze --unfreeze "$0"; umount --lazy "$0"'
+GUARD = 'cat; fsfreeze --unfreeze "$0"; umount --lazy "$0" "$@"'
 # A process that sleeps in a page fault on a frozen file system keeps the lock of its memory: a process that reads its
 # environ or cmdline in /proc sleeps, too (this test, its daemon, `ps`). Without a bound the whole machine would hang.
 THAW = f'sleep {2 * DEADLINE_S:g}; exec fsfreeze --unfreeze "$0"'
@@ -104,12 +104,12 @@ class Disk:
 
 
 class DeadDirectory:
-    """A FUSE file system whose server never answers: access hangs until `close`, then fails."""
+    """A FUSE file system whose server never answers: access hangs until `close`, then fails. `also`: further mounts."""
 
-    def __init__(self, where: Path) -> None:
+    def __init__(self, where: Path, also: Sequence[Path] = ()) -> None:
         self.where = where
         self._server: int | None = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        self._guard = _guard(where)
+        self._guard = _guard(where, *also)
         where.mkdir()
         options = f"fd={self._server},rootmode=40000,user_id=0,group_id=0"
         libc = ctypes.CDLL(None, use_errno=True)
@@ -117,6 +117,9 @@ class DeadDirectory:
             why = ctypes.get_errno()
             self.__exit__()
             raise OSError(why, os.strerror(why))
+        for place in also:
+            place.mkdir()
+            subprocess.run(["mount", "--bind", where, place], check=True)
 
     def __enter__(self) -> Self:
         return self
@@ -132,9 +135,9 @@ class DeadDirectory:
             self._server = None
 
 
-def _guard(where: Path) -> subprocess.Popen[bytes]:
+def _guard(*places: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        ["sh", "-c", GUARD, str(where)],
+        ["sh", "-c", GUARD, *map(str, places)],
         stdin=subprocess.PIPE,
         start_new_session=True,
         stdout=subprocess.DEVNULL,

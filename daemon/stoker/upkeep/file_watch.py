@@ -5,8 +5,8 @@ begins to wait for it, when the kernel reports a change (of the path, of the mou
 start. Where the kernel may not report changes, as on a network file system or at the limit of watches, paths are
 polled.
 
-Invariants: there is one look on each file system at a time; one that hangs takes one thread, and no other begins there;
-a change after a look began leads to another look.
+Invariants: there is one look on each file system at a time, at whichever mount point; one that hangs takes one thread,
+and no other begins there; a change after a look began leads to another look.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class FileWatch:
         self._background = background
         self._paths: dict[str, WatchedPath] = {}
         self._names = WatchedNames()
-        self._queues: dict[str, deque[str]] = {}  # paths to be looked at, by mount point
+        self._queues: dict[int, deque[str]] = {}  # paths to be looked at, by file system
         self._looks: dict[str, Look] = {}
         self._submits: list[FirstLooks] = []  # for jobs that are being submitted
         self._early: dict[int, set[bytes]] = {}  # by watch: names in notices since the looks that go on began
@@ -168,21 +168,21 @@ class FileWatch:
         """A look at a path is to begin; `_go_on` begins it."""
         if not self._paths[path].asked:
             self._paths[path].asked = True
-            self._queues.setdefault(self._point(path), deque()).append(path)
+            self._queues.setdefault(self._device(path), deque()).append(path)
 
     def _go_on(self) -> None:
         """Begin the looks that may begin: one on each file system, as another one would hang where the first does."""
         if not self._queues:
             return
         self._listen()
-        taken = self._hanging() | {self._point(each.path) for each in self._looks.values() if not each.hangs}
-        for point in self._queues.keys() - taken:
+        taken = self._hanging() | {self._device(each.path) for each in self._looks.values() if not each.hangs}
+        for device in self._queues.keys() - taken:
             if len(self._looks) >= THREADS:
                 return
-            self._begin_next(point)
+            self._begin_next(device)
 
-    def _begin_next(self, point: str) -> None:
-        queue = self._queues[point]
+    def _begin_next(self, device: int) -> None:
+        queue = self._queues[device]
         while queue:
             path = queue.popleft()
             watched = self._paths.get(path)
@@ -193,11 +193,11 @@ class FileWatch:
                 self._begin_look(path, watched)
                 break
         if not queue:
-            del self._queues[point]
+            del self._queues[device]
 
-    def _hanging(self) -> set[str]:
-        """The mount points at which looks hang."""
-        return {self._point(each.sight.at) for each in self._under_way() if each.hangs}
+    def _hanging(self) -> set[int]:
+        """The file systems on which looks hang."""
+        return {self._device(each.sight.at) for each in self._under_way() if each.hangs}
 
     def _under_way(self) -> Iterator[Look | FirstLooks]:
         yield from self._looks.values()
@@ -212,8 +212,9 @@ class FileWatch:
         self._background.start("look at a file", self._run_look(begun, work))
 
     def _surroundings(self) -> Surroundings:
-        """A link may lead any path to a mount point where a look hangs, so every look knows all of these."""
-        return Surroundings({} if self._mounts is None else self._mounts.kinds, frozenset(self._hanging()))
+        """A link may lead any path to a file system on which a look hangs, so every look knows where these are."""
+        mounts = self._mounts
+        return Surroundings() if mounts is None else Surroundings(mounts.kinds, mounts.points_of(self._hanging()))
 
     async def _run_look(self, begun: Look, work: Callable[[], None]) -> None:
         try:
@@ -263,14 +264,12 @@ class FileWatch:
 
     async def see(self, conditions: Sequence[str]) -> dict[str, str]:
         """The present state of the paths of these conditions, without those whose file system does not answer."""
-        hanging = self._hanging()
-        by_point: dict[str, list[str]] = {}
+        hanging, began = self._hanging(), self._clock.now().steady
+        by_device: dict[int, list[str]] = {}
         if sum(each.hangs for each in self._submits) < SUBMIT_THREADS:
             for condition in conditions:
-                by_point.setdefault(self._point(target_of(condition)), []).append(condition)
-        looks = [
-            FirstLooks(group, self._clock.now().steady) for point, group in by_point.items() if point not in hanging
-        ]
+                by_device.setdefault(self._device(target_of(condition)), []).append(condition)
+        looks = [FirstLooks(group, began) for device, group in by_device.items() if device not in hanging]
         if looks:
             tasks = [self._background.start("first look at files", self._see(each)) for each in looks]
             await asyncio.wait(tasks, timeout=PATIENCE_MS / 1_000)
@@ -342,8 +341,8 @@ class FileWatch:
             names = self._early.setdefault(notice.watch, set())
             names.add(notice.name if len(names) < MOST_EARLY else b"")
 
-    def _point(self, path: str) -> str:
-        return "/" if self._mounts is None else self._mounts.point_of(path)
+    def _device(self, path: str) -> int:
+        return 0 if self._mounts is None else self._mounts.device_of(path)
 
     def tick(self) -> None:
         """Notice looks that hang, and poll the paths of which the kernel may not report changes."""
@@ -378,12 +377,14 @@ class FileWatch:
         return state if sight.untold is None else f"{state}, looked at every {again}, as {sight.untold}"
 
     def view(self) -> FilesView:
+        point_of = (lambda _path: "/") if self._mounts is None else self._mounts.point_of
+        hanging = {point_of(each.sight.at) for each in self._under_way() if each.hangs}
         untold = [each.sight.untold for each in self._paths.values() if each.sight and each.sight.untold]
         return {
             "paths": len(self._paths),
             "untold": len(untold),
             "why": untold[0] if untold else None,
-            "hanging": [printable(point) for point in sorted(self._hanging())[:MOST_HANGING_SHOWN]],
+            "hanging": [printable(point) for point in sorted(hanging)[:MOST_HANGING_SHOWN]],
         }
 
     def close(self) -> None:
