@@ -70,18 +70,18 @@ class Places:
             self._inodes[path] = self._changes
         elif draw < 0.6 and not there:
             self._remove(path)
-            self._tell(FOLDER, path)
+            self._announce(FOLDER, path)
             return
         self._changed[path] = self._changes
-        self._tell(FOLDER, path)
-        self._tell(path)
+        self._announce(FOLDER, path)
+        self._announce(path)
 
     def _remove(self, path: str) -> None:
         if self._inodes.pop(path, None) is not None and path in self._watches:
-            self._tell(path)
+            self._announce(path)
             self._notices.append(FileNotice(self._watches.pop(path), b""))
 
-    def _tell(self, watched: str, path: str = "") -> None:
+    def _announce(self, watched: str, path: str = "") -> None:
         if watched not in self._watches:
             return
         self._notices.append(FileNotice(self._watches[watched], os.fsencode(path.rpartition("/")[2])))

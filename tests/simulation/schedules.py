@@ -64,7 +64,7 @@ class ScheduleLaws:
         for job in batch.new_jobs.values():
             if job.spec.schedule is not None:
                 slots[job.spec.schedule] += job.id not in asked
-                self._look_at(job, batch, is_slot=job.id not in asked)
+                self._check_run(job, batch, is_slot=job.id not in asked)
         for name, count in slots.items():
             misfire = self._rules.get(name, ("", ""))[0]
             if count > 1 and misfire in (Misfire.SKIP, Misfire.LATEST):
@@ -74,7 +74,7 @@ class ScheduleLaws:
         if batch.schedules or batch.removed_schedules:
             self._rules = {name: (misfire, overlap) for name, misfire, overlap in self._database.execute(RULES)}
 
-    def _look_at(self, job: Job, batch: Batch, *, is_slot: bool) -> None:
+    def _check_run(self, job: Job, batch: Batch, *, is_slot: bool) -> None:
         self._laws.looks["slot"] += 1
         name, slot = job.spec.schedule or "", job.spec.scheduled_for or 0
         if is_slot and (first := self._submitted.setdefault((name, slot), job.id)) != job.id:

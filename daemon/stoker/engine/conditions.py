@@ -297,7 +297,7 @@ class HostHolds(ConditionMessage):
         super().__init__(WaitersWanted(condition))
 
     def look_at(self, turn: Turn, waiter: ConditionWaiter) -> None:
-        _look_at(turn, waiter.job_id)
+        _recheck(turn, waiter.job_id)
 
     def goes_on(self, turn: Turn) -> bool:
         return self.waiters.condition in turn.memory.holding
@@ -314,7 +314,7 @@ class HostHoldsFor(Message):
 
     def apply_to(self, turn: Turn) -> Iterator[None]:
         for job_id in self._job_ids:
-            _look_at(turn, job_id)
+            _recheck(turn, job_id)
             yield
 
 
@@ -330,7 +330,7 @@ def _met(turn: Turn, job: Job | None) -> list[int]:
     return met_with_host(job.spec.wait_for, job.conditions_open, turn.memory.holding)
 
 
-def _look_at(turn: Turn, job_id: int) -> None:
+def _recheck(turn: Turn, job_id: int) -> None:
     job = turn.find(job_id)
     numbers = _met(turn, job)
     if job is None or not numbers:

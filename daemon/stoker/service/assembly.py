@@ -40,8 +40,8 @@ from stoker.store.open import Opened
 from stoker.store.writer import Writer
 from stoker.telemetry.stalls import Stalls
 from stoker.upkeep import maintenance
-from stoker.upkeep.awaited import Awaited
 from stoker.upkeep.backups import Backups
+from stoker.upkeep.condition_watch import ConditionWatch
 from stoker.upkeep.drain import Drain
 from stoker.upkeep.file_watch import FileWatch
 from stoker.upkeep.host_state import HostState
@@ -200,11 +200,11 @@ class Assembly:
         )
         files = FileWatch(self.memory, self.inbox, self.clock, self.background)
         host = HostState(self.config, self.clock, self.memory, self.inbox, self.throttle, self.background)
-        self.awaited = Awaited(self.memory, self.inbox, files, host)
+        self.condition_watch = ConditionWatch(self.memory, self.inbox, files, host)
         self.hooks = Hooks(self.intake, self.config.hooks.values())
         self.schedule_clock = ScheduleClock(self.memory, self.intake, self.inbox, self.clock, self.background, files)
         followers = (self.followups, self.archives, self.rooms, self.schedule_clock)
-        after = (self.effects, self.inbox, self.recovery, self.awaited, *followers)
+        after = (self.effects, self.inbox, self.recovery, self.condition_watch, *followers)
         self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.hooks, self.stalls, after)
 
     def _build_refusals(self, directory: StateDirectory, opened: Opened) -> None:
@@ -249,7 +249,7 @@ class Assembly:
         )
         duties: dict[str, Duty] = {
             "sample of the host": self.throttle,
-            "watch of conditions": self.awaited,
+            "watch of conditions": self.condition_watch,
             "check for a gap of time": self.deadlines,
             "check of the schedules' clock": self.schedule_clock,
             "housekeeping": self.housekeeping,

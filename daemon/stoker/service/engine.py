@@ -51,7 +51,7 @@ class Engine(Assembly):
 
     async def _check_and_post(self, request: CommandRequest[T]) -> None:
         await self.preflight.check(request)
-        request.seen = await self.awaited.files.see(request.changing())
+        request.seen = await self.condition_watch.files.see(request.changing())
         self.request(request)  # which may be refused by now
 
     # --- begin and end ---
@@ -79,7 +79,7 @@ class Engine(Assembly):
             "search for jobs without an attempt", partial(hold_jobs_without_attempt, self.queries, self.inbox)
         )
         self.throttle.begin()
-        self.awaited.begin(*self.conditions_left)
+        self.condition_watch.begin(*self.conditions_left)
         self.schedule_clock.begin()
         self.journaling.begin()
         self.cadence.start()
@@ -104,7 +104,7 @@ class Engine(Assembly):
         self.config = config = reloaded.config
         set_level(config.log.level)
         self.dispatcher.slots = config.daemon.slots
-        for part in (self.throttle, self.awaited.host, self.retention, self.backups, self.journaling):
+        for part in (self.throttle, self.condition_watch.host, self.retention, self.backups, self.journaling):
             part.use(config)
         self.staleness.use(config.workflows.stale_ms)
         self.intake.use(SpecDefaults(config), config.jobs.ageing_ms, config.jobs.max_queued)
@@ -132,5 +132,5 @@ class Engine(Assembly):
         await self.in_process.close()
         await self.local.close()
         self.preflight.close()
-        self.awaited.close()
+        self.condition_watch.close()
         self.log_threads.shutdown(wait=False, cancel_futures=True)

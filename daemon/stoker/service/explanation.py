@@ -64,7 +64,7 @@ async def _facts(engine: Engine, job: Job) -> JobFacts:
         reserved=engine.dispatcher.reservations(now.steady) if job.state is State.QUEUED else {},
         holders={name: memory.holders(name) for name in job.spec.resources},
         rates=_rates(memory, job, now.steady),
-        seen=engine.awaited.seen(job),
+        seen=engine.condition_watch.seen(job),
         open_needs=await engine.queries.run(jobs.open_needs, job.id) if job.needs_open else (),
         unmet=await _unmet(engine, job) if job.reason in UNMET else (),
         attempt=None if run is None else run.attempt,

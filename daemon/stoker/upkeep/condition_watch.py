@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stoker.core.job.model import Job
 
 
-class Awaited:
+class ConditionWatch:
     def __init__(self, memory: LiveState, inbox: Inbox, files: FileWatch, host: HostState) -> None:
         self._memory = memory
         self._inbox = inbox
