@@ -48,10 +48,12 @@ def test_why_when_a_job_is_held_then_each_reason_has_its_own_sentence(reason: Re
     assert blocker.message != "waits for a person"
 
 
-def test_why_when_a_job_is_damaged_then_no_release_is_offered_as_it_cannot_start() -> None:
+def test_why_when_a_job_is_damaged_then_a_release_is_offered_only_after_a_repair() -> None:
     blocker = why(job(State.HELD, reason=Reason.DAMAGED))
 
-    assert blocker.hint == "stoker doctor says what else is damaged; stoker cancel 7, and submit it again"
+    assert (
+        blocker.hint == "stoker doctor says whether it can be repaired; if so release it then, if not: stoker cancel 7"
+    )
 
 
 def test_why_when_jobs_are_held_then_no_two_reasons_sound_the_same() -> None:

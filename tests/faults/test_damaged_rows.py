@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.core.clock import wall_ms
 from stoker.core.errors import StokerError
+from tests.support.examined import is_journaled
 from tests.support.facts import until
 from tests.support.work import Gate, attempts_of, changes, end_of, shell, state, submit, submit_running
 
@@ -131,7 +133,7 @@ def test_claim_when_the_spec_of_a_job_is_damaged_then_it_is_held_and_never_runs(
         for again in ("release", "edit", None):
             until(lambda: state(client, damaged) == "held", why="the job is held")
             assert client.why(damaged)["details"] == {"reason": "damaged"}
-            assert "does not match its checksum" in client.why(damaged)["message"]
+            assert "did not match its checksum" in client.why(damaged)["message"]
             if again == "edit":
                 with pytest.raises(StokerError, match="cannot be edited: its row in the database"):
                     client.call("job.edit", {"id": damaged, "name": "n"})
@@ -163,6 +165,56 @@ def test_claim_when_all_that_were_chosen_are_damaged_then_the_next_job_starts(da
 
         assert end_of(client, sound) == ("succeeded", "exit")
         assert {state(client, job) for job in damaged} == {"held"}
+
+
+@pytest.mark.parametrize("remedy", ["repair", "restore"])
+@pytest.mark.parametrize("damage", ["args = replace(args, 'asked', 'other')", "max_attempts = 0"])
+def test_hold_when_a_spec_is_damaged_then_a_remedy_gives_back_what_was_asked(
+    daemon: DaemonProcess, tmp_path: Path, damage: str, remedy: str
+) -> None:
+    """The journal has the row as it is. `max_attempts = 0` breaks a constraint, which a rebuild must not fail at."""
+    asked = tmp_path / "asked"
+    with daemon.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        job = submit(client, shell(f"touch {asked}"))
+    daemon.kill9()
+    with sqlite3.connect(daemon.state_dir / "stoker.db") as database:
+        database.execute("PRAGMA ignore_check_constraints = ON")
+        assert database.execute(f"UPDATE jobs SET {damage} WHERE id = ?", [job]).rowcount == 1
+    database.close()
+    daemon.start()
+    with daemon.client() as client:
+        client.call("queue.resume", {"name": "default"})
+        until(lambda: state(client, job) == "held", why="the job is held")
+    until(lambda: is_journaled(daemon.state_dir), why="the journal has the held row")
+    daemon.stop()
+
+    command = ["doctor", "--repair"] if remedy == "repair" else ["restore", "--from-journal"]
+    done = daemon.cli(*command, "--yes", "--state-dir", str(daemon.state_dir))
+
+    assert f"job {job}: its spec is what the log of changes has" in done.stdout, done.stdout + done.stderr
+    daemon.start()
+    with daemon.client() as client:
+        client.call("job.release", {"id": job})
+        assert end_of(client, job) == ("succeeded", "exit")
+    assert asked.exists()
+
+
+def test_deadline_when_the_spec_of_a_job_is_damaged_then_it_is_held(
+    daemon: DaemonProcess,
+) -> None:
+    later = wall_ms() + 3_600_000
+    with daemon.client() as client:
+        damaged = submit(client, shell(":"), run_at=later, deadline=later + 1)
+    daemon.kill9()
+    with sqlite3.connect(daemon.state_dir / "stoker.db") as database:
+        assert database.execute("UPDATE jobs SET deadline = 1 WHERE id = ?", [damaged]).rowcount == 1
+    database.close()
+    daemon.start()
+
+    with daemon.client() as client:
+        until(lambda: state(client, damaged) != "waiting", why="its deadline was looked at")
+        assert client.why(damaged)["details"] == {"reason": "damaged"}
 
 
 @pytest.mark.parametrize(

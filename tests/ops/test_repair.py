@@ -14,6 +14,8 @@ from stoker.ops.doctor.examination import REPAIR
 from stoker.ops.doctor.repairs import REPAIRS
 from stoker.ops.doctor.run import CHECKS
 from stoker.store.backup_files import checksum_of, read_checksum
+from stoker.store.recorded_specs import put_back
+from stoker.store.repair import writing
 from tests.support.examined import content, edit, examined, findings, lose_index_entry
 from tests.support.work import end_of, shell, submit
 
@@ -52,6 +54,11 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
             "CREATE TRIGGER changes_are_immutable BEFORE UPDATE ON changes BEGIN SELECT 1; END",
         ),
         "trigger changes_are_immutable",
+    ),
+    "a spec": (
+        "jobs",
+        lambda root: edit(root, "UPDATE jobs SET args = '[\"-c\"' WHERE id = 6"),
+        "job 6: its spec is what the log of changes has",
     ),
     "a count of needs": (
         "counters",
@@ -191,6 +198,13 @@ def test_repair_when_facts_are_lost_then_nothing_is_changed_and_restore_is_named
     assert after == before
 
 
+def test_repair_when_no_recorded_spec_has_the_checksum_then_none_is_put_back(state: Path) -> None:
+    edit(state, "UPDATE jobs SET args = '[]', spec_hash = zeroblob(16) WHERE id = 6")
+
+    with writing(state / "stoker.db") as connection:
+        assert put_back(connection) == []
+
+
 def test_repair_when_it_fails_then_it_is_undone(stopped_daemon: DaemonProcess, state: Path) -> None:
     """Two open attempts: the unique index cannot be made again."""
     edit(
@@ -209,4 +223,4 @@ def test_repair_when_it_fails_then_it_is_undone(stopped_daemon: DaemonProcess, s
 
 
 def test_repairs_when_a_check_names_the_remedy_then_there_is_one() -> None:
-    assert {check.name for check in CHECKS if check.remedy == REPAIR} | {"pages"} == REPAIRS.keys()
+    assert {check.name for check in CHECKS if check.remedy == REPAIR} | {"pages", "jobs"} == REPAIRS.keys()

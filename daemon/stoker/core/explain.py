@@ -273,7 +273,7 @@ _HELD = {
     Reason.ORPHANED: "had an unseen end, so a person must decide",
     Reason.LOST: "was lost: it is not known how, or whether, it ended",
     Reason.RESTORED: "may have run since the backup was made that was restored, so a person must decide",
-    Reason.DAMAGED: "was not started: its row in the database is damaged, as it does not match its checksum",
+    Reason.DAMAGED: "was not started: its row in the database was damaged, as it did not match its checksum",
     Reason.SHUTDOWN: "was stopped with the daemon, and asks a person to decide (on_orphan = hold)",
 }
 
@@ -295,7 +295,7 @@ def _held(job: Job, facts: JobFacts) -> Blocker:
         why = "ran while no daemon was there and was stopped for that, so a person must decide"
     hint = f"stoker release {job.id}, or stoker cancel {job.id}"
     if job.reason is Reason.DAMAGED:
-        hint = f"stoker doctor says what else is damaged; stoker cancel {job.id}, and submit it again"
+        hint = f"stoker doctor says whether it can be repaired; if so release it then, if not: stoker cancel {job.id}"
     return Blocker("held", why, hint, {"reason": job.reason})
 
 

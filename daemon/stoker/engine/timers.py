@@ -16,10 +16,11 @@ from msgspec.structs import replace
 
 from stoker.core.clock import Now
 from stoker.core.job import events as ev
-from stoker.core.job.model import Attempt, Job, State, StopReason
+from stoker.core.job.model import Attempt, Job, Reason, State, StopReason
 from stoker.core.job.notice import judge_silence
 from stoker.engine.inbox import Message, PostMessage
 from stoker.engine.turn import DueRead, Turn, Warn
+from stoker.store.jobs import is_damaged
 from stoker.store.loading import Wanted
 
 # The kernel sends no signal when the wall clock is set forward, so wall limits are checked this often.
@@ -187,9 +188,9 @@ class DueJobs(Message):
         due = turn.loaded.due
         for kind, ids in ((ev.Woke, due.woken), (ev.TtlPassed, due.expired), (ev.DeadlinePassed, due.overdue)):
             for job_id in ids:
-                state = turn.job(job_id).state
-                if state is State.WAITING or (state is State.QUEUED and kind is not ev.Woke):
-                    turn.step(job_id, kind())
+                job = turn.job(job_id)
+                if job.state is State.WAITING or (job.state is State.QUEUED and kind is not ev.Woke):
+                    turn.step(job_id, ev.Hold(reason=Reason.DAMAGED) if is_damaged(job) else kind())
         turn.effects.append(DueRead(due))
         if due.more:
             turn.effects.append(PostMessage(DueJobs()))

@@ -18,7 +18,8 @@ from stoker.core.clock import wall_ms
 from stoker.core.errors import BackupRefused, JournalBroken
 from stoker.core.units import instant
 from stoker.files import make_regular
-from stoker.store import changes, outbox
+from stoker.store import changes, outbox, recorded_specs
+from stoker.store.database import transaction
 from stoker.store.high_water import ID_TABLES, Mark
 from stoker.store.journal_chains import JournalChain, Torn, chains, read_chain
 from stoker.store.journal_files import Line, Position
@@ -88,6 +89,14 @@ def behind_backup(journal: Path, fresh: Path, until: Until) -> Rebuilt:
         return _apply(connection, chain, position, until)
 
 
+def put_back_specs(fresh: Path) -> list[str]:
+    """Put back every damaged spec of a rebuilt database that its log of changes has; a sentence for each."""
+    with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
+        use_without_care(connection)
+        with transaction(connection):
+            return recorded_specs.put_back(connection)
+
+
 def _start_of(connection: sqlite3.Connection, until: Until) -> tuple[str, Position] | None:
     """The chain that a backup belongs to, and its position in it. Raises BackupRefused if `until` is before it."""
     seq = changes.last(connection)[0]
@@ -144,6 +153,7 @@ def _apply(connection: sqlite3.Connection, chain: JournalChain, start: Position,
             ids.see(commit)
             end = end if newest.more else newest
         _check_end(chain, end, until)
+    remarks.extend(recorded_specs.put_back_held(connection))
     if until.seq is not None and seq < until.seq:
         remarks.append(f"change {until.seq} was committed together with later ones: it is not part of this")
     return Rebuilt(seq, at, ids.mark, remarks)

@@ -145,15 +145,21 @@ def _rebuilt(fresh: Path, source: Path, rebuilt: Rebuilt) -> Candidate:
     def refused(why: object) -> JournalBroken:
         return JournalBroken(f"the rebuild from {source} is damaged: {why}", hint="stoker restore --from-backup latest")
 
-    with open_immutable(fresh) as connection:
-        try:
-            damage = find_damage(connection) or audit.verify(connection).broken
-            if damage is not None:
-                raise refused(damage)
+    def damage() -> str | None:
+        with open_immutable(fresh) as connection:
+            return find_damage(connection) or audit.verify(connection).broken
+
+    try:
+        remarks, found = rebuilt.remarks, damage()
+        if found is not None and (put_back := rebuild.put_back_specs(fresh)):
+            remarks, found = [*remarks, *put_back], damage()
+        if found is not None:
+            raise refused(found)
+        with open_immutable(fresh) as connection:
             candidate = _candidate(connection)
-        except (msgspec.MsgspecError, KeyError) as error:
-            raise refused(error) from error
-    return replace(candidate, given_out=candidate.given_out.joined(rebuilt.given_out), remarks=rebuilt.remarks)
+    except (msgspec.MsgspecError, KeyError) as error:
+        raise refused(error) from error
+    return replace(candidate, given_out=candidate.given_out.joined(rebuilt.given_out), remarks=remarks)
 
 
 @contextmanager

@@ -90,6 +90,7 @@ COLUMNS = f"{_SPEC_COLUMNS}, {', '.join(_STATE_FIELDS)}"
 INSERT = f"INSERT INTO jobs ({COLUMNS}) VALUES ({', '.join('?' * (SPEC_WIDTH + len(_STATE_FIELDS)))})"
 UPDATE = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE id = ?"
 update_row = attrgetter(*_CHANGING, "id")  # the parameters of UPDATE
+REPLACE_SPEC = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _SPEC_COLUMNS.split(', '))} WHERE id = ?"
 UPDATE_SPEC = """
 UPDATE jobs SET queue = ?, name = ?, priority = ?, order_key = ?, deadline = ?, ttl_ms = ?, timeout_ms = ?,
     max_attempts = ?, policy = ?, spec_hash = ?
@@ -210,12 +211,16 @@ def spec_row(job: Job) -> tuple[Any, ...]:
 
 
 def insert_row(job: Job) -> tuple[Any, ...]:
-    spec = job.spec
+    return (*spec_values(job.spec), *_state_row(job))
+
+
+def spec_values(spec: Spec) -> tuple[Any, ...]:
+    """The values of the columns of a spec."""
     return (
         spec.queue, spec.name, spec.priority, spec.execution_mode, _text_column(spec.command),
         _encode(spec.args).decode(), _encode(spec.env).decode(), _text_column(spec.working_dir), spec.max_attempts,
         spec.backoff_factor, spec.deadline, spec.ttl_ms, spec.timeout_ms, spec.on_orphan, spec.survive,
-        spec.run_at, spec.supersede_key, spec.hook, spec.hook_change, _policy_of(spec), *_state_row(job),
+        spec.run_at, spec.supersede_key, spec.hook, spec.hook_change, _policy_of(spec),
     )  # fmt: skip
 
 

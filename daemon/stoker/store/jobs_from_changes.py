@@ -19,6 +19,7 @@ import msgspec
 
 from stoker.store import jobs
 from stoker.store.changes import last_removed
+from stoker.store.recorded_specs import UNREADABLE, find
 
 JOBS = f"SELECT {jobs.COLUMNS} FROM jobs WHERE id > ? AND {jobs.NOT_PURGED} ORDER BY id LIMIT ?"
 CHANGES = """
@@ -73,12 +74,19 @@ BEFORE_SUBMIT = {name: 0 if name in COUNTED else None for name in ChangedValues.
 Rows = Sequence[tuple[Any, ...]]
 
 
+class DamagedSpec(NamedTuple):
+    """A damaged spec in a sentence; `is_recorded`: the log of changes has it as it was."""
+
+    sentence: str
+    is_recorded: bool
+
+
 class Examined(NamedTuple):
     """How many jobs of a portion were examined, what is wrong with them, and the id behind which the next begins."""
 
     jobs: int
     unlike: list[str]
-    damaged: list[str]
+    damaged: list[DamagedSpec]
     after: int
 
 
@@ -111,15 +119,21 @@ _payload = msgspec.json.Decoder(Payload).decode
 
 
 def _examine(row: tuple[Any, ...], changes: Rows, running: bool, removed: int, into: Examined) -> None:  # noqa: FBT001
-    try:
-        if _hash_of(row[: jobs.SPEC_WIDTH]) != row[SPEC_HASH]:
-            into.damaged.append(f"job {row[ID]}: its spec does not match its checksum")
-    except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
-        into.damaged.append(f"job {row[ID]}: its row cannot be read: {error}")
+    if (damage := _damage(row)) is not None:
+        is_recorded = find((payload for *_, payload in reversed(changes)), row[SPEC_HASH]) is not None
+        into.damaged.append(DamagedSpec(f"job {row[ID]}: {damage}", is_recorded))
     try:
         into.unlike.extend(f"job {row[ID]}{words}" for words in _differences(row, changes, running, removed))
-    except (msgspec.MsgspecError, ValueError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         into.unlike.append(f"job {row[ID]}: its changes cannot be read: {error}")
+
+
+def _damage(row: tuple[Any, ...]) -> str | None:
+    try:
+        is_sound = _hash_of(row[: jobs.SPEC_WIDTH]) == row[SPEC_HASH]
+    except UNREADABLE as error:
+        return f"its row cannot be read: {error}"
+    return None if is_sound else "its spec does not match its checksum"
 
 
 @lru_cache(maxsize=64)  # jobs often have the spec of one before them; a spec may have a megabyte

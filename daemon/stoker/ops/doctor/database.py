@@ -159,7 +159,7 @@ def has_jobs_as_changed(examination: Examination) -> Found:
     while (portion := jobs_from_changes.examine(examination.connection, after)) is not None:
         done, after = done + portion.jobs, portion.after
         yield from portion.unlike
-        yield from portion.damaged
+        yield from (Symptom(spec.sentence, REPAIR if spec.is_recorded else None) for spec in portion.damaged)
         examination.progress("jobs", done, all_of_them)
 
 

@@ -18,7 +18,7 @@ from stoker.files import sync
 from stoker.ops.doctor import files
 from stoker.ops.doctor.examination import REPAIR, Examination, Host, Progress, examining
 from stoker.ops.doctor.run import examined
-from stoker.store import repair
+from stoker.store import recorded_specs, repair
 from stoker.store.backup import back_up
 from stoker.store.backup_files import time_name
 from stoker.store.database import transaction
@@ -40,6 +40,7 @@ class Repair(NamedTuple):
 REPAIRS = {
     "pages": Repair(rows=repair.rebuild_indexes),
     "objects": Repair(rows=repair.remake_objects),
+    "jobs": Repair(rows=recorded_specs.put_back),
     "counters": Repair(rows=repair.recount),
     "ids": Repair(rows=repair.raise_ids),
     "logs without job": Repair(files=files.orphaned_logs),
