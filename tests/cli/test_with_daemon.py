@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -260,6 +261,26 @@ def test_watch_when_it_begins_at_the_first_change_then_every_change_has_its_line
         watching.terminate()
 
     assert seen == list(range(1, last_seq + 1))
+
+
+def test_watch_when_a_person_gave_a_reason_then_it_is_shown_live_and_later(shared: DaemonProcess) -> None:
+    shared.cli("run", "true")
+    with shared.client() as client:
+        before = client.status()["last_seq"] - 1
+        live = client.watch(before)
+        next(live)  # from now on it follows
+        shared.cli("queue", "set", "watched", "--class", "low")
+        shared.cli("queue", "pause", "watched", "--reason", "make room")
+        seen = next(change for change in live if change["cause"] == "paused")
+        stored = next(change for change in client.watch(before) if change["cause"] == "paused")
+    command = [sys.executable, "-m", "stoker.cli.main", "--socket", str(shared.socket), "watch", "--since", str(before)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        line = next(line for line in watching.stdout if "paused" in line)
+        watching.terminate()
+
+    assert (seen["note"], seen) == ("make room", stored)
+    assert line.endswith(f"paused by uid {os.getuid()}: make room\n")
 
 
 def test_show_when_logs_is_given_then_the_end_of_the_newest_log_is_shown(shared: DaemonProcess) -> None:

@@ -330,5 +330,8 @@ def _print_change(change: ChangeShape, *, as_json: bool) -> None:
     else:
         moved = f"{change['from'] or '-'} → {change['to'] or '-'}" if change["from"] or change["to"] else ""
         what = f"{change['kind']} {render.visible(str(change['subject']))}"
-        render.line(f"{change['seq']:>7}  {render.when(change['at'])}  {what:<12}  {moved:<22}  {change['cause']}")
+        line = f"{change['seq']:>7}  {render.when(change['at'])}  {what:<12}  {moved:<22}  {change['cause']}"
+        by = "" if change["actor_uid"] is None else f" by uid {change['actor_uid']}"
+        why = "" if change["note"] is None else f": {render.visible(change['note'])}"
+        render.line(line + by + why)
     render.flush()

@@ -164,9 +164,8 @@ class JobPage(TypedDict):
 
 
 class RecordedChange(ChangeShape):
-    """One entry of the history of a job; `note`: the reason that a person gave."""
+    """One entry of the history of a job."""
 
-    note: str | None
     details: dict[str, Any]
 
 

@@ -168,9 +168,10 @@ ChangeShape = TypedDict(
         "to": str | None,
         "cause": str,
         "actor_uid": int | None,
+        "note": str | None,
     },
 )
-"""One entry of the log of changes."""
+"""One entry of the log of changes; `note`: the reason that a person gave."""
 
 
 class WorkflowAccepted(TypedDict):

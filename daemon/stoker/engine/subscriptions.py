@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from stoker.core.answers import JobStanding, job_standing
 from stoker.core.errors import TooManyWaits
 from stoker.core.job.model import FINAL, Change, State
@@ -197,4 +199,11 @@ def change_fields(change: Change) -> ChangeShape:
         "to": change.to_state,
         "cause": change.cause,
         "actor_uid": change.actor_uid,
+        "note": _note(change),
     }
+
+
+def _note(change: Change) -> str | None:
+    payload = change.payload
+    values: Any = msgspec.json.decode(payload) if isinstance(payload, msgspec.Raw) else payload
+    return values.get("note") if isinstance(values, dict) else None

@@ -132,5 +132,5 @@ async def stored_workflow(engine: Engine, workflow_id: int) -> StoredWorkflow:
 
 def change_view(change: Change) -> RecordedChange:
     details = msgspec.json.decode(change.payload) if isinstance(change.payload, msgspec.Raw) else change.payload
-    note = details.pop("note", None)
-    return {**change_fields(change), "note": note, "details": details}
+    details.pop("note", None)
+    return {**change_fields(change), "details": details}

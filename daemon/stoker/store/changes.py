@@ -39,8 +39,11 @@ OF_WORKFLOW = f"""
 SELECT {COLUMNS} FROM changes WHERE seq > ? AND seq <= ? AND kind = 'workflow' AND subject = ? ORDER BY seq
 """
 OF_JOB_AFTER = f"SELECT {COLUMNS} FROM changes WHERE job_id = ? AND seq > ? ORDER BY seq LIMIT ?"
-# Watchers get no payloads, which may have a megabyte each.
-WITHOUT_PAYLOAD = "seq, at, kind, subject, from_state, to_state, cause, actor_uid, 'null'"
+# Watchers get no payloads, which may have a megabyte each, but the reason that a person gave.
+NOTE = """
+iif(instr(payload, '"note":"') AND json_valid(payload), json_object('note', json_extract(payload, '$.note')), 'null')
+"""
+WITHOUT_PAYLOAD = f"seq, at, kind, subject, from_state, to_state, cause, actor_uid, {NOTE}"
 AFTER = f"SELECT {WITHOUT_PAYLOAD} FROM changes WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
 AFTER_OF_JOB = f"SELECT {WITHOUT_PAYLOAD} FROM changes WHERE job_id = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
 # There is no index by workflow: at most SCANNED changes are looked at in one query.
