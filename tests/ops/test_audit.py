@@ -87,7 +87,12 @@ def test_audit_when_a_backup_is_named_then_that_is_verified(daemon: DaemonProces
 
     whole = daemon.cli("audit", "verify", "--from-backup", str(tmp_path / "b.db"), "--json")
     (tmp_path / "text").write_text("no database")
+    newest = daemon.cli("audit", "verify", "--from-backup", "latest")
+    assert daemon.cli("backup").returncode == 0
+    latest = daemon.cli("audit", "verify", "--from-backup", "latest", "--json")
     none = daemon.cli("audit", "verify", "--from-backup", str(tmp_path / "text"))
 
     assert json.loads(whole.stdout)["last"] == last
+    assert (newest.returncode, "there is no backup in" in newest.stderr) == (65, True), newest.stderr
+    assert json.loads(latest.stdout)["last"] > last
     assert (none.returncode, "cannot be read" in none.stderr) == (65, True), none.stderr

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stoker.cli.kit import render
 from stoker.cli.kit.connection import state_dir
-from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option
+from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option, path
 from stoker.core.units import counted
 
 if TYPE_CHECKING:
@@ -18,11 +18,20 @@ if TYPE_CHECKING:
 
 @Command(
     options=(
-        Option("--from-backup", "FILE", "verify this backup instead of the state"),
+        Option(
+            "--from-backup",
+            "latest|FILE",
+            "verify the newest backup, one that `stoker backup ls` names, or this file, instead of the state",
+            convert=path,
+        ),
         STATE_DIR,
         JSON,
     ),
-    examples=("stoker audit verify", "stoker audit verify --from-backup /mnt/disk/stoker.db --json"),
+    examples=(
+        "stoker audit verify",
+        "stoker audit verify --from-backup latest",
+        "stoker audit verify --from-backup /mnt/disk/stoker.db --json",
+    ),
 )
 def verify(given: Given) -> int:
     """Each change has the hash of its content and of the change before it: one that was edited, removed or added
@@ -32,7 +41,7 @@ def verify(given: Given) -> int:
 
     try:
         if given["from_backup"] is not None:
-            verdict = ops.verify_backup(given["from_backup"], _show)
+            verdict = ops.verify_backup(state_dir(given), given["from_backup"], _show)
         else:
             verdict = ops.verify_state(state_dir(given), _show)
     finally:

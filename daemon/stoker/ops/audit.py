@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from stoker.core.errors import AlreadyRunning, BackupRefused
 from stoker.ops import journal_audit
-from stoker.store import audit, changes
+from stoker.store import audit, changes, restore
 from stoker.store.database import open_immutable, reading, refusal
 from stoker.store.directory import StateDirectory
 from stoker.store.open import open_existing
@@ -37,9 +37,9 @@ def verify_state(root: str, progress: Progress) -> AuditView:
         return verdict
 
 
-def verify_backup(file: str, progress: Progress) -> AuditView:
-    """Verify the log in a backup. Raises BackupRefused."""
-    path = Path(file).resolve()
+def verify_backup(root: str, file: str, progress: Progress) -> AuditView:
+    """Verify the log in a backup: `latest` or a name, of those in the state, or a file. Raises BackupRefused."""
+    path = restore.named(StateDirectory(Path(root)).backups, file)
     if not path.is_file():
         raise BackupRefused(f"{path} is not a file", hint="stoker backup ls")
     try:

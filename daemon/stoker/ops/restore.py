@@ -28,7 +28,7 @@ from stoker.files import NotRegular, make_regular, open_regular, sync
 from stoker.ops import rebuild
 from stoker.ops.rebuild import Rebuilt, Until
 from stoker.store import audit, changes, instance, restore
-from stoker.store.backup_files import NAME, listed, read_checksum, time_name
+from stoker.store.backup_files import read_checksum, time_name
 from stoker.store.database import APPLICATION_ID, HEADER, UNREADABLE, beside, open_immutable, open_unchanged
 from stoker.store.directory import Aside, StateDirectory, is_disk_full, storage_error
 from stoker.store.high_water import HighWater, Mark
@@ -40,7 +40,6 @@ from stoker.store.restore import JobNumbers, Restored
 if TYPE_CHECKING:
     from stoker.core.daemon_views import RestoreView
 
-LATEST = "latest"
 CHUNK_BYTES = 1024 * 1024
 MARGIN = 1_000  # above ids that are only known from files: somewhat higher ones may have been answered
 
@@ -183,13 +182,7 @@ def _find(directory: StateDirectory, source: str | None) -> Path:
     """The file of a backup, or the directory of the journal. Raises BackupRefused if it cannot be a backup."""
     if source is None:
         return directory.journal
-    if source == LATEST:
-        backups = listed(directory.backups)
-        if not backups:
-            raise BackupRefused(f"there is no backup in {directory.backups}", hint="name a file: --from-backup FILE")
-        return restore.newest(backups).path
-    named = directory.backups / source  # as `stoker backup ls` shows it
-    path = named if NAME.fullmatch(source) and named.exists() else Path(source).resolve()
+    path = restore.named(directory.backups, source)
     if path.is_dir():
         raise BackupRefused(f"{path} is a directory", hint=f"name a file in it: ls -l {shlex.quote(str(path))}")
     present = [one for one in beside(path) if one.exists()]
@@ -254,7 +247,8 @@ def _examine(path: Path, backup: Path, checksum: str) -> Candidate:
                 raise refused(damage)
             return _candidate(connection)
     except StateRefused as error:
-        raise refused(error.message) from error
+        hint = "restore it with the release of stoker that wrote it, or take another one: stoker backup ls"
+        raise BackupRefused(f"{backup}: {error.message}", hint=hint) from error
     except (sqlite3.Error, msgspec.MsgspecError, KeyError) as error:
         raise refused(str(error)) from error
 

@@ -14,14 +14,16 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from stoker.core.errors import BackupRefused
 from stoker.store import history_id
-from stoker.store.backup_files import BackupFile
+from stoker.store.backup_files import NAME, BackupFile, listed
 from stoker.store.database import UNREADABLE, open_immutable, transaction
 from stoker.store.high_water import Mark
 from stoker.store.outbox import FORGET_CHAIN, LEFT_CHAIN
 from stoker.store.queues import SET_META, meta
 from stoker.store.strict import strict
 
+LATEST = "latest"
 NOTE = "restored"
 SEQUENCE = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = ?), 0)"
 FORGET_SEQUENCE = "DELETE FROM sqlite_sequence WHERE name = ?"
@@ -64,6 +66,17 @@ def numbers(connection: sqlite3.Connection) -> JobNumbers:
 def open_jobs(connection: sqlite3.Connection) -> list[tuple[int, int]]:
     """The jobs that have not ended, and the number of attempts of each."""
     return connection.execute(OPEN_JOBS).fetchall()
+
+
+def named(directory: Path, source: str) -> Path:
+    """The file of a backup: `latest`, the name of one in `directory`, or a path. Raises BackupRefused."""
+    if source == LATEST:
+        backups = listed(directory)
+        if not backups:
+            raise BackupRefused(f"there is no backup in {directory}", hint="name a file: --from-backup FILE")
+        return newest(backups).path
+    shown = directory / source  # as `stoker backup ls` shows it
+    return shown if NAME.fullmatch(source) and shown.exists() else Path(source).resolve()
 
 
 def newest(backups: Sequence[BackupFile]) -> BackupFile:
