@@ -6,6 +6,7 @@ A backup is compared with the log of changes of the living database: up to its s
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
 import threading
 from contextlib import closing
@@ -173,6 +174,20 @@ async def large(stopped_daemon: DaemonProcess) -> StateDirectory:
     directory = StateDirectory(stopped_daemon.state_dir)
     directory.remember()
     return directory
+
+
+def test_backup_when_it_is_asked_by_one_line_and_read_to_its_end_then_it_is_there(daemon: DaemonProcess) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(daemon.socket))
+        connection.sendall(b'{"jsonrpc":"2.0","id":1,"method":"system.backup","params":{}}\n')
+        connection.shutdown(socket.SHUT_WR)  # as socat does at the end of its input
+        with connection.makefile("rb") as answers:
+            first, *progress = [json.loads(line) for line in answers]
+
+    assert first == {"jsonrpc": "2.0", "id": 1, "result": {"stream": 1}}
+    assert progress[-1]["params"] == {"stream": 1, "end": True}
+    (made,) = [one["params"]["backup"] for one in progress[:-1] if one["params"]["backup"] is not None]
+    assert [str(one.path) for one in listed(daemon.state_dir / "backups")] == [made["path"]]
 
 
 async def test_backup_when_its_client_hangs_up_then_it_is_given_up_and_nothing_is_left(
