@@ -293,7 +293,7 @@ BAD: dict[str, tuple[Callable[[Path], object], Until, str]] = {
         Until(),
         "there is no journal in",
     ),
-    "another text": (lambda journal: files(journal)[0].write_text("no\n"), Until(), "no header of a journal"),
+    "another text": (lambda journal: files(journal)[0].write_text("no\n"), Until(), "not the header of a journal"),
     "another instance": (
         lambda journal: resealed(journal, lambda line: of_instance(line, "abcd"), instance="abcd"),
         Until(),
