@@ -234,6 +234,7 @@ def test_claim_when_a_spec_cannot_be_read_then_the_daemon_ends_and_names_the_doc
     with daemon.client() as client:
         client.call("queue.pause", {"name": "default"})
         damaged = submit(client, shell(":"))
+    until(lambda: is_journaled(daemon.state_dir), why="no new journal is begun, which would fail at the row, too")
     daemon.kill9()
     with sqlite3.connect(daemon.state_dir / "stoker.db") as database:
         assert database.execute(damage, [damaged]).rowcount == 1
