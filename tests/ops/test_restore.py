@@ -90,6 +90,30 @@ def test_restore_when_jobs_ran_since_the_backup_then_no_unsafe_one_runs_again(
     assert event["held"] == UNSAFE + 1
 
 
+def test_restore_when_slots_came_since_the_backup_then_none_has_a_second_run(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    ledger.touch()
+    template = shell(f'echo "$STOKER_SCHEDULED_FOR" >> {ledger}')
+    policies = {"misfire": "all", "overlap": "allow", "catch_up_ms": 600_000}
+    with daemon.client() as client:
+        client.call("schedule.add", {"name": "tick", "timing": "every 1s", "job": template, **policies})
+        backed_up(daemon)
+        until(lambda: len(lines(ledger)) >= 2)
+    daemon.kill9()
+    ran = lines(ledger)
+
+    restored(daemon)
+    daemon.start()
+
+    with daemon.client() as client:
+        until(lambda: lines(ledger)[-1] > ran[-1], why="a later slot has its run")
+        client.call("schedule.pause", {"name": "tick"})
+    assert len(set(lines(ledger))) == len(lines(ledger))
+    assert daemon.logged("schedule_missed", schedule="tick")
+
+
 def test_watch_when_a_restore_took_back_its_cursor_then_it_is_refused(daemon: DaemonProcess) -> None:
     """Also after the history has grown beyond the cursor again: the number stands for another change."""
     with daemon.client() as client:

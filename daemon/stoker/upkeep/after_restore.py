@@ -1,6 +1,7 @@
 """The first start after a restore: jobs that may have run since the backup are not started again automatically.
 
 Owns the order: workers that the restored state does not know are stopped, then waiting jobs are held, then jobs start.
+Slots of schedules that came before the restore are not made up for, as they may have had their runs.
 Safe jobs stay queued, unless a worker of theirs may still live: it could not be stopped, or the state was restored into
 another directory. The recovery has settled open attempts before. Invariant: the note of the restore stays in the
 database until the last job is held, so that after a crash the next start holds the rest.
@@ -8,14 +9,19 @@ database until the last job is held, so that after a crash the next start holds 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
 
 from msgspec.structs import asdict
 
+from stoker.core.errors import InvalidParams
 from stoker.core.job import events as ev
 from stoker.core.job.model import Actor, Job, Reason, RunId, State
+from stoker.core.schedule.model import Schedule
+from stoker.core.schedule.slots import pass_over
 from stoker.core.units import instant
 from stoker.engine.inbox import Inbox, RequestMessage
+from stoker.engine.settings import note_slots, update_schedule
 from stoker.engine.turn import Turn
 from stoker.store import restore as rows
 from stoker.store.loading import Wanted
@@ -55,17 +61,28 @@ class RestoredHold(RequestMessage[int]):
 
 
 class RestoreSettled(RequestMessage[None]):
-    """Record the restore, and remove its note."""
+    """Settle the slots that came before the restore, record it, and remove its note."""
 
     def __init__(self, restored: Restored, held: int) -> None:
         super().__init__()
         self._restored = restored
         self._held = held
 
-    def apply_to(self, turn: Turn) -> None:
+    def apply_to(self, turn: Turn) -> Iterator[None]:
+        for schedule in list(turn.memory.schedules):
+            if schedule.next_slot is not None and schedule.next_slot <= self._restored.at and not schedule.paused:
+                self._pass_over(turn, schedule)
+            yield
         turn.record("system", "database", "restored", {**asdict(self._restored), "held": self._held})
         turn.batch.meta[rows.NOTE] = ""
         self.answer_after(turn, None)
+
+    def _pass_over(self, turn: Turn, schedule: Schedule) -> None:
+        with contextlib.suppress(InvalidParams):  # its time zone is gone: it is paused once a slot is due
+            later = pass_over(schedule, self._restored.at)
+            slots = {"first": schedule.next_slot, "before": self._restored.at + 1}
+            note_slots(turn, schedule.name, "missed", slots)
+            update_schedule(turn, later)
 
 
 async def settle_restore(
