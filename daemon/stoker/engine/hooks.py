@@ -1,8 +1,8 @@
 """Submits the jobs of hooks: at the end of each turn, one for each change and hook that match.
 
 A job of a hook is part of the turn, and so of the commit, that records its change: a crash leaves both or neither.
-Invariants: a job of a hook triggers no hook; a change that finds the queue `hooks` full is counted in a change of its
-own, so nothing is left out in silence.
+Invariants: a job of a hook triggers no hook; a change that finds the queue `hooks` full is counted, and the count is
+recorded as a change.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The way into the queues: room for jobs, and the one place where a job becomes a row.
 
-Owns the bounds of queues, the clients that wait for room, and the requests that have commands to check. What a job may
-ask for is in `spec_defaults`; `submit`, workflows, schedules and hooks bring the jobs.
+Owns the bounds of queues, the clients that wait for room, and the requests that have commands to check. `spec_defaults`
+has the rules for their fields; `submit`, workflows, schedules and hooks bring the jobs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ T = TypeVar("T")
 class CommandRequest(RequestMessage[T]):
     """A request to run commands. `problems`: the reason why each cannot be executed, once it was checked.
 
-    `seen`: what is at the paths for whose change its jobs wait, as far as that is known; empty where nothing is.
+    `seen`: the present state of the paths for whose change its jobs wait, as far as known; empty where nothing is.
     """
 
     def __init__(self, commands: Sequence[JobWork]) -> None:
@@ -124,7 +124,7 @@ class Intake:
     ) -> Job:
         """Store a job that has passed all checks; `about`: further fields, which its workflow or its key sets.
 
-        `seen`: what is at the paths of its conditions, as far as that is known.
+        `seen`: the present state of the paths of its conditions, as far as known.
         """
         now, memory = turn.now, turn.memory
         memory.last_id += 1
@@ -151,8 +151,8 @@ class Rooms:
     """Clients that wait for room in a full queue (`max_queued` of the queue or of all queues), in order of arrival.
 
     After a turn the first clients for which there is room are woken. A woken client submits, and waits again if others
-    were faster. A client that comes while there is room does not wait; one that wants many places is not passed by one
-    behind it that wants few.
+    were faster. A client that comes while there is room does not wait. One that wants many places is not overtaken by a
+    later one that wants few.
     """
 
     def __init__(self, memory: LiveState, intake: Intake) -> None:

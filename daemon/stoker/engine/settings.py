@@ -1,4 +1,4 @@
-"""Changes of what people set while the daemon runs: queues, resources, rates and schedules.
+"""Settings that people change while the daemon runs: queues, resources, rates and schedules.
 
 Owns the change of the row, of the memory and of the history together, and a line of the log for each.
 """

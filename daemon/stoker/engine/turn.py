@@ -103,7 +103,7 @@ class Turn:
         self.transitions: list[Transition] = []
         self.settings_changed: list[Change] = []  # of queues, resources, rates and schedules
         self.verdicts: list[tuple[Workflow, Workflow, list[str]]] = []  # changed, and which steps broke them
-        self.touched_workflows: set[int] = set()  # workflows of which something changed in this turn
+        self.touched_workflows: set[int] = set()  # workflows that changed in this turn
         self.ends: dict[int, Needed] = {}  # of jobs that opened attempts need: of this turn, or read with the commit
         self.needed: set[int] = set()  # jobs that others began to need in this turn
         self.awaiting: set[int] = set()  # jobs that wait for conditions and were changed

@@ -1,6 +1,6 @@
 """The messages about schedules: slots that are due, and the requests to change a schedule or to run it now.
 
-Invariant: a slot is settled in the commit of its job, or of the change that says why it has none.
+Invariant: a slot is settled in the commit of its job, or of the change with the reason why it has no job.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from stoker.workflows.submit import WorkflowOffer
 class SlotsDue(RequestMessage[None]):
     """The planned runs of schedules with a slot that is due.
 
-    `seen`: what is at the paths for whose change they wait.
+    `seen`: the present state of the paths for whose change they wait.
     """
 
     def __init__(self, intake: Intake, planned: Iterable[PlannedRuns], seen: Mapping[str, str]) -> None:

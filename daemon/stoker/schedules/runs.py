@@ -138,7 +138,7 @@ def submit(
 ) -> Generator[None, None, Schedule]:
     """Submit a run; returns the schedule with its newest run. Raises StokerError without having changed anything.
 
-    `seen`: what is at the paths for whose change the run waits.
+    `seen`: the present state of the paths for whose change the run waits.
     """
     if offer is None:
         return (yield from _submit_job(turn, intake, schedule, origin, seen))

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Engine(Assembly):
-    """All parts of the engine, and what is done with them together."""
+    """All parts of the engine, and the operations on them together."""
 
     # --- requests ---
 
@@ -94,7 +94,7 @@ class Engine(Assembly):
         return f"{len(self.memory.runs)} running, {self.memory.total(State.QUEUED)} queued"
 
     async def launcher_answers(self) -> None:
-        """Return when a launcher answers; at once in safe mode, which needs none."""
+        """Return when a launcher answers; in safe mode at once, as it needs no launcher."""
         if self.safe_mode.state is None:
             await self.local.launchers.answers()
 

@@ -2,7 +2,7 @@
 
 Owns the translation into events of its steps, all in one turn and in pieces, as there may be thousands of steps;
 `lifecycle.step` decides about each step. Invariants: a refused command changes nothing; a running step is stopped
-before it is reset; a completed step runs again only if that was asked for.
+before it is reset; a completed step runs again only on request.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The memory of the engine: open attempts, the front of every queue, and counts of live jobs.
 
 Owns the copy of running jobs from which decisions are made; it is read from the database at a start. Invariant: the use
-of a resource is the sum over open attempts, whatever the states of their jobs: no counter of its own can go wrong.
+of a resource is the sum over open attempts, whatever the states of their jobs: there is no separate counter that could
+go wrong.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ FORGOTTEN_AT_ONCE = 64  # full buckets in a turn that starts jobs: more than it 
 
 
 def buckets_of(spec: Spec) -> list[str]:
-    """The buckets of which a job needs a token, whether they have a rate or not: of its queue and of its key."""
+    """The buckets whose tokens a job needs: of its queue and of its key, whether they have a rate or not."""
     return [f"{QUEUE_PREFIX}{spec.queue}", *([] if spec.rate_key is None else [f"{KEY_PREFIX}{spec.rate_key}"])]
 
 

@@ -47,7 +47,9 @@ class Lane:
         self.jobs: list[QueuedJob] = []
         self.count = 0
         self.capacity = DEMANDING_CAPACITY if resources else CAPACITY
-        self.filed: tuple[Place, str | None] | None = None  # by the place of which job, and the resource that it lacks
+        self.filed: tuple[Place, str | None] | None = (
+            None  # the place of its first job, and the resource that this lacks
+        )
         self._has_rows = has_rows
         self._read_to_the_end = False
         self._stale = False  # other workflows were barred when it was read
@@ -63,7 +65,7 @@ class Lane:
         return self.count > 0 and (self._stale or short)
 
     def add(self, job: Job, *, startable: bool) -> None:
-        """A job became queued. `startable`: it is no step of a barred workflow."""
+        """A job became queued. `startable`: it is not a step of a barred workflow."""
         behind = not startable or (not self._complete and (not self.jobs or place(job) > place(self.jobs[-1])))
         self.count += 1
         if not behind:
@@ -101,7 +103,7 @@ class ReadyQueue:
 
     def __init__(self) -> None:
         self.lanes: dict[str | None, Lane] = {}
-        self.unread: set[str | None] = set()  # lanes of which no job is known yet
+        self.unread: set[str | None] = set()  # lanes without a known job yet
         self._hungry: dict[str | None, Lane] = {}
         self._order: list[Place] = []  # of the first jobs of all lanes
         self._unblocked: list[Entry] = []
@@ -110,7 +112,7 @@ class ReadyQueue:
         self._freed: set[str] = set()  # resources of which blocked lanes may find enough
 
     def add(self, job: Job, *, startable: bool) -> None:
-        """A job became queued. `startable`: it is no step of a barred workflow."""
+        """A job became queued. `startable`: it is not a step of a barred workflow."""
         demand = demand_of(job.spec.demands)
         lane = self._lane(demand, job.spec.demands)
         lane.add(job, startable=startable)
@@ -246,5 +248,5 @@ class ReadyQueue:
 
 
 def least(bits: int) -> int:
-    """The smallest amount of so many bits."""
+    """The smallest amount that has this many bits."""
     return 1 << (bits - 1)
