@@ -105,7 +105,7 @@ MEANINGS: Final[dict[E, Meaning]] = {
         "`stoker why ID` says why. Then `stoker release ID`, `stoker skip ID` or `stoker cancel ID`.",
     ),
     E.JOB_ORPHANED: Meaning(
-        "Nobody saw how an attempt ended, for example after a loss of power; the job was not safe to run again.",
+        "The end of an attempt was not seen, for example in a loss of power; the job was not safe to run again.",
         "Look at `stoker logs ID`, then `stoker retry ID`. `--safe` lets such jobs run again by themselves.",
     ),
     E.TASK_FAILED: Meaning(
@@ -222,7 +222,7 @@ MEANINGS: Final[dict[E, Meaning]] = {
     E.LAUNCHER_LEFT: Meaning("A launcher without jobs has ended."),
     E.LAUNCHER_LOST: Meaning(
         "A launcher is dead. Its jobs are judged by what can be proven about their processes.",
-        "If nobody killed it, look for the OOM killer in the log of the kernel.",
+        "If no person killed it, look for the OOM killer in the log of the kernel.",
     ),
     E.RECOVERY_PLANNED: Meaning("The daemon has decided what to do with the unfinished attempts of an earlier one."),
     E.RECOVERY_FINISHED: Meaning("The recovery is carried out; jobs start."),

@@ -47,9 +47,7 @@ class Lane:
         self.jobs: list[QueuedJob] = []
         self.count = 0
         self.capacity = DEMANDING_CAPACITY if resources else CAPACITY
-        self.filed: tuple[Place, str | None] | None = (
-            None  # the place of its first job, and the resource that this lacks
-        )
+        self.filed: tuple[Place, str | None] | None = None  # place of its first job, and the resource that it lacks
         self._has_rows = has_rows
         self._read_to_the_end = False
         self._stale = False  # other workflows were barred when it was read
