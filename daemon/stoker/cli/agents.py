@@ -43,15 +43,15 @@ def server(socket: str | None, *, allow_write: bool) -> MCPServer:
         from mcp.types import ToolAnnotations  # noqa: PLC0415 - an extra
     except ImportError as missing:
         raise UsageError("the SDK is not installed", hint="pip install 'stoker[mcp]'") from missing
-    made = MCPServer("stoker", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING")
+    result = MCPServer("stoker", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING")
     tools = AgentTools(socket)
     for name in READING:
         hints = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-        made.add_tool(_explained(getattr(tools, name)), annotations=hints)
+        result.add_tool(_explained(getattr(tools, name)), annotations=hints)
     for name in CHANGING if allow_write else ():
         hints = ToolAnnotations(read_only_hint=False, destructive_hint="cancel" in name, open_world_hint=False)
-        made.add_tool(_explained(getattr(tools, name)), annotations=hints)
-    return made
+        result.add_tool(_explained(getattr(tools, name)), annotations=hints)
+    return result
 
 
 def _explained(tool: Callable[..., Any]) -> Callable[..., Any]:

@@ -196,14 +196,14 @@ class ConditionMessage(Message):
     def apply_to(self, turn: Turn) -> Iterator[None]:
         portion = turn.loaded.waiters[self.waiters]
         for waiter in portion.waiters:
-            self.look_at(turn, waiter)
+            self.recheck(turn, waiter)
             yield
         if portion.more and self.goes_on(turn):
             rest = copy(self)
             rest.waiters = self.waiters._replace(after=portion.last)
             turn.effects.append(PostMessage(rest))
 
-    def look_at(self, turn: Turn, waiter: ConditionWaiter) -> None:
+    def recheck(self, turn: Turn, waiter: ConditionWaiter) -> None:
         raise NotImplementedError
 
     def goes_on(self, turn: Turn) -> bool:  # noqa: ARG002 - for conditions that may end meanwhile
@@ -231,7 +231,7 @@ class EndAwaited(ConditionMessage):
         if not turn.loaded.waiters[self.waiters].more and self.waiters.condition not in turn.new_waiters:
             turn.memory.ends_awaited.discard(self.waiters.condition)
 
-    def look_at(self, turn: Turn, waiter: ConditionWaiter) -> None:
+    def recheck(self, turn: Turn, waiter: ConditionWaiter) -> None:
         meet(turn, waiter)
 
 
@@ -255,7 +255,7 @@ class FileSeen(ConditionMessage):
         super().__init__(WaitersWanted(condition, after, last_job))
         self._seen = seen
 
-    def look_at(self, turn: Turn, waiter: ConditionWaiter) -> None:
+    def recheck(self, turn: Turn, waiter: ConditionWaiter) -> None:
         if kind_of(self.waiters.condition) is ConditionKind.FILE_CHANGED:
             before = turn.batch.seen.get(waiter[:2], waiter.seen)
             if before is None:
@@ -296,7 +296,7 @@ class HostHolds(ConditionMessage):
     def __init__(self, condition: str) -> None:
         super().__init__(WaitersWanted(condition))
 
-    def look_at(self, turn: Turn, waiter: ConditionWaiter) -> None:
+    def recheck(self, turn: Turn, waiter: ConditionWaiter) -> None:
         _recheck(turn, waiter.job_id)
 
     def goes_on(self, turn: Turn) -> bool:

@@ -108,9 +108,9 @@ def _texts(tree: Tree) -> Iterator[str]:
 
 
 def changes_awaited(trees: Iterable[Tree]) -> list[str]:
-    """The conditions about changes of files, each once: what is there now must be known before such a job is stored."""
-    found = [text for tree in trees for text in _texts(tree) if kind_of(text) is ConditionKind.FILE_CHANGED]
-    return list(dict.fromkeys(found))
+    """The conditions about changes of files, each once: their present state must be known before the job is stored."""
+    changes = [text for tree in trees for text in _texts(tree) if kind_of(text) is ConditionKind.FILE_CHANGED]
+    return list(dict.fromkeys(changes))
 
 
 def all_open(tree: Tree | None) -> int:
