@@ -30,13 +30,14 @@ def test_page_when_mandoc_checks_it_then_there_is_no_complaint(name: str) -> Non
     assert [line for line in done.stdout.splitlines() if not OF_THIS_HOST.search(line)] == []
 
 
-def test_environment_when_the_readme_names_a_variable_of_a_job_then_the_manual_does() -> None:
-    named = set(NAME.findall(manual_pages.README.read_text().partition("`STOKER_JOB_ID`")[2].partition("\n\n")[0]))
+def test_environment_when_a_document_names_a_variable_of_a_job_then_the_manual_does() -> None:
+    queues = manual_pages.OPERATIONS.with_name("queues.md").read_text()
+    named = set(NAME.findall(queues.partition("`STOKER_JOB_ID`")[2].partition("\n\n")[0]))
 
     assert named
     assert named <= manual_pages.OF_A_JOB.keys() | manual_pages.ENVIRONMENT.keys()
 
 
-def test_exit_codes_when_the_readme_lists_them_then_the_manual_does() -> None:
+def test_exit_codes_when_a_document_lists_them_then_the_manual_does() -> None:
     assert {"0", "1", "75", "78"} <= manual_pages.exit_codes().keys()
     assert Path(manual_pages.PAGES / "stokerd.8").read_text().count(".It Li") == len(manual_pages.exit_codes())

@@ -1,4 +1,4 @@
-"""The README's way to a service, word for word, on a machine on which Stoker was never installed.
+"""The way to a service in docs/operations.md, word for word, on a machine on which Stoker was never installed.
 
 One line differs: the container has no network, so `pip install .` is replaced by links to the programs of this test
 run. That a wheel installs into a fresh environment is tests/test_packaging.py.
@@ -41,12 +41,12 @@ def machine() -> Iterator[Container]:
 
 def shown() -> list[tuple[str, str]]:
     """Each command of the block and the output under it."""
-    (text,) = BLOCK.findall((REPOSITORY / "README.md").read_text())
+    (text,) = BLOCK.findall((REPOSITORY / "docs" / "operations.md").read_text())
     parts = re.split(r"^# ", text, flags=re.MULTILINE)[1:]
     return [(command, output) for command, _, output in (part.partition("\n") for part in parts)]
 
 
-def test_install_when_the_readme_is_followed_as_root_then_the_service_runs_jobs(machine: Container) -> None:
+def test_install_when_the_document_is_followed_as_root_then_the_service_runs_jobs(machine: Container) -> None:
     commands = shown()
     assert "pip install" in commands[0][0]
 

@@ -26,7 +26,7 @@ from stoker.core.workflow.definition import StepDefaults, StepParams
 PAGES: Final = Path(__file__).parents[2] / "man"
 WIDTH: Final = 66  # of a line before hyphens are escaped; mandoc wants at most 80
 DATE: Final = "December 1, 2026"
-README: Final = Path(__file__).parents[2] / "README.md"
+OPERATIONS: Final = Path(__file__).parents[2] / "docs" / "operations.md"
 
 # Variables for programs that run as a job, and for the client.
 ENVIRONMENT: Final = {
@@ -248,8 +248,8 @@ GLYPHS: Final = str.maketrans({"\\": "\\e", "-": "\\-", "…": "...", "→": "\\
 
 
 def exit_codes() -> dict[str, str]:
-    """The table of the README."""
-    table = README.read_text().partition("| exit code |")[2].partition("\n\n")[0]
+    """The table in docs/operations.md."""
+    table = OPERATIONS.read_text().partition("| exit code |")[2].partition("\n\n")[0]
     rows = [row.strip("| ").split(" | ", 1) for row in table.splitlines()[2:]]
     return {code: meaning.replace("`", "") for code, meaning in rows}
 

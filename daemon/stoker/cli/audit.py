@@ -5,11 +5,13 @@ Owns how the verdict is printed, and its exit status. `ops.audit` verifies, besi
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stoker.cli.kit import render
 from stoker.cli.kit.connection import state_dir
 from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option, path
+from stoker.cli.kit.progress import QUIET, Progress
 from stoker.core.units import counted
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
             convert=path,
         ),
         STATE_DIR,
+        QUIET,
         JSON,
     ),
     examples=(
@@ -39,22 +42,16 @@ def verify(given: Given) -> int:
     last change and its hash (--json) elsewhere to notice it for both. Exit status 0 if all is whole, 1 if not."""
     from stoker.ops import audit as ops  # noqa: PLC0415 - SQLite and msgspec: completions load this module
 
-    try:
+    with Progress(given) as progress:
         if given["from_backup"] is not None:
-            verdict = ops.verify_backup(state_dir(given), given["from_backup"], _show)
+            verdict = ops.verify_backup(state_dir(given), given["from_backup"], partial(progress.show, "changes"))
         else:
-            verdict = ops.verify_state(state_dir(given), _show)
-    finally:
-        render.progress("", beside_output=False)
+            verdict = ops.verify_state(state_dir(given), partial(progress.show, "changes"))
     if given["json"]:
         render.json_document(verdict)
     else:
         _print(verdict)
     return 0 if verdict["ok"] else 1
-
-
-def _show(done: int, of: int) -> None:
-    render.progress(f"{done} of {of} changes", beside_output=False)
 
 
 def _print(verdict: AuditView) -> None:

@@ -6,21 +6,19 @@ Owns the choice: the daemon that runs on the directory makes the backup; without
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stoker import paths
 from stoker.cli.kit import render, table
 from stoker.cli.kit.connection import PROBE, call, connect
 from stoker.cli.kit.parser import JSON, Command, Given, Option, path
+from stoker.cli.kit.progress import QUIET, Progress
 from stoker.core.errors import AlreadyRunning, BackupFailed, DaemonUnreachable, NoAnswer, UsageError
 from stoker.core.units import counted
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import BackupList, BackupView
-
-SHOWN_S = 0.1
 
 
 def _absolute(text: str) -> str:
@@ -37,6 +35,7 @@ STATE_DIR = Option("--state-dir", "DIR", "the state directory, also if its daemo
     options=(
         Option("--to", "FILE", "write it to this file, outside of the state directory", convert=_absolute),
         STATE_DIR,
+        QUIET,
         JSON,
     ),
     examples=("stoker backup", "stoker backup --to /mnt/disk/stoker.db", "stoker backup --state-dir /var/lib/stoker"),
@@ -45,10 +44,8 @@ def backup(given: Given) -> None:
     """Work goes on meanwhile. The backup is complete, verified and durable when this command ends; Ctrl-C cancels it
     and removes what was written. The file is an SQLite database with a .sha256 beside it. The daemon makes backups by
     itself, too: [backup]."""
-    try:
-        view = _without_daemon(given) or _by_daemon(given)
-    finally:
-        render.progress("", beside_output=False)
+    with Progress(given, unit=render.size) as progress:
+        view = _without_daemon(given, progress) or _by_daemon(given, progress)
     if given["json"]:
         render.json_document(view)
     else:
@@ -104,13 +101,13 @@ def _works_alone(given: Given) -> bool:
     return False
 
 
-def _without_daemon(given: Given) -> BackupView | None:
+def _without_daemon(given: Given, progress: Progress) -> BackupView | None:
     if not _works_alone(given):
         return None
     from stoker.ops import backup as ops  # noqa: PLC0415 - as above
 
     try:
-        return ops.make(_root(given), given["to"], _shown())
+        return ops.make(_root(given), given["to"], partial(_show, progress))
     except AlreadyRunning as error:
         if error.details["socket"] is None:  # it is starting, or stopping
             raise
@@ -118,26 +115,18 @@ def _without_daemon(given: Given) -> BackupView | None:
         return None
 
 
-def _by_daemon(given: Given) -> BackupView:
-    show = _shown()
+def _by_daemon(given: Given, progress: Progress) -> BackupView:
     with connect(given) as client:
-        for progress in client.stream("system.backup", {"to": given["to"]}):
-            if progress["backup"] is not None:
-                backup: BackupView = progress["backup"]
+        for step in client.stream("system.backup", {"to": given["to"]}):
+            if step["backup"] is not None:
+                backup: BackupView = step["backup"]
                 return backup
-            show(progress["done_bytes"], progress["of_bytes"])
+            _show(progress, step["done_bytes"], step["of_bytes"])
     raise BackupFailed("the daemon ended before the backup was complete", hint="stoker backup ls")
 
 
-def _shown() -> Callable[[int, int], None]:
-    """Prints the progress, at most ten times a second."""
-    last = 0.0
-
-    def show(done: int, of: int) -> None:
-        nonlocal last
-        if time.monotonic() >= last + SHOWN_S or done == of:
-            last = time.monotonic()
-            what = f"{render.size(done)} of {render.size(of)} copied" if done < of else "verifying"
-            render.progress(what, beside_output=False)
-
-    return show
+def _show(progress: Progress, done: int, of: int) -> None:
+    if done < of:
+        progress.show("copied", done, of)
+    else:
+        progress.show("verifying")

@@ -7,7 +7,7 @@ one.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from stoker.cli.kit import render
 from stoker.cli.kit.connection import state_dir
 from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option
 from stoker.cli.kit.parser import path as path_of
+from stoker.cli.kit.progress import QUIET, Progress
 from stoker.core.errors import EX_DATAERR, UsageError
 from stoker.core.units import counted
 
@@ -46,6 +47,7 @@ MOST_SHOWN = 5  # findings of one check, unless --verbose asks for more
         Option("--repair", None, "say what can be repaired safely; the daemon must not run"),
         Option("--yes", None, "with --repair: do it"),
         Option("--reason", "TEXT", "why, for the log of changes"),
+        QUIET,
         JSON,
     ),
     examples=(
@@ -63,10 +65,8 @@ def doctor(given: Given) -> int:
     it was and the moved files are kept in before-repair-TIME in the state directory."""
     if given["yes"] and not given["repair"]:
         raise UsageError("--yes needs --repair", hint="stoker doctor --repair")
-    try:
-        report = _report(given)
-    finally:
-        render.progress("", beside_output=False)
+    with Progress(given) as progress:
+        report = _report(given, progress.show)
     _name_state(report)
     if given["json"]:
         render.json_document(report)
@@ -79,16 +79,16 @@ def doctor(given: Given) -> int:
     return EX_DATAERR if report["errors"] else 1 if report["warnings"] else 0
 
 
-def _report(given: Given) -> DoctorView:
+def _report(given: Given, show: Callable[[str, int, int], None]) -> DoctorView:
     from stoker.ops.doctor import repairs  # noqa: PLC0415 - SQLite and msgspec: completions load this module
     from stoker.ops.doctor.run import run  # noqa: PLC0415 - as above
 
     root, host = state_dir(given), _host(given)
     if not given["repair"]:
-        return run(root, host, _show)
+        return run(root, host, show)
     if not given["yes"]:
-        return repairs.preview(root, host, _show)
-    return repairs.carry_out(root, host, repairs.Person(os.getuid(), given["reason"]), _show)
+        return repairs.preview(root, host, show)
+    return repairs.carry_out(root, host, repairs.Person(os.getuid(), given["reason"]), show)
 
 
 def _name_state(report: DoctorView) -> None:
@@ -112,10 +112,6 @@ def _host(given: Given) -> Host:
 
     socket = paths.first_within_reach(paths.socket_paths(given["socket"], os.environ, os.getuid()), os.path.exists)
     return Host(os.environ, None if given["config"] is None else Path(given["config"]).absolute(), Path(socket))
-
-
-def _show(check: str, done: int, of: int) -> None:
-    render.progress(f"{check}: {done} of {of}" if of else check, beside_output=False)
 
 
 def _print(report: DoctorView, *, verbose: bool) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, REASON, Command, Given, Option
+from stoker.cli.kit.progress import QUIET, Progress
 from stoker.core.errors import UsageError
 from stoker.core.units import counted
 from stoker.rpc.client import Client
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         Option("--dry-run", None, "remove nothing: count what would be removed"),
         Option("--yes", None, "remove it"),
         REASON,
+        QUIET,
         JSON,
     ),
     examples=(
@@ -49,7 +51,12 @@ def purge(given: Given) -> None:
     asked = {name: given[name] for name in ("before", "queue", "states", "reason") if given[name] is not None}
     with connect(given) as client:
         if given["yes"] and not given["dry_run"]:
-            _remove(client, asked, as_json=given["json"])
+            with Progress(given) as progress:
+                totals = _remove(client, asked, progress)
+            if given["json"]:
+                render.json_document(totals)
+            else:
+                _print(totals, "removed")
             return
         counts: PurgePreview = client.call("system.purge", asked | {"dry_run": True})
     if given["json"]:
@@ -61,22 +68,18 @@ def purge(given: Given) -> None:
         raise UsageError("nothing was removed: --yes is missing", hint="--yes removes it, --dry-run only counts it")
 
 
-def _remove(client: Client, asked: dict[str, Any], *, as_json: bool) -> None:
+def _remove(client: Client, asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Remove it in portions; returns what is gone in all."""
     removed: Counter[str] = Counter()
-    more = True
-    while more:
+    goal: PurgePreview = client.call("system.purge", asked | {"dry_run": True})
+    while True:
         answer: Purged = client.call("system.purge", asked)
-        more = answer["more"]
         removed.update(
             jobs=answer["jobs"], workflows=answer["workflows"], steps=answer["steps"], changes=answer["changes"]
         )
-        render.progress(f"{_counts(removed)} removed")
-    render.progress("")
-    totals = {**removed, "needed": answer["needed"]}
-    if as_json:
-        render.json_document(totals)
-    else:
-        _print(totals, "removed")
+        if not answer["more"]:
+            return {**removed, "needed": answer["needed"]}
+        progress.show("removed", *(counts["jobs"] + counts["steps"] + counts["changes"] for counts in (removed, goal)))
 
 
 def _print(counts: Mapping[str, Any], verb: str) -> None:

@@ -15,11 +15,12 @@ from stoker.cli.kit.connection import patiently
 from stoker.cli.kit.naming import few, workflow_id
 from stoker.cli.kit.outcome import FINAL
 from stoker.cli.kit.parser import JSON, Command, Given
+from stoker.cli.kit.progress import QUIET, Progress
 from stoker.core.errors import DaemonUnreachable, WaitTimeout
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from stoker.core.views import WorkflowDetails
     from stoker.core.wire_types import ChangeShape
@@ -38,6 +39,7 @@ BAD = ("held", "failed", "expired", "cancelled")
     words="ID…",
     options=(
         values.duration_option("--timeout", "stop waiting after this time (exit 75); the workflows go on"),
+        QUIET,
         JSON,
     ),
     examples=(
@@ -63,7 +65,8 @@ def until_ended(given: Given, ident: int, until: float | None = None) -> int:
     `until`: monotonic seconds. Raises WaitTimeout.
     """
     try:
-        workflow = patiently(given, lambda client: wait_until_still(client, ident, until))
+        with Progress(given) as progress:
+            workflow = patiently(given, lambda client: wait_until_still(client, ident, until, progress))
     except KeyboardInterrupt:
         render.note(f"workflow {ident} goes on")
         render.hint(f"stoker workflow cancel {ident} ends it")
@@ -80,19 +83,25 @@ def until_ended(given: Given, ident: int, until: float | None = None) -> int:
     return 1
 
 
-def wait_until_still(client: Client, ident: int, until: float | None = None) -> WorkflowDetails:
+def wait_until_still(
+    client: Client, ident: int, until: float | None = None, progress: Progress | None = None
+) -> WorkflowDetails:
     # Read the cursor first, so that no change is missed between reading the workflow and following it.
     cursor = client.status()["last_seq"]
     workflow = client.workflow(ident)
-    jobs = {step["job"] for step in workflow["steps"]}
+    states = {step["job"]: step["state"] for step in workflow["steps"]}
     if _is_still(workflow):
         return workflow
     with _Alarm(ident, until):
         for notification in client.stream("watch", {"after": cursor, "workflow": ident}):
-            if any(_may_end(change, workflow, jobs) for change in notification["changes"]):
+            changes = notification["changes"]
+            if any(_may_end(change, workflow, states.keys()) for change in changes):
                 workflow = client.workflow(ident)
                 if _is_still(workflow):
                     return workflow
+            states |= {change["job"]: change["to"] for change in changes if change["job"] in states}
+            if progress is not None:
+                progress.show("steps", sum(state in FINAL for state in states.values()), len(states))
     raise DaemonUnreachable("the daemon ended the stream of changes")
 
 
@@ -120,7 +129,7 @@ class _Alarm:
         raise self._timeout
 
 
-def _may_end(change: ChangeShape, workflow: WorkflowDetails, jobs: set[int]) -> bool:
+def _may_end(change: ChangeShape, workflow: WorkflowDetails, jobs: Collection[int]) -> bool:
     """Whether the workflow may be still after this change: it ended, or its remaining steps are held."""
     if change["kind"] == "workflow":
         return bool(change["subject"] == str(workflow["id"]))
