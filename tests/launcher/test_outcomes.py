@@ -18,6 +18,7 @@ from tests.support.facts import until_async
 from tests.support.strace import Attached, calls_of
 
 if TYPE_CHECKING:
+    from stoker.process.client import LauncherClient
     from stoker.process.messages import LaunchOrder
     from tests.support.instance import LauncherHost
 
@@ -40,17 +41,21 @@ def written(host: LauncherHost) -> dict[str, Exited]:
     return {exited.run_id: exited for _, outcomes in read_outcomes(host.state_dir) for exited in outcomes}
 
 
-async def test_outcome_when_no_daemon_is_there_then_it_is_written_and_the_next_gets_it(host: LauncherHost) -> None:
+async def ended_without_daemon(host: LauncherHost) -> tuple[LauncherClient, LaunchOrder, LaunchOrder]:
+    """The next daemon, a run that goes on, and one that ended while no daemon was connected."""
     client = await host.start(epoch=1)
     staying, (order, fifo) = host.staying(), on_call(host, "a")
     await host.running(client, staying)
     await host.running(client, order)
-
     client.close()
     call(fifo)
     await until_async(lambda: order.run_id in written(host))
+    return await host.reconnect(client.launcher, epoch=2), staying, order
 
-    again = await host.reconnect(client.launcher, epoch=2)
+
+async def test_outcome_when_no_daemon_is_there_then_it_is_written_and_the_next_gets_it(host: LauncherHost) -> None:
+    again, staying, order = await ended_without_daemon(host)
+
     runs = {run.run_id: run for run in await again.list_runs()}
     assert runs[order.run_id].exit == written(host)[order.run_id]
     assert written(host)[order.run_id].exit_code == 4
@@ -132,14 +137,7 @@ async def test_outcome_when_its_tree_still_lives_then_it_is_written_once_that_is
 async def test_outcome_when_acknowledged_after_it_was_written_then_the_launcher_forgets_it(
     host: LauncherHost,
 ) -> None:
-    client = await host.start(epoch=1)
-    staying, (order, fifo) = host.staying(), on_call(host, "c")
-    await host.running(client, staying)
-    await host.running(client, order)
-    client.close()
-    call(fifo)
-    await until_async(lambda: order.run_id in written(host))
-    again = await host.reconnect(client.launcher, epoch=2)
+    again, staying, order = await ended_without_daemon(host)
 
     again.acknowledge([order.run_id])
 
