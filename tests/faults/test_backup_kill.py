@@ -6,6 +6,7 @@ same command is repeated and must succeed.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 MISSING = strace.why_not()
 CHANGING = ["fdatasync", "fsync", "link", "mkdir", "openat", "pwrite64", "rename", "unlink", "write", "ftruncate"]
-MOST_OF_A_KIND = 6  # of the syscalls of one kind, evenly chosen
+MOST_OF_A_KIND = int(os.environ.get("STOKER_FAULTS", "100")) // 25  # of the syscalls of one kind, evenly chosen
 
 pytestmark = [pytest.mark.skipif(MISSING is not None, reason=str(MISSING)), pytest.mark.timeout(900)]
 
