@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.core.errors import StateRefused, StorageFailed
+from stoker.core.errors import CorruptRecord, StateRefused, StorageFailed
 from stoker.store.database import APPLICATION_ID, examine, open_reader
 from stoker.store.directory import Aside, StateDirectory
 from stoker.store.reader import Reader
@@ -206,7 +206,7 @@ async def test_read_when_one_before_it_failed_half_way_then_it_sees_new_rows(tmp
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as writer:
             writer.execute("INSERT INTO theirs VALUES (CAST(X'ff' AS TEXT))")
-            with pytest.raises(StorageFailed, match="Could not decode") as failed:
+            with pytest.raises(CorruptRecord, match="Could not decode") as failed:
                 await reader.run(everything)
             writer.execute("DELETE FROM theirs")
 
