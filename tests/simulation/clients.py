@@ -42,6 +42,7 @@ class Clients:
         self._unanswered: list[JobParams] = []
         self._unheard: list[EmitParams] = []
         self._count = 0
+        self.patience = 0.2  # the share of jobs that wait for conditions
 
     def submit(self, life: Life, host: Host) -> None:
         """Submit a new job, or one again whose answer was lost."""
@@ -76,7 +77,7 @@ class Clients:
                 words["debounce_max_ms"] = draw.choice([None, 2_000, 3_000])
         if draw.random() < 0.1:
             words["rate_key"] = "slow"
-        if draw.random() < 0.2:
+        if draw.random() < self.patience:
             words["wait_for"] = draw.choice(self._conditions(answered))
         if draw.random() < 0.3:
             words["resources"] = draw.choice([{"gpu": 1}, {"gpu": 2}, {"lock": 1}, {"gpu": 1, "lock": 1}])
@@ -97,7 +98,13 @@ class Clients:
     def _conditions(self, answered: list[int]) -> list[str | ConditionGroup]:
         draw = self._chance
         end = f"job:{draw.choice(answered)}" if answered else "event:come"
-        groups = [("event:go", end), ("charging", end), ("charging", "event:go"), draw.sample(HOST_AND_FILES, 2)]
+        groups = [
+            ("event:go", end),
+            ("charging", end),
+            ("charging", "event:go"),
+            ("idle", "event:go"),
+            draw.sample(HOST_AND_FILES, 2),
+        ]
         trees = [ConditionGroup(all=tuple(group)) for group in groups]
         trees += [ConditionGroup(any=tuple(group)) for group in groups]
         return [end, "event:go", *trees, *HOST_AND_FILES]

@@ -291,6 +291,7 @@ class Laws:
     def seen(self, seen: Callable[[str], str]) -> None:
         """No job waits for a file that is there, or that has changed. `seen`: what a look at a path sees now."""
         for job_id, condition, path, before in self._look("file", AWAITED_FILES):
+            self.looks["awaited file"] += 1
             now = seen(str(path))
             changed = before is not None and before != now
             if now and (changed or not str(condition).startswith("file-changed")):

@@ -25,7 +25,7 @@ FOLDER: Final = "/work"
 PATHS: Final = (f"{FOLDER}/one", f"{FOLDER}/two")
 INOTIFY_FD, MOUNTS_FD = 3, 4
 LOST: Final = FileNotice(-1, b"")
-LOST_SHARE, CHANGED_SHARE = 0.2, 0.1
+LOST_SHARE, CHANGED_SHARE = 0.2, 0.2
 # The daemon looks again every ten seconds where it could not watch.
 BLIND_MS = 15_000
 
@@ -62,7 +62,9 @@ class Places:
 
     def touch(self, *, there: bool) -> None:
         """A program changes a path. `there`: something is there afterwards."""
-        path = self._chance.choice(PATHS)
+        self._change(self._chance.choice(PATHS), there=there)
+
+    def _change(self, path: str, *, there: bool) -> None:
         self._changes += 1
         draw = self._chance.random()
         if path not in self._inodes or draw < 0.3:  # a new file, or one that is moved over the old one
@@ -114,10 +116,19 @@ class Places:
         return SimulatedPath(self, path)
 
     def status(self, path: str) -> SimpleNamespace:
-        """As lstat(2). Now and then the file changes just before."""
+        """As lstat(2). Now and then a file changes just before, or just after."""
+        self._interfere(path, "changed before a look")
+        try:
+            return self._status(path)
+        finally:
+            self._interfere(path, "changed after a look")
+
+    def _interfere(self, path: str, what: str) -> None:
         if not self.calm and self._chance.random() < CHANGED_SHARE:
-            self._count("changed under a look")
-            self.touch(there=False)
+            self._count(what)
+            self._change(path if path in PATHS else self._chance.choice(PATHS), there=False)
+
+    def _status(self, path: str) -> SimpleNamespace:
         mode = stat.S_IFREG if path in PATHS else stat.S_IFDIR
         if path in PATHS and path not in self._inodes:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)

@@ -35,15 +35,16 @@ CONSEQUENCES = (
     "emptied environment",
     "became root",
     "nameless child",
-    "changed under a look",
+    "changed before a look",
+    "changed after a look",
     "notices lost",
 )
 LOOKS = (
     "order", "start", "rate", "supersede", "unsafe start", "use", "signal", "acknowledgement", "answer", "refusal",
     "answers", "commit", "slot", "overlap", "due", "idle", "kept", "memory", "flows", "chain", "whole",
-    "event", "conditions", "holding", "file", "hook", "hook refused",
+    "event", "conditions", "holding", "file", "awaited file", "hook", "hook refused",
 )  # fmt: skip
-STEPS = 100_000
+STEPS = 140_000
 EPISODE = 2_500
 LENGTH = max(1, int(os.environ.get("STOKER_FAULTS", "0")) // 50)
 CONTROLS = 5

@@ -19,7 +19,10 @@ WEIGHTS: dict[str, float] = {
     "plug": 0.5, "touch": 1, "load": 0.3, "use": 0.3, "launcher back": 1, "room on disk": 2, "descriptors back": 3,
 }  # fmt: skip
 REQUESTS = ("submit", "verb", "flow", "flow verb", "queue verb", "schedule verb")
+HAPPENINGS = ("touch", "load", "use", "plug", "emit")
+WORK = ("turn", "disk", "launcher", "wire", "thread", "worker")  # what goes on once something has happened
 FAULT_RATE = 0.15
+PATIENT_SHARE = 0.3
 CALM_STEPS = 40_000
 LOOK_AGAIN = 1_500
 FOOTPRINT_STEPS = 3_000
@@ -40,7 +43,17 @@ class Walk:
         # often has nothing to do, and then most laws are asked.
         self._odds = WEIGHTS | {name: FAULT_RATE * chance.choice([0, 0.3, 1, 3]) for name in FAULTS}
         self._odds |= {name: WEIGHTS[name] * chance.choice([0.05, 0.3, 1]) for name in REQUESTS}
+        if chance.random() < PATIENT_SHARE:
+            self._let_jobs_wait()
         self.actions: list[str] = []
+
+    def _let_jobs_wait(self) -> None:
+        """Most jobs wait for what happens on the host; few faults, and a quick daemon, so that it is often idle."""
+        self.world.clients.patience = 0.9
+        self._odds |= {name: self._odds[name] * 0.1 for name in FAULTS}
+        self._odds |= {name: WEIGHTS[name] * 0.05 for name in REQUESTS if name != "submit"}
+        self._odds |= {name: WEIGHTS[name] * 4 for name in HAPPENINGS}
+        self._odds |= {name: WEIGHTS[name] * 8 for name in WORK}
 
     def go(self, steps: int) -> None:
         for _ in range(steps):
