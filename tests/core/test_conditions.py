@@ -21,6 +21,7 @@ from stoker.core.job.conditions import (
     Tree,
     all_open,
     awaited,
+    changes_awaited,
     check,
     in_words,
     kind_of,
@@ -329,3 +330,9 @@ def test_event_when_jobs_wait_for_it_then_its_condition_names_it() -> None:
     event = NamedEvent(id=1, owner_uid=0, name="deploy", data="1", emitted_at=0, one=False, keep_until=0)
 
     assert (event.condition, kind_of(event.condition)) == ("event:deploy", ConditionKind.EVENT)
+
+
+def test_changes_when_several_jobs_await_the_same_file_then_it_is_named_once() -> None:
+    first = ConditionGroup(all=("file-changed:/a", ConditionGroup(any=("file:/b", "file-changed:/c"))))
+
+    assert changes_awaited([first, "file-changed:/a", "idle"]) == ["file-changed:/a", "file-changed:/c"]

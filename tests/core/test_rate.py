@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, UnsetType
 
 from stoker.core.errors import InvalidParams
-from stoker.core.rate import NANOSECONDS, Rate, changed, next_token_ms, read_rate, take, tokens
+from stoker.core.rate import NANOSECONDS, Rate, changed, is_possible, next_token_ms, read_rate, take, tokens
 
 NOW = 1_700_000_000_000
 TEXTS = [
@@ -106,3 +106,9 @@ def test_take_when_jobs_start_whenever_they_may_then_no_window_has_too_many(
         for last in range(first, len(starts)):
             allowed = rate.burst + rate.count * (starts[last] - began) / rate.per_ms
             assert last - first + 1 <= allowed
+
+
+@pytest.mark.parametrize("rate", [Rate(0, 1_000, 1), Rate(1, 0, 1), Rate(1, 1_000, 0), Rate(1, 10**12, 10**6)])
+def test_rate_when_no_text_can_make_it_then_it_is_not_possible(rate: Rate) -> None:
+    assert is_possible(Rate(1, 1_000, 1))
+    assert not is_possible(rate)
