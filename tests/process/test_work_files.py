@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,26 @@ def test_results_when_names_are_known_then_only_a_file_among_them_is_read(work_f
     read = work_files.with_results(RUN, spec(), outcome, there=[f"{RUN}.output"])
 
     assert (unread.output, read.output) == (None, '{"a":"1"}')
+
+
+def test_events_when_runs_have_the_same_then_they_share_a_file_that_is_read_only(work_files: WorkFiles) -> None:
+    same: dict[bytes, str] = {}
+    runs = (RUN, "8.1.b", "9.1.c")
+    for run, data in zip(runs, (b"a", b"a", b"b"), strict=True):
+        work_files.put_events(run, data, same)
+
+    files = [Path(work_files.events(run)).stat() for run in runs]
+    assert [file.st_nlink for file in files] == [2, 2, 1]
+    assert {stat.S_IMODE(file.st_mode) for file in files} == {0o400}
+    assert [Path(work_files.events(run)).read_bytes() for run in runs] == [b"a", b"a", b"b"]
+
+
+def test_events_when_the_other_run_has_ended_then_the_file_is_written_anew(work_files: WorkFiles) -> None:
+    same: dict[bytes, str] = {}
+    work_files.put_events(RUN, b"a", same)
+    Path(work_files.events(RUN)).unlink()
+
+    work_files.put_events("8.1.b", b"a", same)
+    work_files.put_events("8.1.b", b"a", {})  # a second try, over the file of the first
+
+    assert Path(work_files.events("8.1.b")).read_bytes() == b"a"

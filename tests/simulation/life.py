@@ -70,7 +70,7 @@ class NothingHandedOn(WorkFiles):
         self._deny()
         return NO_OUTPUT
 
-    def put_events(self, run_id: str, data: bytes) -> None:  # noqa: ARG002 - as its like
+    def put_events(self, run_id: str, data: bytes, same: dict[bytes, str]) -> None:  # noqa: ARG002 - as its like
         self._deny()
 
     def remove(self, run_ids: Iterable[str]) -> None:

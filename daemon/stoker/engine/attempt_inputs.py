@@ -244,10 +244,13 @@ class _Written(Struct, frozen=True):
 
 
 def _write_all(connection: sqlite3.Connection, work_files: WorkFiles, starts: Sequence[Start]) -> list[_Written]:
-    return [_write(connection, work_files, start.job, start.attempt.run_id) for start in starts]
+    same: dict[bytes, str] = {}
+    return [_write(connection, work_files, start.job, start.attempt.run_id, same) for start in starts]
 
 
-def _write(connection: sqlite3.Connection, work_files: WorkFiles, job: Job, run_id: str) -> _Written:
+def _write(
+    connection: sqlite3.Connection, work_files: WorkFiles, job: Job, run_id: str, same: dict[bytes, str]
+) -> _Written:
     data, damaged = None, list[CheckpointDamaged]()
     if job.attempts > 1:
         data, damaged = checkpoints.newest_sound(connection, job.id, job.checkpoint_floor, opened)
@@ -258,9 +261,9 @@ def _write(connection: sqlite3.Connection, work_files: WorkFiles, job: Job, run_
         if data is not None:
             work_files.put_checkpoint(run_id, data)
         if job.spec.wait_for is not None:
-            work_files.put_events(run_id, msgspec.json.encode(events) + b"\n")
+            work_files.put_events(run_id, msgspec.json.encode(events) + b"\n", same)
         if job.spec.hook is not None:
-            work_files.put_events(run_id, msgspec.json.encode(job.spec.hook_data) + b"\n")
+            work_files.put_events(run_id, msgspec.json.encode(job.spec.hook_data) + b"\n", same)
         if job.spec.needs:
             _write_needs(_needs(connection, job), InputsFile(work_files.inputs(run_id)), variable)
     except OSError as error:

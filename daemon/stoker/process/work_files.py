@@ -82,8 +82,24 @@ class WorkFiles:
     def put_checkpoint(self, run_id: str, data: bytes) -> None:
         self._put(self.checkpoint(run_id), data)
 
-    def put_events(self, run_id: str, data: bytes) -> None:
-        self._put(self.events(run_id), data)
+    def put_events(self, run_id: str, data: bytes, same: dict[bytes, str]) -> None:
+        """`same`: the file that was written before, by its content.
+
+        Runs with the same events share one file, which is read-only. A file of its own for each would cost up to a
+        millisecond: ext4 passes over all inodes that were freed in the last seconds before it finds one.
+        """
+        path = self.events(run_id)
+        if (other := same.get(data)) is not None:
+            try:
+                os.link(other, path)
+            except OSError:  # the other run has ended, an older file is there, or there are no links
+                pass
+            else:
+                return
+        self._put(path, data)
+        os.chmod(path, 0o400)  # noqa: PTH101 - against workers that write to it by mistake
+        same.clear()  # their contents may be large
+        same[data] = path
 
     def _put(self, path: str, data: bytes) -> None:
         with open(make_regular(path), "wb") as file:  # noqa: PTH123 - a descriptor
