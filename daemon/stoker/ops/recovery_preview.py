@@ -84,8 +84,10 @@ def preview(root: str) -> Preview:
         with inspecting(directory) as seen:
             return _preview(directory.root, seen)
     except AlreadyRunning as error:
-        message = f"{error.message}: it recovered when it started, and there is no plan to show"
-        raise AlreadyRunning(message, hint="stoker status shows what the last recovery did") from error
+        message = f"{error.message}: the plan of a start can be shown only while no daemon runs"
+        raise AlreadyRunning(
+            message, hint="stoker status shows what the last recovery did, or why it failed"
+        ) from error
 
 
 def _preview(root: Path, seen: InspectedState) -> Preview:

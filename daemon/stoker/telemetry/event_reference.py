@@ -36,7 +36,7 @@ MEANINGS: Final[dict[E, Meaning]] = {
     ),
     E.SAFE_MODE_ENTERED: Meaning(
         "The recovery could not be carried out, so the daemon only answers reading requests; nothing starts.",
-        "Read `reason` and run `stoker recover --dry-run` and `stoker doctor`; then start the daemon again.",
+        "Read `reason` and stop the daemon. Run `stoker recover --dry-run` and `stoker doctor`, then start it again.",
     ),
     E.CONFIG_RELOADED: Meaning(
         "The settings were read again; `changed` are in force, `needs_restart` are not yet.",
@@ -228,7 +228,7 @@ MEANINGS: Final[dict[E, Meaning]] = {
     E.RECOVERY_FINISHED: Meaning("The recovery is carried out; jobs start."),
     E.RECOVERY_FAILED: Meaning(
         "The recovery could not be carried out; the daemon stays up in safe mode.",
-        "Run `stoker recover --dry-run` and `stoker doctor`; then start the daemon again.",
+        "Stop the daemon. Run `stoker recover --dry-run` and `stoker doctor`, then start it again.",
     ),
     # --- the host and clients ---
     E.SOCKET_LOST: Meaning(
@@ -258,7 +258,7 @@ MEANINGS: Final[dict[E, Meaning]] = {
     E.RETENTION_PURGED: Meaning("Jobs and workflows that ended long ago were removed."),
     E.RETENTION_WAITS: Meaning(
         "The clock was set ahead by days; these days do not count for the age of ended jobs.",
-        "Nothing. `stoker purge` removes by the clock of the wall, if the disk needs it.",
+        "Nothing. `stoker purge` goes by the clock as it is, if the disk needs room.",
     ),
     E.RETENTION_FAILED: Meaning(
         "Logs of removed jobs could not be deleted; it is tried again.",
@@ -284,8 +284,8 @@ MEANINGS: Final[dict[E, Meaning]] = {
     ),
     E.JOURNAL_BACK: Meaning("The journal has all rows again."),
     E.HOST_SHORTAGE: Meaning(
-        "A start failed for want of memory, processes, open files or room on the disk. The job is queued again,"
-        " uncharged, and the next start waits.",
+        "A start failed because the host had no memory, process, open file or room on the disk left. The job is queued"
+        " again and uses up no attempt; the next start waits.",
         "Read `error`: raise the limit of the service (`LimitNOFILE`, `TasksMax`), or run less at once.",
     ),
     E.HOST_SHORTAGE_OVER: Meaning("Jobs start again."),
