@@ -124,9 +124,9 @@ def _daemon() -> Iterator[str]:
     yield ".Sh DESCRIPTION"
     yield from _text(
         "stokerd runs in the foreground, as a service of systemd or by hand. It keeps jobs in a SQLite database, starts"
-        " them as processes of their own, and answers stoker(1) on a Unix socket. A start finds what an earlier life"
-        " left behind: it takes over the jobs that still run, stops processes that are proven to be orphans, and queues"
-        " the jobs again that are safe to run again."
+        " them as processes of their own, and answers stoker(1) on a Unix socket. A start finds what an earlier"
+        " daemon left behind: it adopts the jobs that survive, stops the other processes that prove to be its own, and"
+        " queues the jobs again that are safe to run again."
     )
     yield ".Bl -tag -width Ds"
     for name, value, description in DAEMON:
@@ -136,7 +136,8 @@ def _daemon() -> Iterator[str]:
     yield ".Sh SIGNALS"
     yield from _terms(
         {
-            "SIGTERM": "stop: jobs that survive go on, others are stopped with their grace",
+            "SIGTERM": "stop: start no more jobs, let running jobs end for `drain_timeout_ms`, then stop them with"
+            " their grace; jobs that survive go on",
             "SIGINT": "as SIGTERM",
             "SIGHUP": "read the settings again",
         },

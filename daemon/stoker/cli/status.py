@@ -99,7 +99,9 @@ def _shortage(shortage: ShortageView | None) -> str | None:
     if shortage is None:
         return None
     next_try = render.span(shortage["next_try_in_ms"])
-    return f"the host cannot start a process: {shortage['error']}; jobs wait, uncharged; next try in {next_try}"
+    return (
+        f"the host cannot start a process: {shortage['error']}; jobs wait and use up no attempt; next try in {next_try}"
+    )
 
 
 def _pressure(pressure: PressureView) -> str:

@@ -72,8 +72,9 @@ def submit(given: Given) -> int:
     ),
 )
 def run(given: Given) -> int:
-    """Ctrl-C cancels the job. A second Ctrl-C, SIGTERM, SIGHUP, or a reader of the output that exits (`| head`)
-    ends only this command: the job goes on, and its id is printed on stderr.
+    """Ctrl-C cancels the job; a second Ctrl-C ends this command without waiting for the end of the job. SIGTERM,
+    SIGHUP, or a reader of the output that exits (`| head`) ends only this command: the job goes on, and its id is
+    printed on stderr.
     """
     from stoker.cli.run_interrupt import RunInterrupt, RunLeft  # noqa: PLC0415 - only for `run`
 
