@@ -68,7 +68,7 @@ format: $(READY) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## the numbers of the README, as ratios in one run; ARGS='--quick' or '--only throughput'
+bench: $(READY) ## the numbers of docs/numbers.md, as ratios in one run; ARGS='--quick' or '--only throughput'
 	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(READY) ## a million short jobs: the daemon ends as large as it began; ARGS=--quick for a few
