@@ -82,8 +82,9 @@ def test_run_when_interrupted_twice_then_the_job_is_left_to_the_daemon(
 
     _, err = running.communicate(timeout=DEADLINE_S)
     assert running.returncode == 130
-    assert b"job 1 goes on without this command" in err
-    assert b"stoker logs -f 1" in err
+    assert b"left before job 1 had stopped" in err
+    assert b"stoker wait 1" in err
+    assert b"goes on" not in err
 
 
 def test_wait_when_there_is_one_job_then_its_code_is_passed_on(desk: Desk) -> None:

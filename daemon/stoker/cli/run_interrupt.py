@@ -1,9 +1,9 @@
 """Signals during `stoker run`: which of them cancel the job, and which end only the command.
 
-The first Ctrl-C cancels the job. Anything else (a second Ctrl-C, SIGTERM, SIGHUP, a reader of the output that is gone)
-ends only the command: the job goes on, and its id is printed on stderr. A signal during the submit waits for the
-answer, so that the command can always say whether there is a job. If stderr has no reader, messages are left out, and
-the rest is done. Loaded before the submit: keep it small.
+The first Ctrl-C cancels the job; a second one ends the command before the job has stopped. Anything else (SIGTERM,
+SIGHUP, a reader of the output that is gone) ends only the command: the job goes on, and its id is printed on stderr. A
+signal during the submit waits for the answer, so that the command can always say whether there is a job. If stderr has
+no reader, messages are left out, and the rest is done. Loaded before the submit: keep it small.
 """
 
 from __future__ import annotations
@@ -97,9 +97,11 @@ class RunInterrupt:
         _end(signum)
 
     def _print_goodbye(self) -> None:
-        _note(
-            f"job {self._job} goes on without this command", f"stoker logs -f {self._job}, or stoker cancel {self._job}"
-        )
+        job = self._job
+        if self.cancelled:
+            _note(f"left before job {job} had stopped", f"stoker wait {job}, or stoker why {job}")
+        else:
+            _note(f"job {job} goes on without this command", f"stoker logs -f {job}, or stoker cancel {job}")
 
     def _cancel(self) -> None:
         # On its own connection: the signal may have interrupted a request on another one.
