@@ -7,10 +7,12 @@ import subprocess
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from mcp import Client, StdioServerParameters, stdio_client
 from mcp.types import TextContent
 
-from stoker.cli.agent_tools import CHANGING, MAX_ANSWER_BYTES, MAX_LOG_BYTES, READING, bounded
+from stoker.cli.agent_tools import CHANGING, MAX_ANSWER_BYTES, MAX_LOG_BYTES, READING, bounded, bounded_page
+from stoker.cli.kit.render import visible
 from tests.support.daemon import BIN
 from tests.support.flows import flow_end
 from tests.support.work import Gate, end_of, shell, submit, submit_running
@@ -117,12 +119,51 @@ async def test_log_when_it_has_control_characters_then_they_are_spelled_out(shar
         assert "\x1b" not in (await call(client, "tail_log", job=job))["text"]
 
 
+@pytest.mark.parametrize("code", [r"\0", r"\377", r"\342\202\254", r"\342\200\256"])
+async def test_log_when_its_text_is_longer_as_json_then_the_answer_is_bounded(shared: DaemonProcess, code: str) -> None:
+    with shared.client() as own:
+        job = submit(own, shell(f"printf 'ab{code}%.0s' $(seq 20000)"))
+        end_of(own, job)
+        written = b"".join(own.logs(job)).decode(errors="replace")
+    async with agent(shared) as client:
+        tail, text = await call(client, "tail_log", job=job), ""
+        piece: dict[str, Any] = {"next": 0}
+        while piece["next"] is not None:
+            piece = await call(client, "read_log", job=job, offset=piece["next"])
+            assert len(json.dumps(piece)) <= MAX_ANSWER_BYTES
+            text += piece["text"]
+
+        assert text == visible(written, keep="\n\t")
+        assert len(json.dumps(tail)) <= MAX_ANSWER_BYTES
+        assert text.endswith(tail["text"])
+        assert tail["cut"]
+
+
+async def test_log_when_its_middle_was_dropped_then_no_text_goes_over_it(shared: DaemonProcess) -> None:
+    with shared.client() as own:
+        job = submit(own, shell("seq 1 50000", max_log_bytes=20_000))
+        end_of(own, job)
+    whole = "".join(f"{number}\n" for number in range(1, 50_001))
+    pieces: list[dict[str, Any]] = [{"next": 0}]
+    async with agent(shared) as client:
+        while pieces[-1]["next"] is not None:
+            pieces.append(await call(client, "read_log", job=job, offset=pieces[-1]["next"]))
+        tail = await call(client, "tail_log", job=job, lines=10_000)
+
+    texts = [piece["text"] for piece in pieces[1:]]
+    missing = sum(piece.get("missing", 0) for piece in pieces)
+    assert all(text in whole for text in texts)
+    assert missing + sum(map(len, texts)) == len(whole)
+    assert tail["missing"] == missing > 0
+
+
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("why", {"job": 999_999}, "there is no job 999999"),
     ("why", {"job": "x"}, "validation error"),
     ("list_jobs", {"states": ["asleep"]}, "one of:"),
     ("submit", {"command": "no-such-program"}, "next:"),
     ("submit", {"command": "true", "options": {"prioritty": 1}}, "did you mean priority?"),
+    ("submit", {"command": "true", "options": {"self": 1}}, "self: no such field"),
     ("submit_workflow", {"flow": {"name": "x", "steps": {}}}, "steps"),
 ]
 
@@ -145,6 +186,40 @@ def test_answer_when_it_is_too_large_then_it_is_cut_with_a_mark() -> None:
         answer = bounded(large)
         assert len(json.dumps(answer)) <= MAX_ANSWER_BYTES
         assert answer["cut"]
+
+
+def test_page_when_it_is_cut_then_the_next_one_begins_behind_its_last_row() -> None:
+    page: dict[str, Any] = {"changes": [{"seq": seq, "text": "x" * 900} for seq in range(1, 101)], "next": None}
+
+    cut = bounded_page(page, "changes", "seq")
+    assert cut["changes"][-1]["seq"] == cut["next"] == len(cut["changes"]) < 100
+    assert bounded_page({"changes": page["changes"][:9], "next": 9}, "changes", "seq")["next"] == 9
+
+
+def test_mcp_when_stdin_ends_while_a_tool_waits_then_the_server_ends(shared: DaemonProcess, gate: Gate) -> None:
+    with shared.client() as own:
+        job = submit_running(own, gate.spec())
+    about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    waiting = {"name": "wait", "arguments": {"jobs": [job], "timeout_s": 300}}
+    with subprocess.Popen(
+        [str(BIN / "stoker"), "--socket", str(shared.socket), "mcp"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+        assert server.stdin
+        assert server.stdout
+        for message in (
+            {"id": 1, "method": "initialize", "params": about},
+            {"method": "notifications/initialized"},
+            {"id": 2, "method": "tools/call", "params": waiting},
+            {"id": 3, "method": "tools/call", "params": {"name": "status", "arguments": {}}},
+        ):
+            server.stdin.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+        server.stdin.flush()
+        assert [json.loads(server.stdout.readline())["id"] for _ in range(2)] == [1, 3]
+        server.stdin.close()
+        try:
+            assert server.wait(timeout=60) == 0
+        finally:
+            server.kill()
 
 
 def test_mcp_when_stdin_ends_then_the_server_ends(shared: DaemonProcess) -> None:

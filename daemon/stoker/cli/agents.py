@@ -39,12 +39,13 @@ def mcp(given: Given) -> None:
 def server(socket: str | None, *, allow_write: bool) -> MCPServer:
     """Raises UsageError if the SDK is not installed."""
     try:
+        from anyio.from_thread import check_cancelled  # noqa: PLC0415 - an extra
         from mcp.server.mcpserver import MCPServer  # noqa: PLC0415 - an extra
         from mcp.types import ToolAnnotations  # noqa: PLC0415 - an extra
     except ImportError as missing:
         raise UsageError("the SDK is not installed", hint="pip install 'stoker[mcp]'") from missing
     result = MCPServer("stoker", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING")
-    tools = AgentTools(socket)
+    tools = AgentTools(socket, check_cancelled)
     for name in READING:
         hints = ToolAnnotations(read_only_hint=True, open_world_hint=False)
         result.add_tool(_explained(getattr(tools, name)), annotations=hints)

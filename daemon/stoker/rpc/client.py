@@ -48,7 +48,7 @@ class Client(Conversation):
 
     # --- jobs -----------------------------------------------------------------------------------------------
 
-    def submit(self, command: str, *args: str, **options: Unpack[JobOptions]) -> Submitted:
+    def submit(self, /, command: str, *args: str, **options: Unpack[JobOptions]) -> Submitted:
         """Store a job. When this returns, the job is on disk."""
         job: JobSpec = {"command": command, "args": list(args), **options}
         answer: Submitted = self.call("job.submit", _with_key(job), again=True)
