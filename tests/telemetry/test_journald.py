@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,6 @@ from tests.support.facts import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 LINE = b'{"event":"task_failed","level":"warning","ts":"2026-12-01T00:00:00.000Z","job":7,"queue":"a","why":"x"}\n'
 
@@ -100,6 +100,20 @@ def test_line_when_no_journald_listens_then_the_descriptor_gets_it(journal: Jour
     assert until(lambda: os.read(reader, 65_536)) == LINE
     os.close(reader)
     os.close(writer)
+
+
+def test_lost_lines_when_others_became_entries_then_only_the_refused_are_counted(
+    journald: socket.socket, journal: JournalSocket
+) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        log_writer = LogWriter(full.fileno(), lambda _lost: None)
+        log_writer.send_by(journal.send)
+
+        log_writer.write(LINE + b"a line for people\n" + LINE)
+
+        assert log_writer.flush(30)
+    assert log_writer.lost_lines == 1
+    assert journald.recv(65_536) == journald.recv(65_536)
 
 
 def test_stderr_when_systemd_connected_it_to_the_journal_then_it_is_known(tmp_path: Path) -> None:

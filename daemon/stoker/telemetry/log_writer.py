@@ -73,13 +73,13 @@ class LogWriter:
     def _run(self) -> None:
         while True:
             lines = self._take()
-            written = self._write_all(lines) if self._send is None else self._send_each(lines, self._send)
+            left = self._write_all(lines) if self._send is None else self._send_each(lines, self._send)
             with self._changed:
                 self._writing = False
                 self._waiting_bytes -= len(lines)
-                if not written:
-                    self._lose(lines)
-                lost = self._unreported if written else 0
+                if left:
+                    self._lose(left)
+                lost = 0 if left else self._unreported
                 self._unreported -= lost
                 self._changed.notify_all()
             if lost:
@@ -93,12 +93,12 @@ class LogWriter:
             self._writing = True
             return lines
 
-    def _send_each(self, lines: bytes, send: Callable[[bytes], bool]) -> bool:
+    def _send_each(self, lines: bytes, send: Callable[[bytes], bool]) -> bytes:
         left = b"".join(line for line in io.BytesIO(lines) if not send(line))
         return self._write_all(left)
 
-    def _write_all(self, lines: bytes) -> bool:
-        """Returns False if the descriptor refuses them: a closed terminal, a full disk."""
+    def _write_all(self, lines: bytes) -> bytes:
+        """Returns what the descriptor refuses: a closed terminal, a full disk."""
         rest = memoryview(lines)
         while rest:
             try:
@@ -108,8 +108,8 @@ class LogWriter:
                 poll.register(self._fd, select.POLLOUT)
                 poll.poll()
             except OSError:
-                return False
-        return True
+                break
+        return bytes(rest)
 
     def _lose(self, lines: bytes) -> None:
         count = lines.count(b"\n")
