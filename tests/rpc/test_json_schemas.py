@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from stoker.config.loading import load
 from stoker.core.errors import InvalidParams
 from stoker.core.requests import JobParams
 from stoker.core.workflow.definition import StepDefaults, StepParams
@@ -111,6 +112,14 @@ WRONG_SETTINGS = [
 @pytest.mark.parametrize("text", WRONG_SETTINGS)
 def test_settings_when_a_key_is_wrong_then_the_schema_refuses_it(text: str) -> None:
     assert mistakes("settings", tomllib.loads(text)) != []
+
+
+def test_settings_when_a_kept_queue_has_any_name_then_the_schema_accepts_it(tmp_path: Path) -> None:
+    file = tmp_path / "stoker.toml"
+    file.write_text('[retention.queues.Bulk]\nkeep = "3d"\n')
+
+    load(file, {})
+    assert mistakes("settings", tomllib.loads(file.read_text())) == []
 
 
 @pytest.mark.parametrize(

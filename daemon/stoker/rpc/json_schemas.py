@@ -73,7 +73,7 @@ def settings() -> Schema:
     closed: list[type] = [*SECTIONS.values(), KeepSection, QueueSection, RateSection, HookSection]
     for section in closed:
         types[section.__name__]["additionalProperties"] = False
-    types["RetentionSettings"]["properties"] |= {"queues": _table(keep, QUEUE_NAME), "workflows": _table(keep)}
+    types["RetentionSettings"]["properties"] |= {"queues": _table(keep), "workflows": _table(keep)}
     _as_section(types["ScheduleParams"], flow)
     properties = dict(zip(SECTIONS, references, strict=False)) | {
         "queues": _table(queue, QUEUE_NAME),
