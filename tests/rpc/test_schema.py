@@ -85,6 +85,13 @@ def test_read_params_when_a_field_is_wrong_then_path_value_limit_and_hint_are_gi
     assert hint is None or hint in (caught.value.hint or "")
 
 
+def test_read_params_when_a_list_is_empty_then_the_hint_counts_items() -> None:
+    with pytest.raises(InvalidParams) as caught:
+        read_params({"ids": []}, METHODS["job.wait"].params)
+
+    assert caught.value.hint == "1 to 10000 items"
+
+
 @pytest.mark.parametrize("value", [None, [], 5, "x"])
 def test_read_params_when_they_are_no_object_then_the_error_names_the_type(value: object) -> None:
     with pytest.raises(InvalidParams, match="params: expected an object, got"):

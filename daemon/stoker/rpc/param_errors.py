@@ -230,7 +230,10 @@ def _limit(place: Place, params: type[Struct]) -> str | None:
     if any(meta.pattern for meta in metas):
         return _NAME_HINT
     if any(meta.min_length for meta in metas):
-        return next((f"1 to {meta.max_length} characters" for meta in metas if meta.max_length), None)
+        counted = (
+            "items" if any(get_origin(kind) in {tuple, list} for kind in _alternatives(place.kind)) else "characters"
+        )
+        return next((f"1 to {meta.max_length} {counted}" for meta in metas if meta.max_length), None)
     return next((_range(_field_of(place), meta) for meta in metas if meta.ge is not None and meta.le is not None), None)
 
 
