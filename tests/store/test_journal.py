@@ -123,6 +123,24 @@ def test_rows_when_few_fit_into_memory_then_each_is_compared_with_the_journal(
     ]
 
 
+def test_rows_when_a_daemon_ended_while_it_began_the_chain_then_none_is_compared(
+    connection: sqlite3.Connection, feed: JournalFeed
+) -> None:
+    outbox.set_chain(connection, newest_chain(feed.journal.directory) or "")
+    (file,) = files(feed.journal.directory)
+    written = file.read_bytes().splitlines(keepends=True)
+    initial = [number for number, line in enumerate(written) if b'"base":true' in line and b'"more":true' in line]
+
+    for kept in (1, initial[0] + 1, initial[-1] + 1):  # its header, some of its initial rows, all but their end
+        file.write_bytes(b"".join(written[:kept]))
+        assert list(journaled_rows.differences(connection, feed.journal.directory)) == []
+
+    file.write_bytes(b"".join(written[: initial[-1] + 2]))
+    connection.execute("DROP TRIGGER outbox_meta_update")
+    connection.execute("UPDATE meta SET value = -1 WHERE key = 'before 1'")
+    assert len(list(journaled_rows.differences(connection, feed.journal.directory))) == 1
+
+
 def test_entry_when_it_names_no_table_then_the_journal_waits_for_a_new_chain(
     connection: sqlite3.Connection, feed: JournalFeed
 ) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stoker.core.views import JobView
     from stoker.core.wire_types import Failure, NotDone, StandingShape
 
-REASON = Option("--reason", "TEXT", "why, for the history of the job")
+REASON = Option("--reason", "TEXT", "why, for the history of changes")
 DRY_RUN = Option("--dry-run", None, "change nothing: print the jobs that match the filter")
 YES = Option("--yes", None, "act on every job that matches the filter")
 YES_AGAIN = Option("--yes", None, "run a job again that is not marked safe; act on every job that matches the filter")

@@ -71,13 +71,15 @@ def _chain_of(connection: sqlite3.Connection, directory: Path) -> JournalChain |
 class _Comparison:
     """A database and the chain of its journal. The log of changes is not compared.
 
-    `uncompared`: the rows whose files of the journal were removed.
+    `uncompared`: the rows whose files of the journal were removed. Nothing is compared with a chain whose initial rows
+    are not complete, as a daemon leaves it that ends while it begins a chain: the next one begins another.
     """
 
     def __init__(self, connection: sqlite3.Connection, chain: JournalChain) -> None:
         self._connection = connection
         self._chain = chain
         self.uncompared = 0
+        self._has_initial_rows = False
         self._tables = {table.name: table for table in outbox.tables(connection)}
 
     def unlike(self) -> Iterator[Key]:
@@ -93,6 +95,8 @@ class _Comparison:
         for key, text, last in self._images():  # noqa: B007 - the last one counts
             if hash(key) % parts == part:
                 hashes[key] = GONE if text is None else hash(text)
+        if not self._has_initial_rows:
+            return
         pending = self._pending(last)
         for key, row in self._rows():
             if hash(key) % parts != part:
@@ -119,10 +123,12 @@ class _Comparison:
 
     def _images(self) -> Iterator[Image]:
         """Every row in the journal, and every key of a deleted one, oldest first."""
+        self._has_initial_rows = not self._chain.header.base
         decoders = {name: msgspec.json.Decoder(_key_type(table)).decode for name, table in self._tables.items()}
         for line in read_chain(self._chain, read_outline):
             if isinstance(line, Torn):
                 return
+            self._has_initial_rows |= not (line.base and line.more)
             for name in self._tables.keys() & line.put.keys():
                 for raw in line.put[name]:
                     yield Image((name, _key(astuple(decoders[name](raw)))), bytes(raw), line.last)
