@@ -134,7 +134,7 @@ def test_prometheus_when_it_reads_a_daemon_then_it_knows_the_jobs(
     try:
         (failed,) = until(lambda: prometheus.ask(FAILED), why="the first reading")
         (build,) = prometheus.ask("target_info")
-        (free,) = prometheus.ask("disk_free_bytes > 0")
+        (free,) = until(lambda: prometheus.ask("disk_free_bytes > 0"), why="the first look at the disk")
     finally:
         prometheus.process.terminate()
         prometheus.process.wait()
