@@ -21,6 +21,14 @@ NOW_MS = int(time.time() * 1_000)
 HOUR_MS = 3_600_000
 untouched = pytest.mark.usefixtures("untouched")
 
+
+@pytest.fixture(autouse=True)
+def _ended_job(shared: DaemonProcess) -> None:
+    """There is something to remove, whichever test came before."""
+    with shared.client() as client:
+        end_of(client, submit(client, shell("exit 0")))
+
+
 WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "no time": ({}, "invalid_params", "before"),
     "the epoch": ({"before": 0}, "invalid_params", "before"),
