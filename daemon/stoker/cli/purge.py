@@ -71,7 +71,10 @@ def purge(given: Given) -> None:
 def _remove(client: Client, asked: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Remove it in portions; returns what is gone in all."""
     removed: Counter[str] = Counter()
-    goal: PurgePreview = client.call("system.purge", asked | {"dry_run": True})
+    of = 0
+    if progress.is_shown:  # only a bar needs the total
+        goal: PurgePreview = client.call("system.purge", asked | {"dry_run": True})
+        of = _rows(goal)
     while True:
         answer: Purged = client.call("system.purge", asked)
         removed.update(
@@ -79,7 +82,11 @@ def _remove(client: Client, asked: dict[str, Any], progress: Progress) -> dict[s
         )
         if not answer["more"]:
             return {**removed, "needed": answer["needed"]}
-        progress.show("removed", *(counts["jobs"] + counts["steps"] + counts["changes"] for counts in (removed, goal)))
+        progress.show("removed", _rows(removed), of)
+
+
+def _rows(counts: Mapping[str, Any]) -> int:
+    return int(counts["jobs"] + counts["steps"] + counts["changes"])
 
 
 def _print(counts: Mapping[str, Any], verb: str) -> None:

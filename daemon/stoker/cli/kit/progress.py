@@ -26,12 +26,11 @@ ESTIMATED_S = 2.0  # before that an estimate jumps
 
 
 class Progress:
-    """`unit` writes a count, as in `size`; `beside_output`: lines are printed meanwhile. Cleared when it is left."""
+    """`unit` writes a count, as in `size`. Cleared when it is left. `is_shown`: whether anybody sees a total."""
 
-    def __init__(self, given: Given, *, unit: Callable[[float], str] = str, beside_output: bool = False) -> None:
-        self._quiet = bool(given.get("quiet"))
+    def __init__(self, given: Given, *, unit: Callable[[float], str] = str) -> None:
+        self.is_shown = not given.get("quiet") and sys.stderr.isatty()
         self._unit = unit
-        self._beside_output = beside_output
         self._began = time.monotonic()
         self._drawn = 0.0
 
@@ -39,17 +38,17 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._quiet:
-            render.progress("", beside_output=self._beside_output)
+        if self.is_shown:
+            render.progress("", beside_output=False)
 
     def show(self, what: str, done: float = 0, of: float = 0) -> None:
         """`of`: 0 if the end is not known."""
         now = time.monotonic()
-        if self._quiet or (now < self._drawn + DRAWN_S and done != of):
+        if not self.is_shown or (now < self._drawn + DRAWN_S and done != of):
             return
         self._drawn = now
         text = line(what, done, of, now - self._began, self._unit)
-        render.progress(render.cut(text, render.terminal_size(sys.stderr)[0]), beside_output=self._beside_output)
+        render.progress(render.cut(text, render.terminal_size(sys.stderr)[0]), beside_output=False)
 
 
 def line(what: str, done: float, of: float, elapsed_s: float, unit: Callable[[float], str] = str) -> str:
