@@ -210,8 +210,7 @@ class AgentTools:
             "needs": needs,
             "idempotency_key": idempotency_key,
         }
-        named = {field: value for field, value in given.items() if value is not None}
-        spec = complete({**(options or {}), **named, "command": command, "args": args or []})
+        spec = complete({**(options or {}), **_given(given), "command": command, "args": args or []})
         sent_size(spec)
         with Client(self._socket) as client:
             return dict(client.submit(spec.pop("command"), *spec.pop("args"), **spec))

@@ -22,7 +22,7 @@ from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake, refuse
 from stoker.rpc.param_errors import takes_list
 from stoker.rpc.schema import read_params
 
-_STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}\Z")
+STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}\Z")
 _STEP_NAME_HINT = "letters, digits and . _ -, at most 48, the first a letter or digit"
 # The fields that locate a program: if one is wrong, the step's program cannot be looked up.
 _OF_PROGRAM = frozenset({"command", "working_dir", "env", "execution_mode", "each"})
@@ -64,7 +64,7 @@ def read_flow(params: WorkflowSubmitParams) -> FlowRequest:
     steps: dict[str, StepParams] = {}
     unsure: dict[str, frozenset[str]] = {}
     for name, sent in head.steps.items():
-        if not _STEP_NAME.match(name):
+        if not STEP_NAME.match(name):
             mistakes.append(Mistake(f"steps.{name[:MAX_SHOWN]}", "not a valid name for a step", _STEP_NAME_HINT))
         steps[name], own = _read(sent, StepParams, f"steps.{name}", mistakes)
         fields = sent if isinstance(sent, dict) else {}

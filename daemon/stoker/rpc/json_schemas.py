@@ -6,20 +6,21 @@ exists, two fields agree, a time zone is known.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from stoker.config.hook_section import HookSection
-from stoker.config.loading import OF_A_REQUEST
+from stoker.config.loading import OF_A_REQUEST, QUEUE_NAME
 from stoker.config.settings import SECTIONS, KeepSection, QueueSection, RateSection
 from stoker.core import field_help
 from stoker.core.requests import JobDefaults, JobParams, JobWork, LimitParams
 from stoker.core.schedule.request import ScheduleParams
 from stoker.core.workflow.definition import StepDefaults, StepParams
 from stoker.rpc.answer_types import ANSWERS, NOTIFICATIONS
-from stoker.rpc.flows import FlowHead
+from stoker.rpc.flows import STEP_NAME, FlowHead
 from stoker.rpc.frames import MAX_BATCH, MAX_ID_CHARS
 from stoker.rpc.methods import METHODS
 
@@ -27,8 +28,7 @@ Schema = dict[str, Any]
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 PLACE: Final = "#/$defs/"
-QUEUE_NAME: Final = "^[a-z0-9][a-z0-9._-]{0,63}$"
-STEP_NAME: Final = "^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$"
+_END: Final = r"\Z"  # of a text, in Python's patterns
 TEXT: Final = {"type": "string"}
 VERSION: Final = {"const": "2.0"}
 REQUEST_ID: Final = {"type": ["integer", "string", "null"], "maxLength": MAX_ID_CHARS}
@@ -152,10 +152,15 @@ def _batch(what: str) -> Schema:
     return {"type": "array", "items": _named(what), "minItems": 1, "maxItems": MAX_BATCH}
 
 
-def _table(value: Schema, name: str | None = None) -> Schema:
+def _table(value: Schema, name: re.Pattern[str] | None = None) -> Schema:
     """A table of sections that have names."""
-    names = {} if name is None else {"propertyNames": {"pattern": name}}
+    names = {} if name is None else {"propertyNames": _named_as(name)}
     return {"type": "object", **names, "additionalProperties": value}
+
+
+def _named_as(name: re.Pattern[str]) -> Schema:
+    """A text that matches from its beginning to its end."""
+    return {"pattern": f"^{name.pattern.removesuffix(_END)}$"}
 
 
 def _as_section(schedule: Schema, flow: Schema) -> None:
@@ -175,7 +180,7 @@ def _components(kinds: Iterable[Any]) -> tuple[tuple[Schema, ...], dict[str, Sch
         for name, field in types.get(kind.__name__, {}).get("properties", {}).items():
             field.setdefault("description", texts[name])
     if flow := types.get(FlowFile.__name__):
-        flow["properties"]["steps"] |= {"minProperties": 1, "propertyNames": {"pattern": STEP_NAME}}
+        flow["properties"]["steps"] |= {"minProperties": 1, "propertyNames": _named_as(STEP_NAME)}
     return references, types
 
 
@@ -183,7 +188,7 @@ def _portable(value: Any) -> Any:
     """As other languages read it: the end of a text is `$` in a pattern, where Python has `\\Z`."""
     match value:
         case {"pattern": str(pattern), **rest}:
-            return {"pattern": pattern.replace(r"\Z", "$"), **_portable(rest)}
+            return {"pattern": pattern.replace(_END, "$"), **_portable(rest)}
         case dict():
             return {key: _portable(item) for key, item in value.items()}
         case list():
