@@ -177,3 +177,11 @@ def test_log_when_the_format_is_auto_then_a_pipe_gets_json_and_a_terminal_does_n
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
     assert json.loads(done.stderr)["event"] == "job_started"
     assert done.stdout == "True\n"
+
+
+def test_a_daemon_when_rich_is_installed_then_it_starts_without_loading_it() -> None:
+    program = "import sys, stoker.daemon; print('rich' in sys.modules); import rich.console"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert (done.stdout, done.stderr) == ("False\n", ""), "rich is loaded, or cannot be imported any more"

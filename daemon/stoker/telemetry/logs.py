@@ -21,11 +21,11 @@ from itertools import islice
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
-import structlog
 
 from stoker.core.errors import StokerError
 from stoker.telemetry.events import LogEvent, Severity
 from stoker.telemetry.journald import JournalSocket, is_journal
+from stoker.telemetry.lean_structlog import structlog
 from stoker.telemetry.log_writer import LogWriter
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
