@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from benchmarks import (
     backup,
     client_start,
+    cost,
     depth,
     doctor,
     events,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 BENCHMARKS: dict[str, Callable[[Scale], Iterator[table.Row]]] = {
+    "cost": cost.rows,
     "throughput": throughput.rows,
     "submits": submits.rows,
     "latency": latency.rows,

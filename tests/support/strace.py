@@ -70,6 +70,7 @@ SYSCALLS = [
     "writev",
 ]
 CALL = re.compile(r"^(\d+) +(\w+)\((?:\d+<([^>]*)>)?")
+COUNTED = re.compile(r"^ *[\d.]+ +[\d.]+ +\d+ +(\d+) .*?(\w+)$", re.MULTILINE)
 INJECTED = "(INJECTED)"  # printed behind a syscall with an injected error, and not behind one with an injected signal
 LEAVES_S = 10
 OPTIONS = ("-f", "-y", "-b", "execve")
@@ -144,12 +145,23 @@ def injected(trace: Path) -> int:
     return sum(call.injected for call in calls_of(trace))
 
 
-class Attached:
-    """strace attached to a running process, until `detach` or its end. `path`: only calls about that file."""
+def counts_in(table: Path) -> dict[str, int]:
+    """How often each syscall was made, by the table of `strace -c`."""
+    return {name: int(calls) for calls, name in COUNTED.findall(table.read_text()) if name != "total"}
 
-    def __init__(self, pid: int, trace: Path, *expressions: str, path: Path | None = None) -> None:
+
+class Attached:
+    """strace attached to a running process, until `detach` or its end. `path`: only calls about that file.
+
+    `counted`: the trace is the table of `strace -c`, written at the end, for `counts_in`.
+    """
+
+    def __init__(
+        self, pid: int, trace: Path, *expressions: str, path: Path | None = None, counted: bool = False
+    ) -> None:
         asked = [word for expression in expressions for word in ("-e", expression)]
         asked += [] if path is None else ["-P", str(path)]
+        asked += ["-c"] if counted else []
         command = ["strace", *OPTIONS, "-o", str(trace), *asked, "-p", str(pid)]
         self._pid = pid
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - `detach` closes it
