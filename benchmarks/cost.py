@@ -1,4 +1,4 @@
-"""What a job costs the daemon: system calls, context switches, and CPU against a fixed piece of Python.
+"""The cost of a job for the daemon: system calls, context switches, and CPU against a fixed piece of Python.
 
 Two ways to send the same jobs: one submit after the other, two jobs at a time; and batches of 100, eight at a time. The
 first two figures are counts, which say whether a change pays even while the machine is busy. The client only sends and
