@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 DATA = f"stoker-{stoker.__version__}.data/data"  # what is installed outside of the package
-SHIPPED = ("*.py", "*.sql", "*.service", "*.socket", "*.conf", "py.typed")
+SHIPPED = ("*.py", "*.sql", "*.service", "*.socket", "*.conf", "py.typed", "*.html", "*.css", "*.js", "*.svg")
 LEFT_BEHIND = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 

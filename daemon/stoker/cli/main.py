@@ -129,6 +129,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "config show": ("settings:show", "the settings in force, with defaults"),
         "config reload": ("settings:reload", "make the running daemon read its settings again (as SIGHUP does)"),
         "config path": ("settings:path", "the files and directories in use"),
+        "web": ("web:web", "a web page of jobs, workflows and queues, on this host only"),
         "mcp": ("agents:mcp", "a server for agents, on stdin and stdout (Model Context Protocol)"),
         "schema": ("schemas:schema", "print a JSON Schema: of jobs, flow files, settings or the protocol"),
         "completion": ("completion:completion", "print shell completions for bash, zsh or fish"),

@@ -40,7 +40,7 @@ class Conversation:
     """
 
     def __init__(self, socket_path: str | os.PathLike[str] | None = None, *, timeout_s: float | None = 30.0) -> None:
-        self.socket_path = _default_path() if socket_path is None else os.fspath(socket_path)
+        self.socket_path = default_path() if socket_path is None else os.fspath(socket_path)
         self.timeout_s = timeout_s
         self.patience_s = PATIENCE_S if timeout_s is None else timeout_s  # while the daemon has no connection free
         self._socket: socket.socket | None = None
@@ -156,7 +156,7 @@ class Conversation:
             connecting.connect(self.socket_path)
         except OSError as error:
             connecting.close()
-            raise _unreachable(self.socket_path, error) from error
+            raise unreachable(self.socket_path, error) from error
         self._socket = connecting
         self._reader = connecting.makefile("rb")
         return connecting
@@ -218,7 +218,7 @@ class _Lost(DaemonUnreachable):
         self.perhaps_done = sent
 
 
-def _default_path() -> str:
+def default_path() -> str:
     from stoker.paths import first_within_reach, socket_paths  # noqa: PLC0415 - not for a job, which has STOKER_SOCKET
 
     return first_within_reach(socket_paths(None, os.environ, os.getuid()), os.path.exists)
@@ -235,7 +235,7 @@ def error_of(answer: dict[str, Any]) -> StokerError:
     return StokerError(answer["message"], hint=hint, code=code, transient=transient, **details)
 
 
-def _unreachable(path: str, error: OSError) -> StokerError:
+def unreachable(path: str, error: OSError) -> StokerError:
     if error.errno in {EACCES, EPERM}:
         return PermissionDenied(f"{path}: {error.strerror}", hint="run as the daemon's user or as root")
     if isinstance(error, BlockingIOError):

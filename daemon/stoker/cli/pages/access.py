@@ -1,0 +1,162 @@
+"""The checks on each request of the web page, and the headers of each answer.
+
+Owns the rules, in this order: the Host must be one of ours (against DNS rebinding), the caller must hold the token or
+come from a trusted proxy, and a request that changes something must come from one of our own pages. What a browser
+holds is derived from the token by HMAC, so a restart with the same token keeps it logged in and nothing is stored.
+
+Invariant: no handler runs for a request that failed a check.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from http.cookies import CookieError, SimpleCookie
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlencode
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SAFE_METHODS = ("GET", "HEAD")
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+SECURITY_HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",  # with no-referrer, browsers send "Origin: null" with our own forms
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+OPEN_PATHS = ("/static/",)  # style and scripts hold nothing of the daemon's
+
+
+class Access(NamedTuple):
+    """The rules of this server. `hosts`: names and `name:port` that a Host header may have. `cookie`: the name of ours.
+
+    `user_header`: the header in which a proxy names the user, and `users` those who may come in by it; it counts
+    only on a Unix socket, as anybody on the host can send a header to a port.
+    """
+
+    token: str
+    hosts: frozenset[str]
+    cookie: str
+    user_header: str | None = None
+    users: frozenset[str] = frozenset()
+    read_only: bool = False
+
+    def derived(self, purpose: str) -> str:
+        return hmac.new(self.token.encode(), purpose.encode(), "sha256").hexdigest()
+
+    @property
+    def session(self) -> str:
+        """The value of the cookie of a browser that has shown the token."""
+        return self.derived("session")
+
+    def csrf(self, user: str | None) -> str:
+        """The value of the hidden field of a form of ours."""
+        return self.derived(f"form of {user or ''}")
+
+
+class AccessControl:
+    """ASGI middleware. It puts `access` and `user` (None without a proxy) into the state of each request it lets in."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        refusal = self._refusal(scope)
+        await (refusal or self._app)(scope, receive, send_with_headers)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        """The answer to a request that may not go on; None lets it in."""
+        headers = Headers(scope=scope)
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or hosts[0].lower() not in self._access.hosts:
+            return _refused(421, "this page does not answer to that host name; see --allow-host of `stoker web`")
+        if scope["method"] not in (*SAFE_METHODS, "POST"):
+            return _refused(405, "only GET, HEAD and POST are known here")
+        if scope["path"].startswith(OPEN_PATHS) and scope["method"] in SAFE_METHODS:
+            return None
+        scope.setdefault("state", {}).update(access=self._access, user=None)
+        stranger = self._stranger(scope, headers)
+        if stranger is not None:
+            return stranger
+        if scope["method"] == "POST" and not _from_our_page(headers, hosts[0]):
+            return _refused(403, "this request comes from another site; nothing was changed")
+        return None
+
+    def _stranger(self, scope: Scope, headers: Headers) -> Response | None:
+        """The answer to a caller who has shown no right to be here."""
+        access = self._access
+        if access.user_header is not None:
+            named = headers.getlist(access.user_header)
+            if len(named) == 1 and named[0] in access.users:
+                scope["state"]["user"] = named[0]
+                return None
+            if named:
+                return _refused(403, "that user is not in --allow-user of `stoker web`")
+        if _same(_cookie(headers, access.cookie), access.session):
+            return None
+        if _same(_bearer(headers), access.token):
+            return None
+        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        if scope["method"] in SAFE_METHODS and any(
+            name == "token" and _same(value, access.token) for name, value in query
+        ):
+            return self._welcomed(scope["path"], query)
+        return _refused(401, "open the address that `stoker web` printed: it ends with ?token=…")
+
+    def _welcomed(self, path: str, query: Sequence[tuple[str, str]]) -> Response:
+        """Keep the token out of the address bar: a cookie stands for it from now on."""
+        rest = urlencode([(name, value) for name, value in query if name != "token"])
+        answer = RedirectResponse(f"/{path.lstrip('/')}" + (f"?{rest}" if rest else ""), status_code=303)
+        answer.set_cookie(self._access.cookie, self._access.session, httponly=True, samesite="strict", path="/")
+        return answer
+
+
+def _refused(status: int, text: str) -> Response:
+    return PlainTextResponse(f"{text}\n", status_code=status)
+
+
+def _same(given: str | None, expected: str) -> bool:
+    return given is not None and hmac.compare_digest(given.encode(errors="replace"), expected.encode())
+
+
+def _cookie(headers: Headers, name: str) -> str | None:
+    try:
+        found = SimpleCookie(headers.get("cookie", "")).get(name)
+    except CookieError:
+        return None
+    return found.value if found is not None else None
+
+
+def _bearer(headers: Headers) -> str | None:
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    return value if scheme.lower() == "bearer" else None
+
+
+def _from_our_page(headers: Headers, host: str) -> bool:
+    """Whether the browser says that one of our pages sent it. A program with the token as bearer has no page."""
+    origin = headers.get("origin")
+    if origin is None:
+        return headers.get("sec-fetch-site") == "same-origin" or _bearer(headers) is not None
+    return origin.partition("://")[2] == host

@@ -1,0 +1,117 @@
+"""The application: the routes of all pages, forms and streams, and the page of an error.
+
+Owns the wiring, and the answer to every error: a StokerError becomes a page with its message and the next command, with
+the status code that fits. An error of our own becomes one line and is logged with its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from stoker.cli.pages.access import Access, AccessControl
+from stoker.cli.pages.actions import PageAction, reason, sent_form
+from stoker.cli.pages.changes import Changes
+from stoker.cli.pages.live import Views
+from stoker.cli.pages.page import Asked, Page, Pages
+from stoker.cli.pages.subjects.tables import ALL_ACTIONS, ALL_PAGES
+from stoker.core.errors import StokerError
+from stoker.rpc.async_client import AsyncClient
+
+LIVE_PREFIX = "/live"
+
+# By code of an error, the status of the answer; all others: 500.
+STATUS = {
+    "daemon_unreachable": 503,
+    "no_answer": 503,
+    "draining": 503,
+    "too_many_connections": 503,
+    "permission_denied": 403,
+    "not_allowed": 409,
+    "usage": 400,
+    "invalid_params": 400,
+}
+NOT_FOUND = "_not_found"
+
+
+class WebPage:
+    """The application for one daemon. `app` is the ASGI application; `close` ends every open stream."""
+
+    def __init__(self, client: AsyncClient, access: Access) -> None:
+        self._client = client
+        self._access = access
+        self._pages = Pages(client, read_only=access.read_only)
+        self._views = Views(self._pages, Changes(client))
+        self.app = Starlette(
+            routes=self._routes(),
+            middleware=[Middleware(AccessControl, access=access), Middleware(GZipMiddleware, minimum_size=1000)],
+            exception_handlers={StokerError: self._failed, HTTPException: self._refused, Exception: self._broken},
+            lifespan=self._life,
+        )
+
+    def close(self) -> None:
+        self._views.close()
+
+    @asynccontextmanager
+    async def _life(self, _app: Starlette) -> AsyncGenerator[None, None]:
+        yield
+        self.close()
+        await self._client.close()
+
+    def _routes(self) -> list[Route | Mount]:
+        shown = [Route(page.path, partial(self._show, page)) for page in ALL_PAGES]
+        live = [Route(f"{LIVE_PREFIX}{page.path}", partial(self._stream, page)) for page in ALL_PAGES]
+        act = [Route(one.path, partial(self._act, one), methods=["GET", "POST"]) for one in ALL_ACTIONS]
+        static = Mount("/static", StaticFiles(directory=Path(str(files("stoker.cli.pages") / "static"))))
+        return [*live, *shown, *act, static]
+
+    async def _show(self, page: Page, request: Request) -> Response:
+        return HTMLResponse(await self._pages.whole(page, asked_by(request), user=request.state.user))
+
+    async def _stream(self, page: Page, request: Request) -> Response:
+        events = self._views.events(page, asked_by(request, LIVE_PREFIX))
+        return StreamingResponse(events, media_type="text/event-stream")
+
+    async def _act(self, action: PageAction, request: Request) -> Response:
+        asked, user = asked_by(request), request.state.user
+        subject = await action.subject(self._client, asked)
+        if request.method == "POST":
+            fields = await sent_form(request)
+            await self._client.call(action.method, **action.params(asked), reason=reason(fields, user))
+            return RedirectResponse(subject.back, status_code=303)
+        preview = await action.preview(self._client, asked) if action.preview else []
+        form = {"action": action, "subject": subject, "preview": preview, "csrf": self._access.csrf(user)}
+        return HTMLResponse(self._pages.plain("action.html", asked, **form))
+
+    async def _failed(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, StokerError)
+        status = 404 if error.code.endswith(NOT_FOUND) else STATUS.get(error.code, 500)
+        return HTMLResponse(self._pages.plain("error.html", asked_by(request), error=error), status)
+
+    async def _refused(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        missing = StokerError("there is no such page", hint=None)
+        return HTMLResponse(self._pages.plain("error.html", asked_by(request), error=missing), error.status_code)
+
+    async def _broken(self, _request: Request, error: Exception) -> Response:
+        traceback.print_exception(error, file=sys.stderr)
+        return HTMLResponse("a fault of the page: its log has the details\n", 500)
+
+
+def asked_by(request: Request, prefix: str = "") -> Asked:
+    names = tuple(sorted((name, str(value)) for name, value in request.path_params.items()))
+    return Asked(request.url.path.removeprefix(prefix), names, tuple(request.query_params.multi_items()))

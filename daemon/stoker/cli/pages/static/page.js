@@ -1,0 +1,128 @@
+// What makes a page live: parts that follow the server, and times that grow. Every page reads without it, too.
+
+const SECOND = 1000;
+const UNITS = [["d", 86_400 * SECOND], ["h", 3_600 * SECOND], ["m", 60 * SECOND], ["s", SECOND]];
+
+function span(milliseconds) {
+  const found = UNITS.findIndex(([, size]) => milliseconds >= size);
+  if (found < 0) return "0s";
+  const [unit, size] = UNITS[found];
+  const [smaller, smallerSize] = UNITS[found + 1] ?? [];
+  const rest = smaller ? Math.floor((milliseconds % size) / smallerSize) : 0;
+  return `${Math.floor(milliseconds / size)}${unit}` + (rest ? `${String(rest).padStart(2, "0")}${smaller}` : "");
+}
+
+// The clock of the host may differ from that of the browser: the server says what time it is in each answer.
+let clockAhead = 0;
+
+class RelativeTime extends HTMLElement {
+  static shown = new Set();
+
+  connectedCallback() {
+    RelativeTime.shown.add(this);
+    this.update();
+  }
+
+  disconnectedCallback() {
+    RelativeTime.shown.delete(this);
+  }
+
+  update() {
+    const time = this.querySelector("time");
+    if (!time) return;
+    time.title ||= time.textContent;
+    const passed = Date.now() + clockAhead - Date.parse(time.dateTime);
+    if (this.hasAttribute("plain")) time.textContent = span(Math.max(0, passed));
+    else time.textContent = passed >= 0 ? `${span(passed)} ago` : `in ${span(-passed)}`;
+  }
+}
+
+setInterval(() => RelativeTime.shown.forEach((element) => element.update()), SECOND);
+
+// Make `shown` equal to `wanted` with the fewest changes: what is open, focused or scrolled stays so.
+function morph(shown, wanted) {
+  const byId = new Map([...shown.children].filter((child) => child.id).map((child) => [child.id, child]));
+  let at = shown.firstChild;
+  for (const want of [...wanted.childNodes]) {
+    let have = want.id && byId.get(want.id);
+    if (have && have !== at) shown.insertBefore(have, at);
+    have ||= at;
+    if (!have || !alike(have, want)) {
+      shown.insertBefore(want, at);
+      continue;
+    }
+    at = have.nextSibling;
+    if (have.nodeType !== Node.ELEMENT_NODE) {
+      if (have.nodeValue !== want.nodeValue) have.nodeValue = want.nodeValue;
+    } else if (!have.isEqualNode(want)) {
+      morphAttributes(have, want);
+      morph(have, want);
+      have.update?.();
+    }
+  }
+  while (at) {
+    const next = at.nextSibling;
+    at.remove();
+    at = next;
+  }
+}
+
+function alike(have, want) {
+  return have.nodeType === want.nodeType && have.nodeName === want.nodeName && (have.id ?? "") === (want.id ?? "");
+}
+
+function morphAttributes(have, want) {
+  for (const { name } of [...have.attributes]) {
+    if (!want.hasAttribute(name) && name !== "open" && name !== "title") have.removeAttribute(name);
+  }
+  for (const { name, value } of want.attributes) {
+    if (have.getAttribute(name) !== value) have.setAttribute(name, value);
+  }
+}
+
+function say(text) {
+  document.getElementById("connection").textContent = text;
+}
+
+// A part of the page that the server sends anew when it changes.
+class LiveRegion extends HTMLElement {
+  connectedCallback() {
+    this.source = new EventSource(this.getAttribute("src"));
+    this.source.addEventListener("show", (event) => {
+      say("");
+      const wanted = document.createElement("template");
+      wanted.innerHTML = event.data;
+      morph(this, wanted.content);
+    });
+    this.source.addEventListener("away", (event) => say(`The daemon does not answer: ${event.data}`));
+    this.source.addEventListener("error", () => {
+      say("The connection to stoker web is lost. This page comes back by itself.");
+      if (this.source.readyState === EventSource.CLOSED) setTimeout(() => this.again(), 3 * SECOND);
+    });
+    this.source.addEventListener("open", () => say(""));
+    addEventListener("pagehide", () => this.source.close());
+  }
+
+  again() {
+    this.source.close();
+    if (this.isConnected) this.connectedCallback();
+  }
+
+  disconnectedCallback() {
+    this.source.close();
+  }
+}
+
+// On the page of an error that passes: look whether it has passed.
+class ComeBack extends HTMLElement {
+  connectedCallback() {
+    setInterval(async () => {
+      const answer = await fetch(location.href, { method: "HEAD" }).catch(() => null);
+      if (answer?.ok) location.reload();
+    }, 2 * SECOND);
+  }
+}
+
+customElements.define("relative-time", RelativeTime);
+customElements.define("live-region", LiveRegion);
+customElements.define("come-back", ComeBack);

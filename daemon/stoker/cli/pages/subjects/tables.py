@@ -1,0 +1,15 @@
+"""The tables of all pages and actions.
+
+Owns the order of the routes. A page or an action without a row here does not exist.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from stoker.cli.pages.actions import PageAction
+from stoker.cli.pages.page import Page
+from stoker.cli.pages.subjects import job, job_list
+
+ALL_PAGES: Final[tuple[Page, ...]] = (*job_list.PAGES, *job.PAGES)
+ALL_ACTIONS: Final[tuple[PageAction, ...]] = job.ACTIONS

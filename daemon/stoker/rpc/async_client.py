@@ -1,0 +1,147 @@
+"""The asyncio client: one connection for many calls at once, and a connection of its own for each stream.
+
+Owns the pairing of answers with calls. A connection that breaks fails the calls that wait on it, and the next call
+connects again; it sends nothing twice. For programs that serve many people at once; everybody else has `rpc.client`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from stoker.core.errors import DaemonUnreachable, NoAnswer, StokerError
+from stoker.rpc import wire
+from stoker.rpc.conversation import default_path, error_of, unreachable
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024  # a workflow of 10 000 steps takes a few MiB
+LOST = "the daemon closed the connection"
+LOST_HINT = "the daemon stopped or restarts: try again, or see its log"
+
+
+class AsyncClient:
+    """`socket_path`: that of the daemon; None is the user's own. `timeout_s` bounds each answer."""
+
+    def __init__(self, socket_path: str | None = None, *, timeout_s: float = 30.0) -> None:
+        self.socket_path = default_path() if socket_path is None else socket_path
+        self._timeout_s = timeout_s
+        self._connection: _Connection | None = None
+        self._connecting = asyncio.Lock()
+
+    async def call(self, method: str, **params: Any) -> Any:
+        """The result of `method`. Raises the StokerError that the daemon answered, DaemonUnreachable or NoAnswer."""
+        async with self._connecting:
+            if self._connection is None or self._connection.closed:
+                self._connection = await _Connection.open(self.socket_path)
+            connection = self._connection
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await connection.call(method, params)
+        except TimeoutError:
+            raise NoAnswer(f"no answer within {self._timeout_s:g} s", hint="try again; see `stoker status`") from None
+
+    async def stream(self, method: str, **params: Any) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer of a streaming method, then its notifications. Closing the generator ends the stream."""
+        connection = await _Connection.open(self.socket_path)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await connection.call(method, params)
+            yield answer
+            async for notification in connection.notifications(answer["stream"]):
+                yield notification
+        except TimeoutError:
+            raise NoAnswer(f"no answer within {self._timeout_s:g} s", hint="try again; see `stoker status`") from None
+        finally:
+            await connection.close()
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+
+
+class _Connection:
+    """One open socket. Its reader task gives each answer to the call that waits for it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._last_id = 0
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._streamed: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._failure: StokerError = DaemonUnreachable(LOST, hint=LOST_HINT)
+        self._task = self._start_reading()
+
+    def _start_reading(self) -> asyncio.Task[None]:
+        return asyncio.create_task(self._read())
+
+    @classmethod
+    async def open(cls, path: str) -> _Connection:
+        try:
+            reader, writer = await asyncio.open_unix_connection(os.fspath(path), limit=MAX_ANSWER_BYTES)
+        except OSError as error:
+            raise unreachable(path, error) from error
+        return cls(reader, writer)
+
+    @property
+    def closed(self) -> bool:
+        return self._task.done()
+
+    async def call(self, method: str, params: dict[str, Any]) -> Any:
+        self._last_id += 1
+        number = self._last_id
+        frame = wire.encode({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+        if self.closed:
+            raise self._failure
+        answered = self._waiting[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._writer.write(frame)
+            answer = await answered
+        finally:
+            self._waiting.pop(number, None)
+        if "error" in answer:
+            raise error_of(answer["error"])
+        return answer["result"]
+
+    async def notifications(self, number: int) -> AsyncGenerator[dict[str, Any], None]:
+        """Those of one stream, until it ends. Raises the error that ended it, or DaemonUnreachable."""
+        while (message := await self._streamed.get()) is not None:
+            params = message.get("params", {})
+            if params.get("stream") != number:
+                continue
+            if params.get("error"):
+                raise error_of(params["error"])
+            if params.get("end"):
+                return
+            yield params
+        raise self._failure
+
+    async def _read(self) -> None:
+        """Until the connection ends: calls that still wait then fail, and a stream ends."""
+        try:
+            while (line := await self._reader.readline()).endswith(b"\n"):
+                self._sort(json.loads(line))
+        except (OSError, ValueError) as error:  # reset by the daemon, or a line beyond the limit
+            self._failure = DaemonUnreachable(f"{LOST}: {error}", hint=LOST_HINT)
+        finally:
+            for answered in self._waiting.values():
+                if not answered.done():
+                    answered.set_exception(self._failure.as_value())
+            self._streamed.put_nowait(None)
+            self._writer.close()
+
+    def _sort(self, message: dict[str, Any]) -> None:
+        if "method" in message:
+            self._streamed.put_nowait(message)
+        elif message.get("id") is None:  # about the connection itself: too many of them, or a frame that is none
+            self._failure = error_of(message["error"])
+        elif (answered := self._waiting.get(message["id"])) is not None and not answered.done():
+            answered.set_result(message)
+
+    async def close(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._writer.close()

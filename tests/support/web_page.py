@@ -1,0 +1,78 @@
+"""The server of the web page as a process, and a browser's view of it without a browser.
+
+Owns one `stoker web` on a free port, and a session that holds its cookie. `Browser.get` and `post` behave as a browser
+does: they follow redirects, and a form sends the hidden field that the page gave it.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import httpx
+
+from tests.support.daemon import BIN
+from tests.support.facts import line_with
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from tests.support.daemon import DaemonProcess
+
+CSRF = re.compile(r'name="csrf" value="([0-9a-f]+)"')
+
+
+class WebPageProcess:
+    """A running `stoker web`; `address` is what it printed, `base` the same without the token."""
+
+    def __init__(self, daemon: DaemonProcess, *options: str) -> None:
+        self._command = [str(BIN / "stoker"), "--socket", str(daemon.socket), "web", "--port", "0", *options]
+        self._environ = daemon.client_environ
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            self._command, env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.address = line_with(self.process, self.process.stdout, "http://").strip()
+        parts = urlsplit(self.address)
+        self.base = f"{parts.scheme}://{parts.netloc}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.communicate()
+
+    def browser(self) -> Browser:
+        """A session that has opened the printed address."""
+        browser = Browser(self.base)
+        browser.http.get(self.address)
+        return browser
+
+
+class Browser:
+    """A session. Close it, or use it as a context."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+        self.http = httpx.Client(base_url=base, follow_redirects=True, headers={"origin": base}, timeout=60)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
+    def get(self, path: str, status: int = 200) -> str:
+        answer = self.http.get(path)
+        assert answer.status_code == status, (answer.status_code, answer.text)
+        return answer.text
+
+    def post(self, path: str, status: int = 200, **fields: str) -> str:
+        """Fill in the form at `path` and send it."""
+        form = CSRF.search(self.get(path))
+        assert form, path
+        answer = self.http.post(path, data={"csrf": form[1], **fields})
+        assert answer.status_code == status, (answer.status_code, answer.text)
+        return answer.text
