@@ -1,4 +1,7 @@
 CREATE UNIQUE INDEX attempts_open ON attempts (job_id) WHERE ended_at IS NULL;
+CREATE INDEX attempts_touching ON attempts (
+    length(ended_at - created_at), created_at, run_id, ended_at
+) WHERE ended_at IS NOT NULL;
 CREATE INDEX changes_job ON changes (job_id, seq) WHERE job_id IS NOT NULL;
 CREATE INDEX checkpoints_context ON checkpoints (chain, seq) WHERE kind = 'context';
 CREATE INDEX checkpoints_job ON checkpoints (job_id, seq) WHERE job_id IS NOT NULL;
@@ -12,10 +15,12 @@ CREATE INDEX events_undelivered ON events (next_after) WHERE next_after IS NOT N
 CREATE INDEX idempotency_job ON idempotency (job_id);
 CREATE INDEX idempotency_purged ON idempotency (purged_at) WHERE purged_at IS NOT NULL;
 CREATE INDEX job_events_of_event ON job_events (event_id);
+CREATE INDEX jobs_by_end ON jobs (finished_at, state) WHERE finished_at IS NOT NULL;
 CREATE INDEX jobs_by_hook ON jobs (hook) WHERE hook IS NOT NULL;
 CREATE INDEX jobs_deadline ON jobs (deadline) WHERE state IN ('waiting', 'queued') AND deadline IS NOT NULL;
 CREATE INDEX jobs_ended ON jobs (queue, finished_at, id, state) WHERE finished_at IS NOT NULL AND workflow_id IS NULL;
 CREATE INDEX jobs_expires ON jobs (expires_at) WHERE state IN ('waiting', 'queued') AND expires_at IS NOT NULL;
+CREATE INDEX jobs_failed ON jobs (finished_at) WHERE state IN ('failed', 'expired');
 CREATE INDEX jobs_idle ON jobs (queue, state) WHERE state IN ('waiting', 'held');
 CREATE UNIQUE INDEX jobs_of_hooks ON jobs (hook, hook_change) WHERE hook IS NOT NULL;
 CREATE INDEX jobs_queued ON jobs (queue, demand, order_key, id) WHERE state = 'queued';

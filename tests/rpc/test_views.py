@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import msgspec
 import pytest
 
-from stoker.core import daemon_views, hook_views, rate_views, views, wire_types
+from stoker.core import daemon_views, hook_views, overview_views, rate_views, views, wire_types
 from stoker.core.schedule import views as schedule_views
 from stoker.core.wire_types import ChangeShape, CheckpointPage
 from tests.support.daemon import DaemonProcess
@@ -97,7 +97,17 @@ def test_answers_when_a_daemon_gives_them_then_they_are_of_their_types(client: C
     for progress in client.stream("system.backup"):
         assert progress.pop("stream")  # of every notification
         check(progress, daemon_views.BackupProgress)
+    check_overview(client)
     check(call(client, "system.drain"), daemon_views.DrainBegun)
+
+
+def check_overview(client: Client) -> None:
+    check(call(client, "system.overview"), overview_views.OverviewView)
+    until(lambda: call(client, "system.load")["samples"], why="a sample of the load")
+    check(call(client, "system.load"), overview_views.LoadView)
+    check(call(client, "attempt.list", since=1_600_000_000_000), overview_views.AttemptPage)
+    check(call(client, "recovery.list"), overview_views.RecoveryPage)
+    check(call(client, "recovery.get", epoch=1), overview_views.RecoveryReport)
 
 
 def check_commands_of_queues(client: Client) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stoker.store import attempts, changes, checkpoints, conditions, due, hooks, jobs, retention, workflows
+from stoker.store import attempts, changes, checkpoints, conditions, due, hooks, jobs, retention, timeline, workflows
 from tests.support.batches import put
 from tests.support.jobs import job, spec
 
@@ -79,6 +79,11 @@ HOT: list[tuple[str, str, Any, str]] = [
     ("events to go on with", conditions.UNDELIVERED, (), "events_undelivered"),
     ("conditions of purged jobs", retention.DELETE_CONDITIONS, ("[1]", 9), "PRIMARY KEY"),
     ("events of purged jobs", retention.DELETE_JOB_EVENTS, ("[1]", 9), "PRIMARY KEY"),
+    ("attempts that touched a time", timeline.ENDED_TOUCHING, (1, 0, 9, 9, "a", 5, 9), "attempts_touching"),
+    ("open attempts that touched a time", timeline.OPEN_TOUCHING, (9, 9, "a", 9), "attempts_open"),
+    ("attempts of a timeline", timeline.TIMELINE, ("[]",), "PRIMARY KEY"),
+    ("what failed last", timeline.FAILED_LAST, (9,), "jobs_failed"),
+    ("ends of the last hour", timeline.ENDS_SINCE, (1, 9), "jobs_by_end"),
     ("counts of live jobs", jobs.COUNTS, (), "jobs_queued jobs_idle"),
 ]
 

@@ -1,6 +1,6 @@
-"""`stoker recover --dry-run`: what a daemon start would do with unfinished attempts.
+"""`stoker recover`: what a daemon start would do with unfinished attempts, and what earlier starts did.
 
-Owns how that plan is printed. Only a starting daemon carries it out.
+Owns how the plan and the reports are printed. Only a starting daemon carries a plan out.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ import os
 from typing import TYPE_CHECKING
 
 from stoker import paths
-from stoker.cli.kit import render, table
+from stoker.cli.kit import render, table, values
+from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option
 from stoker.core.errors import UsageError
 from stoker.core.units import counted
 
 if TYPE_CHECKING:
+    from stoker.core.overview_views import RecoveredAttempt, RecoverySummary
     from stoker.ops.recovery_preview import PlannedStep, Preview
 
+MOST_LISTED = 1_000  # more are not kept
+COUNTS = ("settled", "adopted", "stopped", "requeued", "unseen", "stuck", "swept")
 # The action for an attempt, in the words of the table.
 WOULD = {
     "settle": "settle",
@@ -32,19 +36,83 @@ WOULD = {
 
 @Command(
     options=(
-        Option("--dry-run", None, "required: print the plan, change and signal nothing"),
+        Option("--dry-run", None, "print the plan of a start now, while no daemon runs; change and signal nothing"),
+        Option("--list", None, "ask the daemon for the reports of its starts, newest first"),
+        Option("--start", "NUMBER", "ask the daemon for the report of one start", convert=values.positive),
         STATE_DIR,
         JSON,
     ),
-    examples=("stoker recover --dry-run", "stoker recover --dry-run --state-dir /var/lib/stoker --json"),
+    examples=(
+        "stoker recover --dry-run",
+        "stoker recover --dry-run --state-dir /var/lib/stoker --json",
+        "stoker recover --list",
+        "stoker recover --start 7",
+    ),
 )
 def recover(given: Given) -> int:
-    """Exit status 0 if a start would follow the plan, 1 if it would enter safe mode."""
-    if not given["dry_run"]:
+    """A daemon recovers by itself at each start. Exit status of --dry-run: 0 if a start would follow the plan, 1 if it
+    would enter safe mode."""
+    if [given["dry_run"], given["list"], given["start"] is not None].count(True) != 1:
         raise UsageError(
-            "a daemon recovers by itself at each start: this command only previews it, with --dry-run",
-            hint="stoker recover --dry-run, or stoker status for what the last start did",
+            "name one of --dry-run, --list and --start: a daemon recovers by itself at each start",
+            hint="stoker recover --dry-run; stoker recover --list, or stoker status for what the last start did",
         )
+    if given["dry_run"]:
+        return _preview(given)
+    if given["list"]:
+        _list(given)
+    else:
+        _report(given)
+    return 0
+
+
+def _list(given: Given) -> None:
+    page = call(given, "recovery.list", {"limit": MOST_LISTED})
+    if given["json"]:
+        render.json_document(page["recoveries"])
+        return
+    headers = ("START", "AT", "ATTEMPTS", *(name.upper() for name in COUNTS))
+    rows = [
+        (one["epoch"], render.when(one["started_at"]), one["attempts"], *(one[name] for name in COUNTS))
+        for one in page["recoveries"]
+    ]
+    table.show(headers, rows)
+
+
+def _report(given: Given) -> None:
+    params, decisions = {"epoch": given["start"], "after": 0}, []
+    while True:
+        page = call(given, "recovery.get", params)
+        decisions += page["decisions"]
+        if page["next"] is None:
+            break
+        params["after"] = page["next"]
+    if given["json"]:
+        render.json_document({**page, "decisions": decisions})
+        return
+    render.facts(_counts(page))
+    if decisions:
+        render.line()
+        headers = ("JOB", "FOUND", "DID", "THEN", "WHY")
+        table.show(headers, [_decided(one) for one in decisions], spare=("FOUND",), whole=True)
+
+
+def _counts(report: RecoverySummary) -> list[tuple[str, object]]:
+    finished = report["finished_at"]
+    return [
+        ("start", report["epoch"]),
+        ("at", render.when(report["started_at"])),
+        ("finished", "not yet" if finished is None else render.when(finished)),
+        ("attempts", report["attempts"]),
+        *[(name, report[name] or None) for name in COUNTS],  # type: ignore[literal-required]
+    ]
+
+
+def _decided(one: RecoveredAttempt) -> tuple[object, ...]:
+    return (one["job"], one["fact"].replace("_", " "), one["action"].replace("_", " "), one["then"] or "-", one["why"])
+
+
+def _preview(given: Given) -> int:
     from stoker.ops.recovery_preview import preview  # noqa: PLC0415 - SQLite and msgspec: completions load this module
 
     plan = preview(paths.state_dir(given["state_dir"], os.environ, os.getuid()))

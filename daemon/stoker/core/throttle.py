@@ -34,13 +34,14 @@ SMOOTHED = frozenset({Gauge.CPU, Gauge.MEMORY})
 
 
 class Sample(Struct, frozen=True, kw_only=True):
-    """One measurement of the host, in percent. None: not measured, or not supported by this kernel."""
+    """One measurement of the host; the gauges in percent. None: not measured, or not supported by this kernel."""
 
     cpu: float | None = None
     memory: float | None = None
     cpu_some: float | None = None
     io_full: float | None = None
     memory_full: float | None = None
+    memory_free_bytes: int | None = None
 
 
 class Band(Struct, frozen=True):

@@ -34,10 +34,12 @@ class Probe:
         psutil.cpu_percent(None)  # psutil measures from the call before, so its first answer means nothing
 
     def sample(self) -> Sample:
-        """The host right now, in percent."""
+        """The host right now."""
+        memory = psutil.virtual_memory()
         return Sample(
             cpu=self._cpu_percent(),
-            memory=psutil.virtual_memory().percent,
+            memory=memory.percent,
+            memory_free_bytes=memory.available,
             cpu_some=self._stalled("cpu", "some"),
             io_full=self._stalled("io", "full"),
             memory_full=self._stalled("memory", "full"),

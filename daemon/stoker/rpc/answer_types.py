@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final, TypedDict
 
-from stoker.core import daemon_views, hook_views, rate_views, views, wire_types
+from stoker.core import daemon_views, hook_views, overview_views, rate_views, views, wire_types
 from stoker.core.answers import EditedJob, JobStanding, SubmitAnswer
 from stoker.core.schedule import views as schedule_views
 
@@ -78,6 +78,11 @@ ANSWERS: Final[dict[str, tuple[Any, ...]]] = {
     "hook.list": (hook_views.HookList,),
     "hook.get": (hook_views.HookDetails,),
     "hook.test": (hook_views.HookTestAnswer,),
+    "system.overview": (overview_views.OverviewView,),
+    "system.load": (overview_views.LoadView,),
+    "attempt.list": (overview_views.AttemptPage,),
+    "recovery.list": (overview_views.RecoveryPage,),
+    "recovery.get": (overview_views.RecoveryReport,),
 }
 
 

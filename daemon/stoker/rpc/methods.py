@@ -38,6 +38,7 @@ from stoker.process.attempt_logs import Chunk
 from stoker.rpc import schema
 from stoker.rpc.event_methods import EVENT_METHODS
 from stoker.rpc.hook_methods import HOOK_METHODS
+from stoker.rpc.overview_methods import OVERVIEW_METHODS
 from stoker.rpc.schedule_methods import SCHEDULE_METHODS
 from stoker.rpc.table import Later, Method, MethodKind, Peer, Reply, Stream
 from stoker.rpc.workflow_methods import WORKFLOW_METHODS
@@ -248,4 +249,5 @@ METHODS: dict[str, Method[Any]] = {
     **SCHEDULE_METHODS,
     **EVENT_METHODS,
     **HOOK_METHODS,
+    **OVERVIEW_METHODS,
 }

@@ -48,6 +48,7 @@ from stoker.upkeep.host_state import HostState
 from stoker.upkeep.housekeeping import Housekeeping
 from stoker.upkeep.journaling import Journaling
 from stoker.upkeep.leftovers import Leftovers
+from stoker.upkeep.load_history import LoadHistory
 from stoker.upkeep.recovery import RecoveryService
 from stoker.upkeep.refusals import Refusals
 from stoker.upkeep.retention import Retention
@@ -247,8 +248,10 @@ class Assembly:
         self.staleness = Staleness(
             self.queries, self.memory, self.clock, self.background, self.config.workflows.stale_ms
         )
+        self.load_history = LoadHistory(self.throttle, self.memory, self.dispatcher, self.clock)
         duties: dict[str, Duty] = {
             "sample of the host": self.throttle,
+            "history of the load": self.load_history,
             "watch of conditions": self.condition_watch,
             "check for a gap of time": self.deadlines,
             "check of the schedules' clock": self.schedule_clock,

@@ -44,6 +44,7 @@ from stoker.service.events import EventService
 from stoker.service.explanation import explanation_of
 from stoker.service.hooks import HookService
 from stoker.service.logs import LogFeed, log_feed
+from stoker.service.overview import OverviewService
 from stoker.service.rates import RateService
 from stoker.service.schedules import ScheduleService
 from stoker.service.status import queue_views, resource_views, status_view
@@ -95,6 +96,7 @@ class Service:
         self.hooks = HookService(engine)
         self.checkpoints = CheckpointService(engine)
         self.workers = WorkerService(engine)
+        self.overview = OverviewService(engine)
         self.backups = engine.backups
         self._facts = facts
         self._health = health

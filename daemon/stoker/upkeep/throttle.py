@@ -10,7 +10,7 @@ from stoker.config import Config
 from stoker.core.clock import Clock
 from stoker.core.job.admission import stops_under_pressure
 from stoker.core.job.model import Queue
-from stoker.core.throttle import Narrowing, Pressure, narrow, observe
+from stoker.core.throttle import Narrowing, Pressure, Sample, narrow, observe
 from stoker.engine.dispatcher import Dispatcher
 from stoker.engine.heartbeats import Heartbeats
 from stoker.engine.inbox import Inbox, Message
@@ -44,6 +44,7 @@ class Throttle:
         self._inbox = inbox
         self._telemetry = telemetry
         self.pressure = Pressure()
+        self.sample = Sample()
         self.use(config)
 
     def use(self, config: Config) -> None:
@@ -56,8 +57,8 @@ class Throttle:
         self._probe.sample()
 
     def tick(self) -> None:
-        sample = self._probe.sample()
-        self.pressure, changed = observe(self._policy, self.pressure, sample, self._clock.now().wall)
+        self.sample = self._probe.sample()
+        self.pressure, changed = observe(self._policy, self.pressure, self.sample, self._clock.now().wall)
         if changed:
             self._apply(self.pressure)
         if self.pressure.throttled or self._memory.narrowed:
