@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from stoker.cli import graph, main
+from stoker.cli.kit import graph_shape
 from stoker.cli.kit.drawings import DRAWINGS, Node
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def names(layers: list[list[Node]]) -> list[list[str]]:
 
 
 def drawn(name: str, of: list[Node], title: str = "t") -> str:
-    return DRAWINGS[name](title, graph.layered(of))
+    return DRAWINGS[name](title, graph_shape.layered(of))
 
 
 def shown(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -49,13 +50,13 @@ def flow_file(folder: Path, steps: dict[str, Any]) -> str:
 
 
 def test_layers_when_steps_need_each_other_then_each_comes_after_all_its_needs() -> None:
-    layers = graph.layered(nodes(("d", ["b", "c"]), ("b", ["a"]), ("c", ["a"]), ("a", [])))
+    layers = graph_shape.layered(nodes(("d", ["b", "c"]), ("b", ["a"]), ("c", ["a"]), ("a", [])))
 
     assert names(layers) == [["a"], ["b", "c"], ["d"]]
 
 
 def test_layers_when_edges_would_cross_then_steps_stand_beside_what_they_need() -> None:
-    layers = graph.layered(nodes(("s9", []), ("s10", []), ("b", ["s10"]), ("y", ["s9"]), ("a", ["s9"])))
+    layers = graph_shape.layered(nodes(("s9", []), ("s10", []), ("b", ["s10"]), ("y", ["s9"]), ("a", ["s9"])))
 
     assert names(layers) == [["s9", "s10"], ["y", "a", "b"]]
 
@@ -69,7 +70,7 @@ def test_layers_when_the_chain_is_long_then_each_step_is_looked_at_a_few_times()
             looked += name == "name"
             return super().__getattribute__(name)
 
-    layers = graph.layered([Watched(str(n), [(str(n - 1), "ok")] if n else [], None) for n in range(300)])
+    layers = graph_shape.layered([Watched(str(n), [(str(n - 1), "ok")] if n else [], None) for n in range(300)])
 
     assert len(layers) == 300
     assert 0 < looked <= 10 * 300
@@ -80,7 +81,7 @@ def test_folding_when_each_made_many_steps_then_they_are_one_node_in_the_worst_s
     compiles[1].state = "failed"
     link = Node("link", [(node.name, "ok") for node in compiles], "skipped")
 
-    folded = graph.folded([Node("init", [], "succeeded"), *compiles, link])
+    folded = graph_shape.folded([Node("init", [], "succeeded"), *compiles, link])
 
     assert [(node.label, node.state, node.state_text) for node in folded] == [
         ("init", "succeeded", "succeeded"),
@@ -90,11 +91,20 @@ def test_folding_when_each_made_many_steps_then_they_are_one_node_in_the_worst_s
     assert folded[2].needs == [("compile", "ok")]
 
 
+def test_folding_when_a_step_needs_another_of_its_each_then_these_stay_apart() -> None:
+    steps = nodes(("compile:1", []), ("compile:2", ["link"]), ("link", ["compile:1"]), ("pack:1", []), ("pack:2", []))
+
+    folded = graph_shape.folded(steps)
+
+    assert names(graph_shape.layered(folded)) == [["compile:1", "pack"], ["link"], ["compile:2"]]
+    assert [node.label for node in graph_shape.folded(nodes(("a:1", []), ("a:2", ["a:1"])))] == ["a:1", "a:2"]
+
+
 def test_text_when_a_layer_is_long_then_urgent_steps_are_shown_and_the_rest_counted() -> None:
     layer = [Node(f"s{number:04}", [], "succeeded") for number in range(1_000)]
     layer[700].state = "failed"
 
-    lines = [line for line, _ in graph.text_lines("t", graph.layered(layer), unfolded=False)]
+    lines = [line for line, _ in graph.text_lines("t", graph_shape.layered(layer), unfolded=False)]
 
     assert lines[0] == "t: 1000 steps, 1 layer"
     assert any("✗ s0700" in line for line in lines)
@@ -105,7 +115,7 @@ def test_text_when_a_layer_is_long_then_urgent_steps_are_shown_and_the_rest_coun
 def test_text_when_a_step_needs_many_then_the_first_are_named() -> None:
     many = nodes(*((f"s{number}", []) for number in range(9)), ("last", [f"s{number}" for number in range(9)]))
 
-    line, _ = graph.text_lines("t", graph.layered(many), unfolded=False)[-1]
+    line, _ = graph.text_lines("t", graph_shape.layered(many), unfolded=False)[-1]
 
     assert line.endswith("← s0 s1 s2 s3 s4 … 4 more")
 

@@ -7,14 +7,14 @@ import random
 import pytest
 
 from stoker.cli import graph
-from stoker.cli.kit import graph_edges
+from stoker.cli.kit import graph_edges, graph_shape
 from stoker.cli.kit.drawings import Node
 
 
 def nodes(edges: dict[str, str]) -> list[Node]:
     """Nodes in the order of their layers; `edges`: the needs of each, by letters."""
     nodes = [Node(name, [(need, "ok") for need in needs], None) for name, needs in edges.items()]
-    return [node for layer in graph.layered(nodes) for node in layer]
+    return [node for layer in graph_shape.layered(nodes) for node in layer]
 
 
 def drawing(edges: dict[str, str]) -> list[str]:
@@ -82,7 +82,9 @@ def test_drawing_when_graphs_are_random_then_the_same_edges_are_read_back() -> N
         }
         lines = drawing(edges)
         drawn += bool(lines)
-        layer_of = {node.name: number for number, layer in enumerate(graph.layered(nodes(edges))) for node in layer}
+        layer_of = {
+            node.name: number for number, layer in enumerate(graph_shape.layered(nodes(edges))) for node in layer
+        }
         read = {} if not lines else read_back(lines)
         for name, needs in read.items():
             # Two steps of one layer may stand below each other; the number of the layer says that they are apart.
@@ -102,7 +104,7 @@ def test_text_when_it_has_edges_then_signs_stand_in_them_and_labels_in_a_column(
     nodes = [Node("a", [], "succeeded"), Node("b", [("a", "ok")], "running"), Node("c", [("a", "any")], "waiting"),
             Node("d", [("b", "ok"), ("c", "ok")], "waiting")]  # fmt: skip
 
-    lines = [line for line, _ in graph.text_lines("t", graph.layered(nodes), unfolded=False)]
+    lines = [line for line, _ in graph.text_lines("t", graph_shape.layered(nodes), unfolded=False)]
 
     assert lines[1:] == [
         "1  ✓   a  succeeded",

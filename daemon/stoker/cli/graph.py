@@ -1,42 +1,26 @@
 """`stoker workflow graph`: the steps of a workflow or of a flow file and their needs, as text or as a drawing.
 
-Owns the shape of the graph: its layers, the nodes that stand for all steps of one `each`, and the choice of the format
-(drawings.py has the dialects). A flow file is drawn without a daemon.
+Owns where the steps come from, and the choice of the format (kit/drawings.py has the dialects, kit/graph_shape.py the
+layers). A flow file is drawn without a daemon.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from graphlib import TopologicalSorter
 from typing import Any
 
 from stoker.cli import flowfile
 from stoker.cli.kit import graph_edges, render
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.drawings import DRAWINGS, Node, sign
+from stoker.cli.kit.graph_shape import URGENT, Layers, folded, layered, of_step
 from stoker.cli.kit.naming import few, need_text, workflow_id
 from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.core.errors import FlowInvalid, UsageError
 from stoker.core.units import counted
 
-Layers = list[list[Node]]
-
 MOST_IN_A_LAYER = 20
 FEW_NEEDS = 5
 MERMAID_EDGES = 500  # Mermaid's own default of `maxEdges`, which a drawing cannot raise
-# The state of a folded group is the first of these that one of its steps has; long layers show steps in this order.
-URGENT = (
-    "held",
-    "failed",
-    "expired",
-    "cancelled",
-    "running",
-    "queued",
-    "waiting",
-    "skipped",
-    "superseded",
-    "succeeded",
-)
 
 
 @Command(
@@ -89,16 +73,7 @@ def _is_id(word: str) -> bool:
 
 def _of_workflow(given: Given, word: str) -> tuple[str, list[Node]]:
     workflow = call(given, "workflow.get", {"id": workflow_id(word)})
-    nodes = [
-        Node(
-            step["name"],
-            [(need["step"], need["on"]) for need in step["needs"]],
-            step["state"],
-            critical=step["critical"],
-            conditions=step["conditions_open"] if step["state"] == "waiting" else (),
-        )
-        for step in workflow["steps"]
-    ]
+    nodes = [of_step(step) for step in workflow["steps"]]
     return f"{workflow['name']} (workflow {workflow['id']}, {workflow['state']})", nodes
 
 
@@ -126,60 +101,6 @@ def _of_file(source: str) -> tuple[str, list[Node]]:
         for step in plan.steps
     ]
     return str(flow["name"]), nodes
-
-
-# --- shape --------------------------------------------------------------------------------------------------
-
-
-def folded(nodes: list[Node]) -> list[Node]:
-    """The graph with the steps that one `each` made (`compile:1`, `compile:2`) as one node."""
-    members: dict[str, list[Node]] = {}
-    for node in nodes:
-        members.setdefault(_group(node.name), []).append(node)
-    return [_merged(name, group) for name, group in members.items()]
-
-
-def _group(name: str) -> str:
-    head, colon, number = name.rpartition(":")
-    return head if colon and number.isdecimal() else name
-
-
-def _merged(name: str, members: list[Node]) -> Node:
-    needs = dict.fromkeys((_group(need), on) for node in members for need, on in node.needs)
-    states: dict[str, int] = {}
-    for node in members:
-        if node.state:
-            states[node.state] = states.get(node.state, 0) + 1
-    worst = min(states, key=URGENT.index, default=None)
-    first = members[0]
-    count = first.count if len(members) == 1 else len(members)
-    conditions = list(dict.fromkeys(text for node in members for text in node.conditions))
-    return Node(name, list(needs), worst, critical=first.critical, count=count, states=states, conditions=conditions)
-
-
-def layered(nodes: list[Node]) -> Layers:
-    """Layers of nodes that could run at the same time; each layer needs only earlier ones."""
-    by_name = {node.name: node for node in nodes}
-    order = {node.name: number for number, node in enumerate(nodes)}
-    sorter = TopologicalSorter({node.name: [need for need, _ in node.needs] for node in nodes})
-    sorter.prepare()  # raises on a cycle, which the daemon and `planned` have refused
-    layers: Layers = []
-    rows: dict[str, int] = {}
-    while sorter.is_active():
-        ready = sorter.get_ready()
-        layers.append(_placed([by_name[name] for name in sorted(ready, key=order.__getitem__)], rows))
-        rows |= {node.name: row for row, node in enumerate(layers[-1])}
-        sorter.done(*ready)
-    return layers
-
-
-def _placed(nodes: Iterable[Node], rows: Mapping[str, int]) -> list[Node]:
-    """The nodes of a layer in order, each near the middle of those it needs, so that few edges cross."""
-
-    def middle(node: Node) -> float:
-        return sum(rows[need] for need, _ in node.needs) / len(node.needs) if node.needs else 0.0
-
-    return sorted(nodes, key=middle)
 
 
 def _as_json(title: str, layers: Layers) -> dict[str, Any]:

@@ -1,0 +1,115 @@
+"""The shape of a graph of steps: its layers, and the nodes that stand for all steps of one `each`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING
+
+from stoker.cli.kit.drawings import Node
+
+if TYPE_CHECKING:
+    from stoker.core.views import StepView
+
+Layers = list[list[Node]]
+
+# The state of a folded group is the first of these that one of its steps has.
+URGENT = (
+    "held",
+    "failed",
+    "expired",
+    "cancelled",
+    "running",
+    "queued",
+    "waiting",
+    "skipped",
+    "superseded",
+    "succeeded",
+)
+
+
+def of_step(step: StepView) -> Node:
+    """A step as the daemon shows it."""
+    return Node(
+        step["name"],
+        [(need["step"], need["on"]) for need in step["needs"]],
+        step["state"],
+        critical=step["critical"],
+        conditions=step["conditions_open"] if step["state"] == "waiting" else (),
+    )
+
+
+def folded(nodes: list[Node]) -> list[Node]:
+    """The graph with the steps that one `each` made (`compile:1`, `compile:2`) as one node.
+
+    A need that was added later may lead from one of them to another one: then they stay apart.
+    """
+    apart: set[str] = set()
+    while True:
+        members: dict[str, list[Node]] = {}
+        for node in nodes:
+            members.setdefault(_place(node.name, apart), []).append(node)
+        merged = [_merged(name, group, apart) for name, group in members.items()]
+        cycle = _cycle(merged)
+        if not cycle:
+            return merged
+        apart |= {name for name in cycle if len(members[name]) > 1}
+
+
+def _cycle(nodes: list[Node]) -> list[str]:
+    """The names on a cycle of needs; empty if there is none."""
+    try:
+        TopologicalSorter({node.name: [need for need, _ in node.needs] for node in nodes}).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def _place(name: str, apart: set[str]) -> str:
+    """The node that stands for a step."""
+    group = group_of(name)
+    return name if group in apart else group
+
+
+def group_of(name: str) -> str:
+    """`compile` for `compile:3`."""
+    head, colon, number = name.rpartition(":")
+    return head if colon and number.isdecimal() else name
+
+
+def _merged(name: str, members: list[Node], apart: set[str]) -> Node:
+    needs = dict.fromkeys((_place(need, apart), on) for node in members for need, on in node.needs)
+    states: dict[str, int] = {}
+    for node in members:
+        if node.state:
+            states[node.state] = states.get(node.state, 0) + 1
+    worst = min(states, key=URGENT.index, default=None)
+    first = members[0]
+    count = first.count if len(members) == 1 else len(members)
+    conditions = list(dict.fromkeys(text for node in members for text in node.conditions))
+    return Node(name, list(needs), worst, critical=first.critical, count=count, states=states, conditions=conditions)
+
+
+def layered(nodes: list[Node]) -> Layers:
+    """Layers of nodes that could run at the same time; each layer needs only earlier ones."""
+    by_name = {node.name: node for node in nodes}
+    order = {node.name: number for number, node in enumerate(nodes)}
+    sorter = TopologicalSorter({node.name: [need for need, _ in node.needs] for node in nodes})
+    sorter.prepare()  # raises on a cycle, which the daemon and `planned` have refused
+    layers: Layers = []
+    rows: dict[str, int] = {}
+    while sorter.is_active():
+        ready = sorter.get_ready()
+        layers.append(_placed([by_name[name] for name in sorted(ready, key=order.__getitem__)], rows))
+        rows |= {node.name: row for row, node in enumerate(layers[-1])}
+        sorter.done(*ready)
+    return layers
+
+
+def _placed(nodes: Iterable[Node], rows: Mapping[str, int]) -> list[Node]:
+    """The nodes of a layer in order, each near the middle of those it needs, so that few edges cross."""
+
+    def middle(node: Node) -> float:
+        return sum(rows[need] for need, _ in node.needs) / len(node.needs) if node.needs else 0.0
+
+    return sorted(nodes, key=middle)
