@@ -25,7 +25,7 @@ CSRF = re.compile(r'name="csrf" value="([0-9a-f]+)"')
 
 
 class WebPageProcess:
-    """A running `stoker web`; `address` is what it printed, `base` the same without the token."""
+    """A running `stoker web`; `address` is what it printed, `base` the same without the `token`."""
 
     def __init__(self, daemon: DaemonProcess, *options: str) -> None:
         self._command = [str(BIN / "stoker"), "--socket", str(daemon.socket), "web", "--port", "0", *options]
@@ -38,6 +38,7 @@ class WebPageProcess:
         self.address = line_with(self.process, self.process.stdout, "http://").strip()
         parts = urlsplit(self.address)
         self.base = f"{parts.scheme}://{parts.netloc}"
+        self.token = parts.query.removeprefix("token=")
         return self
 
     def __exit__(self, *_: object) -> None:

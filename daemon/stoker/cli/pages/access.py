@@ -10,16 +10,16 @@ Invariant: no handler runs for a request that failed a check.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
-from http.cookies import CookieError, SimpleCookie
-from typing import NamedTuple
-from urllib.parse import parse_qsl, urlencode
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-SAFE_METHODS = ("GET", "HEAD")
+SAFE_METHODS: Final = ("GET", "HEAD")
+LOGIN: Final = "/login"  # takes the token of a form
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -58,17 +58,31 @@ class Access(NamedTuple):
         """The value of the cookie of a browser that has shown the token."""
         return self.derived("session")
 
+    def welcomed(self, path: str) -> Response:
+        """Keep the token out of the address bar: a cookie stands for it from now on."""
+        answer = RedirectResponse(path, status_code=303)
+        answer.set_cookie(self.cookie, self.session, httponly=True, samesite="strict", path="/")
+        return answer
+
+    def is_token(self, given: str) -> bool:
+        return _same(given, self.token)
+
     def csrf(self, user: str | None) -> str:
         """The value of the hidden field of a form of ours."""
         return self.derived(f"form of {user or ''}")
 
 
+# Makes the page that answers a refused request: status code and the reason.
+Refused = Callable[[int, str], Response]
+
+
 class AccessControl:
     """ASGI middleware. It puts `access` and `user` (None without a proxy) into the state of each request it lets in."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access, refused: Refused) -> None:
         self._app = app
         self._access = access
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -91,17 +105,17 @@ class AccessControl:
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or hosts[0].lower() not in self._access.hosts:
-            return _refused(421, "this page does not answer to that host name; see --allow-host of `stoker web`")
+            return self._refused(421, "this page does not answer to that host name; see --allow-host of `stoker web`")
         if scope["method"] not in (*SAFE_METHODS, "POST"):
-            return _refused(405, "only GET, HEAD and POST are known here")
+            return self._refused(405, "only GET, HEAD and POST are known here")
         if scope["path"].startswith(OPEN_PATHS) and scope["method"] in SAFE_METHODS:
             return None
         scope.setdefault("state", {}).update(access=self._access, user=None)
-        stranger = self._stranger(scope, headers)
-        if stranger is not None:
-            return stranger
+        login = scope["path"] == LOGIN and scope["method"] == "POST"
+        if not login and (refusal := self._stranger(scope, headers)) is not None:
+            return refusal
         if scope["method"] == "POST" and not _from_our_page(headers, hosts[0]):
-            return _refused(403, "this request comes from another site; nothing was changed")
+            return self._refused(403, "this request comes from another site; nothing was changed")
         return None
 
     def _stranger(self, scope: Scope, headers: Headers) -> Response | None:
@@ -113,8 +127,8 @@ class AccessControl:
                 scope["state"]["user"] = named[0]
                 return None
             if named:
-                return _refused(403, "that user is not in --allow-user of `stoker web`")
-        if _same(_cookie(headers, access.cookie), access.session):
+                return self._refused(403, "that user is not in --allow-user of `stoker web`")
+        if any(_same(value, access.session) for value in _cookies(headers, access.cookie)):
             return None
         if _same(_bearer(headers), access.token):
             return None
@@ -122,31 +136,24 @@ class AccessControl:
         if scope["method"] in SAFE_METHODS and any(
             name == "token" and _same(value, access.token) for name, value in query
         ):
-            return self._welcomed(scope["path"], query)
-        return _refused(401, "open the address that `stoker web` printed: it ends with ?token=…")
-
-    def _welcomed(self, path: str, query: Sequence[tuple[str, str]]) -> Response:
-        """Keep the token out of the address bar: a cookie stands for it from now on."""
-        rest = urlencode([(name, value) for name, value in query if name != "token"])
-        answer = RedirectResponse(f"/{path.lstrip('/')}" + (f"?{rest}" if rest else ""), status_code=303)
-        answer.set_cookie(self._access.cookie, self._access.session, httponly=True, samesite="strict", path="/")
-        return answer
+            return access.welcomed(_without_token(scope["path"], query))
+        return self._refused(401, "open the address that `stoker web` printed: it ends with ?token=…")
 
 
-def _refused(status: int, text: str) -> Response:
-    return PlainTextResponse(f"{text}\n", status_code=status)
+def _without_token(path: str, query: Sequence[tuple[str, str]]) -> str:
+    """The same address on this server: no path of it can lead to another one."""
+    rest = urlencode([(name, value) for name, value in query if name != "token"])
+    return f"/{quote(path.lstrip('/'))}" + (f"?{rest}" if rest else "")
 
 
 def _same(given: str | None, expected: str) -> bool:
     return given is not None and hmac.compare_digest(given.encode(errors="replace"), expected.encode())
 
 
-def _cookie(headers: Headers, name: str) -> str | None:
-    try:
-        found = SimpleCookie(headers.get("cookie", "")).get(name)
-    except CookieError:
-        return None
-    return found.value if found is not None else None
+def _cookies(headers: Headers, name: str) -> list[str]:
+    """All values of that name: a page on another port of this host may have set one that comes before ours."""
+    pairs = [pair.strip().partition("=") for line in headers.getlist("cookie") for pair in line.split(";")]
+    return [value for key, _, value in pairs if key == name]
 
 
 def _bearer(headers: Headers) -> str | None:

@@ -55,14 +55,19 @@ def offered(actions: Sequence[PageAction], state: str) -> list[PageAction]:
     return [action for action in actions if state in action.states]
 
 
-async def sent_form(request: Request) -> dict[str, str]:
-    """The fields of a form of ours. Raises UsageError, PermissionDenied without our hidden field or if read-only."""
+async def sent_fields(request: Request) -> dict[str, str]:
+    """The fields of a form. Raises UsageError if it is too large."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
         if len(body) > MOST_FORM_BYTES:
             raise UsageError(f"the form is larger than {MOST_FORM_BYTES} bytes", hint="give a shorter reason")
-    fields = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+    return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+
+
+async def sent_form(request: Request) -> dict[str, str]:
+    """The fields of a form of ours. Raises UsageError, PermissionDenied without our hidden field or if read-only."""
+    fields = await sent_fields(request)
     access, user = request.state.access, request.state.user
     if access.read_only:
         raise PermissionDenied("this page only shows: `stoker web` runs with --read-only")

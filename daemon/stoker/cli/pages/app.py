@@ -6,11 +6,10 @@ the status code that fits. An error of our own becomes one line and is logged wi
 
 from __future__ import annotations
 
-import sys
-import traceback
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from importlib.resources import files
 from pathlib import Path
 
@@ -23,8 +22,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from stoker.cli.pages.access import Access, AccessControl
-from stoker.cli.pages.actions import PageAction, reason, sent_form
+from stoker.cli.pages.access import LOGIN, Access, AccessControl
+from stoker.cli.pages.actions import PageAction, reason, sent_fields, sent_form
 from stoker.cli.pages.changes import Changes
 from stoker.cli.pages.live import Views
 from stoker.cli.pages.page import Asked, Page, Pages
@@ -40,6 +39,7 @@ STATUS = {
     "no_answer": 503,
     "draining": 503,
     "too_many_connections": 503,
+    "too_many_streams": 503,
     "permission_denied": 403,
     "not_allowed": 409,
     "usage": 400,
@@ -58,8 +58,11 @@ class WebPage:
         self._views = Views(self._pages, Changes(client))
         self.app = Starlette(
             routes=self._routes(),
-            middleware=[Middleware(AccessControl, access=access), Middleware(GZipMiddleware, minimum_size=1000)],
-            exception_handlers={StokerError: self._failed, HTTPException: self._refused, Exception: self._broken},
+            middleware=[
+                Middleware(AccessControl, access=access, refused=self._refused),
+                Middleware(GZipMiddleware, minimum_size=1000),
+            ],
+            exception_handlers={StokerError: self._failed, HTTPException: self._missing, Exception: self._broken},
             lifespan=self._life,
         )
 
@@ -77,12 +80,13 @@ class WebPage:
         live = [Route(f"{LIVE_PREFIX}{page.path}", partial(self._stream, page)) for page in ALL_PAGES]
         act = [Route(one.path, partial(self._act, one), methods=["GET", "POST"]) for one in ALL_ACTIONS]
         static = Mount("/static", StaticFiles(directory=Path(str(files("stoker.cli.pages") / "static"))))
-        return [*live, *shown, *act, static]
+        return [*live, *shown, *act, Route(LOGIN, self._login, methods=["POST"]), static]
 
     async def _show(self, page: Page, request: Request) -> Response:
         return HTMLResponse(await self._pages.whole(page, asked_by(request), user=request.state.user))
 
     async def _stream(self, page: Page, request: Request) -> Response:
+        self._views.check_room()
         events = self._views.events(page, asked_by(request, LIVE_PREFIX))
         return StreamingResponse(events, media_type="text/event-stream")
 
@@ -102,14 +106,24 @@ class WebPage:
         status = 404 if error.code.endswith(NOT_FOUND) else STATUS.get(error.code, 500)
         return HTMLResponse(self._pages.plain("error.html", asked_by(request), error=error), status)
 
-    async def _refused(self, request: Request, error: Exception) -> Response:
+    def _refused(self, status: int, text: str) -> Response:
+        shown = self._pages.plain("refused.html", Asked("", (), ()), text=text, login=status == HTTPStatus.UNAUTHORIZED)
+        return HTMLResponse(shown, status)
+
+    async def _missing(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         missing = StokerError("there is no such page", hint=None)
         return HTMLResponse(self._pages.plain("error.html", asked_by(request), error=missing), error.status_code)
 
+    async def _login(self, request: Request) -> Response:
+        fields = await sent_fields(request)
+        if self._access.is_token(fields.get("token", "").strip()):
+            return self._access.welcomed("/")
+        return self._refused(401, "that is not the token")
+
     async def _broken(self, _request: Request, error: Exception) -> Response:
-        traceback.print_exception(error, file=sys.stderr)
-        return HTMLResponse("a fault of the page: its log has the details\n", 500)
+        """The server logs it with its traceback."""
+        return self._refused(500, f"a fault of this page ({type(error).__name__}); the log of `stoker web` has more")
 
 
 def asked_by(request: Request, prefix: str = "") -> Asked:

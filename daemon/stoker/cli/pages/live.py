@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from stoker.cli.pages.changes import Changes
 from stoker.cli.pages.page import Asked, Page, Pages
 from stoker.cli.pages.tasks import start_task
-from stoker.core.errors import StokerError
+from stoker.core.errors import StokerError, TooManyStreams
 
 if TYPE_CHECKING:
     from stoker.core.wire_types import ChangeShape
 
+MOST_STREAMS = 512
 SHORTEST_PAUSE_S = 1.0
 SIGN_OF_LIFE_S = 15.0  # between two comments on a quiet stream: a connection that is gone is noticed
 
@@ -134,6 +135,12 @@ class Views:
         self._changes = changes
         self._views: dict[tuple[str, Asked], View] = {}
         self._tasks: dict[asyncio.Task[None], View] = {}
+        self._streams = 0
+
+    def check_room(self) -> None:
+        """Raises TooManyStreams if so many streams are open that another one would cost the others."""
+        if self._streams >= MOST_STREAMS:
+            raise TooManyStreams(f"{MOST_STREAMS} pages are open, the most that one server keeps current")
 
     async def events(self, page: Page, asked: Asked) -> AsyncGenerator[str, None]:
         """The events for one browser, until it leaves."""
@@ -141,10 +148,12 @@ class Views:
         if view is None:
             view = self._views[page.path, asked] = self._opened(page, asked)
         view.add(slot)
+        self._streams += 1
         try:
             while (event := await slot.take()) is not None:
                 yield event
         finally:
+            self._streams -= 1
             if view.remove(slot) and self._views.get((page.path, asked)) is view:
                 del self._views[page.path, asked]
                 self._cancel(view)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import signal
 import socket
 import stat
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -21,12 +23,14 @@ import uvicorn
 from stoker.cli.kit import render
 from stoker.cli.pages.access import Access
 from stoker.cli.pages.app import WebPage
+from stoker.cli.pages.protocol import BoundedProtocol
 from stoker.core.errors import CannotCreate, UsageError
 from stoker.rpc.async_client import AsyncClient
 
 LOOPBACK = "127.0.0.1"
 LOCAL_NAMES = (LOOPBACK, "localhost", "[::1]")
 DEFAULT_PORT = 8600
+PORT_OF_HTTP = 80
 FIRST_FD_OF_SYSTEMD = 3
 CREDENTIAL = "web-token"
 SHORTEST_TOKEN = 16
@@ -43,7 +47,7 @@ class Listening(NamedTuple):
 def listen(port: int | None, unix: str | None, more_hosts: list[str]) -> Listening:
     """Raises CannotCreate. Without a port or path: the socket that systemd has opened, else the usual port."""
     names = {name.lower() for name in more_hosts}
-    if port is None and unix is None and (passed := _passed_by_systemd()) is not None:
+    if port is None and unix is None and "LISTEN_FDS" in os.environ and (passed := _passed_by_systemd()) is not None:
         bound = passed.getsockname()
         local = {f"{name}:{bound[1]}" for name in LOCAL_NAMES} if isinstance(bound, tuple) else {"localhost"}
         return Listening(passed, frozenset({*local, *names}))
@@ -52,14 +56,24 @@ def listen(port: int | None, unix: str | None, more_hosts: list[str]) -> Listeni
         return Listening(_bound_path(path), frozenset({"localhost", *names}), path)
     bound_port = _bound_port(DEFAULT_PORT if port is None else port)
     number = bound_port.getsockname()[1]
-    return Listening(bound_port, frozenset({*(f"{name}:{number}" for name in LOCAL_NAMES), *names}))
+    plain = LOCAL_NAMES if number == PORT_OF_HTTP else ()  # browsers leave that one out
+    return Listening(bound_port, frozenset({*(f"{name}:{number}" for name in LOCAL_NAMES), *plain, *names}))
 
 
 def _passed_by_systemd() -> socket.socket | None:
     """See sd_listen_fds(3)."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return None
-    return socket.socket(fileno=FIRST_FD_OF_SYSTEMD)
+    if os.environ["LISTEN_FDS"] != "1":
+        raise UsageError(f"systemd passed {os.environ['LISTEN_FDS']} sockets, not one", hint="see stoker-web.socket")
+    passed = socket.socket(fileno=FIRST_FD_OF_SYSTEMD)
+    address = passed.getsockname()
+    if isinstance(address, tuple) and not ip_address(address[0]).is_loopback:
+        raise UsageError(
+            f"systemd passed a socket that listens on {address[0]}: this page is for this host only",
+            hint="ListenStream=127.0.0.1:8600, or a Unix socket for a proxy",
+        )
+    return passed
 
 
 def _bound_port(port: int) -> socket.socket:
@@ -79,6 +93,10 @@ def _bound_port(port: int) -> socket.socket:
 
 def _bound_path(path: Path) -> socket.socket:
     """Mode 0600 from the first instant. A socket without a server is replaced, anything else is left alone."""
+    if path.parent.is_dir() and path.parent.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+        raise CannotCreate(
+            f"{path.parent} is writable by everybody, who could replace the socket", hint="choose another --unix"
+        )
     listening = socket.socket(socket.AF_UNIX)
     earlier = os.umask(0o177)
     try:
@@ -120,9 +138,12 @@ def token(file: str | None) -> tuple[str, bool]:
     if path is None:
         return secrets.token_urlsafe(32), True
     try:
+        readable = os.stat(path).st_mode & 0o077 and path != credential
         text = Path(path).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--token-file {path}: {error}", hint="openssl rand -hex 32 > FILE; chmod 600 FILE") from error
+    if readable:
+        raise UsageError(f"--token-file {path}: others can read it", hint=f"chmod 600 {shlex.quote(path)}")
     if len(text) < SHORTEST_TOKEN or not text.isprintable() or " " in text:
         raise UsageError(
             f"--token-file {path}: a token has at least {SHORTEST_TOKEN} printable characters and no space",
@@ -148,7 +169,9 @@ def serve(socket_path: str | None, listening: Listening, access: Access, address
     page = WebPage(AsyncClient(socket_path), access)
     config = uvicorn.Config(
         page.app,
+        http=BoundedProtocol,
         log_config=None,  # an access log would hold the token
+        log_level="error",
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -157,10 +180,11 @@ def serve(socket_path: str | None, listening: Listening, access: Access, address
     )
     render.line(address)
     render.flush()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server raises the signal again once it has ended
     try:
         PageServer(config, page).run([listening.socket])
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return
     finally:
         if listening.path is not None:
             listening.path.unlink(missing_ok=True)

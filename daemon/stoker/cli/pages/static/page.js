@@ -87,6 +87,24 @@ function say(text) {
 // A part of the page that the server sends anew when it changes.
 class LiveRegion extends HTMLElement {
   connectedCallback() {
+    document.addEventListener("visibilitychange", this.show);
+    addEventListener("pagehide", this.close);
+    addEventListener("pageshow", this.show);
+    this.show();
+  }
+
+  // A browser has six connections to a server: a page that cannot be seen gives its own back.
+  show = () => {
+    if (document.visibilityState === "hidden") this.close();
+    else if (!this.source) this.follow();
+  };
+
+  close = () => {
+    this.source?.close();
+    this.source = null;
+  };
+
+  follow() {
     this.source = new EventSource(this.getAttribute("src"));
     this.source.addEventListener("show", (event) => {
       say("");
@@ -97,19 +115,18 @@ class LiveRegion extends HTMLElement {
     this.source.addEventListener("away", (event) => say(`The daemon does not answer: ${event.data}`));
     this.source.addEventListener("error", () => {
       say("The connection to stoker web is lost. This page comes back by itself.");
-      if (this.source.readyState === EventSource.CLOSED) setTimeout(() => this.again(), 3 * SECOND);
+      if (this.source?.readyState !== EventSource.CLOSED) return; // it tries again by itself
+      this.source = null;
+      setTimeout(() => this.isConnected && this.show(), 3 * SECOND);
     });
     this.source.addEventListener("open", () => say(""));
-    addEventListener("pagehide", () => this.source.close());
-  }
-
-  again() {
-    this.source.close();
-    if (this.isConnected) this.connectedCallback();
   }
 
   disconnectedCallback() {
-    this.source.close();
+    document.removeEventListener("visibilitychange", this.show);
+    removeEventListener("pagehide", this.close);
+    removeEventListener("pageshow", this.show);
+    this.close();
   }
 }
 
