@@ -18,8 +18,8 @@ from stoker.config import Config
 from stoker.core.errors import EX_CONFIG, EX_USAGE
 
 UNITS = Path(__file__).parents[1] / "systemd"
-INSTALLED = "/opt/stoker/bin/stokerd"
-STOKERD = Path(sys.executable).with_name("stokerd")
+INSTALLED = "/opt/stoker/bin"
+PROGRAMS = Path(sys.executable).parent
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
@@ -27,7 +27,7 @@ needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 def verify(folder: Path, unit: str) -> subprocess.CompletedProcess[str]:
     """Verify `unit` among copies of all units, with a program that exists."""
     for source in (*UNITS.glob("*.service"), *UNITS.glob("*.socket")):
-        (folder / source.name).write_text(source.read_text().replace(INSTALLED, str(STOKERD)))
+        (folder / source.name).write_text(source.read_text().replace(INSTALLED, str(PROGRAMS)))
     command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(folder / unit)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -43,7 +43,7 @@ def service() -> configparser.ConfigParser:
 
 
 @needs_systemd
-@pytest.mark.parametrize("unit", ["stoker.service", "stoker.socket"])
+@pytest.mark.parametrize("unit", ["stoker.service", "stoker.socket", "stoker-web.service"])
 def test_unit_when_verified_then_systemd_has_nothing_to_say(unit: str, tmp_path: Path) -> None:
     result = verify(tmp_path, unit)
 

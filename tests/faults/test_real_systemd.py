@@ -131,6 +131,31 @@ def test_launcher_when_it_hangs_for_ever_then_another_works_and_the_daemon_lives
     assert (service.pid, service.show("NRestarts")) == (first, "0")
 
 
+def test_web_page_when_it_is_a_service_then_it_answers_with_the_token_of_its_file(service: Service) -> None:
+    token = "f00d" * 16
+    ask = (
+        "from urllib.request import Request, urlopen; import sys; print(urlopen(Request('http://127.0.0.1:8600/jobs', "
+        "headers={'Authorization': 'Bearer ' + sys.argv[1]})).read().decode())"
+    )
+    service.configure()
+    service.start()
+    service.container.write("/etc/stoker/web-token", token)
+    service.container.run("chmod", "600", "/etc/stoker/web-token")
+    with service.client() as client:
+        job = submit(client, {**shell("exit 3"), "name": "seen-from-the-page"})
+        end_of(client, job)
+
+    service.systemctl("start", "stoker-web.service")
+
+    journal = ("journalctl", "-u", "stoker-web.service", "-o", "cat", "--grep", "http://127.0.0.1:8600/")
+    until(lambda: service.container.run(*journal, check=False), why="an address in the journal")
+    assert "seen-from-the-page" in service.container.run("python3", "-c", ask, token)
+    assert "HTTP Error 401" in service.container.run("sh", "-c", 'python3 -c "$0" wrong 2>&1; :', ask)
+    assert token not in service.container.run("journalctl", "-u", "stoker-web.service")
+    service.systemctl("stop", "stoker-web.service")
+    assert service.show("Result", "stoker-web.service") == "success"
+
+
 def test_socket_when_a_client_comes_first_then_the_service_is_started_and_answers(service: Service) -> None:
     service.configure()
     service.systemctl("start", "stoker.socket")

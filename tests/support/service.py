@@ -67,6 +67,9 @@ class Service:
         write("/usr/lib/sysusers.d/stoker.conf", (UNITS / "sysusers.conf").read_text())
         write("/usr/lib/tmpfiles.d/stoker.conf", (UNITS / "tmpfiles.conf").read_text())
         write("/etc/systemd/system/stoker.service.d/path.conf", f"[Service]\nExecStart=\nExecStart={STOKERD}\n")
+        web = STOKERD.with_name("stoker")  # which may lie in a home or in /tmp
+        lines = f"[Service]\nExecStart=\nExecStart={web} web\nProtectHome=no\nPrivateTmp=no\n"
+        write("/etc/systemd/system/stoker-web.service.d/path.conf", lines)
         open_programs(self.container)
         self.container.run("systemd-sysusers")
         self.container.run("systemd-tmpfiles", "--create", "stoker.conf")
@@ -75,6 +78,7 @@ class Service:
         """Stop the service and remove its state, its settings and every process."""
         if not self.container.on:
             self.container.boot()  # a test failed while it was off
+        self.systemctl("stop", "stoker-web.service")
         self.systemctl("stop", "--no-block", "stoker.socket", "stoker.service")  # first, or else it is started again
         self.systemctl("kill", "--signal=KILL", "stoker.service", check=False)
         until(lambda: self.show("ActiveState") in ("inactive", "failed") and not self.processes(), why="an end")
