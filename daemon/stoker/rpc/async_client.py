@@ -18,6 +18,8 @@ from stoker.rpc import wire
 from stoker.rpc.conversation import default_path, error_of, unreachable
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024  # a workflow of 10 000 steps takes a few MiB
+READ_BYTES = 64 * 1024
+MOST_UNREAD = 8  # notifications of a stream; then nothing more is read, and the daemon waits
 LOST = "the daemon closed the connection"
 LOST_HINT = "the daemon stopped or restarts: try again, or see its log"
 
@@ -71,6 +73,7 @@ class _Connection:
         self._last_id = 0
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._streamed: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._room = asyncio.Semaphore(MOST_UNREAD)
         self._failure: StokerError = DaemonUnreachable(LOST, hint=LOST_HINT)
         self._task = self._start_reading()
 
@@ -80,7 +83,7 @@ class _Connection:
     @classmethod
     async def open(cls, path: str) -> _Connection:
         try:
-            reader, writer = await asyncio.open_unix_connection(os.fspath(path), limit=MAX_ANSWER_BYTES)
+            reader, writer = await asyncio.open_unix_connection(os.fspath(path), limit=READ_BYTES)
         except OSError as error:
             raise unreachable(path, error) from error
         return cls(reader, writer)
@@ -108,6 +111,7 @@ class _Connection:
     async def notifications(self, number: int) -> AsyncGenerator[dict[str, Any], None]:
         """Those of one stream, until it ends. Raises the error that ended it, or DaemonUnreachable."""
         while (message := await self._streamed.get()) is not None:
+            self._room.release()
             params = message.get("params", {})
             if params.get("stream") != number:
                 continue
@@ -121,8 +125,8 @@ class _Connection:
     async def _read(self) -> None:
         """Until the connection ends: calls that still wait then fail, and a stream ends."""
         try:
-            while (line := await self._reader.readline()).endswith(b"\n"):
-                self._sort(json.loads(line))
+            async for frame in self._frames():
+                await self._sort(json.loads(frame))
         except (OSError, ValueError) as error:  # reset by the daemon, or a line beyond the limit
             self._failure = DaemonUnreachable(f"{LOST}: {error}", hint=LOST_HINT)
         finally:
@@ -132,8 +136,21 @@ class _Connection:
             self._streamed.put_nowait(None)
             self._writer.close()
 
-    def _sort(self, message: dict[str, Any]) -> None:
+    async def _frames(self) -> AsyncGenerator[bytes, None]:
+        """Complete lines. Raises ValueError for one beyond the limit."""
+        begun: list[bytes] = []
+        while data := await self._reader.read(READ_BYTES):
+            first, *others = data.split(b"\n")
+            begun.append(first)
+            for other in others:
+                yield b"".join(begun)
+                begun = [other]
+            if sum(map(len, begun)) > MAX_ANSWER_BYTES:
+                raise ValueError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+
+    async def _sort(self, message: dict[str, Any]) -> None:
         if "method" in message:
+            await self._room.acquire()
             self._streamed.put_nowait(message)
         elif message.get("id") is None:  # about the connection itself: too many of them, or a frame that is none
             self._failure = error_of(message["error"])
