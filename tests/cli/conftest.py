@@ -22,7 +22,7 @@ from stoker.core.errors import JobNotFound
 from stoker.core.job.model import State
 from stoker.core.requests import JobFilter, Verb, VerbParams
 from stoker.engine.subscriptions import ChangeFeed
-from stoker.service.logs import LogFeed
+from stoker.service.logs import LogFeed, LogStart
 from tests.support.rpc import MemoryService, ServerThread
 
 if TYPE_CHECKING:
@@ -106,9 +106,7 @@ class DeskService(MemoryService):
             self.change(sent.id, state=State.CANCELLED, reason="user")
         return super().command(verb, sent, peer_uid)
 
-    async def logs(
-        self, job_id: int, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
-    ) -> LogFeed:
+    async def logs(self, job_id: int, ordinal: int | None, start: LogStart, *, follow: bool) -> LogFeed:
         await self.get(job_id, None, 1)
         return LogFeed(ordinal or 1, self._log(job_id, ordinal or 1, follow=follow))
 

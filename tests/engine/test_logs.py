@@ -49,6 +49,14 @@ def test_log_when_followed_then_lines_come_at_once_and_it_ends_with_the_attempt(
     assert rest == b"after\n"
 
 
+def test_log_when_its_last_bytes_are_asked_for_then_no_more_are_sent(client: stoker.Client) -> None:
+    job = submit(client, shell("printf '123456789'"))
+    end_of(client, job)
+
+    assert read(client, job, tail_bytes=4) == b"6789"
+    assert read(client, job, tail_lines=1, tail_bytes=3) == b"789"
+
+
 def test_log_when_a_job_has_no_log_then_no_view_names_a_file(client: stoker.Client) -> None:
     silent, handler, loud = (
         submit(client, shell("exit 0")),

@@ -296,6 +296,14 @@ def test_tail_when_lines_are_counted_from_the_end_then_they_begin_there(
     assert data[tail_offset(log, lines) :] == expected
 
 
+@pytest.mark.parametrize(("lines", "expected"), [(2, b"y\nz\n"), (3, b"xxxx\ny\nz\n"), (None, b"xxxx\ny\nz\n")])
+def test_tail_when_its_bytes_are_bounded_then_a_long_line_is_cut(log: Path, lines: int | None, expected: bytes) -> None:
+    data = b"x" * CHUNK + b"\ny\nz\n"
+    log.write_bytes(data)
+
+    assert data[tail_offset(log, lines, 9) :] == expected
+
+
 def test_tail_when_there_is_no_log_then_it_begins_at_0(log: Path) -> None:
     assert tail_offset(log, 10) == 0
 

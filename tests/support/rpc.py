@@ -27,7 +27,7 @@ from stoker.engine.subscriptions import ChangeFeed
 from stoker.process.attempt_logs import Chunk
 from stoker.rpc.address import bind_socket
 from stoker.rpc.server import Server
-from stoker.service.logs import LogFeed
+from stoker.service.logs import LogFeed, LogStart
 from stoker.service.service import Service
 from tests.support.facts import DEADLINE_S
 
@@ -125,9 +125,7 @@ class MemoryService(Service):
             self.waits_open -= 1
         return [JobStanding(id=job_id, state=State.SUCCEEDED, exit_code=0) for job_id in job_ids]
 
-    async def logs(
-        self, job_id: int, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
-    ) -> LogFeed:
+    async def logs(self, job_id: int, ordinal: int | None, start: LogStart, *, follow: bool) -> LogFeed:
         if job_id not in self.jobs:
             raise JobNotFound(f"there is no job {job_id}")
         return LogFeed(ordinal or 1, self._chunks(follow))

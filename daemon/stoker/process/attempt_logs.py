@@ -173,14 +173,18 @@ def _seek(descriptor: int, offset: int, what: int, size: int) -> int:
         raise
 
 
-def tail_offset(path: Path, lines: int) -> int:
-    """The offset of the last `lines` lines, searched in the last 256 MiB; 0 if there are fewer, or no log."""
+def tail_offset(path: Path, lines: int | None, most_bytes: int | None = None) -> int:
+    """The offset of the last `lines` lines, searched in the last 256 MiB, or of the last `most_bytes` if that is later.
+
+    0 if there are fewer, or no log.
+    """
     try:
         descriptor = open_regular(path)
     except FileNotFoundError:
         return 0
     try:
-        return _line_start(descriptor, lines)
+        look = TAIL_SEARCH_BYTES if most_bytes is None else min(TAIL_SEARCH_BYTES, most_bytes)
+        return _line_start(descriptor, lines, look)
     finally:
         os.close(descriptor)
 
@@ -212,12 +216,15 @@ def last_words(path: Path) -> str | None:
     return words.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}").strip() or None
 
 
-def _line_start(descriptor: int, lines: int) -> int:
+def _line_start(descriptor: int, lines: int | None, look_bytes: int) -> int:
+    """Searched in the last `look_bytes`; their beginning if there are fewer lines in them, or for None."""
     end = size = os.fstat(descriptor).st_size
     if lines == 0:
         return size
+    last_look = max(0, size - look_bytes)
+    if lines is None:
+        return last_look
     wanted = lines + 1 if size and os.pread(descriptor, 1, size - 1) == b"\n" else lines
-    last_look = max(0, size - TAIL_SEARCH_BYTES)
     while end > last_look:
         start = max(last_look, end - CHUNK)
         block = os.pread(descriptor, end - start, start)

@@ -42,7 +42,7 @@ from stoker.rpc.overview_methods import OVERVIEW_METHODS
 from stoker.rpc.schedule_methods import SCHEDULE_METHODS
 from stoker.rpc.table import Later, Method, MethodKind, Peer, Reply, Stream
 from stoker.rpc.workflow_methods import WORKFLOW_METHODS
-from stoker.service.logs import LogFeed
+from stoker.service.logs import LogFeed, LogStart
 from stoker.service.service import Service
 
 RENDERED_AT_ONCE = 500  # answers of a batch; a thread renders more of them, as ten thousand errors take 0.2 s
@@ -136,7 +136,8 @@ async def _wait(service: Service, _peer: Peer, params: schema.WaitParams) -> Rep
 
 
 async def _logs(service: Service, _peer: Peer, params: schema.LogsParams) -> Stream:
-    feed = await service.logs(params.id, params.attempt, params.offset, params.tail_lines, follow=params.follow)
+    start = LogStart(params.offset, params.tail_lines, params.tail_bytes)
+    feed = await service.logs(params.id, params.attempt, start, follow=params.follow)
     return Stream({"attempt": feed.attempt}, _log_notifications(feed))
 
 

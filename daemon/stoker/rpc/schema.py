@@ -85,9 +85,12 @@ class WaitParams(Params, frozen=True, kw_only=True):
 
 
 class LogsParams(JobParam, frozen=True, kw_only=True):
+    """`tail_lines`: begin with the last lines; `tail_bytes`: and with no more than these last bytes."""
+
     attempt: Annotated[int, Meta(ge=1)] | None = None
     offset: Bound | None = None
     tail_lines: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    tail_bytes: Bound | None = None
     follow: bool = False
 
 

@@ -21,6 +21,14 @@ from stoker.service.views import job_now
 from stoker.store import attempts
 
 
+class LogStart(NamedTuple):
+    """Where reading begins: at an offset, or with the last lines, at most the last `tail_bytes` of them."""
+
+    offset: int | None
+    tail_lines: int | None
+    tail_bytes: int | None
+
+
 class LogFeed(NamedTuple):
     """The log of one attempt; the generator ends with the log."""
 
@@ -28,9 +36,7 @@ class LogFeed(NamedTuple):
     chunks: AsyncGenerator[Chunk, None]
 
 
-async def log_feed(
-    engine: Engine, job: Job, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
-) -> LogFeed:
+async def log_feed(engine: Engine, job: Job, ordinal: int | None, start: LogStart, *, follow: bool) -> LogFeed:
     """The log of one attempt, by default the newest. With `follow` also that of the next attempt, before it begins.
 
     Raises AttemptNotFound.
@@ -39,11 +45,11 @@ async def log_feed(
     if wanted > job.attempts + int(follow) or wanted == 0:
         problem = f"has no attempt {wanted}; its newest is {job.attempts}" if job.attempts else "has not started yet"
         raise AttemptNotFound(f"job {job.id} {problem}", hint=f"stoker why {job.id}", id=job.id)
-    return LogFeed(wanted, _chunks(engine, job, wanted, offset, tail_lines, follow=follow))
+    return LogFeed(wanted, _chunks(engine, job, wanted, start, follow=follow))
 
 
 async def _chunks(
-    engine: Engine, job: Job, ordinal: int, offset: int | None, tail_lines: int | None, *, follow: bool
+    engine: Engine, job: Job, ordinal: int, start: LogStart, *, follow: bool
 ) -> AsyncGenerator[Chunk, None]:
     closed = asyncio.Event()
     watcher = asyncio.ensure_future(_close_when_over(engine, job.id, ordinal, closed)) if follow else None
@@ -52,10 +58,12 @@ async def _chunks(
     try:
         if watcher is None:
             closed.set()
-        start = offset or 0
-        if tail_lines is not None:
-            start = await loop.run_in_executor(engine.log_threads, tail_offset, path, tail_lines)
-        async for chunk in follow_log(path, offset=start, closed=closed, threads=engine.log_threads):
+        offset = start.offset or 0
+        if start.tail_lines is not None or start.tail_bytes is not None:
+            offset = await loop.run_in_executor(
+                engine.log_threads, tail_offset, path, start.tail_lines, start.tail_bytes
+            )
+        async for chunk in follow_log(path, offset=offset, closed=closed, threads=engine.log_threads):
             yield chunk
         if watcher is not None:
             await watcher  # raises the error that ended the watcher

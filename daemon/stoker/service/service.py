@@ -43,7 +43,7 @@ from stoker.service.engine import Engine
 from stoker.service.events import EventService
 from stoker.service.explanation import explanation_of
 from stoker.service.hooks import HookService
-from stoker.service.logs import LogFeed, log_feed
+from stoker.service.logs import LogFeed, LogStart, log_feed
 from stoker.service.overview import OverviewService
 from stoker.service.rates import RateService
 from stoker.service.schedules import ScheduleService
@@ -212,12 +212,10 @@ class Service:
             subscriptions.forget(waiter)
         return [waiter.ends[job_id] for job_id in job_ids if job_id in waiter.ends]
 
-    async def logs(
-        self, job_id: int, ordinal: int | None, offset: int | None, tail_lines: int | None, *, follow: bool
-    ) -> LogFeed:
+    async def logs(self, job_id: int, ordinal: int | None, start: LogStart, *, follow: bool) -> LogFeed:
         """The log of one attempt; with `follow`, until the attempt ends."""
         job = await job_now(self._engine, job_id)
-        return await log_feed(self._engine, job, ordinal, offset, tail_lines, follow=follow)
+        return await log_feed(self._engine, job, ordinal, start, follow=follow)
 
     def hung_up(self, connection: int) -> None:
         """A client hung up: discard the uploads that it has begun."""
