@@ -25,9 +25,10 @@ from starlette.staticfiles import StaticFiles
 from stoker.cli.pages.access import LOGIN, Access, AccessControl
 from stoker.cli.pages.actions import PageAction, reason, sent_fields, sent_form
 from stoker.cli.pages.changes import Changes
+from stoker.cli.pages.endpoints import Endpoint, Parts
 from stoker.cli.pages.live import Views
 from stoker.cli.pages.page import Asked, Page, Pages
-from stoker.cli.pages.subjects.tables import ALL_ACTIONS, ALL_PAGES
+from stoker.cli.pages.subjects.tables import ALL_ACTIONS, ALL_ENDPOINTS, ALL_PAGES
 from stoker.core.errors import StokerError
 from stoker.rpc.async_client import AsyncClient
 
@@ -55,7 +56,9 @@ class WebPage:
         self._client = client
         self._access = access
         self._pages = Pages(client, read_only=access.read_only)
-        self._views = Views(self._pages, Changes(client))
+        self._changes = Changes(client)
+        self._views = Views(self._pages, self._changes)
+        self._parts = Parts(client, self._pages, self._changes, access)
         self.app = Starlette(
             routes=self._routes(),
             middleware=[
@@ -79,8 +82,10 @@ class WebPage:
         shown = [Route(page.path, partial(self._show, page)) for page in ALL_PAGES]
         live = [Route(f"{LIVE_PREFIX}{page.path}", partial(self._stream, page)) for page in ALL_PAGES]
         act = [Route(one.path, partial(self._act, one), methods=["GET", "POST"]) for one in ALL_ACTIONS]
+        other = [Route(one.path, partial(self._respond, one), methods=list(one.methods)) for one in ALL_ENDPOINTS]
         static = Mount("/static", StaticFiles(directory=Path(str(files("stoker.cli.pages") / "static"))))
-        return [*live, *shown, *act, Route(LOGIN, self._login, methods=["POST"]), static]
+        login = Route(LOGIN, self._login, methods=["POST"])
+        return [*live, *other, *shown, *act, login, static]
 
     async def _show(self, page: Page, request: Request) -> Response:
         return HTMLResponse(await self._pages.whole(page, asked_by(request), user=request.state.user))
@@ -89,6 +94,9 @@ class WebPage:
         self._views.check_room()
         events = self._views.events(page, asked_by(request, LIVE_PREFIX))
         return StreamingResponse(events, media_type="text/event-stream")
+
+    async def _respond(self, endpoint: Endpoint, request: Request) -> Response:
+        return await endpoint.respond(self._parts, request, asked_by(request))
 
     async def _act(self, action: PageAction, request: Request) -> Response:
         asked, user = asked_by(request), request.state.user
