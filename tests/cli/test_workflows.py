@@ -46,7 +46,9 @@ def test_example_when_it_is_submitted_then_it_succeeds_and_every_view_shows_it(s
     assert "compile:1..3 (width 2)" in planned.stdout
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{flow}\n", "")
     assert "succeeded" in listed.stdout
-    assert "report" in shown.stdout
+    assert "alert (when any_failed)" in planned.stdout
+    assert "not_needed" in shown.stdout
+    assert "test(any_failed)" in shown.stdout
     assert "may fail" in shown.stdout
     assert "✓ compile x3" in drawn.stdout
     assert log.stdout.count(".o") == 3
@@ -55,17 +57,14 @@ def test_example_when_it_is_submitted_then_it_succeeds_and_every_view_shows_it(s
     assert kinds.count("progress") == 3
 
 
-@pytest.mark.parametrize(("broken", "report_log"), [("compiling", ["the build of 1.4 failed"]), ("nothing", [])])
-def test_example_when_a_step_fails_then_its_report_step_runs(
-    shared: DaemonProcess, tmp_path: Path, broken: str, report_log: list[str]
-) -> None:
-    source = written(tmp_path, EXAMPLE.read_text().replace(f'"echo \\"{broken}', '"exit 1; echo \\"'), "build.toml")
+def test_example_when_a_step_far_ahead_fails_then_its_alert_runs(shared: DaemonProcess, tmp_path: Path) -> None:
+    source = written(tmp_path, EXAMPLE.read_text().replace('"echo \\"compiling', '"exit 1; echo \\"'), "build.toml")
 
     done = shared.cli("workflow", "submit", "--wait", "--param", "version=1.4", source)
 
-    report = job_of(shared, done.stdout.strip(), "report")
-    assert shared.cli("logs", report).stdout.splitlines() == report_log
-    assert done.returncode == bool(report_log)
+    alert = job_of(shared, done.stdout.strip(), "alert")
+    assert shared.cli("logs", alert).stdout.splitlines() == ["the build of 1.4 failed"]
+    assert done.returncode == 1
 
 
 def test_show_when_a_failure_is_analysed_then_cause_and_next_command_are_printed(

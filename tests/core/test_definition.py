@@ -9,7 +9,7 @@ import pytest
 from msgspec import UNSET
 
 from stoker.core.errors import FlowInvalid
-from stoker.core.job.model import NeedOn
+from stoker.core.job.model import NeedOn, When
 from stoker.core.similar_names import MOST_SEARCHED
 from stoker.core.workflow import strategies
 from stoker.core.workflow.definition import (
@@ -24,6 +24,7 @@ from stoker.core.workflow.definition import (
     StepDefaults,
     StepNeed,
     StepParams,
+    StepWhen,
     find_cycle,
     layers,
     plan,
@@ -62,6 +63,36 @@ def test_plan_when_steps_need_each_other_then_they_are_in_an_order_to_run_in() -
 
     assert [one.name for one in planned.steps] == ["get", "compile", "link"]
     assert [one.needs for one in planned.steps] == [(), (Edge("get", NeedOn.ANY),), (Edge("compile"),)]
+
+
+@pytest.mark.parametrize(
+    ("when", "on", "counting"),
+    [
+        (StepWhen.ALL_OK, NeedOn.OK, When.EACH),
+        (StepWhen.ALL_FAILED, NeedOn.FAILED, When.EACH),
+        (StepWhen.ALWAYS, NeedOn.ANY, When.EACH),
+        (StepWhen.ANY_OK, NeedOn.ANY, When.ANY_OK),
+        (StepWhen.ANY_FAILED, NeedOn.ANY, When.ANY_FAILED),
+    ],
+)
+def test_plan_when_a_step_has_a_condition_then_it_is_of_all_its_needs(
+    when: StepWhen, on: NeedOn, counting: When
+) -> None:
+    after = step(needs=("a", StepNeed(step="b")), when=when)
+
+    *_, planned = made_of(flow({"a": step(), "b": step(), "c": after})).steps
+
+    assert planned.needs == (Edge("a", on), Edge("b", on))
+    assert planned.when is counting
+
+
+def test_plan_when_a_step_has_when_and_on_then_both_are_refused() -> None:
+    twice = step(needs=("a", StepNeed(step="b", on=NeedOn.ANY)), when=StepWhen.ALL_OK)
+
+    assert mistakes_of(flow({"a": step(when=StepWhen.ALWAYS), "b": step(), "c": twice})) == {
+        "steps.a.when": "only a step with needs has a condition",
+        "steps.c.needs[1].on": "`when` speaks for all needs of the step",
+    }
 
 
 def test_plan_when_parameters_are_given_then_every_text_of_a_step_is_filled() -> None:

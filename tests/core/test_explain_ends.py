@@ -20,6 +20,7 @@ from stoker.core.job.model import (
     Reason,
     State,
     StopReason,
+    When,
 )
 from stoker.core.job_facts import Blocker, JobFacts
 from tests.support.jobs import NOW, attempt, exited, job, spec
@@ -129,6 +130,22 @@ def test_why_when_a_need_could_not_be_met_then_the_needed_job_is_named() -> None
         "was skipped: a job it needs can no longer end as needed",
     ]
     assert [one.hint for one in blockers] == ["stoker why 1", "stoker why 1", None]
+
+
+@pytest.mark.parametrize(
+    ("when", "end"),
+    [
+        (When.ANY_FAILED, "one of jobs 1, 2 to fail"),
+        (When.ANY_OK, "one of jobs 1, 2 to succeed"),
+        (When.EACH, "jobs 1 (any), 2 (any)"),
+    ],
+)
+def test_why_when_the_needs_count_together_then_it_names_the_end_that_did_not_come(when: When, end: str) -> None:
+    needs = (Need(1, NeedOn.ANY), Need(2, NeedOn.ANY))
+
+    blocker = why(job(State.SKIPPED, asked=spec(needs=needs, when=when), reason=Reason.DEPENDENCY), unmet=[1, 2])
+
+    assert blocker.message == f"was skipped (dependency): it needed {end}"
 
 
 def test_why_when_some_needs_are_unmet_then_they_are_named_and_the_first_is_hinted() -> None:

@@ -91,7 +91,7 @@ EVENTS: dict[str, ev.Event] = {
     "Cancel": ev.Cancel(),
     "Retry": ev.Retry(),
     "Reset": ev.Reset(),
-    "Rewired": ev.Rewired(needs=(), needs_open=0),
+    "Rewired": ev.Rewired(needs=(), when=None, needs_open=0),
     "Skip": ev.Skip(),
     "Hold": ev.Hold(),
     "Release": ev.Release(),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stoker.core.errors import StrategyFailed, StrategyNotFound
-from stoker.core.job.model import NeedOn, Reason, State
+from stoker.core.job.model import NeedOn, Reason, State, When
 from stoker.core.workflow import strategies
 from stoker.core.workflow.resume import (
     Act,
@@ -97,6 +97,31 @@ def test_need_when_it_stays_as_it_is_then_the_step_behind_it_runs_only_if_it_is_
     plans = planned(a, BLOCKED, Edge("a", on), chosen={"a": ("fail", Strategy.FAIL)})
 
     assert plans["b"].act is b
+
+
+HELD = ResumeStanding(State.HELD, Reason.USER, 1)
+
+
+@pytest.mark.parametrize(
+    ("when", "a", "strategy", "act"),
+    [
+        (When.ANY_FAILED, FAILED, Strategy.FAIL, Act.AGAIN),
+        (When.ANY_FAILED, FAILED, Strategy.SKIP, Act.LEAVE),
+        (When.ANY_FAILED, FAILED, Strategy.RESTART, Act.AGAIN),
+        (When.ANY_FAILED, HELD, Strategy.FAIL, Act.AGAIN),
+        (When.ANY_OK, FAILED, Strategy.FAIL, Act.LEAVE),
+        (When.ANY_OK, FAILED, Strategy.SKIP, Act.AGAIN),
+    ],
+)
+def test_set_when_the_needs_stay_then_the_step_runs_only_if_they_meet_it(
+    when: When, a: ResumeStanding, strategy: Strategy, act: Act
+) -> None:
+    two = [Step(name="a", job_id=1), Step(name="b", job_id=2, needs=(Edge("a", NeedOn.ANY),), when=when)]
+    inputs = ResumeInputs(chosen={"a": ("own", strategy)})
+
+    plans = {one.step: one for one in plan(two, {"a": a, "b": BLOCKED}, inputs)}
+
+    assert plans["b"].act is act
 
 
 def test_need_when_it_is_held_and_left_then_the_step_behind_it_may_still_run() -> None:

@@ -67,12 +67,15 @@ class FlowClients:
 
     def _step(self, before: list[str]) -> dict[str, Any]:
         draw = self._chance
-        needs = [
-            {"step": name, "on": draw.choice(["ok", "ok", "failed", "any"])} for name in before if draw.random() < 0.4
-        ]
+        needs: list[Any] = [name for name in before if draw.random() < 0.4]
+        conditions = ["any_failed", "any_ok", "all_failed", "always"]
+        when = {"when": draw.choice(conditions)} if needs and draw.random() < 0.4 else {}
+        if not when:
+            needs = [{"step": name, "on": draw.choice(["ok", "ok", "failed", "any"])} for name in needs]
         step: dict[str, Any] = {
             "command": "/bin/work",
             "needs": needs,
+            **when,
             "queue": draw.choice(["default", "default", "bulk"]),
             "critical": draw.random() < 0.8,
             "max_attempts": draw.choice([1, 2, 4]),

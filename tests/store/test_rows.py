@@ -178,6 +178,7 @@ def test_policy_when_it_is_empty_then_its_defaults_are_those_of_the_file_format(
         "resources": {},
         "rate_key": None,
         "wait_for": None,
+        "when": None,
         "limits": Limits(),
         "nice": 0,
         "umask": None,

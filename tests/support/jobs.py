@@ -30,6 +30,7 @@ from stoker.core.job.model import (
     State,
     StopReason,
     SupersedeRunning,
+    When,
 )
 from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, pack, seal
 from stoker.store.jobs import spec_hash
@@ -162,6 +163,7 @@ specs = st.builds(
     warn_before_ms=amounts,
     run_at=maybe(amounts),
     needs=st.lists(st.builds(Need, job=positives, on=st.sampled_from(NeedOn)), max_size=3).map(tuple),
+    when=maybe(st.sampled_from(When)),
     wait_for=st.sampled_from([None, "event:a", ConditionGroup(all=("event:a", ConditionGroup(any=("job:1",))))]),
     on_orphan=st.sampled_from(OnOrphan),
     max_orphanings=positives,

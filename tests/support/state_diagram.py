@@ -36,7 +36,7 @@ def events_of(kind: type[ev.Event], of: Job) -> Iterator[ev.Event]:
         ev.Dispatched: [ev.Dispatched(attempt=attempt(of, ordinal=of.attempts + 1))],
         ev.StopWanted: [ev.StopWanted(reason=StopReason.TIMEOUT)],
         ev.Refused: [ev.Refused(why="log_exists")],
-        ev.Rewired: [ev.Rewired(needs=(), needs_open=count) for count in either],
+        ev.Rewired: [ev.Rewired(needs=(), when=None, needs_open=count) for count in either],
         ev.Reset: [ev.Reset(needs_open=count) for count in either],
         ev.Retry: [ev.Retry(needs_open=count) for count in either],
         ev.Restart: [ev.Restart(yes=True, needs_open=count) for count in either],

@@ -13,7 +13,7 @@ from stoker.cli.kit import graph_edges, render
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.drawings import DRAWINGS, Node, sign
 from stoker.cli.kit.graph_shape import URGENT, Layers, folded, layered, of_step
-from stoker.cli.kit.naming import few, need_text, workflow_id
+from stoker.cli.kit.naming import edges, few, need_text, workflow_id
 from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.core.errors import FlowInvalid, UsageError
 from stoker.core.units import counted
@@ -93,7 +93,7 @@ def _of_file(source: str) -> tuple[str, list[Node]]:
     nodes = [
         Node(
             step.name,
-            [(need.step, need.on.value) for need in step.needs],
+            edges({"needs": [{"step": need.step, "on": need.on.value} for need in step.needs], "when": step.when}),
             None,
             critical=step.sent.critical,
             conditions=step.conditions,
@@ -134,13 +134,13 @@ def text_lines(title: str, layers: Layers, *, unfolded: bool) -> list[tuple[str,
     number_width = len(str(len(layers)))
     visible = [node for nodes, _ in shown for node in nodes]
     signs = [sign(node.state) for node in visible]
-    edges = iter(graph_edges.edge_columns(visible, signs) or signs)
+    columns = iter(graph_edges.edge_columns(visible, signs) or signs)
     for number, (nodes, more) in enumerate(shown, 1):
         for place, node in enumerate(nodes):
             margin = str(number).rjust(number_width) if place == 0 else " " * number_width
-            needs = [need_text({"step": need, "on": on}) for need, on in node.needs]
+            needs = [need_text(need, condition) for need, condition in node.needs]
             arrow = f"← {few(needs, len(needs) if unfolded else FEW_NEEDS)}" if needs else ""
-            line = f"{margin}  {next(edges)} {node.label.ljust(width)}  {node.state_text.ljust(state_width)}  {arrow}"
+            line = f"{margin}  {next(columns)} {node.label.ljust(width)}  {node.state_text.ljust(state_width)}  {arrow}"
             lines.append((line.rstrip(), render.STATE_COLOURS.get(node.state or "", "")))
         if more:
             lines.append((f"{' ' * number_width}  … {more}", render.DIM))

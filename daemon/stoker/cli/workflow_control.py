@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from stoker.cli.control import REASON, TIMEOUT
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call
-from stoker.cli.kit.naming import WAIT, checkpoint_id, few, need_text, workflow_id
+from stoker.cli.kit.naming import WAIT, checkpoint_id, few, need_texts, workflow_id
 from stoker.cli.kit.parser import JSON, Command, Given, Option, reason_of
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import UsageError
@@ -188,9 +188,7 @@ def _print_answer(ident: int, answer: WorkflowCommandAnswer, *, stopping: bool) 
     render.line(f"workflow {ident} {state}")
     render.flush()  # before the notes, where both go to the same place
     if "needs" in answer:
-        render.note(
-            f"{answer['step']} needs: {few([need_text(need) for need in answer['needs']], MOST_SHOWN) or 'nothing'}"
-        )
+        render.note(f"{answer['step']} needs: {few(need_texts(answer), MOST_SHOWN) or 'nothing'}")
     if warning := answer.get("chain_warning"):
         render.note(warning)
     to = answer.get("to")

@@ -12,7 +12,7 @@ from stoker.cli import flowfile
 from stoker.cli.history import TAIL_LINES, log_tail, print_log_tail
 from stoker.cli.kit import outcome, render, table, values
 from stoker.cli.kit.connection import connect
-from stoker.cli.kit.naming import WAIT, few, groups, need_text, workflow_id
+from stoker.cli.kit.naming import WAIT, few, groups, need_text, need_texts, workflow_id
 from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.submit_once import room_wait
 from stoker.cli.workflow_wait import until_ended
@@ -95,9 +95,17 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
         return
     layers = answer["layers"]
     render.line(f"{counted(len(answer['steps']), 'step')} in {counted(len(layers), 'layer')}")
-    widths = {name: step["width"] for name, step in flow["steps"].items() if "width" in step}
-    rows = [(number, len(layer), few(groups(layer, widths))) for number, layer in enumerate(layers, 1)]
+    remarks = {name: remark for name, step in flow["steps"].items() if (remark := _plan_remark(step))}
+    rows = [(number, len(layer), few(groups(layer, remarks))) for number, layer in enumerate(layers, 1)]
     table.show(("LAYER", "STEPS", "WHICH"), rows, whole=True)
+
+
+def _plan_remark(step: dict[str, Any]) -> str:
+    """`width 2; when any_failed`, `when work(failed)`: what a reader of the layers would not expect."""
+    width = [f"width {step['width']}"] if "width" in step else []
+    needs = [(need["step"], need.get("on", "ok")) for need in step.get("needs", ()) if isinstance(need, dict)]
+    words = step.get("when") or " ".join(need_text(need, on) for need, on in needs if on != "ok")
+    return "; ".join([*width, *([f"when {words}"] if words else [])])
 
 
 @Command(
@@ -227,7 +235,7 @@ def _print_steps(steps: list[StepView]) -> None:
             step["state"],
             outcome.result(step) or outcome.awaited(step) or "-",
             step["attempts"],
-            few([need_text(need) for need in step["needs"]]),
+            few(need_texts(step)),
             _remark(step),
         )
         for step in steps

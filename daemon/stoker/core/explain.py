@@ -13,7 +13,7 @@ from stoker.core.job.admission import paused
 from stoker.core.job.cause import cause, in_brackets
 from stoker.core.job.conditions import why_open
 from stoker.core.job.dependencies import UNMET
-from stoker.core.job.model import Attempt, Job, Outcome, OutcomeKind, Reason, State, StopReason
+from stoker.core.job.model import Attempt, Job, Need, Outcome, OutcomeKind, Reason, State, StopReason, When
 from stoker.core.job.verdict import suspected_limit
 from stoker.core.job_facts import Blocker, JobFacts
 from stoker.core.reason_words import last_line
@@ -343,10 +343,16 @@ def _unmet(job: Job, facts: JobFacts) -> Blocker:
     """Name the needs that were not met; all of them if that is not known, as one may be gone or have run again."""
     needs = job.spec.needs
     named = [need for need in needs if need.job in facts.unmet] or needs
-    jobs = _jobs([f"{need.job} ({need.on.value})" for need in named])
-    message = f"{_ENDED[job.state]}{in_brackets(job)}: it needed {jobs}"
+    message = f"{_ENDED[job.state]}{in_brackets(job)}: it needed {_needs(job, named)}"
     details = {"reason": job.reason, "needs": [need.job for need in needs], "unmet": list(facts.unmet)}
     return Blocker("final", message, f"stoker why {named[0].job}", details)
+
+
+def _needs(job: Job, named: Sequence[Need]) -> str:
+    end = {When.ANY_OK: "succeed", When.ANY_FAILED: "fail"}.get(job.spec.when or When.EACH)
+    if end is not None:
+        return f"one of {_jobs([need.job for need in named])} to {end}"
+    return _jobs([f"{need.job} ({need.on.value})" for need in named])
 
 
 def _jobs(ids: Sequence[object]) -> str:

@@ -59,6 +59,8 @@ JOB: Final = {
 STEP: Final = {
     **JOB,
     "needs": "steps that must have ended first: names, or {step, on} with on = ok, failed or any (default: ok)",
+    "when": "which ends of its needs let the step run: all_ok, any_failed, all_failed, any_ok, or always; in place of"
+    " `on` in each need (default: all_ok)",
     "critical": "whether the workflow fails if this step does (default: true)",
     "resume": "what a resume does with the step if it did not complete: restart, from_checkpoint, skip or fail, or the"
     " name of a strategy of a Python module (default: from_checkpoint)",

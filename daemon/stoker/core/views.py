@@ -55,6 +55,7 @@ class _SpecView(TypedDict):
     survive: bool
     run_at: int | None
     needs: list[NeedShape]
+    when: Literal["each", "any_ok", "any_failed"] | None
     wait_for: str | GroupShape | None
     resources: dict[str, int]
     limits: LimitsShape
@@ -257,6 +258,7 @@ class StepView(TypedDict):
     attempts: int
     failures: int
     needs: list[EdgeView]
+    when: Literal["each", "any_ok", "any_failed"] | None
     conditions_open: list[str]
     critical: bool
     resume: str

@@ -227,6 +227,7 @@ class NeedsChanged(WorkflowStanding):
 
     step: str
     needs: list[EdgeView]
+    when: Literal["each", "any_ok", "any_failed"] | None
     step_state: State
 
 
@@ -287,6 +288,7 @@ class WorkflowCommandAnswer(WorkflowStanding, total=False):
     going_on: list[str]
     warning: str | None
     needs: list[EdgeView]
+    when: Literal["each", "any_ok", "any_failed"] | None
     step_state: State
     steps: list[ResumedStep]
     chain_warning: str | None

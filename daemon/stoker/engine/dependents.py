@@ -14,8 +14,16 @@ from msgspec.structs import replace
 
 from stoker.core.errors import NotAllowed
 from stoker.core.job import events as ev
-from stoker.core.job.dependencies import need_failed, need_met, skipped_for_need
-from stoker.core.job.model import Job, Need
+from stoker.core.job.dependencies import (
+    OVER_ALL,
+    NeedStanding,
+    all_failed,
+    all_met,
+    need_failed,
+    need_met,
+    skipped_for_need,
+)
+from stoker.core.job.model import Job, Need, When
 from stoker.engine import conditions, superseding
 from stoker.engine.inbox import Message
 from stoker.engine.turn import Turn
@@ -74,12 +82,24 @@ def _release(turn: Turn, dependent: Dependent) -> None:
         return
     if not turn.still_needs(dependent.job_id, dependent.needed):
         return
-    met = need_met(dependent.on, needed)
-    if met:
+    met = need_met(dependent.on, needed, job.spec.when)
+    if met is False:  # the row of this need stays, so that a retry of the needed job finds this one
+        turn.step(dependent.job_id, need_failed(dependent.on, needed))
+    elif met and job.needs_open == 1 and (failed := failed_together(turn, job)) is not None:
+        turn.keep_needs(job)
+        turn.step(dependent.job_id, failed)
+    elif met:
         turn.meet_need(dependent.job_id, dependent.needed)
         turn.step(dependent.job_id, ev.NeedMet())
-    elif met is False:  # the row of this need stays, so that a retry of the needed job finds this one
-        turn.step(dependent.job_id, need_failed(dependent.on, needed))
+
+
+def failed_together(turn: Turn, job: Job) -> ev.NeedFailed | None:
+    """The event for a step whose needs have all ended, if their ends together do not let it start."""
+    if job.workflow_id is None or job.spec.when not in OVER_ALL:
+        return None
+    run = turn.memory.workflows.runs[job.workflow_id]
+    ends = [NeedStanding(run.states[edge.step], run.reasons[edge.step]) for edge in run.steps[job.id].needs]
+    return None if all_met(job.spec.when, ends) else all_failed(job.spec.when, job.spec.needs[-1].job, ends)
 
 
 def apply_command(turn: Turn, job_id: int, event: ev.Event) -> Job:
@@ -103,8 +123,8 @@ def _check_inputs(turn: Turn, job_id: int) -> None:
 
 def run_again(turn: Turn, job_id: int, event: ev.Retry | ev.Restart | ev.Reset, resetting: Collection[int] = ()) -> Job:
     """Let a job run again once its open needs are met: those that have not ended, or are reset in the same turn."""
-    needs = turn.job(job_id).spec.needs
-    pending = [need for need in needs if need.job in resetting or need_now(turn, need) is None]
+    spec = turn.job(job_id).spec
+    pending = [need for need in spec.needs if need.job in resetting or need_now(turn, need, spec.when) is None]
     job = turn.step(job_id, replace(event, needs_open=len(pending)))
     turn.set_needs(job_id, pending)
     superseding.remember(turn, job)
@@ -134,12 +154,12 @@ def run_dependents_again(turn: Turn, job: Job, event: ev.Event) -> Generator[Non
 
 def _can_run_again(turn: Turn, job: Job) -> bool:
     overdue = job.spec.deadline is not None and job.spec.deadline <= turn.now.wall
-    hopeless = any(need_now(turn, need) is False for need in job.spec.needs)
+    hopeless = any(need_now(turn, need, job.spec.when) is False for need in job.spec.needs)
     replaced = bool(superseding.unfinished(turn, job.supersedes))
     return skipped_for_need(job.state, job.reason) and not overdue and not hopeless and not replaced
 
 
-def need_now(turn: Turn, need: Need) -> bool | None:
+def need_now(turn: Turn, need: Need, when: When | None) -> bool | None:
     """As `need_met`. The end of a purged job is unknown, so a need of it is not met."""
     needed = turn.find(need.job)
-    return False if needed is None else need_met(need.on, needed)
+    return False if needed is None else need_met(need.on, needed, when)

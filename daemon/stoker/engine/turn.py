@@ -198,6 +198,10 @@ class Turn:
         self.needed.update(needs)
         self.memory.needed.update(needs)
 
+    def keep_needs(self, job: Job) -> None:
+        """A job that is skipped for all of its needs together: a retry of any of them must find it."""
+        self.batch.needs[job.id] = {need.job: need.on for need in job.spec.needs}
+
     def meet_need(self, job_id: int, needed: int) -> None:
         """The job no longer waits for `needed`."""
         if job_id in self.batch.needs:

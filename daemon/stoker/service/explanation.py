@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stoker.core.explain import explain
-from stoker.core.job.dependencies import UNMET, need_met
+from stoker.core.job.dependencies import OVER_ALL, UNMET, need_met
 from stoker.core.job.model import Attempt, Job, State
 from stoker.core.job_facts import JobFacts, RateWait
 from stoker.core.rate import KEY_PREFIX, QUEUE_PREFIX
@@ -105,9 +105,11 @@ async def _ahead(engine: Engine, job: Job) -> int:
 
 async def _unmet(engine: Engine, job: Job) -> Sequence[int]:
     """The needs for which a job was skipped: those that still exist and did not end as required."""
+    if job.spec.when in OVER_ALL:
+        return [need.job for need in job.spec.needs]
     needed = await engine.queries.run(jobs.by_ids, [need.job for need in job.spec.needs])
     needs = [need for need in job.spec.needs if need.job in needed]
-    return [need.job for need in needs if need_met(need.on, needed[need.job]) is False]
+    return [need.job for need in needs if need_met(need.on, needed[need.job], job.spec.when) is False]
 
 
 async def _newest_end(engine: Engine, job: Job) -> Attempt | None:

@@ -203,6 +203,7 @@ def _steps(stored: StoredWorkflow, errors: dict[int, str], open_conditions: dict
             "attempts": standing.attempts,
             "failures": standing.failures,
             "needs": [{"step": edge.step, "on": edge.on.value} for edge in by_job[standing.job_id].needs],
+            "when": None if (when := by_job[standing.job_id].when) is None else when.value,
             "conditions_open": open_conditions.get(standing.job_id, []),
             "critical": by_job[standing.job_id].critical,
             "resume": by_job[standing.job_id].resume,

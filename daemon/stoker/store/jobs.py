@@ -21,7 +21,18 @@ from msgspec.structs import asdict, fields
 from stoker.core.answers import JobStanding
 from stoker.core.job.conditions import Tree, all_open
 from stoker.core.job.limits import Limits
-from stoker.core.job.model import ExecutionMode, Job, Need, NeedOn, OnOrphan, Reason, Spec, State, SupersedeRunning
+from stoker.core.job.model import (
+    ExecutionMode,
+    Job,
+    Need,
+    NeedOn,
+    OnOrphan,
+    Reason,
+    Spec,
+    State,
+    SupersedeRunning,
+    When,
+)
 from stoker.core.raw_bytes import AnyText
 from stoker.store.database import json_array
 from stoker.store.strict import strict
@@ -59,6 +70,7 @@ class SpecRemainder(Struct, frozen=True, omit_defaults=True):
     schedule: str | None = None
     scheduled_for: int | None = None
     wait_for: Tree | None = None
+    when: When | None = None
     hook_data: dict[str, Any] = field(default_factory=dict)
 
 
@@ -120,9 +132,7 @@ SELECT count(*) FROM (
     WHERE state = 'queued' LIMIT 10000
 )
 """
-UNFINISHED_OF_KEY = """
-SELECT id FROM jobs WHERE owner_uid = ? AND supersede_key = ? AND finished_at IS NULL ORDER BY id
-"""
+UNFINISHED_OF_KEY = "SELECT id FROM jobs WHERE owner_uid = ? AND supersede_key = ? AND finished_at IS NULL ORDER BY id"
 RUNNING_WITHOUT_ATTEMPT = """
 SELECT id, attempts FROM jobs WHERE state = 'running'
     AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.job_id = jobs.id AND attempts.ended_at IS NULL)

@@ -20,7 +20,7 @@ from stoker.core.job.dependencies import need_failed, need_met
 from stoker.core.job.model import FINAL, Actor, Reason, State, StopReason
 from stoker.core.workflow.state import Intent, behind
 from stoker.engine import conditions
-from stoker.engine.dependents import run_again
+from stoker.engine.dependents import failed_together, run_again
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.memory.workflows import LiveWorkflow, open_steps
 from stoker.engine.turn import Turn
@@ -162,13 +162,17 @@ def reset_steps(
 
 
 def _skip_where_hopeless(turn: Turn, job_id: int, resetting: Collection[int]) -> None:
-    """Skip a step if a need of it can no longer be met: the needed step has ended otherwise, and stays so."""
-    for need in turn.job(job_id).spec.needs:
+    """Skip a step if its needs can no longer be met: the needed steps have ended otherwise, and stay so."""
+    job = turn.job(job_id)
+    for need in job.spec.needs:
         needed = turn.find(need.job)
-        if need.job in resetting or needed is None or need_met(need.on, needed) is not False:
+        if need.job in resetting or needed is None or need_met(need.on, needed, job.spec.when) is not False:
             continue
         turn.step(job_id, need_failed(need.on, needed))
         return
+    if not job.needs_open and (failed := failed_together(turn, job)) is not None:
+        turn.keep_needs(job)
+        turn.step(job_id, failed)
 
 
 def check_reset(turn: Turn, run: LiveWorkflow, reset: Collection[str]) -> None:

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from stoker.core.errors import FlowInvalid, InvalidParams, NotAllowed
 from stoker.core.job import events as ev
-from stoker.core.job.dependencies import need_met, skipped_for_need
-from stoker.core.job.model import Actor, Job, Need, NeedOn, State
+from stoker.core.job.dependencies import OVER_ALL, need_met, skipped_for_need
+from stoker.core.job.model import Actor, Job, Need, NeedOn, State, When
 from stoker.core.workflow.definition import cycle_mistake, find_cycle
 from stoker.core.workflow.state import Edge, Step
 from stoker.engine.dependents import need_now
@@ -42,14 +42,22 @@ def add_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, on: NeedOn,
         raise FlowInvalid(
             f"need: {mistake.message}", path="need", cycle=cycle, hint=f"stoker workflow graph {run.workflow.id}"
         )
+    when = step.when if step.needs else When.EACH
+    if when in OVER_ALL and on is not NeedOn.OK:
+        raise InvalidParams(
+            f"on: step {name} runs when {when.value} of its needs, so a need of it has no condition of its own",
+            path="on",
+            hint=f"stoker workflow add-need {run.workflow.id} {name} {need}",
+        )
+    edge = Edge(need, NeedOn.ANY if when in OVER_ALL else on)
     needed = turn.job(run.jobs[need])
-    if need_met(on, needed) is False:
+    if need_met(edge.on, needed, when) is False:
         raise InvalidParams(
             f"need: step {need} has ended ({needed.state.value}), so this need can never be met",
             path="need",
             hint=f"stoker workflow show {run.workflow.id}",
         )
-    return _rewire(turn, run, replace(step, needs=(*step.needs, Edge(need, on))), "need_added", Edge(need, on), actor)
+    return _rewire(turn, run, replace(step, needs=(*step.needs, edge), when=when), "need_added", edge, actor)
 
 
 @commands.in_one_piece
@@ -60,7 +68,8 @@ def remove_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, actor: A
         needed = ", ".join(edge.step for edge in step.needs) or "nothing"
         raise InvalidParams(f"need: step {name} does not need {need!r} (it needs: {needed})", path="need")
     left = tuple(edge for edge in step.needs if edge is not removed)
-    return _rewire(turn, run, replace(step, needs=left), "need_removed", removed, actor)
+    changed = replace(step, needs=left, when=step.when if left else None)
+    return _rewire(turn, run, changed, "need_removed", removed, actor)
 
 
 def _changeable(turn: Turn, run: LiveWorkflow, name: str) -> Step:
@@ -76,12 +85,12 @@ def _changeable(turn: Turn, run: LiveWorkflow, name: str) -> Step:
     return run.steps[job.id]
 
 
-def _is_open(turn: Turn, job: Job, need: Need) -> bool:
+def _is_open(turn: Turn, job: Job, need: Need, when: When | None) -> bool:
     """Whether the job waits for the need. One that failed counts if the job was, or soon will be, skipped for it.
 
     A retry of the needed job must find it then. A job that was itself retried ignores the need: it would wait for ever.
     """
-    met = need_now(turn, need)
+    met = need_now(turn, need, when)
     if met is False and not job.final:
         return need.job in turn.memory.needed
     return met is not True
@@ -90,15 +99,23 @@ def _is_open(turn: Turn, job: Job, need: Need) -> bool:
 def _rewire(turn: Turn, run: LiveWorkflow, step: Step, cause: str, edge: Edge, actor: Actor) -> NeedsChanged:
     job = turn.job(step.job_id)
     needs = tuple(Need(run.jobs[one.step], one.on) for one in step.needs)
-    pending = [need for need in needs if _is_open(turn, job, need)]
-    after = turn.step(job.id, ev.Rewired(actor=actor, needs=needs, needs_open=len(pending)))
+    pending = [need for need in needs if _is_open(turn, job, need, step.when)]
+    if step.when in OVER_ALL and (job.final or not pending):
+        pending = list(needs) if job.final else [needs[-1]]  # a retry finds it; the release below decides
+    after = turn.step(job.id, ev.Rewired(actor=actor, needs=needs, when=step.when, needs_open=len(pending)))
     turn.set_needs(job.id, pending)
-    failed = (need.job for need in pending if not job.final and need_now(turn, need) is False)
-    turn.effects.extend(ev.ReleaseDependents(needed, job.id - 1) for needed in failed)
+    ended = (need.job for need in pending if not job.final and need_now(turn, need, step.when) is not None)
+    turn.effects.extend(ev.ReleaseDependents(needed, job.id - 1) for needed in ended)
     run.steps[job.id] = step
     run.workflow = rewritten(run)
     turn.batch.workflows[run.workflow.id] = run.workflow
     payload = {"step": step.name, "job": job.id, "need": edge.step, "on": edge.on, "note": actor.note}
     turn.record("workflow", str(run.workflow.id), cause, payload, actor)
     edges: list[EdgeView] = [{"step": one.step, "on": one.on.value} for one in step.needs]
-    return {**commands.workflow_standing(run), "step": step.name, "needs": edges, "step_state": after.state.value}
+    return {
+        **commands.workflow_standing(run),
+        "step": step.name,
+        "needs": edges,
+        "when": None if step.when is None else step.when.value,
+        "step_state": after.state.value,
+    }

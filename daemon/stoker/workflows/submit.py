@@ -178,8 +178,8 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         else:
             errors += unknown_limits(spec, turn.memory)
         errors += conditions.problems(turn, spec.wait_for, self._offer.owner_uid)
-        named = spec if spec.name is not None else replace(spec, name=f"{self._offer.name}/{step.name}")
-        return from_schedule(named, self._offer.origin), errors
+        name = f"{self._offer.name}/{step.name}" if spec.name is None else spec.name
+        return from_schedule(replace(spec, name=name, when=step.when), self._offer.origin), errors
 
     def _accept(self, turn: Turn, specs: Sequence[Spec]) -> Generator[None, None, LiveWorkflow]:
         run = self._run(turn)
@@ -209,6 +209,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
                 name=step.name,
                 job_id=memory.last_id + 1 + index,
                 needs=step.needs,
+                when=step.when,
                 critical=step.sent.critical,
                 resume=step.sent.resume,
                 verify=bool(step.sent.verify),

@@ -1,4 +1,7 @@
-"""The shape of a graph of steps: its layers, and the nodes that stand for all steps of one `each`. Pure."""
+"""The shape of a graph of steps: its layers, and the nodes that stand for all steps of one `each`. Pure.
+
+Owns the way from the steps that the daemon shows to nodes, and their order within a layer.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
 from stoker.cli.kit.drawings import Node
+from stoker.cli.kit.naming import edges
 
 if TYPE_CHECKING:
     from stoker.core.views import StepView
@@ -32,7 +36,7 @@ def of_step(step: StepView) -> Node:
     """A step as the daemon shows it."""
     return Node(
         step["name"],
-        [(need["step"], need["on"]) for need in step["needs"]],
+        edges(step),
         step["state"],
         critical=step["critical"],
         conditions=step["conditions_open"] if step["state"] == "waiting" else (),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MOST_NAMES = 8
-NO_WIDTHS: Mapping[str, int] = {}
+NO_REMARKS: Mapping[str, str] = {}
 WAIT = Option("--wait", None, "wait until it has ended; exit 0 if it succeeded, else 1")
 
 
@@ -35,13 +35,13 @@ def checkpoint_id(text: str) -> int:
         raise UsageError(f"{text!r} is not the id of a checkpoint", hint="stoker checkpoint ls WORKFLOW") from None
 
 
-def groups(names: list[str], widths: Mapping[str, int] = NO_WIDTHS) -> list[str]:
+def groups(names: list[str], remarks: Mapping[str, str] = NO_REMARKS) -> list[str]:
     """The steps that one `each` made as one word: `compile:1..3`, or `compile:1..3 (width 2)`."""
     numbers: dict[str, list[int]] = {}
     for name in names:
         group, colon, number = name.rpartition(":")
         numbers.setdefault(group if colon else name, []).append(int(number) if colon else 0)
-    suffixes = {group: f" (width {width})" for group, width in widths.items()}
+    suffixes = {group: f" ({remark})" for group, remark in remarks.items()}
     return [_span(group, sorted(members)) + suffixes.get(group, "") for group, members in numbers.items()]
 
 
@@ -58,6 +58,16 @@ def few(names: list[str], most: int = MOST_NAMES) -> str:
     return " ".join(names[:most]) + more
 
 
-def need_text(need: Mapping[str, Any]) -> str:
-    """`compile`, `compile(failed)`."""
-    return need["step"] if need["on"] == "ok" else f"{need['step']}({need['on']})"
+def edges(step: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The needs of a step, each with its condition: `ok`, `failed`, `any`, or that of the whole set."""
+    when = step.get("when") or "each"
+    return [(need["step"], need["on"] if when == "each" else when) for need in step["needs"]]
+
+
+def need_text(need: str, condition: str) -> str:
+    """`compile`, `compile(failed)`, `compile(any_failed)`."""
+    return need if condition == "ok" else f"{need}({condition})"
+
+
+def need_texts(step: Mapping[str, Any]) -> list[str]:
+    return [need_text(need, condition) for need, condition in edges(step)]

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from stoker.core.job.limits import Bounds
-from stoker.core.job.model import STOKER, Actor, Attempt, Identity, Need, NeedOn, Outcome, Reason, StopReason
+from stoker.core.job.model import STOKER, Actor, Attempt, Identity, Need, NeedOn, Outcome, Reason, StopReason, When
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -128,6 +128,7 @@ class Rewired(Event, frozen=True):
     """A person changed the needs of a step that has not started; `needs_open` counts the open ones."""
 
     needs: tuple[Need, ...]
+    when: When | None
     needs_open: int
 
 

@@ -111,6 +111,14 @@ class NeedOn(StrEnum):
     ANY = "any"
 
 
+class When(StrEnum):
+    """How the needs of a step decide together: each as its `on` says, or at least one of the whole set."""
+
+    EACH = "each"
+    ANY_OK = "any_ok"
+    ANY_FAILED = "any_failed"
+
+
 class Need(Struct, frozen=True, gc=False):
     job: int
     on: NeedOn = NeedOn.OK
@@ -148,6 +156,9 @@ class Spec(Struct, frozen=True, kw_only=True, gc=False):
     unresponsive_kill_ms: int = 180_000
     run_at: int | None = None
     needs: tuple[Need, ...] = ()
+    when: When | None = (
+        None  # None, as of a single job: each as its `on` says, and a need that was skipped did not fail
+    )
     wait_for: Tree | None = None
     on_orphan: OnOrphan = OnOrphan.FAIL
     max_orphanings: int = 3

@@ -63,7 +63,7 @@ def reset(job: Job, attempt: Attempt | None, event: ev.Reset, now: Now) -> Trans
 def rewire(job: Job, attempt: Attempt | None, event: ev.Rewired, now: Now) -> Transitioned:
     """New needs for a step that has not started; a held step stays held."""
     _no_attempt(job, attempt)
-    rewired = replace(job, spec=replace(job.spec, needs=event.needs), needs_open=event.needs_open)
+    rewired = replace(job, spec=replace(job.spec, needs=event.needs, when=event.when), needs_open=event.needs_open)
     if job.state not in (State.WAITING, State.QUEUED):
         return Transitioned(rewired)
     expires_at = expiry(rewired, now) if job.attempts == 0 else job.expires_at

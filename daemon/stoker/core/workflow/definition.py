@@ -8,7 +8,8 @@ engine checks them against the host, so that one answer lists all mistakes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from enum import StrEnum
 from graphlib import CycleError, TopologicalSorter
 from itertools import islice
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from stoker.core.job.conditions import texts
-from stoker.core.job.model import NeedOn
+from stoker.core.job.model import NeedOn, When
 from stoker.core.raw_bytes import RawBytes
 from stoker.core.requests import (
     MAX_NEEDS,
@@ -43,18 +44,52 @@ CYCLE_ENDS = 10  # steps shown at either end of a cycle; the details of the erro
 
 class StepNeed(Params, frozen=True, kw_only=True):
     step: Name
-    on: NeedOn = NeedOn.OK
+    on: NeedOn | UnsetType = UNSET
+
+
+class StepWhen(StrEnum):
+    """The condition of a step as it is sent."""
+
+    ALL_OK = "all_ok"
+    ANY_FAILED = "any_failed"
+    ALL_FAILED = "all_failed"
+    ANY_OK = "any_ok"
+    ALWAYS = "always"
+
+
+# The `on` that a condition gives to every need, and how these count together.
+_CONDITIONS = {
+    StepWhen.ALL_OK: (NeedOn.OK, When.EACH),
+    StepWhen.ANY_FAILED: (NeedOn.ANY, When.ANY_FAILED),
+    StepWhen.ALL_FAILED: (NeedOn.FAILED, When.EACH),
+    StepWhen.ANY_OK: (NeedOn.ANY, When.ANY_OK),
+    StepWhen.ALWAYS: (NeedOn.ANY, When.EACH),
+}
 
 
 class StepParams(JobWork, frozen=True, kw_only=True):
     """A step as it is sent: the fields of a job, and those of a step. `each` makes one step of each item."""
 
     needs: Annotated[tuple[Name | StepNeed, ...], Meta(max_length=MAX_NEEDS)] = ()
+    when: StepWhen | UnsetType = UNSET
     critical: bool = True
     resume: Name = Strategy.FROM_CHECKPOINT.value
     verify: bool | UnsetType = UNSET
     each: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=MAX_STEPS)] | UnsetType = UNSET
     width: Budget | UnsetType = UNSET
+
+    @property
+    def edges(self) -> list[Edge]:
+        usual = NeedOn.OK if self.when is UNSET else _CONDITIONS[self.when][0]
+        return [
+            Edge(need, usual) if isinstance(need, str) else Edge(need.step, usual if need.on is UNSET else need.on)
+            for need in self.needs
+        ]
+
+    @property
+    def counting(self) -> When:
+        """How its needs count together."""
+        return When.EACH if self.when is UNSET else _CONDITIONS[self.when][1]
 
 
 class StepDefaults(JobDefaults, frozen=True, kw_only=True):
@@ -93,7 +128,7 @@ class FlowRequest(Struct, frozen=True, kw_only=True):
 
 
 class Planned(Struct, frozen=True, kw_only=True):
-    """One step to be made. `group` is the step with `each` that it was made from.
+    """One step to be made. `when` is None without needs; `group` is the step with `each` that it was made from.
 
     `sure`: all its fields are valid. `locatable`: the fields that decide where its program is are valid.
     """
@@ -101,6 +136,7 @@ class Planned(Struct, frozen=True, kw_only=True):
     name: str
     sent: StepParams
     needs: tuple[Edge, ...] = ()
+    when: When | None = None
     group: str | None = None
     sure: bool = True
     locatable: bool = True
@@ -129,7 +165,7 @@ def plan(request: FlowRequest, strategies: Collection[str] | None) -> Plan:
     mistakes = [*request.mistakes, *_unknown_parameters(flow, request.parameters)]
     for name, step in flow.steps.items():
         _judge(flow, name, step, strategies, mistakes)
-    others = {name: [need.step for need in _edges(step) if need.step != name] for name, step in flow.steps.items()}
+    others = {name: [need.step for need in step.edges if need.step != name] for name, step in flow.steps.items()}
     if cycle := find_cycle(others):
         mistakes.append(cycle_mistake(cycle))
     excess = _too_many(flow)
@@ -180,10 +216,6 @@ def layers(needs: Mapping[str, Iterable[str]]) -> list[list[str]]:
     return groups
 
 
-def _edges(step: StepParams) -> list[Edge]:
-    return [Edge(need) if isinstance(need, str) else Edge(need.step, need.on) for need in step.needs]
-
-
 def _unknown_parameters(flow: Flow, given: Mapping[str, str]) -> list[Mistake]:
     names = named(flow.parameters)
     return [
@@ -198,9 +230,7 @@ def _too_many(flow: Flow) -> list[Mistake]:
     sizes = {name: 1 if step.each is UNSET else len(step.each) for name, step in flow.steps.items()}
     if (total := sum(sizes.values())) > MAX_STEPS:
         return [Mistake("steps", f"{total} steps; the limit is {MAX_STEPS}", "split the flow")]
-    edges = sum(
-        sizes[name] * sum(sizes.get(need.step, 0) for need in _edges(step)) for name, step in flow.steps.items()
-    )
+    edges = sum(sizes[name] * sum(sizes.get(need.step, 0) for need in step.edges) for name, step in flow.steps.items())
     if edges > MAX_EDGES:
         return [Mistake("steps", f"{edges} needs between steps; the limit is {MAX_EDGES}", "put one step in between")]
     return []
@@ -212,7 +242,7 @@ def _judge(
     """Add the mistakes of one step against the rest of its flow."""
     path = f"steps.{name}"
     seen: set[str] = set()
-    for index, need in enumerate(edge.step for edge in _edges(step)):
+    for index, need in enumerate(edge.step for edge in step.edges):
         if need == name:
             mistakes.append(Mistake(f"{path}.needs[{index}]", "a step cannot need itself"))
         elif need not in flow.steps:
@@ -227,6 +257,19 @@ def _judge(
         mistakes.append(Mistake(f"{path}.resume", message))
     if step.width is not UNSET and step.each is UNSET:
         mistakes.append(Mistake(f"{path}.width", "only a step with `each` has a width"))
+    if step.when is not UNSET:
+        mistakes += _wrong_when(path, step)
+
+
+def _wrong_when(path: str, step: StepParams) -> Iterator[Mistake]:
+    """There is one way to say when a step runs: `when`, or `on` in each need."""
+    if not step.needs:
+        yield Mistake(f"{path}.when", "only a step with needs has a condition", "add `needs`, or leave `when` out")
+    for index, need in enumerate(step.needs):
+        if isinstance(need, StepNeed) and need.on is not UNSET:
+            yield Mistake(
+                f"{path}.needs[{index}].on", "`when` speaks for all needs of the step", "leave out `on`, or `when`"
+            )
 
 
 def _fan_out(request: FlowRequest, mistakes: list[Mistake], of_each: int | None) -> dict[str, list[Planned]]:
@@ -282,9 +325,10 @@ def _with_defaults(flow: Flow, step: StepParams) -> StepParams:
 
 def _ordered(flow: Flow, groups: Mapping[str, list[Planned]]) -> tuple[Planned, ...]:
     """Every step after all that it needs; to need a step with `each` is to need all steps made from it."""
-    needs = {name: _edges(step) for name, step in flow.steps.items()}
+    needs = {name: step.edges for name, step in flow.steps.items()}
     ordered: list[Planned] = []
     for name in TopologicalSorter({name: [edge.step for edge in own] for name, own in needs.items()}).static_order():
         edges = tuple(Edge(other.name, edge.on) for edge in needs[name] for other in groups[edge.step])
-        ordered += (msgspec.structs.replace(planned, needs=edges) for planned in groups[name])
+        when = flow.steps[name].counting if edges else None
+        ordered += (msgspec.structs.replace(planned, needs=edges, when=when) for planned in groups[name])
     return tuple(ordered)

@@ -13,7 +13,7 @@ from graphlib import TopologicalSorter
 
 from msgspec import Struct, field
 
-from stoker.core.job.dependencies import skipped_for_need
+from stoker.core.job.dependencies import OVER_ALL, NeedStanding, all_met, skipped_for_need
 from stoker.core.job.model import FINAL, NeedOn, Reason, State
 from stoker.core.requests import Budget, Duration, Name, WorkflowParams
 from stoker.core.workflow.state import Step, Strategy, is_done
@@ -34,6 +34,7 @@ class Act(StrEnum):
 
 RESET = frozenset({Act.RESTART, Act.FROM_CHECKPOINT, Act.AGAIN})
 RUNS = RESET | {Act.WAIT}
+SKIPPED = NeedStanding(State.SKIPPED, Reason.USER)
 _OPEN = frozenset({State.WAITING, State.QUEUED, State.RUNNING})
 _BY_STRATEGY = {
     Strategy.RESTART: Act.RESTART,
@@ -162,6 +163,8 @@ def _of_done(
 
 def _hopeless(step: Step, standings: Mapping[str, ResumeStanding], decided: Mapping[str, ResumeDecision]) -> str | None:
     """The need that this plan leaves unmet for good, in words; None if every need can be met."""
+    if step.when in OVER_ALL:
+        return _hopeless_together(step, standings, decided)
     for edge in step.needs:
         need, standing = decided[edge.step], standings[edge.step]
         if need.runs or edge.on is NeedOn.ANY or standing.state not in FINAL:
@@ -170,6 +173,19 @@ def _hopeless(step: Step, standings: Mapping[str, ResumeStanding], decided: Mapp
         if good is (edge.on is NeedOn.FAILED):
             return f"it needs {edge.step} {edge.on.value}, which stays {'ok' if good else standing.state.value}"
     return None
+
+
+def _hopeless_together(
+    step: Step, standings: Mapping[str, ResumeStanding], decided: Mapping[str, ResumeDecision]
+) -> str | None:
+    """As `_hopeless`, for a condition over all needs. A need that the plan skips is ok then."""
+    stay = []
+    for edge in step.needs:
+        need, standing = decided[edge.step], standings[edge.step]
+        if need.runs or standing.state not in FINAL:
+            return None
+        stay.append(SKIPPED if need.act is Act.SKIP else NeedStanding(standing.state, standing.reason))
+    return None if all_met(step.when, stay) else f"it needs {step.when} of its needs, which stay as they are"
 
 
 def _state_text(standing: ResumeStanding) -> str:

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from stoker.core.job.model import FINAL, NeedOn, Reason, State
+from stoker.core.job.model import FINAL, NeedOn, Reason, State, When
 from stoker.core.requests import JobId, PageLimit, Params
 
 
@@ -53,11 +53,12 @@ class Edge(Struct, frozen=True, gc=False):
 
 
 class Step(Struct, frozen=True, kw_only=True, gc=False):
-    """The part of a step that is not in its job."""
+    """The part of a step that is not in its job, and its needs by name. `when`: as in its spec."""
 
     name: str
     job_id: int
     needs: tuple[Edge, ...] = ()
+    when: When | None = None
     critical: bool = True
     resume: str = Strategy.FROM_CHECKPOINT.value
     verify: bool = False
