@@ -15,7 +15,7 @@ WORKERS ?= $(shell n=$$(nproc); echo $$((n < 6 ? 3 * n : 16)))
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools demo run test test-faults test-mutants check format bench soak clean
+.PHONY: help venv tools demo run test test-faults test-mutants check format bench bench-peers soak clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,10 @@ format: $(READY) ## format the code
 
 bench: $(READY) ## the numbers of docs/numbers.md, as ratios in one run; ARGS='--quick' or '--only throughput'
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: $(READY) ## Stoker beside beanstalkd, task-spooler and Huey, which it fetches into .venv; ARGS=--quick for a few jobs
+	@.ci/peers
+	$(BIN)/python -m benchmarks --only peers $(ARGS)
 
 soak: $(READY) ## a million short jobs: the daemon ends as large as it began; ARGS=--quick for a few
 	$(BIN)/python -m benchmarks --only soak $(ARGS)

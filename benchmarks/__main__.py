@@ -24,6 +24,7 @@ from benchmarks import (
     hostile,
     journal,
     latency,
+    peers,
     purge,
     recovery,
     schedules,
@@ -57,8 +58,9 @@ BENCHMARKS: dict[str, Callable[[Scale], Iterator[table.Row]]] = {
     "doctor": doctor.rows,
     "journal": journal.rows,
     "soak": soak.rows,
+    "peers": peers.rows,
 }
-LONG = {"soak"}  # only when asked for by name
+ON_REQUEST = {"soak", "peers"}  # one is long, the other measures programs that must be fetched first
 
 
 def main() -> int:
@@ -67,7 +69,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few jobs only: shows that it runs, not what it says")
     given = parser.parse_args()
     rows: list[table.Row] = []
-    for name in given.only or [name for name in BENCHMARKS if name not in LONG]:
+    for name in given.only or [name for name in BENCHMARKS if name not in ON_REQUEST]:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         rows += BENCHMARKS[name](QUICK if given.quick else FULL)
     print(

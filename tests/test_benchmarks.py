@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cost, harness
+from benchmarks import cost, harness, peers
 from benchmarks.table import Row, lines
 from tests.support import strace
 
@@ -45,6 +45,16 @@ def test_table_when_printed_then_a_missed_budget_stands_in_it() -> None:
 
     assert head.split() == ["what", "median", "rounds", "must", "goal", "reached", "in", "figures"]
     assert line.split() == ["submits", "0.2", "0.1..0.3", "≥", "0.3", "≥", "0.5", "MISSED", "10/s"]
+
+
+def test_peers_when_they_are_missing_then_the_error_says_how_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "FETCHED", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(SystemExit, match="make bench-peers"):
+        next(peers.rows(harness.QUICK))
 
 
 @pytest.mark.long
