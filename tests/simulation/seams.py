@@ -21,7 +21,7 @@ import stoker.daemon  # noqa: F401 - so that every module that may hold a name i
 from stoker import files
 from stoker.core import clock
 from stoker.core.throttle import Sample
-from stoker.engine import intake, reports
+from stoker.engine import dispatcher, intake, reports
 from stoker.host import inotify, logind, mounts, path_looks, power, probe, threads
 from stoker.launcher import error_log, kernel
 from stoker.launcher import launcher as launcher_module
@@ -121,6 +121,7 @@ def in_place(world: World) -> list[tuple[Any, str, Any]]:
         (stopping, "os", Layer(os, close=world.denials.close, dup=world.denials.dup)),
         (stopping, "signal", Layer(signal, pidfd_send_signal=host.pidfd_send_signal)),
         (secrets, "token_hex", lambda size: f"{world.chance.getrandbits(8 * size):0{2 * size}x}"),
+        (dispatcher, "os", Layer(os, urandom=world.chance.randbytes)),
         (reports, "random", world.chance),
         (intake, "random", world.chance),
         (LauncherClient, "connect", partialmethod(_connect, world)),

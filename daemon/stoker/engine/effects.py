@@ -64,6 +64,7 @@ class Effects:
         self._telemetry = telemetry
         self._inbox = inbox
         self._stops = PendingStops(memory)
+        self._loop = asyncio.get_running_loop()
 
     def after_commit(self, turn: Turn) -> None:
         """The life of an attempt, for all attempts of the turn at once: each line is one moment of it, in order."""
@@ -138,7 +139,7 @@ class Effects:
         self._subscriptions.announce(turn.transitions, turn.batch.changes, self._memory.last_seq)
         if turn.transitions:
             # Launches and answers are written in the next round of the event loop: they go before the log.
-            asyncio.get_running_loop().call_soon(self._announce, turn.transitions, wall_ms())
+            self._loop.call_soon(self._announce, turn.transitions, wall_ms())
         for line in lines:
             log(line.event, **line.fields)
         announce_settings(turn.settings_changed)
@@ -148,4 +149,4 @@ class Effects:
         announce(transitions[:ANNOUNCED_AT_ONCE], self._telemetry, committed_at)
         rest = transitions[ANNOUNCED_AT_ONCE:]
         if rest:
-            asyncio.get_running_loop().call_soon(self._announce, rest, committed_at)
+            self._loop.call_soon(self._announce, rest, committed_at)

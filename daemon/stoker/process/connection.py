@@ -71,6 +71,7 @@ class LauncherConnection(asyncio.Protocol):
         self._unread = bytearray()
         self._unsent: list[bytes] = []
         self._flush_due = False
+        self._loop = asyncio.get_running_loop()
 
     # --- what the loop calls
 
@@ -102,7 +103,7 @@ class LauncherConnection(asyncio.Protocol):
         self._unsent.append(message)
         if not self._flush_due:
             self._flush_due = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop.call_soon(self._flush)
 
     def close(self) -> None:
         if self._transport is not None:

@@ -25,6 +25,7 @@ class RoundRobin:
         self._due: deque[TurnTaker] = deque()
         self._scheduled = False
         self._callback = watched(self._serve)
+        self._loop: asyncio.AbstractEventLoop | None = None  # asked for once: Python 3.11 makes a system call of it
 
     def ask(self, taker: TurnTaker) -> None:
         """Let it take one turn, after all that have asked before."""
@@ -34,7 +35,8 @@ class RoundRobin:
     def _schedule(self) -> None:
         if self._due and not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._callback)
+            self._loop = self._loop or asyncio.get_running_loop()
+            self._loop.call_soon(self._callback)
 
     def _serve(self) -> None:
         self._scheduled = False
