@@ -10,7 +10,8 @@ import pytest
 
 from stoker.core.job.model import Outcome, OutcomeKind
 from stoker.core.outputs import MAX_BYTES
-from stoker.process.work_files import NAMES_PER_LISTING, NAMES_PER_LOOKUP, NO_OUTPUT, RunOutput, WorkFiles
+from stoker.process.work_files import NAMES_PER_LISTING, NAMES_PER_LOOKUP, NO_OUTPUT, OUTPUT, RunOutput, WorkFiles
+from tests.support.facts import DEADLINE_S, until
 from tests.support.jobs import spec
 
 RUN = "7.1.00000000000000ab"
@@ -97,7 +98,10 @@ def test_remove_when_runs_are_over_then_their_files_go_and_others_stay(
     assert len(list((tmp_path / "work").glob("*.*"))) == 4
 
 
-def test_names_when_there_are_many_then_few_lookups_do_not_read_them(work_files: WorkFiles, tmp_path: Path) -> None:
+def test_names_when_there_are_many_then_few_lookups_do_not_read_them(
+    work_files: WorkFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.process.work_files.UNCHANGED_S", DEADLINE_S)
     few, many = NAMES_PER_LISTING // NAMES_PER_LOOKUP + 1, 1_000
     assert work_files.names(few) == {"none"}
     for number in range(500):
@@ -106,6 +110,19 @@ def test_names_when_there_are_many_then_few_lookups_do_not_read_them(work_files:
     assert len(work_files.names(many) or ()) == 501
     assert work_files.names(few) is None
     assert len(work_files.names(many) or ()) == 501
+
+
+def test_names_when_the_directory_stays_as_it_is_then_they_are_known_until_it_changes(
+    work_files: WorkFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.process.work_files.UNCHANGED_S", 0.1)
+    until(lambda: work_files.names(1) is not None and work_files.names(1) is work_files.names(1))
+    known = work_files.names(1) or ()
+
+    Path(work_files.output(RUN)).write_text("a=1")
+
+    assert RUN + OUTPUT not in known
+    assert RUN + OUTPUT in (work_files.names(100) or ())
 
 
 def test_results_when_names_are_known_then_only_a_file_among_them_is_read(work_files: WorkFiles) -> None:

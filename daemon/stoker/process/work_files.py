@@ -7,6 +7,7 @@ an output may hold. Invariants: names come from run ids alone; the files of a ru
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ SUFFIXES = OUTPUT, CHECKPOINT, INPUTS, EVENTS = ".output", ".checkpoint", ".inpu
 # The cost of reading the directory, by its number of names, in lookups of a missing name.
 NAMES_PER_LOOKUP = 6
 NAMES_PER_LISTING = 15
+# A directory has the time of its last change, which of all file systems FAT rounds most, to two seconds. If it was the
+# same for longer, a later change gets another time: what is read then holds until the time differs.
+UNCHANGED_S = 2.5
 
 
 class WorkFiles:
@@ -44,6 +48,9 @@ class WorkFiles:
         self._root = state_dir / "work"
         self._state_dir = state_dir
         self._guessed = 0  # how many names the directory has
+        self._changed_at = -1  # when the directory was changed, as it says
+        self._seen_at = 0.0  # when that was seen first (monotonic)
+        self._names: frozenset[str] | None = None  # all that it has since then
 
     def prepare(self, open_runs: Container[str]) -> None:
         """Make the directory and the files that all runs share; remove those of runs that have ended."""
@@ -106,16 +113,33 @@ class WorkFiles:
             file.write(data)
 
     def names(self, lookups: int) -> Collection[str] | None:
-        """The names that are there, where reading them all costs less than to look for so many; else None."""
-        if lookups * NAMES_PER_LOOKUP < self._guessed + NAMES_PER_LISTING:
-            self._guessed = max(0, self._guessed - lookups * NAMES_PER_LOOKUP)  # it may have become smaller
+        """The names that are there, where to know them all costs less than to look for so many; else None.
+
+        Few jobs write a file here, so mostly the names are known by the time of the directory alone.
+        """
+        if not lookups:
             return None
         try:
+            unchanged = self._is_unchanged()
+            if unchanged and self._names is not None:
+                return self._names
+            if not unchanged and lookups * NAMES_PER_LOOKUP < self._guessed + NAMES_PER_LISTING:
+                self._guessed = max(0, self._guessed - lookups * NAMES_PER_LOOKUP)  # it may have become smaller
+                return None
             there = frozenset(os.listdir(self._root))  # noqa: PTH208 - Path costs more than the call
         except OSError:
             return None
         self._guessed = len(there)
+        if unchanged:
+            self._names = there
         return there
+
+    def _is_unchanged(self) -> bool:
+        """Whether the directory has been as it is for UNCHANGED_S. Raises OSError."""
+        changed_at, now = os.stat(self._root).st_mtime_ns, time.monotonic()  # noqa: PTH116 - Path costs more
+        if changed_at != self._changed_at:
+            self._changed_at, self._seen_at, self._names = changed_at, now, None
+        return now - self._seen_at >= UNCHANGED_S
 
     def take_output(self, run_id: str) -> RunOutput:
         """The outputs of a run that has ended. The file stays until the commit.
