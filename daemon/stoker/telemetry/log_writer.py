@@ -15,11 +15,15 @@ import io
 import os
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 MAX_WAITING_BYTES: Final = 4 << 20
+# After a write the lines of this time share the next one: a busy daemon would wake the thread for each turn, and the
+# two would compete for the interpreter. A line after a quiet moment is written at once.
+GATHER_S: Final = 0.02
 
 
 class LogWriter:
@@ -74,6 +78,7 @@ class LogWriter:
         while True:
             lines = self._take()
             left = self._write_all(lines) if self._send is None else self._send_each(lines, self._send)
+            time.sleep(GATHER_S)
             with self._changed:
                 self._writing = False
                 self._waiting_bytes -= len(lines)
