@@ -190,10 +190,10 @@ def test_journal_when_commits_hand_over_their_changes_then_it_has_each_once(
     first = store(connection, accepted(job(id=1)), bytes(32))
     second = store(connection, accepted(job(id=2), seq=2), first.head)
     third = store(connection, accepted(job(id=3), seq=3), second.head)
-    feed.collect(connection, 0, second.changes)
-    feed.collect(connection, 0, third.changes)
+    feed.hand_over(feed.read(connection, 0, second.changes))
+    feed.hand_over(feed.read(connection, 0, third.changes))
     fourth = store(connection, accepted(job(id=4), seq=4), third.head)
-    feed.collect(connection, 0, fourth.changes)
+    feed.hand_over(feed.read(connection, 0, fourth.changes))
 
     feed.journal.close()
     feed.journal.append_all()

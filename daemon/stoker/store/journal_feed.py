@@ -1,7 +1,8 @@
-"""The journal's part in the writer's thread: after a commit, read what changed and hand it to the journal.
+"""The journal's part in the writer's thread: read what a commit changes, and hand it to the journal after it.
 
 Owns how far the outbox and the log of changes were read, and how many entries were deleted. Only the writer's thread
-calls `collect` and `forget`. Rows that cannot be read or handed over now stay in the outbox, and are read later.
+uses it. Mostly the rows are read in the transaction that writes them: to begin one of their own would cost more than
+to read them. Rows that cannot be read or handed over now stay in the outbox, and are read later.
 Invariant: no entry is deleted before its row is durable in a file.
 """
 
@@ -9,14 +10,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from stoker.core.clock import wall_ms
 from stoker.core.errors import CorruptRecord
 from stoker.store import outbox
 from stoker.store.database import snapshot
 from stoker.store.journal import Handed, Journal
-from stoker.store.journal_files import Line
+from stoker.store.journal_files import Line, Position
 
 PORTION = 512  # entries, and changes, in one line
 PORTIONS = 4  # in one call between two commits
@@ -29,6 +30,13 @@ MOST_FORGOTTEN = 1_024  # entries in one commit, whose answers wait for it
 Rows = Sequence[tuple[Any, ...]]
 SEQ = 0  # its place in a row of the log of changes
 CHANGES = "SELECT {columns} FROM changes AS t WHERE seq > ? ORDER BY seq LIMIT ?"
+
+
+class End(NamedTuple):
+    """Up to where lines were read. `more`: further ones of the same commits follow."""
+
+    position: Position
+    more: bool
 
 
 class JournalFeed:
@@ -59,10 +67,9 @@ class JournalFeed:
         """About how many bytes of rows were read and are not written yet."""
         return self._read_bytes - self.journal.written_bytes
 
-    @property
-    def _is_far_ahead(self) -> bool:
+    def _is_far_ahead(self, at: End) -> bool:
         """Whether so much waits for the disk that no more is to be read."""
-        return self._read.last - self.journal.durable.last > MOST_AHEAD or self.waiting_bytes > MOST_AHEAD_BYTES
+        return at.position.last - self.journal.durable.last > MOST_AHEAD or self.waiting_bytes > MOST_AHEAD_BYTES
 
     def forget(self, connection: sqlite3.Connection) -> None:
         """Delete some entries that are durable in the files; inside a transaction."""
@@ -72,29 +79,46 @@ class JournalFeed:
             outbox.forget(connection, durable)
             self._forgotten = durable
 
-    def collect(self, connection: sqlite3.Connection, committed_bytes: int = 0, changes: Rows = ()) -> int:
-        """Read what was committed, between two commits, and hand it over; returns the number of lines.
+    def collect(self, connection: sqlite3.Connection) -> int:
+        """Read what was committed, between two commits, and hand it over; returns the number of lines."""
+        return self.hand_over(self.read(connection))
 
-        `committed_bytes`: about the size of the last commit. `changes`: the rows that it added to the log of changes,
+    def read(
+        self, connection: sqlite3.Connection, written_bytes: int = 0, changes: Rows = ()
+    ) -> Sequence[tuple[Line, int]]:
+        """The next lines and the sizes of their rows, for `hand_over` once what they say is committed.
+
+        `written_bytes`: about the size of the open transaction. `changes`: the rows that it adds to the log of changes,
         which are then not read again. Rows are measured only if they may be many or large. While the files are behind a
         call reads one portion, as the next commit waits for it. Rows that cannot be read now (`unread`) are still in
         the outbox.
         """
         self._follow_start()
-        measured = self._behind or committed_bytes > LINE_BYTES
-        portions, handed, more = 1 if self._behind else PORTIONS, 0, True
+        most_bytes = LINE_BYTES if self._behind or written_bytes > LINE_BYTES else None
+        most = 1 if self._behind else PORTIONS
+        lines: list[tuple[Line, int]] = []
+        at, more = End(self._read, more=self._unfinished), True
         try:
-            while more and handed < portions and self.journal.writing and not self._is_far_ahead:
-                portion = self._next(connection, LINE_BYTES if measured else None, changes)
-                more = portion is not None and portion[0].more
-                if portion is not None:
-                    self._hand_over(portion[0], portion[1] or committed_bytes)
-                    handed += 1
+            while more and len(lines) < most and self.journal.writing and not self._is_far_ahead(at):
+                following = self._next(connection, at, most_bytes, changes)
+                more = following is not None and following[0].more
+                if following is not None:
+                    line, size = following
+                    lines.append((line, size or written_bytes))
+                    at = End(line.position, more=line.more)
             self.unread = None
         except (sqlite3.Error, MemoryError, CorruptRecord) as error:
             self.unread = error.with_traceback(None)  # whose frames keep cursors, and so a snapshot, open
         self._behind = more
-        return handed
+        return lines
+
+    def hand_over(self, lines: Sequence[tuple[Line, int]]) -> int:
+        """Give lines whose rows are committed to the journal; returns their number."""
+        for line, size in lines:
+            self._read, self._unfinished = line.position, line.more
+            self._read_bytes += size
+            self.journal.put(Handed(self._start, line, size))
+        return len(lines)
 
     def _follow_start(self) -> None:
         """Read on from where the files go on, if they were resumed or begun anew."""
@@ -103,29 +127,26 @@ class JournalFeed:
             self._read, self._forgotten = self._start.position, self._start.first_entry - 1
             self._unfinished, self._behind = False, True
 
-    def _hand_over(self, line: Line, size: int) -> None:
-        self._read, self._unfinished = line.position, line.more
-        self._read_bytes += size
-        self.journal.put(Handed(self._start, line, size))
-
-    def _next(self, connection: sqlite3.Connection, most_bytes: int | None, changes: Rows) -> tuple[Line, int] | None:
-        """The next line, and how many bytes its rows have; 0 if they were not measured."""
+    def _next(
+        self, connection: sqlite3.Connection, at: End, most_bytes: int | None, changes: Rows
+    ) -> tuple[Line, int] | None:
+        """The line behind `at`, and how many bytes its rows have; 0 if they were not measured."""
         log = self._read_tables(connection)
         with snapshot(connection):
-            images = outbox.images(connection, self._tables, self._read.last, PORTION, most_bytes)
-            if changes and changes[0][SEQ] == self._read.seq + 1 and most_bytes is None:
+            images = outbox.images(connection, self._tables, at.position.last, PORTION, most_bytes)
+            if changes and changes[0][SEQ] == at.position.seq + 1 and most_bytes is None:
                 rows, size = list(changes), 0  # no other rows are unread
             else:
                 select = CHANGES.format(columns=", ".join(log.columns))
-                rows, size = outbox.rows_within(connection.execute(select, (self._read.seq, PORTION)), most_bytes)
+                rows, size = outbox.rows_within(connection.execute(select, (at.position.seq, PORTION)), most_bytes)
         more = images.more or len(rows) == PORTION or (most_bytes is not None and size >= most_bytes)
         if rows:
             images.put[outbox.LOG] = [log.row(row) for row in rows]
-        elif images.last == self._read.last and not self._unfinished:
+        elif images.last == at.position.last and not at.more:
             return None
         line = Line(
             last=images.last,
-            seq=rows[-1][SEQ] if rows else self._read.seq,
+            seq=rows[-1][SEQ] if rows else at.position.seq,
             at=wall_ms(),
             more=more,
             put=images.put,

@@ -137,11 +137,19 @@ def store(
     needed: Collection[int] = (),
     feed: JournalFeed | None = None,
 ) -> Stored:
-    """Commit a batch, then read how the jobs `needed` ended: a second hop to the thread costs more than the read."""
+    """Commit a batch, then read how the jobs `needed` ended: a second hop to the thread costs more than the read.
+
+    The journal gets the rows after the commit. It reads them before, unless it is behind: a read that fails in the
+    transaction of a batch may end that, and rows of earlier commits may be damaged.
+    """
     with transaction(connection):
         stored = _write(connection, batch, head)
         if feed is not None:
             feed.forget(connection)
+            behind = feed.behind
+            lines = () if behind else feed.read(connection, stored.pages * PAGE_BYTES, stored.changes)
+    if feed is not None:
+        feed.hand_over(feed.read(connection) if behind else lines)
     try:
         return stored._replace(ends=attempts.needed(connection, needed) if needed else ())
     except sqlite3.Error:  # the batch is on disk; the starts that need these ends read them again, one by one
@@ -292,17 +300,7 @@ class Writer:
 
     def _cover_and_store(self, connection: sqlite3.Connection, batch: Batch, needed: Collection[int]) -> Stored:
         self._high_water.cover(given_out(batch))
-        stored = store(connection, batch, self._head, needed, self._feed)
-        self._collect(connection, stored)
-        return stored
-
-    def _collect(self, connection: sqlite3.Connection, stored: Stored | None = None) -> int:
-        """Hand what was committed to the journal. If it cannot be read now, it still stands in the outbox."""
-        if self._feed is None:
-            return 0
-        if stored is None:
-            return self._feed.collect(connection)
-        return self._feed.collect(connection, stored.pages * PAGE_BYTES, stored.changes)
+        return store(connection, batch, self._head, needed, self._feed)
 
     async def catch_up(self) -> None:
         """Hand some more rows to a journal that is behind, and delete entries of the outbox that it has."""
@@ -350,7 +348,8 @@ class Writer:
             nonlocal pages
             swept = function(connection, *args, **kw)
             pages = swept.pages
-            self._collect(connection)
+            if self._feed is not None:
+                self._feed.collect(connection)
             return 0 if swept.is_last else swept.removed
 
         more = await self.maintain(piece)
