@@ -112,7 +112,7 @@ def test_names_when_there_are_many_then_few_lookups_do_not_read_them(
     assert len(work_files.names(many) or ()) == 501
 
 
-def test_names_when_the_directory_stays_as_it_is_then_they_are_known_until_it_changes(
+def test_names_when_nothing_changes_for_long_then_they_are_known_until_it_does(
     work_files: WorkFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stoker.process.work_files.UNCHANGED_S", 0.1)

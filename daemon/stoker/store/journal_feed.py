@@ -32,7 +32,7 @@ SEQ = 0  # its place in a row of the log of changes
 CHANGES = "SELECT {columns} FROM changes AS t WHERE seq > ? ORDER BY seq LIMIT ?"
 
 
-class End(NamedTuple):
+class ReadUpTo(NamedTuple):
     """Up to where lines were read. `more`: further ones of the same commits follow."""
 
     position: Position
@@ -67,7 +67,7 @@ class JournalFeed:
         """About how many bytes of rows were read and are not written yet."""
         return self._read_bytes - self.journal.written_bytes
 
-    def _is_far_ahead(self, at: End) -> bool:
+    def _is_far_ahead(self, at: ReadUpTo) -> bool:
         """Whether so much waits for the disk that no more is to be read."""
         return at.position.last - self.journal.durable.last > MOST_AHEAD or self.waiting_bytes > MOST_AHEAD_BYTES
 
@@ -97,7 +97,7 @@ class JournalFeed:
         most_bytes = LINE_BYTES if self._behind or written_bytes > LINE_BYTES else None
         most = 1 if self._behind else PORTIONS
         lines: list[tuple[Line, int]] = []
-        at, more = End(self._read, more=self._unfinished), True
+        at, more = ReadUpTo(self._read, more=self._unfinished), True
         try:
             while more and len(lines) < most and self.journal.writing and not self._is_far_ahead(at):
                 following = self._next(connection, at, most_bytes, changes)
@@ -105,7 +105,7 @@ class JournalFeed:
                 if following is not None:
                     line, size = following
                     lines.append((line, size or written_bytes))
-                    at = End(line.position, more=line.more)
+                    at = ReadUpTo(line.position, more=line.more)
             self.unread = None
         except (sqlite3.Error, MemoryError, CorruptRecord) as error:
             self.unread = error.with_traceback(None)  # whose frames keep cursors, and so a snapshot, open
@@ -128,7 +128,7 @@ class JournalFeed:
             self._unfinished, self._behind = False, True
 
     def _next(
-        self, connection: sqlite3.Connection, at: End, most_bytes: int | None, changes: Rows
+        self, connection: sqlite3.Connection, at: ReadUpTo, most_bytes: int | None, changes: Rows
     ) -> tuple[Line, int] | None:
         """The line behind `at`, and how many bytes its rows have; 0 if they were not measured."""
         log = self._read_tables(connection)
