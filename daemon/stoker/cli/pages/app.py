@@ -27,7 +27,7 @@ from stoker.cli.pages.actions import PageAction, reason, sent_fields, sent_form
 from stoker.cli.pages.changes import Changes
 from stoker.cli.pages.endpoints import Endpoint, Parts
 from stoker.cli.pages.live import Views
-from stoker.cli.pages.page import Asked, Page, Pages
+from stoker.cli.pages.page import AWAY, Asked, Page, Pages
 from stoker.cli.pages.subjects.tables import ALL_ACTIONS, ALL_ENDPOINTS, ALL_PAGES
 from stoker.core.errors import StokerError
 from stoker.rpc.async_client import AsyncClient
@@ -36,10 +36,7 @@ LIVE_PREFIX = "/live"
 
 # By code of an error, the status of the answer; all others: 500.
 STATUS = {
-    "daemon_unreachable": 503,
-    "no_answer": 503,
-    "draining": 503,
-    "too_many_connections": 503,
+    **dict.fromkeys(AWAY, 503),
     "too_many_streams": 503,
     "permission_denied": 403,
     "not_allowed": 409,

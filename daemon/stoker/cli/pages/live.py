@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING
 
 from stoker.cli.pages.changes import Changes
-from stoker.cli.pages.page import Asked, Page, Pages
+from stoker.cli.pages.page import AWAY, Asked, Page, Pages
 from stoker.cli.pages.tasks import start_task
 from stoker.core.errors import StokerError, TooManyStreams
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_STREAMS = 512
 SHORTEST_PAUSE_S = 1.0
+PAUSE_FACTOR = 4.0
+LOOK_AGAIN_S = 2.0  # after an error
 SIGN_OF_LIFE_S = 15.0  # between two comments on a quiet stream: a connection that is gone is noticed
 
 
@@ -78,7 +81,7 @@ class View:
         self._stale = asyncio.Event()
         self._stale.set()
         self._newest: SentEvent | None = None
-        self._shown = ""
+        self._shown = ("", "")
 
     def add(self, slot: Slot) -> None:
         self._slots.add(slot)
@@ -99,27 +102,32 @@ class View:
         with self._changes.listening(self._notice):
             while True:
                 self._stale.clear()
-                await self._look()
-                await asyncio.sleep(SHORTEST_PAUSE_S)
+                began = time.monotonic()
+                every_s = await self._look()
+                # What takes long is done less often: one view never keeps the server busy.
+                await asyncio.sleep(max(SHORTEST_PAUSE_S, PAUSE_FACTOR * (time.monotonic() - began)))
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._page.every_s):
+                    async with asyncio.timeout(every_s):
                         await self._stale.wait()
 
     def _notice(self, changes: Sequence[ChangeShape]) -> None:
         if not changes or any(self._page.concerns(change, self._asked) for change in changes):
             self._stale.set()
 
-    async def _look(self) -> None:
+    async def _look(self) -> float | None:
+        """Send the state of now if it differs. Returns when to look again without a change, in seconds."""
         number = self._changes.seq
         try:
-            shown = await self._pages.live(self._page, self._asked)
+            shown, every_s = await self._pages.live(self._page, self._asked)
         except StokerError as error:
-            self._send(SentEvent.of("away", error.message))
-            self._shown = ""
-            return
-        if shown != self._shown:
-            self._shown = shown
-            self._send(SentEvent.of("show", shown, number))
+            away = "The daemon does not answer: " if error.code in AWAY else ""
+            kind, shown, every_s = "trouble", away + error.message, LOOK_AGAIN_S
+        else:
+            kind = "show"
+        if (kind, shown) != self._shown:
+            self._shown = (kind, shown)
+            self._send(SentEvent.of(kind, shown, number))
+        return every_s
 
     def _send(self, event: SentEvent) -> None:
         self._newest = event

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stoker.core.wire_types import ChangeShape
 
 LARGEST_ID = 2**63 - 1
+AWAY = ("daemon_unreachable", "no_answer", "draining", "too_many_connections")  # codes of errors that pass
 
 
 class Asked(NamedTuple):
@@ -68,7 +69,8 @@ def any_change(_change: ChangeShape, _asked: Asked) -> bool:
 
 class Page(NamedTuple):
     """`read` gives the variables of the template. `concerns`: which changes call for a new look; `every_s`: how often
-    it looks without one, for what changes without a change of a job, such as progress and load.
+    it looks without one, for what changes without a change of a job, such as progress and load. A variable `settled`
+    that is true says that only a change can make it differ.
     """
 
     path: str
@@ -96,17 +98,18 @@ class Pages:
 
     def __init__(self, client: AsyncClient, *, read_only: bool) -> None:
         self.client = client
-        self._shared = {"read_only": read_only, "navigation": NAVIGATION, "version": __version__}
+        self._shared = {"read_only": read_only, "away_codes": AWAY, "navigation": NAVIGATION, "version": __version__}
 
     async def whole(self, page: Page, asked: Asked, **more: Any) -> str:
         """The document."""
         return self._render(page.template, {**await page.read(self.client, asked), **more}, asked)
 
-    async def live(self, page: Page, asked: Asked) -> str:
-        """The part that changes while it is open."""
+    async def live(self, page: Page, asked: Asked) -> tuple[str, float | None]:
+        """The part that changes while it is open, and when to look again without a change, in seconds."""
         template = environment().get_template(page.template)
         variables = {**self._shared, **await page.read(self.client, asked), "asked": asked}
-        return "".join(template.blocks["live"](template.new_context(variables)))
+        shown = "".join(template.blocks["live"](template.new_context(variables)))
+        return shown, None if variables.get("settled") else page.every_s
 
     def plain(self, template: str, asked: Asked, **variables: Any) -> str:
         """A document that needs no answer of the daemon."""

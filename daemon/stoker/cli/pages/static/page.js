@@ -112,7 +112,7 @@ class LiveRegion extends HTMLElement {
       wanted.innerHTML = event.data;
       morph(this, wanted.content);
     });
-    this.source.addEventListener("away", (event) => say(`The daemon does not answer: ${event.data}`));
+    this.source.addEventListener("trouble", (event) => say(event.data));
     this.source.addEventListener("error", () => {
       say("The connection to stoker web is lost. This page comes back by itself.");
       if (this.source?.readyState !== EventSource.CLOSED) return; // it tries again by itself
