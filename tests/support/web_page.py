@@ -17,6 +17,7 @@ from tests.support.daemon import BIN
 from tests.support.facts import line_with
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from typing import Self
 
     from tests.support.daemon import DaemonProcess
@@ -77,3 +78,15 @@ class Browser:
         answer = self.http.post(path, data={"csrf": form[1], **fields})
         assert answer.status_code == status, (answer.status_code, answer.text)
         return answer.text
+
+    def shows(self, path: str) -> Generator[str]:
+        """The live part of the page at `path`, each time that it changes. Read it in `contextlib.closing`."""
+        with self.http.stream("GET", f"/live{path}") as answer:
+            event: list[str] = []
+            for line in answer.iter_lines():
+                if line:
+                    event.append(line)
+                    continue
+                if "event: show" in event:
+                    yield "\n".join(part.removeprefix("data: ") for part in event if part.startswith("data: "))
+                event = []

@@ -153,8 +153,8 @@ def _print_workflows(workflows: list[WorkflowView]) -> None:
         (
             workflow["id"],
             workflow["state"],
-            f"{_done(workflow['counts'])}/{sum(workflow['counts'].values())}",
-            _not_done(workflow["counts"]) or "-",
+            f"{done_steps(workflow['counts'])}/{sum(workflow['counts'].values())}",
+            open_steps(workflow["counts"]) or "-",
             render.span(now_ms - workflow["created_at"]),
             render.span((workflow["finished_at"] or now_ms) - workflow["created_at"]),
             workflow["name"],
@@ -164,11 +164,11 @@ def _print_workflows(workflows: list[WorkflowView]) -> None:
     table.show(("ID", "STATE", "DONE", "NOT DONE", "AGE", "TOOK", "NAME"), rows, spare=("AGE", "TOOK", "NOT DONE"))
 
 
-def _done(counts: dict[str, int]) -> int:
+def done_steps(counts: dict[str, int]) -> int:
     return sum(counts.get(state, 0) for state in DONE)
 
 
-def _not_done(counts: dict[str, int]) -> str:
+def open_steps(counts: dict[str, int]) -> str:
     """`2 running, 1 failed`."""
     return ", ".join(f"{count} {state}" for state, count in counts.items() if state not in DONE)
 
@@ -236,7 +236,7 @@ def _print_steps(steps: list[StepView]) -> None:
             outcome.result(step) or outcome.awaited(step) or "-",
             step["attempts"],
             few(need_texts(step)),
-            _remark(step),
+            remark(step),
         )
         for step in steps
     ]
@@ -247,7 +247,7 @@ def _print_steps(steps: list[StepView]) -> None:
     table.show(headers, rows, spare=("TRY", "NEEDS"), whole=True)
 
 
-def _remark(step: StepView) -> str:
+def remark(step: StepView) -> str:
     may_fail = None if step["critical"] else "may fail"
     return "; ".join(filter(None, (may_fail, render.cut(last_line(step.get("error") or ""), REMARK_WIDTH))))
 

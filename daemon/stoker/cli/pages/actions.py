@@ -29,11 +29,18 @@ class ActionSubject(NamedTuple):
     back: str
 
 
+class Toggle(NamedTuple):
+    """A choice that an action has: a value of the query, which is there or not."""
+
+    name: str
+    label: str
+
+
 class PageAction(NamedTuple):
     """A form at `path`, below the page of its subject, that sends `method` with what `params` gives.
 
     `states`: those of the subject in which the page shows the button. `preview` gives the lines that say what would
-    happen to this one; the address may have a query, which the form keeps.
+    happen to this one; the address may have a query, which the form keeps, and which `toggles` change.
     """
 
     path: str
@@ -44,6 +51,7 @@ class PageAction(NamedTuple):
     subject: Callable[[AsyncClient, Asked], Awaitable[ActionSubject]]
     params: Callable[[Asked], dict[str, Any]]
     preview: Callable[[AsyncClient, Asked], Awaitable[list[str]]] | None = None
+    toggles: tuple[Toggle, ...] = ()
 
     def address(self, names: Mapping[str, object]) -> str:
         """The address of the form of one subject."""

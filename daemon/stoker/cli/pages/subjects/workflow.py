@@ -1,0 +1,140 @@
+"""One workflow: its graph, its steps, and why it failed.
+
+Owns what the graph and the table show of the steps; both show all of them, the table page by page, and a node of the
+graph that stands for several steps leads to these in the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from stoker.cli import workflows
+from stoker.cli.kit import outcome, render
+from stoker.cli.kit.drawings import Node, sign
+from stoker.cli.kit.naming import few, groups, need_texts
+from stoker.cli.pages.actions import offered
+from stoker.cli.pages.graph_layout import BOX_HEIGHT, PlacedNode, laid_out
+from stoker.cli.pages.graph_parts import GraphParts, parts_of
+from stoker.cli.pages.page import Asked, Page
+from stoker.cli.pages.subjects import workflow_actions
+from stoker.rpc.async_client import AsyncClient
+
+if TYPE_CHECKING:
+    from stoker.core.views import AnalysisView, StepView, WorkflowDetails
+    from stoker.core.wire_types import ChangeShape
+
+ROWS: Final = 100
+# Sizes in the drawing: a box is as wide as its longest line, which has at most so many characters.
+CHARACTER, PADDING = 7.3, 20
+MOST_CHARACTERS, FEWEST_CHARACTERS = 26, 12
+MOST_CAUSES = 8
+
+
+async def read(client: AsyncClient, asked: Asked) -> Mapping[str, Any]:
+    workflow: Any = await client.call("workflow.get", id=asked.number("workflow"), analyse=True)
+    shown = await asyncio.to_thread(_shown, workflow, asked)  # there may be thousands of steps
+    return {
+        "workflow": workflow,
+        "done": workflows.done_steps(workflow["counts"]),
+        "stale": [outcome.stale(one) for one in workflow["stale"]],
+        "analysis": _analysis(workflow["analysis"]),
+        "actions": offered(workflow_actions.OF_WORKFLOW, workflow["state"]),
+        **shown,
+    }
+
+
+def _shown(workflow: WorkflowDetails, asked: Asked) -> dict[str, Any]:
+    """The drawing, and a page of the steps that were asked for."""
+    parts = parts_of(workflow["steps"])
+    chosen = parts.members.get(asked.text("part") or "")
+    state = asked.text("state")
+    steps = [
+        step
+        for step in workflow["steps"]
+        if (chosen is None or step["name"] in chosen) and (state is None or step["state"] == state)
+    ]
+    first = (asked.optional_number("from") or 1) - 1
+    return {
+        "graph": _graph(parts, workflow["steps"], asked),
+        "steps": [_row(step) for step in steps[first : first + ROWS]],
+        "total": len(steps),
+        "first": first + 1,
+        "earlier": max(1, first + 1 - ROWS) if first else None,
+        "later": first + ROWS + 1 if first + ROWS < len(steps) else None,
+        "part": asked.text("part") if chosen is not None else None,
+        "state": state,
+    }
+
+
+def _row(step: StepView) -> dict[str, Any]:
+    return {
+        **step,
+        "why": outcome.result(step) or outcome.awaited(step),
+        "needs": few(need_texts(step)),
+        "remark": workflows.remark(step),
+        "actions": offered(workflow_actions.OF_STEP, step["state"]),
+    }
+
+
+def _analysis(analysis: AnalysisView | None) -> dict[str, Any] | None:
+    if analysis is None:
+        return None
+    causes = [(cause.replace("_", " "), few(groups(names), MOST_CAUSES)) for cause, names in analysis["causes"].items()]
+    critical = "a critical step failed" if analysis["critical"] else "no critical step failed"
+    return {**analysis, "causes": [("failure", f"{analysis['scope']}; {critical}"), *causes]}
+
+
+# --- the drawing --------------------------------------------------------------------------------------------
+
+
+def _graph(parts: GraphParts, steps: Sequence[StepView], asked: Asked) -> dict[str, Any]:
+    """`boxes` and `edges` as the template draws them."""
+    jobs = {step["name"]: step["job"] for step in steps}
+    texts = {node.name: _lines(node) for node in parts.nodes}
+    longest = max((len(line) for lines in texts.values() for line in lines), default=0)
+    width = round(max(FEWEST_CHARACTERS, longest) * CHARACTER) + PADDING
+    layout = laid_out(parts.nodes, width)
+
+    def box(placed: PlacedNode) -> dict[str, Any]:
+        node, (name, state) = placed.node, texts[placed.node.name]
+        members = parts.members[node.name]
+        (only,) = members if len(members) == 1 else (None,)
+        link = asked.link(part=node.name, state=None, **{"from": None}) + "#steps"
+        return {
+            "id": f"node-{node.name.replace(' ', '-')}",
+            "left": placed.left,
+            "top": placed.top,
+            "name": name,
+            "state": state,
+            "class": node.state,
+            "title": f"{node.label}: {node.state_text}",
+            "link": link if only is None else f"/jobs/{jobs[only]}",
+        }
+
+    return {
+        "boxes": [box(placed) for placed in layout.nodes],
+        "edges": layout.edges,
+        "width": layout.width,
+        "height": layout.height,
+        "box_width": width,
+        "box_height": BOX_HEIGHT,
+        "by_layer": parts.by_layer,
+    }
+
+
+def _lines(node: Node) -> tuple[str, str]:
+    """The two lines in a box."""
+    name, state = render.visible(node.label), render.visible(f"{sign(node.state)} {node.state_text}")
+    return render.cut(name, MOST_CHARACTERS), render.cut(state, MOST_CHARACTERS)
+
+
+def concerns(change: ChangeShape, asked: Asked) -> bool:
+    """Jobs may be steps of it: only the daemon knows."""
+    return change["kind"] == "job" or (
+        change["kind"] == "workflow" and change["subject"] == str(asked.number("workflow"))
+    )
+
+
+PAGES = (Page("/workflows/{workflow}", "workflow.html", read, concerns, every_s=None),)
