@@ -12,7 +12,12 @@ from binascii import a2b_base64
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import ParamSpec
+
+    from .frames import Message
+
+    P = ParamSpec("P")
 
 # The host lacks something or fails, so another try may succeed. The daemon's list for its own calls is SHORTAGES in
 # core/shortage.py. This one has errors that only matter to a program's start, and the launcher imports nothing of ours.
@@ -63,11 +68,10 @@ class SpawnFailedError(Exception):
         return cls(error.errno or errno.EIO, f"{name}: {_explain(path, error)}")
 
 
-@contextlib.contextmanager
-def host_errors(subject: str) -> Iterator[None]:
-    """Charge errors to the host: inside, the launcher prepares what every start needs."""
+def prepare(subject: str, call: Callable[P, object], *args: P.args, **kw: P.kwargs) -> None:
+    """Prepare what every start needs, and charge errors to the host."""
     try:
-        yield
+        call(*args, **kw)
     except OSError as error:
         raise SpawnFailedError.of_host(subject, error) from error
 
@@ -103,9 +107,19 @@ def _read_interpreter(path: str) -> str | None:
     return None
 
 
-def native(text: str | dict[str, str]) -> str:
-    """A text of the protocol in the form of os functions; bytes that are not UTF-8 come as `{"base64": …}`."""
-    return text if isinstance(text, str) else a2b_base64(text["base64"]).decode("utf-8", "surrogateescape")
+def make_native(order: Message) -> None:
+    """Bring the texts of an order into the form of os functions: those that are not UTF-8 come as `{"base64": …}`."""
+    order["argv"] = [text if isinstance(text, str) else _native(text) for text in order["argv"]]
+    env = order["env"]
+    for name, text in env.items():
+        if not isinstance(text, str):
+            env[name] = _native(text)
+    if not isinstance(order["working_dir"], str):
+        order["working_dir"] = _native(order["working_dir"])
+
+
+def _native(text: dict[str, str]) -> str:
+    return a2b_base64(text["base64"]).decode("utf-8", "surrogateescape")
 
 
 def enter(working_dir: str) -> None:

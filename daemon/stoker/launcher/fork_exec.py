@@ -13,7 +13,7 @@ import signal
 from typing import TYPE_CHECKING, NoReturn
 
 from . import kernel, rlimits
-from .command import HOST_LACKS, PASSED_OVER, SpawnFailedError, candidates, enter, host_errors, not_found
+from .command import HOST_LACKS, PASSED_OVER, SpawnFailedError, candidates, enter, not_found, prepare
 from .error_log import log_error
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ def _become(order: Message, stdin: int, log: int) -> NoReturn:
     for source, target in ((stdin, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     _join_cgroup(setup.get("cgroup"))
-    with host_errors("the limit of open files"):
-        kernel.restore_open_files()
+    prepare("the limit of open files", kernel.restore_open_files)
     _lower_limits(limits)
     _renice(setup.get("nice") or 0)
     enter(order["working_dir"])

@@ -107,8 +107,9 @@ class Launcher:
             self._collect()  # an adopted process may have ended by now
         if self._collected:
             self._note_sigterm()
+            own_rss_kib = _own_max_rss_kib()
         while self._collected:
-            self._record_exit(*self._collected[0])
+            self._record_exit(*self._collected[0], own_rss_kib)
             del self._collected[0]
         if complete:  # a tree may fork faster than we read /proc: the next death continues here
             for run in [run for run in self._closing.values() if not self._tree.has(run.run_id)]:
@@ -178,9 +179,9 @@ class Launcher:
         self._note_sigterm()
         output, writing_end = self._open_output(order)
         order["env"][PIPE_VARIABLE] = output.name
-        before_ns = kernel.now_at_boot_ns()
         try:
-            in_force = rlimits.in_force(order["setup"] or {})
+            in_force = rlimits.in_force(order["setup"]) if order["setup"] else None
+            before_ns = kernel.now_at_boot_ns()
             pid = self._spawner.spawn(order, writing_end)
             after_ns = kernel.now_at_boot_ns()
         except BaseException:
@@ -277,7 +278,7 @@ class Launcher:
                 else:
                     self._tree.forget(pid)
 
-    def _record_exit(self, run: Run, status: int, usage: resource.struct_rusage) -> None:
+    def _record_exit(self, run: Run, status: int, usage: resource.struct_rusage, own_rss_kib: int) -> None:
         left = self._tree.has(run.run_id)
         self._read_rest(run, over=not left)
         signum = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
@@ -292,7 +293,7 @@ class Launcher:
             "left": 0,
             "user_ms": int(usage.ru_utime * 1_000),
             "system_ms": int(usage.ru_stime * 1_000),
-            "max_rss_kib": usage.ru_maxrss if usage.ru_maxrss > _own_max_rss_kib() else None,
+            "max_rss_kib": usage.ru_maxrss if usage.ru_maxrss > own_rss_kib else None,
             "log_bytes": run.log_bytes,
             "oom": oom,
             "at_boot_ms": kernel.now_at_boot_ms(),

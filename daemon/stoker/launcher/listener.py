@@ -72,12 +72,11 @@ class DaemonPeer:
         """Whether bytes wait for the peer to read."""
         return bool(self._unsent)
 
-    def check_abandoned(self) -> bool:
-        """Whether its daemon has hung up: this process may have been stopped for hours since its last wait."""
+    def check_abandoned(self) -> None:
+        """Note whether its daemon has hung up: this process may have been stopped for hours since its last wait."""
         if self.open and not self.abandoned:
             with contextlib.suppress(OSError):  # the kernel lacks memory: the next wait reports the hang-up
                 self.abandoned = has_hung_up(self._sock)
-        return self.abandoned
 
     def read(self) -> list[frames.Message]:
         """The whole messages received so far; one read only, so that no peer can keep us here."""

@@ -207,7 +207,9 @@ class LauncherLoop:
     # --- obeying
 
     def _obey(self) -> None:
-        turn_ends = time.monotonic() + TURN_S
+        turn_ends = time.monotonic() + TURN_S  # first: if we are stopped from here on, the turn is over
+        for peer in {peer for peer, _ in self._inbox}:
+            peer.check_abandoned()
         while self._inbox and time.monotonic() < turn_ends:
             self._handle(*self._inbox.popleft())
 
@@ -216,7 +218,7 @@ class LauncherLoop:
             if message["op"] == "hello":
                 self._take_over(peer, message)
             elif peer.greeted:
-                self._launcher.obey(message, late=peer.check_abandoned())
+                self._launcher.obey(message, late=peer.abandoned)
             else:
                 self._drop(peer, "no hello")
         except Exception as error:  # noqa: BLE001  (no message may end the parent of all workers)

@@ -8,16 +8,11 @@ and is found by its session. The daemon reads the mark by the same rule (process
 
 from __future__ import annotations
 
-import contextlib
 import resource
-from typing import TYPE_CHECKING
 
 from . import kernel
-from .command import host_errors
+from .command import prepare
 from .error_log import undo
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 LOWEST = 1 << 61
 LIMIT = b"Max realtime timeout"
@@ -52,14 +47,11 @@ class Marker:
         self._ours, self._hard = resource.getrlimit(resource.RLIMIT_RTTIME)
         self._may = can_be_set()
 
-    @contextlib.contextmanager
-    def lent(self, run_id: str) -> Iterator[None]:
-        if not self._may:
-            yield
-            return
-        with host_errors("the mark of the run"):
-            kernel.set_limit(resource.RLIMIT_RTTIME, mark_of(run_id), self._hard)
-        try:
-            yield
-        finally:
+    def lend(self, run_id: str) -> None:
+        """Take the mark of a run; `take_back` must follow. Raises SpawnFailedError, and then has changed nothing."""
+        if self._may:
+            prepare("the mark of the run", kernel.set_limit, resource.RLIMIT_RTTIME, mark_of(run_id), self._hard)
+
+    def take_back(self) -> None:
+        if self._may:
             undo(kernel.set_limit, resource.RLIMIT_RTTIME, self._ours, self._hard)

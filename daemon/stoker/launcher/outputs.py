@@ -138,7 +138,8 @@ class Outputs:
         """The error that stops all logs now, if there is one: a new run would only fill its pipe."""
         if self._is_full():
             return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return next((error for error in self._stalled.values() if error.errno in STOPS_EVERY_LOG), None)
+        stalled = self._stalled.values()
+        return next((error for error in stalled if error.errno in STOPS_EVERY_LOG), None) if stalled else None
 
     def open(self, run_id: str, log: LogFile) -> tuple[Output, int]:
         """A new pipe, and the descriptor for the worker. Raises OSError."""

@@ -138,7 +138,7 @@ class ProcessTree:
 
     def has(self, run_id: str) -> bool:
         """Whether a process of this run is left besides its main process and the descendants of that."""
-        return any(owners == {run_id} for owners in self._adopted.values())
+        return bool(self._adopted) and {run_id} in self._adopted.values()
 
     def is_in_leaf(self, run: Run, pid: int) -> bool:
         """Whether the process is in the leaf of the run; True for one that has ended."""

@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING
 
 from . import fork_exec, kernel
-from .command import PASSED_OVER, SpawnFailedError, candidates, enter, host_errors, native, not_found
+from .command import PASSED_OVER, SpawnFailedError, candidates, enter, make_native, not_found, prepare
 from .error_log import log_error, undo
 from .marks import Marker
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
     from .frames import Message
 
+NULL = 0  # our own stdin, /dev/null, which children inherit
 OOM_SCORE_MAX = 1_000
 OOM_SCORE_RAISE = 500
 
 
 class Spawner:
-    """Starts workers. Holds /dev/null for their stdin, the marker, and their score for the OOM killer."""
+    """Starts workers. Holds two low descriptors, the marker, and their score for the OOM killer."""
 
     def __init__(self) -> None:
-        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self._low_stdin, self._low_log = os.dup(self._null), os.dup(self._null)
+        self._low_stdin, self._low_log = os.dup(NULL), os.dup(NULL)
         ours = int(kernel.read_file("/proc/self/oom_score_adj"))
         self._marker = Marker()
         self._oom_score_adj = str(min(ours + OOM_SCORE_RAISE, OOM_SCORE_MAX)).encode()
 
     def spawn(self, order: Message, log: int) -> int:
         """The pid of the worker's main process. Raises SpawnFailedError."""
-        order = _in_native_text(order)
+        make_native(order)
         try:
             pid = self._spawn(order, log)
         except OSError as error:
@@ -51,21 +51,27 @@ class Spawner:
     def _spawn(self, order: Message, log: int) -> int:
         ours = os.umask(order["umask"])
         try:
-            with self._marker.lent(order["run_id"]):
+            self._marker.lend(order["run_id"])
+            try:
                 return self._start(order, log)
+            finally:
+                self._marker.take_back()
         finally:
             os.umask(ours)
 
     def _start(self, order: Message, log: int) -> int:
         start = _route(order["setup"] or {})
-        with self._numbered_low(log, self._low_log) as low_log:
-            if order["stdin"] is None:
-                return start(order, self._null, low_log)
-            stdin = _file_of(order["stdin"])
-            try:
-                with self._numbered_low(stdin, self._low_stdin) as low_stdin:
-                    return start(order, low_stdin, low_log)
-            finally:
+        if order["stdin"] is None and log < kernel.worker_open_files:  # nearly always
+            return start(order, NULL, log)
+        stdin = NULL if order["stdin"] is None else _file_of(order["stdin"])
+        try:
+            with (
+                self._numbered_low(stdin, self._low_stdin) as low_in,
+                self._numbered_low(log, self._low_log) as low_log,
+            ):
+                return start(order, low_in, low_log)
+        finally:
+            if stdin != NULL:
                 os.close(stdin)
 
     @contextlib.contextmanager
@@ -78,7 +84,7 @@ class Spawner:
         try:
             yield reserved
         finally:
-            undo(os.dup2, self._null, reserved, inheritable=False)
+            undo(os.dup2, NULL, reserved, inheritable=False)
 
     def _offer_to_oom_killer(self, pid: int) -> None:
         """So that the kernel kills a worker and not the parent of all of them. Best effort."""
@@ -86,12 +92,6 @@ class Spawner:
             kernel.write_file(f"/proc/{pid}/oom_score_adj", self._oom_score_adj)
         except OSError:  # a set-user-id program: not permitted
             return
-
-
-def _in_native_text(order: Message) -> Message:
-    argv = [native(text) for text in order["argv"]]
-    env = {name: native(text) for name, text in order["env"].items()}
-    return {**order, "argv": argv, "env": env, "working_dir": native(order["working_dir"])}
 
 
 def _file_of(text: str) -> int:
@@ -141,8 +141,7 @@ def _posix_spawn(order: Message, stdin: int, log: int) -> int:
     # One thread only: the child can inherit a working directory and a limit that are set for a moment.
     enter(order["working_dir"])
     try:
-        with host_errors("the limit of open files"):
-            kernel.restore_open_files()
+        prepare("the limit of open files", kernel.restore_open_files)
         return _search_and_spawn(order["argv"], order["env"], stdin, log)
     finally:
         _go_back()
@@ -155,7 +154,9 @@ def _go_back() -> None:
 
 
 def _search_and_spawn(argv: list[str], env: dict[str, str], stdin: int, log: int) -> int:
-    actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+    actions = [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+    if stdin != NULL:  # which the child inherits
+        actions.append((os.POSIX_SPAWN_DUP2, stdin, 0))
     refused: SpawnFailedError | None = None
     for path in candidates(argv[0], env):
         try:
