@@ -32,7 +32,7 @@ def ls(given: Given) -> None:
 def print_queues(queues: list[QueueView]) -> None:
     headers = ("QUEUE", "CLASS", "STATE", "RUNNING", "QUEUED", "WAITING", "MAX RUNNING", "MAX QUEUED")
     table.show(headers, [_queue_row(queue) for queue in queues], spare=("MAX QUEUED", "CLASS", "MAX RUNNING"))
-    defaults = [(f"defaults of {queue['name']}", _defaults(queue)) for queue in queues if queue["defaults"]]
+    defaults = [(f"defaults of {queue['name']}", defaults_in_words(queue)) for queue in queues if queue["defaults"]]
     rates = [(f"rate of {queue['name']}", in_words(queue["rate"])) for queue in queues if queue["rate"]]
     if defaults or rates:
         render.line()
@@ -46,7 +46,7 @@ def _queue_row(queue: QueueView) -> tuple[object, ...]:
         queue["class"],
         state_of(queue),
         *counts,
-        _running_bound(queue),
+        running_bound(queue),
         _bound(queue["max_queued"]),
     )
 
@@ -57,7 +57,7 @@ def state_of(queue: QueueView) -> str:
     return "open" if queue["narrowed_to"] is None else "narrowed"
 
 
-def _defaults(queue: QueueView) -> str:
+def defaults_in_words(queue: QueueView) -> str:
     """As the command line writes them: `timeout=20m survive=yes`."""
     names = {option.to: option.names[-1].removeprefix("--") for option in SPEC}
     return " ".join(f"{names.get(field, field)}={_typed(field, value)}" for field, value in queue["defaults"].items())
@@ -71,7 +71,7 @@ def _typed(field: str, value: Any) -> str:
     return spoken(field, value) if isinstance(value, int) else str(value)
 
 
-def _running_bound(queue: QueueView) -> object:
+def running_bound(queue: QueueView) -> object:
     """`3 of 8` while the host is under pressure."""
     bound = _bound(queue["max_running"])
     return bound if queue["narrowed_to"] is None else f"{queue['narrowed_to']} of {bound}"
@@ -122,7 +122,7 @@ def _sentence(queue: QueueView) -> str:
     if queue["rate"] is not None:
         limits.append(f"rate {queue['rate']['rate']}, burst {queue['rate']['burst']}")
     line = ", ".join([state_of(queue), f"class {queue['class']}", *limits])
-    return f"{line}; defaults: {_defaults(queue)}" if queue["defaults"] else line
+    return f"{line}; defaults: {defaults_in_words(queue)}" if queue["defaults"] else line
 
 
 def _default(text: str) -> tuple[str, Any]:

@@ -18,6 +18,8 @@ from stoker.cli.rates import in_words
 from stoker.core.units import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stoker.core.daemon_views import (
         BackupStatus,
         DiskView,
@@ -80,7 +82,7 @@ def summary(answer: StatusView) -> list[tuple[str, object]]:
         ("state", _database(answer["usage"])),
         ("measured", _measured(answer["usage"])),
         ("retention", _time_off(answer["retention_off"])),
-        ("backup", _backup(answer["backups"])),
+        ("backup", backup_words(answer["backups"], _ago)),
         ("journal", _journal(answer["journal"])),
         ("state dir", answer["state_dir"]),
         ("socket", answer["socket"]),
@@ -175,15 +177,19 @@ def _time_off(off: TimeOffView | None) -> str | None:
     return f"{span} is not counted as age: this host was off, or its clock is wrong; stoker purge counts it"
 
 
-def _backup(backups: BackupStatus) -> str:
-    """`2h05m ago, up to change 345; 17 kept, 1.2G`."""
+def backup_words(backups: BackupStatus, made: Callable[[int], str]) -> str:
+    """`2h05m ago, up to change 345; 17 kept, 1.2G`; `made` says when."""
     newest, every = backups["newest"], backups["every_ms"]
     schedule = "made only by hand" if every is None else f"one every {render.span(every)}"
     text = f"none yet, {schedule}"
     if newest is not None:
-        age = render.span(time.time() * 1_000 - newest["at"])
-        text = f"{age} ago, up to change {newest['seq']}; {backups['count']} kept, {render.size(backups['bytes'])}"
+        size = render.size(backups["bytes"])
+        text = f"{made(newest['at'])}, up to change {newest['seq']}; {backups['count']} kept, {size}"
     return f"{text}; the last one FAILED: {backups['error']}" if backups["error"] else text
+
+
+def _ago(at_ms: int) -> str:
+    return f"{render.span(time.time() * 1_000 - at_ms)} ago"
 
 
 def _journal(journal: JournalStatus) -> str:

@@ -5,7 +5,7 @@ messages, describing.py the TOML text, reloading.py the settings that can change
 makes another.
 """
 
-from stoker.config.describing import describe
+from stoker.config.describing import SettingText, describe, setting_texts
 from stoker.config.loading import ENVIRONMENT, find, load
 from stoker.config.reloading import Reloaded, compare, in_force, merge_live
 from stoker.config.settings import Config, QueueSection
@@ -15,10 +15,12 @@ __all__ = [
     "Config",
     "QueueSection",
     "Reloaded",
+    "SettingText",
     "compare",
     "describe",
     "find",
     "in_force",
     "load",
     "merge_live",
+    "setting_texts",
 ]

@@ -6,10 +6,10 @@ Owns the layout of that text. Every key is in it, defaults included. Reading the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from textwrap import fill
-from typing import Any, Final, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Struct
@@ -129,6 +129,25 @@ def describe(config: Config, remarks: Mapping[str, str] = NO_REMARKS) -> str:
     parts.append(HOOKS)
     parts += [_hook(hook) for hook in config.hooks.values()]
     return "\n".join(parts)
+
+
+class SettingText(NamedTuple):
+    """One key of a fixed section, as TOML. `is_default`: it has the value that it has without any settings."""
+
+    name: str
+    value: str
+    is_default: bool
+    help: str
+
+
+def setting_texts(config: Config) -> Iterator[SettingText]:
+    """Every key of the fixed sections; the tables that people fill in are left out."""
+    for name, type_ in SECTIONS.items():
+        section, usual = getattr(config, name), type_()
+        for key in msgspec.structs.fields(type_):
+            value = getattr(section, key.name)
+            is_default = value == getattr(usual, key.name)
+            yield SettingText(f"{name}.{key.encode_name}", as_toml(value), is_default, help_of(key.type))
 
 
 def _table(name: str, section: Section, remarks: Mapping[str, str]) -> str:

@@ -45,6 +45,8 @@ def world(shared: DaemonProcess, tmp_path_factory: pytest.TempPathFactory) -> It
     with shared.client() as client:
         client.call("queue.set", {"name": "later"})
         client.call("queue.pause", {"name": "later"})
+        client.call("resource.set", {"name": "gpu", "capacity": 2})
+        client.call("rate.set", {"key": "api", "rate": "10/m"})
         submit_many(client, [{**shell("exit 0"), "queue": "later", "name": f"job {n}"} for n in range(MANY)])
         failed = submit(
             client,
@@ -56,11 +58,11 @@ def world(shared: DaemonProcess, tmp_path_factory: pytest.TempPathFactory) -> It
             },
         )
         end_of(client, failed)
-        running = submit_running(client, gate.spec())
+        running = submit_running(client, gate.spec(resources={"gpu": 1}))
         flow = sent_flow(
             client, {"build": step("exit 0"), "test": step("sleep 600", "build"), "ship": step("exit 0", "test")}
         )
-        yield {"job": failed, "running": running, "workflow": flow, "queue": "later"}
+        yield {"job": failed, "running": running, "workflow": flow, "queue": "later", "epoch": 1}
         gate.open()
         client.call("workflow.cancel", {"id": flow})
 

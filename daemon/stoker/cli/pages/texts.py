@@ -6,6 +6,7 @@ that a name cannot reorder the page or pretend to be something else.
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,16 @@ def moment(at_ms: int | None) -> Markup:
         return Markup("-")
     exact = datetime.fromtimestamp(at_ms / 1_000, UTC).isoformat(timespec="milliseconds")
     return Markup('<relative-time><time datetime="{}">{}</time></relative-time>').format(exact, render.when(at_ms))
+
+
+def clock(at_ms: int) -> str:
+    """The local time of day."""
+    return time.strftime("%H:%M", time.localtime(at_ms / 1_000))
+
+
+def local_input(at_ms: int) -> str:
+    """As the value of a field for a date and a time."""
+    return time.strftime("%Y-%m-%dT%H:%M", time.localtime(at_ms / 1_000))
 
 
 def running_since(at_ms: int | None) -> Markup:
@@ -62,6 +73,8 @@ def ran(job: JobView) -> Markup | str:
 FILTERS: dict[str, Any] = {
     "visible": visible,
     "moment": moment,
+    "clock": clock,
+    "local_input": local_input,
     "running_since": running_since,
     "span": render.span,
     "size": render.size,

@@ -10,13 +10,35 @@ from typing import Final
 from stoker.cli.pages.actions import PageAction
 from stoker.cli.pages.endpoints import Endpoint
 from stoker.cli.pages.page import Page
-from stoker.cli.pages.subjects import job, job_list, workflow, workflow_actions, workflow_list
+from stoker.cli.pages.subjects import (
+    health,
+    job,
+    job_list,
+    overview,
+    queue,
+    recovery,
+    resources,
+    timeline,
+    workflow,
+    workflow_actions,
+    workflow_list,
+)
 
 ALL_PAGES: Final[tuple[Page, ...]] = (
+    *overview.PAGES,
     *job_list.PAGES,
     *job.PAGES,
     *workflow_list.PAGES,
     *workflow.PAGES,
+    *timeline.PAGES,
+    *resources.PAGES,
+    *queue.PAGES,
+    *recovery.PAGES,
+    *health.PAGES,
 )
-ALL_ACTIONS: Final[tuple[PageAction, ...]] = (*job.ACTIONS, *workflow_actions.ACTIONS)
+ALL_ACTIONS: Final[tuple[PageAction, ...]] = (
+    *job.ACTIONS,
+    *workflow_actions.ACTIONS,
+    *queue.ACTIONS,
+)
 ALL_ENDPOINTS: Final[tuple[Endpoint, ...]] = ()
