@@ -193,6 +193,15 @@ def test_purge_when_committed_then_no_query_sees_the_jobs_whose_rows_are_left(da
     assert [look() for look in seen] == [[2], [2], [], [], [2], [2], [2], [2], [None]]
 
 
+def test_sweep_when_a_commit_waits_then_it_removes_a_few_jobs_and_ends(database: sqlite3.Connection) -> None:
+    every = range(1, 3 * retention.SWEPT_ROWS)
+    put(database, [ended(ident) for ident in every])
+    retention.purge(database, PurgePortion(0, list(every)))
+
+    assert retention.sweep_rows(database, lambda: True).removed == retention.FEW_JOBS
+    assert retention.sweep_rows(database, lambda: False).removed == retention.SWEPT_ROWS
+
+
 def test_purge_when_a_job_has_many_rows_then_each_commit_writes_few(database: sqlite3.Connection) -> None:
     put(database, [ended(1)])
     database.executemany(ENDED_ATTEMPT, [(f"1.{n}.a", 1, n) for n in range(1, 2_001)])

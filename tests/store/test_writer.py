@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,8 +17,10 @@ from stoker.store import attempts, jobs
 from stoker.store.attempts import Needed
 from stoker.store.directory import StateDirectory
 from stoker.store.recoveries import Recovery
+from stoker.store.retention import Swept
 from stoker.store.writer import CHECKPOINT_PAGES, PAGE_BYTES, Batch, NewKey
 from tests.support.batches import accepted, chain_holds, change, newest, opening, over, running, tables
+from tests.support.facts import DEADLINE_S
 from tests.support.jobs import attempt, checkpoint, exited, job, spec
 
 if TYPE_CHECKING:
@@ -245,3 +249,24 @@ async def test_commit_when_much_is_written_then_it_does_not_wait_until_the_wal_i
 
     assert at_commit == before
     assert size() > before + 20 * MEGABYTE
+
+
+async def test_sweep_when_a_further_call_comes_then_the_piece_can_see_it(state: Opened) -> None:
+    begun, came = threading.Event(), threading.Event()
+    seen = []
+
+    def piece(_connection: sqlite3.Connection) -> Swept:
+        seen.append(state.writer.awaited)
+        begun.set()
+        came.wait(DEADLINE_S)
+        seen.append(state.writer.awaited)
+        return Swept(0)
+
+    sweeping = asyncio.create_task(state.writer.sweep(piece))
+    await asyncio.to_thread(begun.wait, DEADLINE_S)
+    reading = asyncio.create_task(state.writer.read(tables))
+    await asyncio.sleep(0)
+    came.set()
+    await asyncio.gather(sweeping, reading)
+
+    assert seen == [False, True]

@@ -102,6 +102,11 @@ class Database(aiosqlite.Connection):
         self._tx.put_nowait((future, partial(_call, function, self._conn, *args, **kw)))
         return await future  # type: ignore[no-any-return]
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a further call waits for the thread. For a function in it, which can then end early."""
+        return not self._tx.empty()
+
 
 def _call(
     function: Callable[Concatenate[sqlite3.Connection, P], T],

@@ -9,7 +9,7 @@ Invariant: everything that is still to be removed is in one of the lists.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -19,7 +19,7 @@ from stoker.core.job.model import Need
 from stoker.core.retention import EndedItem
 from stoker.core.workflow.checkpoint import chain_of
 from stoker.store import conditions
-from stoker.store.database import json_array, transaction
+from stoker.store.database import json_array
 from stoker.store.jobs import NOT_PURGED
 from stoker.store.queues import SET_META
 
@@ -111,10 +111,10 @@ DELETE FROM recoveries WHERE epoch IN (SELECT epoch FROM recoveries ORDER BY epo
 KEPT_RECOVERIES = 1_000
 SWEPT_RECOVERIES = 10  # the plan of one may have megabytes
 SWEPT_ROWS = 48  # in one piece: a millisecond, for which an answer may wait
-SWEPT_CHANGES = 128  # in one turn
-CHANGES_PAGES = 32  # of WAL, for so many
+SWEPT_CHANGES = 64  # in one turn: half a millisecond, for which its answers wait
+CHANGES_PAGES = 16  # of WAL, for so many
 SWEPT_PAGES = 96  # of the rows in one piece
-FEW_JOBS = 24  # removed before the pages are counted again
+FEW_JOBS = 8  # removed before the pages are counted again, and before a commit that waits has its turn
 SWEPT_BYTES = 1024 * 1024
 PAGE_BYTES = 4_096
 # Free pages that stay in the file: the next jobs need them, and moving pages to and fro costs more than they do.
@@ -299,16 +299,17 @@ class Swept(NamedTuple):
     is_last: bool = False  # the next piece would find nothing; a piece that removes nothing is the last one, too
 
 
-def sweep_rows(connection: sqlite3.Connection) -> Swept:
-    """Remove some rows of listed jobs, with those of their attempts and needs.
+def sweep_rows(connection: sqlite3.Connection, awaited: Callable[[], bool] = lambda: False) -> Swept:
+    """Remove some rows of listed jobs, with those of their attempts and needs; fewer if the writer is `awaited`.
 
     The pages count too, because SQLite reads every page of a long text to free it.
     """
     count, freed, before = 0, 0, _pragma(connection, "freelist_count")
-    with transaction(connection):
-        while (ids := _listed_jobs(connection)) and count < SWEPT_ROWS and freed < SWEPT_PAGES:
-            count += _remove_rows(connection, ids, SWEPT_ROWS - count)
-            freed = _pragma(connection, "freelist_count") - before
+    while (ids := _listed_jobs(connection)) and count < SWEPT_ROWS and freed < SWEPT_PAGES:
+        if count and awaited():
+            break
+        count += _remove_rows(connection, ids, SWEPT_ROWS - count)
+        freed = _pragma(connection, "freelist_count") - before
     return Swept(count, count // 2 + freed // 100, is_last=not ids)
 
 
@@ -343,13 +344,10 @@ def has_jobs_between(connection: sqlite3.Connection, first: int, last: int) -> b
 
 
 def sweep_checkpoints(connection: sqlite3.Connection) -> Swept:
-    """Remove some checkpoints of purged jobs and workflows."""
-    with transaction(connection):
-        return _sweep_chains(connection)
+    """Remove some checkpoints of purged jobs and workflows.
 
-
-def _sweep_chains(connection: sqlite3.Connection) -> Swept:
-    """The bytes count, because SQLite reads every page of a large value to free it."""
+    The bytes count, because SQLite reads every page of a large value to free it.
+    """
     count, room = 0, SWEPT_BYTES
     for chain, last in connection.execute(LISTED_CHAINS, (SWEPT_ROWS,)).fetchall():
         if count >= SWEPT_ROWS or room <= 0:
@@ -390,8 +388,8 @@ def shrink(connection: sqlite3.Connection, pages: int) -> Swept:
     excess = min(pages, free - max(SLACK_PAGES, total // SLACK_SHARE))
     if excess <= 0 or not _pragma(connection, "auto_vacuum"):
         return Swept(0)
-    # A step of this pragma frees one page. `execute` takes one step, because the pragma has no columns; a script all.
-    connection.executescript(f"PRAGMA incremental_vacuum({excess})")
+    for _ in range(excess):  # a step of this pragma frees one page, and `execute` takes one, as it has no columns
+        connection.execute("PRAGMA incremental_vacuum(1)")
     return Swept(excess, 2 * excess)
 
 

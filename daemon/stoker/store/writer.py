@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from msgspec import Struct, field
@@ -130,6 +130,31 @@ def _many(connection: sqlite3.Connection, sql: str, rows: list[tuple[Any, ...]],
         raise sqlite3.IntegrityError(f"{hit} of {len(rows)} rows were there to update: {sql.split()[1]}")
 
 
+class WrittenRows(Struct):
+    """About how many bytes a transaction writes, and the rows that it adds to the log of changes."""
+
+    bytes: int = 0
+    changes: Sequence[tuple[Any, ...]] = ()
+
+
+@contextlib.contextmanager
+def _journaled(connection: sqlite3.Connection, feed: JournalFeed | None) -> Iterator[WrittenRows]:
+    """A transaction whose rows the journal gets after the commit; in it, entries that the journal has are deleted.
+
+    The rows are read before the commit, unless the journal is behind: a read that fails in a transaction may end that,
+    and rows of earlier commits may be damaged.
+    """
+    written, lines = WrittenRows(), None
+    with transaction(connection):
+        yield written
+        if feed is not None:
+            feed.forget(connection)
+            if not feed.behind:
+                lines = feed.read(connection, written.bytes, written.changes)
+    if feed is not None:
+        feed.hand_over(feed.read(connection) if lines is None else lines)
+
+
 def store(
     connection: sqlite3.Connection,
     batch: Batch,
@@ -137,19 +162,10 @@ def store(
     needed: Collection[int] = (),
     feed: JournalFeed | None = None,
 ) -> Stored:
-    """Commit a batch, then read how the jobs `needed` ended: a second hop to the thread costs more than the read.
-
-    The journal gets the rows after the commit. It reads them before, unless it is behind: a read that fails in the
-    transaction of a batch may end that, and rows of earlier commits may be damaged.
-    """
-    with transaction(connection):
+    """Commit a batch, then read how the jobs `needed` ended: a second hop to the thread costs more than the read."""
+    with _journaled(connection, feed) as written:
         stored = _write(connection, batch, head)
-        if feed is not None:
-            feed.forget(connection)
-            behind = feed.behind
-            lines = () if behind else feed.read(connection, stored.pages * PAGE_BYTES, stored.changes)
-    if feed is not None:
-        feed.hand_over(feed.read(connection) if behind else lines)
+        written.bytes, written.changes = stored.pages * PAGE_BYTES, stored.changes
     try:
         return stored._replace(ends=attempts.needed(connection, needed) if needed else ())
     except sqlite3.Error:  # the batch is on disk; the starts that need these ends read them again, one by one
@@ -304,13 +320,7 @@ class Writer:
 
     async def catch_up(self) -> None:
         """Hand some more rows to a journal that is behind, and delete entries of the outbox that it has."""
-        await self.sweep(self._forget)
-
-    def _forget(self, connection: sqlite3.Connection) -> retention.Swept:
-        if self._feed is not None:
-            with transaction(connection):
-                self._feed.forget(connection)
-        return retention.Swept(0, FORGOTTEN_PAGES)
+        await self.sweep(lambda _connection: retention.Swept(0, FORGOTTEN_PAGES))
 
     async def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs) -> T:
         """Read committed rows in the writer's thread, between two commits."""
@@ -337,25 +347,31 @@ class Writer:
     async def sweep(
         self, function: Callable[Concatenate[sqlite3.Connection, P], retention.Swept], *args: P.args, **kw: P.kwargs
     ) -> bool:
-        """As `maintain`, for one of many pieces: the WAL is copied into the database after some of them.
+        """As `maintain`, for one of many pieces, each in a transaction; the WAL is copied after some of them.
 
-        The journal gets the rows at once: otherwise the next commit would read them, and its answers would wait.
+        The journal gets the rows at once, and the entries of earlier ones are deleted: otherwise the next commits would
+        do that, and their answers would wait.
         Returns whether another piece may find something.
         """
         pages = 0
 
         def piece(connection: sqlite3.Connection) -> int:
             nonlocal pages
-            swept = function(connection, *args, **kw)
+            with _journaled(connection, self._feed) as written:
+                swept = function(connection, *args, **kw)
+                written.bytes = swept.pages * PAGE_BYTES
             pages = swept.pages
-            if self._feed is not None:
-                self._feed.collect(connection)
             return 0 if swept.is_last else swept.removed
 
         more = await self.maintain(piece)
         self._since_checkpoint += pages
         await self.checkpoint_if_due()
         return more > 0
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a further call waits for the writer's thread."""
+        return self._database.awaited
 
     async def checkpoint(self) -> None:
         """Copy the WAL into the database. Raises StorageFailed; on a full disk the WAL stays as it is."""

@@ -57,9 +57,9 @@ class Leftovers:
 
     async def sweep_rows(self, pace: Pace) -> bool:
         """Remove the rows of purged jobs. False if `pace` ran out before the end."""
-        return await self._repeat(pace, rows.sweep_rows)
+        return await self._repeat(pace, rows.sweep_rows, lambda: self._writer.awaited)
 
-    async def _repeat(self, pace: Pace, piece: Callable[..., Swept], *args: int) -> bool:
+    async def _repeat(self, pace: Pace, piece: Callable[..., Swept], *args: object) -> bool:
         while not pace.is_over:
             async with pace.piece():
                 if not await self._writer.sweep(piece, *args):
