@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
 from stoker.core.errors import InvalidParams
 from stoker.core.job.events import VERBS
 from stoker.core.raw_bytes import AnyText
-from stoker.core.requests import DANGEROUS_ENV, MAX_ARGV_BYTES, MAX_VARIABLES, JobParams, Verb
+from stoker.core.requests import DANGEROUS_ENV, MAX_ARGV_BYTES, MAX_VARIABLES, JobFilter, JobParams, Verb
 
 
 def refusal(**fields: object) -> InvalidParams:
@@ -100,3 +102,14 @@ def test_env_when_all_variables_together_are_too_large_then_the_largest_is_named
     refused = refusal(env=most | {"LARGE": value + "x"})
     assert refused.details == {"path": "env"}
     assert "1080083 bytes, most of them LARGE; the limit is 1048576" in refused.message
+
+
+@pytest.mark.parametrize("of", ["created", "ended"])
+def test_filter_when_a_time_ends_before_it_begins_then_it_is_refused_with_its_path(of: str) -> None:
+    same: dict[str, Any] = {f"{of}_since": 1_000_000_000_007, f"{of}_until": 1_000_000_000_007}
+    JobFilter(**same)
+
+    with pytest.raises(InvalidParams, match=f"{of}_until: 2001-09-09T01:46:40Z is before {of}_since") as refused:
+        JobFilter(**same | {f"{of}_since": 1_000_000_001_000, f"{of}_until": 1_000_000_000_000})
+
+    assert refused.value.details["path"] == f"{of}_until"

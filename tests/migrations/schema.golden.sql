@@ -21,6 +21,9 @@ CREATE INDEX jobs_deadline ON jobs (deadline) WHERE state IN ('waiting', 'queued
 CREATE INDEX jobs_ended ON jobs (queue, finished_at, id, state) WHERE finished_at IS NOT NULL AND workflow_id IS NULL;
 CREATE INDEX jobs_expires ON jobs (expires_at) WHERE state IN ('waiting', 'queued') AND expires_at IS NOT NULL;
 CREATE INDEX jobs_failed ON jobs (finished_at) WHERE state IN ('failed', 'expired');
+CREATE INDEX jobs_found ON jobs (
+    state, queue, id, name, created_at, finished_at, reason, exit_code, labels
+) WHERE finished_at IS NOT NULL;
 CREATE INDEX jobs_idle ON jobs (queue, state) WHERE state IN ('waiting', 'held');
 CREATE UNIQUE INDEX jobs_of_hooks ON jobs (hook, hook_change) WHERE hook IS NOT NULL;
 CREATE INDEX jobs_queued ON jobs (queue, demand, order_key, id) WHERE state = 'queued';
@@ -189,7 +192,7 @@ CREATE TABLE jobs (
     iif(json_extract(policy, '$.rate_key') IS NULL, json_extract(policy, '$.resources'), json_patch(
         coalesce(json_extract(policy, '$.resources'), '{}'),
         json_object('rate/' || json_extract(policy, '$.rate_key'), 1)))
-) VIRTUAL, conditions_open INTEGER NOT NULL DEFAULT 0 CHECK (conditions_open >= 0), hook TEXT CHECK (length(hook) BETWEEN 1 AND 64), hook_change INTEGER CHECK (hook_change IS NULL OR (hook_change > 0 AND hook IS NOT NULL)), debounce_by INTEGER,
+) VIRTUAL, conditions_open INTEGER NOT NULL DEFAULT 0 CHECK (conditions_open >= 0), hook TEXT CHECK (length(hook) BETWEEN 1 AND 64), hook_change INTEGER CHECK (hook_change IS NULL OR (hook_change > 0 AND hook IS NOT NULL)), debounce_by INTEGER, labels TEXT GENERATED ALWAYS AS (json_extract(policy, '$.labels')) VIRTUAL,
     CHECK ((state = 'succeeded' OR state = 'failed' OR state = 'cancelled' OR state = 'expired' OR state = 'superseded'
             OR state = 'skipped') = (finished_at IS NOT NULL)),
     CHECK (finished_at IS NULL OR reason IS NOT NULL),

@@ -393,6 +393,8 @@ DROP TABLE schedules;
 DROP INDEX attempts_touching;
 DROP INDEX jobs_by_end;
 DROP INDEX jobs_failed;
+DROP INDEX jobs_found;
+ALTER TABLE jobs DROP COLUMN labels;
 DROP INDEX jobs_superseded;
 ALTER TABLE jobs DROP COLUMN superseded_by;
 ALTER TABLE jobs DROP COLUMN debounce_by;

@@ -11,7 +11,19 @@ from typing import Any
 
 import pytest
 
-from stoker.store import attempts, changes, checkpoints, conditions, due, hooks, jobs, retention, timeline, workflows
+from stoker.store import (
+    attempts,
+    changes,
+    checkpoints,
+    conditions,
+    due,
+    hooks,
+    job_search,
+    jobs,
+    retention,
+    timeline,
+    workflows,
+)
 from tests.support.batches import put
 from tests.support.jobs import job, spec
 
@@ -19,6 +31,7 @@ GROUP_OF_JOBS, GROUP_OF_WORKFLOWS = retention.of_queue("default"), retention.wor
 ENDED_JOBS = retention.ENDED.format(group=GROUP_OF_JOBS.sql, pages=GROUP_OF_JOBS.pages)
 NEWEST_JOB = retention.NEWEST_KEPT.format(group=GROUP_OF_JOBS.sql)
 ENDED_WORKFLOWS = retention.ENDED.format(group=GROUP_OF_WORKFLOWS.sql, pages=GROUP_OF_WORKFLOWS.pages)
+FOUND = f"SELECT id FROM jobs WHERE {job_search.ENDED} AND id BETWEEN ? AND ? ORDER BY id DESC"
 AT = {"steady": 1, "wall": 1, "limit": 5}
 
 # Statement, parameters, and the index that must answer it.
@@ -84,6 +97,9 @@ HOT: list[tuple[str, str, Any, str]] = [
     ("attempts of a timeline", timeline.TIMELINE, ("[]",), "PRIMARY KEY"),
     ("what failed last", timeline.FAILED_LAST, (9,), "jobs_failed"),
     ("ends of the last hour", timeline.ENDS_SINCE, (1, 9), "jobs_by_end"),
+    ("ended jobs of a state", FOUND, ("failed", "q", 1, 9), "jobs_found"),
+    ("queues with ended jobs", job_search.NEXT_QUEUE, ("failed", ""), "jobs_found"),
+    ("the first open job", job_search.FIRST_OPEN, (), "jobs_queued jobs_idle attempts_open"),
     ("counts of live jobs", jobs.COUNTS, (), "jobs_queued jobs_idle"),
 ]
 

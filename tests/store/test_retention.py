@@ -15,7 +15,7 @@ from stoker.core.job.model import Need, Reason, State
 from stoker.core.requests import JobFilter
 from stoker.core.retention import EndedItem
 from stoker.core.workflow.state import Workflow, WorkflowState
-from stoker.store import attempts, changes, checkpoints, jobs, reader, recoveries, retention, sizes, workflows
+from stoker.store import attempts, changes, checkpoints, job_search, jobs, recoveries, retention, sizes, workflows
 from stoker.store.database import make_shrinkable
 from stoker.store.recoveries import Recovery
 from stoker.store.retention import PurgePortion
@@ -179,7 +179,7 @@ def test_purge_when_committed_then_no_query_sees_the_jobs_whose_rows_are_left(da
         lambda: sorted(jobs.of_workflows(database, [7])),
         lambda: [each.job_id for each in jobs.skipped_behind(database, [3])],
         lambda: [each.job for each in attempts.needed(database, range(9))],
-        lambda: [each.id for each in reader.scan(database, JobFilter(limit=9)).jobs],
+        lambda: [each.id for each in job_search.scan(database, JobFilter(limit=9)).jobs],
         lambda: [each.id for each in retention.ended(database, group, 99, EndedItem(0, -1, ""), (), 9)],
         lambda: sorted(retention.jobs_ended_at(database, range(9))),
         lambda: [retention.newest_kept(database, group, 2)],

@@ -32,7 +32,6 @@ from stoker.core.job.model import (
     SupersedeRunning,
 )
 from stoker.core.rate import Rate
-from stoker.core.requests import JobFilter
 from stoker.core.schedule.model import Schedule
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Workflow
@@ -380,80 +379,7 @@ def test_recovery_when_it_is_finished_then_its_row_is_replaced(database: sqlite3
     assert rows[1:] == [recoveries.row(replace(begun, finished_at=9, swept=7))]
 
 
-# --- lists --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("wanted", "ids"),
-    [
-        (JobFilter(), [5, 4, 3, 2, 1]),
-        (JobFilter(states=(State.HELD, State.FAILED)), [4, 3]),
-        (JobFilter(queue="bulk"), [2]),
-        (JobFilter(name="nightly"), [5, 1]),
-        (JobFilter(label="team=a"), [5]),
-        (JobFilter(label="team=A"), []),
-        (JobFilter(label="a=team"), []),
-        (JobFilter(before=4), [3, 2, 1]),
-        (JobFilter(states=(State.QUEUED,), name="nightly", before=5), [1]),
-        (JobFilter(after=0), [1, 2, 3, 4, 5]),
-        (JobFilter(after=2), [3, 4, 5]),
-        (JobFilter(states=(State.HELD,), after=0), [4]),
-        (JobFilter(states=(State.QUEUED,), after=1), [2, 5]),
-    ],
-)
-def test_page_when_a_filter_is_set_then_only_matching_jobs_come_in_order(
-    database: sqlite3.Connection, wanted: JobFilter, ids: list[int]
-) -> None:
-    labels = {"team": "a", "x": "y"}
-    put(
-        database,
-        [
-            job(id=1, asked=spec(name="nightly")),
-            job(id=2, asked=spec(queue="bulk", labels={"team": "b"})),
-            job(State.FAILED, id=3),
-            job(State.HELD, id=4),
-            job(id=5, asked=spec(name="nightly", labels=labels)),
-        ],
-    )
-
-    assert [one.id for one in reader.scan(database, wanted).jobs] == ids
-
-
-def test_scan_when_the_table_is_longer_than_a_portion_then_the_cursor_goes_on(
-    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reader, "SCANNED_ROWS", 2)
-    put(database, [job(id=ident, asked=spec(name=f"{ident % 5}")) for ident in range(1, 11)])
-
-    seen: list[list[int]] = []
-    scan = reader.scan(database, JobFilter(name="1"))
-    while scan.next is not None:
-        seen.append([one.id for one in scan.jobs])
-        scan = reader.scan(database, JobFilter(name="1", before=scan.next))
-
-    assert [*seen, [one.id for one in scan.jobs]] == [[], [6], [], [1]]
-
-
-def test_scan_when_the_oldest_come_first_then_it_begins_where_jobs_wait(
-    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reader, "SCANNED_ROWS", 2)
-    put(database, [job(State.FAILED, id=ident) for ident in range(1, 5)] + [job(id=ident) for ident in range(5, 11)])
-
-    first = reader.scan(database, JobFilter(states=(State.QUEUED,), after=0))
-    second = reader.scan(database, JobFilter(states=(State.QUEUED,), after=first.next))
-
-    assert [one.id for scan in (first, second) for one in scan.jobs] == list(range(5, 11))
-    assert (first.next, second.next) == (7, 10)
-
-
-def test_scan_when_the_jobs_are_large_then_a_portion_ends_at_its_bytes(database: sqlite3.Connection) -> None:
-    put(database, [job(id=ident, asked=spec(args=("x" * 100_000,))) for ident in range(1, 31)])
-
-    scan = reader.scan(database, JobFilter())
-
-    assert [one.id for one in scan.jobs] == list(range(30, 19, -1))
-    assert scan.next == 20
+# --- histories --------------------------------------------------------------------------------------------
 
 
 def test_history_when_changes_are_large_then_a_page_ends_at_its_limit_of_bytes(

@@ -20,8 +20,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from stoker.core.errors import InvalidParams
 from stoker.core.job import conditions
 from stoker.core.job.conditions import Tree
-from stoker.core.job.model import ExecutionMode, NeedOn, OnOrphan, QueueClass, State, SupersedeRunning
+from stoker.core.job.model import ExecutionMode, NeedOn, OnOrphan, QueueClass, Reason, State, SupersedeRunning
 from stoker.core.raw_bytes import AnyText, RawBytes, encoded
+from stoker.core.units import instant
 
 MAX_INT = 2**63 - 1  # of SQLite
 MAX_TEXT = 64 * 1024
@@ -237,18 +238,33 @@ class WorkflowParams(Params, frozen=True, kw_only=True):
 
 
 class JobFilter(Params, frozen=True, kw_only=True):
-    """The jobs to list; empty `states` means all.
+    """The jobs to list; empty `states` or `reasons` means all.
 
-    Newest first, with the cursor `before`; or oldest first, with the cursor `after` (0: from the first).
+    Newest first, with the cursor `before`; or oldest first, with the cursor `after` (0: from the first). `search`: a
+    text in the name, the command or an argument; the case of ASCII letters does not count. `ended_since` and
+    `ended_until`: only jobs that have ended.
     """
 
     states: tuple[State, ...] = ()
     queue: Name | None = None
     name: Title | None = None
+    name_prefix: Title | None = None
     label: Annotated[str, Meta(pattern="=", max_length=300)] | None = None
+    workflow: JobId | None = None
+    search: Title | None = None
+    created_since: Instant | None = None
+    created_until: Instant | None = None
+    ended_since: Instant | None = None
+    ended_until: Instant | None = None
+    reasons: tuple[Reason, ...] = ()
+    exit_code: ExitCode | None = None
     limit: PageLimit = 100
     before: JobId | None = None
     after: Annotated[int, Meta(ge=0, le=MAX_INT)] | None = None
+
+    def __post_init__(self) -> None:
+        _check_order("created_until", self.created_until, "created_since", self.created_since)
+        _check_order("ended_until", self.ended_until, "ended_since", self.ended_since)
 
 
 FinalState = Literal["succeeded", "failed", "cancelled", "expired", "superseded", "skipped"]
@@ -290,6 +306,11 @@ class RateSettings(Params, frozen=True, kw_only=True):
     rate: RateText | UnsetType = UNSET
     burst: Burst | UnsetType = UNSET
     reason: Note | None = None
+
+
+def _check_order(name: str, until: int | None, of: str, since: int | None) -> None:
+    if until is not None and since is not None and until < since:
+        raise InvalidParams(f"{name}: {instant(until)} is before {of}, {instant(since)}", path=name)
 
 
 def _check_raw(work: JobWork) -> None:

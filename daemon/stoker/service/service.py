@@ -7,6 +7,7 @@ here, and answers come from committed state. Futures and awaitables fail with a 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ from stoker.service.status import queue_views, resource_views, status_view
 from stoker.service.views import attempt_view, change_view, job_now, job_views, stored_workflow
 from stoker.service.workers import WorkerService
 from stoker.service.workflows import WorkflowService
-from stoker.store import attempts, changes, reader
+from stoker.store import attempts, changes, job_search
 from stoker.store import jobs as job_rows
 from stoker.upkeep.health import Health
 
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from stoker.core.views import AttemptView, Explanation, JobDetails, JobHistory, JobPage
 
 ANY_ORDINAL = 2**31
+ANSWER_S = 0.08  # of a search; a portion more may follow
 
 
 class Service:
@@ -152,19 +154,19 @@ class Service:
         return {"jobs": await job_views(self._engine, jobs), "next": following}
 
     async def _search(self, job_filter: JobFilter) -> tuple[Sequence[Job], int | None]:
-        """A page of jobs, and the cursor of the next. It reads in portions, so that other queries are not delayed."""
-        jobs: list[Job] = []
-        size, portion = 0, job_filter
+        """A page of jobs, and the cursor of the next. A page is short if its search took ANSWER_S: the next goes on."""
+        found: list[Job] = []
+        size, portion, began = 0, job_filter, time.monotonic()
         name = "before" if job_filter.after is None else "after"
         while True:
-            portion = msgspec.structs.replace(portion, limit=job_filter.limit + 1 - len(jobs))
-            scan = await self._engine.queries.run(reader.scan, portion)
-            jobs += scan.jobs
+            portion = msgspec.structs.replace(portion, limit=job_filter.limit + 1 - len(found))
+            scan = await self._engine.queries.search(job_search.scan, portion)
+            found += scan.jobs
             size += scan.size
-            if len(jobs) > job_filter.limit:
-                return jobs[: job_filter.limit], jobs[job_filter.limit - 1].id
-            if scan.next is None or size > reader.PAGE_BYTES:
-                return jobs, scan.next
+            if len(found) > job_filter.limit:
+                return found[: job_filter.limit], found[job_filter.limit - 1].id
+            if scan.next is None or size > job_search.PAGE_BYTES or time.monotonic() > began + ANSWER_S:
+                return found, scan.next
             portion = msgspec.structs.replace(portion, **{name: scan.next})
 
     async def history(self, job_id: int, after: int, limit: int) -> JobHistory:

@@ -37,7 +37,7 @@ from stoker.store.journal_feed import JournalFeed
 from stoker.store.journal_files import End, find_end
 from stoker.store.migrate import migrate, refuse_unknown, schema_of
 from stoker.store.queues import meta
-from stoker.store.reader import Reader
+from stoker.store.reader import Queries, Reader
 from stoker.store.reserve import Reserve
 from stoker.store.snapshot import Snapshot
 from stoker.store.writer import Writer
@@ -48,7 +48,7 @@ class Opened(Struct, frozen=True):
 
     writer: Writer
     reader: Reader
-    queries: Reader
+    queries: Queries
     instance: Instance
     schema: int
     snapshot: Snapshot
@@ -100,7 +100,7 @@ async def _open(
         feed = JournalFeed(Journal(directory.journal, life.id, schema, armed=armed, end=end)) if journaled else None
         writer = await _writer(directory, database, state, reserve_bytes, high_water, feed)
         reader = Reader(await open_reader(directory.database))
-        queries = Reader(await open_reader(directory.database))
+        queries = Queries(await open_reader(directory.database), await open_reader(directory.database))
     except UNREADABLE as error:
         await database.close()
         raise refusal(error, directory.database, "stoker doctor says what is damaged; it was not repaired") from error

@@ -6,10 +6,11 @@ Owns the options of the filter and the order in which jobs are shown. The daemon
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from stoker.cli.kit import outcome
+from stoker.cli.kit import outcome, values
 from stoker.cli.kit.parser import Given, Option
+from stoker.core.reason_words import SENTENCES
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
@@ -19,18 +20,40 @@ STATES = ("waiting", "queued", "running", "held", *outcome.FINAL)
 # The order in which jobs are shown: running, held for a person, waiting, ended.
 SECTIONS = (("running",), ("held",), ("waiting", "queued"), outcome.FINAL)
 HELD, WAITING = SECTIONS[1:3]
+REASONS = ("exit", "signal", *SENTENCES)
+# Each option with the parameter of job.list that it sets.
+FIELDS = {
+    "queue": Option("--queue", "NAME", "only jobs of this queue"),
+    "name": Option("--name", "TEXT", "only jobs with this name"),
+    "name_prefix": Option("--name-prefix", "TEXT", "only jobs whose name begins so"),
+    "search": Option(
+        "--search",
+        "TEXT",
+        "only jobs with this text in their name, command or an argument, in small or capital letters",
+    ),
+    "label": Option("--label", "K=V", "only jobs with this label"),
+    "workflow": Option("--workflow", "ID", "only steps of this workflow", convert=values.job_id),
+    "reasons": Option(
+        "--why", "REASON,…", "only jobs that ended, or are held, for these reasons", choices=REASONS, listed=True
+    ),
+    "exit_code": Option("--exit-code", "N", "only jobs with this exit status", convert=values.integer),
+    "created_since": Option(
+        "--since", "TIME", "only jobs submitted since then: an age, or a time", convert=values.past
+    ),
+    "created_until": Option("--until", "TIME", "only jobs submitted until then", convert=values.past),
+    "ended_since": Option("--ended-since", "TIME", "only jobs that ended since then", convert=values.past),
+    "ended_until": Option("--ended-until", "TIME", "only jobs that ended until then", convert=values.past),
+}
 FILTER = (
     Option("--state", "STATE,…", "only jobs in these states", choices=STATES, listed=True),
-    Option("--queue", "NAME", "only jobs of this queue"),
-    Option("--name", "TEXT", "only jobs with this name"),
-    Option("--label", "K=V", "only jobs with this label"),
+    *FIELDS.values(),
 )
 PAGE = 1000
 
 
-def filter_fields(given: Given) -> dict[str, str]:
+def filter_fields(given: Given) -> dict[str, Any]:
     """The parameters of job.list that were given, except the states."""
-    return {key: given[key] for key in ("queue", "name", "label") if given[key] is not None}
+    return {field: given[option.to] for field, option in FIELDS.items() if given[option.to] is not None}
 
 
 def has_filter(given: Given) -> bool:
@@ -40,7 +63,7 @@ def has_filter(given: Given) -> bool:
 def matching(
     client: Client,
     states: Sequence[str],
-    fields: dict[str, str],
+    fields: dict[str, Any],
     most: int | None = None,
     *,
     oldest_first: bool = False,
@@ -64,7 +87,7 @@ class Overview:
     `more`: some jobs were left out; `held_left_off`: held ones are among them.
     """
 
-    def __init__(self, client: Client, only: Sequence[str] | None, fields: dict[str, str], most: int | None) -> None:
+    def __init__(self, client: Client, only: Sequence[str] | None, fields: dict[str, Any], most: int | None) -> None:
         sections, room = {}, most
         for section in SECTIONS:
             states = [state for state in section if only is None or state in only]
