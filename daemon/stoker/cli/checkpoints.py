@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from stoker.cli.kit import render, table, values
-from stoker.cli.kit.checkpoint_text import changes, plain, readable
+from stoker.cli.kit.checkpoint_text import changes, differing_lines, plain, readable
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.naming import checkpoint_id, workflow_id
 from stoker.cli.kit.parser import JSON, Command, Option
@@ -182,12 +182,8 @@ def diff(given: Given) -> None:
         differences = changes(*(plain(side) if isinstance(side, bytes) else side for side in sides))
         render.sorted_document({"old": old, "new": new, "changes": list(differences)})
         return
-    import difflib  # noqa: PLC0415 - only for `diff`
-
-    texts = (readable(side) if isinstance(side, bytes) else render.sorted_text(side) for side in sides)
-    before, after = (text.removesuffix("\n").split("\n") for text in texts)
-    names = (f"checkpoint {old}", f"checkpoint {new}")
-    for line in difflib.unified_diff(before, after, *names, lineterm=""):
+    before, after = (readable(side) if isinstance(side, bytes) else render.sorted_text(side) for side in sides)
+    for line in differing_lines(before, after, (f"checkpoint {old}", f"checkpoint {new}")):
         colour = {"+": render.GREEN, "-": render.RED, "@": render.CYAN}.get(line[:1], "")
         render.line(render.paint(render.visible(line, keep="\t"), colour))
 

@@ -12,7 +12,7 @@ import pytest
 
 from stoker.cli.pages.subjects.tables import ALL_PAGES
 from tests.support import chromium
-from tests.support.flows import sent_flow, step
+from tests.support.flows import chain, sent_flow, step
 from tests.support.web_page import WebPageProcess
 from tests.support.work import Gate, end_of, shell, submit, submit_many, submit_running
 
@@ -62,7 +62,15 @@ def world(shared: DaemonProcess, tmp_path_factory: pytest.TempPathFactory) -> It
         flow = sent_flow(
             client, {"build": step("exit 0"), "test": step("sleep 600", "build"), "ship": step("exit 0", "test")}
         )
-        yield {"job": failed, "running": running, "workflow": flow, "queue": "later", "epoch": 1}
+        checkpoint = chain(client, workflow=flow)[0]["id"]
+        yield {
+            "job": failed,
+            "running": running,
+            "workflow": flow,
+            "queue": "later",
+            "epoch": 1,
+            "checkpoint": checkpoint,
+        }
         gate.open()
         client.call("workflow.cancel", {"id": flow})
 

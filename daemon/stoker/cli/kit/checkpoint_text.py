@@ -44,6 +44,14 @@ def readable(data: bytes) -> str:
     return render.sorted_text(value)
 
 
+def differing_lines(before: str, after: str, names: tuple[str, str]) -> Iterator[str]:
+    """The lines of two texts that differ, with a few around them, as `diff -u` shows them."""
+    import difflib  # noqa: PLC0415 - only for a comparison
+
+    old, new = (text.removesuffix("\n").split("\n") for text in (before, after))
+    return difflib.unified_diff(old, new, *names, lineterm="")
+
+
 def changes(before: Any, after: Any) -> Iterator[dict[str, Any]]:
     """Each path at which the values differ, with `old` and `new`; a side without that path is left out."""
     pending = [("", {"old": before, "new": after})]

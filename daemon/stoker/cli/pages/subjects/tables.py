@@ -11,6 +11,8 @@ from stoker.cli.pages.actions import PageAction
 from stoker.cli.pages.endpoints import Endpoint
 from stoker.cli.pages.page import Page
 from stoker.cli.pages.subjects import (
+    checkpoint,
+    checkpoint_list,
     health,
     job,
     job_list,
@@ -30,6 +32,8 @@ ALL_PAGES: Final[tuple[Page, ...]] = (
     *job.PAGES,
     *workflow_list.PAGES,
     *workflow.PAGES,
+    *checkpoint_list.PAGES,
+    *checkpoint.PAGES,
     *timeline.PAGES,
     *resources.PAGES,
     *queue.PAGES,
@@ -41,4 +45,4 @@ ALL_ACTIONS: Final[tuple[PageAction, ...]] = (
     *workflow_actions.ACTIONS,
     *queue.ACTIONS,
 )
-ALL_ENDPOINTS: Final[tuple[Endpoint, ...]] = ()
+ALL_ENDPOINTS: Final[tuple[Endpoint, ...]] = (*checkpoint.ENDPOINTS,)
