@@ -6,9 +6,11 @@ does: they follow redirects, and a form sends the hidden field that the page gav
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
-from typing import TYPE_CHECKING
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,7 +19,7 @@ from tests.support.daemon import BIN
 from tests.support.facts import line_with
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
     from typing import Self
 
     from tests.support.daemon import DaemonProcess
@@ -81,12 +83,32 @@ class Browser:
 
     def shows(self, path: str) -> Generator[str]:
         """The live part of the page at `path`, each time that it changes. Read it in `contextlib.closing`."""
-        with self.http.stream("GET", f"/live{path}") as answer:
-            event: list[str] = []
-            for line in answer.iter_lines():
-                if line:
-                    event.append(line)
-                    continue
-                if "event: show" in event:
-                    yield "\n".join(part.removeprefix("data: ") for part in event if part.startswith("data: "))
-                event = []
+        with self.events(f"/live{path}") as events:
+            yield from (event.data for event in events if event.kind == "show")
+
+    @contextlib.contextmanager
+    def events(self, path: str, last_id: str | None = None) -> Iterator[Iterator[Event]]:
+        """The events of a stream, as a browser gets them."""
+        headers = {} if last_id is None else {"last-event-id": last_id}
+        with self.http.stream("GET", path, headers=headers) as answer:
+            assert answer.status_code == HTTPStatus.OK, answer.read()
+            yield _events_in(answer.iter_lines())
+
+
+def _events_in(lines: Iterator[str]) -> Iterator[Event]:
+    fields: dict[str, list[str]] = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if line:
+            fields.setdefault(name, []).append(value)
+        elif "event" in fields:
+            yield Event(fields["event"][0], "\n".join(fields["data"]), fields.get("id", [""])[0])
+            fields = {}
+
+
+class Event(NamedTuple):
+    """One server-sent event."""
+
+    kind: str
+    data: str
+    id: str

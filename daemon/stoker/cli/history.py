@@ -38,13 +38,14 @@ def history(given: Given) -> None:
     if answer["older_removed"]:
         render.note("older entries of its history were removed ([retention] keep_changes, stoker purge)")
     headers = ("SEQ", "AT", "FROM", "TO", "CAUSE", "BY", "DETAILS")
-    table.show(headers, [_change_row(c) for c in answer["changes"]], spare=("BY", "SEQ", "FROM"), whole=True)
+    table.show(headers, [change_row(c) for c in answer["changes"]], spare=("BY", "SEQ", "FROM"), whole=True)
     if answer["attempts"]:
         render.line()
         print_attempts(answer["attempts"], older=answer["attempts_before"])
 
 
-def _change_row(change: RecordedChange) -> tuple[object, ...]:
+def change_row(change: RecordedChange) -> tuple[object, ...]:
+    """A change in the columns of `history`, and of the page of the job."""
     actor = change["actor_uid"]
     details = [f"“{change['note']}”"] if change["note"] else []
     details += edited(change["details"].get("edited", {}))
@@ -131,22 +132,24 @@ def _attempt_row(attempt: AttemptView) -> tuple[object, ...]:
         attempt["ordinal"],
         render.when(started),
         render.span(ended - started if started is not None and ended is not None else None),
-        _attempt_outcome(attempt),
+        attempt_outcome(attempt),
         render.span(cpu_ms),
         render.size(rss_kib and rss_kib * 1024),
         render.size(attempt["log_bytes"]),
-        _remark(attempt),
+        remark(attempt),
     )
 
 
-def _remark(attempt: AttemptView) -> str:
+def remark(attempt: AttemptView) -> str:
+    """What else is to be said about an attempt: its error, why it was stopped, a limit that may be the cause."""
     stopped = attempt["stop_reason"] and f"stopped: {attempt['stop_reason']}"
     pids = ", ".join(map(str, attempt["unstoppable"]))
     unstoppable = pids and f"cannot signal pid {pids}"
     return "; ".join(filter(None, (last_line(attempt["error"] or ""), stopped, unstoppable, attempt["suspicion"])))
 
 
-def _attempt_outcome(attempt: AttemptView) -> str:
+def attempt_outcome(attempt: AttemptView) -> str:
+    """`exit 3`, `signal 9`, `running, pid 123`."""
     if attempt["outcome"] is None:
         return f"running, pid {attempt['pid']}" if attempt.get("pid") else "running"
     number = {"exit": attempt["exit_code"], "signal": attempt["signal"]}.get(attempt["outcome"])

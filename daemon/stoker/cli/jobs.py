@@ -141,7 +141,7 @@ def show(given: Given) -> None:
     if given["json"]:
         render.json_document(job if log is None else {**job, "log_tail": log.decode(errors="backslashreplace")})
         return
-    render.facts(_facts(job), verbatim=("command", "env"))
+    render.facts(facts(job), verbatim=("command", "env"))
     if job.get("attempts_list"):
         render.line()
         print_attempts(job["attempts_list"], older=job.get("attempts_before"))
@@ -149,7 +149,8 @@ def show(given: Given) -> None:
         print_log_tail(f"the last lines of its log (stoker logs {job['id']}):", log)
 
 
-def _facts(job: JobDetails) -> list[tuple[str, object]]:
+def facts(job: JobDetails) -> list[tuple[str, object]]:
+    """What `show` prints, and the page of the job."""
     state = job["state"] + (", stopping" if job.get("stopping") else ", frozen" if job.get("frozen") else "")
     # Earlier ends of a job that goes on are in the table of its attempts.
     why = outcome.cause(job) if outcome.ended(job) else ""

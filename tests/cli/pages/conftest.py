@@ -11,6 +11,7 @@ from tests.support.web_page import Browser, WebPageProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import stoker
     from tests.support.daemon import DaemonProcess
 
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 def web(shared: DaemonProcess) -> Iterator[WebPageProcess]:
     with WebPageProcess(shared) as web:
         yield web
+
+
+@pytest.fixture
+def client(shared: DaemonProcess) -> Iterator[stoker.Client]:
+    with shared.client() as client:
+        yield client
 
 
 @pytest.fixture

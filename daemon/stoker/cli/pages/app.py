@@ -27,6 +27,7 @@ from stoker.cli.pages.actions import PageAction, reason, sent_fields, sent_form
 from stoker.cli.pages.changes import Changes
 from stoker.cli.pages.endpoints import Endpoint, Parts
 from stoker.cli.pages.live import Views
+from stoker.cli.pages.log_stream import LogViews
 from stoker.cli.pages.page import AWAY, Asked, Page, Pages
 from stoker.cli.pages.subjects.tables import ALL_ACTIONS, ALL_ENDPOINTS, ALL_PAGES
 from stoker.core.errors import StokerError
@@ -53,9 +54,9 @@ class WebPage:
         self._client = client
         self._access = access
         self._pages = Pages(client, read_only=access.read_only)
-        self._changes = Changes(client)
-        self._views = Views(self._pages, self._changes)
-        self._parts = Parts(client, self._pages, self._changes, access)
+        changes = Changes(client)
+        self._views, self._logs = Views(self._pages, changes), LogViews(client, changes)
+        self._parts = Parts(client, self._pages, self._logs, access)
         self.app = Starlette(
             routes=self._routes(),
             middleware=[
@@ -68,6 +69,7 @@ class WebPage:
 
     def close(self) -> None:
         self._views.close()
+        self._logs.close()
 
     @asynccontextmanager
     async def _life(self, _app: Starlette) -> AsyncGenerator[None, None]:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from stoker.cli.pages.access import Access
-from stoker.cli.pages.changes import Changes
+from stoker.cli.pages.log_stream import LogViews
 from stoker.cli.pages.page import Asked, Pages
 from stoker.rpc.async_client import AsyncClient
 
@@ -22,7 +22,7 @@ class Parts(NamedTuple):
 
     client: AsyncClient
     pages: Pages
-    changes: Changes
+    logs: LogViews
     access: Access
 
 

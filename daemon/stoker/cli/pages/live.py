@@ -34,7 +34,7 @@ class SentEvent(str):
     __slots__ = ()
 
     @classmethod
-    def of(cls, kind: str, data: str, number: int | None = None) -> SentEvent:
+    def of(cls, kind: str, data: str, number: object = None) -> SentEvent:
         name = "" if number is None else f"id: {number}\n"
         lines = "".join(f"data: {line}\n" for line in data.replace("\r", "").split("\n"))
         return cls(f"event: {kind}\n{name}{lines}\n")

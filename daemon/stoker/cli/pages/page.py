@@ -67,10 +67,16 @@ def any_change(_change: ChangeShape, _asked: Asked) -> bool:
     return True
 
 
+def of_this_job(change: ChangeShape, asked: Asked) -> bool:
+    """For a page whose path names a job."""
+    return change["job"] == asked.number("job")
+
+
 class Page(NamedTuple):
     """`read` gives the variables of the template. `concerns`: which changes call for a new look; `every_s`: how often
     it looks without one, for what changes without a change of a job, such as progress and load. A variable `settled`
-    that is true says that only a change can make it differ.
+    that is true says that only a change can make it differ. `once` gives further variables that only the document
+    needs, not its live part.
     """
 
     path: str
@@ -78,6 +84,7 @@ class Page(NamedTuple):
     read: Callable[[AsyncClient, Asked], Awaitable[Mapping[str, Any]]]
     concerns: Callable[[ChangeShape, Asked], bool] = any_change
     every_s: float | None = 2.0
+    once: Callable[[AsyncClient, Asked], Awaitable[Mapping[str, Any]]] | None = None
 
 
 # Those of the navigation: address, text, and the first part of the paths that belong to it.
@@ -102,7 +109,8 @@ class Pages:
 
     async def whole(self, page: Page, asked: Asked, **more: Any) -> str:
         """The document."""
-        return self._render(page.template, {**await page.read(self.client, asked), **more}, asked)
+        once = await page.once(self.client, asked) if page.once is not None else {}
+        return self._render(page.template, {**await page.read(self.client, asked), **once, **more}, asked)
 
     async def live(self, page: Page, asked: Asked) -> tuple[str, float | None]:
         """The part that changes while it is open, and when to look again without a change, in seconds."""

@@ -85,7 +85,7 @@ function say(text) {
 }
 
 // A part of the page that the server sends anew when it changes.
-class LiveRegion extends HTMLElement {
+export class LiveRegion extends HTMLElement {
   connectedCallback() {
     document.addEventListener("visibilitychange", this.show);
     addEventListener("pagehide", this.close);
@@ -104,13 +104,21 @@ class LiveRegion extends HTMLElement {
     this.source = null;
   };
 
+  address() {
+    return this.getAttribute("src");
+  }
+
+  receive(wanted) {
+    morph(this, wanted);
+  }
+
   follow() {
-    this.source = new EventSource(this.getAttribute("src"));
+    this.source = new EventSource(this.address());
     this.source.addEventListener("show", (event) => {
       say("");
       const wanted = document.createElement("template");
       wanted.innerHTML = event.data;
-      morph(this, wanted.content);
+      this.receive(wanted.content, event.lastEventId);
     });
     this.source.addEventListener("trouble", (event) => say(event.data));
     this.source.addEventListener("error", () => {

@@ -16,6 +16,7 @@ from stoker.cli.pages.subjects import (
     health,
     job,
     job_list,
+    job_log,
     overview,
     queue,
     recovery,
@@ -30,6 +31,7 @@ ALL_PAGES: Final[tuple[Page, ...]] = (
     *overview.PAGES,
     *job_list.PAGES,
     *job.PAGES,
+    *job_log.PAGES,
     *workflow_list.PAGES,
     *workflow.PAGES,
     *checkpoint_list.PAGES,
@@ -45,4 +47,4 @@ ALL_ACTIONS: Final[tuple[PageAction, ...]] = (
     *workflow_actions.ACTIONS,
     *queue.ACTIONS,
 )
-ALL_ENDPOINTS: Final[tuple[Endpoint, ...]] = (*checkpoint.ENDPOINTS,)
+ALL_ENDPOINTS: Final[tuple[Endpoint, ...]] = (*job_log.ENDPOINTS, *checkpoint.ENDPOINTS)
