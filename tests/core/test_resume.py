@@ -237,3 +237,21 @@ def test_plan_when_a_handler_was_not_needed_then_it_waits_only_for_reset_steps(
     handler = ResumeStanding(State.SKIPPED, Reason.NOT_NEEDED)
 
     assert planned(standing, handler, Edge("a", NeedOn.FAILED), chosen=RESTART)["b"].act is act
+
+
+def test_plan_when_a_watched_step_runs_again_then_its_handlers_do_too() -> None:
+    chain = [
+        Step(name="a", job_id=1),
+        Step(name="alert", job_id=2, needs=(Edge("a", NeedOn.FAILED),)),
+        Step(name="ticket", job_id=3, needs=(Edge("alert"),)),
+        Step(name="by-hand", job_id=4, needs=(Edge("a", NeedOn.ANY),)),
+    ]
+    by_hand = ResumeStanding(State.SKIPPED, Reason.USER)
+    standings = {"a": FAILED, "alert": DONE, "ticket": DONE, "by-hand": by_hand}
+
+    plans = {one.step: one for one in plan(chain, standings, ResumeInputs(chosen=RESTART))}
+    kept = {one.step: one for one in plan(chain, standings, ResumeInputs(chosen={"a": ("fail", Strategy.FAIL)}))}
+
+    assert [plans[name].act for name in ("alert", "ticket", "by-hand")] == [Act.RESTART, Act.RESTART, Act.KEEP]
+    assert plans["ticket"].why == "it depends on the end of alert, which runs again"
+    assert [kept[name].act for name in ("alert", "ticket", "by-hand")] == [Act.KEEP, Act.KEEP, Act.KEEP]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from stoker.core.job.model import Reason, State
+from stoker.core.job.model import NeedOn, Reason, State
 from stoker.core.workflow.context import Context, ContextStep
 from stoker.core.workflow.rollback import RollbackPlan, Target, plan_rollback, target_of
-from stoker.core.workflow.state import Step
+from stoker.core.workflow.state import Edge, Step
 
 STEPS = [Step(name=name, job_id=number) for number, name in enumerate("abcde", 1)]
 NOW = {"a": State.SUCCEEDED, "b": State.SUCCEEDED, "c": State.RUNNING, "d": State.SKIPPED, "e": State.SKIPPED}
@@ -43,4 +43,20 @@ def test_way_when_a_step_had_been_skipped_at_the_checkpoint_then_it_stays_skippe
 
     assert plan_rollback(target, STEPS, NOW, REASONS) == RollbackPlan(
         reset=("c", "e"), kept=("a", "b", "d"), not_undone=()
+    )
+
+
+def test_way_when_a_step_is_reset_then_its_handlers_are_too() -> None:
+    steps = [
+        Step(name="work", job_id=1),
+        Step(name="alert", job_id=2, needs=(Edge("work", NeedOn.FAILED),)),
+        Step(name="ticket", job_id=3, needs=(Edge("alert"),)),
+        Step(name="by-hand", job_id=4, needs=(Edge("work", NeedOn.ANY),)),
+    ]
+    ended = {"work": State.FAILED, "alert": State.SUCCEEDED, "ticket": State.SUCCEEDED, "by-hand": State.SKIPPED}
+    reasons = {"work": Reason.EXIT, "alert": Reason.EXIT, "ticket": Reason.EXIT, "by-hand": Reason.USER}
+    target = Target(checkpoint=1, seq=1, done=("alert", "by-hand"))
+
+    assert plan_rollback(target, steps, ended, reasons) == RollbackPlan(
+        reset=("work", "alert", "ticket"), kept=("by-hand",), not_undone=("ticket",)
     )

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stoker.core.errors import FlowInvalid, InvalidParams
-from tests.support.flows import job_of, sent_flow, settled, step, workflow_view
+from stoker.core.errors import FlowInvalid, InvalidParams, NotAllowed
+from tests.support.facts import until
+from tests.support.flows import job_of, sent_flow, settled, step, step_states, workflow_view
 from tests.support.work import end_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import stoker
     from tests.support.work import Gate
 
@@ -19,6 +22,10 @@ def ends(client: stoker.Client, workflow: int) -> dict[str, tuple[str, str]]:
     """How every step ended, once the workflow has."""
     settled(client, workflow)
     return {one["name"]: (one["state"], one["reason"]) for one in workflow_view(client, workflow)["steps"]}
+
+
+def attempts(client: stoker.Client, workflow: int) -> dict[str, int]:
+    return {one["name"]: one["attempts"] for one in workflow_view(client, workflow)["steps"]}
 
 
 RAN, NOT_NEEDED, BLOCKED = ("succeeded", "exit"), ("skipped", "not_needed"), ("skipped", "dependency")
@@ -125,3 +132,96 @@ def test_condition_when_it_is_none_of_the_known_then_the_mistake_lists_them(clie
     (mistake,) = refused.value.details["errors"]
     assert mistake["path"] == "steps.b.when"
     assert "any_failed" in mistake["hint"]
+
+
+# --- handlers belong to a run of the steps that they watch ---
+
+AGAIN: dict[str, tuple[str, dict[str, Any]]] = {
+    "retry": ("workflow.retry", {}),
+    "resume": ("workflow.resume", {"strategy": "restart"}),
+    "rollback": ("workflow.rollback", {"to": "latest", "resume": True}),
+    "retry of the job": ("job.retry", {}),
+}
+
+
+@pytest.mark.parametrize("verb", list(AGAIN))
+def test_handlers_when_the_failed_step_fails_again_then_they_run_again(client: stoker.Client, verb: str) -> None:
+    steps = {
+        "work": step("exit 1"),
+        "next": step("exit 0", "work"),
+        "alert": step("exit 0", "next", when="any_failed"),
+        "ticket": step("exit 0", "alert"),
+        "teardown": step("exit 0", {"step": "next", "on": "any"}),
+        "apart": step("exit 0"),
+    }
+    workflow = sent_flow(client, steps)
+    settled(client, workflow)
+    method, options = AGAIN[verb]
+    ident = job_of(client, workflow, "work") if method == "job.retry" else workflow
+
+    client.call(method, {"id": ident, **options})
+
+    until(lambda: attempts(client, workflow)["work"] == 2, why="the second run")
+    assert settled(client, workflow) == "failed"
+    assert attempts(client, workflow) == {"work": 2, "next": 0, "alert": 2, "ticket": 2, "teardown": 2, "apart": 1}
+
+
+def test_handlers_when_the_failed_step_succeeds_then_they_are_not_needed(client: stoker.Client, tmp_path: Path) -> None:
+    steps = {
+        "work": step(f"test -e {tmp_path}/mended"),
+        "alert": step("exit 0", "work", when="any_failed"),
+        "ticket": step("exit 0", "alert"),
+    }
+    workflow = sent_flow(client, steps)
+    assert ends(client, workflow)["ticket"] == RAN
+    (tmp_path / "mended").touch()
+
+    answer = client.call("workflow.retry", {"id": workflow})
+
+    assert answer["reset"] == ["alert", "ticket", "work"]
+    assert settled(client, workflow, "succeeded") == "succeeded"
+    assert ends(client, workflow) == {"work": RAN, "alert": NOT_NEEDED, "ticket": NOT_NEEDED}
+
+
+def test_handlers_when_a_skip_lets_watched_steps_run_then_they_wait_for_these(client: stoker.Client) -> None:
+    steps = {"a": step("exit 1"), "b": step("exit 0", "a"), "report": step("exit 0", {"step": "b", "on": "any"})}
+    workflow = sent_flow(client, steps)
+    settled(client, workflow)
+
+    client.call("workflow.skip", {"id": workflow, "step": "a"})
+
+    assert settled(client, workflow, "succeeded") == "succeeded"
+    assert attempts(client, workflow) == {"a": 1, "b": 1, "report": 2}
+
+
+@pytest.mark.parametrize("method", ["workflow.retry", "job.retry"])
+def test_retry_when_a_handler_runs_then_it_is_refused_and_changes_nothing(
+    client: stoker.Client, gate: Gate, method: str
+) -> None:
+    workflow = sent_flow(client, {"a": step("exit 1"), "alert": {**gate.spec(), "needs": ["a"], "when": "any_failed"}})
+    until(lambda: step_states(client, workflow)["alert"] == "running", why="the handler")
+    ident = job_of(client, workflow, "a") if method == "job.retry" else workflow
+
+    with pytest.raises(NotAllowed, match="step alert"):
+        client.call(method, {"id": ident})
+
+    assert step_states(client, workflow) == {"a": "failed", "alert": "running"}
+    gate.open()
+    assert settled(client, workflow) == "failed"
+
+
+def test_handler_when_a_person_skipped_it_then_a_retry_leaves_it(client: stoker.Client, gate: Gate) -> None:
+    steps = {
+        "gate": gate.spec(),
+        "a": step("exit 1", "gate"),
+        "alert": step("exit 0", "a", when="any_failed"),
+    }
+    workflow = sent_flow(client, steps)
+    client.call("workflow.skip", {"id": workflow, "step": "alert"})
+    gate.open()
+    settled(client, workflow)
+
+    answer = client.call("workflow.retry", {"id": workflow})
+
+    assert answer["reset"] == ["a"]
+    settled(client, workflow)

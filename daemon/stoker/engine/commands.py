@@ -51,6 +51,7 @@ class VerbCommand(RequestMessage[JobStanding]):
 
     def apply_to(self, turn: Turn) -> Iterator[None]:
         run = turn.memory.runs.get(self.job_id)
+        dependents.check_handlers(turn, self.job_id, self._event)
         job = dependents.apply_command(turn, self.job_id, self._event)
         if run is None or job.state is not State.RUNNING:
             taken_up = yield from dependents.run_dependents_again(turn, job, self._event)

@@ -132,9 +132,14 @@ def run_again(turn: Turn, job_id: int, event: ev.Retry | ev.Restart | ev.Reset, 
 
 
 def run_dependents_again(turn: Turn, job: Job, event: ev.Event) -> Generator[None, None, list[int]]:
-    """Queue jobs again that were skipped because of `job`, at any distance. Returns their ids."""
+    """Queue jobs again that were skipped because of `job`, at any distance, and its handlers. Returns their ids."""
     if not isinstance(event, QUEUES_DEPENDENTS):
         return []
+    queued = yield from _run_skipped_again(turn, job, event)
+    return queued + (yield from _run_handlers_again(turn, job, queued, event))
+
+
+def _run_skipped_again(turn: Turn, job: Job, event: ev.Event) -> Generator[None, None, list[int]]:
     behind: dict[int, list[int]] = {}
     for each in turn.loaded.skipped_behind:
         behind.setdefault(each.needed, []).append(each.job_id)
@@ -152,11 +157,65 @@ def run_dependents_again(turn: Turn, job: Job, event: ev.Event) -> Generator[Non
     return queued
 
 
+def _run_handlers_again(
+    turn: Turn, job: Job, queued: Collection[int], event: ev.Event
+) -> Generator[None, None, list[int]]:
+    """Let the handlers of the steps that run again wait for the new ends."""
+    if job.workflow_id is None:
+        return []
+    run = turn.memory.workflows.runs[job.workflow_id]
+    again = [*queued] if isinstance(event, ev.Skip) else [job.id, *queued]
+    names = run.handlers({run.steps[job_id].name for job_id in again})
+    reset = sorted(job_id for name in names if not _is_overdue(turn, turn.job(job_id := run.jobs[name])))
+    for job_id in reset:
+        run_again(turn, job_id, ev.Reset(actor=event.actor, floor=run.head.seq), reset)
+        yield
+    for job_id in reset:
+        skip_where_hopeless(turn, job_id, reset)
+        yield
+    return reset
+
+
+def check_handlers(turn: Turn, job_id: int, event: ev.Event) -> None:
+    """Raises NotAllowed while a handler of a step that is to run again runs itself."""
+    job = turn.job(job_id)
+    if job.workflow_id is None or not isinstance(event, QUEUES_DEPENDENTS):
+        return
+    run = turn.memory.workflows.runs[job.workflow_id]
+    again = {each.job_id for each in turn.loaded.skipped_behind}
+    if not isinstance(event, ev.Skip):
+        again.add(job_id)
+    for name in sorted(run.handlers({run.steps[each].name for each in again if each in run.steps})):
+        if run.jobs[name] in turn.memory.runs:
+            raise NotAllowed(
+                f"step {name}, which runs because of the end of step {job.step}, has an open attempt",
+                hint=f"stoker wait {run.jobs[name]}, or stoker cancel {run.jobs[name]}",
+                step=name,
+            )
+
+
+def skip_where_hopeless(turn: Turn, job_id: int, resetting: Collection[int]) -> None:
+    """Skip a step if its needs can no longer be met: the needed steps have ended otherwise, and stay so."""
+    job = turn.job(job_id)
+    for need in job.spec.needs:
+        needed = turn.find(need.job)
+        if need.job in resetting or needed is None or need_met(need.on, needed, job.spec.when) is not False:
+            continue
+        turn.step(job_id, need_failed(need.on, needed))
+        return
+    if not job.needs_open and (failed := failed_together(turn, job)) is not None:
+        turn.keep_needs(job)
+        turn.step(job_id, failed)
+
+
+def _is_overdue(turn: Turn, job: Job) -> bool:
+    return job.spec.deadline is not None and job.spec.deadline <= turn.now.wall
+
+
 def _can_run_again(turn: Turn, job: Job) -> bool:
-    overdue = job.spec.deadline is not None and job.spec.deadline <= turn.now.wall
     hopeless = any(need_now(turn, need, job.spec.when) is False for need in job.spec.needs)
     replaced = bool(superseding.unfinished(turn, job.supersedes))
-    return skipped_for_need(job.state, job.reason) and not overdue and not hopeless and not replaced
+    return skipped_for_need(job.state, job.reason) and not _is_overdue(turn, job) and not hopeless and not replaced
 
 
 def need_now(turn: Turn, need: Need, when: When | None) -> bool | None:

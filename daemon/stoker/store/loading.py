@@ -165,10 +165,12 @@ def _load_keys(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) -
 
 
 def _load_needs(connection: sqlite3.Connection, wanted: Wanted, loaded: Loaded) -> None:
-    """The needs of the jobs that may run again."""
+    """The needs of the jobs that may run again; of a step all steps of its workflow, as some watch its end."""
     again = wanted.skipped_behind | {each.job_id for each in loaded.skipped_behind}
     needed = {need.job for job_id in again if job_id in loaded.jobs for need in loaded.jobs[job_id].spec.needs}
     loaded.jobs |= job_rows.by_ids(connection, needed - loaded.jobs.keys())
+    if own := {job.workflow_id for job in loaded.jobs.values() if job.id in again and job.workflow_id is not None}:
+        loaded.jobs |= job_rows.of_workflows(connection, own)
 
 
 def _portions(connection: sqlite3.Connection, wanted: Mapping[int, int]) -> dict[int, Portion]:

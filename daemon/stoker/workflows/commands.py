@@ -16,11 +16,10 @@ from msgspec.structs import asdict
 
 from stoker.core.errors import AlreadyFinished, InvalidParams, NotAllowed, WorkflowNotFound
 from stoker.core.job import events as ev
-from stoker.core.job.dependencies import need_failed, need_met
 from stoker.core.job.model import FINAL, Actor, Reason, State, StopReason
 from stoker.core.workflow.state import Intent, behind
 from stoker.engine import conditions
-from stoker.engine.dependents import failed_together, run_again
+from stoker.engine.dependents import run_again, skip_where_hopeless
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.memory.workflows import LiveWorkflow, open_steps
 from stoker.engine.turn import Turn
@@ -113,17 +112,13 @@ def retry(
 ) -> Pieces[WorkflowRetried]:
     """Run these steps again, and let the workflow run. Raises NotAllowed while one of them runs."""
     must_not_go_back(run, "retry")
-    running = sorted(name for name in reset if run.jobs[name] in turn.memory.runs)
-    if running:
-        raise NotAllowed(
-            f"step {running[0]} has an open attempt, so it cannot run again now",
-            hint=f"stoker workflow rollback {run.workflow.id} --to latest stops it first",
-            steps=running,
-        )
-    check_reset(turn, run, reset)
+    watching = run.handlers(reset)
+    again = {*reset, *watching}
+    _must_not_run(turn, run, again)
+    check_reset(turn, run, again)
     turn.intend(run, Intent.RUN, "retry", actor)
-    yield from reset_steps(turn, run, reset, actor, budget=budget)
-    return {**workflow_standing(run), "reset": sorted(reset)}
+    yield from reset_steps(turn, run, again, actor, _floors(run, watching), budget)
+    return {**workflow_standing(run), "reset": sorted(again)}
 
 
 def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> Pieces[StepSkipped]:
@@ -131,11 +126,14 @@ def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> Pieces[StepS
     must_not_go_back(run, "skip")
     hit = behind(run.steps.values(), [run.check_step(name)]) - {name}
     lost = {one for one in hit if run.states[one] is State.SKIPPED and run.reasons[one] is Reason.DEPENDENCY}
+    watching = run.handlers(lost)
+    lost |= watching
+    _must_not_run(turn, run, lost)
     check_reset(turn, run, lost)
     turn.step(run.jobs[name], ev.Skip(actor=actor))
     if lost and (run.workflow.ended or run.workflow.intent is Intent.CANCEL):
         turn.intend(run, Intent.RUN, "skip", actor, step=name)
-    yield from reset_steps(turn, run, lost, actor)
+    yield from reset_steps(turn, run, lost, actor, _floors(run, watching))
     without = sorted(one for one in hit if run.states[one] not in FINAL)
     warning = f"{', '.join(without)} will run without what {name} was to do" if without else None
     return {**workflow_standing(run), "step": name, "going_on": without, "warning": warning}
@@ -146,33 +144,34 @@ def reset_steps(
     run: LiveWorkflow,
     reset: Collection[str],
     actor: Actor,
-    floors: Mapping[str, int] | None = None,
+    floors: Mapping[str, int],
     budget: Budget = NO_BUDGET,
 ) -> Generator[None]:
     """Reset these steps, so that they wait for their needs again. They must not have an open attempt."""
     resetting = {run.jobs[name] for name in reset}
     for job_id in sorted(resetting):
-        name = run.steps[job_id].name
-        floor = turn.job(job_id).checkpoint_floor if floors is None else floors.get(name, 0)
+        floor = floors.get(run.steps[job_id].name, 0)
         run_again(turn, job_id, ev.Reset(actor=actor, floor=floor, **asdict(budget)), resetting)
         yield
     for job_id in resetting:
-        _skip_where_hopeless(turn, job_id, resetting)
+        skip_where_hopeless(turn, job_id, resetting)
         yield
 
 
-def _skip_where_hopeless(turn: Turn, job_id: int, resetting: Collection[int]) -> None:
-    """Skip a step if its needs can no longer be met: the needed steps have ended otherwise, and stay so."""
-    job = turn.job(job_id)
-    for need in job.spec.needs:
-        needed = turn.find(need.job)
-        if need.job in resetting or needed is None or need_met(need.on, needed, job.spec.when) is not False:
-            continue
-        turn.step(job_id, need_failed(need.on, needed))
-        return
-    if not job.needs_open and (failed := failed_together(turn, job)) is not None:
-        turn.keep_needs(job)
-        turn.step(job_id, failed)
+def _floors(run: LiveWorkflow, afresh: Collection[str]) -> dict[str, int]:
+    """The floors of steps that run again: they go on from their checkpoints, those that run `afresh` do not."""
+    return {**run.floors, **dict.fromkeys(afresh, run.head.seq)}
+
+
+def _must_not_run(turn: Turn, run: LiveWorkflow, reset: Collection[str]) -> None:
+    """Raises NotAllowed if one of these steps has an open attempt."""
+    running = sorted(name for name in reset if run.jobs[name] in turn.memory.runs)
+    if running:
+        raise NotAllowed(
+            f"step {running[0]} has an open attempt, so it cannot run again now",
+            hint=f"stoker workflow rollback {run.workflow.id} --to latest stops it first",
+            steps=running,
+        )
 
 
 def check_reset(turn: Turn, run: LiveWorkflow, reset: Collection[str]) -> None:

@@ -13,7 +13,7 @@ from graphlib import TopologicalSorter
 
 from msgspec import Struct, field
 
-from stoker.core.job.dependencies import OVER_ALL, NeedStanding, all_met, skipped_for_need
+from stoker.core.job.dependencies import OVER_ALL, NeedStanding, all_met, skipped_for_need, watches_failure
 from stoker.core.job.model import FINAL, NeedOn, Reason, State
 from stoker.core.requests import Budget, Duration, Name, WorkflowParams
 from stoker.core.workflow.state import Step, Strategy, is_done
@@ -54,9 +54,12 @@ class ResumeStanding(Struct, frozen=True):
 
 
 class ResumeDecision(Struct, frozen=True):
+    """`handler`: a step that it watches runs again, or it is behind such a handler."""
+
     step: str
     act: Act
     why: str
+    handler: bool = False
 
     @property
     def runs(self) -> bool:
@@ -111,8 +114,9 @@ def plan(
     order = TopologicalSorter({name: [edge.step for edge in step.needs] for name, step in by_name.items()})
     decided: dict[str, ResumeDecision] = {}
     for name in order.static_order():
-        act, why = _act_for(by_name[name], standings, asked, decided)
-        decided[name] = ResumeDecision(name, act, why)
+        step = by_name[name]
+        act, why = _act_for(step, standings, asked, decided)
+        decided[name] = ResumeDecision(name, act, why, act in RESET and _watched(step, decided) is not None)
         yield decided[name]
 
 
@@ -151,6 +155,8 @@ def _of_done(
     if standing.reason is Reason.NOT_NEEDED:
         again = next((edge.step for edge in step.needs if decided[edge.step].runs), None)
         return (Act.AGAIN, f"{again} runs again") if again is not None else (Act.KEEP, "it was not needed")
+    if standing.state is not State.SKIPPED and (watched := _watched(step, decided)) is not None:
+        return Act.RESTART, f"it depends on the end of {watched}, which runs again"
     if step.name in asked.changed:
         return Act.RESTART, f"it was completed, but {asked.changed[step.name]}"
     if step.name in asked.verified:
@@ -159,6 +165,15 @@ def _of_done(
             return Act.RESTART, f"it was completed, but builds on {again}, which runs again"
         return Act.KEEP, "it was completed, and its fingerprint has not changed"
     return Act.KEEP, "it was skipped by a person" if standing.state is State.SKIPPED else "it was completed"
+
+
+def _watched(step: Step, decided: Mapping[str, ResumeDecision]) -> str | None:
+    """A need that runs again, and whose failure may start the step; or a handler before it."""
+    for edge in step.needs:
+        need = decided[edge.step]
+        if need.handler or (need.act in RESET and watches_failure(edge.on, step.when)):
+            return edge.step
+    return None
 
 
 def _hopeless(step: Step, standings: Mapping[str, ResumeStanding], decided: Mapping[str, ResumeDecision]) -> str | None:

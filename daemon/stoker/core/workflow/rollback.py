@@ -7,13 +7,13 @@ on the world remain, and run again only if that was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from msgspec import Struct
 
 from stoker.core.job.model import Reason, State
 from stoker.core.workflow.context import Context
-from stoker.core.workflow.state import Step, is_done
+from stoker.core.workflow.state import Step, handlers, is_done
 
 
 class Target(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -43,9 +43,12 @@ def target_of(context: Context, checkpoint: int, *, redo: bool, resume: bool, ui
 
 
 def plan_rollback(
-    target: Target, steps: Iterable[Step], states: Mapping[str, State], reasons: Mapping[str, Reason | None]
+    target: Target, steps: Collection[Step], states: Mapping[str, State], reasons: Mapping[str, Reason | None]
 ) -> RollbackPlan:
-    """The plan for the present states. A step skipped since the checkpoint is reset: it had no effects."""
+    """The plan for the present states. A step skipped since the checkpoint is reset: it had no effects.
+
+    The handlers of steps that are reset are reset too, also if they were completed.
+    """
     done = set(target.done)
     reset, kept, since = [], [], []
     for step in steps:
@@ -57,5 +60,10 @@ def plan_rollback(
             reset.append(step.name)
         else:
             since.append(step.name)
-    again = since if target.redo else []
-    return RollbackPlan(reset=(*reset, *again), kept=tuple(kept), not_undone=tuple(since))
+    if target.redo:
+        reset += since
+    reset += sorted(handlers(steps, set(reset), states, reasons))
+    again = set(reset)
+    return RollbackPlan(
+        reset=tuple(reset), kept=tuple(name for name in kept if name not in again), not_undone=tuple(since)
+    )

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from stoker.core.job.dependencies import UNMET, watches_failure
 from stoker.core.job.model import FINAL, NeedOn, Reason, State, When
 from stoker.core.requests import JobId, PageLimit, Params
 
@@ -164,3 +165,26 @@ def behind(steps: Iterable[Step], roots: Iterable[str]) -> set[str]:
             reached.add(name)
             ahead += needed_by.get(name, [])
     return reached
+
+
+def handlers(
+    steps: Collection[Step],
+    roots: Collection[str],
+    states: Mapping[str, State],
+    reasons: Mapping[str, Reason | None],
+) -> set[str]:
+    """The steps that may start because one of `roots` failed, and all steps behind these.
+
+    They belong to one run of the steps that they watch, so they run again with these; not those that a person skipped.
+    """
+    watching = [step.name for step in steps if _watches_one_of(step, roots) and step.name not in roots]
+    if not watching:
+        return set()  # the usual case, found without the graph of ten thousand steps
+    found = behind(steps, watching) - set(roots)
+    return {name for name in found if states[name] is not State.SKIPPED or reasons[name] in UNMET}
+
+
+def _watches_one_of(step: Step, roots: Collection[str]) -> bool:
+    return any(
+        edge.on is not NeedOn.OK and edge.step in roots and watches_failure(edge.on, step.when) for edge in step.needs
+    )

@@ -7,7 +7,7 @@ every transition of a step adds exactly one checkpoint, in the same commit; a ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.checkpoint import MAX_CHAIN, Checkpoint, CheckpointKind, Head, Packed, chain_of, pack, seal
 from stoker.core.workflow.context import ContextStep
 from stoker.core.workflow.fingerprint import digest, proof
-from stoker.core.workflow.state import ENDED, Intent, Step, Workflow, WorkflowState, is_broken, state_of
+from stoker.core.workflow.state import ENDED, Intent, Step, Workflow, WorkflowState, handlers, is_broken, state_of
 from stoker.core.workflow.template import named
 from stoker.store.workflows import StoredWorkflow
 
@@ -106,6 +106,10 @@ class LiveWorkflow(Struct):
             message = f"{path}: workflow {self.workflow.id} has no step {step!r} (it has: {named(self.states)})"
             raise StepNotFound(message, path=path, hint=f"stoker workflow show {self.workflow.id}")
         return step
+
+    def handlers(self, roots: Collection[str]) -> set[str]:
+        """The steps that run again with `roots`, because they watch how these end."""
+        return handlers(self.steps.values(), roots, self.states, self.reasons)
 
     def set_state(self, step: Step, state: State, reason: Reason | None, floor: int) -> None:
         self.states[step.name] = state
