@@ -32,6 +32,7 @@ from benchmarks import (
     submits,
     table,
     throughput,
+    web,
     workflows,
 )
 from benchmarks.harness import FULL, QUICK, Scale
@@ -57,6 +58,7 @@ BENCHMARKS: dict[str, Callable[[Scale], Iterator[table.Row]]] = {
     "backup": backup.rows,
     "doctor": doctor.rows,
     "journal": journal.rows,
+    "web": web.rows,
     "soak": soak.rows,
     "peers": peers.rows,
 }

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from benchmarks.footprint import cpu_ns
 from benchmarks.harness import TRUE, RawConnection, Scale, daemon, ids_of, request, workshop
 from benchmarks.table import Row
 from tests.support.strace import Attached, counts_in, why_not
@@ -65,10 +66,10 @@ def _rows(scale: Scale, way: Way) -> Iterator[Row]:
         way.send(connection, jobs)
         for _ in range(scale.rounds):
             operation_ns = _operation_ns()
-            switched, used_ns = _switches(process.pid), _cpu_ns(process.pid)
+            switched, used_ns = _switches(process.pid), cpu_ns([process.pid])
             way.send(connection, jobs)
             switches.append((_switches(process.pid) - switched) / jobs)
-            cpu_us.append((_cpu_ns(process.pid) - used_ns) / jobs / 1_000)
+            cpu_us.append((cpu_ns([process.pid]) - used_ns) / jobs / 1_000)
             cpu.append(cpu_us[-1] / operation_ns)
         if why_not() is None:
             counts = count_calls(process.pid, lambda: way.send(connection, jobs))
@@ -105,8 +106,3 @@ def _switches(pid: int) -> int:
     """The context switches of all threads so far, voluntary and not (proc(5), status)."""
     threads = Path(f"/proc/{pid}/task").iterdir()
     return sum(int(count) for thread in threads for count in SWITCHES.findall((thread / "status").read_text()))
-
-
-def _cpu_ns(pid: int) -> int:
-    """The nanoseconds of all threads on a processor so far: the first field of schedstat."""
-    return sum(int(file.read_text().split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat"))

@@ -15,7 +15,7 @@ from benchmarks.harness import TRUE, RawConnection, Scale, daemon
 from benchmarks.table import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from tests.support.daemon import DaemonProcess
 
@@ -39,12 +39,12 @@ def pss_mib(process: DaemonProcess) -> float:
 
 
 def idle_cpu_percent(process: DaemonProcess, seconds: float) -> float:
-    begin_ns, begin = _cpu_ns(process), time.perf_counter()
+    begin_ns, begin = cpu_ns(process.processes()), time.perf_counter()
     time.sleep(seconds)
-    return (_cpu_ns(process) - begin_ns) / 1e7 / (time.perf_counter() - begin)
+    return (cpu_ns(process.processes()) - begin_ns) / 1e7 / (time.perf_counter() - begin)
 
 
-def _cpu_ns(process: DaemonProcess) -> int:
-    """Nanoseconds on a CPU of every thread of every process: the first field of schedstat."""
-    files = [file for pid in process.processes() for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+def cpu_ns(pids: Iterable[int]) -> int:
+    """Nanoseconds on a CPU of every thread of these processes: the first field of schedstat."""
+    files = [file for pid in pids for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
     return sum(int(file.read_text().split()[0]) for file in files)

@@ -113,7 +113,7 @@ def answers_ms(connection: RawConnection, goes_on: Callable[[], bool]) -> list[f
     return times
 
 
-def copy_job(state_dir: Path, job: int, count: int, logs: int) -> None:
+def copy_job(state_dir: Path, job: int, count: int, logs: int, *, with_changes: bool = True) -> None:
     """So many copies of an ended job, some with a log, as if the daemon had run them."""
     with closing(sqlite3.connect(state_dir / "stoker.db", isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
@@ -122,7 +122,8 @@ def copy_job(state_dir: Path, job: int, count: int, logs: int) -> None:
             ids = range(job + 1 + done, job + 1 + min(count, done + AT_ONCE))
             _copy_rows(connection, job, "jobs", "id", ids)
             _copy_rows(connection, job, "attempts", "job_id", ids)
-            _copy_changes(connection, job, ids)
+            if with_changes:
+                _copy_changes(connection, job, ids)
             connection.execute("COMMIT")
     for ident in range(job + 1, job + 1 + logs):
         log = log_path(state_dir, ident, 1)
