@@ -80,7 +80,7 @@ def test_layout_when_an_attempt_lies_outside_of_the_time_then_it_is_left_out() -
     assert "0 attempts" in gantt.text
 
 
-@pytest.mark.parametrize("length", [60_000, HOUR, 6 * HOUR, 24 * HOUR, 30 * 24 * HOUR, SIXTY_YEARS])
+@pytest.mark.parametrize("length", [5_000, 60_000, HOUR, 6 * HOUR, 24 * HOUR, 30 * 24 * HOUR, SIXTY_YEARS])
 def test_ticks_when_the_time_is_short_or_long_then_they_are_few(length: int) -> None:
     gantt = layout([], HOUR, HOUR + length)
 

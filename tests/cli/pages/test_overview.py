@@ -11,6 +11,7 @@ from stoker.cli.pages.charts import WIDTH
 from stoker.cli.pages.subjects.load import LoadCharts
 from stoker.cli.pages.subjects.notices import notices, steady_facts
 from tests.support.facts import until
+from tests.support.web_page import WebPageProcess
 from tests.support.work import end_of, shell, submit, submit_running
 
 if TYPE_CHECKING:
@@ -93,6 +94,13 @@ def test_queue_when_it_is_paused_and_resumed_then_the_reasons_are_kept(shared: D
     assert 'href="/queues/bulk/pause"' in resumed
     changes = shared.rows("SELECT payload FROM changes WHERE kind = 'queue' ORDER BY seq DESC LIMIT 2")
     assert [json.loads(payload)["note"] for (payload,) in changes] == ["done", "disk <upgrade>"]
+
+
+def test_queue_when_the_page_is_read_only_then_no_action_is_offered(shared: DaemonProcess, browser: Browser) -> None:
+    with WebPageProcess(shared, "--read-only") as web, web.browser() as reader:
+        for path in ("/", "/resources", "/queues/bulk"):
+            assert 'href="/queues/bulk/pause"' in browser.get(path)
+            assert "/pause" not in reader.get(path)
 
 
 def test_queue_when_it_is_shown_then_its_settings_are_there(browser: Browser) -> None:

@@ -26,7 +26,10 @@ MOST_GROUPS: Final = 32
 OTHERS: Final = "other queues"
 NAME_LETTERS: Final = 16
 MOST_TICKS: Final = 9
-TICKS_S: Final = (60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 21_600, 43_200, 86_400, 172_800, 604_800)
+MINUTE_S: Final = 60
+DAY_S: Final = 86_400
+TICKS_OF_A_DAY_S: Final = (1, 2, 5, 10, 30, MINUTE_S, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 21_600, 43_200)
+TICKS_S: Final = (*TICKS_OF_A_DAY_S, DAY_S, 2 * DAY_S, 7 * DAY_S)
 
 # The signs of a bar, the worst first.
 SIGNS: Final = ("failed", "unseen", "stopped", "running", "succeeded")
@@ -202,11 +205,11 @@ def _counts(runs: Iterable[RanFor]) -> str:
 
 
 def _ticks(begin: int, end: int, scale: _Scale) -> Iterator[Tick]:
-    """At whole minutes, hours or days of local time."""
+    """At whole seconds, minutes, hours or days of local time."""
     step_s = next((step for step in TICKS_S if (end - begin) / 1000 / step <= MOST_TICKS), None)
     step_s = step_s or -(-(end - begin) // 1000 // MOST_TICKS // TICKS_S[-1]) * TICKS_S[-1]
     ahead_s = time.localtime(begin / 1000).tm_gmtoff
     first_s = -(-(begin // 1000 + ahead_s) // step_s) * step_s - ahead_s
+    written = "%H:%M:%S" if step_s < MINUTE_S else "%H:%M" if step_s < DAY_S else "%m-%d"
     for at_s in range(first_s, end // 1000 + 1, step_s):
-        written = "%H:%M" if step_s < TICKS_S[-3] else "%m-%d"
         yield Tick(scale.x(at_s * 1000), time.strftime(written, time.localtime(at_s)))
