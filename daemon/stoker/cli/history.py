@@ -141,7 +141,7 @@ def _attempt_row(attempt: AttemptView) -> tuple[object, ...]:
 
 
 def remark(attempt: AttemptView) -> str:
-    """What else is to be said about an attempt: its error, why it was stopped, a limit that may be the cause."""
+    """Further words about an attempt: its error, why it was stopped, a limit that may be the cause."""
     stopped = attempt["stop_reason"] and f"stopped: {attempt['stop_reason']}"
     pids = ", ".join(map(str, attempt["unstoppable"]))
     unstoppable = pids and f"cannot signal pid {pids}"

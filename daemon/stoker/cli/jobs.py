@@ -150,7 +150,7 @@ def show(given: Given) -> None:
 
 
 def facts(job: JobDetails) -> list[tuple[str, object]]:
-    """What `show` prints, and the page of the job."""
+    """The facts that `show` and the page of the job have."""
     state = job["state"] + (", stopping" if job.get("stopping") else ", frozen" if job.get("frozen") else "")
     # Earlier ends of a job that goes on are in the table of its attempts.
     why = outcome.cause(job) if outcome.ended(job) else ""

@@ -24,7 +24,7 @@ AFTER = re.compile(r'after="([^"]+)"')
 
 
 class Reader:
-    """What a browser shows: complete lines, and the open one, which each event replaces."""
+    """The lines that a browser shows: complete lines, and the open one, which each event replaces."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -145,7 +145,7 @@ def test_log_when_the_page_is_opened_then_the_stream_begins_behind_its_lines(
 
 
 @pytest.mark.parametrize("after", ["x", "1", "1.", "-1.0", "1.99999999999999999999", "<b>.0"])
-def test_log_when_a_place_is_none_then_the_answer_says_so(client: stoker.Client, browser: Browser, after: str) -> None:
+def test_log_when_a_place_is_none_then_the_answer_names_it(client: stoker.Client, browser: Browser, after: str) -> None:
     job = submit(client, shell("exit 0"))
 
     assert "is no place in a log" in browser.get(stream_of(job, f"after={after}"), 400)
@@ -165,7 +165,7 @@ def test_download_when_a_job_still_runs_then_it_has_all_bytes_so_far(
     assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_download_when_there_is_no_such_attempt_then_a_page_says_so(client: stoker.Client, browser: Browser) -> None:
+def test_download_when_there_is_no_such_attempt_then_a_page_names_it(client: stoker.Client, browser: Browser) -> None:
     job = submit(client, shell("echo hi"))
     end_of(client, job)
 

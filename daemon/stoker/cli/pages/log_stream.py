@@ -4,7 +4,7 @@ Owns one reader of the daemon for each open log, however many browsers show it, 
 event is the place where reading goes on: a browser that comes back with it gets what follows, and nothing else. The
 open line is sent anew with each event, until it is complete.
 
-Invariant: a browser that cannot keep up loses old lines, and is told so; the memory of the server does not grow.
+Invariant: a browser that cannot keep up loses old lines and gets a remark about it; the memory of the server does not grow.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PAUSE_S: Final = 0.25  # between two events of one browser
 LEFT_OUT = LogLine(0, b"[lines are left out here: they came faster than they could be shown]", remark=True)
 
 
-class Place(NamedTuple):
+class LogPlace(NamedTuple):
     """A place in the log of a job: the start of a line, and its style."""
 
     attempt: int
@@ -61,10 +61,10 @@ def _is_offset(text: str) -> bool:
 class LogView:
     """The log of one job, from `start` on: of one attempt, or with `on` of each later one too.
 
-    `over`: the log is complete; `closed`: nobody reads it any more.
+    `over`: the log is complete; `closed`: its reading has ended, complete or not.
     """
 
-    def __init__(self, client: AsyncClient, changes: Changes, job: int, start: Place, *, on: bool) -> None:
+    def __init__(self, client: AsyncClient, changes: Changes, job: int, start: LogPlace, *, on: bool) -> None:
         self.job = job
         self.on = on
         self.readers = 0
@@ -81,18 +81,18 @@ class LogView:
         self._job_changed = asyncio.Event()
 
     @property
-    def place(self) -> Place:
-        return Place(self._attempt, self._text.offset, self._text.style)
+    def place(self) -> LogPlace:
+        return LogPlace(self._attempt, self._text.offset, self._text.style)
 
     @property
     def open_line(self) -> LogLine:
         return self._text.open
 
-    def covers(self, place: Place) -> bool:
+    def covers(self, place: LogPlace) -> bool:
         """Whether it has all that follows that place."""
         return self._first[:2] <= place[:2] <= self.place[:2]
 
-    def since(self, place: Place) -> list[LogLine]:
+    def since(self, place: LogPlace) -> list[LogLine]:
         found: list[LogLine] = [] if self.covers(place) else [LEFT_OUT]
         for attempt, line in self._lines:
             if (attempt, line.offset) >= place[:2]:
@@ -167,7 +167,7 @@ class LogView:
         for line in lines:
             if len(self._lines) == MOST_LINES:
                 attempt, oldest = self._lines[1]
-                self._first = Place(attempt, oldest.offset)
+                self._first = LogPlace(attempt, oldest.offset)
             self._lines.append((self._attempt, line))
         self._tell()
 
@@ -184,7 +184,7 @@ class LogViews:
         self._changes = changes
         self._views: dict[LogView, asyncio.Task[None]] = {}
 
-    async def events(self, job: int, after: Place, *, on: bool) -> AsyncGenerator[str, None]:
+    async def events(self, job: int, after: LogPlace, *, on: bool) -> AsyncGenerator[str, None]:
         """The events for one browser, which has all before `after`. Raises TooManyStreams."""
         view = self._view(job, after, on=on)
         view.readers += 1
@@ -202,7 +202,7 @@ class LogViews:
         if sum(view.readers for view in self._views) >= MOST_STREAMS:
             raise TooManyStreams(f"{MOST_STREAMS} logs are open, the most that one server follows")
 
-    def _view(self, job: int, after: Place, *, on: bool) -> LogView:
+    def _view(self, job: int, after: LogPlace, *, on: bool) -> LogView:
         """An open one that has all that this browser lacks, else a new one."""
         for view in self._views:
             if view.job == job and view.on == on and not view.over and view.covers(after):
@@ -222,7 +222,7 @@ class LogViews:
             task.cancel()
 
 
-async def _events(view: LogView, place: Place) -> AsyncGenerator[SentEvent, None]:
+async def _events(view: LogView, place: LogPlace) -> AsyncGenerator[SentEvent, None]:
     sent: tuple[object, ...] | None = None
     while True:
         changed, over, closed = view.changed, view.over, view.closed

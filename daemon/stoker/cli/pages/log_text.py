@@ -132,7 +132,7 @@ class LogLines:
         return LogLine(self.offset, f"[{text}]".encode(), remark=True)
 
     def _shortened(self, raw: bytes, lines: list[LogLine]) -> bytes:
-        """What is left of a line: without its earlier states, and cut into `lines` if it is long."""
+        """The rest of a line: without its earlier states, and cut into `lines` if it is long."""
         erased = raw.rstrip(b"\r").rfind(b"\r") + 1
         self._pass(raw[:erased])
         raw = raw[erased:]

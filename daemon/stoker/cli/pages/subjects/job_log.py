@@ -19,9 +19,10 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 from stoker.cli.kit import render
 from stoker.cli.pages.endpoints import Endpoint, Parts, download
 from stoker.cli.pages.log_search import LogSearch, Match
-from stoker.cli.pages.log_stream import Place
+from stoker.cli.pages.log_stream import LogPlace
 from stoker.cli.pages.log_text import LogLine, LogLines
 from stoker.cli.pages.page import Asked, Page, of_this_job
+from stoker.cli.pages.tasks import start_task
 from stoker.core.errors import StokerError, UsageError
 from stoker.rpc.async_client import AsyncClient
 
@@ -53,7 +54,7 @@ class LogEnd(NamedTuple):
 async def log_end(client: AsyncClient, job: JobView, attempt: int | None) -> LogEnd:
     """The end of the log of that attempt, else of the newest one. Raises StokerError."""
     if not job["attempts"]:
-        return LogEnd(1, attempt is not None, [], LogLine(0, b""), Place(1, 0).text, whole=True)
+        return LogEnd(1, attempt is not None, [], LogLine(0, b""), LogPlace(1, 0).text, whole=True)
     wanted = attempt or job["attempts"]
     text: LogLines | None = None
     lines: list[LogLine] = []
@@ -67,7 +68,7 @@ async def log_end(client: AsyncClient, job: JobView, attempt: int | None) -> Log
             data = _bytes(piece)
             lines += text.hole(piece["hole"]) if data is None else text.feed(data)
     text = text or LogLines(0)
-    after = Place(wanted, text.offset, text.style).text
+    after = LogPlace(wanted, text.offset, text.style).text
     return LogEnd(wanted, attempt is not None, lines, text.open, after, whole=not begin)
 
 
@@ -104,7 +105,7 @@ PAGES = (Page("/jobs/{job}/log", "job_log.html", read, of_this_job, None, read_e
 
 async def follow(parts: Parts, request: Request, asked: Asked) -> Response:
     parts.logs.check_room()
-    after = Place.parse(request.headers.get("last-event-id") or asked.text("after") or "1.0")
+    after = LogPlace.parse(request.headers.get("last-event-id") or asked.text("after") or "1.0")
     job = await parts.client.call("job.get", id=asked.number("job"), limit=1)
     events = parts.logs.events(job["id"], after, on=asked.text("attempt") is None)
     return StreamingResponse(events, media_type="text/event-stream")
@@ -202,18 +203,21 @@ async def _search(client: AsyncClient, job: int, attempt: int, log: LogSearch) -
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Found]) -> Found | None:
     """The result; None if the browser left before: then the work is cancelled."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    working, leaving = asyncio.create_task(work), asyncio.create_task(gone())
     try:
-        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        working.cancel()
-        leaving.cancel()
+        async with asyncio.timeout(None) as limit:
+            watch = start_task(_end_when_gone(request, limit))
+            try:
+                return await work
+            finally:
+                watch.cancel()
+    except TimeoutError:
+        return None
+
+
+async def _end_when_gone(request: Request, limit: asyncio.Timeout) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    limit.reschedule(0)
 
 
 ENDPOINTS = (
