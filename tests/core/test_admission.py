@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.core.job.admission import AdmissionQueue, Group, QueuedJob, Room, order_key, paused, place
+from stoker.core.job.admission import AdmissionQueue, Group, QueuedJob, Room, contenders, order_key, paused, place
 from stoker.core.job.admission import admit as admit_within
 from stoker.core.job.model import Queue, QueueClass
 
@@ -133,6 +133,13 @@ def test_admit_when_queues_use_the_same_then_the_one_served_less_goes_first() ->
     lines = [line("a", queued(1), served=5), line("b", queued(2), served=4)]
 
     assert ids(admit(lines, 1, {})) == [2]
+
+
+@pytest.mark.parametrize(("slots", "names"), [(1, {"a", "c"}), (2, {"a", "b", "c"}), (9, {"a", "b", "c", "late"})])
+def test_contenders_when_queues_are_many_then_the_least_served_are_left(slots: int, names: set[str]) -> None:
+    normal = [(1, 0, "late"), (0, 1, "b"), (0, 0, "a")]
+
+    assert set(contenders({QueueClass.NORMAL: normal, QueueClass.LOW: [(5, 0, "c")]}, slots)) == names
 
 
 def test_admit_when_a_queue_is_at_its_limit_then_the_others_have_the_rest() -> None:

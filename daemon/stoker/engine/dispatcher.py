@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from stoker.core.job import events as ev
@@ -92,8 +92,8 @@ class Dispatcher:
     def _hungry(self) -> Iterator[tuple[str, str | None, Lane]]:
         """Queue, demand and lane of the lanes to read, of queues whose jobs may start."""
         for name, ready in self._memory.ready.items():
-            if not self._paused(name):
-                for demand, lane in ready.hungry():
+            for demand, lane in ready.hungry():
+                if not self._paused(name):
                     yield name, demand, lane
 
     def _free(self) -> int:
@@ -109,9 +109,7 @@ class Dispatcher:
         self._reread_if_barred()
         if any(ready.unread and not self._paused(name) for name, ready in self._memory.ready.items()):
             return True  # an unread lane may have the jobs that go first
-        queues = self._memory.admission_queues(turn.now.steady)
-        if self._closed_for:
-            queues = [queue for queue in queues if not self._paused(queue.queue.name)]
+        queues = self._memory.admission_queues(self._open_queues(), free, turn.now.steady)
         if not queues:
             return False
         jobs = self._admit(queues, free, turn.now.steady)
@@ -123,13 +121,17 @@ class Dispatcher:
         more = held > 0 or len(jobs) == STARTED_AT_ONCE or bool(self._unread) or any(True for _ in self._hungry())
         return left > 0 and more
 
+    def _open_queues(self) -> Iterable[str]:
+        """The queues whose jobs may start."""
+        return [name for name in self._memory.ready if not self._paused(name)]
+
     def _admit(self, queues: Sequence[AdmissionQueue], slots: int, now_ms: int) -> Sequence[QueuedJob]:
         memory = self._memory
         return admit(queues, slots, memory.free(now_ms), memory.real_capacities(), throttled=self.throttled)
 
     def reservations(self, now_ms: int) -> dict[int, dict[str, int]]:
         """The resources that are set aside for jobs, by job id, computed without the limit of slots."""
-        queues = self._memory.admission_queues(now_ms)
+        queues = self._memory.admission_queues(self._memory.ready, sys.maxsize, now_ms)
         self._admit(queues, sys.maxsize, now_ms)
         return {queue.reserved.id: dict(queue.reserved.resources) for queue in queues if queue.reserved is not None}
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush, nsmallest
 
 from msgspec import Struct, field
 
@@ -24,6 +24,7 @@ from stoker.core.job.model import Job, Queue, QueueClass
 NOTHING: Mapping[str, int] = {}
 CLASS_ORDER = (QueueClass.HIGH, QueueClass.NORMAL, QueueClass.LOW)
 Place = tuple[int, int]  # in the order of a queue: `order_key` and id
+Share = tuple[int, int, str]  # what a queue has got: jobs running, starts; and its name
 BLOCKED = -1  # in place of the number of a group
 
 
@@ -84,6 +85,11 @@ class AdmissionQueue(Struct):
     def open_for_more(self) -> bool:
         cap = self.queue.max_running
         return bool(self._heads) and (cap is None or self.running + self.taken < cap) and not self.out_of_tokens
+
+    @property
+    def share(self) -> Share:
+        """The smallest is served next: fewest jobs running, then fewest starts, then by name."""
+        return (self.running + self.taken, self.served + self.taken, self.queue.name)
 
     @property
     def out_of_tokens(self) -> bool:
@@ -213,19 +219,26 @@ def admit(
             fronts = [rival for rival in rivals if rival.first_is_front]
             for queue in sorted(fronts, key=lambda rival: place(rival.first())):
                 _reserve(queue, room)
-        while rivals and len(picks) < slots:
-            queue = min(rivals, key=_share)
+        shares = [(each.share, each) for each in rivals]
+        heapify(shares)
+        while shares and len(picks) < slots:
+            _, queue = heappop(shares)
             job = _take(queue, room)
             if job is not None:
                 picks.append(job)
-            if job is None or not queue.open_for_more():
-                rivals.remove(queue)
+                if queue.open_for_more():
+                    heappush(shares, (queue.share, queue))
     return picks
 
 
-def _share(queue: AdmissionQueue) -> tuple[int, int, str]:
-    """The smallest is served next: fewest jobs running, then fewest starts, then by name."""
-    return (queue.running + queue.taken, queue.served + queue.taken, queue.queue.name)
+def contenders(shares: Mapping[QueueClass, Sequence[Share]], slots: int) -> Iterator[str]:
+    """The names of the queues that can have one of so many starts, of queues that can have at least one each.
+
+    Each start goes to the smallest share of its class and makes only that one larger, so none but the smallest `slots`
+    are reached.
+    """
+    for of_class in shares.values():
+        yield from (name for _, _, name in (of_class if len(of_class) <= slots else nsmallest(slots, of_class)))
 
 
 def _take(queue: AdmissionQueue, room: Room) -> QueuedJob | None:

@@ -8,7 +8,7 @@ go wrong.
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,8 +17,8 @@ from msgspec.structs import replace
 
 from stoker.core.errors import QueueNotFound
 from stoker.core.job import conditions
-from stoker.core.job.admission import AdmissionQueue
-from stoker.core.job.model import FINAL, Attempt, Job, Queue, Resource, State
+from stoker.core.job.admission import AdmissionQueue, Share, contenders
+from stoker.core.job.model import FINAL, Attempt, Job, Queue, QueueClass, Resource, State
 from stoker.core.rate import KEY_PREFIX, QUEUE_PREFIX
 from stoker.core.shortage import NO_SHORTAGE
 from stoker.core.similar_names import did_you_mean
@@ -249,25 +249,37 @@ class LiveState:
         """Waiting, queued or held jobs, over all queues."""
         return sum(number for (_, counted), number in self.counts.items() if counted is state)
 
-    def admission_queues(self, now_ms: int) -> list[AdmissionQueue]:
-        """The queues with ready jobs, in the form that admission takes."""
+    def admission_queues(self, names: Iterable[str], slots: int, now_ms: int) -> list[AdmissionQueue]:
+        """Those of these queues from which `slots` jobs may come, in the form that admission takes."""
         for ready in self.ready.values() if self.freed else ():
             ready.freed(self.freed)
         self.freed.clear()
-        free, real = self.free(now_ms), self.real_capacities()
-        return [
-            AdmissionQueue(
-                queue=self._narrowed(self.queues[name]),
-                groups=ready.groups(free),
-                front=ready.front,
-                blocked=ready.blocked(free, real),
-                running=self.running[name],
-                tokens=self.rates.tokens(f"{QUEUE_PREFIX}{name}", now_ms),
-                served=self.served[name],
-            )
-            for name, ready in self.ready.items()
-            if ready.lanes
-        ]
+        return [self._admission_queue(name, now_ms) for name in self._contenders(names, slots)]
+
+    def _contenders(self, names: Iterable[str], slots: int) -> Iterator[str]:
+        """The names, without most of those in which nothing can lack but slots: there may be thousands of queues."""
+        shares: defaultdict[QueueClass, list[Share]] = defaultdict(list)
+        for name in names:
+            queue, ready = self.queues[name], self.ready[name]
+            if not ready.lanes or queue.paused:
+                continue
+            if not ready.asks_for_nothing or ready.front is None or queue.rate is not None or name in self.narrowed:
+                yield name
+            elif queue.max_running is None or self.running[name] < queue.max_running:
+                shares[queue.queue_class].append((self.running[name], self.served[name], name))
+        yield from contenders(shares, slots)
+
+    def _admission_queue(self, name: str, now_ms: int) -> AdmissionQueue:
+        ready, free = self.ready[name], self.free(now_ms)
+        return AdmissionQueue(
+            queue=self._narrowed(self.queues[name]),
+            groups=ready.groups(free),
+            front=ready.front,
+            blocked=ready.blocked(free, self.real_capacities()),
+            running=self.running[name],
+            tokens=self.rates.tokens(f"{QUEUE_PREFIX}{name}", now_ms),
+            served=self.served[name],
+        )
 
     def _narrowed(self, queue: Queue) -> Queue:
         """The queue with the limit that applies under pressure."""
@@ -291,9 +303,9 @@ class LiveState:
         self.resources[resource.name] = resource
         self.freed.add(resource.name)
 
-    def real_capacities(self) -> dict[str, int]:
+    def real_capacities(self) -> Mapping[str, int]:
         """The capacity of each resource that a person has made."""
-        return {name: resource.capacity for name, resource in self.resources.items()}
+        return RealCapacities(self.resources)
 
     def free(self, now_ms: int) -> Mapping[str, int]:
         """The free amount of each resource and of the width of each group of steps, and the tokens of each key."""
@@ -301,11 +313,27 @@ class LiveState:
 
     def capacities(self) -> dict[str, int]:
         """The capacity of each resource, and the width of each group of steps."""
-        return self.real_capacities() | self.workflows.widths
+        return {**self.real_capacities(), **self.workflows.widths}
 
     def holders(self, name: str) -> list[int]:
         """Ids of the jobs whose open attempts hold some of a resource."""
         return sorted(run.job.id for run in self.runs.values() if name in run.job.spec.resources)
+
+
+class RealCapacities(Mapping[str, int]):
+    """The capacity of each resource, looked up when it is asked for: there may be thousands."""
+
+    def __init__(self, resources: Mapping[str, Resource]) -> None:
+        self._resources = resources
+
+    def __getitem__(self, name: str) -> int:
+        return self._resources[name].capacity
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._resources)
+
+    def __len__(self) -> int:
+        return len(self._resources)
 
 
 class FreeResources(Mapping[str, int]):

@@ -154,6 +154,11 @@ class ReadyQueue:
     def held(self) -> int:
         return sum(len(lane.jobs) for lane in self.lanes.values())
 
+    @property
+    def asks_for_nothing(self) -> bool:
+        """Whether none of its jobs asks for a resource."""
+        return len(self.lanes) == 1 and None in self.lanes
+
     def hungry(self) -> Iterator[tuple[str | None, Lane]]:
         """The lanes to read before more of their jobs are started."""
         yield from self._hungry.items()
@@ -200,8 +205,8 @@ class ReadyQueue:
         """The other lanes, in order, without those that need more than the capacity of the resource that they lack."""
         groups = (
             lanes
-            for name in capacity
-            if name in self._blocked
+            for name in self._blocked  # there may be many more resources
+            if name in capacity
             for bits, lanes in self._blocked[name].items()
             if free.get(name, 0) < least(bits) <= capacity[name]
         )
