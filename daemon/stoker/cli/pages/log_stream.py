@@ -4,7 +4,7 @@ Owns one reader of the daemon for each open log, however many browsers show it, 
 event is the place where reading goes on: a browser that comes back with it gets what follows, and nothing else. The
 open line is sent anew with each event, until it is complete.
 
-Invariant: a browser that cannot keep up loses old lines and gets a remark about it; the memory of the server does not grow.
+Invariant: a browser that cannot keep up loses old lines and gets a remark about it; the server keeps no more of them.
 """
 
 from __future__ import annotations
