@@ -90,12 +90,16 @@ def window(
     *,
     scheme: Literal["light", "dark"] = "light",
     width: int = 1280,
+    height: int = 800,
     scripts: bool = True,
 ) -> Iterator[Window]:
     """A window of its own, without anything that another one keeps."""
     with contextlib.closing(
         browser.new_context(
-            color_scheme=scheme, viewport={"width": width, "height": 800}, java_script_enabled=scripts, locale="en-GB"
+            color_scheme=scheme,
+            viewport={"width": width, "height": height},
+            java_script_enabled=scripts,
+            locale="en-GB",
         )
     ) as context:
         page = context.new_page()

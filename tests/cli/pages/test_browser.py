@@ -40,7 +40,7 @@ def engine() -> Iterator[Chromium]:
 
 @pytest.fixture(scope="module")
 def world(shared: DaemonProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
-    """What the addresses of the pages name."""
+    """The values for the addresses of the pages."""
     gate = Gate(tmp_path_factory.mktemp("world") / "gate")
     with shared.client() as client:
         client.call("queue.set", {"name": "later"})
