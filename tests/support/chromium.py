@@ -70,7 +70,7 @@ class Window:
         self.page.wait_for_function("text => document.body.innerText.includes(text)", arg=text)
 
     def barriers(self) -> list[str]:
-        """What keeps people out, as axe finds it: the rule and the elements."""
+        """The barriers that axe finds: the rule and the elements."""
         found: list[dict[str, Any]] = Axe().run(self.page).response["violations"]
         return [f"{one['id']}: {[node['html'][:200] for node in one['nodes']][:3]}" for one in found]
 

@@ -144,7 +144,7 @@ def press_until(window: chromium.Window, text: str) -> None:
     raise AssertionError(f"Tab never reaches {text!r}")
 
 
-def test_page_when_the_daemon_is_killed_then_it_says_so_and_shows_what_came_after(
+def test_page_when_the_daemon_is_killed_then_it_comes_back_with_what_followed(
     daemon: DaemonProcess, engine: Chromium, tmp_path: Path
 ) -> None:
     gate = Gate(tmp_path / "gate")
