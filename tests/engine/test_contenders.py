@@ -86,7 +86,7 @@ def test_choice_when_there_are_a_thousand_queues_then_as_many_take_part_as_slots
 
 
 class Unlistable(Mapping[str, int]):
-    """The capacities of so many resources that nobody may go through them."""
+    """The capacities of so many resources that no turn may go through them."""
 
     def __getitem__(self, name: str) -> int:
         return CAPACITIES[name]
