@@ -111,7 +111,7 @@ class ScheduleClients:
             self._ask(
                 life,
                 f"run schedule {name}",
-                lambda: ScheduleRunNow(life.engine.intake, life.engine.memory.schedules, schedule, None, {}),
+                lambda: ScheduleRunNow(life.engine.intake, life.engine.memory.schedules, schedule, None, {}, STOKER),
             )
         else:
             change = self._chance.choice([pause, resume, remove])

@@ -116,13 +116,13 @@ def ls(given: Given) -> None:
     if given["json"]:
         render.json_document({"events": events})
         return
-    rows = [(event["id"], event["name"], render.when(event["emitted_at"]), _reached(event)) for event in events]
+    rows = [(event["id"], event["name"], render.when(event["emitted_at"]), reached(event)) for event in events]
     table.show(("ID", "NAME", "EMITTED", "REACHED"), rows)
     if page["kept"]:
         render.note(f"{page['kept']} of at most {counted(page['most_kept'], 'event')} of yours are kept for later jobs")
 
 
-def _reached(event: EventView) -> str:
+def reached(event: EventView) -> str:
     """`0 jobs, for one job, kept until 2026-11-29 23:27:39`."""
     words = [counted(event["reached"], "job")]
     if event["one"]:

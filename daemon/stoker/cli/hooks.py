@@ -24,13 +24,13 @@ def ls(given: Given) -> None:
         render.json_document(answer)
         return
     rows = [
-        (each["name"], ",".join(each["on"]), _filter(each), _last(each["last"]), _remark(each), _command(each))
+        (each["name"], ",".join(each["on"]), filter_words(each), _last(each["last"]), remark(each), command_line(each))
         for each in answer["hooks"]
     ]
     table.show(("NAME", "ON", "FILTER", "LAST RUN", "REMARK", "COMMAND"), rows, spare=("ON", "COMMAND"))
 
 
-def _filter(hook: HookView) -> str:
+def filter_words(hook: HookView) -> str:
     fields = [f"{name}={hook[name]}" for name in ("queue", "workflow") if hook[name] is not None]
     return " ".join(fields + [f"{name}={value}" for name, value in hook["labels"].items()]) or "-"
 
@@ -39,17 +39,17 @@ def _last(run: HookRunView | None) -> str:
     return "-" if run is None else f"job {run['job']} {run['state']}"
 
 
-def _remark(hook: HookView) -> str:
+def remark(hook: HookView) -> str:
     """The reason why the hook cannot run now, if there is one."""
     refused = f"{counted(hook['refused'], 'change')} refused" if hook["refused"] else None
     return "; ".join(text for text in (hook["problem"], hook["unmatched"], refused) if text) or "-"
 
 
-def _command(hook: HookView) -> str:
+def command_line(hook: HookView) -> str:
     return " ".join([hook["command"], *hook["args"]])
 
 
-def _why(run: HookRunView) -> str:
+def why(run: HookRunView) -> str:
     return "-" if run["state"] == "succeeded" else run["reason"] or "-"
 
 
@@ -63,8 +63,8 @@ def show(given: Given) -> None:
         [
             ("name", hook["name"]),
             ("on", ", ".join(hook["on"])),
-            ("filter", _filter(hook)),
-            ("command", _command(hook)),
+            ("filter", filter_words(hook)),
+            ("command", command_line(hook)),
             ("directory", hook["working_dir"]),
             ("problem", hook["problem"]),
             ("unmatched", hook["unmatched"]),
@@ -74,7 +74,7 @@ def show(given: Given) -> None:
     if hook["runs"]:
         render.line()
         rows = [
-            (run["job"], run["change"] or "test", render.when(run["submitted_at"]), run["state"], _why(run))
+            (run["job"], run["change"] or "test", render.when(run["submitted_at"]), run["state"], why(run))
             for run in hook["runs"]
         ]
         table.show(("JOB", "CHANGE", "SUBMITTED", "STATE", "REASON"), rows)

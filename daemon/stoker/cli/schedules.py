@@ -153,7 +153,7 @@ def ls(given: Given) -> None:
     rows = [
         (
             each["name"],
-            _state(each),
+            state_of(each),
             each["timing"],
             each["zone"],
             render.when(each["next_slot"]),
@@ -173,7 +173,7 @@ def _all(client: Client) -> Iterator[ScheduleView]:
         after = page["next"]
 
 
-def _state(schedule: ScheduleView) -> str:
+def state_of(schedule: ScheduleView) -> str:
     return "paused" if schedule["paused"] else "ended" if schedule["next_slot"] is None else "on"
 
 
@@ -186,7 +186,7 @@ def show(given: Given) -> None:
     render.facts(
         [
             ("name", schedule["name"]),
-            ("state", _state(schedule)),
+            ("state", state_of(schedule)),
             ("times", schedule["timing"]),
             ("zone", schedule["zone"]),
             ("next", render.when(schedule["next_slot"])),
@@ -195,20 +195,20 @@ def show(given: Given) -> None:
             ("jitter", duration(schedule["jitter_ms"]) if schedule["jitter_ms"] else None),
             ("declared", "in the settings file" if schedule["declared"] else None),
             ("owner", schedule["owner_uid"]),
-            ("submits", _template(schedule)),
+            ("submits", template_words(schedule)),
         ]
     )
     if schedule["runs"]:
         render.line()
-        rows = [(run["scheduled_for"], _run_words(run), run["state"]) for run in schedule["runs"]]
+        rows = [(run["scheduled_for"], run_words(run), run["state"]) for run in schedule["runs"]]
         table.show(("SCHEDULED FOR", "RUN", "STATE"), rows)
 
 
-def _run_words(run: Any) -> str:
+def run_words(run: Any) -> str:
     return f"job {run['job']}" if run["workflow"] is None else f"workflow {run['workflow']}"
 
 
-def _template(schedule: ScheduleDetails) -> str:
+def template_words(schedule: ScheduleDetails) -> str:
     """The job as JSON, or the names of the steps."""
     if schedule["job"] is None:
         return f"workflow {schedule['submits']}: {', '.join(schedule['flow']['steps'])}"
@@ -262,11 +262,11 @@ def _each(given: Given, method: str, words: Any) -> None:
 
 @Command(
     words="NAME",
-    options=(JSON,),
+    options=(REASON, JSON),
     examples=("stoker schedule run backup", "stoker logs -f $(stoker schedule run backup)"),
 )
 def run(given: Given) -> None:
     """At once, also while the schedule is paused. Prints the id of the job or workflow."""
-    answer = call(given, "schedule.run", {"name": given["words"][0]})
+    answer = call(given, "schedule.run", {"name": given["words"][0], **reason_of(given)})
     run_id = answer["job"] if answer["workflow"] is None else answer["workflow"]
-    render.receipt(_run_words(answer), render.json_text(answer) if given["json"] else run_id)
+    render.receipt(run_words(answer), render.json_text(answer) if given["json"] else run_id)

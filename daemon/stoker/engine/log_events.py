@@ -75,6 +75,7 @@ _BY_CAUSE = {
     ("schedule", "removed"): LogEvent.SCHEDULE_REMOVED,
     ("schedule", "paused"): LogEvent.SCHEDULE_PAUSED,
     ("schedule", "resumed"): LogEvent.SCHEDULE_RESUMED,
+    ("schedule", "run"): LogEvent.SCHEDULE_RUN,
     ("schedule", "missed"): LogEvent.SCHEDULE_MISSED,
     ("schedule", "skipped"): LogEvent.SCHEDULE_SKIPPED,
     ("schedule", "refused"): LogEvent.SCHEDULE_REFUSED,

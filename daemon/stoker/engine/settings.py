@@ -64,6 +64,12 @@ def update_schedule(turn: Turn, schedule: Schedule) -> None:
     turn.memory.schedules.set(schedule)
 
 
+def note_run(turn: Turn, schedule: Schedule, actor: Actor) -> None:
+    """A person asked for a run of a schedule now."""
+    run = {"job": schedule.last_job, "workflow": schedule.last_workflow, "note": actor.note}
+    _record(turn, "schedule", schedule.name, "run", run, actor)
+
+
 def note_slots(turn: Turn, name: str, cause: str, slots: dict[str, Any]) -> None:
     """Slots of a schedule are settled without a run."""
     _record(turn, "schedule", name, cause, slots)

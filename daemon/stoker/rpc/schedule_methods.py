@@ -63,6 +63,8 @@ SCHEDULE_METHODS: dict[str, Method[Any]] = {
         lambda service, peer, sent: service.schedules.resume(sent.name, Actor(peer.uid, sent.reason)),
     ),
     "schedule.run": Method(
-        schema.ScheduleParam, lambda service, _peer, sent: service.schedules.run(sent.name), brings_work=True
+        schema.ScheduleVerbParams,
+        lambda service, peer, sent: service.schedules.run(sent.name, Actor(peer.uid, sent.reason)),
+        brings_work=True,
     ),
 }

@@ -23,7 +23,7 @@ from stoker.engine import conditions
 from stoker.engine.inbox import Message, RequestMessage
 from stoker.engine.intake import CommandRequest, Intake
 from stoker.engine.memory.schedules import LiveSchedules
-from stoker.engine.settings import note_slots, remove_schedule, set_schedule, update_schedule
+from stoker.engine.settings import note_run, note_slots, remove_schedule, set_schedule, update_schedule
 from stoker.engine.spec_defaults import check
 from stoker.engine.turn import Turn
 from stoker.schedules import runs
@@ -217,8 +217,10 @@ class ScheduleRunNow(RequestMessage[ScheduleRunAnswer]):
         schedule: Schedule,
         offer: WorkflowOffer | None,
         seen: Mapping[str, str],
+        actor: Actor,
     ) -> None:
         super().__init__()
+        self._actor = actor
         self._intake = intake
         self._schedules = schedules
         self._schedule = schedule
@@ -242,6 +244,7 @@ class ScheduleRunNow(RequestMessage[ScheduleRunAnswer]):
             raise ScheduleExists(f"schedule {schedule.name!r} was replaced meanwhile", hint="run it again")
         schedule = yield from runs.submit(turn, self._intake, schedule, self._origin, self._offer, self._seen)
         update_schedule(turn, schedule)
+        note_run(turn, schedule, self._actor)
         self.answer_after(
             turn,
             {

@@ -133,14 +133,15 @@ class ScheduleService:
 
         return self._engine.request(TurnChange(apply))
 
-    async def run(self, name: str) -> ScheduleRunAnswer:
+    async def run(self, name: str, actor: Actor) -> ScheduleRunAnswer:
         """Submit a run now."""
         schedules = self._engine.memory.schedules
         schedule = schedules.find(name)
         clock = self._engine.schedule_clock
         offer = await clock.offer_of(schedule)
         seen = await clock.seen_for(schedule, offer)
-        return await self._engine.request(ScheduleRunNow(self._engine.intake, schedules, schedule, offer, seen))
+        asked = ScheduleRunNow(self._engine.intake, schedules, schedule, offer, seen, actor)
+        return await self._engine.request(asked)
 
 
 def _view(schedule: Schedule) -> ScheduleView:

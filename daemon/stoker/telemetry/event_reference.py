@@ -155,6 +155,7 @@ MEANINGS: Final[dict[E, Meaning]] = {
     E.SCHEDULE_REMOVED: Meaning("A schedule was removed."),
     E.SCHEDULE_PAUSED: Meaning("A schedule submits no further runs."),
     E.SCHEDULE_RESUMED: Meaning("A schedule submits runs again."),
+    E.SCHEDULE_RUN: Meaning("A person asked for a run of a schedule now."),
     E.SCHEDULE_MISSED: Meaning(
         "Slots of a schedule passed while no daemon ran, and are not made up for (`misfire`).",
         '`stoker schedule run NAME` submits a run now. `misfire = "latest"` makes up for the last one.',

@@ -100,6 +100,7 @@ class LogEvent(StrEnum):
     SCHEDULE_REMOVED = "schedule_removed", INFO
     SCHEDULE_PAUSED = "schedule_paused", INFO
     SCHEDULE_RESUMED = "schedule_resumed", INFO
+    SCHEDULE_RUN = "schedule_run", INFO
     SCHEDULE_MISSED = "schedule_missed", WARNING
     SCHEDULE_SKIPPED = "schedule_skipped", WARNING
     SCHEDULE_REFUSED = "schedule_refused", ERROR

@@ -63,6 +63,8 @@ def world(shared: DaemonProcess, tmp_path_factory: pytest.TempPathFactory) -> It
             client, {"build": step("exit 0"), "test": step("sleep 600", "build"), "ship": step("exit 0", "test")}
         )
         checkpoint = chain(client, workflow=flow)[0]["id"]
+        client.call("schedule.add", {"name": "yearly", "timing": "0 3 1 1 *", "job": shell("exit 0")})
+        client.call("schedule.run", {"name": "yearly"})
         yield {
             "job": failed,
             "running": running,
@@ -70,6 +72,7 @@ def world(shared: DaemonProcess, tmp_path_factory: pytest.TempPathFactory) -> It
             "queue": "later",
             "epoch": 1,
             "checkpoint": checkpoint,
+            "schedule": "yearly",
         }
         gate.open()
         client.call("workflow.cancel", {"id": flow})

@@ -94,6 +94,7 @@ NAVIGATION = (
     ("/workflows", "Workflows"),
     ("/attempts", "Timeline"),
     ("/schedules", "Schedules"),
+    ("/triggers", "Triggers"),
     ("/resources", "Resources"),
     ("/recovery", "Recovery"),
     ("/health", "Health"),

@@ -21,7 +21,10 @@ from stoker.cli.pages.subjects import (
     queue,
     recovery,
     resources,
+    schedule,
+    schedule_list,
     timeline,
+    triggers,
     workflow,
     workflow_actions,
     workflow_list,
@@ -36,6 +39,9 @@ ALL_PAGES: Final[tuple[Page, ...]] = (
     *workflow.PAGES,
     *checkpoint_list.PAGES,
     *checkpoint.PAGES,
+    *schedule_list.PAGES,
+    *schedule.PAGES,
+    *triggers.PAGES,
     *timeline.PAGES,
     *resources.PAGES,
     *queue.PAGES,
@@ -45,6 +51,7 @@ ALL_PAGES: Final[tuple[Page, ...]] = (
 ALL_ACTIONS: Final[tuple[PageAction, ...]] = (
     *job.ACTIONS,
     *workflow_actions.ACTIONS,
+    *schedule.ACTIONS,
     *queue.ACTIONS,
 )
 ALL_ENDPOINTS: Final[tuple[Endpoint, ...]] = (*job_log.ENDPOINTS, *checkpoint.ENDPOINTS)
