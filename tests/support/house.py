@@ -54,7 +54,6 @@ AWAITED_THERE = {
     "close",  # telemetry/otel_sdk.py: it waits for the thread
     "run_apart",  # host/threads.py: a future gets the error
     "start_task",  # cli/pages/tasks.py: it reports the error
-    "_while_connected",  # cli/pages/subjects/job_log.py: the caller gets the result or the error
     "_start_reading",  # rpc/async_client.py: the calls that wait get the error
     "_serve_apart",  # telemetry/metrics_port.py: the server goes on after the error of a request
     "_start_thread",  # telemetry/log_writer.py: it counts the lines that it loses
