@@ -11,9 +11,12 @@ import pytest
 
 from stoker.cli.kit import progress, render
 from tests.support.daemon import BIN
+from tests.support.journals import journaled
 from tests.support.work import shell, submit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.support.daemon import DaemonProcess
 
 LINES = [
@@ -75,6 +78,45 @@ def test_progress_when_stderr_is_a_terminal_then_it_is_drawn_and_cleared(
     assert status in (0, 1)
     assert printed.count(render.CLEAR_LINE) >= 2
     assert printed.endswith(render.CLEAR_LINE) or "\n" in printed.rpartition(render.CLEAR_LINE)[2]
+    assert render.CLEAR_LINE not in quiet
+
+
+def test_progress_when_many_are_imported_then_a_bar_counts_them(shared: DaemonProcess, tmp_path: Path) -> None:
+    crontab, batch = tmp_path / "crontab.txt", tmp_path / "jobs.ndjson"
+    crontab.write_text("0 3 * * * true\n5 3 * * * true\n")
+    batch.write_text('{"command": "true"}\n' * 3)
+    imports = ("schedule", "import", "--form", "user", "--replace", str(crontab)), ("submit", "--batch", str(batch))
+
+    for command, words in zip(imports, ("imported 2 of 2", "3 stored, 0 refused, read 60B of 60B"), strict=True):
+        status, printed = on_a_terminal(shared, *command)
+        _, quiet = on_a_terminal(shared, *command, "--quiet")
+
+        assert status == 0
+        assert f"100% {words}" in printed
+        assert printed.endswith(render.CLEAR_LINE)
+        assert render.CLEAR_LINE not in quiet
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [(("--from-backup", "latest"), "100% copied"), (("--from-journal",), "replayed")],
+    ids=["backup", "journal"],
+)
+def test_progress_when_a_state_is_restored_then_a_bar_counts_bytes(
+    daemon: DaemonProcess, source: tuple[str, ...], words: str
+) -> None:
+    with daemon.client() as client:
+        submit(client, shell("exit 0"))
+    assert daemon.cli("backup").returncode == 0
+    journaled(daemon)
+    daemon.kill9()
+    command = ("restore", *source, "--state-dir", str(daemon.state_dir), "--yes")
+
+    status, printed = on_a_terminal(daemon, *command)
+    _, quiet = on_a_terminal(daemon, *command, "--quiet")
+
+    assert status == 0
+    assert words in printed
     assert render.CLEAR_LINE not in quiet
 
 

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from stoker.cli.kit import render
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import Given
+from stoker.cli.kit.progress import line
 from stoker.cli.kit.spec import SENT_BYTES, complete, overdue, sent_size
 from stoker.cli.submit_once import SubmitAttempts, new_key, room_wait
 from stoker.core.errors import FrameTooLarge, InvalidParams, QueueFull, StokerError, UsageError
@@ -41,6 +44,15 @@ def submit_batch(given: Given, defaults: dict[str, Any]) -> int:
         for lines in _pieces(given["batch"]):
             batch.take(lines)
         return batch.finish()
+
+
+def _size(source: str) -> int:
+    """The bytes of a file; 0 for what has no end that is known."""
+    try:
+        status = os.stat(0 if source == "-" else source)
+    except OSError:  # reading it will say why
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def _pieces(source: str) -> Iterator[list[Line]]:
@@ -83,15 +95,19 @@ class SubmitBatch:
         self._unsent: list[tuple[int, Any]] = []
         self._unsent_bytes = 0
         self._answered = False
+        self._began = time.monotonic()
+        self._size = _size(given["batch"])
+        self._read_bytes = 0
         self._stored = 0
         self._refused = 0
         self._hints: set[str | None] = set()
         self._statuses: set[int] = set()
 
     def take(self, lines: list[Line]) -> None:
-        for number, line in lines:
+        for number, text in lines:
+            self._read_bytes += len(text) + 1
             try:
-                spec, size = self._read(line)
+                spec, size = self._read(text)
             except StokerError as error:
                 self._refuse(number, error)
             else:
@@ -108,7 +124,7 @@ class SubmitBatch:
             render.note("nothing was stored: --atomic stores all jobs or none")
         else:
             self._send()
-        render.progress("")
+        self._clear_progress()
         if self._refused > SHOWN_REFUSALS and not self._as_json:
             more = counted(self._refused - SHOWN_REFUSALS, "more line")
             render.note(f"{more} refused, {self._refused} in all; --json shows every error")
@@ -154,7 +170,20 @@ class SubmitBatch:
             self._report(number, answer)
         self._answered = True
         render.flush()
-        render.progress(f"{self._stored} stored, {self._refused} refused")
+        self._show_progress()
+
+    def _clear_progress(self) -> None:
+        if not self._given["quiet"]:
+            render.progress("")
+
+    def _show_progress(self) -> None:
+        if self._given["quiet"]:
+            return
+        what = f"{self._stored} stored, {self._refused} refused"
+        elapsed_s = time.monotonic() - self._began
+        render.progress(
+            line(f"{what}, read", self._read_bytes, self._size, elapsed_s, render.size) if self._size else what
+        )
 
     def _answers(self, sent: list[tuple[int, Any]]) -> list[Any]:
         attempts = SubmitAttempts(self._given, answered=self._answered)
@@ -203,7 +232,7 @@ class SubmitBatch:
             if error.hint in self._hints:
                 error.hint = None
             self._hints.add(error.hint)
-        render.progress("")
+        self._clear_progress()
         error.details["line"] = number
         render.error(error, where=f"line {number}: ")
 

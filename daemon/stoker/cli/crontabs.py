@@ -14,6 +14,7 @@ from typing import Any
 from stoker.cli.kit import render, table
 from stoker.cli.kit.connection import call, connect
 from stoker.cli.kit.parser import JSON, Command, Given, Option
+from stoker.cli.kit.progress import QUIET, Progress
 from stoker.cli.schedules import REPLACE, here, policies
 from stoker.core.errors import InvalidParams, StokerError, UsageError
 from stoker.core.schedule.crontab import CronJob, Crontab, read_crontab
@@ -40,6 +41,7 @@ MISTAKES_SHOWN = 10
         Option("--dry-run", None, "store nothing: print what would be imported, and what cannot be"),
         REPLACE,
         *policies(LATE_AS_CRON, OVERLAP_AS_CRON),
+        QUIET,
         JSON,
     ),
     examples=(
@@ -153,7 +155,7 @@ def _imported(given: Given, job: CronJob, name: str, home: str) -> dict[str, Any
 
 
 def _store(given: Given, source: str, jobs: list[CronJob], params: list[dict[str, Any]]) -> None:
-    with connect(given) as client:
+    with connect(given) as client, Progress(given) as progress:
         for count, (job, each) in enumerate(zip(jobs, params, strict=True)):
             try:
                 client.call("schedule.add", each)
@@ -162,3 +164,4 @@ def _store(given: Given, source: str, jobs: list[CronJob], params: list[dict[str
                     f"{source}:{job.line}: {error.message}; {count} of {counted(len(jobs), 'line')} were imported"
                 )
                 raise
+            progress.show("imported", count + 1, len(jobs))

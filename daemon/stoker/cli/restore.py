@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from stoker import paths
 from stoker.cli.kit import render, values
 from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option, path
+from stoker.cli.kit.progress import QUIET, Progress
 from stoker.core.errors import UsageError
 from stoker.core.units import counted
 
@@ -40,6 +41,7 @@ def _end(text: str) -> dict[str, int]:
         Option("--to", "TIME|SEQ", "end at this time or change; the journal adds changes to a backup", convert=_end),
         STATE_DIR,
         Option("--yes", None, "restore; without this option only print what it would do"),
+        QUIET,
         JSON,
     ),
     examples=(
@@ -65,7 +67,8 @@ def restore(given: Given) -> None:
 
     root = paths.state_dir(given["state_dir"], os.environ, os.getuid())
     until = None if given["to"] is None else rebuild.Until(**given["to"])
-    done = (ops.carry_out if given["yes"] else ops.preview)(root, given["from_backup"], until)
+    with Progress(given, unit=render.size) as progress:
+        done = (ops.carry_out if given["yes"] else ops.preview)(root, given["from_backup"], until, progress.show)
     if given["json"]:
         render.json_document(done)
     else:

@@ -37,6 +37,7 @@ BLOCK = Option("--block", None, "wait for room if the queue is full, at most the
         Option("--batch", "FILE|-", "submit one job per line, each a JSON object; options are the defaults of all"),
         BLOCK,
         Option("--atomic", None, "with --batch: store all jobs or none"),
+        Option("-q --quiet", None, "with --batch: show no progress"),
         JSON,
     ),
     examples=(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -22,9 +22,16 @@ from stoker.store import changes, outbox, recorded_specs
 from stoker.store.database import transaction
 from stoker.store.high_water import ID_TABLES, Mark
 from stoker.store.journal_chains import JournalChain, Torn, chains, read_chain
-from stoker.store.journal_files import Line, Position
+from stoker.store.journal_files import Line, Position, read_line
 from stoker.store.migrate import apply_all, schema_of
 from stoker.store.replay import replaying, use_without_care
+
+Progress = Callable[[int, int], None]
+"""How many bytes of the journal were read, and of how many."""
+
+
+def silent(*_: object) -> None:
+    """Progress that is not shown."""
 
 
 class Until(Struct, frozen=True):
@@ -49,7 +56,7 @@ class Rebuilt(Struct, frozen=True):
     remarks: list[str]
 
 
-def from_journal(journal: Path, fresh: Path, until: Until) -> Rebuilt:
+def from_journal(journal: Path, fresh: Path, until: Until, progress: Progress = silent) -> Rebuilt:
     """Make a new database of the rows in a journal. Raises BackupRefused, JournalBroken, OSError or sqlite3.Error."""
     _refuse_future(until)
     every = chains(journal)
@@ -60,10 +67,10 @@ def from_journal(journal: Path, fresh: Path, until: Until) -> Rebuilt:
     with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
         use_without_care(connection)
         apply_all(connection, chain.header.schema)
-        return _apply(connection, chain, Position(-1, -1), until)
+        return _apply(connection, chain, Position(-1, -1), until, progress)
 
 
-def behind_backup(journal: Path, fresh: Path, until: Until) -> Rebuilt:
+def behind_backup(journal: Path, fresh: Path, until: Until, progress: Progress = silent) -> Rebuilt:
     """Apply to `fresh`, a copy of a backup, the later commits of the journal. Raises as `from_journal` does."""
     _refuse_future(until)
     with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
@@ -86,7 +93,7 @@ def behind_backup(journal: Path, fresh: Path, until: Until) -> Rebuilt:
                 "the changes between were removed",
                 hint="take a newer backup: stoker backup ls",
             )
-        return _apply(connection, chain, position, until)
+        return _apply(connection, chain, position, until, progress)
 
 
 def put_back_specs(fresh: Path) -> list[str]:
@@ -135,7 +142,9 @@ def _chain_for(every: list[JournalChain], until: Until) -> JournalChain:
     )
 
 
-def _apply(connection: sqlite3.Connection, chain: JournalChain, start: Position, until: Until) -> Rebuilt:
+def _apply(
+    connection: sqlite3.Connection, chain: JournalChain, start: Position, until: Until, progress: Progress
+) -> Rebuilt:
     """Apply the commits of a chain behind `start`, and read the rest for its ids."""
     seq, at, ids, remarks, over = start.seq, 0, _Ids(), list[str](), False
     end: Line | None = None
@@ -143,7 +152,7 @@ def _apply(connection: sqlite3.Connection, chain: JournalChain, start: Position,
     with replaying(connection) as replay:
         if header.base and Position(header.last, header.seq) > start and until.includes(header.seq, header.at):
             replay.clear()
-        for commit in _commits(chain, remarks):
+        for commit in _commits(chain, remarks, progress):
             newest = commit[-1]
             over = over or not until.includes(newest.seq, newest.at)
             if not over and newest.position > start:
@@ -174,13 +183,13 @@ def _check_end(chain: JournalChain, end: Line | None, until: Until) -> None:
     raise BackupRefused(f"{where} ends at change {end.seq}, {instant(end.at)}", hint=hint)
 
 
-def _commits(chain: JournalChain, remarks: list[str]) -> Iterator[list[Line]]:
+def _commits(chain: JournalChain, remarks: list[str], progress: Progress = silent) -> Iterator[list[Line]]:
     """The lines of each commit, in order. An incomplete commit at the end of a journal is left out.
 
     A chain begins with every row of the database: its lines are given one by one, to hold few of them in memory.
     """
     commit: list[Line] = []
-    for line in read_chain(chain):
+    for line in read_chain(chain, _counting(chain, progress)):
         if isinstance(line, Torn):
             remarks.append(str(line))
             continue
@@ -190,6 +199,19 @@ def _commits(chain: JournalChain, remarks: list[str]) -> Iterator[list[Line]]:
             commit = []
     if commit:
         remarks.append(f"the last commit, up to change {commit[-1].seq}, is not complete and does not count")
+
+
+def _counting(chain: JournalChain, progress: Progress) -> Callable[[Path, bytes], Line]:
+    """Reads a line, and says how much of the chain has been read."""
+    done, of = 0, sum(path.stat().st_size for path in chain.paths)
+
+    def read(path: Path, text: bytes) -> Line:
+        nonlocal done
+        done += len(text)
+        progress(done, of)
+        return read_line(path, text)
+
+    return read
 
 
 def given_out(journal: Path) -> Mark:

@@ -13,8 +13,9 @@ import os
 import shlex
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from stoker.core.clock import wall_ms
 from stoker.core.errors import BackupRefused, DiskFull, JournalBroken, StateRefused, StokerError, StorageFailed
 from stoker.files import NotRegular, make_regular, open_regular, sync
 from stoker.ops import rebuild
-from stoker.ops.rebuild import Rebuilt, Until
+from stoker.ops.rebuild import Rebuilt, Until, silent
 from stoker.store import audit, changes, instance, restore
 from stoker.store.backup_files import read_checksum, time_name
 from stoker.store.database import APPLICATION_ID, HEADER, UNREADABLE, beside, open_immutable, open_unchanged
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from stoker.core.daemon_views import RestoreView
 
 CHUNK_BYTES = 1024 * 1024
+Progress = Callable[[str, int, int], None]
+"""The part of the work, and how many bytes of how many are done (0 of 0: not known)."""
 MARGIN = 1_000  # above ids that are only known from files: somewhat higher ones may have been answered
 
 
@@ -65,22 +68,23 @@ class Present(Struct, frozen=True):
     last_seq: int | None
 
 
-def preview(root: str, backup: str | None, until: Until | None = None) -> RestoreView:
+def preview(root: str, backup: str | None, until: Until | None = None, progress: Progress = silent) -> RestoreView:
     """The restore that would be made. Raises BackupRefused, JournalBroken, AlreadyRunning, StateRefused."""
     directory = StateDirectory(Path(root))
     with _held(directory, taking=False), tempfile.TemporaryDirectory(prefix="stoker-") as folder:
         source = _find(directory, backup)
         with _failures(source):
             if source != directory.journal and until is None:
+                progress("verifying", 0, 0)
                 candidate = _examine(source, source, _checksum(source))
             else:
-                candidate = _build(directory, source, until, Path(folder) / "stoker.db")
+                candidate = _build(directory, source, until, Path(folder) / "stoker.db", progress)
         present = _present(directory)
         _refuse_foreign(source, candidate, present)
         return _view(directory, source, candidate, present, None)
 
 
-def carry_out(root: str, backup: str | None, until: Until | None = None) -> RestoreView:
+def carry_out(root: str, backup: str | None, until: Until | None = None, progress: Progress = silent) -> RestoreView:
     """Restore a backup, or with None what the journal has; `until` goes on behind a backup.
 
     Raises BackupRefused, JournalBroken, AlreadyRunning, StateRefused, CannotCreate, DiskFull or StorageFailed.
@@ -94,7 +98,7 @@ def carry_out(root: str, backup: str | None, until: Until | None = None) -> Rest
         _remove(fresh)
         try:
             with _failures(fresh):
-                candidate = _build(directory, source, until, fresh)
+                candidate = _build(directory, source, until, fresh, progress)
                 _refuse_foreign(source, candidate, present)
                 left = newest_chain(directory.journal)
                 above = _above(directory, present.given_out.joined(candidate.given_out))
@@ -130,17 +134,20 @@ def _failures(path: Path) -> Iterator[None]:
         raise storage_error(error.filename or path, error) from error
 
 
-def _build(directory: StateDirectory, source: Path, until: Until | None, fresh: Path) -> Candidate:
+def _build(directory: StateDirectory, source: Path, until: Until | None, fresh: Path, progress: Progress) -> Candidate:
     """Make `fresh` from a backup or from the journal, and verify it. Raises BackupRefused or JournalBroken."""
+    replayed = partial(progress, "replayed")
     if source == directory.journal:
-        return _rebuilt(fresh, source, rebuild.from_journal(source, fresh, until or Until()))
-    candidate = _examine(fresh, source, _copy(source, fresh))
+        return _rebuilt(fresh, source, rebuild.from_journal(source, fresh, until or Until(), replayed), progress)
+    checksum = _copy(source, fresh, partial(progress, "copied"))
+    progress("verifying", 0, 0)
+    candidate = _examine(fresh, source, checksum)
     if until is None:
         return candidate
-    return _rebuilt(fresh, source, rebuild.behind_backup(directory.journal, fresh, until))
+    return _rebuilt(fresh, source, rebuild.behind_backup(directory.journal, fresh, until, replayed), progress)
 
 
-def _rebuilt(fresh: Path, source: Path, rebuilt: Rebuilt) -> Candidate:
+def _rebuilt(fresh: Path, source: Path, rebuilt: Rebuilt, progress: Progress) -> Candidate:
     def refused(why: object) -> JournalBroken:
         return JournalBroken(f"the rebuild from {source} is damaged: {why}", hint="stoker restore --from-backup latest")
 
@@ -148,6 +155,7 @@ def _rebuilt(fresh: Path, source: Path, rebuilt: Rebuilt) -> Candidate:
         with open_immutable(fresh) as connection:
             return find_damage(connection) or audit.verify(connection).broken
 
+    progress("verifying", 0, 0)
     try:
         remarks, found = rebuilt.remarks, damage()
         if found is not None and (put_back := rebuild.put_back_specs(fresh)):
@@ -200,17 +208,20 @@ def _checksum(backup: Path) -> str:
         raise _unreadable(backup, error) from error
 
 
-def _copy(backup: Path, fresh: Path) -> str:
+def _copy(backup: Path, fresh: Path, progress: rebuild.Progress) -> str:
     """Copy a backup, durably; gives the checksum of what was copied."""
     checksum = hashlib.sha256()
     try:
         source = os.fdopen(open_regular(backup), "rb")
     except OSError as error:
         raise _unreadable(backup, error) from error
+    done, of = 0, os.fstat(source.fileno()).st_size
     with source, os.fdopen(make_regular(str(fresh)), "wb") as target:
         while chunk := source.read(CHUNK_BYTES):
             checksum.update(chunk)
             target.write(chunk)
+            done += len(chunk)
+            progress(done, of)
         target.flush()
         os.fsync(target.fileno())
     return checksum.hexdigest()
