@@ -242,6 +242,10 @@ def test_cancel_when_it_runs_then_its_steps_end_and_another_time_is_an_error(
         (["workflow", "submit", "/no/such/file"], "cannot read /no/such/file"),
         (["workflow", "submit", ""], "cannot read '': "),
         (["workflow", "submit", "x", "--dry-run", "--wait"], "nothing to wait for"),
+        (
+            ["workflow", "submit", str(EXAMPLE), "--param", "version=1", "--param", "version=2"],
+            "--param version is given",
+        ),
         (["workflow", "graph", "/no/such/file"], "hint: name the id of a workflow, or a flow file"),
         (["workflow", "ls", "--limit", "0"], "--limit: 0 is less than 1"),
         (["workflow", "ls", "--limit", "1", "--all"], "--all and --limit contradict each other"),

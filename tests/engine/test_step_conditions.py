@@ -225,3 +225,19 @@ def test_handler_when_a_person_skipped_it_then_a_retry_leaves_it(client: stoker.
 
     assert answer["reset"] == ["a"]
     settled(client, workflow)
+
+
+def test_retry_when_the_workflow_is_paused_then_it_stays_paused(client: stoker.Client, gate: Gate) -> None:
+    workflow = sent_flow(client, {"a": step("exit 1"), "b": gate.spec()})
+    until(lambda: step_states(client, workflow) == {"a": "failed", "b": "running"}, why="the failure")
+    client.call("workflow.pause", {"id": workflow})
+
+    answer = client.call("workflow.retry", {"id": workflow})
+
+    assert (answer["state"], answer["reset"]) == ("paused", ["a"])
+    gate.open()
+    until(lambda: step_states(client, workflow)["b"] == "succeeded", why="the running step")
+    assert step_states(client, workflow)["a"] == "queued"
+    client.call("workflow.resume", {"id": workflow})
+    assert settled(client, workflow) == "failed"
+    assert attempts(client, workflow)["a"] == 2

@@ -179,6 +179,8 @@ def _call(verb: str, given: Given, params: dict[str, Any]) -> int:
         _print_answer(ident, answer, stopping=verb == "cancel")
         if verb == "retry" and not answer["reset"]:
             render.note("no step failed, so no step was queued again; --all or --step NAME queues others")
+        elif verb == "retry" and answer["state"] == "paused":
+            render.note(f"the workflow is paused, so no step starts; next: stoker workflow resume {ident}")
     render.flush()
     return until_ended(given, ident) if given.get("wait") else 0
 

@@ -78,7 +78,7 @@ def submit(given: Given) -> int:
 
 def _submit(given: Given, flow: dict[str, Any]) -> WorkflowAccepted:
     """Submit; with `--block` as often as needed until the queues have room for all steps."""
-    parameters, key, room = dict(given["param"]), given["idempotency_key"], room_wait(given)
+    parameters, key, room = _parameters(given["param"]), given["idempotency_key"], room_wait(given)
     with connect(given) as client:
         while True:
             try:
@@ -87,6 +87,15 @@ def _submit(given: Given, flow: dict[str, Any]) -> WorkflowAccepted:
                 if room is None:
                     raise
                 room.wait(client, full)
+
+
+def _parameters(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for name, value in pairs:
+        if name in values:
+            raise UsageError(f"--param {name} is given twice: {values[name]!r} and {value!r}", hint="leave one out")
+        values[name] = value
+    return values
 
 
 def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool) -> None:

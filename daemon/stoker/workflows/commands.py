@@ -110,13 +110,14 @@ def cancel(turn: Turn, run: LiveWorkflow, actor: Actor) -> Pieces[WorkflowCancel
 def retry(
     turn: Turn, run: LiveWorkflow, reset: Collection[str], actor: Actor, budget: Budget
 ) -> Pieces[WorkflowRetried]:
-    """Run these steps again, and let the workflow run. Raises NotAllowed while one of them runs."""
+    """Run these steps again; in a paused workflow once it is resumed. Raises NotAllowed while one of them runs."""
     must_not_go_back(run, "retry")
     watching = run.handlers(reset)
     again = {*reset, *watching}
     _must_not_run(turn, run, again)
     check_reset(turn, run, again)
-    turn.intend(run, Intent.RUN, "retry", actor)
+    paused = run.workflow.intent is Intent.PAUSE and not run.workflow.ended
+    turn.intend(run, Intent.PAUSE if paused else Intent.RUN, "retry", actor)
     yield from reset_steps(turn, run, again, actor, _floors(run, watching), budget)
     return {**workflow_standing(run), "reset": sorted(again)}
 
