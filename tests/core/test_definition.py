@@ -116,9 +116,9 @@ def test_plan_when_a_step_has_items_then_each_becomes_a_step_and_needs_are_of_al
 
     planned = made_of(sent)
 
-    assert [(one.name, one.group, one.sent.args) for one in planned.steps[:2]] == [
-        ("compile:1", "compile", ("a.c",)),
-        ("compile:2", "compile", ("b.c",)),
+    assert [(one.name, one.group, one.item, one.sent.args) for one in planned.steps[:2]] == [
+        ("compile:1", "compile", "a.c", ("a.c",)),
+        ("compile:2", "compile", "b.c", ("b.c",)),
     ]
     assert planned.steps[2].needs == (Edge("compile:1"), Edge("compile:2"))
     assert planned.widths == {"compile": 1}
@@ -294,3 +294,11 @@ def test_conditions_when_a_step_waits_for_more_than_its_needs_then_they_are_name
     wait_for: Any, conditions: list[str]
 ) -> None:
     assert Planned(name="a", sent=StepParams(command="true", wait_for=wait_for)).conditions == conditions
+
+
+def test_plan_when_there_are_several_cycles_then_each_is_a_mistake() -> None:
+    pairs = {"a": "b", "b": "a", "c": "d", "d": "c", "e": "a"}
+
+    mistakes = made_of(flow({name: step(needs=(need,)) for name, need in pairs.items()})).mistakes
+
+    assert [set(one.cycle) for one in mistakes] == [{"a", "b"}, {"c", "d"}]

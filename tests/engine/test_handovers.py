@@ -118,6 +118,22 @@ def test_inputs_when_many_needs_hand_on_much_then_all_of_them_arrive(client: sto
     assert {name: len(end["outputs"]["a"]) for name, end in inputs.items()} == dict.fromkeys(steps, 2_000)
 
 
+def test_item_when_it_has_the_signs_of_a_shell_then_a_script_reads_it_as_it_is(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    item = 'it\'s; $(touch /nowhere) "x"\n{{'
+    steps = {
+        "each": {**shell(f'printf %s "$STOKER_ITEM" > {tmp_path}/item'), "each": [item]},
+        "one": shell(f"env > {tmp_path}/env"),
+    }
+
+    answer = send(client, flow(steps))
+
+    assert flow_end(client, answer["id"]) == "succeeded"
+    assert (tmp_path / "item").read_text() == item
+    assert "STOKER_ITEM" not in (tmp_path / "env").read_text()
+
+
 def test_inputs_when_a_job_needs_nothing_then_its_file_is_there_and_read_only(
     client: stoker.Client, shared: DaemonProcess, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ OF_A_JOB: Final = {
     "STOKER_INPUTS_FILE": "a file with state and outputs of its needs, as JSON",
     "STOKER_WORKFLOW_ID": "the workflow of a step",
     "STOKER_STEP": "the name of a step",
+    "STOKER_ITEM": "the item of `each` that the step is for",
     "STOKER_SCHEDULE": "the schedule that submitted it",
     "STOKER_SCHEDULED_FOR": "the time that the run is for (RFC 3339)",
     "STOKER_EVENT_FILE": "a file with the data of the events that it waited for, as JSON",

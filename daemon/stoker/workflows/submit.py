@@ -32,6 +32,8 @@ from stoker.store.jobs import Keyed
 from stoker.store.loading import Wanted
 from stoker.store.writer import NewKey
 
+ITEM_VARIABLE = "STOKER_ITEM"
+
 
 class WorkflowOffer(Struct, frozen=True, kw_only=True):
     """A workflow as it was sent, and its plan; `origin`: the schedule that submits it."""
@@ -179,7 +181,8 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
             errors += unknown_limits(spec, turn.memory)
         errors += conditions.problems(turn, spec.wait_for, self._offer.owner_uid)
         name = f"{self._offer.name}/{step.name}" if spec.name is None else spec.name
-        return from_schedule(replace(spec, name=name, when=step.when), self._offer.origin), errors
+        env = spec.env if step.item is None else {**spec.env, ITEM_VARIABLE: step.item}
+        return from_schedule(replace(spec, name=name, env=env, when=step.when), self._offer.origin), errors
 
     def _accept(self, turn: Turn, specs: Sequence[Spec]) -> Generator[None, None, LiveWorkflow]:
         run = self._run(turn)

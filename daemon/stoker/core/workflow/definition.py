@@ -128,7 +128,7 @@ class FlowRequest(Struct, frozen=True, kw_only=True):
 
 
 class Planned(Struct, frozen=True, kw_only=True):
-    """One step to be made. `when` is None without needs; `group` is the step with `each` that it was made from.
+    """One step to be made. `when` is None without needs; `group`, `item`: what it was made from, if that has `each`.
 
     `sure`: all its fields are valid. `locatable`: the fields that decide where its program is are valid.
     """
@@ -138,6 +138,7 @@ class Planned(Struct, frozen=True, kw_only=True):
     needs: tuple[Edge, ...] = ()
     when: When | None = None
     group: str | None = None
+    item: str | None = None
     sure: bool = True
     locatable: bool = True
 
@@ -166,8 +167,7 @@ def plan(request: FlowRequest, strategies: Collection[str] | None) -> Plan:
     for name, step in flow.steps.items():
         _judge(flow, name, step, strategies, mistakes)
     others = {name: [need.step for need in step.edges if need.step != name] for name, step in flow.steps.items()}
-    if cycle := find_cycle(others):
-        mistakes.append(cycle_mistake(cycle))
+    mistakes += map(cycle_mistake, find_cycles(others))
     excess = _too_many(flow)
     mistakes += excess
     groups = _fan_out(request, mistakes, of_each=1 if excess else None)
@@ -189,6 +189,18 @@ def find_cycle(needs: Mapping[str, Iterable[str]]) -> list[str]:
         cycle: list[str] = error.args[1]
         return cycle
     return []
+
+
+def find_cycles(needs: Mapping[str, Iterable[str]]) -> Iterator[list[str]]:
+    """Cycles that have no step in common, at most as many as an answer shows."""
+    left = dict(needs)
+    for _ in range(MAX_MISTAKES):
+        cycle = find_cycle(left)
+        if not cycle:
+            return
+        yield cycle
+        for name in set(cycle):
+            del left[name]
 
 
 def cycle_mistake(cycle: list[str]) -> Mistake:
@@ -285,7 +297,7 @@ def _fan_out(request: FlowRequest, mistakes: list[Mistake], of_each: int | None)
         template = Template(sent, names, of_items=sent.each is not UNSET)
         for number, item in enumerate([None] if sent.each is UNSET else sent.each[:of_each], 1):
             filled = template.fill(item)
-            groups[name].append(_planned(request, name, None if sent.each is UNSET else number, filled))
+            groups[name].append(_planned(request, name, number, item, filled))
             if len(of_step) < MAX_MISTAKES:
                 of_step.update((one._replace(path=f"steps.{name}.{one.path}"), None) for one in filled.mistakes)
             size += filled.size
@@ -297,11 +309,12 @@ def _fan_out(request: FlowRequest, mistakes: list[Mistake], of_each: int | None)
     return groups
 
 
-def _planned(request: FlowRequest, name: str, number: int | None, filled: Filled[StepParams]) -> Planned:
+def _planned(request: FlowRequest, name: str, number: int, item: str | None, filled: Filled[StepParams]) -> Planned:
     return Planned(
-        name=name if number is None else f"{name}:{number}",
+        name=name if item is None else f"{name}:{number}",
         sent=filled.step,
-        group=None if number is None else name,
+        group=None if item is None else name,
+        item=item,
         sure=name not in request.unsure,
         locatable=filled.locatable and name not in request.unlocatable,
     )
