@@ -1,4 +1,7 @@
-"""`stoker top` on a terminal of 60 columns and 14 lines: what it shows, its keys, and that it restores the terminal."""
+"""`stoker top --plain` on a terminal of 60 columns and 14 lines: what it shows, its keys, and what it restores.
+
+The screen that opens without --plain has tests of its own: tests/cli/test_screen.py and its neighbours.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from tests.support.facts import DEADLINE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.support.daemon import DaemonProcess
 
@@ -31,14 +35,14 @@ ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 class Window:
     """A terminal with `stoker top` in it."""
 
-    def __init__(self, daemon: DaemonProcess) -> None:
+    def __init__(self, daemon: DaemonProcess, *options: str, **environ: str) -> None:
         self._master, self._slave = pty.openpty()
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
         self.before = termios.tcgetattr(self._slave)
-        stoker = [str(daemon.programs / "stoker"), "--socket", str(daemon.socket), "top", "--every", "100ms"]
+        stoker = [str(daemon.programs / "stoker"), "--socket", str(daemon.socket), "top", "--every", "100ms", *options]
         self.process = subprocess.Popen(
             ["setsid", "--ctty", *stoker], stdin=self._slave, stdout=self._slave, stderr=self._slave,
-            env={**daemon.environ, "TERM": "xterm"},
+            env={**daemon.environ, "TERM": "xterm", **environ},
         )  # fmt: skip
         self.seen = ""
 
@@ -73,7 +77,7 @@ def window(daemon: DaemonProcess) -> Iterator[Window]:
         daemon.cli(
             "submit", "--run-at", "+1h", "--", "echo", "a command that is longer than sixty columns are wide 漢字" * 2
         )
-    window = Window(daemon)
+    window = Window(daemon, "--plain")
     yield window
     window.close()
 
@@ -113,3 +117,13 @@ def test_top_when_it_is_terminated_then_the_screen_is_given_back(window: Window)
 
     assert window.process.wait(DEADLINE_S) == 130
     assert window.modes == window.before
+
+
+def test_top_when_the_extra_is_missing_then_the_plain_text_names_it(daemon: DaemonProcess, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['textual'] = None\n")
+    window = Window(daemon, PYTHONPATH=str(tmp_path))
+    try:
+        window.read_until("q quit")
+        assert window.seen.count("pip install 'stoker[tui]'") == 1
+    finally:
+        window.close()

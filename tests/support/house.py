@@ -55,6 +55,7 @@ AWAITED_THERE = {
     "run_apart",  # host/threads.py: a future gets the error
     "start_task",  # cli/pages/tasks.py: it reports the error
     "_start_reading",  # rpc/async_client.py: the calls that wait get the error
+    "_reporting_thread",  # cli/screen/background.py: the screen raises its error
     "_serve_apart",  # telemetry/metrics_port.py: the server goes on after the error of a request
     "_start_thread",  # telemetry/log_writer.py: it counts the lines that it loses
 }  # fmt: skip

@@ -171,7 +171,7 @@ def _carry_out(client: Client, verb: str, ids: list[int], extra: dict[str, Any],
 
 
 def _print_answer(answer: StandingShape) -> None:
-    render.line(_result(answer))
+    render.line(result(answer))
     if taken_up := answer.get("taken_up"):
         render.flush()  # before the note, where both go to the same place
         render.note(f"also queued again: {few([str(job) for job in taken_up], MOST_SHOWN)}")
@@ -227,7 +227,7 @@ def _counts(jobs: list[JobView]) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
-def _result(answer: StandingShape) -> str:
+def result(answer: StandingShape) -> str:
     """`job 41 queued: priority 0 -> 5`."""
     changed = list(edited(answer.get("changed", {})))
     state = "is being stopped" if answer.get("stopping") else answer["state"]

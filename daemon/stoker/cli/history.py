@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Fields of a change that only --json shows. The times of an end are in its line and in the table of attempts.
 HIDDEN = ("state", "key", "order_key", "checkpoint_floor", "needs_open", "conditions_open", "started_at", "finished_at")
+CHANGE_HEADERS = ("SEQ", "AT", "FROM", "TO", "CAUSE", "BY", "DETAILS")
 TAIL_LINES = 20
 TAIL_BYTES = 64 * 1024
 LOGS = Option("--logs", None, f"also the last {TAIL_LINES} lines of its log")
@@ -37,8 +38,7 @@ def history(given: Given) -> None:
         return
     if answer["older_removed"]:
         render.note("older entries of its history were removed ([retention] keep_changes, stoker purge)")
-    headers = ("SEQ", "AT", "FROM", "TO", "CAUSE", "BY", "DETAILS")
-    table.show(headers, [change_row(c) for c in answer["changes"]], spare=("BY", "SEQ", "FROM"), whole=True)
+    table.show(CHANGE_HEADERS, [change_row(c) for c in answer["changes"]], spare=("BY", "SEQ", "FROM"), whole=True)
     if answer["attempts"]:
         render.line()
         print_attempts(answer["attempts"], older=answer["attempts_before"])
@@ -103,6 +103,13 @@ def _typed(field: str, value: Any) -> object:
 
 def print_attempts(attempts: list[AttemptView], *, older: int | None = None) -> None:
     """A table of attempts. `older`: the number of the first one shown, if earlier ones were left out."""
+    table.show(*attempt_table(attempts), spare=("LOG", "MEMORY", "CPU", "STARTED"), whole=True)
+    if older is not None:
+        render.note(f"not shown: {counted(older - 1, 'earlier attempt')}")
+
+
+def attempt_table(attempts: list[AttemptView]) -> tuple[list[str], list[tuple[object, ...]]]:
+    """Headers and rows."""
     headers = ["TRY", "STARTED", "TOOK", "OUTCOME", "CPU", "MEMORY", "LOG", "REMARK"]
     rows = [_attempt_row(attempt) for attempt in attempts]
     if any(attempt["limits"] for attempt in attempts):
@@ -111,9 +118,7 @@ def print_attempts(attempts: list[AttemptView], *, older: int | None = None) -> 
             (*row[:-1], _in_force(attempt["limits"] or {}), row[-1])
             for row, attempt in zip(rows, attempts, strict=True)
         ]
-    table.show(headers, rows, spare=("LOG", "MEMORY", "CPU", "STARTED"), whole=True)
-    if older is not None:
-        render.note(f"not shown: {counted(older - 1, 'earlier attempt')}")
+    return headers, rows
 
 
 def _in_force(limits: dict[str, LimitView]) -> str:

@@ -75,7 +75,7 @@ def row(job: JobView, now_ms: int) -> tuple[object, ...]:
         outcome.result(job) or outcome.awaited(job) or "-",
         job["queue"],
         job["priority"],
-        _tries(job),
+        tries(job),
         render.span(now_ms - job["created_at"]),
         render.span(_ran_ms(job, now_ms)),
         render.cut(outcome.reports(job), SAYS_WIDTH),
@@ -83,7 +83,7 @@ def row(job: JobView, now_ms: int) -> tuple[object, ...]:
     )
 
 
-def _tries(job: JobView) -> str:
+def tries(job: JobView) -> str:
     """`2/3`: attempts of those allowed. `4` if there were more: orphaned and restarted ones are not charged."""
     attempts, allowed = job["attempts"], job["max_attempts"]
     return f"{attempts}/{allowed}" if attempts <= allowed else str(attempts)

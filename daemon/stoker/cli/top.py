@@ -1,7 +1,7 @@
-"""`stoker top`: the daemon, its queues and live jobs, redrawn again and again.
+"""`stoker top`: the daemon, its queues and live jobs: a screen (cli/screen), or a plain text that is redrawn.
 
-Owns the screen, what is left out where it is small, and the keys. The terminal gets its state back however `top` ends.
-Without a terminal it prints once.
+Owns the choice between them, and the plain text: what is left out where it is small, and the keys. The terminal gets
+its state back however `top` ends. Without a terminal it prints once.
 """
 
 from __future__ import annotations
@@ -12,23 +12,27 @@ import sys
 import termios
 import time
 import tty
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from stoker.cli import jobs
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import connect
-from stoker.cli.kit.parser import Command, Given
+from stoker.cli.kit.parser import Command, Given, Option
 from stoker.cli.kit.selection import Overview
 from stoker.cli.queues import state_of
 from stoker.cli.status import summary
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stoker.core.daemon_views import QueueView, StatusView
 
 SHORTEST_MS = 100
 LOCAL_MODES = 3  # in the list of tcgetattr
 LIVE = ("running", "held", "waiting", "queued")
+HOW_TO_GET_THE_SCREEN = "a screen with logs and actions: pip install 'stoker[tui]'"
 KEYS = "q quit   space refresh"
 QUEUE_HEADERS = ("QUEUE", "CLASS", "STATE", "RUNNING", "QUEUED", "WAITING", "HELD")
 SPARE_OF_QUEUES = ("HELD", "WAITING", "CLASS")
@@ -38,21 +42,35 @@ MIN_QUEUE_LINES = 2
 
 
 @Command(
-    options=(values.duration_option("--every", "time between two refreshes (default: 1s)"),),
-    examples=("stoker top", "stoker top --every 250ms"),
+    options=(
+        values.duration_option("--every", "time between two refreshes (default: 1s)"),
+        Option("--plain", None, "a plain text that is refreshed, instead of the screen with tables, logs and actions"),
+    ),
+    examples=("stoker top", "stoker top --every 250ms", "stoker top --plain"),
 )
-def top(given: Given) -> None:
-    """Keys: q quits, space refreshes at once."""
+def top(given: Given) -> int:
+    """The screen needs the extra `stoker[tui]`; its key `?` lists all others. Without a terminal it prints once."""
     pause_s = max(SHORTEST_MS, given["every_ms"] or 1_000) / 1_000
     with connect(given) as client:
         if not render.on_terminal():
             render.screen(screen_lines(client))
-            return
+            return 0
+        has_screen = find_spec("textual") is not None
+        if has_screen and not given["plain"] and sys.stdin.isatty():
+            client.status()  # a daemon that is not there is an error here, and a banner later
+            return _open_screen(given["socket"], pause_s)
+        remarks = [] if has_screen or given["plain"] else [HOW_TO_GET_THE_SCREEN]
         with Terminal() as terminal:
             while True:
-                render.screen(screen_lines(client))
+                render.screen(screen_lines(client, remarks))
                 if terminal.key(pause_s) in ("q", "Q"):
-                    return
+                    return 0
+
+
+def _open_screen(socket: str | None, every_s: float) -> int:
+    from stoker.cli.screen.app import TopApp  # noqa: PLC0415 - it imports Textual
+
+    return TopApp(socket, every_s).run_to_its_end()
 
 
 class Terminal:
@@ -95,11 +113,11 @@ def _leave(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def screen_lines(client: Client) -> list[str]:
+def screen_lines(client: Client, remarks: Sequence[str] = ()) -> list[str]:
     """The lines of one screen. All requests are made before anything is printed, so that it does not flicker."""
     columns, lines = render.terminal_size()
     status = client.call("system.status", {})
-    head = [render.cut(line, columns) for line in _head(status)]
+    head = [render.cut(line, columns) for line in (*_head(status), *remarks)]
     room = min(lines, values.SHOWN + len(head) + len(status["queues"])) - len(head) - 2  # for a blank line and the keys
     queues = _queues(status["queues"], max(MIN_QUEUE_LINES, room // 3), columns)
     left = max(1, room - len(queues) - 2)  # for a blank line and the headers

@@ -22,6 +22,8 @@ from stoker.core.units import counted
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stoker.core.views import AnalysisView, StepView, WorkflowDetails, WorkflowView
     from stoker.core.wire_types import WorkflowAccepted
 
@@ -29,6 +31,8 @@ STATES = ("running", "paused", "rolling_back", "succeeded", "failed", "cancelled
 DONE = ("succeeded", "superseded")
 PAGE = 1000
 REMARK_WIDTH = 80
+HEADERS = ("ID", "STATE", "DONE", "NOT DONE", "AGE", "TOOK", "NAME")
+STEP_HEADERS = ("STEP", "JOB", "STATE", "WHY", "TRY", "NEEDS", "REMARK")
 
 
 @Command(
@@ -158,19 +162,20 @@ def _newest(client: Client, states: list[str], most: int | None) -> tuple[list[W
 
 def _print_workflows(workflows: list[WorkflowView]) -> None:
     now_ms = time.time_ns() // 1_000_000
-    rows = [
-        (
-            workflow["id"],
-            workflow["state"],
-            f"{done_steps(workflow['counts'])}/{sum(workflow['counts'].values())}",
-            open_steps(workflow["counts"]) or "-",
-            render.span(now_ms - workflow["created_at"]),
-            render.span((workflow["finished_at"] or now_ms) - workflow["created_at"]),
-            workflow["name"],
-        )
-        for workflow in workflows
-    ]
-    table.show(("ID", "STATE", "DONE", "NOT DONE", "AGE", "TOOK", "NAME"), rows, spare=("AGE", "TOOK", "NOT DONE"))
+    rows = [row(workflow, now_ms) for workflow in workflows]
+    table.show(HEADERS, rows, spare=("AGE", "TOOK", "NOT DONE"))
+
+
+def row(workflow: WorkflowView, now_ms: int) -> tuple[object, ...]:
+    return (
+        workflow["id"],
+        workflow["state"],
+        f"{done_steps(workflow['counts'])}/{sum(workflow['counts'].values())}",
+        open_steps(workflow["counts"]) or "-",
+        render.span(now_ms - workflow["created_at"]),
+        render.span((workflow["finished_at"] or now_ms) - workflow["created_at"]),
+        workflow["name"],
+    )
 
 
 def done_steps(counts: dict[str, int]) -> int:
@@ -237,23 +242,23 @@ def _facts(workflow: WorkflowDetails) -> list[tuple[str, object]]:
 
 
 def _print_steps(steps: list[StepView]) -> None:
-    rows: list[tuple[object, ...]] = [
-        (
-            step["name"],
-            step["job"],
-            step["state"],
-            outcome.result(step) or outcome.awaited(step) or "-",
-            step["attempts"],
-            few(need_texts(step)),
-            remark(step),
-        )
-        for step in steps
-    ]
-    headers = ["STEP", "JOB", "STATE", "WHY", "TRY", "NEEDS", "REMARK"]
-    if not any(row[-1] for row in rows):
-        headers.remove("REMARK")
-        rows = [row[:-1] for row in rows]
+    headers: Sequence[str] = STEP_HEADERS
+    rows = [step_row(step) for step in steps]
+    if not any(cells[-1] for cells in rows):
+        headers, rows = STEP_HEADERS[:-1], [cells[:-1] for cells in rows]
     table.show(headers, rows, spare=("TRY", "NEEDS"), whole=True)
+
+
+def step_row(step: StepView) -> tuple[object, ...]:
+    return (
+        step["name"],
+        step["job"],
+        step["state"],
+        outcome.result(step) or outcome.awaited(step) or "-",
+        step["attempts"],
+        few(need_texts(step)),
+        remark(step),
+    )
 
 
 def remark(step: StepView) -> str:

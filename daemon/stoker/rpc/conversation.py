@@ -60,6 +60,15 @@ class Conversation:
             self._socket.close()
             self._socket = None
 
+    def hang_up(self) -> None:
+        """End what waits for the daemon here, from another thread: it fails as if the connection had broken."""
+        connected = self._socket
+        if connected is not None:
+            try:  # noqa: SIM105 - the hot path of the client does without contextlib
+                connected.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it has broken, or was closed meanwhile
+
     def call(self, method: str, params: object = None, *, again: bool = False, patient: bool = False) -> Any:
         """The result of `method`. `again`: send it once more if the answer is lost; `patient`: no time limit."""
         self._last_id += 1
