@@ -38,6 +38,10 @@ class Asked(NamedTuple):
         """An id of the path. Raises UsageError."""
         return _number(name, dict(self.names)[name])
 
+    def name(self, variable: str) -> str:
+        """A name of the path."""
+        return dict(self.names)[variable]
+
     def text(self, name: str) -> str | None:
         """A value of the query; None if it is missing or empty, as a field of a form is that was left empty."""
         return dict(self.query).get(name) or None

@@ -63,7 +63,7 @@ async def found(client: AsyncClient, name: str) -> QueueView:
 
 
 async def read(client: AsyncClient, asked: Asked) -> Mapping[str, Any]:
-    name = dict(asked.names)["queue"]
+    name = asked.name("queue")
     view = await found(client, name)
     load, page = await asyncio.gather(client.call("system.load"), client.call("job.list", queue=name, limit=ROWS))
     return {"queue": row(view, LoadCharts(load)), "jobs": page["jobs"], "more": page["next"]}
@@ -73,14 +73,14 @@ PAGES = (Page("/queues/{queue}", "queue.html", read),)
 
 
 async def subject(client: AsyncClient, asked: Asked) -> ActionSubject:
-    name = dict(asked.names)["queue"]
+    name = asked.name("queue")
     view = await found(client, name)
     about = f"{view['running']} running, {view['queued']} queued, {view['waiting']} waiting"
     return ActionSubject(f"queue {name}", queues.state_of(view), about, f"/queues/{name}")
 
 
 async def would_pause(client: AsyncClient, asked: Asked) -> list[str]:
-    view = await found(client, dict(asked.names)["queue"])
+    view = await found(client, asked.name("queue"))
     return [
         f"{counted(view['queued'], 'queued job')} would not start",
         f"{counted(view['running'], 'running job')} would go on to the end",
@@ -88,7 +88,7 @@ async def would_pause(client: AsyncClient, asked: Asked) -> list[str]:
 
 
 async def would_resume(client: AsyncClient, asked: Asked) -> list[str]:
-    view = await found(client, dict(asked.names)["queue"])
+    view = await found(client, asked.name("queue"))
     at_once = "" if view["max_running"] is None else f", at most {queues.running_bound(view)} at once"
     return [f"{counted(view['queued'], 'queued job')} may start{at_once}"]
 
@@ -101,7 +101,7 @@ def _of_queue(verb: str, effect: str, states: tuple[str, ...], preview: Any) -> 
         states,
         f"queue.{verb}",
         subject,
-        lambda asked: {"name": dict(asked.names)["queue"]},
+        lambda asked: {"name": asked.name("queue")},
         preview,
     )
 

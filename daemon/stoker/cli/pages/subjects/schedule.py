@@ -34,7 +34,7 @@ OVERLAPS: Final = {
 
 
 async def read(client: AsyncClient, asked: Asked) -> Mapping[str, Any]:
-    name = _name(asked)
+    name = asked.name("schedule")
     schedule, coming = await asyncio.gather(
         client.call("schedule.get", name=name), client.call("schedule.next", name=name, count=COMING)
     )
@@ -48,10 +48,6 @@ async def read(client: AsyncClient, asked: Asked) -> Mapping[str, Any]:
         "coming": _coming(coming),
         "actions": offered(ACTIONS, state),
     }
-
-
-def _name(asked: Asked) -> str:
-    return dict(asked.names)["schedule"]
 
 
 def _facts(schedule: ScheduleDetails) -> list[tuple[str, object]]:
@@ -84,14 +80,14 @@ PAGES = (Page("/schedules/{schedule}", "schedule.html", read),)
 
 
 async def subject(client: AsyncClient, asked: Asked) -> ActionSubject:
-    schedule = await client.call("schedule.get", name=_name(asked))
+    schedule = await client.call("schedule.get", name=asked.name("schedule"))
     name = schedule["name"]
     return ActionSubject(f"schedule {name}", state_of(schedule), schedule["submits"], f"/schedules/{name}")
 
 
 async def _running(client: AsyncClient, asked: Asked) -> list[str]:
     """The runs that go on."""
-    schedule = await client.call("schedule.get", name=_name(asked))
+    schedule = await client.call("schedule.get", name=asked.name("schedule"))
     runs = [run for run in schedule["runs"] if run["state"] in ("running", "queued", "waiting", "paused")]
     return [
         (f"job {run['job']}" if run["workflow"] is None else f"workflow {run['workflow']}") + f" is {run['state']}"
@@ -107,7 +103,7 @@ def _of_schedule(verb: str, label: str, effect: str, states: tuple[str, ...], **
         states,
         f"schedule.{verb}",
         subject,
-        lambda asked: {"name": _name(asked)},
+        lambda asked: {"name": asked.name("schedule")},
         **more,
     )
 
