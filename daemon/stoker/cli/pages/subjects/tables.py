@@ -54,4 +54,4 @@ ALL_ACTIONS: Final[tuple[PageAction, ...]] = (
     *schedule.ACTIONS,
     *queue.ACTIONS,
 )
-ALL_ENDPOINTS: Final[tuple[Endpoint, ...]] = (*job_log.ENDPOINTS, *checkpoint.ENDPOINTS)
+ALL_ENDPOINTS: Final[tuple[Endpoint, ...]] = (*job_list.ENDPOINTS, *job_log.ENDPOINTS, *checkpoint.ENDPOINTS)
