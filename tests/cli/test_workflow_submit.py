@@ -143,3 +143,17 @@ def test_complete_when_path_is_in_the_defaults_then_steps_with_variables_have_it
     flow = flowfile.complete({"defaults": {"env": {"PATH": str(tmp_path)}}, "steps": {"a": step}})
 
     assert flow["steps"]["a"]["command"] == str(tmp_path / "tool")
+
+
+def test_dry_run_when_a_later_program_is_not_there_yet_then_a_note_names_it(
+    shared: DaemonProcess, tmp_path: Path
+) -> None:
+    steps = {"make": {"command": "true"}, "run": {"command": "/nowhere/program", "needs": ["make"]}}
+    source = written(tmp_path, json.dumps({"name": "made", "steps": steps}), "made.json")
+
+    planned = shared.cli("workflow", "submit", "--dry-run", source)
+
+    assert planned.returncode == 0
+    assert planned.stderr == (
+        "stoker: steps.run.command: /nowhere/program does not exist yet; the step looks again as it starts\n"
+    )

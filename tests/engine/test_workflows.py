@@ -343,3 +343,34 @@ def test_resume_when_a_strategy_skips_a_step_then_its_history_names_the_strategy
     assert settled(client, workflow) == "succeeded"
     (skipped,) = [each for each in changes(client, job_of(client, workflow, "a")) if each["cause"] == "skip"]
     assert skipped["note"] == "resume strategy 'skip': not today"
+
+
+def test_flow_when_an_earlier_step_makes_program_and_directory_then_it_runs(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    made = tmp_path / "made"
+    makes = f"mkdir {made}; printf '#!/bin/sh\\n' > {made}/program; chmod +x {made}/program"
+    runs = {"command": "./program", "working_dir": str(made)}
+    steps = {"make": step(makes), "run": {**runs, "needs": ["make"]}, "other": {**runs, "command": f"{made}/program"}}
+    steps["other"]["needs"] = ["make"]
+
+    answer = send(client, flow(steps))
+
+    assert sorted(answer["warnings"]) == [
+        f"steps.other.working_dir: {made} does not exist",
+        f"steps.run.working_dir: {made} does not exist",
+    ]
+    assert settled(client, answer["id"]) == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "needs"), [({"command": "/nowhere/program"}, []), ({"command": "no-such-program"}, ["make"])]
+)
+def test_flow_when_no_earlier_step_can_make_the_program_then_it_is_refused(
+    client: stoker.Client, wrong: dict[str, str], needs: list[str]
+) -> None:
+    with pytest.raises(FlowInvalid) as refused:
+        send(client, flow({"make": OK, "run": {**wrong, "needs": needs}}))
+
+    (mistake,) = refused.value.details["errors"]
+    assert mistake["path"] == "steps.run.command"

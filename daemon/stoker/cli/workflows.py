@@ -111,6 +111,9 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
     remarks = {name: remark for name, step in flow["steps"].items() if (remark := _plan_remark(step))}
     rows = [(number, len(layer), few(groups(layer, remarks))) for number, layer in enumerate(layers, 1)]
     table.show(("LAYER", "STEPS", "WHICH"), rows, whole=True)
+    render.flush()
+    for warning in answer.get("warnings", ()):
+        render.note(f"{warning} yet; the step looks again as it starts")
 
 
 def _plan_remark(step: dict[str, Any]) -> str:

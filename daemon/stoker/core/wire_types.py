@@ -175,13 +175,17 @@ ChangeShape = TypedDict(
 
 
 class WorkflowAccepted(TypedDict):
-    """`id` and `state` are None for a dry run. `steps`: the job of each step. `existing`: as in `Submitted`."""
+    """`id` and `state` are None for a dry run. `steps`: the job of each step. `existing`: as in `Submitted`.
+
+    `warnings`: programs and directories of steps with needs that are not there yet; each step looks again as it starts.
+    """
 
     id: int | None
     state: WorkflowState | None
     steps: dict[str, int | None]
     layers: list[list[str]]
     existing: bool
+    warnings: list[str]
 
 
 class WorkflowStanding(TypedDict):

@@ -22,6 +22,7 @@ class ProblemKind(StrEnum):
     NOT_IN_PATH = auto()
     NOT_EXECUTABLE = auto()
     MAY_NOT_ENTER = auto()
+    MISSING = auto()
     OTHER = auto()
 
 
@@ -41,8 +42,9 @@ def problem(command: str, working_dir: str, path: str) -> CommandProblem:
     directory = Path(working_dir)
     try:
         if not directory.is_dir():
-            what = "is not a directory" if directory.exists() else "does not exist"
-            return Problem("working_dir", f"working_dir: {working_dir} {what}")
+            if directory.exists():
+                return Problem("working_dir", f"working_dir: {working_dir} is not a directory")
+            return Problem("working_dir", f"working_dir: {working_dir} does not exist", ProblemKind.MISSING)
         if not os.access(directory, os.X_OK):
             return _may_not_enter(working_dir)
         return _program_problem(command, working_dir, path)
@@ -67,7 +69,7 @@ def _program_problem(command: str, working_dir: str, path: str) -> CommandProble
     except OSError as error:
         return Problem("command", f"command: {command}: {error.strerror}")
     if not program.exists():
-        return Problem("command", f"command: {command} does not exist")
+        return Problem("command", f"command: {command} does not exist", ProblemKind.MISSING)
     if program.is_dir():
         return Problem("command", f"command: {command} is a directory")
     return Problem("command", f"command: {command} is not executable", ProblemKind.NOT_EXECUTABLE)

@@ -39,6 +39,7 @@ ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 HINT_DAEMON = 'give its full path, or submit with --env PATH="$PATH" to search your own PATH'
 
 HINT_ENTER = "name a directory that this user may enter: --working-dir /"
+MAY_COME = frozenset({ProblemKind.MISSING, ProblemKind.NOT_EXECUTABLE})  # an earlier step may make what is needed
 
 T = TypeVar("T")
 Place = tuple[str, str, str]  # command, working_dir, PATH
@@ -167,7 +168,7 @@ def _error(sent: JobWork, result: CommandProblem) -> StokerError | None:
     elif kind is ProblemKind.MAY_NOT_ENTER:
         message += ", the user of the daemon"
     hint = _hint(sent, kind) if field == "command" else HINT_ENTER if kind is ProblemKind.MAY_NOT_ENTER else None
-    return InvalidParams(printable(message), path=field, hint=hint)
+    return InvalidParams(printable(message), path=field, hint=hint, **({"may_come": True} if kind in MAY_COME else {}))
 
 
 def _hint(sent: JobWork, kind: ProblemKind) -> str | None:

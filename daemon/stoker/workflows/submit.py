@@ -49,13 +49,17 @@ class WorkflowOffer(Struct, frozen=True, kw_only=True):
 
 
 class WorkflowAnswer(Struct, frozen=True, kw_only=True):
-    """`id` and `state` are None for a dry run; `existing`: it was submitted before with the same key."""
+    """`id` and `state` are None for a dry run; `existing`: it was submitted before with the same key.
+
+    `warnings`: programs and directories of steps with needs that are not there yet; each step looks again as it starts.
+    """
 
     id: int | None
     state: WorkflowState | None
     steps: dict[str, int | None]
     layers: list[list[str]]
     existing: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
@@ -64,6 +68,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         super().__init__([step.sent for step in self._located])
         self._intake = intake
         self._offer = offer
+        self._warnings: dict[str, None] = {}  # in order, and those of the steps of one `each` only once
         self._digest = hashlib.blake2b(bytes(offer.sent) + encode_sorted(offer.parameters), digest_size=16).digest()
 
     def declare_reads(self, wanted: Wanted) -> None:
@@ -88,10 +93,15 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         layers = self._offer.plan.layers
         if self._offer.dry_run:
             steps = dict.fromkeys(step.name for step in self._offer.plan.steps)
-            return WorkflowAnswer(id=None, state=None, steps=steps, layers=layers)
+            return WorkflowAnswer(id=None, state=None, steps=steps, layers=layers, warnings=(*self._warnings,))
         run = yield from self._accept(turn, specs)
-        jobs = {step.name: step.job_id for step in run.steps.values()}
-        return WorkflowAnswer(id=run.workflow.id, state=run.workflow.state, steps={**jobs}, layers=layers)
+        return WorkflowAnswer(
+            id=run.workflow.id,
+            state=run.workflow.state,
+            steps={step.name: step.job_id for step in run.steps.values()},
+            layers=layers,
+            warnings=(*self._warnings,),
+        )
 
     def _earlier_answer(self, turn: Turn) -> WorkflowAnswer | None:
         """The answer to an earlier submit with this key. Raises IdempotencyConflict."""
@@ -166,7 +176,12 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         self, turn: Turn, step: definition.Planned, ids: Mapping[str, int], problem: StokerError | None
     ) -> tuple[Spec, list[StokerError]]:
         """The spec of a step, and all errors that this host has for it; `problem` is that of its command."""
-        errors: list[StokerError] = [] if problem is None else [problem]
+        errors: list[StokerError] = []
+        if problem is not None and step.needs and problem.details.get("may_come"):
+            mistake = _mistake(step, problem)
+            self._warnings[f"{mistake.path}: {mistake.message}"] = None
+        elif problem is not None:
+            errors.append(problem)
         judge = step.sure
         try:
             queue = self._intake.queue(turn, step.sent)
