@@ -8,6 +8,7 @@ calls are counted in a round of their own.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import statistics
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.footprint import cpu_ns
-from benchmarks.harness import TRUE, RawConnection, Scale, daemon, ids_of, request, workshop
+from benchmarks.harness import TRUE, RawConnection, Scale, daemon, ids_of, request, result, workshop
 from benchmarks.table import Row
 from tests.support.strace import Attached, counts_in, why_not
 
@@ -26,6 +27,8 @@ YARDSTICK_OPERATIONS = 1_000_000
 SWITCHES = re.compile(r"ctxt_switches:\s+(\d+)")
 SHARE = 4  # of the jobs of other benchmarks: counts need fewer
 SHOWN_CALLS = 8
+WAITING_CLIENTS = 1_000
+RUN_AT = 4_000_000_000_000
 
 
 class Way(NamedTuple):
@@ -57,6 +60,7 @@ WAYS = (
 def rows(scale: Scale) -> Iterator[Row]:
     for way in WAYS:
         yield from _rows(scale, way)
+    yield _waiters(scale)
 
 
 def _rows(scale: Scale, way: Way) -> Iterator[Row]:
@@ -79,6 +83,26 @@ def _rows(scale: Scale, way: Way) -> Iterator[Row]:
     yield Row(f"context switches a job, {way.name}", switches, *way.switches, "")
     figures = f"{statistics.median(cpu_us):,.0f} us; the unit is 1 000 writes to a dict"
     yield Row(f"CPU a job, {way.name}", cpu, *way.cpu, figures)
+
+
+def _waiters(scale: Scale) -> Row:
+    """Each waits for the same job, over a connection of its own; the daemon is measured from its end to the answers."""
+    clients = min(WAITING_CLIENTS, scale.jobs)
+    spent_us = []
+    with daemon() as process, contextlib.ExitStack() as stack:
+        first, *others = [stack.enter_context(RawConnection(process.socket)) for _ in range(clients)]
+        for _ in range(scale.rounds):
+            (job,) = first.submit(1, TRUE | {"run_at": RUN_AT})
+            line = request("job.wait", {"ids": [job]})
+            for other in others:
+                other.socket.sendall(line)
+            first.call("system.health")  # all of them are read by now
+            before_ns = cpu_ns([process.pid])
+            first.call("job.cancel", id=job)
+            for other in others:
+                result(other.answers.readline())
+            spent_us.append((cpu_ns([process.pid]) - before_ns) / len(others) / 1_000)
+    return Row(f"CPU for each of {clients:,} clients at the end of the job they wait for", spent_us, 50, 30, "", " us")
 
 
 def count_calls(pid: int, work: Callable[[], None]) -> dict[str, int]:

@@ -116,8 +116,9 @@ class Subscriptions:
         for transition in transitions if self._waiters else ():
             job = transition.job
             if job.id in self._waiters and ended(job.state):
+                end = job_standing(job)
                 for waiter in self._waiters[job.id]:
-                    waiter.add_end(job_standing(job))
+                    waiter.add_end(end)
         if self._followers:
             self._announce_changes(transitions, committed)
         if last_seq > self.seq:
