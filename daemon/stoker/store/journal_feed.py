@@ -71,10 +71,14 @@ class JournalFeed:
         """Whether so much waits for the disk that no more is to be read."""
         return at.position.last - self.journal.durable.last > MOST_AHEAD or self.waiting_bytes > MOST_AHEAD_BYTES
 
-    def forget(self, connection: sqlite3.Connection) -> None:
-        """Delete some entries that are durable in the files; inside a transaction."""
+    def forget(self, connection: sqlite3.Connection, lines: Sequence[tuple[Line, int]] = ()) -> None:
+        """Delete some entries that are durable in the files; inside a transaction that adds those of `lines`.
+
+        It deletes more than it adds, but not much: an answer waits for it.
+        """
         self._follow_start()
-        durable = min(self.journal.durable.last, self._forgotten + MOST_FORGOTTEN)
+        added = lines[-1][0].last - self._read.last if lines else 0
+        durable = min(self.journal.durable.last, self._forgotten + min(MOST_FORGOTTEN, FORGET_AFTER + 2 * added))
         if durable - self._forgotten >= FORGET_AFTER:
             outbox.forget(connection, durable)
             self._forgotten = durable

@@ -144,15 +144,15 @@ def _journaled(connection: sqlite3.Connection, feed: JournalFeed | None) -> Iter
     The rows are read before the commit, unless the journal is behind: a read that fails in a transaction may end that,
     and rows of earlier commits may be damaged.
     """
-    written, lines = WrittenRows(), None
+    written = WrittenRows()
     with transaction(connection):
         yield written
         if feed is not None:
-            feed.forget(connection)
-            if not feed.behind:
-                lines = feed.read(connection, written.bytes, written.changes)
+            behind = feed.behind
+            lines = () if behind else feed.read(connection, written.bytes, written.changes)
+            feed.forget(connection, lines)
     if feed is not None:
-        feed.hand_over(feed.read(connection) if lines is None else lines)
+        feed.hand_over(feed.read(connection) if behind else lines)
 
 
 def store(
