@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stoker.cli.screen import job_list
+from stoker.cli.screen import background, job_list
 from tests.support import flows, work
-from tests.support.facts import until, until_async
+from tests.support.facts import DEADLINE_S, until, until_async
 from tests.support.screens import opened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     import stoker
     from tests.support.daemon import DaemonProcess
@@ -318,3 +320,27 @@ async def test_the_daemon_when_it_is_killed_then_a_banner_stays_until_it_is_back
             work.submit(client, later("after"))
             await screen.until("before", "after", without=("The daemon is away", "lost"))
             assert work.end_of(client, lost) == ("failed", "orphaned")
+
+
+def test_threads_when_they_were_never_started_then_stopping_them_is_harmless(tmp_path: Path) -> None:
+    asker = background.Asker(str(tmp_path / "nobody"), lambda handle: handle())
+
+    asker.stop()
+    asker.stop()
+
+
+def test_a_thread_when_it_has_a_bug_then_the_screen_gets_it(shared: DaemonProcess) -> None:
+    caught: SimpleQueue[Exception] = SimpleQueue()
+
+    def tell(handle: Callable[[], object]) -> None:
+        try:
+            handle()
+        except ZeroDivisionError as bug:
+            caught.put(bug)
+
+    asker = background.Asker(str(shared.socket), tell)
+    asker.start()
+    asker.ask(background.AskedCall(lambda _: 1 // 0, print, print))
+
+    assert isinstance(caught.get(timeout=DEADLINE_S), ZeroDivisionError)
+    asker.stop()

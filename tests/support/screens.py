@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from stoker.cli.screen.app import TopApp
-from tests.support.facts import until_async
+from tests.support.facts import DEADLINE_S, until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -63,6 +63,7 @@ class Shown:
 async def opened(daemon: DaemonProcess, columns: int = 80, lines: int = 24) -> AsyncIterator[Shown]:
     """The screen in that many columns and lines, once it has got its first answers."""
     app = TopApp(str(daemon.socket), EVERY_S)
+    app.NOTIFICATION_TIMEOUT = DEADLINE_S  # type: ignore[misc] # a busy machine must not miss a notice
     async with app.run_test(size=(columns, lines), notifications=True) as pilot:
         shown = Shown(app, pilot)
         await until_async(lambda: app.status is not None, why="the status")

@@ -145,9 +145,9 @@ def _raise(error: Exception) -> None:
 
 
 def _end(thread: threading.Thread, client: Client) -> None:
-    """Wait until the thread has noticed that it is to end; what it waits for is broken off."""
-    for _ in range(STOP_TRIES):
+    """Wait until the thread has noticed that it is to end, if it was started; what it waits for is broken off."""
+    tries = 0
+    while thread.is_alive() and tries < STOP_TRIES:
         client.hang_up()
         thread.join(STOP_TRY_S)
-        if not thread.is_alive():
-            return
+        tries += 1
