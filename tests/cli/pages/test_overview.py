@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -63,13 +64,12 @@ def test_overview_when_jobs_run_and_failed_then_both_are_there(
 def test_overview_when_a_job_starts_then_an_open_page_shows_it(
     shared: DaemonProcess, browser: Browser, gate: Gate
 ) -> None:
-    with shared.client() as client, browser.http.stream("GET", "/live/") as stream:
-        lines = stream.iter_lines()
-        until(lambda: "What runs now" in next(lines), why="the page as it is at first")
+    with shared.client() as client, contextlib.closing(browser.shows("/")) as shown:
+        assert "What runs now" in next(shown)
 
         running = submit_running(client, gate.spec())
 
-        until(lambda: f'id="job-{running}"' in next(lines), why="the page with the job")
+        assert next(page for page in shown if f'id="job-{running}"' in page)
 
 
 def test_overview_when_the_load_was_measured_then_it_has_charts(shared: DaemonProcess, browser: Browser) -> None:
