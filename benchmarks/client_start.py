@@ -1,13 +1,15 @@
 """The cost of a submit in a shell loop: `stoker submit` as a whole process, against a Python that does nothing.
 
 Measured in pairs, one after the other, so that a disturbance slows both. The idle Python has an empty environment:
-hooks into the start of Python would slow it down, and flatter the ratio.
+hooks into the start of Python would slow it down, and flatter the ratio. The client has one in which `stoker` is found
+by a directory, as after an ordinary installation: the import hook of an editable one costs a third of a bare start.
 """
 
 from __future__ import annotations
 
 import statistics
 import subprocess
+import sysconfig
 import time
 import venv
 from pathlib import Path
@@ -15,21 +17,27 @@ from typing import TYPE_CHECKING
 
 from benchmarks.harness import Scale, daemon, workshop
 from benchmarks.table import Row
-from tests.support.daemon import BIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 PAIRS_A_ROUND = 10
+SOURCE = Path(__file__).parents[1] / "daemon"
+SCRIPT = """\
+#!{python}
+import sys
+from stoker.cli.main import main
+sys.exit(main())
+"""
 
 
 def rows(scale: Scale) -> Iterator[Row]:
     ours, theirs = [], []
     with workshop() as folder, daemon() as process:
-        venv.create(folder)
-        empty = str(Path(folder) / "bin" / "python")
+        empty = str(_environment(Path(folder) / "empty") / "python")
+        stoker = _installed(Path(folder) / "client")
         environ = {**process.environ, "STOKER_SOCKET": str(process.socket)}
-        submit = [str(BIN / "stoker"), "submit", "--", "/bin/true"]
+        submit = [str(stoker), "submit", "--", "/bin/true"]
         for _ in range(scale.rounds * PAIRS_A_ROUND):
             theirs.append(_ms([empty, "-c", "pass"], environ))
             ours.append(_ms(submit, environ))
@@ -39,6 +47,22 @@ def rows(scale: Scale) -> Iterator[Row]:
         statistics.median(ratios[first : first + PAIRS_A_ROUND]) for first in range(0, len(ratios), PAIRS_A_ROUND)
     ]
     yield Row("`stoker submit`, whole process, against python3 -c pass", rounds, 4, 3, figures, unit="x")
+
+
+def _environment(folder: Path) -> Path:
+    """A new environment; gives the directory of its programs."""
+    venv.create(folder)
+    return folder / "bin"
+
+
+def _installed(folder: Path) -> Path:
+    """The program `stoker` of an environment that has it, as an installer writes it."""
+    program = _environment(folder) / "stoker"
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
+    (packages / "stoker.pth").write_text(f"{SOURCE}\n")
+    program.write_text(SCRIPT.format(python=folder / "bin" / "python"))
+    program.chmod(0o755)
+    return program
 
 
 def _ms(command: Sequence[str], environ: Mapping[str, str]) -> float:
