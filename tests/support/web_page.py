@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
+import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from tests.support.daemon import BIN
-from tests.support.facts import line_with
+from tests.support.facts import DEADLINE_S, line_with
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -96,14 +97,17 @@ class Browser:
 
 
 def _events_in(lines: Iterator[str]) -> Iterator[Event]:
+    """A quiet stream sends comments for ever: one without an event for too long is an error."""
     fields: dict[str, list[str]] = {}
+    newest = time.monotonic()
     for line in lines:
+        assert time.monotonic() - newest < DEADLINE_S, "the stream goes on without the event"
         name, _, value = line.partition(": ")
         if line:
             fields.setdefault(name, []).append(value)
         elif "event" in fields:
             yield Event(fields["event"][0], "\n".join(fields["data"]), fields.get("id", [""])[0])
-            fields = {}
+            fields, newest = {}, time.monotonic()
 
 
 class Event(NamedTuple):

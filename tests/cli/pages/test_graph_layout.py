@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.cli.kit.drawings import Node
-from stoker.cli.pages.graph_layout import BOX_HEIGHT, GraphLayout, laid_out
+from stoker.cli.pages.graph_layout import BOX_HEIGHT, LAYER_GAP, GraphLayout, laid_out
 
 BOX_WIDTH = 200
 ENDS = re.compile(r"^M(-?\d+) (-?\d+)(?:V(-?\d+)|v(\d+)|C.* (-?\d+) (-?\d+))$")
@@ -82,6 +82,7 @@ def test_layout_when_an_edge_passes_a_layer_then_it_runs_beside_its_boxes(nodes:
 
     for edge in layout.edges:
         (x, y), (_, end_y) = ends(edge.path)
+        assert end_y - y in (BOX_HEIGHT, LAYER_GAP)
         if end_y - y == BOX_HEIGHT and "v" in edge.path:
             assert not [one for one in layout.nodes if one.top == y and one.left <= x <= one.left + BOX_WIDTH]
 

@@ -1,4 +1,4 @@
-"""What starts jobs beside people and times: named events, and hooks.
+"""Triggers of jobs beside people and times: named events, and hooks.
 
 Owns the number of events that are shown, and how many hooks are asked for their runs.
 """

@@ -40,6 +40,7 @@ async def read(client: AsyncClient, asked: Asked) -> Mapping[str, Any]:
         "done": workflows.done_steps(workflow["counts"]),
         "stale": [outcome.stale(one) for one in workflow["stale"]],
         "analysis": _analysis(workflow["analysis"]),
+        "settled": workflow["finished_at"] is not None and (workflow["state"] != "failed" or bool(workflow["archive"])),
         "actions": offered(workflow_actions.OF_WORKFLOW, workflow["state"]),
         **shown,
     }
@@ -137,4 +138,4 @@ def concerns(change: ChangeShape, asked: Asked) -> bool:
     )
 
 
-PAGES = (Page("/workflows/{workflow}", "workflow.html", read, concerns, every_s=None),)
+PAGES = (Page("/workflows/{workflow}", "workflow.html", read, concerns, every_s=15),)
