@@ -13,7 +13,15 @@ from msgspec.structs import replace
 
 from stoker.core.job.admission import AdmissionQueue, Group, QueuedJob, admit, place
 from stoker.core.job.model import Queue, State
-from stoker.engine.memory.ready_queue import CAPACITY, DEMANDING_CAPACITY, LANES_WITH_ROWS, ReadyQueue, demand_of
+from stoker.engine.memory import LiveState
+from stoker.engine.memory.ready_queue import (
+    CAPACITY,
+    DEMANDING_CAPACITY,
+    LANES_WITH_ROWS,
+    LEAST_CAPACITY,
+    ReadyQueue,
+    demand_of,
+)
 from tests.support.jobs import job, spec
 
 if TYPE_CHECKING:
@@ -43,6 +51,18 @@ def test_ready_when_thousands_ask_for_the_same_then_few_are_held() -> None:
 
     assert [len(front) for front in held(ready)] == [DEMANDING_CAPACITY, CAPACITY]
     assert [lane.count for lane in ready.lanes.values()] == [MANY, MANY]
+
+
+def test_ready_when_there_are_many_queues_then_each_holds_few() -> None:
+    memory = LiveState({f"q{number}": Queue(name=f"q{number}") for number in range(900)}, {}, 0, 0)
+    for number in range(900, 1_000):
+        memory.add_queue(Queue(name=f"q{number}"))
+
+    for ready in memory.ready.values():
+        for ident in range(LEAST_CAPACITY + 2):
+            ready.add(queued(ident), startable=True)
+
+    assert {len(lane.jobs) for ready in memory.ready.values() for lane in ready.lanes.values()} == {LEAST_CAPACITY}
 
 
 def test_ready_when_few_jobs_of_a_lane_are_left_in_memory_then_it_is_to_be_read() -> None:

@@ -108,7 +108,7 @@ class LiveState:
         self.committed_seq = last_seq
         self.runs: dict[int, OpenRun] = {}
         self.jobs_by_run: dict[str, int] = {}
-        self.ready: dict[str, ReadyQueue] = {name: ReadyQueue() for name in queues}
+        self.ready: dict[str, ReadyQueue] = {name: ReadyQueue(len(queues)) for name in queues}
         self.counts: Counter[tuple[str, State]] = Counter()  # of jobs that are live and do not run
         self.running: Counter[str] = Counter()
         self.served: Counter[str] = Counter()  # turns of each queue; one that was idle joins at the present turn
@@ -232,7 +232,10 @@ class LiveState:
     def add_queue(self, queue: Queue) -> None:
         """A queue was made or changed."""
         self.queues[queue.name] = queue
-        self.ready.setdefault(queue.name, ReadyQueue())
+        if queue.name not in self.ready:
+            self.ready[queue.name] = ReadyQueue()
+            for ready in self.ready.values():
+                ready.queues = len(self.ready)
 
     def load_counts(self, rows: Iterable[tuple[str, str, str | None, int]]) -> None:
         """Start from the counts of the database; the front of a queue is read when it is first used."""

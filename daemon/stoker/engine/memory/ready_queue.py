@@ -23,6 +23,10 @@ from stoker.core.job.admission import Group, Place, QueuedJob, place
 from stoker.core.job.model import Job
 
 CAPACITY = 1_024
+# Of a lane without resources where there are many queues: a whole job takes 1 KiB, and all lanes are read after a start
+# before a job starts.
+HELD_IN_ALL = 16_384
+LEAST_CAPACITY = 32
 # There may be as many lanes as jobs, and only few jobs of a lane with resources start at a time.
 DEMANDING_CAPACITY = 64
 LANES_WITH_ROWS = 64  # further lanes of a queue hold no whole jobs: one takes 2 KiB and more
@@ -42,11 +46,11 @@ class Lane:
 
     __slots__ = ("_has_rows", "_read_to_the_end", "_stale", "capacity", "count", "filed", "jobs", "resources")
 
-    def __init__(self, resources: Mapping[str, int], *, has_rows: bool) -> None:
+    def __init__(self, resources: Mapping[str, int], capacity: int, *, has_rows: bool) -> None:
         self.resources = resources
         self.jobs: list[QueuedJob] = []
         self.count = 0
-        self.capacity = DEMANDING_CAPACITY if resources else CAPACITY
+        self.capacity = min(capacity, DEMANDING_CAPACITY) if resources else capacity
         self.filed: tuple[Place, str | None] | None = None  # place of its first job, and the resource that it lacks
         self._has_rows = has_rows
         self._read_to_the_end = False
@@ -97,9 +101,13 @@ class Lane:
 
 
 class ReadyQueue:
-    """All lanes of a queue by demand, and the blocked ones by the resource that they lack."""
+    """All lanes of a queue by demand, and the blocked ones by the resource that they lack.
 
-    def __init__(self) -> None:
+    `queues`: how many there are in all. Lanes that exist keep their capacity when queues are added.
+    """
+
+    def __init__(self, queues: int = 1) -> None:
+        self.queues = queues
         self.lanes: dict[str | None, Lane] = {}
         self.unread: set[str | None] = set()  # lanes without a known job yet
         self._hungry: dict[str | None, Lane] = {}
@@ -147,7 +155,9 @@ class ReadyQueue:
     def _lane(self, demand: str | None, resources: Mapping[str, int]) -> Lane:
         lane = self.lanes.get(demand)
         if lane is None:
-            lane = self.lanes[demand] = Lane(resources, has_rows=not resources or len(self.lanes) < LANES_WITH_ROWS)
+            capacity = max(LEAST_CAPACITY, min(CAPACITY, HELD_IN_ALL // self.queues))
+            has_rows = not resources or len(self.lanes) < LANES_WITH_ROWS
+            lane = self.lanes[demand] = Lane(resources, capacity, has_rows=has_rows)
         return lane
 
     @property
