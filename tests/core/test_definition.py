@@ -302,3 +302,22 @@ def test_plan_when_there_are_several_cycles_then_each_is_a_mistake() -> None:
     mistakes = made_of(flow({name: step(needs=(need,)) for name, need in pairs.items()})).mistakes
 
     assert [set(one.cycle) for one in mistakes] == [{"a", "b"}, {"c", "d"}]
+
+
+def test_plan_when_items_have_parameters_then_steps_and_mistakes_follow_from_them() -> None:
+    sent = flow({"a": step("{{item}}", each=("{{tool}}", "cp"))}, parameters={"tool": "cc"})
+
+    assert [one.sent.command for one in made_of(sent, tool="ld").steps] == ["ld", "cp"]
+    assert mistakes_of(flow({"a": step(each=("{{tool}}",))})) == {
+        "steps.a.each[0]": "{{tool}}: no such parameter (there are: none)"
+    }
+
+
+def test_plan_when_there_are_more_cycles_than_an_answer_shows_then_the_search_ends() -> None:
+    many = {
+        name: step(needs=(need,))
+        for n in range(MAX_MISTAKES + 1)
+        for name, need in ((f"a{n}", f"b{n}"), (f"b{n}", f"a{n}"))
+    }
+
+    assert len(made_of(flow(many)).mistakes) == MAX_MISTAKES

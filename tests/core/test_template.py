@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stoker.core.requests import MAX_ARGV_BYTES, MAX_TEXT, JobWork
-from stoker.core.workflow.template import _WORD, MOST_NAMED, Filled, Template, TemplateNames, named
+from stoker.core.workflow.template import _WORD, MOST_NAMED, Filled, Template, TemplateNames, filled_items, named
 
 
 def filled(parameters: dict[str, str], item: str | None = None, **fields: Any) -> Filled[JobWork]:
@@ -106,3 +106,35 @@ def test_names_when_there_are_many_then_the_first_are_shown() -> None:
     assert named([]) == "none"
     assert named(["b", "a"]) == "a, b"
     assert named(f"p{number:02}" for number in range(MOST_NAMED + 2)).endswith("p19, and 2 more")
+
+
+def test_fill_when_a_label_is_a_template_then_it_is_filled_within_its_limit() -> None:
+    result = filled({"a": "1", "long": "x" * 201}, "i", labels={"k": "{{a}}-{{item}}", "l": "{{long}}", "m": "plain"})
+
+    assert result.step.labels == {"k": "1-i", "l": "{{long}}", "m": "plain"}
+    assert texts_of(result) == {"labels.l": "filled in, it is not valid: Expected str of length <= 200"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{{{{.Names}}", "{{.Names}}"),
+        ("{{{{ {{a}} {{{{", "{{ 1 {{"),
+        ("{{a}}{{{{a}}", "1{{a}}"),
+        ("{{ {", "{{ {"),
+    ],
+)
+def test_fill_when_braces_are_doubled_then_they_stand_for_themselves(text: str, expected: str) -> None:
+    assert filled({"a": "1"}, args=(text,)).step.args == (expected,)
+
+
+def test_items_when_they_have_parameters_then_wrong_ones_are_named() -> None:
+    names = TemplateNames({"a": "1", "long": "x" * MAX_TEXT})
+
+    values, mistakes = filled_items(["{{a}}.c", "plain", "{{b}}", "{{long}}{{a}}", "{{{{"], names)
+
+    assert values == ["1.c", "plain", "{{b}}", "{{long}}{{a}}", "{{"]
+    assert {one.path: one.message for one in mistakes} == {
+        "each[2]": "{{b}}: no such parameter (there are: a, long)",
+        "each[3]": f"filled in, it has {MAX_TEXT + 1} characters; the limit is {MAX_TEXT}",
+    }

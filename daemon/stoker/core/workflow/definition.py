@@ -8,7 +8,7 @@ engine checks them against the host, so that one answer lists all mistakes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from graphlib import CycleError, TopologicalSorter
 from itertools import islice
@@ -34,7 +34,7 @@ from stoker.core.requests import (
 from stoker.core.similar_names import did_you_mean
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake
 from stoker.core.workflow.state import Edge, Strategy
-from stoker.core.workflow.template import Filled, Template, TemplateNames, named
+from stoker.core.workflow.template import Filled, Template, TemplateNames, filled_items, named
 
 MAX_STEPS = 10_000
 MAX_EDGES = 100_000  # each is a row, and a need in the spec of a step
@@ -295,7 +295,11 @@ def _fan_out(request: FlowRequest, mistakes: list[Mistake], of_each: int | None)
         of_step: dict[Mistake, None] = {}  # in order, and a mistake of several items only once
         groups[name] = []
         template = Template(sent, names, of_items=sent.each is not UNSET)
-        for number, item in enumerate([None] if sent.each is UNSET else sent.each[:of_each], 1):
+        items: Sequence[str | None] = [None]
+        if sent.each is not UNSET:
+            items, wrong = filled_items(sent.each[:of_each], names)
+            of_step.update((one._replace(path=f"steps.{name}.{one.path}"), None) for one in wrong[:MAX_MISTAKES])
+        for number, item in enumerate(items, 1):
             filled = template.fill(item)
             groups[name].append(_planned(request, name, number, item, filled))
             if len(of_step) < MAX_MISTAKES:

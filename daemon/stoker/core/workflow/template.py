@@ -1,4 +1,4 @@
-"""Templates: `{{name}}` in the texts of a step, and the values that replace them.
+"""Templates: `{{name}}` in the texts of a step, and the values that replace them; `{{{{` stands for `{{` itself.
 
 Owns which fields are templates, and their mistakes. Invariant: a filled text keeps the limit of its field; this is
 checked before the text is made, because a few bytes can ask for gigabytes.
@@ -7,7 +7,7 @@ checked before the text is made, because a few bytes can ask for gigabytes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -22,7 +22,9 @@ MOST_NAMED = 20  # parameters, in one message
 OVERHEAD = 64  # characters that each text costs beside its own, in memory and in a row
 # The parts are possessive: with backtracking, spaces behind `{{` would take time by the square of their number.
 _WORD = re.compile(r"\{\{\s*+([^{}\s]*+)\s*+\}\}")
+_ESCAPED = "{{{{"
 _SINGLE = {"command": Path, "working_dir": AbsolutePath, "stdin": Text, "name": Title}
+_KINDS = {**_SINGLE, "labels": Title}
 _OF_PROGRAM = frozenset({"command", "working_dir", "env.PATH"})
 _LARGE = "pass large data by a file or by stdin"
 
@@ -58,7 +60,7 @@ class Filled(NamedTuple, Generic[W]):
 
 
 class _Text(NamedTuple):
-    """A template: `pieces` are text and names in turn. `key` is its place in `args` or `env`."""
+    """A template: `pieces` are text and names in turn. `key` is its place in `args`, `env` or `labels`."""
 
     field: str
     key: int | str | None
@@ -94,7 +96,11 @@ class Template(Generic[W]):
         """The step with every name replaced by its value; a text that cannot be filled stays as it was."""
         mistakes, size = [*self._mistakes], self._size
         changes: dict[str, Any] = {}
-        args, env = list(self._sent.args or ()), dict(self._sent.env or {})
+        args = list(self._sent.args or ())
+        mappings: dict[str, dict[str, Any]] = {
+            "env": dict(self._sent.env or {}),
+            "labels": dict(self._sent.labels or {}),
+        }
         room = MAX_ARGV_BYTES - sum(map(len, args))
         for text in self._texts:
             filled = self._filled(text, item)
@@ -104,8 +110,8 @@ class Template(Generic[W]):
             grown = len(filled) - len(text.text)
             size += grown
             if isinstance(text.key, str):
-                env[text.key] = filled
-                changes["env"] = env
+                mappings[text.field][text.key] = filled
+                changes[text.field] = mappings[text.field]
             elif text.key is None:
                 changes[text.field] = filled
             elif grown > room:
@@ -127,7 +133,7 @@ class Template(Generic[W]):
             return Mistake(text.path, f"filled in, it has {length} characters; the limit is {MAX_TEXT}", _LARGE)
         filled = "".join(pieces)
         try:
-            return filled if text.key is not None else msgspec.convert(filled, _SINGLE[text.field])
+            return msgspec.convert(filled, _KINDS[text.field]) if text.field in _KINDS else filled
         except msgspec.ValidationError as error:
             return Mistake(text.path, f"filled in, it is not valid: {str(error).replace('`', '')}")
 
@@ -152,9 +158,43 @@ def named(names: Iterable[str]) -> str:
 def _texts(sent: JobWork) -> Iterator[_Text]:
     single = ((field, None, getattr(sent, field)) for field in _SINGLE)
     env = (("env", name, text) for name, text in (sent.env or {}).items())
+    labels = (("labels", name, text) for name, text in (sent.labels or {}).items())
     args = (("args", index, text) for index, text in enumerate(sent.args or ()))
-    for field, key, text in (*single, *env, *args):
+    for field, key, text in (*single, *env, *labels, *args):
         if isinstance(text, str) and "{{" in text:
-            pieces = _WORD.split(text)
-            if len(pieces) > 1:
+            pieces = _pieces(text)
+            if pieces != [text]:
                 yield _Text(field, key, text, pieces)
+
+
+def _pieces(text: str) -> list[str]:
+    """Text and names in turn, with the text as it is to be."""
+    first, *others = text.split(_ESCAPED)
+    pieces = _WORD.split(first)
+    for other in others:
+        more = _WORD.split(other)
+        pieces[-1] += "{{" + more[0]
+        pieces += more[1:]
+    return pieces
+
+
+def filled_items(items: Sequence[str], names: TemplateNames) -> tuple[list[str], list[Mistake]]:
+    """The items of an `each` with every parameter replaced, and the mistakes in them."""
+    values, mistakes = list(items), []
+    for index, item in enumerate(items):
+        if "{{" not in item:
+            continue
+        pieces = _pieces(item)
+        missing = [name for name in dict.fromkeys(pieces[1::2]) if name not in names.parameters]
+        for name in missing:
+            message = f"{{{{{name}}}}}: no such parameter (there are: {names.listed})"
+            mistakes.append(Mistake(f"each[{index}]", message, "declare it under [parameters]"))
+        if missing:
+            continue
+        pieces[1::2] = [names.parameters[name] for name in pieces[1::2]]
+        if (length := sum(map(len, pieces))) > MAX_TEXT:
+            message = f"filled in, it has {length} characters; the limit is {MAX_TEXT}"
+            mistakes.append(Mistake(f"each[{index}]", message, _LARGE))
+        else:
+            values[index] = "".join(pieces)
+    return values, mistakes
