@@ -79,6 +79,8 @@ class Phrases:
             ("schedule.add", "flow"): lambda: None,
             ("schedule.add", "replace"): lambda: True,
             ("schedule.list", "after"): lambda: dice.choice(["", "a", "zz"]),
+            ("attempt.list", "before"): lambda: f"{dice.randrange(2**41)}/1.1.a",
+            ("recovery.get", "epoch"): lambda: 1,
         }
         self._by_field: dict[str, Callable[[], Any]] = {
             "id": self._ident, "job": self._ident, "before": self._ident, "to": self._ident,
@@ -92,6 +94,7 @@ class Phrases:
             "jobs": self._jobs, "flow": self._flow, "needs": lambda: [self._ident()],
             "step": self._step, "need": self._step, "from": self._step,
             "states": lambda: [dice.choice(["queued", "failed", "running"])],
+            "since": lambda: int(time.time() * 1_000) - dice.randrange(3_600_000), "search": lambda: "tr%_",
             "reason": lambda: "because", "follow": lambda: dice.random() < 0.2, "limit": lambda: dice.randint(1, 1_000),
             "timeout_ms": lambda: dice.randint(1, 300), "label": lambda: "a=b", "labels": lambda: {"a": "b"},
             "token": lambda: "1.1.0:0", "data": lambda: "AAAA",
