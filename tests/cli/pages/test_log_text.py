@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stoker.cli.kit import render
 from stoker.cli.kit.terminal_text import TerminalText
 from stoker.cli.pages.log_style import BRIGHT, HUES, MARKS, ON, PLAIN, Style, restyled
-from stoker.cli.pages.log_text import MOST_LINE_BYTES, MOST_LINES, LogLine, LogLines, coloured, plain
+from stoker.cli.pages.log_text import MOST_LINE_BYTES, MOST_LINES, LogLines, ShownLine, coloured, plain
 
 MIB = 1024 * 1024
 OURS = re.compile(r'<div class="(line|line cut|remark)">|</div>|<span class="([a-z -]+)">|</span>')
@@ -27,12 +27,12 @@ logs = st.lists(st.sampled_from(PIECES) | st.binary(max_size=8), max_size=60)
 texts = st.lists(st.sampled_from(WORDS), max_size=60)
 
 
-def lines_of(*pieces: bytes) -> list[LogLine]:
+def lines_of(*pieces: bytes) -> list[ShownLine]:
     log = LogLines(0)
     return [line for piece in pieces for line in log.feed(piece)] + log.end()
 
 
-def text_of(line: LogLine) -> str:
+def text_of(line: ShownLine) -> str:
     return unescape(OURS.sub("", str(line.markup)))
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from stoker.cli.pages.changes import FIRST_PAUSE_S, LONGEST_PAUSE_S, Changes
 from stoker.cli.pages.live import COMMENT, SIGN_OF_LIFE_S, SentEvent
 from stoker.cli.pages.log_style import PLAIN, Style
-from stoker.cli.pages.log_text import MOST_LINES, LogLine, LogLines
+from stoker.cli.pages.log_text import MOST_LINES, LogLines, ShownLine
 from stoker.cli.pages.page import AWAY, LARGEST_ID
 from stoker.cli.pages.tasks import start_task
 from stoker.core.errors import StokerError, TooManyStreams, UsageError
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MOST_STREAMS: Final = 256
 PAUSE_S: Final = 0.25  # between two events of one browser
-LEFT_OUT = LogLine(0, b"[lines are left out here: they came faster than they could be shown]", remark=True)
+LEFT_OUT = ShownLine(0, b"[lines are left out here: they came faster than they could be shown]", remark=True)
 
 
 class LogPlace(NamedTuple):
@@ -76,7 +76,7 @@ class LogView:
         self._changes = changes
         self._attempt = start.attempt
         self._text = LogLines(start.offset, start.style)
-        self._lines: deque[tuple[int, LogLine]] = deque(maxlen=MOST_LINES)
+        self._lines: deque[tuple[int, ShownLine]] = deque(maxlen=MOST_LINES)
         self._first = start
         self._job_changed = asyncio.Event()
 
@@ -85,15 +85,15 @@ class LogView:
         return LogPlace(self._attempt, self._text.offset, self._text.style)
 
     @property
-    def open_line(self) -> LogLine:
+    def open_line(self) -> ShownLine:
         return self._text.open
 
     def covers(self, place: LogPlace) -> bool:
         """Whether it has all that follows that place."""
         return self._first[:2] <= place[:2] <= self.place[:2]
 
-    def since(self, place: LogPlace) -> list[LogLine]:
-        found: list[LogLine] = [] if self.covers(place) else [LEFT_OUT]
+    def since(self, place: LogPlace) -> list[ShownLine]:
+        found: list[ShownLine] = [] if self.covers(place) else [LEFT_OUT]
         for attempt, line in self._lines:
             if (attempt, line.offset) >= place[:2]:
                 found.append(line)
@@ -124,7 +124,7 @@ class LogView:
         if not changes or any(change["job"] == self.job for change in changes):
             self._job_changed.set()
 
-    def _finish(self, *lines: LogLine) -> None:
+    def _finish(self, *lines: ShownLine) -> None:
         self.over = True
         self._add(*lines)
 
@@ -163,7 +163,7 @@ class LogView:
             self._add(self._text.remark(f"attempt {wanted}"))
             self._attempt, self._text = wanted, LogLines(0)
 
-    def _add(self, *lines: LogLine) -> None:
+    def _add(self, *lines: ShownLine) -> None:
         for line in lines:
             if len(self._lines) == MOST_LINES:
                 attempt, oldest = self._lines[1]
@@ -246,5 +246,5 @@ async def _events(view: LogView, place: LogPlace) -> AsyncGenerator[SentEvent, N
             await asyncio.sleep(PAUSE_S)
 
 
-def _markup(lines: Sequence[LogLine], newest: LogLine) -> str:
+def _markup(lines: Sequence[ShownLine], newest: ShownLine) -> str:
     return "".join([*(line.markup for line in lines), *([newest.open_markup] if newest.raw else [])])

@@ -27,7 +27,7 @@ _COLOUR = re.compile(rb"\x1b\[([0-9;:]*)m")
 _UNFINISHED = re.compile(rb"\x1b(?:\[[0-9;:]*)?")
 
 
-class LogLine(NamedTuple):
+class ShownLine(NamedTuple):
     """A line that begins at `offset`. `remark`: it is about the log, not of it; `cut`: it goes on in the next."""
 
     offset: int
@@ -92,53 +92,53 @@ class LogLines:
         self._open = b""
 
     @property
-    def open(self) -> LogLine:
-        return LogLine(self.offset, self._open, self.style)
+    def open(self) -> ShownLine:
+        return ShownLine(self.offset, self._open, self.style)
 
     @property
     def end_offset(self) -> int:
         """The offset of the byte that comes next."""
         return self.offset + len(self._open)
 
-    def feed(self, data: bytes) -> list[LogLine]:
+    def feed(self, data: bytes) -> list[ShownLine]:
         """The lines that `data` completes: the last ones, if there are very many."""
         *complete, rest = (self._open + data).split(b"\n")
-        lines: list[LogLine] = []
+        lines: list[ShownLine] = []
         if len(complete) > MOST_LINES:
             left_out, complete = complete[:-MOST_LINES], complete[-MOST_LINES:]
             lines.append(self.remark(f"{len(left_out)} lines are left out here: the download has them"))
             self._pass(b"\n".join(left_out) + b"\n")
         for raw in complete:
             last = self._shortened(raw, lines)
-            lines.append(LogLine(self.offset, last, self.style))
+            lines.append(ShownLine(self.offset, last, self.style))
             self._pass(last + b"\n")
         self._open = self._shortened(rest, lines)
         return lines
 
-    def end(self) -> list[LogLine]:
+    def end(self) -> list[ShownLine]:
         """The open line, if there is one: nothing that follows belongs to it."""
         lines = [self.open] if self._open else []
         self._pass(self._open)
         self._open = b""
         return lines
 
-    def hole(self, count: int) -> list[LogLine]:
+    def hole(self, count: int) -> list[ShownLine]:
         """Bytes that were dropped to bound the log."""
         lines = [*self.end(), self.remark(f"{render.size(count)} of this log were dropped here")]
         self.offset += count
         return lines
 
-    def remark(self, text: str) -> LogLine:
-        return LogLine(self.offset, f"[{text}]".encode(), remark=True)
+    def remark(self, text: str) -> ShownLine:
+        return ShownLine(self.offset, f"[{text}]".encode(), remark=True)
 
-    def _shortened(self, raw: bytes, lines: list[LogLine]) -> bytes:
+    def _shortened(self, raw: bytes, lines: list[ShownLine]) -> bytes:
         """The rest of a line: without its earlier states, and cut into `lines` if it is long."""
         erased = raw.rstrip(b"\r").rfind(b"\r") + 1
         self._pass(raw[:erased])
         raw = raw[erased:]
         while len(raw) > MOST_LINE_BYTES:
             end = _cut_at(raw)
-            lines.append(LogLine(self.offset, raw[:end], self.style, cut=True))
+            lines.append(ShownLine(self.offset, raw[:end], self.style, cut=True))
             self._pass(raw[:end])
             raw = raw[end:]
         return raw

@@ -20,7 +20,7 @@ from stoker.cli.kit import render
 from stoker.cli.pages.endpoints import Endpoint, Parts, download
 from stoker.cli.pages.log_search import LogSearch, Match
 from stoker.cli.pages.log_stream import LogPlace
-from stoker.cli.pages.log_text import LogLine, LogLines
+from stoker.cli.pages.log_text import LogLines, ShownLine
 from stoker.cli.pages.page import Asked, Page, of_this_job
 from stoker.cli.pages.tasks import start_task
 from stoker.core.errors import StokerError, UsageError
@@ -45,8 +45,8 @@ class LogEnd(NamedTuple):
 
     attempt: int
     chosen: bool
-    lines: list[LogLine]
-    open_line: LogLine
+    lines: list[ShownLine]
+    open_line: ShownLine
     after: str
     whole: bool
 
@@ -54,10 +54,10 @@ class LogEnd(NamedTuple):
 async def log_end(client: AsyncClient, job: JobView, attempt: int | None) -> LogEnd:
     """The end of the log of that attempt, else of the newest one. Raises StokerError."""
     if not job["attempts"]:
-        return LogEnd(1, attempt is not None, [], LogLine(0, b""), LogPlace(1, 0).text, whole=True)
+        return LogEnd(1, attempt is not None, [], ShownLine(0, b""), LogPlace(1, 0).text, whole=True)
     wanted = attempt or job["attempts"]
     text: LogLines | None = None
-    lines: list[LogLine] = []
+    lines: list[ShownLine] = []
     begin = 0
     tail = {"tail_lines": FIRST_LINES, "tail_bytes": FIRST_BYTES}
     async with aclosing(_pieces(client, job["id"], wanted, **tail)) as pieces:
