@@ -151,10 +151,14 @@ class AttemptView(TypedDict):
 
 
 class JobDetails(JobView):
-    """A job with its newest attempts; `attempts_before` is the `before` of the next page, which has older ones."""
+    """A job with its newest attempts; `attempts_before` is the `before` of the next page, which has older ones.
+
+    `dependents`: the jobs that wait for it, the first 100 of them.
+    """
 
     attempts_list: list[AttemptView]
     attempts_before: int | None
+    dependents: list[int]
 
 
 class JobPage(TypedDict):

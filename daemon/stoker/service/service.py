@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from stoker.core.views import AttemptView, Explanation, JobDetails, JobHistory, JobPage
 
 ANY_ORDINAL = 2**31
+MOST_DEPENDENTS = 100
 ANSWER_S = 0.08  # of a search; a portion more may follow
 
 
@@ -122,7 +123,9 @@ class Service:
         job = await job_now(self._engine, job_id)
         (view,) = await job_views(self._engine, [job])
         page, older = await self._attempts(job, before, limit)
-        return {**view, "attempts_list": page, "attempts_before": older}
+        waiting = [] if job.final else await self._engine.queries.run(job_rows.dependents, job_id, 0, MOST_DEPENDENTS)
+        behind = [dependent.job_id for dependent in waiting]
+        return {**view, "attempts_list": page, "attempts_before": older, "dependents": behind}
 
     async def _attempts(self, job: Job, before: int | None, limit: int) -> tuple[list[AttemptView], int | None]:
         """A page of attempts, and the `before` of the next page, which has older ones."""

@@ -49,11 +49,12 @@ def test_job_when_it_was_tried_then_its_page_has_attempts_limits_and_history(
         assert text in changes
 
 
-def test_job_when_it_needs_another_then_its_page_leads_there(client: stoker.Client, browser: Browser) -> None:
+def test_job_when_it_needs_another_then_their_pages_lead_to_each_other(client: stoker.Client, browser: Browser) -> None:
     first = submit(client, shell("exit 0"), queue="stopped")
     second = submit(client, shell("exit 0"), needs=[first])
 
     assert f'needs job <a href="/jobs/{first}">' in browser.get(f"/jobs/{second}")
+    assert f'job <a href="/jobs/{second}">{second}</a> waits for it' in browser.get(f"/jobs/{first}")
 
 
 def test_job_when_its_words_are_markup_then_they_are_text(client: stoker.Client, browser: Browser) -> None:
