@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,3 +158,24 @@ def test_dry_run_when_a_later_program_is_not_there_yet_then_a_note_names_it(
     assert planned.stderr == (
         "stoker: steps.run.command: /nowhere/program does not exist yet; the step looks again as it starts\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("step", "warned"),
+    [
+        ({"command": "sh", "args": ["-c", "echo {{x}}"]}, True),
+        ({"command": "/bin/bash", "args": ["-e", "-uc", "echo {{ x }}"]}, True),
+        ({"command": "sh", "args": ["-c", 'echo "$X"', "{{x}}"], "env": {"X": "{{x}}"}}, False),
+        ({"command": "sh", "args": ["-c", "echo {{{{x}}"]}, False),
+        ({"command": "echo", "args": ["-c", "{{x}}"]}, False),
+    ],
+)
+def test_dry_run_when_a_script_has_a_value_inside_then_a_note_says_how_to_give_it(
+    shared: DaemonProcess, tmp_path: Path, step: dict[str, Any], *, warned: bool
+) -> None:
+    flow = {"name": "scripts", "parameters": {"x": "1"}, "steps": {"a": step}}
+
+    planned = shared.cli("workflow", "submit", "--dry-run", written(tmp_path, json.dumps(flow), "scripts.json"))
+
+    assert planned.returncode == 0
+    assert ("a value inside a script is read as a part of it" in planned.stderr) is warned

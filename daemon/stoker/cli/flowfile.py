@@ -11,6 +11,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Any
 
 from stoker.cli.kit import render, values
@@ -21,6 +22,10 @@ from stoker.core.units import counted
 from stoker.rpc.wire import MAX_FRAME_BYTES, encode, parse_strict, raw_text
 
 ENVELOPE_BYTES = 4096
+SHELLS = frozenset({"sh", "bash", "dash", "ksh", "zsh"})
+_SCRIPT_OPTION = re.compile(r"-[a-z]*c")  # as in `sh -ec`
+_VALUE = re.compile(r"(?<!\{\{)\{\{\s*[^{}\s]+\s*\}\}")
+_AS_VARIABLE = 'give it as a variable, as in env = { V = "{{v}}" }; the item of `each` is in $STOKER_ITEM'
 _AT = re.compile(r"^(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$", re.DOTALL)
 
 
@@ -58,6 +63,17 @@ def overdue_steps(flow: dict[str, Any]) -> Iterator[tuple[str, str]]:
         remark = overdue(step) if isinstance(step, dict) else None
         if remark:
             yield name, remark
+
+
+def values_in_scripts(flow: dict[str, Any]) -> Iterator[str]:
+    """A remark for each text of a shell that has a value inside, which the shell would read as a part of its script."""
+    for name, step in flow["steps"].items():
+        if PurePath(str(step["command"])).name not in SHELLS:
+            continue
+        args = [arg if isinstance(arg, str) else "" for arg in step.get("args", ())]  # others are bytes
+        for index, option in enumerate(args[:-1], 1):
+            if _SCRIPT_OPTION.fullmatch(option) and _VALUE.search(args[index]):
+                yield f"steps.{name}.args[{index}]: a value inside a script is read as a part of it; {_AS_VARIABLE}"
 
 
 def shown(source: str) -> str:

@@ -114,6 +114,8 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
     render.flush()
     for warning in answer.get("warnings", ()):
         render.note(f"{warning} yet; the step looks again as it starts")
+    for remark in flowfile.values_in_scripts(flow):
+        render.note(remark)
 
 
 def _plan_remark(step: dict[str, Any]) -> str:
