@@ -129,7 +129,8 @@ def test_action_when_only_the_keyboard_is_used_then_it_is_found_and_sent(
         press_until(window, "Cancel…")
         window.page.keyboard.press("Enter")
         window.page.wait_for_url(f"**/jobs/{job}/cancel")
-        window.page.keyboard.type("typed without a mouse")  # the field for the reason has the focus
+        window.page.wait_for_function("document.activeElement.name === 'reason'")
+        window.page.keyboard.type("typed without a mouse")
         window.page.keyboard.press("Enter")
 
         window.page.wait_for_url(f"**/jobs/{job}")
