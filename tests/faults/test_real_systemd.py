@@ -26,6 +26,16 @@ WHY_NOT = container.missing()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 RECIPE = re.compile(r"^# (journalctl .+)$", re.MULTILINE)
+# Sends the form that starts the doctor, as a browser would.
+EXAMINE = """
+import re, sys
+from urllib.request import Request, urlopen
+base = "http://127.0.0.1:8600"
+headers = {"Authorization": "Bearer " + sys.argv[1], "Origin": base}
+form = urlopen(Request(base + "/doctor/run", headers=headers)).read().decode()
+hidden = re.search('name="csrf" value="([0-9a-f]+)"', form)[1]
+urlopen(Request(base + "/doctor/run", headers=headers, data=("csrf=" + hidden).encode()))
+"""
 HURRIED = "[daemon]\ndrain_timeout_ms = 200\n"
 
 
@@ -152,6 +162,10 @@ def test_web_page_when_it_is_a_service_then_it_answers_with_the_token_of_its_fil
     assert "seen-from-the-page" in service.container.run("python3", "-c", ask, token)
     assert "HTTP Error 401" in service.container.run("sh", "-c", 'python3 -c "$0" wrong 2>&1; :', ask)
     assert token not in service.container.run("journalctl", "-u", "stoker-web.service")
+    service.container.run("python3", "-c", EXAMINE, token)
+    ask_doctor = ("python3", "-c", ask.replace("jobs", "doctor"), token)
+    found = until(lambda: re.findall(r"\d+ errors", service.container.run(*ask_doctor)))
+    assert found == ["0 errors"]
     service.systemctl("stop", "stoker-web.service")
     assert service.show("Result", "stoker-web.service") == "success"
 

@@ -102,6 +102,7 @@ NAVIGATION = (
     ("/resources", "Resources"),
     ("/recovery", "Recovery"),
     ("/health", "Health"),
+    ("/doctor", "Doctor"),
 )
 
 

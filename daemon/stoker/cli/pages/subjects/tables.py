@@ -13,6 +13,7 @@ from stoker.cli.pages.page import Page
 from stoker.cli.pages.subjects import (
     checkpoint,
     checkpoint_list,
+    doctor,
     health,
     job,
     job_list,
@@ -47,6 +48,7 @@ ALL_PAGES: Final[tuple[Page, ...]] = (
     *queue.PAGES,
     *recovery.PAGES,
     *health.PAGES,
+    *doctor.PAGES,
 )
 ALL_ACTIONS: Final[tuple[PageAction, ...]] = (
     *job.ACTIONS,
@@ -54,4 +56,9 @@ ALL_ACTIONS: Final[tuple[PageAction, ...]] = (
     *schedule.ACTIONS,
     *queue.ACTIONS,
 )
-ALL_ENDPOINTS: Final[tuple[Endpoint, ...]] = (*job_list.ENDPOINTS, *job_log.ENDPOINTS, *checkpoint.ENDPOINTS)
+ALL_ENDPOINTS: Final[tuple[Endpoint, ...]] = (
+    *job_list.ENDPOINTS,
+    *job_log.ENDPOINTS,
+    *checkpoint.ENDPOINTS,
+    *doctor.ENDPOINTS,
+)
