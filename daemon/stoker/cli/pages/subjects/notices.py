@@ -100,9 +100,9 @@ def _retrying(status: StatusView, _facts: dict[str, str]) -> list[StatusNotice]:
 
 
 def _throttled(status: StatusView, facts: dict[str, str]) -> list[StatusNotice]:
-    if not status["pressure"]["throttled"]:
+    names = ", ".join(queue["name"] for queue in status["queues"] if queue["throttled"])
+    if not names:
         return []
-    names = ", ".join(queue["name"] for queue in status["queues"] if queue["throttled"]) or "none"
     return [StatusNotice("warning", f"{facts['pressure'].partition(';')[0]}: {names}", None, "/resources")]
 
 
