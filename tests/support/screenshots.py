@@ -30,8 +30,8 @@ SETTINGS = """
 max_running = 6
 [queues.gpu]
 max_running = 2
-[queues.bulk]
-class = "low"
+[queues.render]
+max_running = 3
 """
 TRAINING = 'systemd-notify --status="epoch $EPOCH, loss $LOSS" X_STOKER_PROGRESS=$EPOCH; exec sleep 600'
 BUILD = {
@@ -79,8 +79,8 @@ def keep_busy(client: stoker.Client, minutes: float) -> None:
     for number in itertools.count():
         if time.monotonic() > end:
             return
-        script = f"i=0; while [ $i -lt {100_000 * (1 + number % 5)} ]; do i=$((i + 1)); done"
-        jobs = [submit(client, named("thumbnails", script, queue="bulk")) for _ in range(1 + number % 4)]
+        script = f"sleep {2 + number % 7}"
+        jobs = [submit(client, named("thumbnails", script, queue="render")) for _ in range(1 + number % 6)]
         for job in jobs:
             end_of(client, job)
 
