@@ -118,6 +118,20 @@ def test_pages_when_there_are_no_scripts_then_they_show_the_same(
             assert len(plain.text) > len(window.text) / 2
 
 
+def test_times_when_the_clock_of_the_browser_is_ahead_then_the_hosts_counts(
+    shared: DaemonProcess, engine: Chromium, web: WebPageProcess
+) -> None:
+    with shared.client() as client, chromium.window(engine, web) as window:
+        job = submit(client, shell("exit 0"))
+        end_of(client, job)
+        window.page.add_init_script("const now = Date.now; Date.now = () => now() + 5 * 3_600_000")
+
+        window.open(f"/jobs/{job}")
+
+        window.page.wait_for_function("document.querySelector('relative-time')?.innerText.endsWith(' ago')")
+        assert "h" not in window.page.inner_text("relative-time")
+
+
 def test_action_when_only_the_keyboard_is_used_then_it_is_found_and_sent(
     shared: DaemonProcess, engine: Chromium, web: WebPageProcess, tmp_path: Path
 ) -> None:

@@ -12,8 +12,8 @@ function span(milliseconds) {
   return `${Math.floor(milliseconds / size)}${unit}` + (rest ? `${String(rest).padStart(2, "0")}${smaller}` : "");
 }
 
-// The clock of the host may differ from that of the browser: the server says what time it is in each answer.
-let clockAhead = 0;
+// The clock of the host may differ from that of the browser: each document says what time it was made.
+const clockAhead = Number(document.documentElement.dataset.now) - Date.now();
 
 class RelativeTime extends HTMLElement {
   static shown = new Set();
