@@ -66,6 +66,7 @@ class WebPage:
             exception_handlers={StokerError: self._failed, HTTPException: self._missing, Exception: self._broken},
             lifespan=self._life,
         )
+        self.app.router.redirect_slashes = False  # its redirects name http, also behind a proxy with TLS
 
     def close(self) -> None:
         self._views.close()
