@@ -21,6 +21,7 @@ from tests.support.facts import DEADLINE_S, line_with
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from pathlib import Path
     from typing import Self
 
     from tests.support.daemon import DaemonProcess
@@ -29,10 +30,14 @@ CSRF = re.compile(r'name="csrf" value="([0-9a-f]+)"')
 
 
 class WebPageProcess:
-    """A running `stoker web`; `address` is what it printed, `base` the same without the `token`."""
+    """A running `stoker web`; `address` is what it printed, `base` the same without the `token`.
 
-    def __init__(self, daemon: DaemonProcess, *options: str) -> None:
-        self._command = [str(BIN / "stoker"), "--socket", str(daemon.socket), "web", "--port", "0", *options]
+    `socket`: the way to the daemon, if it is not the daemon's own.
+    """
+
+    def __init__(self, daemon: DaemonProcess, *options: str, socket: Path | None = None) -> None:
+        reached = str(socket or daemon.socket)
+        self._command = [str(BIN / "stoker"), "--socket", reached, "web", "--port", "0", *options]
         self._environ = daemon.client_environ
 
     def __enter__(self) -> Self:

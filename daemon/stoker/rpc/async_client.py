@@ -1,7 +1,8 @@
 """The asyncio client: one connection for many calls at once, and a connection of its own for each stream.
 
 Owns the pairing of answers with calls. A connection that breaks fails the calls that wait on it, and the next call
-connects again; it sends nothing twice. For programs that serve many people at once; everybody else has `rpc.client`.
+connects again; it sends nothing twice, and the error says with `perhaps_done` whether the daemon may have read it. For
+programs that serve many people at once; everybody else has `rpc.client`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class AsyncClient:
             async with asyncio.timeout(self._timeout_s):
                 return await connection.call(method, params)
         except TimeoutError:
-            raise NoAnswer(f"no answer within {self._timeout_s:g} s", hint="try again; see `stoker status`") from None
+            failure = NoAnswer(f"no answer within {self._timeout_s:g} s", hint="try again; see `stoker status`")
+            failure.perhaps_done = True
+            raise failure from None
 
     async def stream(self, method: str, **params: Any) -> AsyncGenerator[dict[str, Any], None]:
         """The answer of a streaming method, then its notifications. Closing the generator ends the stream."""
@@ -74,7 +77,8 @@ class _Connection:
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._streamed: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(MOST_UNREAD)
-        self._failure: StokerError = DaemonUnreachable(LOST, hint=LOST_HINT)
+        self._refusal: StokerError | None = None
+        self._broken = LOST
         self._task = self._start_reading()
 
     def _start_reading(self) -> asyncio.Task[None]:
@@ -97,7 +101,7 @@ class _Connection:
         number = self._last_id
         frame = wire.encode({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
         if self.closed:
-            raise self._failure
+            raise self._failure(sent=False)
         answered = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             self._writer.write(frame)
@@ -120,7 +124,7 @@ class _Connection:
             if params.get("end"):
                 return
             yield params
-        raise self._failure
+        raise self._failure(sent=True)
 
     async def _read(self) -> None:
         """Until the connection ends: calls that still wait then fail, and a stream ends."""
@@ -128,13 +132,21 @@ class _Connection:
             async for frame in self._frames():
                 await self._sort(json.loads(frame))
         except (OSError, ValueError) as error:  # reset by the daemon, or a line beyond the limit
-            self._failure = DaemonUnreachable(f"{LOST}: {error}", hint=LOST_HINT)
+            self._broken = f"{LOST}: {error}"
         finally:
             for answered in self._waiting.values():
                 if not answered.done():
-                    answered.set_exception(self._failure.as_value())
+                    answered.set_exception(self._failure(sent=True))
             self._streamed.put_nowait(None)
             self._writer.close()
+
+    def _failure(self, *, sent: bool) -> StokerError:
+        """Why a call has no answer. `sent`: the daemon may have read it, unless it refused the connection."""
+        if self._refusal is not None:
+            return self._refusal.as_value()
+        failure = DaemonUnreachable(self._broken, hint=LOST_HINT)
+        failure.perhaps_done = sent
+        return failure
 
     async def _frames(self) -> AsyncGenerator[bytes, None]:
         """Complete lines. Raises ValueError for one beyond the limit."""
@@ -153,7 +165,7 @@ class _Connection:
             await self._room.acquire()
             self._streamed.put_nowait(message)
         elif message.get("id") is None:  # about the connection itself: too many of them, or a frame that is none
-            self._failure = error_of(message["error"])
+            self._refusal = error_of(message["error"])
         elif (answered := self._waiting.get(message["id"])) is not None and not answered.done():
             answered.set_result(message)
 

@@ -225,9 +225,15 @@ def test_ids_when_they_are_none_then_an_error_page_answers(browser: Browser) -> 
         ("/jobs/0", 400),
         ("/jobs/9" + "9" * 30, 400),
         ("/jobs/٣", 400),
+        ("/jobs?search=%00", 400),
         ("/jobs/99999", 404),
     ):
         assert "<h1>" in browser.get(path, status)
+
+
+def test_address_when_it_ends_with_a_slash_then_no_answer_leads_from_https_to_http(browser: Browser) -> None:
+    for path in ("/jobs/", "/jobs/1/cancel/", "/queues/x/"):
+        assert browser.http.get(path, follow_redirects=False).status_code == 404
 
 
 def test_connection_when_its_request_does_not_end_then_the_server_ends_it(web: WebPageProcess) -> None:

@@ -77,7 +77,9 @@ Refused = Callable[[int, str], Response]
 
 
 class AccessControl:
-    """ASGI middleware. It puts `access` and `user` (None without a proxy) into the state of each request it lets in."""
+    """ASGI middleware. It puts into the state of each request that it lets in: `access`, `user` (None without a proxy),
+    and `sent`, which says whether the daemon was asked to change something.
+    """
 
     def __init__(self, app: ASGIApp, access: Access, refused: Refused) -> None:
         self._app = app
@@ -110,7 +112,7 @@ class AccessControl:
             return self._refused(405, "only GET, HEAD and POST are known here")
         if scope["path"].startswith(OPEN_PATHS) and scope["method"] in SAFE_METHODS:
             return None
-        scope.setdefault("state", {}).update(access=self._access, user=None)
+        scope.setdefault("state", {}).update(access=self._access, user=None, sent=False)
         login = scope["path"] == LOGIN and scope["method"] == "POST"
         if not login and (refusal := self._stranger(scope, headers)) is not None:
             return refusal

@@ -30,12 +30,12 @@ from stoker.cli.pages.live import Views
 from stoker.cli.pages.log_stream import LogViews
 from stoker.cli.pages.page import AWAY, Asked, Page, Pages
 from stoker.cli.pages.subjects.tables import ALL_ACTIONS, ALL_ENDPOINTS, ALL_PAGES
-from stoker.core.errors import StokerError
+from stoker.core.errors import EX_DATAERR, EX_USAGE, StokerError
 from stoker.rpc.async_client import AsyncClient
 
 LIVE_PREFIX = "/live"
 
-# By code of an error, the status of the answer; all others: 500.
+# By code of an error, the status of the answer; `status_of` has the others.
 STATUS = {
     **dict.fromkeys(AWAY, 503),
     "too_many_streams": 503,
@@ -103,6 +103,7 @@ class WebPage:
         subject = await action.subject(self._client, asked)
         if request.method == "POST":
             fields = await sent_form(request)
+            request.state.sent = True
             await self._client.call(action.method, **action.params(asked), reason=reason(fields, user))
             return RedirectResponse(subject.back, status_code=303)
         preview = await action.preview(self._client, asked) if action.preview else []
@@ -111,8 +112,13 @@ class WebPage:
 
     async def _failed(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, StokerError)
-        status = 404 if error.code.endswith(NOT_FOUND) else STATUS.get(error.code, 500)
-        return HTMLResponse(self._pages.plain("error.html", asked_by(request), error=error), status)
+        return self._error(request, error, status_of(error))
+
+    def _error(self, request: Request, error: StokerError, status: int) -> Response:
+        form = request.method == "POST"
+        perhaps = form and error.perhaps_done and request.state.sent
+        shown = self._pages.plain("error.html", asked_by(request), error=error, form=form, perhaps_done=perhaps)
+        return HTMLResponse(shown, status)
 
     def _refused(self, status: int, text: str) -> Response:
         shown = self._pages.plain("refused.html", Asked("", (), ()), text=text, login=status == HTTPStatus.UNAUTHORIZED)
@@ -120,8 +126,7 @@ class WebPage:
 
     async def _missing(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        missing = StokerError("there is no such page", hint=None)
-        return HTMLResponse(self._pages.plain("error.html", asked_by(request), error=missing), error.status_code)
+        return self._error(request, StokerError("there is no such page"), error.status_code)
 
     async def _login(self, request: Request) -> Response:
         fields = await sent_fields(request)
@@ -132,6 +137,13 @@ class WebPage:
     async def _broken(self, _request: Request, error: Exception) -> Response:
         """The server logs it with its traceback."""
         return self._refused(500, f"a fault of this page ({type(error).__name__}); the log of `stoker web` has more")
+
+
+def status_of(error: StokerError) -> int:
+    if error.code.endswith(NOT_FOUND):
+        return 404
+    wrong, passes = error.exit_status in (EX_USAGE, EX_DATAERR), error.transient
+    return STATUS.get(error.code) or (400 if wrong else 503 if passes else 500)
 
 
 def asked_by(request: Request, prefix: str = "") -> Asked:

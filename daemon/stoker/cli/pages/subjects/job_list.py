@@ -149,9 +149,13 @@ async def _planned(client: AsyncClient, action: PageAction, number: int) -> Chos
 async def _done(client: AsyncClient, action: PageAction, number: int, why: str | None) -> ChosenJob:
     try:
         await client.call(action.method, id=number, reason=why)
+    except StokerError as error:
+        perhaps = "; it may have been done all the same" if error.perhaps_done else ""
+        return ChosenJob(number, "", "", error.message + perhaps)
+    try:
         job = await client.call("job.get", id=number, limit=1)
     except StokerError as error:
-        return ChosenJob(number, "", "", error.message)
+        return ChosenJob(number, "", "", f"done; its state is not known: {error.message}")
     return ChosenJob(number, "stopping" if job["stopping"] else job["state"], texts.title(job), "done")
 
 
