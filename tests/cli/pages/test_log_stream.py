@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.cli.pages.log_stream import MOST_EVENT_BYTES
 from tests.support.facts import until
 from tests.support.web_page import Browser, WebPageProcess
 from tests.support.work import Gate, end_of, shell, submit, submit_running
@@ -198,3 +199,19 @@ def test_search_when_it_finds_markup_then_it_is_text(client: stoker.Client, brow
 
     assert "<mark>&lt;script&gt;alert</mark>(1)" in page
     assert "find: 201 characters" in browser.get(f"/jobs/{job}/log/search?find={'x' * 201}", 400)
+
+
+def test_log_when_much_of_it_is_new_then_no_event_is_large_and_each_line_comes_once(
+    client: stoker.Client, browser: Browser
+) -> None:
+    reader, sizes = Reader(), []
+    job = submit(client, shell("for i in $(seq 600); do printf '%0500d&\\n' $i; done; echo last"))
+    end_of(client, job)
+
+    with browser.events(stream_of(job, "attempt=1&after=1.0")) as events:
+        for event in events:
+            reader.take(event)
+            sizes.append(len(event.data))
+
+    assert reader.lines == [f"{number:0500d}&" for number in range(1, 601)] + ["last"]
+    assert max(sizes) < 3 * MOST_EVENT_BYTES

@@ -4,7 +4,8 @@ Owns one reader of the daemon for each open log, however many browsers show it, 
 event is the place where reading goes on: a browser that comes back with it gets what follows, and nothing else. The
 open line is sent anew with each event, until it is complete.
 
-Invariant: a browser that cannot keep up loses old lines and gets a remark about it; the server keeps no more of them.
+Invariants: a browser that cannot keep up loses old lines and gets a remark about it; the server keeps no more of them,
+and has one event for it under way, of a bounded size.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 MOST_STREAMS: Final = 256
 PAUSE_S: Final = 0.25  # between two events of one browser
+MOST_EVENT_BYTES: Final = 32 * 1024  # of a log in one event; its markup may be ten times as long
 LEFT_OUT = ShownLine(0, b"[lines are left out here: they came faster than they could be shown]", remark=True)
 
 
@@ -92,12 +94,18 @@ class LogView:
         """Whether it has all that follows that place."""
         return self._first[:2] <= place[:2] <= self.place[:2]
 
-    def since(self, place: LogPlace) -> list[ShownLine]:
+    def since(self, place: LogPlace) -> tuple[list[ShownLine], LogPlace]:
+        """The lines that follow, as many as one event may have, and the place behind them."""
         found: list[ShownLine] = [] if self.covers(place) else [LEFT_OUT]
+        size = 0
         for attempt, line in self._lines:
-            if (attempt, line.offset) >= place[:2]:
-                found.append(line)
-        return found
+            if (attempt, line.offset) < place[:2]:
+                continue
+            if size > MOST_EVENT_BYTES and not (line.remark or found[-1].remark):  # a remark has no place of its own
+                return found, LogPlace(attempt, line.offset, line.style)
+            found.append(line)
+            size += len(line.raw)
+        return found, self.place
 
     def close(self) -> None:
         self.closed = True
@@ -230,9 +238,12 @@ async def _events(view: LogView, place: LogPlace) -> AsyncGenerator[SentEvent, N
             sent = (view.away,)
             yield SentEvent.of("away", view.away)
         elif view.away is None and sent != (view.place, view.open_line.raw):
-            lines, place, newest = view.since(place), view.place, view.open_line
+            lines, place = view.since(place)
+            more, newest = place != view.place, view.open_line
             sent = (place, newest.raw)
-            yield SentEvent.of("show", _markup(lines, newest), place.text)
+            yield SentEvent.of("show", _markup(lines, ShownLine(0, b"") if more else newest), place.text)
+            if more:
+                continue
         if over:
             yield SentEvent.of("end", "")
         if over or closed:
