@@ -152,6 +152,15 @@ def test_data_when_it_is_of_any_bytes_then_no_control_character_is_shown(data: b
     assert all(letter.isprintable() for letter in shown.text.replace("\n", "").replace("\t", ""))
 
 
+def test_data_when_its_json_is_nested_deep_then_indentation_does_not_swell_it() -> None:
+    data = b"[" * 300 + b"1," * 30_000 + b"1" + b"]" * 300
+
+    shown = checkpoint_data.shown(data, len(data))
+
+    assert shown.text == data.decode()
+    assert checkpoint_data.shown(b'{"a":[1]}', 9).text == '{\n  "a": [\n    1\n  ]\n}'
+
+
 def test_data_when_a_character_is_cut_in_two_then_the_rest_is_text() -> None:
     data = ("é" * checkpoint_data.SHOWN_BYTES).encode()
 

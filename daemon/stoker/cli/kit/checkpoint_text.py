@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from binascii import b2a_base64
+from itertools import accumulate
 
 from stoker.cli.kit import render
 
@@ -36,12 +37,22 @@ def _summary(data: bytes, *, lossless: bool) -> dict[str, Any]:
     return {"binary": True, "bytes": len(data), "sha256": sha256(data).hexdigest(), "begins": data[:32].hex(" ")}
 
 
-def readable(data: bytes) -> str:
-    """The same as lines of text."""
+def readable(data: bytes, most: int | None = None) -> str:
+    """The same as lines of text. JSON of which these would have more than `most` characters stays as it is: with deep
+    nesting, the indentation makes megabytes of some kilobytes.
+    """
     value = plain(data)
     if isinstance(value, str) and not data.startswith(b'"'):
         return value
+    if most is not None and _is_longer(value, most):
+        return data.decode()
     return render.sorted_text(value)
+
+
+def _is_longer(value: Any, most: int) -> bool:
+    """Found without making all of the text."""
+    lengths = accumulate(map(len, json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value)))
+    return any(length > most for length in lengths)
 
 
 def differing_lines(before: str, after: str, names: tuple[str, str]) -> Iterator[str]:

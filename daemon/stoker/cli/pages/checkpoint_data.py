@@ -14,6 +14,7 @@ from stoker.cli.kit.checkpoint_text import differing_lines, readable
 SHOWN_BYTES: Final = 64 * 1024
 HEX_BYTES: Final = 4 * 1024
 IN_A_LINE: Final = 16
+MOST_LONGER: Final = 4  # times, by which indentation may make JSON longer
 COMPARED_BYTES: Final = 256 * 1024
 COMPARED_LINES: Final = 5_000
 LINES: Final = 1_000
@@ -42,7 +43,7 @@ def shown(data: bytes, size: int) -> ShownData:
     if text is None:
         return ShownData("bytes in hexadecimal", hex_dump(data[:HEX_BYTES]), size > HEX_BYTES)
     if size <= min(len(data), SHOWN_BYTES):
-        text = readable(data)
+        text = readable(data, MOST_LONGER * SHOWN_BYTES)
     return ShownData("text", render.visible(text, keep="\n\t"), size > SHOWN_BYTES)
 
 

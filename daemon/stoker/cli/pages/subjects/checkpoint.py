@@ -90,7 +90,8 @@ def _compared(pieces: Sequence[CheckpointPiece]) -> tuple[list[DifferingLine] | 
     """The lines, and whether some were left out; no lines if there is too much to compare here."""
     if max(piece["bytes"] for piece in pieces) > checkpoint_data.COMPARED_BYTES:
         return None, False
-    old, new = (readable(a2b_base64(piece["data"])) for piece in pieces)
+    most = checkpoint_data.MOST_LONGER * checkpoint_data.COMPARED_BYTES
+    old, new = (readable(a2b_base64(piece["data"]), most) for piece in pieces)
     if not (checkpoint_data.comparable(old) and checkpoint_data.comparable(new)):
         return None, False
     return checkpoint_data.differences(old, new)
