@@ -66,7 +66,13 @@ class Browser:
 
     def __init__(self, base: str) -> None:
         self.base = base
-        self.http = httpx.Client(base_url=base, follow_redirects=True, headers={"origin": base}, timeout=60)
+        self.http = httpx.Client(
+            base_url=base,
+            follow_redirects=True,
+            headers={"origin": base},
+            timeout=60,
+            limits=httpx.Limits(max_keepalive_connections=0),  # the server ends idle ones, perhaps as a request arrives
+        )
 
     def __enter__(self) -> Self:
         return self
