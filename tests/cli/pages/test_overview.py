@@ -203,3 +203,11 @@ def test_load_when_a_queue_is_in_no_sample_then_it_has_no_jobs(monkeypatch: pyte
         "running 0, lowest 0, highest 2",
         "queued 0, lowest 0, highest 9",
     ]
+
+
+def test_load_when_there_is_no_sample_yet_then_its_charts_are_empty() -> None:
+    load: Any = {"interval_ms": 30_000, "samples": []}
+
+    charts = [*LoadCharts(load).host(), LoadCharts(load).queue("bulk")]
+
+    assert [line.path for one in charts for line in one.lines if line.path] == []

@@ -62,7 +62,7 @@ class LoadCharts:
         return self._plateaus(lambda one: float(one["throttled"]))
 
     def _plateaus(self, value: Callable[[LoadSample], float | None]) -> Iterator[Plateau]:
-        ends = [one["since"] for one in self._samples[1:]] + [self._end]
+        ends = [*(one["since"] for one in self._samples), self._end][1:]
         for one, following in zip(self._samples, ends, strict=True):
             measured = value(one)
             if measured is not None:
