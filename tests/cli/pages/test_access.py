@@ -102,6 +102,14 @@ def test_token_when_an_address_has_it_then_a_cookie_takes_its_place(web: WebPage
         cookie = answer.headers["set-cookie"]
         assert web.token not in cookie
         assert {"HttpOnly", "SameSite=strict"} <= {part.strip() for part in cookie.split(";")}
+        again = browser.http.get(f"/jobs?token={web.token}", follow_redirects=False)
+        assert (again.status_code, again.headers["location"]) == (303, "/jobs")
+
+
+def test_token_when_it_is_of_an_earlier_start_then_the_page_names_the_reason(web: WebPageProcess) -> None:
+    with Browser(web.base) as stranger:
+        assert "not the token of this server" in stranger.get("/?token=wrong", 401)
+        assert "open the address" in stranger.get("/", 401)
 
 
 @pytest.mark.parametrize(

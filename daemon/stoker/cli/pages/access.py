@@ -33,6 +33,10 @@ SECURITY_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
+SIGN_IN: Final = "open the address that `stoker web` printed: it ends with ?token=…"
+SIGN_IN_AGAIN: Final = (
+    "this is not the token of this server: without --token-file, each `stoker web` makes a new one and prints it"
+)
 OPEN_PATHS = ("/static/",)  # style and scripts hold nothing of the daemon's
 
 
@@ -130,16 +134,15 @@ class AccessControl:
                 return None
             if named:
                 return self._refused(403, "that user is not in --allow-user of `stoker web`")
+        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        tokens = [value for name, value in query if name == "token"]
+        if scope["method"] in SAFE_METHODS and any(_same(value, access.token) for value in tokens):
+            return access.welcomed(_without_token(scope["path"], query))  # also a browser that has the cookie already
         if any(_same(value, access.session) for value in _cookies(headers, access.cookie)):
             return None
         if _same(_bearer(headers), access.token):
             return None
-        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        if scope["method"] in SAFE_METHODS and any(
-            name == "token" and _same(value, access.token) for name, value in query
-        ):
-            return access.welcomed(_without_token(scope["path"], query))
-        return self._refused(401, "open the address that `stoker web` printed: it ends with ?token=…")
+        return self._refused(401, SIGN_IN_AGAIN if tokens else SIGN_IN)
 
 
 def _without_token(path: str, query: Sequence[tuple[str, str]]) -> str:
