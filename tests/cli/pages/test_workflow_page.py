@@ -10,6 +10,7 @@ import pytest
 
 from stoker.cli.pages.graph_parts import MOST_NODES, parts_of
 from tests.support.flows import chain, flow_end, job_of, sent_flow, settled, step, step_states, workflow_view
+from tests.support.work import end_of
 
 if TYPE_CHECKING:
     import stoker
@@ -70,6 +71,22 @@ def test_workflow_when_its_steps_go_on_then_an_open_page_follows(
 
     assert first == {"a": "running", "b": "waiting", "c": "waiting"}
     assert boxes(last) == {"a": "succeeded", "b": "failed", "c": "succeeded"}
+
+
+def test_workflow_when_no_step_failed_yet_then_a_retry_is_not_offered(
+    shared: DaemonProcess, browser: Browser, gate: Gate
+) -> None:
+    with shared.client() as client:
+        workflow = sent_flow(client, {"bad": step("exit 1"), "slow": gate.spec(), "fine": step("true")})
+        end_of(client, job_of(client, workflow, "bad"))
+        failing = browser.get(f"/workflows/{workflow}")
+        calm = browser.get(f"/workflows/{sent_flow(client, {'slow': gate.spec()})}")
+        gate.open()
+        flow_end(client, workflow)
+
+    assert "/retry-failed" in failing
+    assert "/pause" in calm
+    assert "/retry-failed" not in calm
 
 
 def test_workflow_when_each_made_steps_then_one_box_leads_to_all_of_them(

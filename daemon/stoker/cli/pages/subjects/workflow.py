@@ -41,7 +41,6 @@ async def read(client: AsyncClient, asked: Asked) -> Mapping[str, Any]:
         "stale": [outcome.stale(one) for one in workflow["stale"]],
         "analysis": _analysis(workflow["analysis"]),
         "settled": workflow["finished_at"] is not None and (workflow["state"] != "failed" or bool(workflow["archive"])),
-        "actions": offered(workflow_actions.OF_WORKFLOW, workflow["state"]),
         **shown,
     }
 
@@ -66,6 +65,7 @@ def _shown(workflow: WorkflowDetails, asked: Asked) -> dict[str, Any]:
         "later": first + ROWS + 1 if first + ROWS < len(steps) else None,
         "part": asked.text("part") if chosen is not None else None,
         "state": state,
+        "actions": workflow_actions.useful(workflow),
     }
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stoker.cli.kit import outcome
 from stoker.cli.kit.naming import few, groups
-from stoker.cli.pages.actions import ActionSubject, PageAction, Toggle
+from stoker.cli.pages.actions import ActionSubject, PageAction, Toggle, offered
 from stoker.cli.pages.page import Asked
 from stoker.core.errors import UsageError
 from stoker.core.job.model import NeedOn, Reason, State
@@ -299,3 +299,11 @@ TO_CHECKPOINT: Final = PageAction(
     ),
 )
 ACTIONS: Final = (*OF_WORKFLOW, *OF_STEP, TO_CHECKPOINT)
+
+
+def useful(workflow: WorkflowDetails) -> list[PageAction]:
+    """The actions with a button on the page: to retry what failed is not among them if no step failed."""
+    actions = offered(OF_WORKFLOW, workflow["state"])
+    if to_reset(Again.FAILED, *FlowSteps.of(workflow)):
+        return actions
+    return [action for action in actions if action.preview is not _retry_failed]
