@@ -49,6 +49,16 @@ def test_job_when_it_was_tried_then_its_page_has_attempts_limits_and_history(
         assert text in changes
 
 
+def test_job_when_its_queue_is_paused_then_its_page_leads_to_the_queue(client: stoker.Client, browser: Browser) -> None:
+    job = submit(client, shell("exit 0"), queue="stopped", name="nightly export")
+
+    page = browser.get(f"/jobs/{job}")
+
+    assert "<bdi>nightly export</bdi></strong>" in page
+    assert 'href="/queues/stopped"' in page
+    assert "/queues/stopped/resume" in browser.get("/queues/stopped")
+
+
 def test_job_when_it_needs_another_then_their_pages_lead_to_each_other(client: stoker.Client, browser: Browser) -> None:
     first = submit(client, shell("exit 0"), queue="stopped")
     second = submit(client, shell("exit 0"), needs=[first])
