@@ -132,6 +132,18 @@ def test_times_when_the_clock_of_the_browser_is_ahead_then_the_hosts_counts(
         assert "h" not in window.page.inner_text("relative-time")
 
 
+def test_jobs_when_all_shown_are_chosen_then_the_form_names_each(
+    engine: Chromium, web: WebPageProcess, world: dict[str, object]
+) -> None:
+    with chromium.window(engine, web) as window:
+        window.open(f"/jobs?queue={world['queue']}")
+        window.page.click("text=Choose all shown")
+        window.page.click("text=Go on…")
+
+        window.page.wait_for_url("**/jobs/chosen?*")
+        assert window.page.url.count("id=") == 50
+
+
 def test_action_when_only_the_keyboard_is_used_then_it_is_found_and_sent(
     shared: DaemonProcess, engine: Chromium, web: WebPageProcess, tmp_path: Path
 ) -> None:

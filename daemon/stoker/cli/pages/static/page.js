@@ -148,6 +148,18 @@ class ComeBack extends HTMLElement {
   }
 }
 
+// In a form of many jobs: a tick for each that the page shows.
+class ChooseAll extends HTMLElement {
+  connectedCallback() {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Choose all shown" });
+    button.addEventListener("click", () => {
+      for (const field of this.closest("form").elements) if (field.type === "checkbox") field.checked = true;
+    });
+    this.append(button);
+  }
+}
+
+customElements.define("choose-all", ChooseAll);
 customElements.define("relative-time", RelativeTime);
 customElements.define("live-region", LiveRegion);
 customElements.define("come-back", ComeBack);
