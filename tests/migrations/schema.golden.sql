@@ -192,7 +192,9 @@ CREATE TABLE jobs (
     iif(json_extract(policy, '$.rate_key') IS NULL, json_extract(policy, '$.resources'), json_patch(
         coalesce(json_extract(policy, '$.resources'), '{}'),
         json_object('rate/' || json_extract(policy, '$.rate_key'), 1)))
-) VIRTUAL, conditions_open INTEGER NOT NULL DEFAULT 0 CHECK (conditions_open >= 0), hook TEXT CHECK (length(hook) BETWEEN 1 AND 64), hook_change INTEGER CHECK (hook_change IS NULL OR (hook_change > 0 AND hook IS NOT NULL)), debounce_by INTEGER, labels TEXT GENERATED ALWAYS AS (json_extract(policy, '$.labels')) VIRTUAL,
+) VIRTUAL, conditions_open INTEGER NOT NULL DEFAULT 0 CHECK (conditions_open >= 0), hook TEXT CHECK (length(hook) BETWEEN 1 AND 64), hook_change INTEGER CHECK (hook_change IS NULL OR (hook_change > 0 AND hook IS NOT NULL)), debounce_by INTEGER, labels TEXT GENERATED ALWAYS AS (
+    CASE WHEN json_valid(policy) THEN json_extract(policy, '$.labels') END
+) VIRTUAL,
     CHECK ((state = 'succeeded' OR state = 'failed' OR state = 'cancelled' OR state = 'expired' OR state = 'superseded'
             OR state = 'skipped') = (finished_at IS NOT NULL)),
     CHECK (finished_at IS NULL OR reason IS NOT NULL),
