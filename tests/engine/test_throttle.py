@@ -103,7 +103,8 @@ def test_floor_when_the_cpu_is_busy_then_fewer_jobs_run_until_the_load_has_ended
         client.wait(*goes_on)
         with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as database:
             causes = database.execute("SELECT cause FROM changes WHERE subject = 'elastic' ORDER BY seq").fetchall()
-        assert causes == [("configured",), ("narrowed",), ("widened",)]
+        assert causes[:2] == [("configured",), ("narrowed",)]
+        assert {*causes[2:]} == {("widened",)}  # in one step or, if another sample came between, in two
         assert daemon.logged("queue_narrowed", queue="elastic")[0]["limit"] == 1
         assert daemon.logged("queue_widened", queue="elastic")
 

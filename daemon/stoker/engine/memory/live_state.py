@@ -108,7 +108,9 @@ class LiveState:
         self.committed_seq = last_seq
         self.runs: dict[int, OpenRun] = {}
         self.jobs_by_run: dict[str, int] = {}
-        self.ready: dict[str, ReadyQueue] = {name: ReadyQueue(len(queues)) for name in queues}
+        self.ready: dict[str, ReadyQueue] = {}
+        for name in queues:
+            self.ready[name] = ReadyQueue(self.ready)
         self.counts: Counter[tuple[str, State]] = Counter()  # of jobs that are live and do not run
         self.running: Counter[str] = Counter()
         self.served: Counter[str] = Counter()  # turns of each queue; one that was idle joins at the present turn
@@ -233,9 +235,7 @@ class LiveState:
         """A queue was made or changed."""
         self.queues[queue.name] = queue
         if queue.name not in self.ready:
-            self.ready[queue.name] = ReadyQueue()
-            for ready in self.ready.values():
-                ready.queues = len(self.ready)
+            self.ready[queue.name] = ReadyQueue(self.ready)
 
     def load_counts(self, rows: Iterable[tuple[str, str, str | None, int]]) -> None:
         """Start from the counts of the database; the front of a queue is read when it is first used."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from heapq import merge
 from operator import itemgetter
 
@@ -103,11 +103,11 @@ class Lane:
 class ReadyQueue:
     """All lanes of a queue by demand, and the blocked ones by the resource that they lack.
 
-    `queues`: how many there are in all. Lanes that exist keep their capacity when queues are added.
+    `queues`: all of them, of which the number counts. Lanes that exist keep their capacity when queues are added.
     """
 
-    def __init__(self, queues: int = 1) -> None:
-        self.queues = queues
+    def __init__(self, queues: Sized = ("one",)) -> None:
+        self._queues = queues
         self.lanes: dict[str | None, Lane] = {}
         self.unread: set[str | None] = set()  # lanes without a known job yet
         self._hungry: dict[str | None, Lane] = {}
@@ -155,7 +155,7 @@ class ReadyQueue:
     def _lane(self, demand: str | None, resources: Mapping[str, int]) -> Lane:
         lane = self.lanes.get(demand)
         if lane is None:
-            capacity = max(LEAST_CAPACITY, min(CAPACITY, HELD_IN_ALL // self.queues))
+            capacity = max(LEAST_CAPACITY, min(CAPACITY, HELD_IN_ALL // len(self._queues)))
             has_rows = not resources or len(self.lanes) < LANES_WITH_ROWS
             lane = self.lanes[demand] = Lane(resources, capacity, has_rows=has_rows)
         return lane
