@@ -93,8 +93,8 @@ def make(images: Path, minutes: float) -> None:
         WebPageProcess(daemon) as web,
         chromium.chromium() as browser,
     ):
-        flow = demonstrate(client)
         keep_busy(client, minutes)
+        flow = demonstrate(client)
         for name, path in (("web-overview", "/"), ("web-workflow", f"/workflows/{flow}")):
             with chromium.window(browser, web, width=WIDTH, height=HEIGHT) as window:
                 window.open(path)
