@@ -109,7 +109,12 @@ def damage(database: Path, table: str, column: str, dice: random.Random) -> str 
             connection.execute(f"DROP TRIGGER {name}")
         mark = "CAST(? AS TEXT)" if isinstance(value, str) else "?"
         where = " AND ".join(f"{name} IS ?" for name in keys)
-        changed = connection.execute(f"UPDATE OR IGNORE {table} SET {column} = {mark} WHERE {where}", (wrong, *key))
+        try:
+            changed = connection.execute(f"UPDATE OR IGNORE {table} SET {column} = {mark} WHERE {where}", (wrong, *key))
+        except sqlite3.OperationalError as refused:
+            if str(refused) != "malformed JSON":  # of which a generated column would be made: SQLite writes no such row
+                raise
+            return None
         done = changed.rowcount == 1
         for _, sql in triggers:
             connection.execute(sql)
