@@ -118,7 +118,7 @@ async def test_stray_when_it_is_in_a_cgroup_below_the_leaf_then_its_run_is_not_o
     client = await host.start()
     await host.running(client, host.staying())  # a second run that might own it
     nameless = "echo $$ > $1/below/cgroup.procs; echo nameless $$; read _ < $0"
-    script = f"( {UNMARKED} setsid env -i sh -c '{nameless}' $0 $1 & ); until grep -q nameless $2; do :; done; exit 3"
+    script = f"( {UNMARKED} setsid env -i sh -c '{nameless}' $0 $1 & ); until grep -qs nameless $2; do :; done; exit 3"
     with leaf_of(host) as leaf:
         order = host.order("/bin/sh", "-c", script, str(host.never), str(leaf), **with_setup(cgroup=str(leaf)))
         order = replace(order, argv=(*order.argv, order.log))
