@@ -40,6 +40,20 @@ class AsyncClient:
             if self._connection is None or self._connection.closed:
                 self._connection = await _Connection.open(self.socket_path)
             connection = self._connection
+        return await self._answer(connection, method, params)
+
+    async def stream(self, method: str, **params: Any) -> AsyncGenerator[dict[str, Any], None]:
+        """The answer of a streaming method, then its notifications. Closing the generator ends the stream."""
+        connection = await _Connection.open(self.socket_path)
+        try:
+            answer = await self._answer(connection, method, params)
+            yield answer
+            async for notification in connection.notifications(answer["stream"]):
+                yield notification
+        finally:
+            await connection.close()
+
+    async def _answer(self, connection: _Connection, method: str, params: dict[str, Any]) -> Any:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await connection.call(method, params)
@@ -47,20 +61,6 @@ class AsyncClient:
             failure = NoAnswer(f"no answer within {self._timeout_s:g} s", hint="try again; see `stoker status`")
             failure.perhaps_done = True
             raise failure from None
-
-    async def stream(self, method: str, **params: Any) -> AsyncGenerator[dict[str, Any], None]:
-        """The answer of a streaming method, then its notifications. Closing the generator ends the stream."""
-        connection = await _Connection.open(self.socket_path)
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                answer = await connection.call(method, params)
-            yield answer
-            async for notification in connection.notifications(answer["stream"]):
-                yield notification
-        except TimeoutError:
-            raise NoAnswer(f"no answer within {self._timeout_s:g} s", hint="try again; see `stoker status`") from None
-        finally:
-            await connection.close()
 
     async def close(self) -> None:
         if self._connection is not None:
