@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from stoker.core.job.model import Actor, NeedOn, OnOrphan
-from stoker.core.workflow import definition
+from stoker.core.workflow.plan import plan_flow
 from stoker.core.workflow.resume import ResumeOptions
 from stoker.core.workflow.state import Again, Strategy
 from stoker.rpc.flows import WorkflowSubmitParams, read_flow
@@ -181,8 +181,8 @@ VERBS: dict[str, Verb] = {
 
 def _offer(flow: dict[str, Any]) -> WorkflowOffer:
     request = read_flow(WorkflowSubmitParams(flow=flow))
-    plan = definition.plan(request, None)
-    assert not plan.mistakes, plan.mistakes
+    planned = plan_flow(request, None)
+    assert not planned.mistakes, planned.mistakes
     return WorkflowOffer(
-        name=flow["name"], sent=request.raw, parameters={}, plan=plan, owner_uid=UID, key=f"key of {flow['name']}"
+        name=flow["name"], sent=request.raw, parameters={}, plan=planned, owner_uid=UID, key=f"key of {flow['name']}"
     )

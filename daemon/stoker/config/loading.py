@@ -34,8 +34,9 @@ from stoker.core.schedule.request import ScheduleParams, checked
 from stoker.core.similar_names import nearest
 from stoker.core.throttle import check_floor
 from stoker.core.units import counted
-from stoker.core.workflow import definition
+from stoker.core.workflow.definition import Flow, FlowRequest
 from stoker.core.workflow.mistakes import refuse
+from stoker.core.workflow.plan import plan_flow
 from stoker.paths import config_files
 
 QUEUE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
@@ -326,8 +327,8 @@ class _Reader:
 
 def _check_flow(text: str) -> None:
     """Raises ValidationError or FlowInvalid. Only the daemon checks what the host must have for it."""
-    flow = msgspec.json.decode(text, type=definition.Flow)
-    refuse(list(definition.plan(definition.FlowRequest(flow=flow, raw=msgspec.Raw(text.encode())), None).mistakes))
+    flow = msgspec.json.decode(text, type=Flow)
+    refuse(list(plan_flow(FlowRequest(flow=flow, raw=msgspec.Raw(text.encode())), None).mistakes))
 
 
 def _keys(struct: type[Struct]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Reads a flow: from the JSON of a workflow to `core.workflow.definition.Flow`, with a list of every mistake in it.
 
 Each step is read on its own, and a wrong one field by field, so that a person sees all mistakes at once. Needs and
-cycles are checked later, by `core.workflow.definition.plan`. Invariant: the valid parts of a flow are read, whatever
+cycles are checked later, by `core.workflow.plan`. Invariant: the valid parts of a flow are read, whatever
 else is wrong; full messages are built only for as many mistakes as the answer holds.
 """
 
@@ -17,8 +17,9 @@ import msgspec
 from stoker.core.errors import InvalidParams
 from stoker.core.requests import MAX_SHOWN, Name, Params, Text, Title
 from stoker.core.similar_names import nearest
-from stoker.core.workflow.definition import Flow, FlowRequest, Plan, StepDefaults, StepParams, plan
+from stoker.core.workflow.definition import Flow, FlowRequest, StepDefaults, StepParams
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake, refuse
+from stoker.core.workflow.plan import Plan, plan_flow
 from stoker.rpc.param_errors import takes_list
 from stoker.rpc.schema import read_params
 
@@ -93,7 +94,7 @@ def read_flow(params: WorkflowSubmitParams) -> FlowRequest:
 
 def planned(flow: dict[str, Any]) -> Plan:
     """The plan of a flow that is not submitted. Raises FlowInvalid with every mistake that is not about the host."""
-    result = plan(read_flow(WorkflowSubmitParams(flow=flow)), None)
+    result = plan_flow(read_flow(WorkflowSubmitParams(flow=flow)), None)
     refuse(list(result.mistakes))
     return result
 

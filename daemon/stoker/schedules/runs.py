@@ -18,7 +18,9 @@ from stoker.core.job.model import NeedOn, SupersedeRunning
 from stoker.core.requests import JobParams, JobWork, NeedParams
 from stoker.core.schedule.model import Origin, Overlap, Schedule
 from stoker.core.schedule.slots import DueSlots, due_slots
-from stoker.core.workflow import definition, strategies
+from stoker.core.workflow import strategies
+from stoker.core.workflow.definition import Flow, FlowRequest
+from stoker.core.workflow.plan import plan_flow
 from stoker.engine import conditions
 from stoker.engine.intake import Intake
 from stoker.engine.submit import Submission
@@ -29,7 +31,7 @@ from stoker.workflows.submit import WorkflowOffer, WorkflowSubmission
 SLOTS_AT_ONCE = 100  # that one turn settles
 WAIT_FOR = '"wait_for"'  # a template without it need not be decoded
 
-_flow = msgspec.json.Decoder(definition.Flow).decode
+_flow = msgspec.json.Decoder(Flow).decode
 
 
 def work_of(schedule: Schedule) -> JobWork | None:
@@ -46,7 +48,7 @@ def offer_of(schedule: Schedule) -> WorkflowOffer | None:
         name=flow.name,
         sent=raw,
         parameters=flow.parameters,
-        plan=definition.plan(definition.FlowRequest(flow=flow, raw=raw), strategies.all_names()),
+        plan=plan_flow(FlowRequest(flow=flow, raw=raw), strategies.all_names()),
         owner_uid=schedule.owner_uid,
     )
 

@@ -14,7 +14,9 @@ import msgspec
 
 from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import Actor, NeedOn, State
-from stoker.core.workflow import definition, strategies
+from stoker.core.workflow import strategies
+from stoker.core.workflow.definition import FlowRequest
+from stoker.core.workflow.plan import plan_flow
 from stoker.core.workflow.resume import ResumeOptions
 from stoker.core.workflow.rollback import target_of
 from stoker.core.workflow.state import Again, Step, WorkflowFilter, behind, to_reset
@@ -54,15 +56,15 @@ class WorkflowService:
         self._engine = engine
         self._planner = start_threads(1, "flow-plans")
 
-    async def submit(self, request: definition.FlowRequest, peer_uid: int) -> WorkflowAnswer:
+    async def submit(self, request: FlowRequest, peer_uid: int) -> WorkflowAnswer:
         engine, loop = self._engine, asyncio.get_running_loop()
         # Even a short frame may hold thousands of steps: `each` makes many of one.
-        plan = await loop.run_in_executor(self._planner, definition.plan, request, strategies.all_names())
+        planned = await loop.run_in_executor(self._planner, plan_flow, request, strategies.all_names())
         offer = WorkflowOffer(
             name=request.flow.name,
             sent=request.raw,
             parameters={**request.flow.parameters, **request.parameters},
-            plan=plan,
+            plan=planned,
             owner_uid=peer_uid,
             key=request.idempotency_key,
             dry_run=request.dry_run,

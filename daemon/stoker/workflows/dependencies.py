@@ -14,7 +14,7 @@ from stoker.core.errors import FlowInvalid, InvalidParams, NotAllowed
 from stoker.core.job import events as ev
 from stoker.core.job.dependencies import OVER_ALL, need_met, skipped_for_need
 from stoker.core.job.model import Actor, Job, Need, NeedOn, State, When
-from stoker.core.workflow.definition import cycle_mistake, find_cycle
+from stoker.core.workflow.cycles import cycle_mistake, find_cycle
 from stoker.core.workflow.state import Edge, Step
 from stoker.engine.dependents import need_now
 from stoker.engine.memory.workflows import LiveWorkflow, rewritten

@@ -1,7 +1,7 @@
 """Accepting a workflow: all of its steps in one commit, or every mistake in one answer.
 
 Owns the checks against queues, resources and capacities, and the way from a plan to its rows. Shape and graph are
-checked by `core.workflow.definition`; its mistakes are part of the same answer. Invariants: a workflow is accepted
+checked by `core.workflow.plan`; its mistakes are part of the same answer. Invariants: a workflow is accepted
 completely or not at all; its steps get consecutive ids in an order in which they can run.
 """
 
@@ -20,8 +20,9 @@ from stoker.core.errors import IdempotencyConflict, QueueFull, QueueNotFound, St
 from stoker.core.job.model import Actor, Need, Spec
 from stoker.core.schedule.model import Origin
 from stoker.core.sorted_json import encode_sorted
-from stoker.core.workflow import definition
+from stoker.core.workflow.fan_out import Planned
 from stoker.core.workflow.mistakes import Mistake, refuse
+from stoker.core.workflow.plan import Plan
 from stoker.core.workflow.state import Step, Workflow, WorkflowState
 from stoker.engine import conditions
 from stoker.engine.intake import CommandRequest, Intake, drawn_trace_id, from_schedule
@@ -41,7 +42,7 @@ class WorkflowOffer(Struct, frozen=True, kw_only=True):
     name: str
     sent: msgspec.Raw
     parameters: dict[str, str]
-    plan: definition.Plan
+    plan: Plan
     owner_uid: int
     key: str | None = None
     dry_run: bool = False
@@ -173,7 +174,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
             yield
 
     def _spec(
-        self, turn: Turn, step: definition.Planned, ids: Mapping[str, int], problem: StokerError | None
+        self, turn: Turn, step: Planned, ids: Mapping[str, int], problem: StokerError | None
     ) -> tuple[Spec, list[StokerError]]:
         """The spec of a step, and all errors that this host has for it; `problem` is that of its command."""
         errors: list[StokerError] = []
@@ -248,7 +249,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         return LiveWorkflow(workflow, {step.job_id: step for step in steps}, {}, {}, set(), widths=widths)
 
 
-def _mistake(step: definition.Planned, error: StokerError) -> Mistake:
+def _mistake(step: Planned, error: StokerError) -> Mistake:
     """An error of a step with its path in the flow; the steps of one `each` share a path."""
     where = f"steps.{step.group or step.name}"
     path = error.details.get("path")

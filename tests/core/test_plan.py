@@ -12,24 +12,19 @@ from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import NeedOn, When
 from stoker.core.similar_names import MOST_SEARCHED
 from stoker.core.workflow import strategies
+from stoker.core.workflow.cycles import CYCLE_ENDS, find_cycle, layers
 from stoker.core.workflow.definition import (
-    CYCLE_ENDS,
-    MAX_CHARACTERS,
-    MAX_EDGES,
     MAX_STEPS,
     Flow,
     FlowRequest,
-    Plan,
-    Planned,
     StepDefaults,
     StepNeed,
     StepParams,
     StepWhen,
-    find_cycle,
-    layers,
-    plan,
 )
+from stoker.core.workflow.fan_out import MAX_CHARACTERS, Planned
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake, refuse
+from stoker.core.workflow.plan import MAX_EDGES, Plan, plan_flow
 from stoker.core.workflow.state import Edge
 
 
@@ -47,7 +42,7 @@ def asked(sent: Flow, **more: Any) -> FlowRequest:
 
 def made_of(sent: Flow, **given: str) -> Plan:
     """The plan of a flow, or its mistakes."""
-    return plan(asked(sent, parameters=given), strategies.all_names())
+    return plan_flow(asked(sent, parameters=given), strategies.all_names())
 
 
 def mistakes_of(sent: Flow, **given: str) -> dict[str, str]:
@@ -238,14 +233,14 @@ def test_plan_when_steps_were_misread_then_each_says_what_of_it_can_be_believed(
         unlocatable=frozenset({"b"}),
     )
 
-    planned = plan(sent, None)
+    planned = plan_flow(sent, None)
 
     assert planned.mistakes == sent.mistakes
     assert [(one.sure, one.locatable) for one in planned.steps] == [(False, True), (False, False), (True, True)]
 
 
 def test_plan_when_the_names_of_strategies_are_unknown_then_no_strategy_is_judged() -> None:
-    assert plan(asked(flow({"a": step(resume="own")})), None).mistakes == ()
+    assert plan_flow(asked(flow({"a": step(resume="own")})), None).mistakes == ()
 
 
 def test_plan_when_a_list_makes_one_mistake_in_each_item_then_it_is_reported_once() -> None:
