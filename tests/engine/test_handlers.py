@@ -12,6 +12,7 @@ import pytest
 
 from stoker.core.errors import FlowInvalid, HandlerNotFound
 from stoker.daemon import DEFAULT_THREADS
+from stoker.executors.handlers import Call, handler
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
 from tests.support.work import attempts_of, changes, end_of, job_view, lines, state, submit
@@ -277,6 +278,19 @@ def test_handler_when_its_name_is_unknown_then_the_error_lists_the_known_names(c
         call(client, "nope")
 
     assert refused.value.details["path"] == "command"
+
+
+@pytest.mark.parametrize("name", ["stoker.expand", "stoker.collect"])
+def test_handler_when_a_job_names_one_of_stoker_then_it_is_refused(client: stoker.Client, name: str) -> None:
+    with pytest.raises(HandlerNotFound, match="no in-process handler"):
+        call(client, name)
+
+
+def test_handler_when_its_name_begins_as_those_of_stoker_then_it_is_refused() -> None:
+    async def expand(_call: Call) -> None: ...
+
+    with pytest.raises(ValueError, match="are Stoker's own"):
+        handler("stoker.expand")(expand)
 
 
 def test_handler_when_a_step_names_an_unknown_one_then_the_flow_is_refused(

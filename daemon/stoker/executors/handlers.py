@@ -34,6 +34,7 @@ class Transient(Exception):
     __module__ = "stoker"  # its public name, which a traceback shows
 
 
+OWN_PREFIX = "stoker."  # of the handlers of Stoker itself
 Handler = Callable[[Call], Awaitable[None]]
 HANDLERS: dict[str, Handler] = {}
 
@@ -43,10 +44,13 @@ def handler(name: str) -> Callable[[Handler], Handler]:
 
     It runs on the event loop of the daemon: it awaits whatever takes longer than a few milliseconds. It must be safe
     to run twice, because a crash of the daemon ends it and its job is queued again. Whatever it raises fails its job
-    for good, except `Transient`. Raises ValueError if the name is taken, TypeError if the function is not async.
+    for good, except `Transient`. Raises ValueError if the name is taken or begins with `stoker.`, TypeError if the
+    function is not async.
     """
 
     def register(function: Handler) -> Handler:
+        if name.startswith(OWN_PREFIX):
+            raise ValueError(f"the in-process handler {name!r}: names that begin with {OWN_PREFIX!r} are Stoker's own")
         if name in HANDLERS:
             raise ValueError(f"two in-process handlers are called {name!r}")
         if not inspect.iscoroutinefunction(function):

@@ -1,17 +1,19 @@
 """In-process jobs: registered async handlers, run as tasks of the daemon.
 
 Owns the tasks. An exception becomes the outcome of the attempt: a failure for good, unless it is
-`Transient`. A handler ends with the daemon, so its job is requeued after a crash.
+`Transient`. A handler ends with the daemon, so its job is requeued after a crash. Stoker's own handlers are given to
+the executor; they are in no registry, so a submit of a job for them is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from stoker.core.clock import boot_ms, wall_ms
+from stoker.core.errors import StokerError
 from stoker.core.job import events as ev
 from stoker.core.job.model import IN_PROCESS, Identity, Outcome, OutcomeKind
 from stoker.core.raw_bytes import native, storable
@@ -25,9 +27,13 @@ CANCEL_AGAIN_S = 1.0
 CLOSE_ROUNDS = 5
 
 
+OwnHandler = Callable[[Call], Awaitable[str | None]]  # returns the output of the attempt, as JSON
+
+
 class InProcessExecutor:
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, own: Mapping[str, OwnHandler] | None = None) -> None:
         self._sink = sink
+        self._own = own or {}
         self._tasks: dict[str, asyncio.Task[Outcome]] = {}
 
     @property
@@ -38,7 +44,10 @@ class InProcessExecutor:
         for start in starts:
             args = tuple(map(native, start.job.spec.args))
             call = Call(start.job.id, start.attempt.run_id, args, start.events)
-            task = asyncio.get_running_loop().create_task(_outcome(native(start.job.spec.command), call))
+            command = native(start.job.spec.command)
+            own = self._own.get(command)
+            running = _outcome(command, call) if own is None else _own_outcome(own, call)
+            task = asyncio.get_running_loop().create_task(running)
             self._tasks[call.run_id] = task
             task.add_done_callback(partial(self._ended, call.run_id))
         self._sink([Report(start.attempt.run_id, ev.Began(None, boot_ms())) for start in starts])
@@ -98,6 +107,16 @@ async def _outcome(command: str, call: Call) -> Outcome:
         trace = storable("".join(traceback.format_exception(type(raised), raised, frames)))[-ERROR_LIMIT:]
         return Outcome(kind=OutcomeKind.EXCEPTION, transient=transient, error=trace, ended_at=wall_ms())
     return Outcome(kind=OutcomeKind.EXIT, exit_code=0, ended_at=wall_ms())
+
+
+async def _own_outcome(own: OwnHandler, call: Call) -> Outcome:
+    """Run a handler of Stoker's own: its error is for a person, who cannot use a traceback."""
+    try:
+        output = await own(call)
+    except StokerError as error:
+        text = error.message if error.hint is None else f"{error.message}\n{error.hint}"
+        return Outcome(kind=OutcomeKind.EXCEPTION, error=text[:ERROR_LIMIT], ended_at=wall_ms())
+    return Outcome(kind=OutcomeKind.EXIT, exit_code=0, output=output, ended_at=wall_ms())
 
 
 def _was_cancelled() -> bool:

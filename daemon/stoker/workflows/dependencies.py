@@ -75,8 +75,7 @@ def remove_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, actor: A
 def _changeable(turn: Turn, run: LiveWorkflow, name: str) -> Step:
     commands.must_not_go_back(run, "this")
     job = turn.job(run.jobs[run.check_step(name)])
-    by_need = skipped_for_need(job.state, job.reason)
-    if job.id in turn.memory.runs or not (job.state in PENDING or job.attempts == 0 or by_need):
+    if not may_be_rewired(turn, job):
         raise NotAllowed(
             f"step {name} has started ({job.state.value}), so its needs stay as they are",
             hint=f"stoker workflow show {run.workflow.id}",
@@ -97,6 +96,23 @@ def _is_open(turn: Turn, job: Job, need: Need, when: When | None) -> bool:
 
 
 def _rewire(turn: Turn, run: LiveWorkflow, step: Step, cause: str, edge: Edge, actor: Actor) -> NeedsChanged:
+    after = rewire_step(turn, run, step, actor)
+    run.workflow = rewritten(run)
+    turn.batch.workflows[run.workflow.id] = run.workflow
+    payload = {"step": step.name, "job": step.job_id, "need": edge.step, "on": edge.on, "note": actor.note}
+    turn.record("workflow", str(run.workflow.id), cause, payload, actor)
+    edges: list[EdgeView] = [{"step": one.step, "on": one.on.value} for one in step.needs]
+    return {
+        **commands.workflow_standing(run),
+        "step": step.name,
+        "needs": edges,
+        "when": None if step.when is None else step.when.value,
+        "step_state": after.state.value,
+    }
+
+
+def rewire_step(turn: Turn, run: LiveWorkflow, step: Step, actor: Actor) -> Job:
+    """Give a step that has not started the needs of `step`; the caller rewrites the flow of the workflow."""
     job = turn.job(step.job_id)
     needs = tuple(Need(run.jobs[one.step], one.on) for one in step.needs)
     pending = [need for need in needs if _is_open(turn, job, need, step.when)]
@@ -107,15 +123,10 @@ def _rewire(turn: Turn, run: LiveWorkflow, step: Step, cause: str, edge: Edge, a
     ended = (need.job for need in pending if not job.final and need_now(turn, need, step.when) is not None)
     turn.effects.extend(ev.ReleaseDependents(needed, job.id - 1) for needed in ended)
     run.steps[job.id] = step
-    run.workflow = rewritten(run)
-    turn.batch.workflows[run.workflow.id] = run.workflow
-    payload = {"step": step.name, "job": job.id, "need": edge.step, "on": edge.on, "note": actor.note}
-    turn.record("workflow", str(run.workflow.id), cause, payload, actor)
-    edges: list[EdgeView] = [{"step": one.step, "on": one.on.value} for one in step.needs]
-    return {
-        **commands.workflow_standing(run),
-        "step": step.name,
-        "needs": edges,
-        "when": None if step.when is None else step.when.value,
-        "step_state": after.state.value,
-    }
+    return after
+
+
+def may_be_rewired(turn: Turn, job: Job) -> bool:
+    """Whether the needs of a step can still change: it has not started."""
+    by_need = skipped_for_need(job.state, job.reason)
+    return job.id not in turn.memory.runs and (job.state in PENDING or job.attempts == 0 or by_need)

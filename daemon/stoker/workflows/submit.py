@@ -10,30 +10,26 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
-from stoker.core.errors import IdempotencyConflict, QueueFull, QueueNotFound, StokerError
+from stoker.core.errors import IdempotencyConflict, QueueFull, StokerError
 from stoker.core.job.model import Actor, Need, Spec
 from stoker.core.schedule.model import Origin
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.fan_out import Planned
 from stoker.core.workflow.mistakes import Mistake, refuse
 from stoker.core.workflow.plan import Plan
-from stoker.core.workflow.state import Step, Workflow, WorkflowState
+from stoker.core.workflow.state import Workflow, WorkflowState
 from stoker.engine import conditions
-from stoker.engine.intake import CommandRequest, Intake, drawn_trace_id, from_schedule
+from stoker.engine.intake import CommandRequest, Intake, drawn_trace_id
 from stoker.engine.memory.workflows import Blueprint, LiveWorkflow, width_of
-from stoker.engine.spec_defaults import problems, unknown_limits
 from stoker.engine.turn import Turn
 from stoker.store.jobs import Keyed
 from stoker.store.loading import Wanted
 from stoker.store.writer import NewKey
-
-ITEM_VARIABLE = "STOKER_ITEM"
+from stoker.workflows.step_specs import StepOwner, accept_steps, step_mistake, step_row, step_spec
 
 
 class WorkflowOffer(Struct, frozen=True, kw_only=True):
@@ -69,6 +65,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         super().__init__([step.sent for step in self._located])
         self._intake = intake
         self._offer = offer
+        self._owner = StepOwner(offer.name, offer.owner_uid, offer.origin)
         self._warnings: dict[str, None] = {}  # in order, and those of the steps of one `each` only once
         self._digest = hashlib.blake2b(bytes(offer.sent) + encode_sorted(offer.parameters), digest_size=16).digest()
 
@@ -141,7 +138,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         specs = []
         for step in plan.steps:
             spec, errors = self._spec(turn, step, ids, problems.get(step.name))
-            mistakes += (_mistake(step, error) for error in errors)
+            mistakes += (step_mistake(step, error) for error in errors)
             specs.append(spec)
             yield
         refuse(list(dict.fromkeys(mistakes)))
@@ -177,42 +174,21 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         self, turn: Turn, step: Planned, ids: Mapping[str, int], problem: StokerError | None
     ) -> tuple[Spec, list[StokerError]]:
         """The spec of a step, and all errors that this host has for it; `problem` is that of its command."""
-        errors: list[StokerError] = []
+        needs = tuple(Need(ids[edge.step], edge.on) for edge in step.needs)
+        spec, errors = step_spec(turn, self._intake, self._owner, step, needs)
         if problem is not None and step.needs and problem.details.get("may_come"):
-            mistake = _mistake(step, problem)
+            mistake = step_mistake(step, problem)
             self._warnings[f"{mistake.path}: {mistake.message}"] = None
         elif problem is not None:
-            errors.append(problem)
-        judge = step.sure
-        try:
-            queue = self._intake.queue(turn, step.sent)
-        except QueueNotFound as error:
-            errors.append(error)
-            queue, judge = turn.memory.queues["default"], False  # the right queue might have other defaults
-        needs = tuple(Need(ids[edge.step], edge.on) for edge in step.needs)
-        spec, contradictions = self._intake.specs.read(step.sent, queue, needs)
-        if judge:
-            errors += (*contradictions, *problems(spec, turn.now, turn.memory))
-        else:
-            errors += unknown_limits(spec, turn.memory)
-        errors += conditions.problems(turn, spec.wait_for, self._offer.owner_uid)
-        name = f"{self._offer.name}/{step.name}" if spec.name is None else spec.name
-        env = spec.env if step.item is None else {**spec.env, ITEM_VARIABLE: step.item}
-        return from_schedule(replace(spec, name=name, env=env, when=step.when), self._offer.origin), errors
+            errors.insert(0, problem)
+        return spec, errors
 
     def _accept(self, turn: Turn, specs: Sequence[Spec]) -> Generator[None, None, LiveWorkflow]:
         run = self._run(turn)
         owner = Actor(self._offer.owner_uid)
         turn.add_workflow(run, owner)
-        about: dict[str, Any] = {"workflow_id": run.workflow.id, "trace_id": run.workflow.trace_id}
-        for step, spec, meta in zip(self._offer.plan.steps, specs, run.steps.values(), strict=True):
-            width = width_of(run.workflow.id, step.group) if step.group in self._offer.plan.widths else None
-            limited = spec if width is None else replace(spec, resources=spec.resources | {width: 1})
-            job = self._intake.accept(
-                turn, limited, owner.uid or 0, spec.needs, seen=self.seen, step=step.name, **about
-            )
-            assert job.id == meta.job_id, "a workflow's steps have consecutive ids"
-            yield
+        steps = [(step, spec, spec.needs) for step, spec in zip(self._offer.plan.steps, specs, strict=True)]
+        yield from accept_steps(turn, self._intake, run, steps, seen=self.seen)
         turn.checkpoint(turn.memory.workflows.context(run, turn.now.wall))
         if self._offer.key:
             first = next(iter(run.steps))
@@ -223,18 +199,8 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
     def _run(self, turn: Turn) -> LiveWorkflow:
         offer, memory = self._offer, turn.memory
         memory.workflows.last_id += 1
-        steps = tuple(
-            Step(
-                name=step.name,
-                job_id=memory.last_id + 1 + index,
-                needs=step.needs,
-                when=step.when,
-                critical=step.sent.critical,
-                resume=step.sent.resume,
-                verify=bool(step.sent.verify),
-            )
-            for index, step in enumerate(offer.plan.steps)
-        )
+        first = memory.last_id + 1
+        steps = tuple(step_row(step, first + index) for index, step in enumerate(offer.plan.steps))
         plan = Blueprint(flow=offer.sent, parameters=offer.parameters, steps=steps, widths=offer.plan.widths)
         workflow = Workflow(
             id=memory.workflows.last_id,
@@ -247,11 +213,3 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         )
         widths = {width_of(workflow.id, group): width for group, width in offer.plan.widths.items()}
         return LiveWorkflow(workflow, {step.job_id: step for step in steps}, {}, {}, set(), widths=widths)
-
-
-def _mistake(step: Planned, error: StokerError) -> Mistake:
-    """An error of a step with its path in the flow; the steps of one `each` share a path."""
-    where = f"steps.{step.group or step.name}"
-    path = error.details.get("path")
-    message = error.message.removeprefix(f"{path}: ") if path else error.message
-    return Mistake(f"{where}.{path}" if path else where, message, error.hint)

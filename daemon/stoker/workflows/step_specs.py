@@ -1,0 +1,106 @@
+"""From a planned step to its spec and its row: what a submit and an expansion at run time share.
+
+Owns the fields of a spec that a step gets from its workflow. Nothing is stored here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stoker.core.errors import QueueNotFound, StokerError
+from stoker.core.job.model import Need, Spec
+from stoker.core.schedule.model import Origin
+from stoker.core.workflow.fan_out import Planned
+from stoker.core.workflow.mistakes import Mistake
+from stoker.core.workflow.state import Step
+from stoker.engine import conditions
+from stoker.engine.intake import Intake, from_schedule
+from stoker.engine.memory.workflows import LiveWorkflow, width_of
+from stoker.engine.spec_defaults import problems, unknown_limits
+from stoker.engine.turn import Turn
+
+ITEM_VARIABLE = "STOKER_ITEM"
+
+
+class StepOwner(Struct, frozen=True):
+    """The workflow of a step: its name, its owner, and the schedule that submitted it."""
+
+    name: str
+    uid: int
+    origin: Origin | None = None
+
+
+def step_spec(
+    turn: Turn, intake: Intake, owner: StepOwner, step: Planned, needs: tuple[Need, ...]
+) -> tuple[Spec, list[StokerError]]:
+    """The spec of a step, and all errors that this host has for it beside those of its command."""
+    errors: list[StokerError] = []
+    judge = step.sure
+    try:
+        queue = intake.queue(turn, step.sent)
+    except QueueNotFound as error:
+        errors.append(error)
+        queue, judge = turn.memory.queues["default"], False  # the right queue might have other defaults
+    spec, contradictions = intake.specs.read(step.sent, queue, needs)
+    if judge:
+        errors += (*contradictions, *problems(spec, turn.now, turn.memory))
+    else:
+        errors += unknown_limits(spec, turn.memory)
+    errors += conditions.problems(turn, spec.wait_for, owner.uid)
+    name = f"{owner.name}/{step.name}" if spec.name is None else spec.name
+    env = spec.env if step.item is None else {**spec.env, ITEM_VARIABLE: step.item}
+    return from_schedule(replace(spec, name=name, env=env, when=step.when), owner.origin), errors
+
+
+def step_mistake(step: Planned, error: StokerError) -> Mistake:
+    """An error of a step with its path in the flow; the steps of one `each` share a path."""
+    where = f"steps.{step.group or step.name}"
+    path = error.details.get("path")
+    message = error.message.removeprefix(f"{path}: ") if path else error.message
+    return Mistake(f"{where}.{path}" if path else where, message, error.hint)
+
+
+def step_row(planned: Planned, job_id: int) -> Step:
+    """The part of a planned step that its workflow keeps."""
+    return Step(
+        name=planned.name,
+        job_id=job_id,
+        needs=planned.needs,
+        when=planned.when,
+        critical=planned.sent.critical,
+        resume=planned.sent.resume,
+        verify=bool(planned.sent.verify),
+    )
+
+
+def accept_steps(
+    turn: Turn,
+    intake: Intake,
+    run: LiveWorkflow,
+    steps: Sequence[tuple[Planned, Spec, Sequence[Need]]],
+    **about: Any,
+) -> Generator[None]:
+    """Store the jobs of these steps, each with its open needs; the workflow has their rows already.
+
+    `about`: further arguments of `Intake.accept`.
+    """
+    workflow = run.workflow
+    for planned, spec, open_needs in steps:
+        width = None if planned.group is None else width_of(workflow.id, planned.group)
+        limited = replace(spec, resources=spec.resources | {width: 1}) if width in run.widths else spec
+        job = intake.accept(
+            turn,
+            limited,
+            workflow.owner_uid,
+            open_needs,
+            step=planned.name,
+            workflow_id=workflow.id,
+            trace_id=workflow.trace_id,
+            **about,
+        )
+        assert run.steps[job.id].name == planned.name, "the steps of a workflow get their ids in order"
+        yield
