@@ -66,6 +66,7 @@ class Phrases:
             ("system.purge", "states"): lambda: dice.choice([[], ["failed"], ["succeeded", "skipped"]]),
             ("system.backup", "to"): lambda: f"{backup}-{dice.randrange(1_000_000)}",
             ("workflow.rollback", "to"): lambda: dice.choice(["latest", "latest", self._ident()]),
+            ("workflow.submit", "from"): lambda: dice.choice([[], [], ["s1"], ["nothing"]]),
             ("checkpoint.save", "token"): lambda: token,
             ("worker.get", "job"): lambda: job,
             ("job.environment", "id"): lambda: dice.choice([job, self._ident()]),
@@ -112,6 +113,7 @@ class Phrases:
             "misfire": lambda: dice.choice(["skip", "latest", "all"]), "count": lambda: dice.randint(1, 100),
             "overlap": lambda: dice.choice(["allow", "skip", "queue", "supersede"]),
             "strategy": lambda: dice.choice(["restart", "skip", "fail"]), "dry_run": lambda: dice.random() < 0.5,
+            "target": lambda: dice.choice([[], [], ["a"], ["s0", "nothing"]]),
         }  # fmt: skip
 
     def frame(self) -> tuple[bytes, list[tuple[int, str]]]:

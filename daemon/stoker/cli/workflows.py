@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from stoker.cli import flowfile
+from stoker.cli import flowfile, workflow_parts
 from stoker.cli.history import TAIL_LINES, log_tail, print_log_tail
 from stoker.cli.kit import outcome, render, table, values
 from stoker.cli.kit.connection import connect
@@ -39,6 +39,7 @@ STEP_HEADERS = ("STEP", "JOB", "STATE", "WHY", "TRY", "NEEDS", "REMARK")
     words="FILE|-",
     options=(
         Option("--param", "NAME=VALUE", "value of a parameter of the flow; repeatable", convert=values.pair, many=True),
+        *workflow_parts.OPTIONS,
         Option("--idempotency-key", "TEXT", "a second submit with the same key returns the same workflow"),
         Option("--dry-run", None, "store nothing: check the file and print the order of the steps"),
         Option("--block", None, "wait until there is room for all steps if a queue is full"),
@@ -49,6 +50,7 @@ STEP_HEADERS = ("STEP", "JOB", "STATE", "WHY", "TRY", "NEEDS", "REMARK")
     examples=(
         "stoker workflow submit build.toml",
         "stoker workflow submit --param version=1.4 --dry-run build.toml",
+        "stoker workflow submit --target link build.toml      # link, and all that it needs",
         "generate | stoker workflow submit -                  # TOML, or JSON when it begins with {",
         "stoker workflow submit --wait nightly.toml || mail -s 'nightly failed' ops < /dev/null",
     ),
@@ -72,6 +74,7 @@ def submit(given: Given) -> int:
     if given["dry_run"]:
         _print_plan(answer, flow, as_json=given["json"])
         return 0
+    workflow_parts.print_part(answer)
     render.receipt(f"workflow {answer['id']}", render.json_text(answer) if given["json"] else answer["id"])
     if answer["existing"]:
         render.note(f"workflow {answer['id']} was submitted before with this key")
@@ -82,11 +85,16 @@ def submit(given: Given) -> int:
 
 def _submit(given: Given, flow: dict[str, Any]) -> WorkflowAccepted:
     """Submit; with `--block` as often as needed until the queues have room for all steps."""
-    parameters, key, room = _parameters(given["param"]), given["idempotency_key"], room_wait(given)
+    parameters, room = _parameters(given["param"]), room_wait(given)
+    options = {
+        "idempotency_key": given["idempotency_key"],
+        "dry_run": given["dry_run"],
+        **workflow_parts.part_params(given),
+    }
     with connect(given) as client:
         while True:
             try:
-                return client.submit_workflow(flow, parameters, idempotency_key=key, dry_run=given["dry_run"])
+                return client.submit_workflow(flow, parameters, **options)
             except QueueFull as full:
                 if room is None:
                     raise
@@ -112,6 +120,7 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
     rows = [(number, len(layer), few(groups(layer, remarks))) for number, layer in enumerate(layers, 1)]
     table.show(("LAYER", "STEPS", "WHICH"), rows, whole=True)
     render.flush()
+    workflow_parts.print_part(answer)
     for warning in answer.get("warnings", ()):
         render.note(f"{warning} yet; the step looks again as it starts")
     for remark in flowfile.values_in_scripts(flow):

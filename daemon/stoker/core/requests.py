@@ -41,6 +41,7 @@ Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Path = Annotated[str, Meta(min_length=1, max_length=MAX_PATH)]
 AbsolutePath = Annotated[str, Meta(pattern="^/", max_length=MAX_PATH)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")]
+StepName = Annotated[str, Meta(min_length=1, max_length=600)]  # of a step or a group of steps
 RateKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}\Z")]
 RateName = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127})\Z")]  # *: each other key
 Title = Annotated[str, Meta(min_length=1, max_length=200)]

@@ -178,6 +178,7 @@ class WorkflowAccepted(TypedDict):
     """`id` and `state` are None for a dry run. `steps`: the job of each step. `existing`: as in `Submitted`.
 
     `warnings`: programs and directories of steps with needs that are not there yet; each step looks again as it starts.
+    `met`: steps outside the part that was asked for, whose needs count as met.
     """
 
     id: int | None
@@ -186,6 +187,7 @@ class WorkflowAccepted(TypedDict):
     layers: list[list[str]]
     existing: bool
     warnings: list[str]
+    met: list[str]
 
 
 class WorkflowStanding(TypedDict):

@@ -118,14 +118,19 @@ class Client(Conversation):
         *,
         idempotency_key: str | None = None,
         dry_run: bool = False,
+        **part: Any,
     ) -> WorkflowAccepted:
-        """Store all steps of a workflow. Raises FlowInvalid, with every mistake in its details, and stores nothing."""
+        """Store the steps of a workflow, all or a part of them: target from.
+
+        Raises FlowInvalid, with every mistake in its details, and stores nothing.
+        """
         key = os.urandom(16).hex() if idempotency_key is None else idempotency_key
         params = {
             "flow": _flow_of_any_bytes(flow),
             "parameters": parameters or {},
             "idempotency_key": key,
             "dry_run": dry_run,
+            **part,
         }
         answer: WorkflowAccepted = self.call("workflow.submit", params, again=True)
         return answer

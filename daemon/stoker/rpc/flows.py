@@ -10,14 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from functools import lru_cache
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
+from msgspec import Meta, field
 
 from stoker.core.errors import InvalidParams
-from stoker.core.requests import MAX_SHOWN, Name, Params, Text, Title
+from stoker.core.requests import MAX_SHOWN, Name, Params, StepName, Text, Title
 from stoker.core.similar_names import nearest
-from stoker.core.workflow.definition import Flow, FlowRequest, StepDefaults, StepParams
+from stoker.core.workflow.definition import MAX_NAMED_STEPS, Flow, FlowRequest, Part, StepDefaults, StepParams
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake, refuse
 from stoker.core.workflow.plan import Plan, plan_flow
 from stoker.rpc.param_errors import takes_list
@@ -29,15 +30,21 @@ _STEP_NAME_HINT = "letters, digits and . _ -, at most 48, the first a letter or 
 _OF_PROGRAM = frozenset({"command", "working_dir", "env", "execution_mode", "each"})
 
 K = TypeVar("K", bound=Params)
+StepNames = Annotated[tuple[StepName, ...], Meta(max_length=MAX_NAMED_STEPS)]
 
 
 class WorkflowSubmitParams(Params, frozen=True, kw_only=True):
-    """`flow` is read separately, so that all of its mistakes are reported at once."""
+    """`flow` is read separately, so that all of its mistakes are reported at once.
+
+    `target`: submit these steps and all that they need; `from`: these and all that need them; both: what lies between.
+    """
 
     flow: dict[str, Any]
     parameters: dict[Name, Text] = msgspec.field(default_factory=dict)
     idempotency_key: Title | None = None
     dry_run: bool = False
+    target: StepNames = ()
+    start: StepNames = field(default=(), name="from")
 
 
 class FlowHead(Params, frozen=True, kw_only=True):
@@ -86,6 +93,7 @@ def read_flow(params: WorkflowSubmitParams) -> FlowRequest:
         parameters=params.parameters,
         idempotency_key=params.idempotency_key,
         dry_run=params.dry_run,
+        part=Part(params.target, params.start),
         mistakes=tuple(mistakes),
         unsure=frozenset(unsure),
         unlocatable=frozenset(name for name, fields in unsure.items() if _hides_program(fields)),

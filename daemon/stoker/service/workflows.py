@@ -19,6 +19,7 @@ from stoker.core.workflow.definition import FlowRequest
 from stoker.core.workflow.plan import plan_flow
 from stoker.core.workflow.resume import ResumeOptions
 from stoker.core.workflow.rollback import target_of
+from stoker.core.workflow.selection import Selection, select
 from stoker.core.workflow.state import Again, Step, WorkflowFilter, behind, to_reset
 from stoker.engine.memory.workflows import LiveWorkflow, steps_of
 from stoker.engine.turn import Turn
@@ -59,12 +60,14 @@ class WorkflowService:
     async def submit(self, request: FlowRequest, peer_uid: int) -> WorkflowAnswer:
         engine, loop = self._engine, asyncio.get_running_loop()
         # Even a short frame may hold thousands of steps: `each` makes many of one.
-        planned = await loop.run_in_executor(self._planner, plan_flow, request, strategies.all_names())
+        selected = await loop.run_in_executor(self._planner, _selected, request)
         offer = WorkflowOffer(
             name=request.flow.name,
             sent=request.raw,
             parameters={**request.flow.parameters, **request.parameters},
-            plan=planned,
+            plan=selected.plan,
+            part=request.part,
+            met=selected.met,
             owner_uid=peer_uid,
             key=request.idempotency_key,
             dry_run=request.dry_run,
@@ -160,6 +163,10 @@ class WorkflowService:
     def command(self, workflow_id: int, decision: commands.Decision[A]) -> asyncio.Future[A]:
         """Apply a decision to a whole workflow in one turn."""
         return self._engine.request(commands.WorkflowCommand(workflow_id, decision))
+
+
+def _selected(request: FlowRequest) -> Selection:
+    return select(plan_flow(request, strategies.all_names()), request.part)
 
 
 def _log_cycle(done: asyncio.Future[Any], **where: object) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -18,6 +19,7 @@ from stoker.core.errors import IdempotencyConflict, QueueFull, StokerError
 from stoker.core.job.model import Actor, Need, Spec
 from stoker.core.schedule.model import Origin
 from stoker.core.sorted_json import encode_sorted
+from stoker.core.workflow.definition import Part
 from stoker.core.workflow.fan_out import Planned
 from stoker.core.workflow.mistakes import Mistake, refuse
 from stoker.core.workflow.plan import Plan
@@ -33,12 +35,17 @@ from stoker.workflows.step_specs import StepOwner, accept_steps, step_mistake, s
 
 
 class WorkflowOffer(Struct, frozen=True, kw_only=True):
-    """A workflow as it was sent, and its plan; `origin`: the schedule that submits it."""
+    """A workflow as it was sent, and its plan; `origin`: the schedule that submits it.
+
+    `part`: the part of it that is wanted; `met`: the needs outside of that part, which count as met.
+    """
 
     name: str
     sent: msgspec.Raw
     parameters: dict[str, str]
     plan: Plan
+    part: Part = Part()
+    met: tuple[str, ...] = ()
     owner_uid: int
     key: str | None = None
     dry_run: bool = False
@@ -49,6 +56,7 @@ class WorkflowAnswer(Struct, frozen=True, kw_only=True):
     """`id` and `state` are None for a dry run; `existing`: it was submitted before with the same key.
 
     `warnings`: programs and directories of steps with needs that are not there yet; each step looks again as it starts.
+    `met`: steps outside the part that was asked for, whose needs count as met.
     """
 
     id: int | None
@@ -57,6 +65,7 @@ class WorkflowAnswer(Struct, frozen=True, kw_only=True):
     layers: list[list[str]]
     existing: bool = False
     warnings: tuple[str, ...] = ()
+    met: tuple[str, ...] = ()
 
 
 class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
@@ -67,7 +76,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         self._offer = offer
         self._owner = StepOwner(offer.name, offer.owner_uid, offer.origin)
         self._warnings: dict[str, None] = {}  # in order, and those of the steps of one `each` only once
-        self._digest = hashlib.blake2b(bytes(offer.sent) + encode_sorted(offer.parameters), digest_size=16).digest()
+        self._digest = _digest(offer)
 
     def declare_reads(self, wanted: Wanted) -> None:
         if self._offer.key:
@@ -88,18 +97,17 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
 
     def accept_or_try(self, turn: Turn) -> Generator[None, None, WorkflowAnswer]:
         specs = yield from self._specs(turn)
-        layers = self._offer.plan.layers
+        about: dict[str, Any] = {
+            "layers": self._offer.plan.layers,
+            "warnings": (*self._warnings,),
+            "met": self._offer.met,
+        }
         if self._offer.dry_run:
             steps = dict.fromkeys(step.name for step in self._offer.plan.steps)
-            return WorkflowAnswer(id=None, state=None, steps=steps, layers=layers, warnings=(*self._warnings,))
+            return WorkflowAnswer(id=None, state=None, steps=steps, **about)
         run = yield from self._accept(turn, specs)
-        return WorkflowAnswer(
-            id=run.workflow.id,
-            state=run.workflow.state,
-            steps={step.name: step.job_id for step in run.steps.values()},
-            layers=layers,
-            warnings=(*self._warnings,),
-        )
+        jobs = {step.name: step.job_id for step in run.steps.values()}
+        return WorkflowAnswer(id=run.workflow.id, state=run.workflow.state, steps={**jobs}, **about)
 
     def _earlier_answer(self, turn: Turn) -> WorkflowAnswer | None:
         """The answer to an earlier submit with this key. Raises IdempotencyConflict."""
@@ -213,3 +221,9 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         )
         widths = {width_of(workflow.id, group): width for group, width in offer.plan.widths.items()}
         return LiveWorkflow(workflow, {step.job_id: step for step in steps}, {}, {}, set(), widths=widths)
+
+
+def _digest(offer: WorkflowOffer) -> bytes:
+    """The hash of all that was asked; a workflow without further wishes has that of earlier versions."""
+    wishes = b"" if offer.part.whole else encode_sorted(offer.part)
+    return hashlib.blake2b(bytes(offer.sent) + encode_sorted(offer.parameters) + wishes, digest_size=16).digest()

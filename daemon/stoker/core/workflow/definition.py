@@ -28,6 +28,7 @@ from stoker.core.workflow.mistakes import Mistake
 from stoker.core.workflow.state import Edge, Strategy
 
 MAX_STEPS = 10_000
+MAX_NAMED_STEPS = 100  # in one request
 
 
 class StepNeed(Params, frozen=True, kw_only=True):
@@ -98,6 +99,17 @@ class Flow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     verify: bool = False
 
 
+class Part(Struct, frozen=True):
+    """`targets`: these steps and all that they need; `starts`: these and all that need them; both: those between."""
+
+    targets: tuple[str, ...] = ()
+    starts: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        return not (self.targets or self.starts)
+
+
 class FlowRequest(Struct, frozen=True, kw_only=True):
     """A request to accept a flow; `raw` is its JSON as it was sent.
 
@@ -110,6 +122,7 @@ class FlowRequest(Struct, frozen=True, kw_only=True):
     parameters: dict[str, str] = {}
     idempotency_key: str | None = None
     dry_run: bool = False
+    part: Part = Part()
     mistakes: tuple[Mistake, ...] = ()
     unsure: frozenset[str] = frozenset()
     unlocatable: frozenset[str] = frozenset()

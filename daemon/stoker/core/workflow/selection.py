@@ -1,0 +1,92 @@
+"""A part of a workflow: the steps that are submitted when not all of them are wanted. Pure.
+
+Owns which steps are in a part, and which needs are outside of it. Invariants: a step keeps its needs inside the part;
+the names that a person types stand for steps and for whole groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stoker.core.similar_names import did_you_mean
+from stoker.core.workflow.cycles import layers
+from stoker.core.workflow.definition import Part
+from stoker.core.workflow.fan_out import Planned
+from stoker.core.workflow.mistakes import Mistake
+from stoker.core.workflow.plan import Plan
+from stoker.core.workflow.state import Step, behind
+
+
+class Selection(Struct, frozen=True):
+    """The plan of a part. `met`: the needs outside of it, which count as met."""
+
+    plan: Plan
+    met: tuple[str, ...] = ()
+
+
+def select(plan: Plan, part: Part) -> Selection:
+    """The part of a plan. A name without a step is a mistake, and so is a part without steps."""
+    if part.whole or plan.mistakes:
+        return Selection(plan)
+    groups = _groups(plan.steps)
+    mistakes = [
+        Mistake(option, f"there is no step {name!r}", did_you_mean(name, groups))
+        for option, names in (("target", part.targets), ("from", part.starts))
+        for name in names
+        if name not in groups
+    ]
+    chosen = set() if mistakes else _chosen(plan.steps, groups, part)
+    if not chosen and not mistakes:
+        message = f"{_few(part.targets)} needs none of {_few(part.starts)}, so the part has no steps"
+        mistakes.append(Mistake("target", message, "leave out one of the two"))
+    if mistakes:
+        return Selection(replace(plan, mistakes=tuple(mistakes)))
+    return _cut_out(plan, chosen)
+
+
+def _groups(steps: Iterable[Planned]) -> dict[str, list[str]]:
+    """The steps for which each name stands: its own, that of its group."""
+    groups: dict[str, list[str]] = {}
+    for step in steps:
+        for name in {step.name, step.group or step.name}:
+            groups.setdefault(name, []).append(step.name)
+    return groups
+
+
+def _chosen(steps: Sequence[Planned], groups: Mapping[str, list[str]], part: Part) -> set[str]:
+    chosen = {step.name for step in steps}
+    if part.targets:
+        chosen &= _ahead(steps, [step for name in part.targets for step in groups[name]])
+    if part.starts:
+        edges = [Step(name=step.name, job_id=0, needs=step.needs) for step in steps]
+        chosen &= behind(edges, [step for name in part.starts for step in groups[name]])
+    return chosen
+
+
+def _ahead(steps: Sequence[Planned], roots: Collection[str]) -> set[str]:
+    """`roots` and all steps that they need, directly or through others."""
+    found = set(roots)
+    for step in reversed(steps):  # a plan is in an order in which its steps can run
+        if step.name in found:
+            found.update(edge.step for edge in step.needs)
+    return found
+
+
+def _cut_out(plan: Plan, chosen: Collection[str]) -> Selection:
+    steps, met = [], dict[str, None]()
+    for step in plan.steps:
+        if step.name in chosen:
+            inside = tuple(edge for edge in step.needs if edge.step in chosen)
+            met.update((edge.step, None) for edge in step.needs if edge.step not in chosen)
+            steps.append(replace(step, needs=inside, when=step.when if inside else None))
+    groups = {step.group for step in steps}
+    widths = {group: width for group, width in plan.widths.items() if group in groups}
+    order = layers({step.name: [edge.step for edge in step.needs] for step in steps})
+    return Selection(replace(plan, steps=tuple(steps), widths=widths, layers=order), tuple(met))
+
+
+def _few(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

@@ -1,0 +1,103 @@
+"""A part of a workflow: which steps it has, and which needs are outside of it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from stoker.core.job.model import When
+from stoker.core.workflow import strategies
+from stoker.core.workflow.definition import Flow, FlowRequest, Part, StepParams, StepWhen
+from stoker.core.workflow.plan import plan_flow
+from stoker.core.workflow.selection import Selection, select
+from stoker.core.workflow.state import Edge
+
+
+def step(*needs: str, when: StepWhen | None = None, each: tuple[str, ...] = ()) -> StepParams:
+    more = {} if when is None else {"when": when}
+    more |= {"each": each, "width": 1} if each else {}
+    return StepParams(command="true", needs=needs, **more)
+
+
+BUILD = {
+    "get": step(),
+    "configure": step("get"),
+    "compile": step("configure", each=("a", "b")),
+    "link": step("compile"),
+    "docs": step("get"),
+    "alert": step("compile", "docs", when=StepWhen.ANY_FAILED),
+}
+
+
+def part(*targets: str, starts: tuple[str, ...] = ()) -> Selection:
+    request = FlowRequest(flow=Flow(name="build", steps=BUILD), raw=msgspec.Raw(b"{}"))
+    return select(plan_flow(request, strategies.all_names()), Part(targets, starts))
+
+
+def names(selection: Selection) -> list[str]:
+    return [one.group or one.name for one in selection.plan.steps]
+
+
+@pytest.mark.parametrize(
+    ("targets", "starts", "chosen", "met"),
+    [
+        ((), (), ["get", "configure", "docs", "compile", "compile", "link", "alert"], ()),
+        (("configure",), (), ["get", "configure"], ()),
+        (("configure", "docs"), (), ["get", "configure", "docs"], ()),
+        (("link",), (), ["get", "configure", "compile", "compile", "link"], ()),
+        (("compile",), (), ["get", "configure", "compile", "compile"], ()),
+        ((), ("docs",), ["docs", "alert"], ("get", "compile", "compile")),
+        ((), ("compile",), ["compile", "compile", "link", "alert"], ("configure", "docs")),
+        (("link",), ("configure",), ["configure", "compile", "compile", "link"], ("get",)),
+    ],
+)
+def test_select_when_steps_are_named_then_the_part_has_these_and_their_kin(
+    targets: tuple[str, ...], starts: tuple[str, ...], chosen: list[str], met: tuple[str, ...]
+) -> None:
+    selection = part(*targets, starts=starts)
+
+    groups = {one.name: one.group or one.name for one in part().plan.steps}
+    assert sorted(names(selection)) == sorted(chosen)
+    assert [groups[name] for name in selection.met] == list(met)
+    assert sorted(name for layer in selection.plan.layers for name in layer) == sorted(
+        one.name for one in selection.plan.steps
+    )
+
+
+def test_select_when_one_step_of_a_group_is_named_then_the_others_are_outside() -> None:
+    first = next(one.name for one in part().plan.steps if one.group == "compile")
+
+    selection = part(first)
+
+    assert names(selection) == ["get", "configure", "compile"]
+    assert selection.plan.widths == {"compile": 1}
+    assert part("docs").plan.widths == {}
+
+
+def test_select_when_needs_are_outside_then_the_condition_is_over_those_inside() -> None:
+    steps = {one.name: one for one in part(starts=("docs",)).plan.steps}
+
+    assert (steps["docs"].needs, steps["docs"].when) == ((), None)
+    assert (steps["alert"].needs, steps["alert"].when) == ((Edge("docs", "any"),), When.ANY_FAILED)
+
+
+def test_select_when_names_are_wrong_then_each_is_a_mistake() -> None:
+    wrong = part("lnk", "link", starts=("nothing",)).plan
+
+    assert [(one.path, one.message, one.hint) for one in wrong.mistakes] == [
+        ("target", "there is no step 'lnk'", "did you mean link?"),
+        ("from", "there is no step 'nothing'", None),
+    ]
+
+
+def test_select_when_nothing_lies_between_then_that_is_a_mistake() -> None:
+    (mistake,) = part("docs", starts=("link", "compile")).plan.mistakes
+
+    assert (mistake.path, mistake.message) == ("target", "docs needs none of link and 1 more, so the part has no steps")
+
+
+def test_select_when_the_flow_is_wrong_then_its_plan_stays() -> None:
+    request = FlowRequest(flow=Flow(name="build", steps={"a": step("b")}), raw=msgspec.Raw(b"{}"))
+    wrong = plan_flow(request, strategies.all_names())
+
+    assert select(wrong, Part(("nothing",))).plan == wrong
