@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
-from stoker.core.job.model import When
+from stoker.core.job.model import NeedOn, When
 from stoker.core.workflow import strategies
 from stoker.core.workflow.definition import Flow, FlowRequest, Part, StepParams, StepWhen
 from stoker.core.workflow.plan import plan_flow
@@ -14,7 +16,7 @@ from stoker.core.workflow.state import Edge
 
 
 def step(*needs: str, when: StepWhen | None = None, each: tuple[str, ...] = ()) -> StepParams:
-    more = {} if when is None else {"when": when}
+    more: dict[str, Any] = {} if when is None else {"when": when}
     more |= {"each": each, "width": 1} if each else {}
     return StepParams(command="true", needs=needs, **more)
 
@@ -78,7 +80,7 @@ def test_select_when_needs_are_outside_then_the_condition_is_over_those_inside()
     steps = {one.name: one for one in part(starts=("docs",)).plan.steps}
 
     assert (steps["docs"].needs, steps["docs"].when) == ((), None)
-    assert (steps["alert"].needs, steps["alert"].when) == ((Edge("docs", "any"),), When.ANY_FAILED)
+    assert (steps["alert"].needs, steps["alert"].when) == ((Edge("docs", NeedOn.ANY),), When.ANY_FAILED)
 
 
 def test_select_when_names_are_wrong_then_each_is_a_mistake() -> None:
