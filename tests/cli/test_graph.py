@@ -77,7 +77,7 @@ def test_layers_when_the_chain_is_long_then_each_step_is_looked_at_a_few_times()
 
 
 def test_folding_when_each_made_many_steps_then_they_are_one_node_in_the_worst_state() -> None:
-    compiles = [Node(f"compile:{number}", [("init", "ok")], "succeeded") for number in range(1, 4)]
+    compiles = [Node(f"compile[{number}]", [("init", "ok")], "succeeded") for number in range(1, 4)]
     compiles[1].state = "failed"
     link = Node("link", [(node.name, "ok") for node in compiles], "skipped")
 
@@ -92,11 +92,11 @@ def test_folding_when_each_made_many_steps_then_they_are_one_node_in_the_worst_s
 
 
 def test_folding_when_a_step_needs_another_of_its_each_then_these_stay_apart() -> None:
-    steps = nodes(("compile:1", []), ("compile:2", ["link"]), ("link", ["compile:1"]), ("pack:1", []), ("pack:2", []))
+    steps = nodes(("c[x]", []), ("c[y]", ["link"]), ("link", ["c[x]"]), ("pack:1", []), ("pack:2", []))
 
     folded = graph_shape.folded(steps)
 
-    assert names(graph_shape.layered(folded)) == [["compile:1", "pack"], ["link"], ["compile:2"]]
+    assert names(graph_shape.layered(folded)) == [["c[x]", "pack"], ["link"], ["c[y]"]]
     assert [node.label for node in graph_shape.folded(nodes(("a:1", []), ("a:2", ["a:1"])))] == ["a:1", "a:2"]
 
 
@@ -233,9 +233,9 @@ def test_graph_when_a_file_has_each_and_all_is_given_then_every_step_is_shown(
 
     assert folded.splitlines() == ["x: 3 steps, 2 layers", "1  • a x2", "2  • b (may fail)    ← a(any)"]
     assert every.splitlines()[1:] == [
-        "1  •   a:1",
-        "   │ • a:2",
-        "2  •─╯ b (may fail)    ← a:1(any) a:2(any)",
+        "1  •   a[1]",
+        "   │ • a[2]",
+        "2  •─╯ b (may fail)    ← a[1](any) a[2](any)",
     ]
 
 

@@ -43,7 +43,7 @@ def test_example_when_it_is_submitted_then_it_succeeds_and_every_view_shows_it(s
     kinds = [one["kind"] for one in chain["checkpoints"]]
 
     assert planned.stdout.splitlines()[0] == "7 steps in 5 layers"
-    assert "compile:1..3 (width 2)" in planned.stdout
+    assert "compile[lexer, parser, main] (width 2)" in planned.stdout
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{flow}\n", "")
     assert "succeeded" in listed.stdout
     assert "alert (when any_failed)" in planned.stdout

@@ -9,7 +9,8 @@ import pytest
 from msgspec import UNSET
 
 from stoker.core.errors import FlowInvalid
-from stoker.core.job.model import NeedOn, When
+from stoker.core.job.model import ExecutionMode, NeedOn, When
+from stoker.core.requests import MAX_TEXT
 from stoker.core.similar_names import MOST_SEARCHED
 from stoker.core.workflow import strategies
 from stoker.core.workflow.cycles import CYCLE_ENDS, find_cycle, layers
@@ -17,12 +18,13 @@ from stoker.core.workflow.definition import (
     MAX_STEPS,
     Flow,
     FlowRequest,
+    ItemSource,
     StepDefaults,
     StepNeed,
     StepParams,
     StepWhen,
 )
-from stoker.core.workflow.fan_out import MAX_CHARACTERS, Planned
+from stoker.core.workflow.fan_out import EXPAND, MAX_CHARACTERS, Planned
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake, refuse
 from stoker.core.workflow.plan import MAX_EDGES, Plan, plan_flow
 from stoker.core.workflow.state import Edge
@@ -112,11 +114,86 @@ def test_plan_when_a_step_has_items_then_each_becomes_a_step_and_needs_are_of_al
     planned = made_of(sent)
 
     assert [(one.name, one.group, one.item, one.sent.args) for one in planned.steps[:2]] == [
-        ("compile:1", "compile", "a.c", ("a.c",)),
-        ("compile:2", "compile", "b.c", ("b.c",)),
+        ("compile[a.c]", "compile", "a.c", ("a.c",)),
+        ("compile[b.c]", "compile", "b.c", ("b.c",)),
     ]
-    assert planned.steps[2].needs == (Edge("compile:1"), Edge("compile:2"))
+    assert planned.steps[2].needs == (Edge("compile[a.c]"), Edge("compile[b.c]"))
     assert planned.widths == {"compile": 1}
+
+
+def test_plan_when_items_are_tables_then_their_values_stand_in_texts_and_names() -> None:
+    items = ({"os": "linux", "jobs": 4}, {"os": "mac", "name": "{{who}}"})
+    sent = flow({"test": step("{{item.os}}", each=items), "n": step("{{item}}", each=(3,))}, parameters={"who": "m1"})
+
+    planned = made_of(sent)
+
+    assert [(one.name, one.label, one.sent.command) for one in planned.steps] == [
+        ("test[linux,4]", "linux,4", "linux"),
+        ("test[m1]", "m1", "mac"),
+        ("n[3]", "3", "3"),
+    ]
+    assert planned.steps[1].item == {"os": "mac", "name": "m1"}
+
+
+def test_plan_when_an_item_lacks_a_word_then_mistakes_are_reported_once() -> None:
+    tables = ({"os": "a"}, {"os": "b"})
+    steps = {
+        "whole": step("{{item}}", each=tables),
+        "key": step(args=("{{item.os}}", "{{item.x}}"), each=tables),
+        "flat": step("{{item.os}}", each=("a", "b")),
+        "fills": step(each=({"os": "{{x}}"},)),
+        "large": step(each=({"a": "x" * MAX_TEXT},)),
+    }
+
+    assert mistakes_of(flow(steps)) == {
+        "steps.whole.command": "{{item}}: an item is a table",
+        "steps.key.args[1]": "{{item.x}}: an item has no such key (it has: os)",
+        "steps.flat.command": "{{item.os}}: an item is no table, so it has no keys",
+        "steps.fills.each[0].os": "{{x}}: no such parameter (there are: none)",
+        "steps.large.each[0]": f"it has {MAX_TEXT + 8} characters as JSON; the limit is {MAX_TEXT}",
+    }
+
+
+def test_plan_when_an_item_grows_beyond_the_limit_of_texts_then_it_is_refused() -> None:
+    sent = flow({"a": step(each=("{{p}}" * 2,))}, parameters={"p": "x" * MAX_TEXT})
+
+    assert mistakes_of(sent) == {
+        "steps.a.each[0]": f"filled in, it has {2 * MAX_TEXT} characters; the limit is {MAX_TEXT}"
+    }
+
+
+def test_plan_when_a_list_comes_from_a_step_then_one_step_waits_to_make_the_group() -> None:
+    compile_each = step("{{item}}", each=ItemSource(step="list", output="files"), needs=("get",), width=2, queue="q")
+
+    planned = made_of(flow({"compile": compile_each, "list": step(), "get": step(), "link": step(needs=("compile",))}))
+
+    (one,) = [made for made in planned.steps if made.source]
+    assert (one.name, one.needs, one.group) == ("compile", (Edge("get"), Edge("list")), None)
+    assert (one.sent.command, one.sent.execution_mode, one.sent.queue) == (EXPAND, ExecutionMode.IN_PROCESS, "q")
+    assert planned.steps[-1].needs == (Edge("compile"),)
+    assert planned.widths == {"compile": 2}
+
+
+def test_plan_when_a_list_comes_from_nowhere_then_the_place_is_named() -> None:
+    steps = {
+        "file": step(each=ItemSource(file="x")),
+        "half": step(each=ItemSource(step="half")),
+        "gone": step("{{x}}", each=ItemSource(step="nowhere", output="o"), needs=("nowhere",)),
+    }
+
+    assert mistakes_of(flow(steps)) == {
+        "steps.file.each": "only the client reads a file",
+        "steps.half.each": "`step` and `output` belong together",
+        "steps.half.each.step": "a step cannot need itself",
+        "steps.gone.needs[0]": "there is no step 'nowhere'",
+        "steps.gone.command": "{{x}}: no such parameter (there are: item)",
+    }
+
+
+def test_plan_when_the_list_was_misread_then_words_of_its_items_are_believed() -> None:
+    sent = asked(flow({"a": step("{{item.os}}", each=ItemSource())}), unsure=frozenset({"a"}))
+
+    assert plan_flow(sent, None).mistakes == ()
 
 
 def test_plan_when_the_flow_has_defaults_then_a_step_that_says_nothing_gets_them() -> None:
@@ -211,8 +288,8 @@ def test_plan_when_it_has_a_cycle_then_its_steps_are_filled_in_anyway() -> None:
     assert [(one.name, one.needs, one.locatable) for one in planned.steps] == [
         ("a", (), True),
         ("b", (), False),
-        ("c:1", (), True),
-        ("c:2", (), True),
+        ("c[1]", (), True),
+        ("c[2]", (), True),
     ]
 
 

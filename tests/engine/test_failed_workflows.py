@@ -140,12 +140,10 @@ def test_analysis_when_limits_and_resources_hindered_steps_then_each_has_its_cau
     analysis = analysis_of(client, workflow)
 
     assert analysis is not None
-    assert analysis["causes"] == {"file_size_limit": ["full"], "resources": ["waits:1", "waits:2"]}
+    assert analysis["causes"] == {"file_size_limit": ["full"], "resources": ["waits[1]", "waits[2]"]}
     assert (analysis["scope"], analysis["next"]) == ("systemic", "stoker resource ls")
-    assert (
-        "waits:1 waited for longer than allowed before there was room (waits:1: it asks for press), and 1 more likewise"
-        in (analysis["message"])
-    )
+    waited = "waits[1] waited for longer than allowed before there was room (waits[1]: it asks for press), and 1 more"
+    assert f"{waited} likewise" in analysis["message"]
 
 
 def analysis_of(client: stoker.Client, workflow: int) -> dict[str, Any] | None:

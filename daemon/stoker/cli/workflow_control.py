@@ -150,8 +150,8 @@ def add_need(given: Given) -> int:
     """STEP then also waits for NEED. A cycle is refused."""
     _, step, word = given["words"]
     need, colon, end = word.rpartition(":")
-    if end not in ("ok", "failed", "any"):
-        need, colon = word, ""  # the colon is part of the name of a step that `each` made: `compile:3`
+    if end not in ("ok", "failed", "any"):  # the colon is part of a name: `compile[a:b]`, `compile:3`
+        need, colon = word, ""
     return _call("add_need", given, {"step": step, "need": need} | ({"on": end} if colon else {}))
 
 

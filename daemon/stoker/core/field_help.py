@@ -66,7 +66,8 @@ STEP: Final = {
     " name of a strategy of a Python module (default: from_checkpoint)",
     "verify": "run the completed step again in a resume if its command, input, directory, environment or the outputs"
     " of its needs have changed",
-    "each": "make one step of each item; {{item}} in its texts stands for the item",
+    "each": "make one step of each item: texts, whole numbers or tables; {{item}} in its texts stands for the item,"
+    " {{item.KEY}} for a value of a table",
     "width": "how many steps of `each` may run at once",
 }
 

@@ -136,7 +136,7 @@ _OF_HEAD = {
     "name": 'a name for the flow, as in name = "build"',
     "steps": 'at least one step: a table [steps.NAME] in TOML, "steps": {"NAME": {...}} in JSON',
 }
-_ITEMS = ["item"]  # replaces a wrong list, so that its template word still exists
+_ITEMS: dict[str, str] = {}  # replaces a wrong list: items that are not known, so that any of their words may exist
 
 
 def _read(value: Any, kind: type[K], place: str, mistakes: list[Mistake]) -> _Part[K]:

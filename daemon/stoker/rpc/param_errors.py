@@ -60,7 +60,10 @@ _HINTS = {
 # Fields of a step that have another meaning in a job.
 _HINTS_OF: dict[type[Struct], dict[str, str]] = {
     RateSettings: {"key": f"{_RATE_KEY_HINT}; * for each key without a rate of its own"},
-    StepParams: {"needs": 'a list of steps, as in ["compile"]; `step` and `on` in place of a name give a condition'},
+    StepParams: {
+        "needs": 'a list of steps, as in ["compile"]; `step` and `on` in place of a name give a condition',
+        "each": 'a list of texts, whole numbers or tables, as in ["a", 3, { os = "linux" }]; write 3.10 as "3.10"',
+    },
 }
 _NAME_HINT = "letters, digits and . _ : -, at most 64, the first a letter or digit"
 

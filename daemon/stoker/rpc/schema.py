@@ -28,6 +28,7 @@ from stoker.core.requests import (
     PageLimit,
     Params,
     RateName,
+    StepName,
     Title,
     WorkflowParams,
 )
@@ -187,17 +188,17 @@ class WorkflowRetryParams(WorkflowParams, frozen=True, kw_only=True):
     """The steps to retry: those that failed (the default), all, or `step` and the steps that depend on it."""
 
     again: Again = Again.FAILED
-    step: Name | None = None
+    step: StepName | None = None
     timeout_ms: Duration | None = None
     max_attempts: Budget | None = None
 
 
 class WorkflowStepParams(WorkflowParams, frozen=True, kw_only=True):
-    step: Name
+    step: StepName
 
 
 class WorkflowNeedParams(WorkflowStepParams, frozen=True, kw_only=True):
-    need: Name
+    need: StepName
 
 
 class WorkflowAddNeedParams(WorkflowNeedParams, frozen=True, kw_only=True):

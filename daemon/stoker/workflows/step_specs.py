@@ -15,6 +15,7 @@ from stoker.core.errors import QueueNotFound, StokerError
 from stoker.core.job.model import Need, Spec
 from stoker.core.schedule.model import Origin
 from stoker.core.workflow.fan_out import Planned
+from stoker.core.workflow.items import item_text
 from stoker.core.workflow.mistakes import Mistake
 from stoker.core.workflow.state import Step
 from stoker.engine import conditions
@@ -52,7 +53,7 @@ def step_spec(
         errors += unknown_limits(spec, turn.memory)
     errors += conditions.problems(turn, spec.wait_for, owner.uid)
     name = f"{owner.name}/{step.name}" if spec.name is None else spec.name
-    env = spec.env if step.item is None else {**spec.env, ITEM_VARIABLE: step.item}
+    env = spec.env if step.item is None else {**spec.env, ITEM_VARIABLE: item_text(step.item)}
     return from_schedule(replace(spec, name=name, env=env, when=step.when), owner.origin), errors
 
 

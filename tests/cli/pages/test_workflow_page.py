@@ -103,7 +103,7 @@ def test_workflow_when_each_made_steps_then_one_box_leads_to_all_of_them(
     assert boxes(shown) == {"work": "failed", "other": "succeeded"}
     assert "2 succeeded, 1 failed" in shown
     assert "Steps of work: 1 to 3 of 3" in of_work
-    assert "<bdi>work:2</bdi>" in of_work
+    assert "<bdi>work[2]</bdi>" in of_work
     assert "<bdi>other</bdi>" not in of_work
 
 

@@ -10,7 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
 from stoker.cli.kit.drawings import Node
-from stoker.cli.kit.naming import edges
+from stoker.cli.kit.naming import edges, group_of
 
 if TYPE_CHECKING:
     from stoker.core.views import StepView
@@ -44,7 +44,7 @@ def of_step(step: StepView) -> Node:
 
 
 def folded(nodes: list[Node]) -> list[Node]:
-    """The graph with the steps that one `each` made (`compile:1`, `compile:2`) as one node.
+    """The graph with the steps that one `each` made (`compile[lexer]`, `compile[parser]`) as one node.
 
     A need that was added later may lead from one of them to another one: then they stay apart.
     """
@@ -73,12 +73,6 @@ def _place(name: str, apart: set[str]) -> str:
     """The node that stands for a step."""
     group = group_of(name)
     return name if group in apart else group
-
-
-def group_of(name: str) -> str:
-    """`compile` for `compile:3`."""
-    head, colon, number = name.rpartition(":")
-    return head if colon and number.isdecimal() else name
 
 
 def _merged(name: str, members: list[Node], apart: set[str]) -> Node:

@@ -5,6 +5,8 @@ Owns reading their ids and shortening long lists of names: a workflow may have t
 
 from __future__ import annotations
 
+import re
+
 from stoker.cli.kit import values
 from stoker.cli.kit.parser import Option
 from stoker.core.errors import UsageError
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 MOST_NAMES = 8
+MOST_LABELS = 3
+_LABEL = re.compile(r"(?:\[[^\[\]]*\]|:[0-9]+)\Z")
 NO_REMARKS: Mapping[str, str] = {}
 WAIT = Option("--wait", None, "wait until it has ended; exit 0 if it succeeded, else 1")
 
@@ -36,20 +40,25 @@ def checkpoint_id(text: str) -> int:
 
 
 def groups(names: list[str], remarks: Mapping[str, str] = NO_REMARKS) -> list[str]:
-    """The steps that one `each` made as one word: `compile:1..3`, or `compile:1..3 (width 2)`."""
-    numbers: dict[str, list[int]] = {}
+    """The steps of a fan-out as one word: `compile[lexer, parser]`, or `compile[lexer, parser] (width 2)`."""
+    members: dict[str, list[str]] = {}
     for name in names:
-        group, colon, number = name.rpartition(":")
-        numbers.setdefault(group if colon else name, []).append(int(number) if colon else 0)
+        members.setdefault(group_of(name), []).append(name)
     suffixes = {group: f" ({remark})" for group, remark in remarks.items()}
-    return [_span(group, sorted(members)) + suffixes.get(group, "") for group, members in numbers.items()]
+    return [_together(group, steps) + suffixes.get(group, "") for group, steps in members.items()]
 
 
-def _span(group: str, members: list[int]) -> str:
-    first, last = members[0], members[-1]
-    if not last:
-        return group
-    return f"{group}:{first}" if first == last else f"{group}:{first}..{last}"
+def group_of(name: str) -> str:
+    """`compile` for `compile[lexer]`, and for `compile:3` as workflows of earlier versions have it."""
+    return _LABEL.sub("", name)
+
+
+def _together(group: str, names: list[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    labels = [name.removeprefix(group).strip("[:]") for name in names]
+    more = [f"… {len(labels) - MOST_LABELS} more"] if len(labels) > MOST_LABELS else []
+    return f"{group}[{', '.join([*labels[:MOST_LABELS], *more])}]"
 
 
 def few(names: list[str], most: int = MOST_NAMES) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from stoker.cli.kit.drawings import Node
-from stoker.cli.kit.graph_shape import URGENT, folded, group_of, layered, of_step
+from stoker.cli.kit.graph_shape import URGENT, folded, layered, of_step
+from stoker.cli.kit.naming import group_of
 
 if TYPE_CHECKING:
     from stoker.core.views import StepView

@@ -24,6 +24,7 @@ from stoker.core.requests import (
     Text,
     Umask,
 )
+from stoker.core.workflow.items import Item
 from stoker.core.workflow.mistakes import Mistake
 from stoker.core.workflow.state import Edge, Strategy
 
@@ -34,6 +35,17 @@ MAX_NAMED_STEPS = 100  # in one request
 class StepNeed(Params, frozen=True, kw_only=True):
     step: Name
     on: NeedOn | UnsetType = UNSET
+
+
+class ItemSource(Params, frozen=True, kw_only=True):
+    """Where the items of `each` come from, instead of a list: an output of an earlier step, or a file.
+
+    Only the client reads a file; it sends the list in place of it.
+    """
+
+    step: Name | UnsetType = UNSET
+    output: Name | UnsetType = UNSET
+    file: Text | UnsetType = UNSET
 
 
 class StepWhen(StrEnum):
@@ -57,23 +69,40 @@ _CONDITIONS = {
 
 
 class StepParams(JobWork, frozen=True, kw_only=True):
-    """A step as it is sent: the fields of a job, and those of a step. `each` makes one step of each item."""
+    """A step as it is sent: the fields of a job, and those of a step. `each` makes one step of each item.
+
+    Its `edges` are its needs, with the step whose output is its list.
+    """
 
     needs: Annotated[tuple[Name | StepNeed, ...], Meta(max_length=MAX_NEEDS)] = ()
     when: StepWhen | UnsetType = UNSET
     critical: bool = True
     resume: Name = Strategy.FROM_CHECKPOINT.value
     verify: bool | UnsetType = UNSET
-    each: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=MAX_STEPS)] | UnsetType = UNSET
+    each: Annotated[tuple[Item, ...], Meta(min_length=1, max_length=MAX_STEPS)] | ItemSource | UnsetType = UNSET
     width: Budget | UnsetType = UNSET
+
+    @property
+    def fans_out(self) -> bool:
+        """Whether it becomes a group of steps, one of each item."""
+        return self.each is not UNSET
+
+    @property
+    def size(self) -> int:
+        """The number of steps that it becomes at first: a list that is not known yet is one step, which will expand."""
+        return len(self.each) if isinstance(self.each, tuple) else 1
 
     @property
     def edges(self) -> list[Edge]:
         usual = NeedOn.OK if self.when is UNSET else _CONDITIONS[self.when][0]
-        return [
+        edges = [
             Edge(need, usual) if isinstance(need, str) else Edge(need.step, usual if need.on is UNSET else need.on)
             for need in self.needs
         ]
+        source = self.each.step if isinstance(self.each, ItemSource) else UNSET
+        if source is not UNSET and all(edge.step != source for edge in edges):
+            edges.append(Edge(source, usual))
+        return edges
 
     @property
     def counting(self) -> When:

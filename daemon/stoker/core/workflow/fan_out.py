@@ -5,7 +5,7 @@ Invariant: all texts together, filled in, have at most `MAX_CHARACTERS`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,19 +13,22 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from stoker.core.job.conditions import texts
-from stoker.core.job.model import When
-from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, StepParams
+from stoker.core.job.model import ExecutionMode, OnOrphan, When
+from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, ItemSource, StepParams
+from stoker.core.workflow.items import Item, item_text, labels, step_name
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake
 from stoker.core.workflow.state import Edge, Strategy
-from stoker.core.workflow.template import Filled, Template, TemplateNames, filled_items
+from stoker.core.workflow.template import OVERHEAD, Filled, Template, TemplateNames, filled_items
 
 MAX_CHARACTERS = 64 << 20  # of all steps, filled in: a list in a flow of 1 MiB can ask for gigabytes
+EXPAND = "stoker.expand"  # the handler that makes the steps of a group
 
 
 class Planned(Struct, frozen=True, kw_only=True):
-    """One step to be made. `when` is None without needs; `group`, `item`: what it was made from, if that has `each`.
+    """One step to be made. `when` is None without needs; `group`, `item`, `label`: what it was made from in a fan-out.
 
-    `sure`: all its fields are valid. `locatable`: the fields that decide where its program is are valid.
+    `source`: it makes the steps of its group from a list that is known only then. `sure`: all its fields are valid.
+    `locatable`: the fields that decide where its program is are valid.
     """
 
     name: str
@@ -33,7 +36,9 @@ class Planned(Struct, frozen=True, kw_only=True):
     needs: tuple[Edge, ...] = ()
     when: When | None = None
     group: str | None = None
-    item: str | None = None
+    item: Item | None = None
+    label: str | None = None
+    source: ItemSource | None = None
     sure: bool = True
     locatable: bool = True
 
@@ -44,43 +49,72 @@ class Planned(Struct, frozen=True, kw_only=True):
 
 
 def fan_out(request: FlowRequest, mistakes: list[Mistake], of_each: int | None) -> dict[str, list[Planned]]:
-    """The steps of each entry of the flow, without their needs; of every `each` the first `of_each`."""
+    """The steps of each entry of the flow, without their needs; of every list of items the first `of_each`."""
     flow = request.flow
-    names = TemplateNames({name: request.parameters.get(name, default) for name, default in flow.parameters.items()})
+    names = names_of(flow, request.parameters)
     groups: dict[str, list[Planned]] = {}
     size = 0
     for name, step in islice(flow.steps.items(), MAX_STEPS):
-        sent = with_defaults(flow, step)
         of_step: dict[Mistake, None] = {}  # in order, and a mistake of several items only once
         groups[name] = []
-        template = Template(sent, names, of_items=sent.each is not UNSET)
-        items: Sequence[str | None] = [None]
-        if sent.each is not UNSET:
+        sent = with_defaults(flow, step)
+        items = None
+        if isinstance(sent.each, tuple):
             items, wrong = filled_items(sent.each[:of_each], names)
-            of_step.update((one._replace(path=f"steps.{name}.{one.path}"), None) for one in wrong[:MAX_MISTAKES])
-        for number, item in enumerate(items, 1):
-            filled = template.fill(item)
-            groups[name].append(_planned(request, name, number, item, filled))
+            of_step.update(dict.fromkeys(wrong[:MAX_MISTAKES]))
+        for planned, filled in _made(name, sent, items, names):
+            sure = name not in request.unsure
+            locatable = filled.locatable and name not in request.unlocatable
+            groups[name].append(msgspec.structs.replace(planned, sure=sure, locatable=locatable))
             if len(of_step) < MAX_MISTAKES:
-                of_step.update((one._replace(path=f"steps.{name}.{one.path}"), None) for one in filled.mistakes)
+                of_step.update(dict.fromkeys(filled.mistakes))
             size += filled.size
             if size > MAX_CHARACTERS:
                 message = f"all of their texts together, filled in, have more than {MAX_CHARACTERS} characters"
-                mistakes += [*of_step, Mistake("steps", message, "split the flow, or let steps read files")]
+                mistakes += _of(name, of_step)
+                mistakes.append(Mistake("steps", message, "split the flow, or let steps read files"))
                 return groups
-        mistakes += of_step
+        mistakes += _of(name, of_step)
     return groups
 
 
-def _planned(request: FlowRequest, name: str, number: int, item: str | None, filled: Filled[StepParams]) -> Planned:
-    return Planned(
-        name=name if item is None else f"{name}:{number}",
-        sent=filled.step,
-        group=None if item is None else name,
-        item=item,
-        sure=name not in request.unsure,
-        locatable=filled.locatable and name not in request.unlocatable,
+def names_of(flow: Flow, given: Mapping[str, str]) -> TemplateNames:
+    """The parameters of a flow, each with the value that was given for it or with its own."""
+    return TemplateNames({name: given.get(name, default) for name, default in flow.parameters.items()})
+
+
+def _made(
+    name: str, sent: StepParams, items: Sequence[Item] | None, names: TemplateNames
+) -> Iterator[tuple[Planned, Filled[StepParams]]]:
+    """The steps of one entry: one of each item, or a single one."""
+    template = Template(sent, names, of_items=sent.fans_out)
+    if items is not None:
+        for item, label in zip(items, labels(items), strict=True):
+            filled = template.fill(item)
+            planned = Planned(name=step_name(name, label), sent=filled.step, group=name, item=item, label=label)
+            yield planned, filled._replace(size=filled.size + len(item_text(item)))
+    elif isinstance(sent.each, ItemSource):
+        filled = Filled(_expanding(sent), OVERHEAD, template.mistakes)
+        yield Planned(name=name, sent=filled.step, source=sent.each), filled
+    else:
+        filled = template.fill()
+        yield Planned(name=name, sent=filled.step), filled
+
+
+def _expanding(sent: StepParams) -> StepParams:
+    """The step that makes the steps of a group once its list is known."""
+    return StepParams(
+        command=EXPAND,
+        execution_mode=ExecutionMode.IN_PROCESS,
+        on_orphan=OnOrphan.REQUEUE,  # to expand again adds nothing
+        queue=sent.queue,
+        priority=sent.priority,
+        critical=sent.critical,
     )
+
+
+def _of(name: str, mistakes: Iterable[Mistake]) -> list[Mistake]:
+    return [mistake._replace(path=f"steps.{name}.{mistake.path}") for mistake in mistakes]
 
 
 def with_defaults(flow: Flow, step: StepParams) -> StepParams:

@@ -16,7 +16,7 @@ from msgspec import UNSET, Struct
 
 from stoker.core.similar_names import did_you_mean
 from stoker.core.workflow.cycles import cycle_mistake, find_cycles, layers
-from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, StepNeed, StepParams
+from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, ItemSource, StepNeed, StepParams
 from stoker.core.workflow.fan_out import Planned, fan_out
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake
 from stoker.core.workflow.state import Edge
@@ -43,6 +43,8 @@ def plan_flow(request: FlowRequest, strategies: Collection[str] | None) -> Plan:
     mistakes = [*request.mistakes, *_unknown_parameters(flow, request.parameters)]
     for name, step in flow.steps.items():
         _judge(flow, name, step, strategies, mistakes)
+        if isinstance(step.each, ItemSource) and name not in request.unsure:
+            mistakes += _wrong_source(f"steps.{name}.each", step.each)
     others = {name: [need.step for need in step.edges if need.step != name] for name, step in flow.steps.items()}
     mistakes += map(cycle_mistake, find_cycles(others))
     excess = _too_many(flow)
@@ -69,7 +71,7 @@ def _unknown_parameters(flow: Flow, given: Mapping[str, str]) -> list[Mistake]:
 
 def _too_many(flow: Flow) -> list[Mistake]:
     """Count the steps before any is made, as a few bytes can ask for millions."""
-    sizes = {name: 1 if step.each is UNSET else len(step.each) for name, step in flow.steps.items()}
+    sizes = {name: step.size for name, step in flow.steps.items()}
     if (total := sum(sizes.values())) > MAX_STEPS:
         return [Mistake("steps", f"{total} steps; the limit is {MAX_STEPS}", "split the flow")]
     edges = sum(sizes[name] * sum(sizes.get(need.step, 0) for need in step.edges) for name, step in flow.steps.items())
@@ -85,22 +87,31 @@ def _judge(
     path = f"steps.{name}"
     seen: set[str] = set()
     for index, need in enumerate(edge.step for edge in step.edges):
+        where = f"{path}.needs[{index}]" if index < len(step.needs) else f"{path}.each.step"
         if need == name:
-            mistakes.append(Mistake(f"{path}.needs[{index}]", "a step cannot need itself"))
+            mistakes.append(Mistake(where, "a step cannot need itself"))
         elif need not in flow.steps:
             # A hint takes long to find, and only the first mistakes are shown.
             hint = did_you_mean(need, flow.steps) if len(mistakes) < MAX_MISTAKES else None
-            mistakes.append(Mistake(f"{path}.needs[{index}]", f"there is no step {need!r}", hint))
+            mistakes.append(Mistake(where, f"there is no step {need!r}", hint))
         elif need in seen:
-            mistakes.append(Mistake(f"{path}.needs[{index}]", f"step {need!r} is named twice"))
+            mistakes.append(Mistake(where, f"step {need!r} is named twice"))
         seen.add(need)
     if strategies is not None and step.resume not in strategies:
         message = f"there is no resume strategy {step.resume!r} (there are: {', '.join(sorted(strategies))})"
         mistakes.append(Mistake(f"{path}.resume", message))
-    if step.width is not UNSET and step.each is UNSET:
+    if step.width is not UNSET and not step.fans_out:
         mistakes.append(Mistake(f"{path}.width", "only a step with `each` has a width"))
     if step.when is not UNSET:
         mistakes += _wrong_when(path, step)
+
+
+def _wrong_source(path: str, source: ItemSource) -> Iterator[Mistake]:
+    """A list that is known only later is an output of a step; one that stands in a file is read by the client."""
+    if source.file is not UNSET:
+        yield Mistake(path, "only the client reads a file", "send the list itself in place of { file }")
+    elif source.step is UNSET or source.output is UNSET:
+        yield Mistake(path, "`step` and `output` belong together", '{ step = "list", output = "files" }')
 
 
 def _wrong_when(path: str, step: StepParams) -> Iterator[Mistake]:

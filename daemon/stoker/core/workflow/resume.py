@@ -15,7 +15,7 @@ from msgspec import Struct, field
 
 from stoker.core.job.dependencies import OVER_ALL, NeedStanding, all_met, skipped_for_need, watches_failure
 from stoker.core.job.model import FINAL, NeedOn, Reason, State
-from stoker.core.requests import Budget, Duration, Name, WorkflowParams
+from stoker.core.requests import Budget, Duration, Name, StepName, WorkflowParams
 from stoker.core.workflow.state import Step, Strategy, is_done
 
 
@@ -73,7 +73,7 @@ class ResumeOptions(WorkflowParams, frozen=True, kw_only=True):
     """
 
     strategy: Name | None = None
-    start: Name | None = field(default=None, name="from")
+    start: StepName | None = field(default=None, name="from")
     explain: bool = False
     verify: bool = True
     timeout_ms: Duration | None = None

@@ -15,9 +15,9 @@ import msgspec
 
 from stoker.core.errors import InvalidParams
 from stoker.core.requests import MAX_ARGV_BYTES, MAX_TEXT, AbsolutePath, JobWork, Path, Text, Title
+from stoker.core.workflow.items import ITEM, Item, is_item_word, item_text, words
 from stoker.core.workflow.mistakes import Mistake
 
-ITEM = "item"
 MOST_NAMED = 20  # parameters, in one message
 OVERHEAD = 64  # characters that each text costs beside its own, in memory and in a row
 # The parts are possessive: with backtracking, spaces behind `{{` would take time by the square of their number.
@@ -32,7 +32,7 @@ W = TypeVar("W", bound=JobWork)
 
 
 class TemplateNames:
-    """The parameters of a flow by name; a step with `each` has `item`, too."""
+    """The parameters of a flow by name; a step of a fan-out has the words of its item, too."""
 
     def __init__(self, parameters: Mapping[str, str]) -> None:
         self.parameters = parameters
@@ -78,23 +78,25 @@ class Template(Generic[W]):
     def __init__(self, sent: W, names: TemplateNames, *, of_items: bool) -> None:
         self._sent = sent
         self._parameters = names.parameters
+        self._of_items = of_items
         self._size = sum(len(text) + OVERHEAD for text in (*(sent.args or ()), *(sent.env or {}).values()))
-        self._mistakes: list[Mistake] = []  # of every step that is made of it
+        self.mistakes: list[Mistake] = []  # of every step that is made of it
         self._texts: list[_Text] = []
         for text in _texts(sent):
             missing = [name for name in dict.fromkeys(text.pieces[1::2]) if name not in names.parameters]
-            if of_items and ITEM in missing:
-                missing.remove(ITEM)
+            if of_items:
+                missing = [name for name in missing if not is_item_word(name)]
             for name in missing:
                 listed = names.listed_with_item if of_items else names.listed
                 message = f"{{{{{name}}}}}: no such parameter (there are: {listed})"
-                self._mistakes.append(Mistake(text.path, message, "declare it under [parameters]"))
+                self.mistakes.append(Mistake(text.path, message, "declare it under [parameters]"))
             if not missing:
                 self._texts.append(text)
 
-    def fill(self, item: str | None = None) -> Filled[W]:
+    def fill(self, item: Item | None = None) -> Filled[W]:
         """The step with every name replaced by its value; a text that cannot be filled stays as it was."""
-        mistakes, size = [*self._mistakes], self._size
+        mistakes, size = [*self.mistakes], self._size
+        own = {} if item is None else words(item)
         changes: dict[str, Any] = {}
         args = list(self._sent.args or ())
         mappings: dict[str, dict[str, Any]] = {
@@ -103,7 +105,7 @@ class Template(Generic[W]):
         }
         room = MAX_ARGV_BYTES - sum(map(len, args))
         for text in self._texts:
-            filled = self._filled(text, item)
+            filled = self._filled(text, own)
             if isinstance(filled, Mistake):
                 mistakes.append(filled)
                 continue
@@ -123,11 +125,16 @@ class Template(Generic[W]):
                 changes["args"] = args
         return Filled(self._changed(changes, mistakes), size, mistakes)
 
-    def _filled(self, text: _Text, item: str | None) -> str | Mistake:
+    def _filled(self, text: _Text, own: Mapping[str, str]) -> str | Mistake:
         pieces = [*text.pieces]
         for index in range(1, len(pieces), 2):
             name = pieces[index]
-            pieces[index] = item if name == ITEM and item is not None else self._parameters[name]
+            if name in own:
+                pieces[index] = own[name]
+            elif self._of_items and is_item_word(name):
+                return Mistake(text.path, *_no_such_word(name, own))
+            else:
+                pieces[index] = self._parameters[name]
         length = sum(map(len, pieces))
         if length > MAX_TEXT:
             return Mistake(text.path, f"filled in, it has {length} characters; the limit is {MAX_TEXT}", _LARGE)
@@ -178,23 +185,47 @@ def _pieces(text: str) -> list[str]:
     return pieces
 
 
-def filled_items(items: Sequence[str], names: TemplateNames) -> tuple[list[str], list[Mistake]]:
+def _no_such_word(name: str, own: Mapping[str, str]) -> tuple[str, str]:
+    """The message and the hint for a word that an item does not have."""
+    if ITEM in own:
+        return f"{{{{{name}}}}}: an item is no table, so it has no keys", f"{{{{{ITEM}}}}} stands for the whole item"
+    listed = named(word.removeprefix(f"{ITEM}.") for word in own)
+    if name == ITEM:
+        return f"{{{{{ITEM}}}}}: an item is a table", f"name one of its keys, as in {{{{{next(iter(own))}}}}}"
+    message = f"{{{{{name}}}}}: an item has no such key (it has: {listed})"
+    return message, "give the key to every item"
+
+
+def filled_items(items: Sequence[Item], names: TemplateNames) -> tuple[list[Item], list[Mistake]]:
     """The items of an `each` with every parameter replaced, and the mistakes in them."""
-    values, mistakes = list(items), []
+    values, mistakes = list(items), list[Mistake]()
     for index, item in enumerate(items):
-        if "{{" not in item:
-            continue
-        pieces = _pieces(item)
-        missing = [name for name in dict.fromkeys(pieces[1::2]) if name not in names.parameters]
-        for name in missing:
-            message = f"{{{{{name}}}}}: no such parameter (there are: {names.listed})"
-            mistakes.append(Mistake(f"each[{index}]", message, "declare it under [parameters]"))
-        if missing:
-            continue
-        pieces[1::2] = [names.parameters[name] for name in pieces[1::2]]
-        if (length := sum(map(len, pieces))) > MAX_TEXT:
-            message = f"filled in, it has {length} characters; the limit is {MAX_TEXT}"
-            mistakes.append(Mistake(f"each[{index}]", message, _LARGE))
-        else:
-            values[index] = "".join(pieces)
+        path = f"each[{index}]"
+        if isinstance(item, str):
+            values[index] = filled_text(path, item, names, mistakes)
+        elif isinstance(item, Mapping):
+            values[index] = table = {
+                key: filled_text(f"{path}.{key}", value, names, mistakes) if isinstance(value, str) else value
+                for key, value in item.items()
+            }
+            if (length := len(item_text(table))) > MAX_TEXT:
+                mistakes.append(Mistake(path, f"it has {length} characters as JSON; the limit is {MAX_TEXT}", _LARGE))
     return values, mistakes
+
+
+def filled_text(path: str, text: str, names: TemplateNames, mistakes: list[Mistake]) -> str:
+    """A text of a flow with every parameter replaced; with a mistake, the text as it was."""
+    if "{{" not in text:
+        return text
+    pieces = _pieces(text)
+    missing = [name for name in dict.fromkeys(pieces[1::2]) if name not in names.parameters]
+    for name in missing:
+        message = f"{{{{{name}}}}}: no such parameter (there are: {names.listed})"
+        mistakes.append(Mistake(path, message, "declare it under [parameters]"))
+    if missing:
+        return text
+    pieces[1::2] = [names.parameters[name] for name in pieces[1::2]]
+    if (length := sum(map(len, pieces))) > MAX_TEXT:
+        mistakes.append(Mistake(path, f"filled in, it has {length} characters; the limit is {MAX_TEXT}", _LARGE))
+        return text
+    return "".join(pieces)
