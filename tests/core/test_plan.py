@@ -168,7 +168,7 @@ def test_plan_when_a_list_comes_from_a_step_then_one_step_waits_to_make_the_grou
     planned = made_of(flow({"compile": compile_each, "list": step(), "get": step(), "link": step(needs=("compile",))}))
 
     (one,) = [made for made in planned.steps if made.source]
-    assert (one.name, one.needs, one.group) == ("compile", (Edge("get"), Edge("list")), None)
+    assert (one.name, one.needs, one.group) == ("compile", (Edge("list"),), None)
     assert (one.sent.command, one.sent.execution_mode, one.sent.queue) == (EXPAND, ExecutionMode.IN_PROCESS, "q")
     assert planned.steps[-1].needs == (Edge("compile"),)
     assert planned.widths == {"compile": 2}

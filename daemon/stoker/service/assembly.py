@@ -58,6 +58,7 @@ from stoker.upkeep.throttle import Throttle
 from stoker.upkeep.usage import Usage
 from stoker.upkeep.watchdog import Watchdog
 from stoker.workflows.archive import Archives
+from stoker.workflows.control_steps import ControlSteps
 from stoker.workflows.followups import FollowUps
 
 LOG_THREADS = 4  # a read that hangs takes one of them; only reads of logs wait for a free one
@@ -123,7 +124,8 @@ class Assembly:
             self.background,
             stuck_ms=self.config.launcher.stuck_ms,
         )
-        self.in_process = InProcessExecutor(sink.report)
+        control_steps = ControlSteps(self.memory, self.reader, self.inbox, self.intake)
+        self.in_process = InProcessExecutor(sink.report, control_steps.handlers)
         self._executors: dict[ExecutionMode, Executor] = {
             ExecutionMode.SUBPROCESS: self.local,
             ExecutionMode.IN_PROCESS: self.in_process,

@@ -188,6 +188,9 @@ MEANINGS: Final[dict[E, Meaning]] = {
         "A workflow was refused, because its steps need each other in a circle.",
         "Take out one of the needs in `cycle`.",
     ),
+    E.WORKFLOW_EXPANDED: Meaning(
+        "A step handed on a list; the group `step` got `added` new steps, and `skipped` are not in the list any more."
+    ),
     E.WORKFLOW_ROLLED_BACK: Meaning(
         "A workflow was set back to a checkpoint.",
         "Nothing; it is a warning, because work of completed steps was undone.",

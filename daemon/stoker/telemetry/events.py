@@ -109,6 +109,7 @@ class LogEvent(StrEnum):
     HOOK_UNMATCHED = "hook_unmatched", WARNING  # its queue or workflow may still come
     RESOURCE_EXHAUSTED = "resource_exhausted", WARNING
     DEPENDENCY_CYCLE_DETECTED = "dependency_cycle_detected", WARNING
+    WORKFLOW_EXPANDED = "workflow_expanded", INFO
     WORKFLOW_ROLLED_BACK = "workflow_rolled_back", WARNING
     ARCHIVE_FAILED = "archive_failed", ERROR
     WORKFLOW_FAILED = "workflow_failed", WARNING

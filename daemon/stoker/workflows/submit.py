@@ -70,7 +70,7 @@ class WorkflowAnswer(Struct, frozen=True, kw_only=True):
 
 class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
     def __init__(self, intake: Intake, offer: WorkflowOffer) -> None:
-        self._located = [step for step in offer.plan.steps if step.locatable]
+        self._located = [step for step in offer.plan.steps if step.locatable and not step.control]
         super().__init__([step.sent for step in self._located])
         self._intake = intake
         self._offer = offer

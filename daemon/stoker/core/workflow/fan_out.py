@@ -27,7 +27,8 @@ EXPAND = "stoker.expand"  # the handler that makes the steps of a group
 class Planned(Struct, frozen=True, kw_only=True):
     """One step to be made. `when` is None without needs; `group`, `item`, `label`: what it was made from in a fan-out.
 
-    `source`: it makes the steps of its group from a list that is known only then. `sure`: all its fields are valid.
+    `source`: it makes the steps of its group from a list that is known only then. `control`: a handler of Stoker's own
+    runs it, which a person cannot name. `sure`: all its fields are valid.
     `locatable`: the fields that decide where its program is are valid.
     """
 
@@ -39,6 +40,7 @@ class Planned(Struct, frozen=True, kw_only=True):
     item: Item | None = None
     label: str | None = None
     source: ItemSource | None = None
+    control: bool = False
     sure: bool = True
     locatable: bool = True
 
@@ -95,7 +97,7 @@ def _made(
             yield planned, filled._replace(size=filled.size + len(item_text(item)))
     elif isinstance(sent.each, ItemSource):
         filled = Filled(_expanding(sent), OVERHEAD, template.mistakes)
-        yield Planned(name=name, sent=filled.step, source=sent.each), filled
+        yield Planned(name=name, sent=filled.step, source=sent.each, control=True), filled
     else:
         filled = template.fill()
         yield Planned(name=name, sent=filled.step), filled

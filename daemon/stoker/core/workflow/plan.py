@@ -8,12 +8,15 @@ mistakes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 
 import msgspec
 from msgspec import UNSET, Struct
 
+from stoker.core.job.dependencies import OVER_ALL
+from stoker.core.job.model import When
+from stoker.core.requests import Name
 from stoker.core.similar_names import did_you_mean
 from stoker.core.workflow.cycles import cycle_mistake, find_cycles, layers
 from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, ItemSource, StepNeed, StepParams
@@ -104,6 +107,9 @@ def _judge(
         mistakes.append(Mistake(f"{path}.width", "only a step with `each` has a width"))
     if step.when is not UNSET:
         mistakes += _wrong_when(path, step)
+    if step.counting in OVER_ALL and isinstance(step.each, ItemSource):
+        message = f"a group whose list comes from a step does not run by {step.when!s} of its needs"
+        mistakes.append(Mistake(f"{path}.when", message, "put a step with this `when` before it"))
 
 
 def _wrong_source(path: str, source: ItemSource) -> Iterator[Mistake]:
@@ -132,5 +138,15 @@ def _ordered(flow: Flow, groups: Mapping[str, list[Planned]]) -> tuple[Planned, 
     for name in TopologicalSorter({name: [edge.step for edge in own] for name, own in needs.items()}).static_order():
         edges = tuple(Edge(other.name, edge.on) for edge in needs[name] for other in groups[edge.step])
         when = flow.steps[name].counting if edges else None
+        source = flow.steps[name].each
+        if isinstance(source, ItemSource):
+            edges, when = _of_list(flow.steps[name].needs, source), When.EACH
         ordered += (msgspec.structs.replace(planned, needs=edges, when=when) for planned in groups[name])
     return tuple(ordered)
+
+
+def _of_list(needs: Sequence[Name | StepNeed], source: ItemSource) -> tuple[Edge, ...]:
+    """The needs of the step that will expand a group: its list alone, as the steps of the group wait for the others."""
+    groups = [need.step for need in needs if isinstance(need, StepNeed) and getattr(need, "same", None)]
+    steps = groups if source.step is UNSET else [source.step, *groups]
+    return tuple(map(Edge, dict.fromkeys(steps)))

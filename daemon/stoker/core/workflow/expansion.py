@@ -1,0 +1,136 @@
+"""The expansion of a group whose list is known only at run time: from the text of an output to the steps of the group.
+
+Owns how such a list is written, and which needs the new steps have. The workflow changes elsewhere (`workflows`).
+Invariant: the same flow and the same list always give the same steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from stoker.core.errors import FlowInvalid
+from stoker.core.job.model import NeedOn, When
+from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, StepNeed
+from stoker.core.workflow.fan_out import Planned, fan_out
+from stoker.core.workflow.items import Item, step_name
+from stoker.core.workflow.mistakes import Mistake, refuse
+from stoker.core.workflow.state import Edge, Step
+
+SHOWN = 80  # characters of a text that is no list
+
+_items = msgspec.json.Decoder(list[Item]).decode
+
+
+class GroupPlan(Struct, frozen=True):
+    """The steps of a group, with the needs of its entry: those by name, and those of the same item (by group)."""
+
+    name: str
+    steps: tuple[Planned, ...]
+    when: When
+    needs: tuple[Edge, ...]
+    same: tuple[Edge, ...]
+
+
+def read_list(text: str, where: str) -> list[Item]:
+    """The items in a text: a JSON list, or one text in each line. Raises FlowInvalid."""
+    if text.lstrip()[:1] not in ("[", "{", '"'):
+        return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+    try:
+        return _items(text)
+    except msgspec.MsgspecError as error:
+        shown = text if len(text) <= SHOWN else f"{text[:SHOWN]} …"
+        raise FlowInvalid(
+            f"{where}: no list of items: {shown!r} ({str(error).replace('`', '')})",
+            hint="a JSON list of texts, whole numbers or flat tables, or one text in each line",
+            path=where,
+        ) from error
+
+
+def listed(outputs: str | None, step: str, output: str, where: str) -> list[Item]:
+    """The list that a step handed on; `outputs`: all that it handed on, as JSON. Raises FlowInvalid."""
+    values: dict[str, str] = {} if outputs is None else msgspec.json.decode(outputs)
+    if output not in values:
+        names = ", ".join(sorted(values)) or "none"
+        raise FlowInvalid(
+            f"{where}: step {step!r} handed on no output {output!r} (it handed on: {names})",
+            hint=f"""in the step: printf '{output}=["a", "b"]\\n' >> "$STOKER_OUTPUT" """.strip(),
+            path=where,
+        )
+    items = read_list(values[output], f"{where}: output {output!r} of step {step!r}")
+    if len(items) > MAX_STEPS:
+        raise FlowInvalid(
+            f"{where}: output {output!r} of step {step!r} has {len(items)} items; the limit is {MAX_STEPS}",
+            hint="hand on fewer items, each with more work",
+            path=where,
+        )
+    return items
+
+
+def group_of(flow: Flow, parameters: Mapping[str, str], name: str, items: Sequence[Item]) -> GroupPlan:
+    """The steps of a group, filled in as at a submit. Raises FlowInvalid with every mistake."""
+    entry = msgspec.structs.replace(flow.steps[name], each=tuple(map(_literal, items)))
+    alone = msgspec.structs.replace(flow, steps={name: entry})
+    mistakes: list[Mistake] = []
+    steps = fan_out(FlowRequest(flow=alone, raw=msgspec.Raw(), parameters=dict(parameters)), mistakes, None)[name]
+    refuse(list(dict.fromkeys(mistakes)))
+    same = {
+        need.step for need in entry.needs if isinstance(need, StepNeed) and getattr(need, "same", UNSET) is not UNSET
+    }
+    return GroupPlan(
+        name,
+        tuple(steps),
+        entry.counting,
+        tuple(edge for edge in entry.edges if edge.step not in same),
+        tuple(edge for edge in entry.edges if edge.step in same),
+    )
+
+
+def _literal(item: Item) -> Item:
+    """An item that the fan-out leaves as it is: only a flow has templates, not what a step hands on."""
+    if isinstance(item, Mapping):
+        return {key: value.replace("{{", "{{{{") if isinstance(value, str) else value for key, value in item.items()}
+    return item.replace("{{", "{{{{") if isinstance(item, str) else item
+
+
+def members(names: Iterable[str]) -> dict[str, list[str]]:
+    """The steps of each group, by its name: those called GROUP[LABEL]."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if name.endswith("]"):
+            found.setdefault(name[: name.rindex("[")], []).append(name)
+    return found
+
+
+def needs_of(
+    group: GroupPlan, planned: Planned, there: Mapping[str, list[str]], names: Callable[[str], bool]
+) -> list[Edge]:
+    """The needs of a step of the group in a workflow that has these groups and steps. Raises FlowInvalid."""
+    edges = [Edge(group.name)]  # the step that expands: it orders all, and a retry of the list finds them behind it
+    for edge in group.needs:
+        targets = there.get(edge.step) or ([edge.step] if names(edge.step) else [])
+        edges += (Edge(target, edge.on) for target in targets)
+    for edge in group.same:
+        target = step_name(edge.step, planned.label or "")
+        if not names(target):
+            raise FlowInvalid(
+                f"steps.{group.name}.needs: there is no step {target!r} for {planned.name!r}",
+                hint="both groups must have the same items",
+                path=f"steps.{group.name}.needs",
+            )
+        edges.append(Edge(target, edge.on))
+    return edges
+
+
+def rewired(step: Step, group: str, before: Iterable[str], now: Sequence[str]) -> Step:
+    """A step that needs the group, with needs on the steps that the group has now; itself if nothing changes."""
+    old = {group, *before}
+    on: NeedOn | None = next((edge.on for edge in step.needs if edge.step in old), None)
+    if on is None:
+        return step
+    kept = tuple(edge for edge in step.needs if edge.step not in old)
+    # Without an item the group is the step that expanded it, which a later expansion finds again.
+    needs = (*kept, *(Edge(name, on) for name in now or [group]))
+    return step if set(needs) == set(step.needs) else msgspec.structs.replace(step, needs=needs)

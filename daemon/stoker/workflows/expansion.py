@@ -1,0 +1,197 @@
+"""The expansion of a group at run time: one turn adds its steps, and gives the steps behind it their new needs.
+
+Invariants: it is complete or nothing of it is stored; to expand again with the same list changes nothing, so a crash at
+any point does no harm; steps that are no longer in the list are skipped, never removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Iterator, Sequence
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from stoker.core.errors import FlowInvalid, NotAllowed
+from stoker.core.job import events as ev
+from stoker.core.job.dependencies import need_failed
+from stoker.core.job.model import STOKER, Job, Need, NeedOn, Reason, Spec, State
+from stoker.core.schedule.model import Origin
+from stoker.core.workflow.definition import MAX_STEPS
+from stoker.core.workflow.expansion import GroupPlan, members, needs_of, rewired
+from stoker.core.workflow.fan_out import EXPAND, Planned
+from stoker.core.workflow.items import item_text
+from stoker.core.workflow.mistakes import Mistake, refuse
+from stoker.core.workflow.plan import MAX_EDGES
+from stoker.core.workflow.state import Intent, Step, Workflow
+from stoker.engine import conditions
+from stoker.engine.dependents import need_now
+from stoker.engine.inbox import RequestMessage
+from stoker.engine.intake import Intake
+from stoker.engine.memory.workflows import LiveWorkflow, rewritten
+from stoker.engine.turn import LogLine, Turn
+from stoker.store.loading import Wanted
+from stoker.telemetry.events import LogEvent
+from stoker.workflows.dependencies import may_be_rewired, rewire_step
+from stoker.workflows.step_specs import ITEM_VARIABLE, StepOwner, accept_steps, step_mistake, step_row, step_spec
+
+PENDING = (State.WAITING, State.QUEUED)
+SHOWN = 20  # names in the log of changes
+
+
+class _New(NamedTuple):
+    """A step to be added; `needs` are those of `step` by job."""
+
+    planned: Planned
+    step: Step
+    needs: tuple[Need, ...]
+
+
+class Expansion(RequestMessage[int]):
+    """Give a group these steps, for the attempt `run_id` that expands it; the answer is the number of its steps."""
+
+    weight = 32
+
+    def __init__(self, intake: Intake, run_id: str, workflow: Workflow, group: GroupPlan) -> None:
+        super().__init__()
+        self._intake = intake
+        self._run_id = run_id
+        self._workflow_id = workflow.id
+        self._owner_uid = workflow.owner_uid
+        self._group = group
+
+    def declare_reads(self, wanted: Wanted) -> None:
+        wanted.workflows.add(self._workflow_id)
+        for step in self._group.steps:
+            if step.sent.wait_for:
+                conditions.declare_reads(wanted, step.sent.wait_for, self._owner_uid)
+
+    def apply_to(self, turn: Turn) -> Generator[None]:
+        """Everything that can refuse is asked before the first step is stored."""
+        run, job = self._expanding(turn)
+        names = [step.name for step in self._group.steps]
+        before = members(run.states).get(self._group.name, [])
+        self._check_same(turn, run)
+        behind = [
+            (step, after)
+            for step in run.steps.values()
+            if (after := self._rewired(turn, step, before, names)) is not step
+        ]
+        new = [step for step in self._group.steps if step.name not in run.jobs]
+        self._check_size(run, len(new), behind)
+        added = yield from self._planned(turn, run, new)
+        specs = yield from self._specs(turn, run, job, added)
+        gone = [name for name in set(before).difference(names) if turn.job(run.jobs[name]).state in PENDING]
+        if added or behind or gone:
+            turn.touched_workflows.add(run.workflow.id)
+            run.steps |= {one.step.job_id: one.step for one in added}
+            yield from self._add(turn, run, added, specs)
+            yield from self._rewire(turn, run, [after for _, after in behind])
+            yield from self._skip(turn, run, job, gone)
+            yield from self._record(turn, run, job, len(added), gone)
+        self.answer_after(turn, len(names))
+
+    def _expanding(self, turn: Turn) -> tuple[LiveWorkflow, Job]:
+        """The workflow and the job that expands. Raises NotAllowed if that was stopped meanwhile."""
+        run, attempt = turn.memory.workflows.runs.get(self._workflow_id), turn.memory.by_run(self._run_id)
+        if run is None or attempt is None or attempt.attempt.stop_reason is not None:
+            raise NotAllowed(f"step {self._group.name} was stopped before its group was expanded")
+        if run.workflow.intent in (Intent.CANCEL, Intent.ROLLBACK):
+            raise NotAllowed(f"workflow {self._workflow_id} is being stopped, so {self._group.name} is not expanded")
+        return run, attempt.job
+
+    def _check_same(self, turn: Turn, run: LiveWorkflow) -> None:
+        """A step of an earlier list goes on with its item, so the same name cannot stand for another one."""
+        for step in self._group.steps:
+            if step.name in run.jobs and step.item is not None:
+                before = turn.job(run.jobs[step.name]).spec.env.get(ITEM_VARIABLE)
+                if before != item_text(step.item):
+                    raise FlowInvalid(
+                        f"steps.{self._group.name}.each: step {step.name!r} exists with the item {before}, and the new"
+                        f" list has {item_text(step.item)}",
+                        hint="give an item that changed another name",
+                        path=f"steps.{self._group.name}.each",
+                    )
+
+    def _rewired(self, turn: Turn, step: Step, before: Sequence[str], names: Sequence[str]) -> Step:
+        after = rewired(step, self._group.name, before, names)
+        if after is step or step.name in before:
+            return step
+        job = turn.job(step.job_id)
+        return after if job.spec.command != EXPAND and may_be_rewired(turn, job) else step
+
+    def _check_size(self, run: LiveWorkflow, new: int, behind: Sequence[tuple[Step, Step]]) -> None:
+        path = f"steps.{self._group.name}.each"
+        if (total := len(run.steps) + new) > MAX_STEPS:
+            refuse(
+                [Mistake(path, f"the workflow would have {total} steps; the limit is {MAX_STEPS}", "split the flow")]
+            )
+        there = members(run.states)
+        each = 1 + sum(len(there.get(edge.step, "1")) for edge in self._group.needs) + len(self._group.same)
+        more = new * each + sum(len(after.needs) - len(step.needs) for step, after in behind)
+        if (edges := sum(len(step.needs) for step in run.steps.values()) + more) > MAX_EDGES:
+            message = f"the workflow would have {edges} needs between steps; the limit is {MAX_EDGES}"
+            refuse([Mistake(path, message, "put one step in between")])
+
+    def _planned(self, turn: Turn, run: LiveWorkflow, new: Sequence[Planned]) -> Generator[None, None, list[_New]]:
+        there, first = members(run.states), turn.memory.last_id + 1
+        added = []
+        for index, planned in enumerate(new):
+            edges = tuple(needs_of(self._group, planned, there, run.jobs.__contains__))
+            whole = replace(planned, needs=edges, when=self._group.when)
+            needs = tuple(Need(run.jobs[edge.step], edge.on) for edge in edges)
+            added.append(_New(whole, step_row(whole, first + index), needs))
+            yield
+        return added
+
+    def _specs(
+        self, turn: Turn, run: LiveWorkflow, job: Job, added: Sequence[_New]
+    ) -> Generator[None, None, list[Spec]]:
+        """The spec of every new step. Raises FlowInvalid with all mistakes."""
+        spec, workflow = job.spec, run.workflow
+        origin = None if spec.schedule is None else Origin(spec.schedule, spec.scheduled_for or 0)
+        owner = StepOwner(workflow.name, workflow.owner_uid, origin)
+        specs, mistakes = [], dict[Mistake, None]()
+        for one in added:
+            spec, errors = step_spec(turn, self._intake, owner, one.planned, one.needs)
+            mistakes.update((step_mistake(one.planned, error), None) for error in errors)
+            specs.append(spec)
+            yield
+        refuse(list(mistakes))
+        return specs
+
+    def _add(self, turn: Turn, run: LiveWorkflow, added: Sequence[_New], specs: Sequence[Spec]) -> Generator[None]:
+        steps = []
+        for one, spec in zip(added, specs, strict=True):
+            steps.append(
+                (one.planned, spec, [need for need in one.needs if need_now(turn, need, spec.when) is not True])
+            )
+            yield
+        yield from accept_steps(turn, self._intake, run, steps)
+        for one, spec in zip(added, specs, strict=True):
+            for need in one.needs:
+                if need_now(turn, need, spec.when) is False:
+                    turn.step(one.step.job_id, need_failed(need.on, turn.job(need.job)))
+                    break
+            yield
+
+    def _rewire(self, turn: Turn, run: LiveWorkflow, behind: Sequence[Step]) -> Iterator[None]:
+        for step in behind:
+            rewire_step(turn, run, step, STOKER)
+            yield
+
+    def _skip(self, turn: Turn, run: LiveWorkflow, job: Job, gone: Collection[str]) -> Iterator[None]:
+        for name in sorted(gone):
+            turn.step(run.jobs[name], ev.NeedFailed(needed=job.id, on=NeedOn.OK, reason=Reason.NOT_NEEDED))
+            yield
+
+    def _record(self, turn: Turn, run: LiveWorkflow, job: Job, added: int, gone: Sequence[str]) -> Iterator[None]:
+        """The flow as it is now, and a whole context: no link of the chain tells of steps that were added."""
+        run.workflow = rewritten(run)
+        turn.batch.workflows[run.workflow.id] = run.workflow
+        yield
+        about = {"step": self._group.name, "job": job.id, "items": len(self._group.steps), "added": added}
+        turn.record("workflow", str(run.workflow.id), "expanded", {**about, "skipped": sorted(gone)[:SHOWN]})
+        turn.checkpoint(turn.memory.workflows.context(run, turn.now.wall))
+        about["skipped"] = len(gone)
+        turn.effects.append(LogLine(LogEvent.WORKFLOW_EXPANDED, {"workflow": run.workflow.id, **about}))
+        yield
