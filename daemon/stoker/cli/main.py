@@ -64,6 +64,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "workflow ls": ("workflows:ls", "list workflows"),
         "workflow show": ("workflows:show", "a workflow and all its steps"),
         "workflow graph": ("graph:graph", "draw the steps and their needs: terminal, Mermaid, DOT, SVG"),
+        "workflow import": (
+            "workflow_import:import_workflow",
+            "write a flow file from a file of another tool",
+        ),
         "workflow wait": ("workflow_wait:wait", "wait until workflows have ended"),
         "workflow pause": ("workflow_control:pause", "start no further steps of a workflow"),
         "workflow resume": ("workflow_control:resume", "continue a workflow, also from a chosen step"),
