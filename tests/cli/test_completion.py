@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +23,7 @@ from tests.support.daemon import BIN, DaemonProcess
 from tests.support.facts import DEADLINE_S
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -49,8 +51,11 @@ def of_bash(daemon: DaemonProcess, line: str) -> set[str]:
 
 
 def of_fish(daemon: DaemonProcess, line: str) -> set[str]:
+    return fish_words(line, daemon.client_environ)
+
+
+def fish_words(line: str, environ: dict[str, str]) -> set[str]:
     script = f"{completion.fish()}\ncomplete -C {completion._quoted(line)}"
-    environ = daemon.client_environ
     done = subprocess.run(["fish", "-c", script], check=True, capture_output=True, text=True, cwd="/", env=environ)
     assert done.stderr == "", "an error of the script"
     return {row.split("\t")[0] for row in done.stdout.splitlines()}
@@ -174,6 +179,51 @@ def test_bash_when_a_daemon_names_a_queue_like_a_command_then_it_is_left_out(tmp
 
     assert offered == {"bulk"}
     assert not (tmp_path / "done").exists()
+
+
+STEPS = ["list", "compile[lexer]", "compile[parser]", "compile[a/b]", "x[$(id)]"]
+
+
+@contextmanager
+def stepping(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of a client whose daemon has a workflow of these steps, and answers once."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        listener.settimeout(DEADLINE_S)
+        steps = [{"name": name, "job": number, "state": "queued"} for number, name in enumerate(STEPS, 1)]
+        answer = threading.Thread(target=answer_once, args=(listener, {"workflow": 7, "steps": steps}))
+        answer.start()
+        yield {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "STOKER_SOCKET": str(tmp_path / "socket")}
+        answer.join()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("stoker logs 7/l", {"7/list"}),
+        ("stoker logs 7/comp", {"7/compile", *(f"7/compile\\[{label}\\]" for label in ("lexer", "parser", "a/b"))}),
+        ("stoker logs 7/compile\\[lex", {"7/compile\\[lexer\\]"}),
+        ('stoker logs "7/compile[l', {"7/compile[lexer]"}),
+        ("stoker workflow retry 7 --step compile[p", {"compile\\[parser\\]"}),
+        ("stoker why 7/x", {"7/x"}),
+    ],
+)
+def test_bash_when_the_name_of_a_step_has_brackets_then_it_is_offered_quoted(
+    tmp_path: Path, line: str, offered: set[str]
+) -> None:
+    with stepping(tmp_path) as environ:
+        assert completed(line, environ) == offered
+
+
+def test_fish_when_the_name_of_a_step_has_brackets_then_it_is_offered(tmp_path: Path) -> None:
+    if shutil.which("fish") is None:
+        pytest.skip("no fish here")
+
+    with stepping(tmp_path) as environ:
+        offered = fish_words("stoker logs 7/compile[l", environ)
+
+    assert offered == {"7/compile[lexer]"}
 
 
 def answer_once(listener: socket.socket, result: object) -> None:

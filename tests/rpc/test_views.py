@@ -82,6 +82,7 @@ def test_answers_when_a_daemon_gives_them_then_they_are_of_their_types(client: C
     check(client.workflow(workflow), views.WorkflowDetails)
     check(call(client, "workflow.get", id=workflow, analyse=True), views.AnalysedWorkflow)
     check(call(client, "workflow.list"), views.WorkflowPage)
+    check(call(client, "workflow.steps", id=workflow, step="a"), views.StepList)
     check(client.checkpoints(workflow=workflow), CheckpointPage)
     check(call(client, "queue.list"), daemon_views.QueueList)
     check(call(client, "resource.list"), daemon_views.ResourceList)

@@ -136,8 +136,8 @@ class FlowClients:
         return {"timeout_ms": draw.choice([None, None, 500]), "max_attempts": draw.choice([None, None, 3])}
 
     def retry(self, workflows: WorkflowService, workflow_id: int, actor: Actor) -> Awaitable[Any]:
-        step = self.step(workflow_id) if self._chance.random() < 0.4 else None
-        return workflows.retry(workflow_id, self._chance.choice(list(Again)), step, actor, **self.budget())
+        steps = [self.step(workflow_id)] if self._chance.random() < 0.4 else []
+        return workflows.retry(workflow_id, self._chance.choice(list(Again)), steps, actor, **self.budget())
 
     def add_need(self, workflows: WorkflowService, workflow_id: int, actor: Actor) -> Awaitable[Any]:
         on = self._chance.choice(list(NeedOn))

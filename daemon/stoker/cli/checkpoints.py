@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from stoker.cli.kit import render, table, values
+from stoker.cli.kit.addresses import address, job_named
 from stoker.cli.kit.checkpoint_text import changes, differing_lines, plain, readable
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.naming import checkpoint_id, workflow_id
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from stoker.rpc.client import Client
 
 PAGE = 1000
-OF_JOB = Option("--job", "ID", "the checkpoints of this job", convert=values.job_id)
+OF_JOB = Option("--job", "ID", "the checkpoints of this job", convert=address)
 
 
 @Command(
@@ -200,14 +201,16 @@ def _content(client: Client, ident: int, *, whole: bool) -> Any:
 
 def _chain(client: Client, given: Given) -> dict[str, int]:
     """`{"workflow": 7}` or `{"job": 42}`. The checkpoints of a step are in the chain of its workflow."""
-    workflow, job = given.get("workflow"), given["job"]
+    workflow, job = given.get("workflow"), given["job"] and job_named(given, given["job"])
     named = [word for word in (*given["words"], workflow, job) if word is not None]
     if len(named) != 1:
         raise UsageError(
             f"name {'only ' if named else ''}one: a workflow, or a job with --job", hint="stoker checkpoint ls 7"
         )
     for word in given["words"]:
-        if word.startswith("j"):
+        if "/" in word:
+            job = job_named(given, word)
+        elif word.startswith("j"):
             job = values.job_id(word[1:])
         else:
             workflow = workflow_id(word)

@@ -50,10 +50,16 @@ _stoker_words() {{
     [[ $word != -* && ${{#COMPREPLY[@]}} -eq 0 ]] && COMPREPLY=($(compgen -f -- "$word"))
 }}
 _stoker_offer() {{
-    local words
-    words=$(command stoker ${{socket:+--socket "$socket"}} completion --words "$1" -- \
+    # A name with brackets is offered quoted, as a shell takes them for a pattern; within open quotes as it is.
+    local words one begun=${{word//\\\\/}} open=
+    [[ $begun == [\\'\\"]* ]] && {{ begun=${{begun:1}}; open=1; }}
+    words=$(command stoker ${{socket:+--socket "$socket"}} completion --words "$1" --begun "$begun" -- \
         "${{typed[@]:1:$((count-2))}}" 2>/dev/null)
-    COMPREPLY+=($(compgen -W "$words" -- "$word"))
+    while IFS= read -r one; do
+        [[ -n $one && $one == "$begun"* ]] || continue
+        [[ -z $open && $one == *\\[* ]] && printf -v one %q "$one"
+        COMPREPLY+=("$one")
+    done <<< "$words"
 }}
 _stoker_list() {{
     local list= choice left=
@@ -100,6 +106,11 @@ function __stoker_command
         end
     end
 end
+function __stoker_offer
+    # fish quotes what it inserts; what is typed may be quoted already.
+    set -l begun (commandline -ct | string replace -r '^--[^=]+=' '' | string replace -ra '[\\\\\\'"]' '')
+    command stoker completion --words $argv[1] --begun "$begun" -- (commandline -opc)[2..] 2>/dev/null
+end
 function __stoker_list
     # The choices that are not yet in the list that is typed.
     set -l list ,(commandline -ct | string replace -r '^--[^=]+=' '' | string replace -r '[^,]*$' '')
@@ -124,12 +135,16 @@ DAEMON = (
     words="bash|zsh|fish",
     least=0,
     greedy=True,
-    options=(Option("--words", "KIND", "used by the scripts: print the words of this kind", to="words_kind"),),
+    options=(
+        Option("--words", "KIND", "used by the scripts: print the words of this kind", to="words_kind"),
+        Option("--begun", "TEXT", "used by the scripts: only words that begin so"),
+    ),
     examples=("source <(stoker completion bash)", "stoker completion fish > ~/.config/fish/completions/stoker.fish"),
 )
 def completion(given: Given) -> None:
     if given["words_kind"] is not None:
-        for word in completion_words.words_of_kind(given["socket"], given["words_kind"], given["words"]):
+        begun = given["begun"] or ""
+        for word in completion_words.words_of_kind(given["socket"], given["words_kind"], given["words"], begun):
             render.line(render.visible(word))
         return
     if len(given["words"]) != 1:
@@ -225,7 +240,7 @@ def _fish_option(option: Option) -> str:
 
 
 def _fish_offer(kind: str) -> str:
-    return f"(command stoker completion --words {kind} -- (commandline -opc)[2..] 2>/dev/null)"
+    return f"(__stoker_offer {kind})"
 
 
 def _next_words(name: str, names: list[str]) -> list[str]:

@@ -15,13 +15,16 @@ from typing import Any
 from stoker.cli.control import APPLIES_TO
 from stoker.cli.kit.naming import workflow_id
 from stoker.cli.kit.parser import Command, Option
-from stoker.cli.kit.selection import STATES, matching
+from stoker.cli.kit.selection import matching
 from stoker.core.errors import StokerError, UsageError
+from stoker.core.workflow.step_names import group_of
 from stoker.rpc.client import Client
 
 PATIENCE_S = 1.0
 MOST_IDS = 100
-PLAIN = re.compile(r"[A-Za-z0-9_.:@%+=,/-]+")
+MOST_WORDS = 500  # of these a shell makes a list at once
+Query = Callable[[Client, Sequence[str]], list[str]]
+PLAIN = re.compile(r"[A-Za-z0-9_.:@%+=,/-][A-Za-z0-9_.:@%+=,/#\[\]-]*")  # the script of bash quotes brackets
 # The kind of an option's values; options with `choices` need no kind.
 OPTION_KINDS = {
     "--queue": "queues",
@@ -54,25 +57,34 @@ def argument_kind(name: str, command: Command) -> str:
     return f"jobs-{name}" if name in APPLIES_TO else "jobs"
 
 
-def words_of_kind(socket: str | None, kind: str, line: Sequence[str]) -> list[str]:
-    """The words of a kind; `line`: the words typed before."""
-    query = KINDS.get(kind) or (_jobs_for(kind.removeprefix("jobs-")) if kind.startswith("jobs-") else None)
+def words_of_kind(socket: str | None, kind: str, line: Sequence[str], begun: str) -> list[str]:
+    """The words of a kind that begin so; `line`: the words typed before."""
+    query = _addresses(begun) if kind.startswith("jobs") and "/" in begun else KINDS.get(kind) or _jobs_for(kind)
     if query is None:
         return []
     try:
         with Client(socket, timeout_s=PATIENCE_S) as client:
-            return [word for word in query(client, line) if PLAIN.fullmatch(word)]
+            words = [word for word in query(client, line) if word.startswith(begun) and PLAIN.fullmatch(word)]
     except (StokerError, OSError):
         return []
+    return words if len(words) <= MOST_WORDS else [word for word in words if "[" not in word][:MOST_WORDS]
+
+
+def _addresses(begun: str) -> Query:
+    """`7/link`, once `7/` is typed."""
+    workflow = begun.partition("/")[0]
+    return lambda client, _line: [f"{workflow}/{step}" for step in _steps(client, [workflow])]
 
 
 def _jobs(client: Client, _line: Sequence[str]) -> list[str]:
     return [str(job["id"]) for job in client.list(limit=MOST_IDS)["jobs"]]
 
 
-def _jobs_for(verb: str) -> Callable[[Client, Sequence[str]], list[str]]:
-    """Only the jobs that the command can change."""
-    states = APPLIES_TO.get(verb, STATES)
+def _jobs_for(kind: str) -> Query | None:
+    """Only the jobs that the command can change: `jobs-cancel`."""
+    states = APPLIES_TO.get(kind.removeprefix("jobs-"))
+    if states is None:
+        return None
     return lambda client, _line: [str(job["id"]) for job in matching(client, states, {}, MOST_IDS)]
 
 
@@ -82,8 +94,9 @@ def _workflows(client: Client, _line: Sequence[str]) -> list[str]:
 
 
 def _steps(client: Client, line: Sequence[str]) -> list[str]:
-    """The steps of the workflow that was typed before."""
-    return [step["name"] for step in client.workflow(next(_ids(line)))["steps"]]
+    """The steps of the workflow that was typed before, and the groups of these."""
+    names = [step["name"] for step in client.call("workflow.steps", {"id": next(_ids(line))}, again=True)["steps"]]
+    return list(dict.fromkeys([*(group_of(name) for name in names), *names]))
 
 
 def _workflow_words(client: Client, line: Sequence[str]) -> list[str]:
@@ -106,7 +119,7 @@ def _conditions(client: Client, line: Sequence[str]) -> list[str]:
     page = client.call("workflow.list", {"states": ["running", "paused"], "limit": MOST_IDS}, again=True)
     return [
         *(f"event:{name}" for name in _events(client, line)),
-        *(f"job:{job}" for job in _jobs_for("cancel")(client, line)),
+        *(f"job:{job['id']}" for job in matching(client, APPLIES_TO["cancel"], {}, MOST_IDS)),
         *(f"workflow:{workflow['id']}" for workflow in page["workflows"]),
         "idle",
         "charging",
@@ -121,7 +134,7 @@ def _ids(line: Sequence[str]) -> Any:
             continue
 
 
-KINDS: dict[str, Callable[[Client, Sequence[str]], list[str]]] = {
+KINDS: dict[str, Query] = {
     "jobs": _jobs,
     "workflows": _workflows,
     "workflow-words": _workflow_words,

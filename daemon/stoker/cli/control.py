@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from stoker.cli.history import edited
 from stoker.cli.kit import outcome, render, values
+from stoker.cli.kit.addresses import jobs_named
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.naming import few
 from stoker.cli.kit.parser import JSON, Command, Given, Option
@@ -47,6 +48,7 @@ APPLIES_TO = {
 }
 
 
+EDITABLE = ("waiting", "queued", "held")
 NAMING = "Name jobs by their ids or by a filter. A filter needs --yes, or --dry-run, which only prints matching jobs."
 AGAIN = "A job that has ended is queued again, as by `stoker retry`, which does not ask for --yes."
 
@@ -64,7 +66,12 @@ def _verb(verb: str, *own: Option, yes: Option = YES, remark: str | None = None,
 cancel = _verb(
     "cancel",
     remark=NAMING,
-    examples=("stoker cancel 42", "stoker cancel --queue bulk --dry-run", "stoker cancel --queue bulk --yes"),
+    examples=(
+        "stoker cancel 42",
+        "stoker cancel 7/compile",
+        "stoker cancel --queue bulk --dry-run",
+        "stoker cancel --queue bulk --yes",
+    ),
 )
 retry = _verb(
     "retry",
@@ -125,29 +132,30 @@ def edit(given: Given) -> int:
         raise UsageError("nothing to change", hint="stoker edit --help lists what can be changed")
     if given["reason"]:
         changes["reason"] = given["reason"]
-    ids = [values.job_id(word) for word in given["words"]]
+    ids = jobs_named(given, given["words"], EDITABLE)
     with connect(given) as client:
         return _carry_out(client, "edit", ids, changes, given)
 
 
 def _each(verb: str, given: Given) -> int:
     """Act on the jobs that are named by their ids or by a filter."""
-    ids = [values.job_id(word) for word in given["words"]]
-    if ids and has_filter(given):
-        raise UsageError("ids and a filter exclude each other", hint=f"stoker {verb} {ids[0]}")
-    if ids and given["dry_run"]:
-        raise UsageError("--dry-run needs a filter, such as --queue NAME", hint=f"stoker why {ids[0]}")
+    words = given["words"]
+    if words and has_filter(given):
+        raise UsageError("ids and a filter exclude each other", hint=f"stoker {verb} {words[0]}")
+    if words and given["dry_run"]:
+        raise UsageError("--dry-run needs a filter, such as --queue NAME", hint=f"stoker why {words[0]}")
     if given["dry_run"]:
         return _preview(verb, given)
     sent = ("reason", "timeout_ms", "deadline", "force", "reassign", *(["yes"] if verb == "restart" else []))
     extra = {to: given[to] for to in sent if given.get(to) is not None and given[to] is not False}
+    ids = jobs_named(given, words, APPLIES_TO[verb])
     with connect(given) as client:
         return _carry_out(client, verb, ids or _selected(client, verb, given), extra, given)
 
 
 def _carry_out(client: Client, verb: str, ids: list[int], extra: dict[str, Any], given: Given) -> int:
     """Act on each job and print its answer or error; the highest exit status of all."""
-    alone = len(given["words"]) == 1
+    alone = len(given["words"]) == len(ids) == 1
     answers: list[StandingShape | NotDone] = []
     status = 0
     for job in ids:

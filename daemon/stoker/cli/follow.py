@@ -18,6 +18,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from stoker.cli.kit import outcome, render, values
+from stoker.cli.kit.addresses import address, job_named, jobs_named
 from stoker.cli.kit.connection import call, patiently
 from stoker.cli.kit.naming import workflow_id
 from stoker.cli.kit.parser import JSON, RAW, Command, Given, Option
@@ -160,13 +161,14 @@ def _with_error(given: Given, standing: StandingShape) -> Mapping[str, Any]:
         "stoker wait 42; echo $?",
         "stoker wait 42 43 44 && echo all well",
         "stoker wait --any 42 43 --timeout 1h",
+        "stoker wait 7/compile                                # all steps of a group of workflow 7",
     ),
 )
 def wait(given: Given) -> int:
     """Exit status for one job: its exit code, 128+N for a signal, 124 for a time limit, 1 for any other failure,
     0 for a job that a person skipped. For several jobs: 0 if all of them succeeded or were skipped by a person, else 1.
     """
-    jobs = [values.job_id(word) for word in given["words"]]
+    jobs = jobs_named(given, given["words"])
     until = None if given["timeout_ms"] is None else time.monotonic() + given["timeout_ms"] / 1_000
 
     def for_them(client: Client) -> list[StandingShape]:
@@ -199,12 +201,17 @@ def wait(given: Given) -> int:
         RAW,
         Option("--json", None, "print JSON, one piece of the log per line"),
     ),
-    examples=("stoker logs 42", "stoker logs -f 42", "stoker logs 42 --attempt 1 -n 20", "stoker logs 42 > build.log"),
+    examples=(
+        "stoker logs 42",
+        "stoker logs -f 42",
+        "stoker logs 42 --attempt 1 -n 20",
+        "stoker logs '7/compile[lexer]'",
+    ),
 )
 def logs(given: Given) -> None:
     """With -f, a job whose log is full waits up to 10 s for this command to read on before it drops the middle."""
     (word,) = given["words"]
-    job = call(given, "job.get", {"id": values.job_id(word)})
+    job = call(given, "job.get", {"id": job_named(given, word)})
     attempt = given["attempt"] or max(1, job["attempts"])
     if not job["attempts"] and not (given["follow"] and not outcome.ended(job)):
         render.note(f"job {job['id']} {'never started' if job['state'] in outcome.FINAL else 'has not started'}")
@@ -255,7 +262,7 @@ def _print_piece(piece: LogPiece, data: bytes | None) -> None:
 
 @Command(
     options=(
-        Option("--job", "ID", "only changes of this job", convert=values.job_id),
+        Option("--job", "ID", "only changes of this job", convert=address),
         Option("--workflow", "ID", "only changes of this workflow and its steps", convert=workflow_id),
         Option(
             "--after --since",
@@ -272,7 +279,7 @@ def _print_piece(piece: LogPiece, data: bytes | None) -> None:
 def watch(given: Given) -> None:
     cursor: int | None = given["after"]
     history: str | None = given["history"]
-    wanted = {"job": given["job"], "workflow": given["workflow"]}
+    wanted = {"job": given["job"] and job_named(given, given["job"]), "workflow": given["workflow"]}
 
     def follow(client: Client) -> None:
         nonlocal cursor, history

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import render, table, values
+from stoker.cli.kit.addresses import job_named
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.core.reason_words import last_line
@@ -31,8 +32,9 @@ LOGS = Option("--logs", None, f"also the last {TAIL_LINES} lines of its log")
 
 @Command(words="ID", options=(JSON,), examples=("stoker history 42",))
 def history(given: Given) -> None:
+    ident = job_named(given, given["words"][0])
     with connect(given) as client:
-        answer = client.history(values.job_id(given["words"][0]))
+        answer = client.history(ident)
     if given["json"]:
         render.json_document(answer)
         return

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.cli.history import LOGS, log_tail, print_attempts, print_log_tail, typed_limits
 from stoker.cli.kit import outcome, render, table, values
+from stoker.cli.kit.addresses import job_named
 from stoker.cli.kit.connection import call, connect
 from stoker.cli.kit.parser import JSON, Command, Given
 from stoker.cli.kit.selection import FILTER, Overview, filter_fields
@@ -132,11 +133,12 @@ def plain_text(word: str | RawBytesShape) -> str:
 @Command(
     words="ID",
     options=(LOGS, JSON),
-    examples=("stoker show 42", "stoker show 42 --logs", "stoker show 42 --json | jq .reason"),
+    examples=("stoker show 42", "stoker show 7/link --logs", "stoker show 42 --json | jq .reason"),
 )
 def show(given: Given) -> None:
+    ident = job_named(given, given["words"][0])
     with connect(given) as client:
-        job = client.call("job.get", {"id": values.job_id(given["words"][0])})
+        job = client.call("job.get", {"id": ident})
         log = log_tail(client, job) if given["logs"] else None
     if given["json"]:
         render.json_document(job if log is None else {**job, "log_tail": log.decode(errors="backslashreplace")})
@@ -231,9 +233,9 @@ def _pairs(values_by_name: dict[str, Any]) -> str | None:
     return " ".join(f"{name}={value}" for name, value in values_by_name.items()) or None
 
 
-@Command(words="ID", options=(JSON,), examples=("stoker why 42",))
+@Command(words="ID", options=(JSON,), examples=("stoker why 42", "stoker why '7/compile[lexer]'"))
 def why(given: Given) -> None:
-    answer = call(given, "job.why", {"id": values.job_id(given["words"][0])})
+    answer = call(given, "job.why", {"id": job_named(given, given["words"][0])})
     if given["json"]:
         render.json_document(answer)
         return

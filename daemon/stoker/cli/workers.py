@@ -11,7 +11,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from stoker.cli.jobs import plain_text
-from stoker.cli.kit import render, table, values
+from stoker.cli.kit import render, table
+from stoker.cli.kit.addresses import job_named
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Command, Given
 from stoker.core.errors import PermissionDenied, UsageError
@@ -25,7 +26,7 @@ TERMINAL_VARIABLES = ("TERM", "COLORTERM", "COLUMNS", "LINES")
 
 @Command(words="ID", options=(JSON,), examples=("stoker worker 42", "stoker worker 42 --json"))
 def worker(given: Given) -> None:
-    view = call(given, "worker.get", {"job": values.job_id(given["words"][0])})
+    view = call(given, "worker.get", {"job": job_named(given, given["words"][0])})
     if given["json"]:
         render.json_document(view)
         return
@@ -82,7 +83,7 @@ def _check_owner(job: EnvironmentView) -> None:
 
 @Command(words="ID", examples=("stoker debug 42",))
 def debug(given: Given) -> int:
-    job = call(given, "job.environment", {"id": values.job_id(given["words"][0])})
+    job = call(given, "job.environment", {"id": job_named(given, given["words"][0])})
     _check_owner(job)
     own = {name: os.environ[name] for name in TERMINAL_VARIABLES if name in os.environ}
     shell = os.environ.get("SHELL", "")

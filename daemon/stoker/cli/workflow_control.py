@@ -87,7 +87,7 @@ def resume(given: Given) -> int:
     options=(
         Option("--failed", None, "the steps that failed and those that need them (the default)"),
         Option("--all", None, "every step, also those that succeeded"),
-        Option("--step", "STEP", "this step and all that depend on it"),
+        Option("--step", "STEP", "this step, or group of steps, and all that depend on it; repeatable", many=True),
         TIMEOUT,
         MAX_ATTEMPTS,
         WAIT,
@@ -98,6 +98,7 @@ def resume(given: Given) -> int:
         "stoker workflow retry 7",
         "stoker workflow retry 7 --failed --timeout 20m",
         "stoker workflow retry 7 --step link --wait",
+        "stoker workflow retry 7 --step compile --step 'test[linux,3.12]'",
         "stoker workflow retry 7 --all",
     ),
 )
@@ -105,7 +106,8 @@ def retry(given: Given) -> int:
     if sum(map(bool, (given["failed"], given["all"], given["step"]))) > 1:
         raise UsageError("--failed, --all and --step exclude each other")
     params: dict[str, Any] = {"again": "all" if given["all"] else "failed"}
-    params |= {key: given[key] for key in ("step", *LIMITS) if given[key] is not None}
+    params |= {"steps": given["step"]} if given["step"] else {}
+    params |= {key: given[key] for key in LIMITS if given[key] is not None}
     return _call("retry", given, params)
 
 
@@ -135,9 +137,10 @@ def rollback(given: Given) -> int:
 @Command(
     words="ID STEP",
     options=(REASON, JSON),
-    examples=("stoker workflow skip 7 tests --reason 'flaky today; checked by hand'",),
+    examples=("stoker workflow skip 7 tests --reason 'flaky today; checked by hand'", "stoker workflow skip 7 compile"),
 )
 def skip(given: Given) -> int:
+    """Of a group of steps those that are not done are skipped."""
     return _call("skip", given, {"step": given["words"][1]})
 
 
@@ -198,6 +201,8 @@ def _print_answer(ident: int, answer: WorkflowCommandAnswer, *, stopping: bool) 
         render.note(f"back to checkpoint {to['checkpoint']} (seq {to['seq']})")
         if to["damaged"]:
             render.note(f"checkpoint {to['damaged']} is damaged: its data and that of later ones was not used")
+    if answer.get("skipped", []) not in ([], [answer.get("step")]):
+        render.note(f"skipped: {few(answer['skipped'], MOST_SHOWN)}")
     for key, words in REPORTED.items():
         if steps := answer.get(key):
             render.note(f"{words}: {few(steps, MOST_SHOWN)}")

@@ -268,6 +268,19 @@ class StepView(TypedDict):
     resume: str
 
 
+class StepStandingView(TypedDict):
+    name: str
+    job: int
+    state: State
+
+
+class StepList(TypedDict):
+    """The steps of a workflow that a name stands for, in their order."""
+
+    workflow: int
+    steps: list[StepStandingView]
+
+
 class WorkflowView(TypedDict):
     """`counts`: the number of steps in each state."""
 

@@ -216,9 +216,13 @@ class WorkflowRetried(WorkflowStanding):
 
 
 class StepSkipped(WorkflowStanding):
-    """`going_on`: the steps that run without the result of the skipped one; `warning` names them."""
+    """`step`: as it was named; `skipped`: the steps that this skipped: one, or those of a group that were not done.
+
+    `going_on`: the steps that run without the result of the skipped ones; `warning` names them.
+    """
 
     step: str
+    skipped: list[str]
     going_on: list[str]
     warning: str | None
 
@@ -291,6 +295,7 @@ class WorkflowCommandAnswer(WorkflowStanding, total=False):
     kept: list[str]
     not_undone: list[str]
     step: str
+    skipped: list[str]
     going_on: list[str]
     warning: str | None
     needs: list[EdgeView]

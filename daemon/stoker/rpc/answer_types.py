@@ -53,6 +53,7 @@ ANSWERS: Final[dict[str, tuple[Any, ...]]] = {
     "watch": (dict[str, int],),
     "workflow.submit": (wire_types.WorkflowAccepted,),
     "workflow.get": (views.WorkflowDetails, views.AnalysedWorkflow),
+    "workflow.steps": (views.StepList,),
     "workflow.list": (views.WorkflowPage,),
     "workflow.pause": (wire_types.WorkflowPaused,),
     "workflow.cancel": (wire_types.WorkflowCancelled,),

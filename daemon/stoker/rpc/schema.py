@@ -36,6 +36,7 @@ from stoker.core.workflow.state import Again
 from stoker.rpc.param_errors import invalid_params, moved, short_error
 
 MAX_JOBS = 10_000
+MAX_NAMED_STEPS = 100
 P = TypeVar("P", bound=Params)
 
 
@@ -185,16 +186,27 @@ class CheckpointListParams(Params, frozen=True, kw_only=True):
 
 
 class WorkflowRetryParams(WorkflowParams, frozen=True, kw_only=True):
-    """The steps to retry: those that failed (the default), all, or `step` and the steps that depend on it."""
+    """The steps to retry: those that failed (the default), all, or `steps` and the steps that depend on these.
+
+    `steps`: names of steps and of groups of steps; `step`: the same for one name.
+    """
 
     again: Again = Again.FAILED
     step: StepName | None = None
+    steps: Annotated[tuple[StepName, ...], Meta(max_length=MAX_NAMED_STEPS)] = ()
     timeout_ms: Duration | None = None
     max_attempts: Budget | None = None
 
 
 class WorkflowStepParams(WorkflowParams, frozen=True, kw_only=True):
     step: StepName
+
+
+class WorkflowStepsParams(Params, frozen=True, kw_only=True):
+    """The steps that a name stands for, with their jobs; without a name all."""
+
+    id: JobId
+    step: StepName | None = None
 
 
 class WorkflowNeedParams(WorkflowStepParams, frozen=True, kw_only=True):

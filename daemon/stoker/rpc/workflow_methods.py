@@ -32,7 +32,8 @@ def _verb(params: type[WorkflowParams], act: Callable[[WorkflowService, Any, Act
 
 def _retry(workflows: WorkflowService, sent: schema.WorkflowRetryParams, actor: Actor) -> object:
     budget = {"timeout_ms": sent.timeout_ms, "max_attempts": sent.max_attempts}
-    return workflows.retry(sent.id, sent.again, sent.step, actor, **budget)
+    names = (*(() if sent.step is None else (sent.step,)), *sent.steps)
+    return workflows.retry(sent.id, sent.again, names, actor, **budget)
 
 
 def _rollback(workflows: WorkflowService, sent: schema.WorkflowRollbackParams, actor: Actor) -> object:
@@ -59,6 +60,11 @@ WORKFLOW_METHODS: dict[str, Method[Any]] = {
     "workflow.get": Method(
         schema.WorkflowGetParams,
         lambda service, _peer, sent: service.workflows.get(sent.id, analysed=sent.analyse),
+        MethodKind.READ,
+    ),
+    "workflow.steps": Method(
+        schema.WorkflowStepsParams,
+        lambda service, _peer, sent: service.workflows.steps(sent.id, sent.step),
         MethodKind.READ,
     ),
     "workflow.list": Method(

@@ -7,6 +7,7 @@ turns change the state.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,7 @@ from stoker.core.workflow.resume import ResumeOptions
 from stoker.core.workflow.rollback import target_of
 from stoker.core.workflow.selection import Selection, select
 from stoker.core.workflow.state import Again, Step, WorkflowFilter, behind, to_reset
+from stoker.core.workflow.step_names import found_steps
 from stoker.engine.memory.workflows import LiveWorkflow, steps_of
 from stoker.engine.turn import Turn
 from stoker.host.threads import start_threads
@@ -35,7 +37,7 @@ from stoker.workflows.archive import analysis_of
 from stoker.workflows.submit import WorkflowAnswer, WorkflowOffer, WorkflowSubmission
 
 if TYPE_CHECKING:
-    from stoker.core.views import AnalysedWorkflow, StepView, WorkflowDetails, WorkflowPage, WorkflowView
+    from stoker.core.views import AnalysedWorkflow, StepList, StepView, WorkflowDetails, WorkflowPage, WorkflowView
     from stoker.core.wire_types import (
         NeedsChanged,
         ResumePlan,
@@ -96,6 +98,17 @@ class WorkflowService:
         with_analysis: AnalysedWorkflow = {**view, "analysis": shown}
         return with_analysis
 
+    async def steps(self, workflow_id: int, name: str | None) -> StepList:
+        """The steps that a name stands for, with their jobs. Raises StepNotFound."""
+        stored = await stored_workflow(self._engine, workflow_id)
+        by_name = {step.step: step for step in stored.steps}
+        found = list(by_name) if name is None else await asyncio.to_thread(found_steps, workflow_id, name, by_name)
+        shown: StepList = {
+            "workflow": workflow_id,
+            "steps": [{"name": one, "job": by_name[one].job_id, "state": by_name[one].state.value} for one in found],
+        }
+        return shown
+
     async def list(self, workflow_filter: WorkflowFilter) -> WorkflowPage:
         page = await self._engine.queries.run(
             workflows.page, workflow_filter.before, workflow_filter.states, workflow_filter.limit
@@ -112,15 +125,19 @@ class WorkflowService:
         return self.command(workflow_id, partial(commands.cancel, actor=actor))
 
     def retry(
-        self, workflow_id: int, again: Again, step: str | None, actor: Actor, **budget: int | None
+        self, workflow_id: int, again: Again, names: Sequence[str], actor: Actor, **budget: int | None
     ) -> asyncio.Future[WorkflowRetried]:
-        """Run steps again: those that failed, all of them, or one with every step that depends on it."""
+        """Run steps again: those that failed, all of them, or those named with every step that depends on them."""
 
         def reset_steps(turn: Turn, run: LiveWorkflow) -> commands.Pieces[WorkflowRetried]:
             commands.must_not_go_back(run, "retry")
             steps = list(run.steps.values())
-            if step is not None:
-                reset = behind(steps, [run.check_step(step)])
+            if names:
+                roots: set[str] = set()
+                for name in names:
+                    roots.update(run.steps_named(name))
+                    yield
+                reset = behind(steps, roots)
             else:
                 reset = to_reset(again, steps, run.states, run.reasons)
             return (yield from commands.retry(turn, run, reset, actor, commands.Budget(**budget)))

@@ -43,6 +43,7 @@ class Budget(Struct, frozen=True, kw_only=True):
 
 
 NO_BUDGET = Budget()
+SKIPPABLE = frozenset({State.WAITING, State.QUEUED, State.HELD, State.FAILED, State.CANCELLED, State.EXPIRED})
 
 
 class WorkflowCommand(RequestMessage[A]):
@@ -123,21 +124,41 @@ def retry(
 
 
 def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> Pieces[StepSkipped]:
-    """Skip a step: steps that wait for it go on, and steps that were skipped because of its failure run again."""
+    """Skip a step, or those of a group that are not done: steps that wait for them go on, and steps that were skipped
+    because of their failure run again."""
     must_not_go_back(run, "skip")
-    hit = behind(run.steps.values(), [run.check_step(name)]) - {name}
+    chosen = _to_skip(run, name)
+    hit = behind(run.steps.values(), chosen) - set(chosen)
     lost = {one for one in hit if run.states[one] is State.SKIPPED and run.reasons[one] is Reason.DEPENDENCY}
     watching = run.handlers(lost)
     lost |= watching
     _must_not_run(turn, run, lost)
     check_reset(turn, run, lost)
-    turn.step(run.jobs[name], ev.Skip(actor=actor))
+    for one in chosen:
+        turn.step(run.jobs[one], ev.Skip(actor=actor))
+        yield
     if lost and (run.workflow.ended or run.workflow.intent is Intent.CANCEL):
         turn.intend(run, Intent.RUN, "skip", actor, step=name)
     yield from reset_steps(turn, run, lost, actor, _floors(run, watching))
     without = sorted(one for one in hit if run.states[one] not in FINAL)
     warning = f"{', '.join(without)} will run without what {name} was to do" if without else None
-    return {**workflow_standing(run), "step": name, "going_on": without, "warning": warning}
+    return {**workflow_standing(run), "step": name, "skipped": chosen, "going_on": without, "warning": warning}
+
+
+def _to_skip(run: LiveWorkflow, name: str) -> list[str]:
+    """One step may be in any state. Raises NotAllowed if a step of a group runs, or if all of them are done."""
+    found = run.steps_named(name)
+    if len(found) == 1:
+        return found
+    running = sorted(one for one in found if run.states[one] is State.RUNNING)
+    chosen = [one for one in found if run.states[one] in SKIPPABLE]
+    if chosen and not running:
+        return chosen
+    if running:
+        problem, hint = f"step {running[0]} runs", f"stoker cancel {run.workflow.id}/{running[0]}"
+    else:
+        problem, hint = "each of its steps is done", f"stoker workflow show {run.workflow.id} --steps"
+    raise NotAllowed(f"{name} cannot be skipped: {problem}", hint=hint, steps=running)
 
 
 def reset_steps(

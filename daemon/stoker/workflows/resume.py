@@ -210,7 +210,7 @@ def _plan(
     for step in steps:
         standings[step.name] = _standing(turn, run, step)
         yield
-    scope = None if options.start is None else behind(steps, [run.check_step(options.start, "from")])
+    scope = None if options.start is None else behind(steps, run.steps_named(options.start, "from"))
     pressing = run.workflow.ended or not options.plain
     for name, standing in standings.items():
         if pressing and stopped_short(standing) and name not in facts.chosen:
@@ -235,7 +235,7 @@ def _must_lead_anywhere(run: LiveWorkflow, options: ResumeOptions, acts: Mapping
     if any(act in RESET or act is Act.SKIP for act in acts.values()) or run.workflow.intent is Intent.PAUSE:
         return
     if options.start is not None and all(
-        acts[name] is Act.KEEP for name in behind(run.steps.values(), [options.start])
+        acts[name] is Act.KEEP for name in behind(run.steps.values(), run.steps_named(options.start, "from"))
     ):
         raise NotAllowed(
             f"step {options.start} and all steps behind it were completed, and a resume does not run them again",

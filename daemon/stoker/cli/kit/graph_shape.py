@@ -10,7 +10,8 @@ from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
 from stoker.cli.kit.drawings import Node
-from stoker.cli.kit.naming import edges, group_of
+from stoker.cli.kit.naming import edges
+from stoker.core.workflow.step_names import group_of
 
 if TYPE_CHECKING:
     from stoker.core.views import StepView

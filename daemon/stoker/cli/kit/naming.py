@@ -5,11 +5,10 @@ Owns reading their ids and shortening long lists of names: a workflow may have t
 
 from __future__ import annotations
 
-import re
-
 from stoker.cli.kit import values
 from stoker.cli.kit.parser import Option
 from stoker.core.errors import UsageError
+from stoker.core.workflow.step_names import group_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 8
 MOST_LABELS = 3
-_LABEL = re.compile(r"(?:\[[^\[\]]*\]|:[0-9]+)\Z")
 NO_REMARKS: Mapping[str, str] = {}
 WAIT = Option("--wait", None, "wait until it has ended; exit 0 if it succeeded, else 1")
 
@@ -48,14 +46,11 @@ def groups(names: list[str], remarks: Mapping[str, str] = NO_REMARKS) -> list[st
     return [_together(group, steps) + suffixes.get(group, "") for group, steps in members.items()]
 
 
-def group_of(name: str) -> str:
-    """`compile` for `compile[lexer]`, and for `compile:3` as workflows of earlier versions have it."""
-    return _LABEL.sub("", name)
-
-
 def _together(group: str, names: list[str]) -> str:
     if len(names) == 1:
         return names[0]
+    if not names[0].startswith((f"{group}[", f"{group}:")):
+        return f"{group} x{len(names)}"  # the labels stand within the names, as in `all[x]/run`
     labels = [name.removeprefix(group).strip("[:]") for name in names]
     more = [f"… {len(labels) - MOST_LABELS} more"] if len(labels) > MOST_LABELS else []
     return f"{group}[{', '.join([*labels[:MOST_LABELS], *more])}]"

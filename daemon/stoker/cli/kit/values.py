@@ -172,7 +172,7 @@ def optional(convert: Callable[[str], Any]) -> Callable[[str], tuple[Any]]:
 def job_id(text: str) -> int:
     digits = text.removeprefix("#")
     if not (digits.isascii() and digits.isdigit() and len(digits) <= MOST_DIGITS and int(digits)):
-        raise UsageError(f"{text!r} is not a job id", hint="stoker ls lists them")
+        raise UsageError(f"{text!r} is not a job id", hint="stoker ls lists them; a step is 7/STEP")
     return int(digits)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stoker.cli.kit.drawings import Node
 from stoker.cli.kit.graph_shape import URGENT, folded, layered, of_step
-from stoker.cli.kit.naming import group_of
+from stoker.core.workflow.step_names import group_of
 
 if TYPE_CHECKING:
     from stoker.core.views import StepView

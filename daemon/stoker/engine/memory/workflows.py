@@ -14,14 +14,14 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from stoker.core.errors import StepNotFound
+from stoker.core.errors import InvalidParams
 from stoker.core.job.model import FINAL, Attempt, Job, Reason, State
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.checkpoint import MAX_CHAIN, Checkpoint, CheckpointKind, Head, Packed, chain_of, pack, seal
 from stoker.core.workflow.context import ContextStep
 from stoker.core.workflow.fingerprint import digest, proof
 from stoker.core.workflow.state import ENDED, Intent, Step, Workflow, WorkflowState, handlers, is_broken, state_of
-from stoker.core.workflow.template import named
+from stoker.core.workflow.step_names import found_steps
 from stoker.store.workflows import StoredWorkflow
 
 
@@ -100,12 +100,22 @@ class LiveWorkflow(Struct):
         else:
             self.outputs[job.step or ""] = digest(output)
 
+    def steps_named(self, asked: str, path: str = "step") -> list[str]:
+        """The steps that a name stands for: one, or those of a group. Raises StepNotFound for `path`."""
+        return found_steps(self.workflow.id, asked, self.states, path)
+
     def check_step(self, step: str, path: str = "step") -> str:
-        """The name, if there is such a step. Raises StepNotFound for `path`."""
-        if step not in self.states:
-            message = f"{path}: workflow {self.workflow.id} has no step {step!r} (it has: {named(self.states)})"
-            raise StepNotFound(message, path=path, hint=f"stoker workflow show {self.workflow.id}")
-        return step
+        """The name, if it is that of one step. Raises StepNotFound or InvalidParams for `path`."""
+        if step in self.states:
+            return step
+        found = self.steps_named(step, path)
+        if len(found) > 1:
+            raise InvalidParams(
+                f"{path}: {step!r} is a group of {len(found)} steps, and this takes one: {found[0]}, for example",
+                path=path,
+                hint=f"stoker workflow show {self.workflow.id} --steps",
+            )
+        return found[0]
 
     def handlers(self, roots: Collection[str]) -> set[str]:
         """The steps that run again with `roots`, because they watch how these end."""

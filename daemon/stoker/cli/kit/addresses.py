@@ -1,0 +1,84 @@
+"""The jobs that words name: an id, or the address of a step.
+
+`42` and `#42` are ids. `7/compile[lexer]` is a step of workflow 7, `7/build/link` a step of a workflow within it, and
+`7/compile` stands for all steps of that group. Owns the way from these words to jobs; the daemon knows the steps
+(core/workflow/step_names.py has the rule). An id asks the daemon nothing.
+"""
+
+from __future__ import annotations
+
+from stoker.cli.kit import values
+from stoker.cli.kit.connection import call
+from stoker.core.errors import StepNotFound, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from stoker.cli.kit.parser import Given
+    from stoker.core.views import StepStandingView
+
+MOST_NAMED = 5
+
+
+class StepAddress(tuple[int, str]):
+    """A workflow, and the name of a step or of a group of its steps."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return f"{self[0]}/{self[1]}"
+
+
+def address(text: str) -> int | StepAddress:
+    """`42`, `#42`, `7/compile[lexer]` or `w7/compile[lexer]`."""
+    workflow, slash, step = text.partition("/")
+    if not slash:
+        return values.job_id(text)
+    try:
+        ident = values.job_id(workflow.removeprefix("w"))
+    except UsageError:
+        raise UsageError(f"{text!r} names no step", hint="write WORKFLOW/STEP, as in 7/compile") from None
+    if not step:
+        raise UsageError(f"{text!r} names no step", hint=f"stoker workflow show {ident} --steps lists them")
+    return StepAddress((ident, step))
+
+
+def job_named(given: Given, word: str | int | StepAddress) -> int:
+    """The one job that a word names. Raises UsageError for a group, unless a step has just its name."""
+    asked = address(word) if isinstance(word, str) else word
+    if not isinstance(asked, StepAddress):
+        return asked
+    steps = _steps(given, asked)
+    exact = [step for step in steps if step["name"] == asked[1]] or steps
+    if len(exact) > 1:
+        some = " ".join(f"{asked[0]}/{step['name']}" for step in steps[:MOST_NAMED])
+        more = f" and {len(steps) - MOST_NAMED} more" if len(steps) > MOST_NAMED else ""
+        raise UsageError(f"{asked} is a group of {len(steps)} steps; name one of them", hint=f"{some}{more}")
+    return exact[0]["job"]
+
+
+def jobs_named(given: Given, words: Iterable[str], states: Collection[str] | None = None) -> list[int]:
+    """The jobs that words name, each once. Of a group only the steps in one of `states`. Raises UsageError if there is
+    no such step."""
+    jobs: dict[int, None] = {}
+    for asked in [address(word) for word in words]:
+        if not isinstance(asked, StepAddress):
+            jobs[asked] = None
+            continue
+        steps = _steps(given, asked)
+        fitting = [step for step in steps if states is None or len(steps) == 1 or step["state"] in states]
+        if not fitting:
+            problem = f"none of the {len(steps)} steps of {asked} is {' or '.join(states or ())}"
+            raise UsageError(problem, hint=f"stoker workflow show {asked[0]} --steps")
+        jobs |= dict.fromkeys(step["job"] for step in fitting)
+    return list(jobs)
+
+
+def _steps(given: Given, asked: StepAddress) -> list[StepStandingView]:
+    try:
+        steps: list[StepStandingView] = call(given, "workflow.steps", {"id": asked[0], "step": asked[1]})["steps"]
+    except StepNotFound as error:
+        error.message = error.message.removeprefix("step: ")  # no option of that name was typed
+        raise
+    return steps

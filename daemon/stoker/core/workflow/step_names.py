@@ -1,0 +1,68 @@
+"""The names of steps: the parts of a name, and the steps that a typed name stands for. Pure.
+
+A step of a fan-out is named GROUP[LABEL], as in `compile[lexer]` (GROUP:NUMBER in workflows of earlier versions), and a
+step of a nested workflow OUTER/INNER, as in `build/link`; both combine: `build[x]/link`. A name that a person types
+stands for the step of that name and for all steps within it: `compile` for each `compile[…]`, `build` for each
+`build/…`, and `build/link` for each `build[…]/link`.
+
+Standard library only: the client imports it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from stoker.core.errors import StepNotFound
+from stoker.core.similar_names import nearest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+MOST_NAMED = 8
+_SEPARATOR = re.compile(r"/(?![^\[\]]*\])")  # a slash may also stand in a label
+_LABEL = re.compile(r"(?:\[[^\[\]]*\]|:[0-9]+)\Z")
+
+
+def path_of(name: str) -> list[str]:
+    """`build[a/b]/link` as `build[a/b]`, `link`."""
+    return _SEPARATOR.split(name) if "/" in name else [name]
+
+
+def without_label(part: str) -> str:
+    """`compile` for `compile[lexer]`, and for `compile:3`."""
+    return _LABEL.sub("", part) or part
+
+
+def group_of(name: str) -> str:
+    """The name without its labels: `build/link` for `build[x]/link[1]`; the name itself if it has none."""
+    return "/".join(map(without_label, path_of(name)))
+
+
+def stands_for(asked: str, name: str) -> bool:
+    """Whether a typed name means this step, alone or with others."""
+    wanted, parts = path_of(asked), path_of(name)
+    pairs = zip(wanted, parts, strict=False)
+    return len(wanted) <= len(parts) and all(one in (part, without_label(part)) for one, part in pairs)
+
+
+def steps_named(asked: str, names: Iterable[str]) -> list[str]:
+    """The steps that a typed name stands for, in their order."""
+    begins = without_label(path_of(asked)[0])  # most names are left out by their first letters
+    return [name for name in names if name.startswith(begins) and stands_for(asked, name)]
+
+
+def found_steps(workflow: int, asked: str, names: Collection[str], path: str = "step") -> list[str]:
+    """The same. Raises StepNotFound for the parameter `path` if there is none."""
+    found = steps_named(asked, names)
+    if found:
+        return found
+    groups = sorted({group_of(name) for name in names})
+    more = [f"and {len(groups) - MOST_NAMED} more"] if len(groups) > MOST_NAMED else []
+    has = ", ".join([*groups[:MOST_NAMED], *more])
+    near = nearest(asked, groups if group_of(asked) == asked else names)
+    raise StepNotFound(
+        f"{path}: workflow {workflow} has no step {asked!r} (it has: {has})",
+        path=path,
+        hint=f"did you mean {near}?" if near else f"stoker workflow show {workflow} --steps",
+    )

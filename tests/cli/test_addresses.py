@@ -1,0 +1,151 @@
+"""Steps and groups of steps are named as WORKFLOW/STEP by each command that takes a job."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.cli.kit.addresses import StepAddress, address
+from stoker.core.errors import UsageError
+from tests.support import flows, work
+from tests.support.flow_files import job_of, sent
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.daemon import DaemonProcess
+
+SETTINGS = "[queues.shut]\npaused = true\n"
+SHUT = {"command": "true", "queue": "shut"}
+
+
+def shown(daemon: DaemonProcess, *words: str) -> Any:
+    done = daemon.cli(*words, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def names_in(daemon: DaemonProcess, workflow: str, group: str) -> dict[str, str]:
+    """The states of the steps of a group, by name."""
+    with daemon.client() as client:
+        steps = client.call("workflow.steps", {"id": int(workflow), "step": group})["steps"]
+    return {step["name"]: step["state"] for step in steps}
+
+
+def test_address_when_it_is_typed_then_it_is_an_id_or_a_step() -> None:
+    assert [address(text) for text in ("42", "#42")] == [42, 42]
+    assert address("7/build[a/b]/link") == StepAddress((7, "build[a/b]/link"))
+    assert address("w7/link") == StepAddress((7, "link"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("x", "'x' is not a job id"), ("x/link", "'x/link' names no step"), ("7/", "'7/' names no step")],
+)
+def test_address_when_it_is_none_then_the_form_is_named(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        address(text)
+
+    assert (refused.value.message, refused.value.hint is None) == (message, False)
+
+
+def test_step_when_it_is_named_then_the_commands_on_jobs_take_it(shared: DaemonProcess, tmp_path: Path) -> None:
+    flow = sent(shared, tmp_path, {"greet": flows.step("echo hello"), "last": flows.step("true", "greet")})
+    job = int(job_of(shared, flow, "greet"))
+
+    waited = shared.cli("wait", f"{flow}/greet", f"{flow}/last")
+    logged = shared.cli("logs", f"{flow}/greet")
+    views = [shown(shared, command, f"{flow}/greet") for command in ("show", "history", "why")]
+
+    assert (waited.returncode, logged.stdout) == (0, "hello\n")
+    assert [view["id"] for view in views] == [job, job, job]
+    assert shown(shared, "checkpoint", "ls", f"{flow}/greet") == shown(shared, "checkpoint", "ls", "--job", str(job))
+
+
+def test_group_when_a_command_acts_on_it_then_it_acts_on_its_open_steps(shared: DaemonProcess, tmp_path: Path) -> None:
+    flow = sent(
+        shared, tmp_path, {"compile": {**SHUT, "each": ["a", "b", "c"]}, "link": {**SHUT, "needs": ["compile"]}}
+    )
+    first, *_ = names_in(shared, flow, "compile")
+    shared.cli("cancel", f"{flow}/{first}")
+
+    held = shown(shared, "hold", f"{flow}/compile")
+    cancelled = shared.cli("cancel", f"{flow}/compile")
+    again = shared.cli("cancel", f"{flow}/compile")
+    several = shared.cli("logs", f"{flow}/compile")
+
+    assert [job["state"] for job in held] == ["held", "held"]
+    assert (cancelled.returncode, cancelled.stdout.count("cancelled")) == (0, 2)
+    assert again.stderr.splitlines()[0] == (
+        f"stoker: none of the 3 steps of {flow}/compile is waiting or queued or running or held"
+    )
+    assert several.stderr.splitlines() == [
+        f"stoker: {flow}/compile is a group of 3 steps; name one of them",
+        "hint: " + " ".join(f"{flow}/{name}" for name in names_in(shared, flow, "compile")),
+    ]
+
+
+def test_group_when_a_workflow_retries_or_skips_it_then_all_its_steps_are_meant(
+    shared: DaemonProcess, tmp_path: Path
+) -> None:
+    steps = {
+        "compile": flows.step("exit 3", each=["a", "b"]),
+        "test": flows.step("exit 3", each=["a", "b"]),
+        "link": flows.step("true", "compile", "test"),
+    }
+    flow = sent(shared, tmp_path, steps)
+    shared.cli("workflow", "wait", flow)
+
+    retried = shown(shared, "workflow", "retry", flow, "--step", "compile", "--step", "test")
+    shared.cli("workflow", "wait", flow)
+    skipped = [shown(shared, "workflow", "skip", flow, group) for group in ("compile", "test")]
+    ended = shared.cli("workflow", "wait", flow)
+    again = shared.cli("workflow", "skip", flow, "test")
+
+    groups = [names_in(shared, flow, group) for group in ("compile", "test")]
+    assert retried["reset"] == sorted([*groups[0], *groups[1], "link"])
+    assert [answer["skipped"] for answer in skipped] == [list(group) for group in groups]
+    assert (ended.returncode, {state for group in groups for state in group.values()}) == (0, {"skipped"})
+    assert again.stderr.splitlines()[0] == "stoker: test cannot be skipped: each of its steps is done"
+
+
+def test_step_when_its_name_is_wrong_then_the_nearest_one_is_named(shared: DaemonProcess, tmp_path: Path) -> None:
+    flow = sent(shared, tmp_path, {"compile": {**SHUT, "each": ["a", "b"]}, "link": {**SHUT, "needs": ["compile"]}})
+
+    jobs = [shared.cli(command, f"{flow}/compil") for command in ("logs", "cancel", "wait")]
+    whole = [
+        shared.cli("workflow", "retry", flow, "--step", "compil"),
+        shared.cli("workflow", "resume", flow, "--from", "compil"),
+        shared.cli("workflow", "skip", flow, "compil"),
+    ]
+    one = shared.cli("workflow", "add-need", flow, "link", "compile")
+    shared.cli("workflow", "cancel", flow)
+
+    problem = f"workflow {flow} has no step 'compil' (it has: compile, link)\nhint: did you mean compile?\n"
+    assert {done.stderr for done in jobs} == {f"stoker: {problem}"}
+    assert all(done.stderr.endswith(problem) for done in whole)
+    assert "'compile' is a group of 2 steps, and this takes one" in one.stderr
+
+
+def test_group_when_a_step_of_it_runs_then_a_skip_is_refused(
+    shared: DaemonProcess, tmp_path: Path, gate: work.Gate
+) -> None:
+    command, *args = gate.pass_by()
+    steps = {"work": {"command": command, "args": args, "each": ["a", "b"]}}
+    flow = sent(shared, tmp_path, steps)
+    with shared.client() as client:
+        names = list(names_in(shared, flow, "work"))
+        for name in names:
+            work.running(client, flows.job_of(client, int(flow), name))
+
+    refused = shared.cli("workflow", "skip", flow, "work")
+    gate.open()
+    ended = shared.cli("workflow", "wait", flow)
+
+    assert refused.stderr.splitlines() == [
+        f"stoker: work cannot be skipped: step {names[0]} runs",
+        f"hint: stoker cancel {flow}/{names[0]}",
+    ]
+    assert ended.returncode == 0

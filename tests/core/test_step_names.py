@@ -1,0 +1,82 @@
+"""The parts of the name of a step, and the steps that a typed name stands for."""
+
+from __future__ import annotations
+
+import pytest
+
+from stoker.core.errors import StepNotFound
+from stoker.core.workflow.step_names import found_steps, group_of, path_of, steps_named
+
+NAMES = [
+    "list",
+    "compile[lexer]",
+    "compile[parser]",
+    "compile[lexer#2]",
+    "compiled",
+    "old:1",
+    "old:12",
+    "build",
+    "build/link",
+    "build/deep/leaf[a/b]",
+    "all[x]",
+    "all[x]/run",
+    "all[y]/run",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "path"),
+    [
+        ("list", "list", ["list"]),
+        ("compile[lexer]", "compile", ["compile[lexer]"]),
+        ("compile[lexer#2]", "compile", ["compile[lexer#2]"]),
+        ("old:12", "old", ["old:12"]),
+        ("build/link", "build/link", ["build", "link"]),
+        ("all[x/y]/run[1,2]", "all/run", ["all[x/y]", "run[1,2]"]),
+    ],
+)
+def test_name_when_it_has_labels_or_slashes_then_its_parts_are_known(name: str, group: str, path: list[str]) -> None:
+    assert (group_of(name), path_of(name)) == (group, path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("list", ["list"]),
+        ("compile", ["compile[lexer]", "compile[parser]", "compile[lexer#2]"]),
+        ("compile[lexer]", ["compile[lexer]"]),
+        ("old", ["old:1", "old:12"]),
+        ("old:1", ["old:1"]),
+        ("build", ["build", "build/link", "build/deep/leaf[a/b]"]),
+        ("build/deep", ["build/deep/leaf[a/b]"]),
+        ("build/deep/leaf[a/b]", ["build/deep/leaf[a/b]"]),
+        ("build/deep/leaf[a", []),
+        ("all", ["all[x]", "all[x]/run", "all[y]/run"]),
+        ("all[x]", ["all[x]", "all[x]/run"]),
+        ("all/run", ["all[x]/run", "all[y]/run"]),
+        ("nothing", []),
+    ],
+)
+def test_typed_name_when_it_is_read_then_it_stands_for_these_steps(asked: str, meant: list[str]) -> None:
+    assert steps_named(asked, NAMES) == meant
+    if meant:
+        assert found_steps(7, asked, NAMES) == meant
+
+
+def test_typed_name_when_it_is_misspelt_then_the_nearest_step_or_group_is_named() -> None:
+    with pytest.raises(StepNotFound) as of_step:
+        found_steps(7, "compile[laxer]", NAMES)
+    with pytest.raises(StepNotFound) as of_group:
+        found_steps(7, "compi", NAMES, "from")
+
+    assert of_step.value.hint == "did you mean compile[lexer]?"
+    assert of_group.value.hint is not None
+    assert of_group.value.message.startswith("from: workflow 7 has no step 'compi' (it has: all, all/run, build, ")
+
+
+def test_typed_name_when_nothing_is_like_it_then_a_command_lists_the_steps() -> None:
+    with pytest.raises(StepNotFound) as many:
+        found_steps(7, "zzz", [f"step{number}[{label}]" for number in range(20) for label in "ab"])
+
+    assert many.value.hint == "stoker workflow show 7 --steps"
+    assert many.value.message.endswith("step14, step15, and 12 more)")
