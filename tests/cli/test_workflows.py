@@ -80,11 +80,11 @@ def test_show_when_a_failure_is_analysed_then_cause_and_next_command_are_printed
     shared.cli("workflow", "wait", good)
     nothing = shared.cli("workflow", "show", good, "--analyse")
 
-    last = shown.stdout.splitlines()[-6:]
-    assert last[0].startswith("2 of 3 steps failed: a ran for longer than allowed")
-    assert last[1] == "failure     total; a critical step failed"
-    assert {tuple(line.split()) for line in last[2:5]} == {("timeout", "a"), ("dependency", "b"), ("exit", "c")}
-    assert last[5] == f"next: stoker workflow retry {flow} --failed --timeout 1s"
+    lines = shown.stdout.splitlines()
+    assert lines[0].startswith("2 of 3 steps failed: a ran for longer than allowed")
+    assert lines[1] == "failure     total; a critical step failed"
+    assert {tuple(line.split()) for line in lines[2:5]} == {("timeout", "a"), ("dependency", "b"), ("exit", "c")}
+    assert lines[5] == f"next: stoker workflow retry {flow} --failed --timeout 1s"
     assert archive["blocked"] == ["b"]
     assert "nothing to analyse" in nothing.stderr
     assert re.search(r"^c +\d+ +failed +exit 2 ", shown.stdout, re.MULTILINE)

@@ -62,7 +62,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "workflow": ("workflows:ls", "list workflows"),
         "workflow submit": ("workflows:submit", "store a workflow from a flow file and print its id"),
         "workflow ls": ("workflows:ls", "list workflows"),
-        "workflow show": ("workflows:show", "a workflow and all its steps"),
+        "workflow show": ("workflow_show:show", "a workflow, how far it has come, and its steps"),
         "workflow graph": ("graph:graph", "draw the steps and their needs: terminal, Mermaid, DOT, SVG"),
         "workflow import": (
             "workflow_import:import_workflow",

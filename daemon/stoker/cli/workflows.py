@@ -1,6 +1,7 @@
-"""Workflows: submit, ls, show.
+"""Workflows: submit and ls.
 
-Owns which facts of a workflow are shown. The daemon checks a flow; flowfile.py maps its mistakes to places in the file.
+Owns which facts of a workflow its list shows. The daemon checks a flow; flowfile.py maps its mistakes to places in the
+file.
 """
 
 from __future__ import annotations
@@ -9,30 +10,24 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from stoker.cli import flowfile, workflow_parts
-from stoker.cli.history import TAIL_LINES, log_tail, print_log_tail
-from stoker.cli.kit import outcome, render, table, values
+from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import connect
-from stoker.cli.kit.naming import WAIT, few, groups, need_text, need_texts, workflow_id
+from stoker.cli.kit.naming import WAIT, few, groups, need_text
 from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.submit_once import room_wait
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import FlowInvalid, QueueFull, UsageError
-from stoker.core.reason_words import last_line
 from stoker.core.units import counted
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from stoker.core.views import AnalysisView, StepView, WorkflowDetails, WorkflowView
+    from stoker.core.views import WorkflowView
     from stoker.core.wire_types import WorkflowAccepted
 
 STATES = ("running", "paused", "rolling_back", "succeeded", "failed", "cancelled")
 DONE = ("succeeded", "superseded")
 PAGE = 1000
-REMARK_WIDTH = 80
 HEADERS = ("ID", "STATE", "DONE", "NOT DONE", "AGE", "TOOK", "NAME")
-STEP_HEADERS = ("STEP", "JOB", "STATE", "WHY", "TRY", "NEEDS", "REMARK")
 
 
 @Command(
@@ -199,93 +194,3 @@ def done_steps(counts: dict[str, int]) -> int:
 def open_steps(counts: dict[str, int]) -> str:
     """`2 running, 1 failed`."""
     return ", ".join(f"{count} {state}" for state, count in counts.items() if state not in DONE)
-
-
-@Command(
-    words="ID",
-    options=(
-        Option("--analyse", None, "also why it failed, and the next command"),
-        Option("--logs", None, f"also the last {TAIL_LINES} lines of the log of each step"),
-        JSON,
-    ),
-    examples=("stoker workflow show 7", "stoker workflow show 7 --analyse", "stoker workflow show 7 --logs"),
-)
-def show(given: Given) -> None:
-    params = {"id": workflow_id(given["words"][0])} | ({"analyse": True} if given["analyse"] else {})
-    with connect(given) as client:
-        workflow = client.call("workflow.get", params)
-        logs = _logs(client, workflow["steps"]) if given["logs"] else {}
-    for step in workflow["steps"] if given["logs"] else ():
-        step["log_tail"] = logs.get(step["name"], b"").decode(errors="backslashreplace")
-    if given["json"]:
-        render.json_document(workflow)
-        return
-    render.facts(_facts(workflow))
-    render.line()
-    _print_steps(workflow["steps"])
-    if given["analyse"]:
-        render.line()
-        _print_analysis(workflow.get("analysis"))
-    for step in workflow["steps"]:
-        if step["name"] in logs:
-            print_log_tail(f"{step['name']} (stoker logs {step['job']}):", logs[step["name"]])
-
-
-def _logs(client: Client, steps: list[StepView]) -> dict[str, bytes]:
-    """The last lines of the log of each step that ran."""
-    return {
-        step["name"]: log_tail(client, {"id": step["job"], "attempts": step["attempts"]})
-        for step in steps
-        if step["attempts"]
-    }
-
-
-def _facts(workflow: WorkflowDetails) -> list[tuple[str, object]]:
-    counts = workflow["counts"]
-    return [
-        ("workflow", workflow["id"]),
-        ("name", workflow["name"]),
-        ("state", workflow["state"]),
-        ("steps", ", ".join(f"{count} {state}" for state, count in counts.items())),
-        ("created", render.when(workflow["created_at"])),
-        ("finished", workflow["finished_at"] and render.when(workflow["finished_at"])),
-        ("trace", workflow["trace_id"]),
-        ("archive", workflow.get("archive")),
-        *(("stale", outcome.stale(one)) for one in workflow.get("stale") or ()),
-    ]
-
-
-def _print_steps(steps: list[StepView]) -> None:
-    headers: Sequence[str] = STEP_HEADERS
-    rows = [step_row(step) for step in steps]
-    if not any(cells[-1] for cells in rows):
-        headers, rows = STEP_HEADERS[:-1], [cells[:-1] for cells in rows]
-    table.show(headers, rows, spare=("TRY", "NEEDS"), whole=True)
-
-
-def step_row(step: StepView) -> tuple[object, ...]:
-    return (
-        step["name"],
-        step["job"],
-        step["state"],
-        outcome.result(step) or outcome.awaited(step) or "-",
-        step["attempts"],
-        few(need_texts(step)),
-        remark(step),
-    )
-
-
-def remark(step: StepView) -> str:
-    may_fail = None if step["critical"] else "may fail"
-    return "; ".join(filter(None, (may_fail, render.cut(last_line(step.get("error") or ""), REMARK_WIDTH))))
-
-
-def _print_analysis(analysis: AnalysisView | None) -> None:
-    if not analysis:
-        render.note("nothing to analyse: no step failed")
-        return
-    render.line(render.visible(analysis["message"]))
-    critical = "a critical step failed" if analysis["critical"] else "no critical step failed"
-    causes = [(cause.replace("_", " "), few(groups(names))) for cause, names in analysis["causes"].items()]
-    render.facts([("failure", f"{analysis['scope']}; {critical}"), *causes])
-    render.line(f"next: {render.visible(render.naming_socket(analysis['next']))}")

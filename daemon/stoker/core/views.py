@@ -307,10 +307,21 @@ class AnalysisView(TypedDict):
     next: str
 
 
+class EarlierRuns(TypedDict):
+    """The newest workflows of the same name and owner that succeeded: how many, and how long half of them took."""
+
+    count: int
+    median_ms: int
+
+
 class WorkflowDetails(WorkflowView):
-    """A workflow with its steps. `archive`: the path of the archive of its failure."""
+    """A workflow with its steps. `archive`: the path of the archive of its failure.
+
+    `earlier_runs`: for an estimate while it has not ended; None if there are none.
+    """
 
     steps: list[StepView]
+    earlier_runs: EarlierRuns | None
     archive: str | None
     stale: list[StaleCheckpoint]
 

@@ -21,7 +21,7 @@ from stoker.core.workflow.plan import plan_flow
 from stoker.core.workflow.resume import ResumeOptions
 from stoker.core.workflow.rollback import target_of
 from stoker.core.workflow.selection import Selection, select
-from stoker.core.workflow.state import Again, Step, WorkflowFilter, behind, to_reset
+from stoker.core.workflow.state import Again, Step, Workflow, WorkflowFilter, behind, to_reset
 from stoker.core.workflow.step_names import found_steps
 from stoker.engine.memory.workflows import LiveWorkflow, steps_of
 from stoker.engine.turn import Turn
@@ -37,7 +37,15 @@ from stoker.workflows.archive import analysis_of
 from stoker.workflows.submit import WorkflowAnswer, WorkflowOffer, WorkflowSubmission
 
 if TYPE_CHECKING:
-    from stoker.core.views import AnalysedWorkflow, StepList, StepView, WorkflowDetails, WorkflowPage, WorkflowView
+    from stoker.core.views import (
+        AnalysedWorkflow,
+        EarlierRuns,
+        StepList,
+        StepView,
+        WorkflowDetails,
+        WorkflowPage,
+        WorkflowView,
+    )
     from stoker.core.wire_types import (
         NeedsChanged,
         ResumePlan,
@@ -87,6 +95,7 @@ class WorkflowService:
         open_conditions = await engine.queries.run(conditions.of_jobs, waiting)
         view: WorkflowDetails = {
             **_view(stored),
+            "earlier_runs": await self._earlier_runs(stored.workflow),
             "steps": await asyncio.to_thread(_steps, stored, errors, open_conditions),  # there may be thousands
             "archive": await asyncio.to_thread(engine.archives.path, stored),
             "stale": await engine.staleness.find(jobs),
@@ -97,6 +106,12 @@ class WorkflowService:
         shown = None if analysis is None else msgspec.to_builtins(analysis)
         with_analysis: AnalysedWorkflow = {**view, "analysis": shown}
         return with_analysis
+
+    async def _earlier_runs(self, workflow: Workflow) -> EarlierRuns | None:
+        if workflow.ended:
+            return None
+        took = await self._engine.queries.run(workflows.earlier_durations, workflow)
+        return {"count": len(took), "median_ms": sorted(took)[len(took) // 2]} if took else None
 
     async def steps(self, workflow_id: int, name: str | None) -> StepList:
         """The steps that a name stands for, with their jobs. Raises StepNotFound."""

@@ -35,6 +35,12 @@ FAILED = """
 SELECT id, finished_at FROM (SELECT id, state, finished_at FROM workflows ORDER BY id DESC LIMIT ?)
 WHERE state = 'failed'
 """
+# The primary key bounds the search: a name that never succeeded would otherwise be looked for in all rows.
+EARLIER = """
+SELECT finished_at - created_at FROM workflows WHERE id < ?1 AND id >= ?1 - ?2 AND name = ?3 AND state = 'succeeded'
+    AND owner_uid = ?4 ORDER BY id DESC LIMIT ?5
+"""
+SEARCHED, LOOKED_AT = 1_000, 5
 PAGE = f"""
 SELECT {COLUMNS} FROM workflows WHERE (?1 IS NULL OR id < ?1)
     AND (?2 = '[]' OR state IN (SELECT value FROM json_each(?2))) ORDER BY id DESC LIMIT ?3
@@ -90,6 +96,12 @@ def ends(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, tuple[
 def failed(connection: sqlite3.Connection, limit: int) -> list[tuple[int, int]]:
     """Id and time of end of those that failed, among the newest `limit`."""
     return [(ident, at) for ident, at in connection.execute(FAILED, (limit,))]
+
+
+def earlier_durations(connection: sqlite3.Connection, workflow: Workflow) -> list[int]:
+    """How long the newest workflows of the same name and owner took that succeeded, in milliseconds."""
+    parameters = (workflow.id, SEARCHED, workflow.name, workflow.owner_uid, LOOKED_AT)
+    return [row[0] for row in connection.execute(EARLIER, parameters)]
 
 
 def page(

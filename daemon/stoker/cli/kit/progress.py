@@ -56,9 +56,13 @@ def line(what: str, done: float, of: float, elapsed_s: float, unit: Callable[[fl
     if not of:
         return f"{what} {unit(done)}" if done else what
     share = min(1.0, done / of)
-    filled = round(share * CELLS)
-    text = f"[{'#' * filled}{'·' * (CELLS - filled)}] {share:4.0%} {what} {unit(done)} of {unit(of)}"
+    text = f"{bar(share)} {share:4.0%} {what} {unit(done)} of {unit(of)}"
     if elapsed_s < ESTIMATED_S or not 0 < share < 1:
         return text
     left_s = max(1, round(elapsed_s * (1 - share) / share))
     return f"{text}, {duration(left_s * 1_000)} left"
+
+
+def bar(share: float) -> str:
+    filled = round(min(1.0, share) * CELLS)
+    return f"[{'#' * filled}{'·' * (CELLS - filled)}]"

@@ -16,7 +16,7 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from stoker.cli import workflows
-from stoker.cli.kit import render
+from stoker.cli.kit import render, step_groups
 from stoker.cli.screen.actions import words
 from stoker.cli.screen.details import JobScreen
 from stoker.cli.screen.grid import Grid
@@ -118,7 +118,9 @@ class WorkflowScreen(Screen[None]):
         super().__init__()
         self.is_old = False  # something was changed since it was read
         self._workflow = workflow
-        self.grid: Grid[StepView] = Grid(STEP_COLUMNS, lambda step: _texts(workflows.step_row(step)), "step-grid")
+        self.grid: Grid[StepView] = Grid(
+            STEP_COLUMNS, lambda step: _texts(step_groups.cells(step_groups.alone(step))), "step-grid"
+        )
 
     def compose(self) -> ComposeResult:
         yield Static(Text(f"workflow {self._workflow}"), id="title")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from stoker.cli import workflows
-from stoker.cli.kit import outcome, render
+from stoker.cli.kit import outcome, render, step_groups
 from stoker.cli.kit.drawings import Node, sign
 from stoker.cli.kit.naming import few, groups, need_texts
 from stoker.cli.pages.actions import offered
@@ -74,7 +74,7 @@ def _row(step: StepView) -> dict[str, Any]:
         **step,
         "why": outcome.result(step) or outcome.awaited(step),
         "needs": few(need_texts(step)),
-        "remark": workflows.remark(step),
+        "remark": step_groups.remark(step_groups.alone(step)),
         "actions": offered(workflow_actions.OF_STEP, step["state"]),
     }
 
