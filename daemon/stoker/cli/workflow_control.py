@@ -12,6 +12,7 @@ from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.naming import WAIT, checkpoint_id, few, need_texts, workflow_id
 from stoker.cli.kit.parser import JSON, Command, Given, Option, reason_of
+from stoker.cli.kit.progress import QUIET
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import UsageError
 
@@ -66,6 +67,7 @@ def pause(given: Given) -> int:
         TIMEOUT,
         MAX_ATTEMPTS,
         WAIT,
+        QUIET,
         REASON,
         JSON,
     ),
@@ -91,6 +93,7 @@ def resume(given: Given) -> int:
         TIMEOUT,
         MAX_ATTEMPTS,
         WAIT,
+        QUIET,
         REASON,
         JSON,
     ),

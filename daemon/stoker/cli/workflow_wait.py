@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import render, values
@@ -15,7 +16,8 @@ from stoker.cli.kit.connection import patiently
 from stoker.cli.kit.naming import few, workflow_id
 from stoker.cli.kit.outcome import FINAL
 from stoker.cli.kit.parser import JSON, Command, Given
-from stoker.cli.kit.progress import QUIET, Progress
+from stoker.cli.kit.progress import QUIET
+from stoker.cli.workflow_progress import WorkflowProgress, WorkflowStandings
 from stoker.core.errors import DaemonUnreachable, WaitTimeout
 from stoker.rpc.client import Client
 
@@ -65,8 +67,8 @@ def until_ended(given: Given, ident: int, until: float | None = None) -> int:
     `until`: monotonic seconds. Raises WaitTimeout.
     """
     try:
-        with Progress(given) as progress:
-            workflow = patiently(given, lambda client: wait_until_still(client, ident, until, progress))
+        progress = WorkflowProgress(given)
+        workflow = patiently(given, lambda client: wait_until_still(client, ident, until, progress))
     except KeyboardInterrupt:
         render.note(f"workflow {ident} goes on")
         render.hint(f"stoker workflow cancel {ident} ends it")
@@ -84,24 +86,29 @@ def until_ended(given: Given, ident: int, until: float | None = None) -> int:
 
 
 def wait_until_still(
-    client: Client, ident: int, until: float | None = None, progress: Progress | None = None
+    client: Client, ident: int, until: float | None = None, progress: WorkflowProgress | None = None
 ) -> WorkflowDetails:
     # Read the cursor first, so that no change is missed between reading the workflow and following it.
     cursor = client.status()["last_seq"]
     workflow = client.workflow(ident)
-    states = {step["job"]: step["state"] for step in workflow["steps"]}
     if _is_still(workflow):
         return workflow
-    with _Alarm(ident, until):
+    standings = WorkflowStandings(workflow)
+    with _Alarm(ident, until), progress or nullcontext():
+        if progress is not None:
+            progress.show(standings)
         for notification in client.stream("watch", {"after": cursor, "workflow": ident}):
             changes = notification["changes"]
-            if any(_may_end(change, workflow, states.keys()) for change in changes):
+            if any(_may_end(change, workflow, standings.states.keys()) for change in changes):
                 workflow = client.workflow(ident)
                 if _is_still(workflow):
                     return workflow
-            states |= {change["job"]: change["to"] for change in changes if change["job"] in states}
+                standings = WorkflowStandings(workflow)
+            else:
+                for change in changes:
+                    standings.take(change)
             if progress is not None:
-                progress.show("steps", sum(state in FINAL for state in states.values()), len(states))
+                progress.show(standings)
     raise DaemonUnreachable("the daemon ended the stream of changes")
 
 
@@ -134,7 +141,7 @@ def _may_end(change: ChangeShape, workflow: WorkflowDetails, jobs: Collection[in
     if change["kind"] == "workflow":
         return bool(change["subject"] == str(workflow["id"]))
     if change["job"] not in jobs:
-        return False
+        return change["kind"] == "job"  # a step that was added since the workflow was read
     stands = workflow["state"] == "paused" or bool(workflow["counts"].get("held"))
     return change["to"] == "held" or (stands and change["to"] != "running")
 

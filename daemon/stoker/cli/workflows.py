@@ -14,6 +14,7 @@ from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.naming import WAIT, few, groups, need_text
 from stoker.cli.kit.parser import JSON, Command, Given, Option
+from stoker.cli.kit.progress import QUIET
 from stoker.cli.submit_once import room_wait
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import FlowInvalid, QueueFull, UsageError
@@ -40,6 +41,7 @@ HEADERS = ("ID", "STATE", "DONE", "NOT DONE", "AGE", "TOOK", "NAME")
         Option("--block", None, "wait until there is room for all steps if a queue is full"),
         values.duration_option("--patience", "with --block: give up after this time"),
         WAIT,
+        QUIET,
         JSON,
     ),
     examples=(
