@@ -9,7 +9,7 @@ import pytest
 from stoker.core.errors import FlowInvalid, InvalidParams, NotAllowed
 from tests.support.facts import until
 from tests.support.flows import job_of, sent_flow, settled, step, step_states, workflow_view
-from tests.support.work import end_of
+from tests.support.work import end_of, shell, submit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -241,3 +241,18 @@ def test_retry_when_the_workflow_is_paused_then_it_stays_paused(client: stoker.C
     client.call("workflow.resume", {"id": workflow})
     assert settled(client, workflow) == "failed"
     assert attempts(client, workflow)["a"] == 2
+
+
+def test_retry_when_a_job_outside_the_workflow_was_skipped_too_then_it_runs_again(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    workflow = sent_flow(client, {"a": step(f"test -e {tmp_path}/mended")})
+    failed = job_of(client, workflow, "a")
+    outside = submit(client, shell("exit 0"), needs=[{"job": failed}])
+    assert end_of(client, outside) == BLOCKED
+
+    (tmp_path / "mended").touch()
+    answer = client.call("job.retry", {"id": failed})
+
+    assert answer["taken_up"] == [outside]
+    assert end_of(client, outside) == RAN

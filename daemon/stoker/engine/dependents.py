@@ -165,7 +165,7 @@ def _run_handlers_again(
         return []
     run = turn.memory.workflows.runs[job.workflow_id]
     again = [*queued] if isinstance(event, ev.Skip) else [job.id, *queued]
-    names = run.handlers({run.steps[job_id].name for job_id in again})
+    names = run.handlers({run.steps[job_id].name for job_id in again if job_id in run.steps})
     reset = sorted(job_id for name in names if not _is_overdue(turn, turn.job(job_id := run.jobs[name])))
     for job_id in reset:
         run_again(turn, job_id, ev.Reset(actor=event.actor, floor=run.head.seq), reset)
