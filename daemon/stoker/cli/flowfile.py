@@ -97,16 +97,22 @@ def located(source: str, flow: dict[str, Any], error: StokerError, then: str = "
     mistakes = error.details.get("errors")
     if not isinstance(error, FlowInvalid) or not mistakes:
         return error
-    source, lines = shown(source), []
+    lines = []
+    for path, message, hint in in_order(source, flow, error):
+        where = f"{shown(source)}: {path}: " if path and not message.startswith(path) else f"{shown(source)}: "
+        lines.append(where + message + (f" ({hint})" if hint else ""))
+    head = error.message.partition(": ")[0].removeprefix("the flow ")
+    return FlowInvalid(f"{shown(source)} {head}{then}", errors=lines)
+
+
+def in_order(source: str, flow: dict[str, Any], error: StokerError) -> Iterator[tuple[str, str, str | None]]:
+    """Path, message and hint of every mistake, in the order of the file and in the words of its language."""
+    mistakes = error.details.get("errors", ())
     for mistake in sorted(mistakes, key=lambda mistake: _position(flow, str(mistake["path"]))):
         path, message = str(mistake["path"]), str(mistake["message"])
         if not source.endswith(".json"):
             message = _of_toml(message)
-        hint = _duration_hint(flow, path) or mistake.get("hint")
-        where = f"{source}: {path}: " if path and not message.startswith(path) else f"{source}: "
-        lines.append(where + message + (f" ({hint})" if hint else ""))
-    head = error.message.partition(": ")[0].removeprefix("the flow ")
-    return FlowInvalid(f"{source} {head}{then}", errors=lines)
+        yield path, message, _duration_hint(flow, path) or mistake.get("hint")
 
 
 # --- reading ------------------------------------------------------------------------------------------------

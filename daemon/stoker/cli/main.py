@@ -64,6 +64,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "workflow ls": ("workflows:ls", "list workflows"),
         "workflow show": ("workflow_show:show", "a workflow, how far it has come, and its steps"),
         "workflow graph": ("graph:graph", "draw the steps and their needs: terminal, Mermaid, DOT, SVG"),
+        "workflow lint": ("lint:lint", "check flow files without a daemon: mistakes and warnings"),
         "workflow import": (
             "workflow_import:import_workflow",
             "write a flow file from a file of another tool",
