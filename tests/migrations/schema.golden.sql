@@ -36,10 +36,10 @@ CREATE INDEX jobs_workflow ON jobs (workflow_id) WHERE workflow_id IS NOT NULL;
 CREATE INDEX needs_needed ON needs (needed);
 CREATE INDEX workflows_ended ON workflows (finished_at, id, name, state) WHERE finished_at IS NOT NULL;
 CREATE INDEX workflows_live ON workflows (id) WHERE finished_at IS NULL;
-CREATE TABLE attempts (
-    run_id        TEXT PRIMARY KEY,
+CREATE TABLE "attempts" (
     job_id        INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
     ordinal       INTEGER NOT NULL CHECK (ordinal >= 1),
+    run_id        TEXT NOT NULL,
     launcher      TEXT NOT NULL,
     created_at    INTEGER NOT NULL,
     pid           INTEGER,
@@ -64,8 +64,10 @@ CREATE TABLE attempts (
     user_ms       INTEGER,
     system_ms     INTEGER,
     max_rss_kib   INTEGER,
-    log_bytes     INTEGER, bounds TEXT, output TEXT,
-    UNIQUE (job_id, ordinal),
+    log_bytes     INTEGER,
+    bounds        TEXT,
+    output        TEXT,
+    PRIMARY KEY (job_id, ordinal),
     CHECK ((ended_at IS NULL) = (outcome IS NULL))
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE buckets (
@@ -91,7 +93,7 @@ CREATE TABLE checkpoint_purges (
     seq   INTEGER NOT NULL CHECK (seq >= 1)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE checkpoints (
-    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    id          INTEGER PRIMARY KEY,
     chain       TEXT NOT NULL,             -- w7: of workflow 7; j42: of job 42, which is a step of none
     seq         INTEGER NOT NULL CHECK (seq >= 1),
     parent      INTEGER,
@@ -143,7 +145,7 @@ CREATE TABLE job_events (
     PRIMARY KEY (job_id, event_id)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE jobs (
-    id              INTEGER PRIMARY KEY AUTOINCREMENT,
+    id              INTEGER PRIMARY KEY,
     queue           TEXT NOT NULL,
     name            TEXT,
     state           TEXT NOT NULL CHECK (state = 'waiting' OR state = 'queued' OR state = 'running' OR state = 'held'
@@ -283,7 +285,7 @@ CREATE TABLE schedules (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE sqlite_sequence(name,seq);
 CREATE TABLE workflows (
-    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    id          INTEGER PRIMARY KEY,
     name        TEXT NOT NULL,
     state       TEXT NOT NULL CHECK (state = 'running' OR state = 'paused' OR state = 'succeeded' OR state = 'failed'
                     OR state = 'cancelled' OR state = 'rolling_back'),

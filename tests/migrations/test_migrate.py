@@ -16,8 +16,9 @@ import pytest
 
 from stoker.core.errors import StateRefused
 from stoker.store import database as databases
+from stoker.store import given_ids
 from stoker.store.backup_files import checksum_of, listed, read_checksum
-from stoker.store.migrate import Migration, _apply, migrate, shipped_migrations
+from stoker.store.migrate import Migration, _apply, apply_all, migrate, shipped_migrations
 from tests.migrations.test_schema import JOB, insert
 from tests.support.batches import put, tables
 from tests.support.jobs import job
@@ -49,6 +50,19 @@ def later_release(at: Path, sql: str) -> Path:
     shutil.copytree(ROOT / "migrations", at / "stoker" / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
     (at / "stoker" / "migrations" / NEXT).write_text(sql)
     return at
+
+
+def test_migration_when_the_newest_job_was_purged_before_then_its_id_stays_in_use() -> None:
+    """Up to schema 22 the last ids stand in a table that SQLite keeps only for AUTOINCREMENT."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        apply_all(connection, 22)
+        insert(connection, "jobs", JOB | {"id": 9})
+        connection.execute("DELETE FROM jobs")
+        for migration in shipped_migrations()[22:]:
+            _apply(connection, migration)
+        connection.execute("VACUUM")
+
+        assert given_ids.last(connection, "jobs") == 9
 
 
 def upgrade(release: Path, path: Path, backups: Path) -> subprocess.CompletedProcess[str]:

@@ -266,14 +266,6 @@ def test_job_when_it_is_purged_then_its_rows_go_and_its_key_and_its_history_stay
     assert {table: left(table) for table in tables} == {"attempts": 0, "needs": 0, "changes": 1, "idempotency": 1}
 
 
-def test_id_when_the_newest_job_was_purged_then_it_is_never_used_again(furnished: sqlite3.Connection) -> None:
-    furnished.execute("DELETE FROM jobs")
-
-    insert(furnished, "jobs", {name: value for name, value in JOB.items() if name != "id"})
-
-    assert furnished.execute("SELECT id FROM jobs").fetchall() == [(2,)]
-
-
 # --- the log of changes -------------------------------------------------------------------------------------
 
 

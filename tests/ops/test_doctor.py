@@ -189,13 +189,6 @@ DAMAGED_ROWS = {
         ("UPDATE jobs SET needs_open = 4 WHERE id = 6", "job 6 counts 4 open needs, its rows are 1"),
         ("UPDATE jobs SET attempts = 0 WHERE id = 5", "job 5 counts 0 attempts, the newest one is 1"),
     ],
-    "ids": [
-        ("UPDATE sqlite_sequence SET seq = 2 WHERE name = 'jobs'", "jobs: the last id given out is stored as 2, but 6"),
-        (
-            "UPDATE sqlite_sequence SET name = 'jofs' WHERE name = 'jobs'",
-            "jobs: the last id given out is stored as 0, but 6",
-        ),
-    ],
     "journaled": [
         (UNRECORDED.format("UPDATE attempts SET launcher = 'x'"), "launcher is x, the journal has "),
         (UNRECORDED.format("DELETE FROM attempts"), " is not there, the journal has it"),
@@ -263,7 +256,7 @@ DAMAGED_ROWS = {
     "journal lines": [(MANY_ENTRIES, "; the database keeps the list of them")],
     "journal": [("DELETE FROM outbox", "it lacks rows of its last change, but the journal goes on up to change")],
     "high-water mark": [
-        ("UPDATE sqlite_sequence SET seq = 99999 WHERE name = 'jobs'", "the database has 99999"),
+        ("INSERT INTO meta VALUES ('last_jobs', 99999)", "the database has 99999"),
     ],
 }
 CASES = [(name, sql, evidence) for name, damages in DAMAGED_ROWS.items() for sql, evidence in damages]

@@ -20,7 +20,7 @@ from stoker.core.errors import BackupRefused, JournalBroken, StateRefused
 from stoker.ops import audit, journal_audit, restore
 from stoker.ops import rebuild as rebuilding
 from stoker.ops.rebuild import Until
-from stoker.store import changes
+from stoker.store import changes, given_ids
 from stoker.store.backup_files import listed
 from stoker.store.directory import StateDirectory
 from stoker.store.journal_chains import JournalChain, chains
@@ -156,8 +156,7 @@ def test_restore_when_it_went_back_then_no_id_is_given_out_twice(past: Past, roo
     restore.carry_out(str(root), None, Until(seq=past.points[0][0]))
 
     with closing(sqlite3.connect(root / "stoker.db")) as connection:
-        (seq,) = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
-    assert seq >= past.points[-1][2]
+        assert given_ids.last(connection, "jobs") >= past.points[-1][2]
 
 
 def content(path: Path) -> list[Line]:

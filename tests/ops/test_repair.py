@@ -70,16 +70,6 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda root: edit(root, "UPDATE jobs SET attempts = 0 WHERE id = 2"),
         "job 2: attempts is 2",
     ),
-    "the last id": (
-        "ids",
-        lambda root: edit(root, "UPDATE sqlite_sequence SET seq = 2 WHERE name = 'jobs'"),
-        "jobs: the last id given out is 6",
-    ),
-    "a lost last id": (
-        "ids",
-        lambda root: edit(root, "UPDATE sqlite_sequence SET name = 'jofs' WHERE name = 'jobs'"),
-        "jobs: the last id given out is 6",
-    ),
     "a log of no job": ("logs without job", orphaned_log, "logs/0/77"),
     "half a backup": ("unfinished files", half_a_backup, "backups/1.db.new"),
 }

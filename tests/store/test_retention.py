@@ -15,7 +15,18 @@ from stoker.core.job.model import Need, Reason, State
 from stoker.core.requests import JobFilter
 from stoker.core.retention import EndedItem
 from stoker.core.workflow.state import Workflow, WorkflowState
-from stoker.store import attempts, changes, checkpoints, job_search, jobs, recoveries, retention, sizes, workflows
+from stoker.store import (
+    attempts,
+    changes,
+    checkpoints,
+    given_ids,
+    job_search,
+    jobs,
+    recoveries,
+    retention,
+    sizes,
+    workflows,
+)
 from stoker.store.database import make_shrinkable
 from stoker.store.recoveries import Recovery
 from stoker.store.retention import PurgePortion
@@ -166,6 +177,22 @@ def test_purge_when_swept_then_all_rows_go_and_log_directories_are_listed(databa
     assert answers == {"a": (1, "succeeded", None), "b": (2, None, None), "w": (4, "failed", 7)}
 
 
+def test_purge_when_the_newest_rows_go_then_their_ids_stay_in_use(database: sqlite3.Connection) -> None:
+    put(database, [ended(1), ended(9, workflow_id=7, step="a")])
+    add_workflow(database, workflow(7, WorkflowState.FAILED))
+    add_checkpoints(database, "w7", 3)
+    used = given_ids.given_out(database, epoch=1)
+
+    retention.purge(database, PurgePortion(0, [1], {7: [9]}))
+    sweep_rows(database)
+    while retention.sweep_checkpoints(database).removed:
+        pass
+
+    assert [count(database, table) for table in ("jobs", "workflows", "checkpoints")] == [0, 0, 0]
+    assert given_ids.given_out(database, epoch=1) == used
+    assert (used.jobs, used.workflows, used.checkpoints > 0) == (9, 7, True)
+
+
 def test_purge_when_committed_then_no_query_sees_the_jobs_whose_rows_are_left(database: sqlite3.Connection) -> None:
     put(database, [ended(1), ended(2), ended(3, workflow_id=7, step="a")])
     skipped: dict[str, Any] = {"reason": Reason.DEPENDENCY, "finished_at": 1, "workflow_id": 7, "step": "b"}
@@ -216,7 +243,7 @@ def test_purge_when_a_job_has_many_rows_then_each_commit_writes_few(database: sq
         written.append(database.total_changes)
 
     purge, *pieces = (after - before for before, after in pairwise(written))
-    assert purge == 601 + 1  # the list, and the workflow
+    assert purge == 601 + 1 + 3  # the list, the workflow, and the last id of each kind
     assert max(pieces) <= 3 * retention.SWEPT_ROWS  # a row of a job is unlisted too, and its logs are listed
     assert [count(database, table) for table in ("jobs", "attempts", "needs", "purging_jobs")] == [0, 0, 0, 0]
     assert count(database, "purged_jobs") == 601
@@ -424,7 +451,7 @@ def test_sizes_when_a_log_has_a_hole_then_it_takes_no_more_than_its_limit(databa
     for job_id, size in ((1, 10**9), (2, 500)):
         database.execute(f"{settle} VALUES (?, ?, 1, 'l', 0, 1, 'exit', ?)", (f"{job_id}.1.a", job_id, size))
 
-    assert sizes.logs(database, "") == ("2.1.a", 100_500)
-    assert sizes.logs(database, "2.1.a") == (None, 0)
+    assert sizes.logs(database, 0) == (2, 100_500)
+    assert sizes.logs(database, 2) == (None, 0)
     assert sizes.checkpoints(database, 0) == (20_003, 3_000)
     assert sizes.sizes_of(database, PurgePortion(0, [1, 2])) == {"logs": 100_500, "checkpoints": 3_000}

@@ -35,7 +35,7 @@ from stoker.core.rate import Rate
 from stoker.core.schedule.model import Schedule
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Workflow
-from stoker.store import attempts, changes, jobs, queues, reader, recoveries, snapshot
+from stoker.store import attempts, changes, given_ids, jobs, queues, reader, recoveries, snapshot
 from stoker.store.database import ADAPTED
 from stoker.store.jobs import Dependent, Keyed, SpecRemainder, spec_hash
 from stoker.store.recoveries import Recovery
@@ -439,6 +439,7 @@ def test_snapshot_when_jobs_are_live_then_it_has_open_runs_and_counts_of_others(
     going, stuck = job(State.RUNNING, id=4, attempts=1), job(State.HELD, id=5, attempts=1)
     pending = [job(id=1), job(id=2, asked=spec(queue="bulk")), job(id=3), job(State.WAITING, id=6)]
     put(database, [going, stuck, *pending, job(State.FAILED, id=9)], [attempt(going), attempt(stuck)])
+    given_ids.keep(database)
     database.execute("DELETE FROM jobs WHERE id = 9")
 
     loaded = snapshot.read(database)

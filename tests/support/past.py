@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stoker.core.clock import wall_ms
 from stoker.core.job.model import IN_PROCESS, Attempt, ExecutionMode, Identity, Job, OnOrphan, State
 from stoker.process.identity import boot_id, pid_namespace, read_stat
-from stoker.store import attempts, jobs
+from stoker.store import attempts, given_ids, jobs
 from tests.support.jobs import job, spec
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def kinds(count: int) -> Iterator[Kind]:
 def leave_open(database: Path, left: Iterable[Kind]) -> list[str]:
     """Write a running job with an open attempt for each kind; returns the run ids."""
     with closing(sqlite3.connect(database)) as connection, connection:
-        (last,) = connection.execute(jobs.LAST_ID).fetchone()
+        last = given_ids.last(connection, "jobs")
         rows = [_run(ident, kind) for ident, kind in enumerate(left, last + 1)]
         connection.executemany(jobs.INSERT, [jobs.insert_row(of) for of, _ in rows])
         connection.executemany(attempts.INSERT, [attempts.insert_row(run, {}) for _, run in rows])
@@ -87,7 +87,7 @@ def forget_start(database: Path, job_id: int) -> None:
 def leave_queued(database: Path, count: int) -> None:
     """Write queued jobs into the default queue."""
     with closing(sqlite3.connect(database)) as connection, connection:
-        (last,) = connection.execute(jobs.LAST_ID).fetchone()
+        last = given_ids.last(connection, "jobs")
         first = job(State.QUEUED, id=last + 1, order_key=wall_ms())
         connection.execute(jobs.INSERT, jobs.insert_row(first))
         connection.execute(MORE_QUEUED, (count - 1, first.id))

@@ -31,19 +31,20 @@ _NAMES = (
     "bounds",
 )
 _outcome_row = attrgetter(*_OUTCOME)
+_key = attrgetter("job_id", "ordinal", "run_id")
 COLUMNS = ", ".join("outcome" if name == "kind" else name for name in _NAMES)
 INSERT = "INSERT INTO attempts (run_id, job_id, ordinal, launcher, created_at, holds) VALUES (?, ?, ?, ?, ?, ?)"
 UPDATE = """
 UPDATE attempts SET pid = ?, start_ticks = ?, boot_id = ?, pid_namespace = ?, pidfs_inode = ?, cgroup = ?,
     stop_reason = ?, adopted = ?, started_at = ?, bounds = ?
-WHERE run_id = ? AND ended_at IS NULL
+WHERE job_id = ? AND ordinal = ? AND run_id = ? AND ended_at IS NULL
 """
 SETTLE = """
 UPDATE attempts SET pid = ?, start_ticks = ?, boot_id = ?, pid_namespace = ?, pidfs_inode = ?, cgroup = ?,
     stop_reason = ?, adopted = ?, started_at = ?, bounds = ?,
     ended_at = ?, outcome = ?, exit_code = ?, signal = ?, stopped = ?, error = ?, user_ms = ?, system_ms = ?,
     max_rss_kib = ?, log_bytes = ?, output = ?
-WHERE run_id = ? AND ended_at IS NULL
+WHERE job_id = ? AND ordinal = ? AND run_id = ? AND ended_at IS NULL
 """
 OPEN = f"SELECT {COLUMNS} FROM attempts WHERE ended_at IS NULL ORDER BY job_id"
 OF_JOB = f"SELECT {COLUMNS} FROM attempts WHERE job_id = ? ORDER BY ordinal"
@@ -68,7 +69,8 @@ SELECT job_id FROM attempts WHERE job_id IN (SELECT value FROM json_each(?))
     AND ordinal = (SELECT max(ordinal) FROM attempts AS newer WHERE newer.job_id = attempts.job_id)
     AND outcome != 'unseen' AND coalesce(log_bytes, 0) = 0
 """
-KNOWN = "SELECT run_id FROM attempts WHERE run_id IN (SELECT value FROM json_each(?))"
+# A run id begins with the id of its job, which is what SQLite makes of the text as a number.
+KNOWN = "SELECT run_id FROM json_each(?) JOIN attempts ON job_id = CAST(value AS INTEGER) AND run_id = value"
 
 
 def insert_row(attempt: Attempt, holds: dict[str, int]) -> tuple[Any, ...]:
@@ -86,13 +88,13 @@ def _progress(attempt: Attempt) -> tuple[Any, ...]:
 
 
 def update_row(attempt: Attempt) -> tuple[Any, ...]:
-    return (*_progress(attempt), attempt.run_id)
+    return (*_progress(attempt), *_key(attempt))
 
 
 def settle_row(attempt: Attempt) -> tuple[Any, ...]:
     end = attempt.outcome
     assert end is not None, "only an ended attempt is settled"
-    return (*_progress(attempt), attempt.ended_at, *_outcome_row(end), attempt.run_id)
+    return (*_progress(attempt), attempt.ended_at, *_outcome_row(end), *_key(attempt))
 
 
 @strict("attempts")

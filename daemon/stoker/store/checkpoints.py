@@ -56,7 +56,6 @@ SELECT min(seq) FROM (
 """
 BY_IDS = f"SELECT {COLUMNS} FROM checkpoints WHERE id IN (SELECT value FROM json_each(?)) ORDER BY seq"
 BY_ID = f"SELECT {COLUMNS} FROM checkpoints WHERE id = ?"
-LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'checkpoints'), 0)"
 COUNT = "SELECT count(*) FROM checkpoints"
 
 

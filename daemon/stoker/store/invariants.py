@@ -26,7 +26,6 @@ class Invariant(StrEnum):
     ATTEMPTS = "attempts"
     NEEDS = "needs"
     COUNTERS = "counters"
-    IDS = "ids"
     WORKFLOWS = "workflows"
     CHAINS = "chains"
     KEYS = "keys"
@@ -96,15 +95,6 @@ SELECT id, attempts, coalesce(newest, 0) FROM jobs LEFT JOIN (
 ) ON job_id = id WHERE attempts > coalesce(newest, 0) AND {NOT_PURGED}
 """,
     "job {0} had {1} attempts, but only those up to {2} are stored",
-)
-ID_BEYOND = Law(
-    """
-SELECT of_table, coalesce(seq, 0), highest FROM (
-    SELECT 'jobs' AS of_table, max(id) AS highest FROM jobs
-    UNION ALL SELECT 'workflows', max(id) FROM workflows UNION ALL SELECT 'checkpoints', max(id) FROM checkpoints
-) LEFT JOIN sqlite_sequence ON name = of_table WHERE coalesce(seq, 0) < highest
-""",
-    "{0}: the last id given out is stored as {1}, but {2} exists: the next ids would be those of others",
 )
 NO_WORKFLOW = Law(
     f"""
@@ -267,7 +257,6 @@ RULES: dict[Invariant, tuple[Law, ...]] = {
     Invariant.ATTEMPTS: (ATTEMPTS_LOST,),
     Invariant.NEEDS: (NEEDED_MISSING, NEEDS_LOST, CONDITIONS_UNLIKE_ROWS),
     Invariant.COUNTERS: (NEEDS_MISCOUNTED, ATTEMPTS_MISCOUNTED),
-    Invariant.IDS: (ID_BEYOND,),
     Invariant.WORKFLOWS: (NO_WORKFLOW, WORKFLOW_ENDED_BEFORE_STEP, WORKFLOW_UNLIKE_CHANGE),
     Invariant.CHAINS: (CHAIN_WITH_GAP,),
     Invariant.KEYS: (KEY_OF_NO_JOB, KEY_UNLIKE_CHANGE),

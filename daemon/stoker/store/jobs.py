@@ -138,7 +138,6 @@ SELECT id, attempts FROM jobs WHERE state = 'running'
     AND NOT EXISTS (SELECT 1 FROM attempts WHERE attempts.job_id = jobs.id AND attempts.ended_at IS NULL)
 """
 OPEN_NEEDS = "SELECT needed FROM needs WHERE job_id = ? ORDER BY needed"
-LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0)"
 
 INSERT_NEED = "INSERT INTO needs (job_id, needed, on_end) VALUES (?, ?, ?)"
 DELETE_NEED = "DELETE FROM needs WHERE job_id = ? AND needed = ?"

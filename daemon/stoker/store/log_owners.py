@@ -18,7 +18,8 @@ SELECT value FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE id = v
 NOT_STARTED = "SELECT id, attempts FROM jobs WHERE finished_at IS NULL AND state <> 'running'"
 ATTEMPTS_OF = "SELECT attempts FROM jobs WHERE id = ? AND finished_at IS NULL AND state <> 'running'"
 WITH_LOG = """
-SELECT run_id, job_id, ordinal FROM attempts WHERE run_id > ? AND log_bytes > 0 ORDER BY run_id LIMIT 10000
+SELECT run_id, job_id, ordinal FROM attempts WHERE (job_id, ordinal) > (?, ?) AND log_bytes > 0
+ORDER BY job_id, ordinal LIMIT 10000
 """
 
 
@@ -46,6 +47,6 @@ def attempts_of(connection: sqlite3.Connection, job_id: int) -> int | None:
     return None if row is None else int(row[0])
 
 
-def with_log(connection: sqlite3.Connection, after: str) -> list[Logged]:
-    """Some attempts that printed something, after a run id."""
-    return [Logged(*row) for row in connection.execute(WITH_LOG, (after,))]
+def with_log(connection: sqlite3.Connection, after: tuple[int, int]) -> list[Logged]:
+    """Some attempts that printed something, after this number of an attempt of a job."""
+    return [Logged(*row) for row in connection.execute(WITH_LOG, after)]

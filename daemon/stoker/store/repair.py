@@ -14,7 +14,6 @@ from pathlib import Path
 from stoker.core.clock import wall_ms
 from stoker.core.job.model import Change
 from stoker.store import changes, shipped_schema
-from stoker.store.high_water import ID_TABLES
 from stoker.store.integrity import damaged_pages
 
 PRAGMAS = "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
@@ -26,14 +25,6 @@ COUNT_NEEDS = """
 UPDATE jobs SET needs_open = (SELECT count(*) FROM needs WHERE job_id = jobs.id)
 WHERE state IN ('waiting', 'queued', 'held') AND EXISTS (SELECT 1 FROM needs WHERE job_id = jobs.id)
     AND needs_open <> (SELECT count(*) FROM needs WHERE job_id = jobs.id) RETURNING id, needs_open
-"""
-RAISE_SEQUENCE = """
-UPDATE sqlite_sequence SET seq = (SELECT max(id) FROM {table})
-WHERE name = '{table}' AND seq < (SELECT max(id) FROM {table}) RETURNING name, seq
-"""
-MAKE_SEQUENCE = """
-INSERT INTO sqlite_sequence (name, seq) SELECT '{table}', max(id) FROM {table}
-WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = '{table}') HAVING max(id) > 0 RETURNING name, seq
 """
 
 
@@ -65,12 +56,6 @@ def recount(connection: sqlite3.Connection) -> list[str]:
         *(f"job {job_id}: attempts is {count}" for job_id, count in raised),
         *(f"job {job_id}: needs_open is {count}" for job_id, count in counted),
     ]
-
-
-def raise_ids(connection: sqlite3.Connection) -> list[str]:
-    statements = [sql.format(table=table) for table in ID_TABLES for sql in (RAISE_SEQUENCE, MAKE_SEQUENCE)]
-    raised = [row for sql in statements for row in connection.execute(sql).fetchall()]
-    return [f"{table}: the last id given out is {last}" for table, last in raised]
 
 
 def recorded(

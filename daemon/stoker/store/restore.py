@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from stoker.core.errors import BackupRefused
-from stoker.store import history_id
+from stoker.store import given_ids, history_id
 from stoker.store.backup_files import NAME, BackupFile, listed
 from stoker.store.database import UNREADABLE, open_immutable, transaction
 from stoker.store.high_water import Mark
@@ -25,9 +25,6 @@ from stoker.store.strict import strict
 
 LATEST = "latest"
 NOTE = "restored"
-SEQUENCE = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = ?), 0)"
-FORGET_SEQUENCE = "DELETE FROM sqlite_sequence WHERE name = ?"
-SET_SEQUENCE = "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)"
 NOT_STARTED = """
 SELECT id FROM jobs WHERE state IN ('waiting', 'queued') AND (? OR on_orphan <> 'requeue') AND id > ?
 ORDER BY id LIMIT ?
@@ -96,8 +93,7 @@ def newest(backups: Sequence[BackupFile]) -> BackupFile:
 
 def given_out(connection: sqlite3.Connection) -> Mark:
     """The epoch and the ids that this database has given out."""
-    ids = [connection.execute(SEQUENCE, (table,)).fetchone()[0] for table in Mark.__struct_fields__[1:]]
-    return Mark(meta(connection).get("epoch", 0), *ids)
+    return given_ids.given_out(connection, meta(connection).get("epoch", 0))
 
 
 def prepare(path: Path, above: Mark, note: Restored, left_chain: str | None) -> None:
@@ -112,9 +108,7 @@ def prepare(path: Path, above: Mark, note: Restored, left_chain: str | None) -> 
         connection.execute("PRAGMA journal_mode = DELETE")
         raised = given_out(connection).joined(above)
         with transaction(connection):
-            for table in Mark.__struct_fields__[1:]:
-                connection.execute(FORGET_SEQUENCE, (table,))
-                connection.execute(SET_SEQUENCE, (table, getattr(raised, table)))
+            given_ids.remember(connection, raised)
             connection.execute(SET_META, ("epoch", raised.epoch))
             history_id.begin_another(connection, note.last_seq)
             connection.execute(FORGET_CHAIN)  # the journal goes on from another state: the next start begins a new one

@@ -18,7 +18,7 @@ from msgspec import Struct
 from stoker.core.job.model import Need
 from stoker.core.retention import EndedItem
 from stoker.core.workflow.checkpoint import chain_of
-from stoker.store import conditions
+from stoker.store import conditions, given_ids
 from stoker.store.database import json_array
 from stoker.store.jobs import NOT_PURGED
 from stoker.store.queues import SET_META
@@ -70,8 +70,8 @@ DELETE_CHANGES = "DELETE FROM changes WHERE seq <= ?"
 
 LISTED_JOBS = "SELECT id FROM purging_jobs LIMIT ?"
 DELETE_ATTEMPTS = """
-DELETE FROM attempts WHERE run_id IN (
-    SELECT run_id FROM attempts WHERE job_id IN (SELECT value FROM json_each(?)) LIMIT ?
+DELETE FROM attempts WHERE (job_id, ordinal) IN (
+    SELECT job_id, ordinal FROM attempts WHERE job_id IN (SELECT value FROM json_each(?)) LIMIT ?
 )
 """
 DELETE_NEEDS = """
@@ -276,6 +276,7 @@ class PurgePortion(Struct, frozen=True):
 def purge(connection: sqlite3.Connection, portion: PurgePortion) -> None:
     """Hide the jobs of a portion from every query and delete its workflows, in the transaction of its turn."""
     ids = json_array(portion.all_jobs)
+    given_ids.keep(connection)
     connection.execute(MARK_KEYS, (portion.at, ids))
     connection.execute(LIST_JOBS, (ids,))
     connection.execute(LIST_CHECKPOINTS, (json_array(portion.chains),))

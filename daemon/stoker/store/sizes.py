@@ -22,8 +22,10 @@ sum(CASE WHEN log_bytes <= 65536 THEN log_bytes ELSE min(log_bytes, coalesce(
     (SELECT json_extract(policy, '$.max_log_bytes') FROM jobs WHERE jobs.id = job_id), 67108864)) END)
 """
 LOGS = f"""
-SELECT max(run_id), {TAKEN}
-FROM (SELECT run_id, job_id, log_bytes FROM attempts WHERE run_id > ? ORDER BY run_id LIMIT ?)
+SELECT max(job_id), {TAKEN} FROM attempts
+WHERE job_id > ?1 AND job_id <= (SELECT max(job_id) FROM (
+    SELECT job_id FROM attempts WHERE job_id > ?1 ORDER BY job_id LIMIT ?2
+))
 """
 CHECKPOINTS = """
 SELECT max(id), sum(length(data)) FROM (SELECT id, data FROM checkpoints WHERE id > ? ORDER BY id LIMIT ?)
@@ -46,8 +48,8 @@ def space(connection: sqlite3.Connection) -> Space:
     return Space(size, free, bool(shrinks))
 
 
-def logs(connection: sqlite3.Connection, after: str) -> tuple[str | None, int]:
-    """The bytes of some logs with a run id above `after`, and the last of these ids."""
+def logs(connection: sqlite3.Connection, after: int) -> tuple[int | None, int]:
+    """The bytes of all logs of some jobs with an id above `after`, and the last of these ids."""
     last, size = connection.execute(LOGS, (after, PORTION)).fetchone()
     return last, size or 0
 

@@ -33,8 +33,10 @@ TIMELINE = f"""
 SELECT attempts.job_id, attempts.ordinal, attempts.run_id, jobs.queue, jobs.name, jobs.workflow_id, jobs.step,
     jobs.state, attempts.ordinal = jobs.attempts, attempts.created_at, attempts.started_at, attempts.ended_at,
     attempts.outcome, attempts.exit_code, attempts.signal, attempts.stop_reason
-FROM attempts JOIN jobs ON jobs.id = attempts.job_id
-WHERE attempts.run_id IN (SELECT value FROM json_each(?)) AND {NOT_PURGED}
+FROM json_each(?) AS shown
+JOIN attempts ON attempts.job_id = CAST(shown.value AS INTEGER) AND attempts.run_id = shown.value
+JOIN jobs ON jobs.id = attempts.job_id
+WHERE {NOT_PURGED}
 ORDER BY attempts.created_at DESC, attempts.run_id DESC
 """
 FAILED_LAST = f"""

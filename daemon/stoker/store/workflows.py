@@ -30,7 +30,6 @@ SELECT workflow_id, id, step, state, reason, failures, attempts, checkpoint_floo
 WHERE workflow_id IN (SELECT value FROM json_each(?)) ORDER BY id
 """
 ENDS = "SELECT id, owner_uid, finished_at IS NOT NULL FROM workflows WHERE id IN (SELECT value FROM json_each(?))"
-LAST_ID = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'workflows'), 0)"
 FAILED = """
 SELECT id, finished_at FROM (SELECT id, state, finished_at FROM workflows ORDER BY id DESC LIMIT ?)
 WHERE state = 'failed'

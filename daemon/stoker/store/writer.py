@@ -53,7 +53,7 @@ ROOM_AGAIN_S = 1.0
 # in a fraction of a second.
 CHECKPOINT_PAGES = 4_000
 PAGE_BYTES = 4_096
-COMMIT_PAGES = 6  # of tables, indexes and sqlite_sequence, for any transaction
+COMMIT_PAGES = 6  # of tables and indexes, for any transaction
 FORGOTTEN_PAGES = 10  # of entries that are deleted at once
 LONE_ROWS = 4  # the first rows of a transaction share few pages of tables and indexes; further ones do
 

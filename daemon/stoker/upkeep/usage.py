@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from stoker.core.clock import Clock
 from stoker.ops import archive
@@ -22,9 +22,8 @@ from stoker.upkeep.pace import Pace
 if TYPE_CHECKING:
     from stoker.core.daemon_views import UsageView
 
-T = TypeVar("T", int, str)
-Portion = Callable[[sqlite3.Connection, T], tuple[T | None, int]]
-"""From a key to the bytes of the rows after it and the last key among them, or None if there are no more rows."""
+Portion = Callable[[sqlite3.Connection, int], tuple[int | None, int]]
+"""From an id to the bytes of the rows after it and the last id among them, or None if there are no more rows."""
 
 
 class Usage:
@@ -43,12 +42,12 @@ class Usage:
         """Measure everything except the database file."""
         archives = await asyncio.to_thread(archive.listed, self._database.parent)
         self._archives = sum(one.size for one in archives)
-        self._logs = await self._sum(sizes.logs, "", pace)
-        self._checkpoints = await self._sum(sizes.checkpoints, 0, pace)
+        self._logs = await self._sum(sizes.logs, pace)
+        self._checkpoints = await self._sum(sizes.checkpoints, pace)
         self._measured_at = self._clock.now().wall
 
-    async def _sum(self, portion: Portion[T], first: T, pace: Pace) -> int:
-        total, after = 0, first
+    async def _sum(self, portion: Portion, pace: Pace) -> int:
+        total, after = 0, 0
         while True:
             async with pace.piece():
                 last, size = await self._reader.run(portion, after)

@@ -220,7 +220,6 @@ CHECKS = (
     _rule(Invariant.ATTEMPTS, "every attempt that a job has had is stored", E, LOOK),
     _rule(Invariant.PURGED, "only jobs that have ended are removed"),
     _rule(Invariant.COUNTERS, "counts of attempts and open needs are right", W, REPAIR),
-    _rule(Invariant.IDS, "no id can be given out twice", E, REPAIR),
     _rule(Invariant.WORKFLOWS, "workflows agree with their steps and changes", E, RESTORE),
     _rule(Invariant.CHAINS, "chains of checkpoints have no gap"),
     Check("rows", "checkpoints", "each checkpoint matches its checksum", E, RESTORE, has_whole_checkpoints),

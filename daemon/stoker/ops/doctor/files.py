@@ -74,13 +74,13 @@ def has_no_log_of_next_attempt(examination: Examination) -> Found:
 
 def has_logs_of_attempts(examination: Examination) -> Found:
     """Paths are texts here: to make a Path for each of a hundred thousand logs takes half of the time."""
-    after, root = "", str(examination.directory.root)
+    after, root = (0, 0), str(examination.directory.root)
     while rows := log_owners.with_log(examination.connection, after):
         logs = {row.run_id: f"{root}/{log_name(row.job_id, row.ordinal)}" for row in rows}
         lost = {run_id: path for run_id, path in logs.items() if not _exists(path)}
         for run_id in sorted(attempts.existing(examination.connection, lost)):
             yield f"run {run_id}: its log is lost: {lost[run_id]}"
-        after = rows[-1].run_id
+        after = (rows[-1].job_id, rows[-1].ordinal)
 
 
 def _exists(path: str) -> bool:

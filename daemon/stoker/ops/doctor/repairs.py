@@ -42,7 +42,6 @@ REPAIRS = {
     "objects": Repair(rows=repair.remake_objects),
     "jobs": Repair(rows=recorded_specs.put_back),
     "counters": Repair(rows=repair.recount),
-    "ids": Repair(rows=repair.raise_ids),
     "logs without job": Repair(files=files.orphaned_logs),
     "unfinished files": Repair(files=lambda examination: files.unfinished(examination.directory)),
 }
