@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stoker.cli import flowfile
+from stoker.cli.imports.dagman import read_dag
 from stoker.cli.imports.flow_text import flow_text
 from stoker.cli.imports.makefile import read_makefile
 from stoker.cli.kit import render
@@ -18,14 +19,14 @@ from stoker.rpc.flows import planned
 if TYPE_CHECKING:
     from stoker.cli.imports.draft import Draft
 
-MAKE = "make"
+MAKE, DAGMAN = "make", "dagman"
 LEFT_OUT = 1
 
 
 @Command(
     words="FILE",
     options=(
-        Option("--from", "TOOL", "the tool that the file is for", to="tool", choices=(MAKE,)),
+        Option("--from", "TOOL", "the tool that the file is for", to="tool", choices=(MAKE, DAGMAN)),
         Option("--goal", "TARGET", "of a makefile: the target to make (default: its first); repeatable", many=True),
         Option("-o --output", "FILE", "write to this file instead of stdout"),
         Option("--strict", None, "exit with 1, and write nothing, if something was left out"),
@@ -34,7 +35,7 @@ LEFT_OUT = 1
     examples=(
         "stoker workflow import --from make Makefile -o build.toml",
         "stoker workflow import --from make --goal test Makefile | stoker workflow submit -",
-        "stoker workflow import --from make --strict Makefile > build.toml",
+        "stoker workflow import --from dagman --strict diamond.dag > diamond.toml",
     ),
 )
 def import_workflow(given: Given) -> int:
@@ -60,8 +61,12 @@ def import_workflow(given: Given) -> int:
 
 def _draft(given: Given, source: str) -> Draft:
     if given["tool"] is None:
-        raise UsageError("which tool is the file for?", hint=f"--from {MAKE}")
-    return read_makefile(source, given["goal"])
+        raise UsageError("which tool is the file for?", hint=f"--from {MAKE} or --from {DAGMAN}")
+    if given["tool"] == MAKE:
+        return read_makefile(source, given["goal"])
+    if given["goal"]:
+        raise UsageError("--goal is for makefiles")
+    return read_dag(source)
 
 
 def _check(source: str, draft: Draft) -> None:
