@@ -58,6 +58,41 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a file to read": (flow({"a": {**OK, "each": {"file": "/etc/passwd"}}}), "only the client reads a file"),
     "half a source of items": (flow({"a": OK, "b": {**OK, "each": {"step": "a"}}}), "steps.b.each"),
+    "a matrix of a million": (
+        flow({"a": {**OK, "matrix": {"x": list(range(1_000)), "y": list(range(1_000))}}}),
+        "1000000 steps; the limit is 10000",
+    ),
+    "a matrix of a text": (flow({"a": {**OK, "matrix": {"x": "y"}}}), "steps.a.matrix.x"),
+    "a matrix of lists": (flow({"a": {**OK, "matrix": {"x": [["y"]]}}}), "steps.a.matrix.x[0]"),
+    "an axis of tables": (flow({"a": {**OK, "matrix": {"x": [{"y": 1}]}}}), "a value of an axis is no table"),
+    "an axis that is none": (
+        flow({"a": {**OK, "matrix": {"x": [1], "exclude": [{"y": 1}]}}}),
+        "steps.a.matrix.exclude[0].y: there is no such axis (there are: x)",
+    ),
+    "a matrix beside a list": (flow({"a": {**OK, "matrix": {"x": [1]}, "each": ["x"]}}), "either `each` or `matrix`"),
+    "groups of different items": (
+        flow({"a": {**OK, "each": ["x", "y"]}, "b": {**OK, "each": ["x"], "needs": [{"step": "a", "same": "item"}]}}),
+        "steps.b.needs[0]: 'a' also has y",
+    ),
+    "an item that a group does not have": (
+        flow({"a": {**OK, "each": ["x"]}, "b": {**OK, "needs": ["a[y]"]}}),
+        "steps.b.needs[0]: 'a' has no y (it has: x)",
+    ),
+    "the same of what": (
+        flow({"a": OK, "b": {**OK, "needs": [{"step": "a", "same": "name"}]}}),
+        "steps.b.needs[0].same",
+    ),
+    "a cycle through the same items": (
+        flow(
+            {
+                "a": {**OK, "each": ["x"], "needs": [{"step": "b", "same": "item"}]},
+                "b": {**OK, "each": ["x"], "needs": [{"step": "a", "same": "item"}]},
+            }
+        ),
+        "cycle",
+    ),
+    "a rate key that is none": (flow({"a": {**OK, "rate_key": "{{p}}"}}, parameters={"p": "a b"}), "steps.a.rate_key"),
+    "a condition with an unknown name": (flow({"a": {**OK, "wait_for": "file:/{{x}}"}}), "steps.a.wait_for: {{x}}"),
     "a source of items that is no step": (
         flow({"b": {**OK, "each": {"step": "a", "output": "x"}}}),
         "steps.b.each.step: there is no step 'a'",
@@ -204,6 +239,9 @@ def fan(items: int, times: int = 1, **more: Any) -> dict[str, Any]:
 
 
 HUGE = {
+    "a matrix of a hundred values on each of thirty axes": flow(
+        {"a": {**OK, "matrix": {f"a{n}": list(range(100)) for n in range(30)}}}
+    ),
     "as many steps as a frame holds": many(30_000),
     "a list of a hundred thousand": fan(100_000),
     "twenty lists of ten thousand": fan(10_000, 20),

@@ -223,7 +223,7 @@ def test_plan_when_much_is_wrong_then_every_mistake_is_reported_at_once() -> Non
         "steps.a.needs[1]": "there is no step 'lnik'",
         "steps.a.needs[3]": "step 'link' is named twice",
         "steps.a.resume": "there is no resume strategy 'nope' (there are: adopt, fail, from_checkpoint, restart, skip)",
-        "steps.a.width": "only a step with `each` has a width",
+        "steps.a.width": "only a step with `each` or `matrix` has a width",
         "steps.link.args[0]": "{{nothing}}: no such parameter (there are: known)",
         "steps.each.command": "{{other}}: no such parameter (there are: item, known)",
     }

@@ -88,6 +88,8 @@ class FlowClients:
         }
         if draw.random() < 0.2:
             step |= {"each": ["a", "b", "c"], "width": draw.choice([1, 2])}
+        elif draw.random() < 0.1:
+            step |= {"matrix": {"x": ["a", "b"], "y": [1, 2], "exclude": [{"x": "a", "y": 2}]}, "width": 2}
         if draw.random() < 0.2:
             step["resources"] = draw.choice([{"gpu": 1}, {"lock": 1}])
         if draw.random() < 0.1:

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NOT_ASKED = frozenset({"system.drain"})  # ends the daemon, as it should
+FAN_OUTS: list[dict[str, Any]] = [
+    {"each": ["a", 2, {"k": "v"}]},
+    {"each": {"step": "s0", "output": "list"}},
+    {"matrix": {"x": [1, 2], "y": ["a"], "exclude": [{"x": 1}], "include": [{"z": True}]}},
+    {"each": ["a", "a"], "needs": [{"step": "s0", "same": "item"}]},
+    {"each": ["a"], "needs": ["s0[{{item}}]"]},
+]
 ALWAYS = {("schedule.add", "job")}  # a schedule has a job or a flow
 NAMES = [name for name in METHODS if name not in NOT_ASKED]
 READ_BYTES = 1 << 16
@@ -179,6 +186,8 @@ class Phrases:
             step: dict[str, Any] = {"command": self._dice.choice(["true", "true", "false"])}
             if number and self._dice.random() < 0.6:
                 step["needs"] = [f"s{self._dice.randrange(number + 1)}"]
+            if self._dice.random() < 0.2:
+                step |= self._dice.choice(FAN_OUTS)
             if self._dice.random() < 0.05 or number > 10:
                 step[f"wrong_{number}"] = self._dice.choice(JUNK)
             steps[f"s{number}"] = step

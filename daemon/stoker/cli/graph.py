@@ -95,7 +95,7 @@ def _of_file(source: str) -> tuple[str, list[Node]]:
             step.name,
             edges({"needs": [{"step": need.step, "on": need.on.value} for need in step.needs], "when": step.when}),
             None,
-            critical=step.sent.critical,
+            critical=step.critical,
             conditions=step.conditions,
         )
         for step in plan.steps

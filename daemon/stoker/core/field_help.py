@@ -58,7 +58,8 @@ JOB: Final = {
 
 STEP: Final = {
     **JOB,
-    "needs": "steps that must have ended first: names, or {step, on} with on = ok, failed or any (default: ok)",
+    "needs": "steps that must have ended first: names, or {step, on} with on = ok, failed or any (default: ok); with"
+    ' same = "item", of another list the step of the same item',
     "when": "which ends of its needs let the step run: all_ok, any_failed, all_failed, any_ok, or always; in place of"
     " `on` in each need (default: all_ok)",
     "critical": "whether the workflow fails if this step does (default: true)",
@@ -68,7 +69,9 @@ STEP: Final = {
     " of its needs have changed",
     "each": "make one step of each item: texts, whole numbers or tables; {{item}} in its texts stands for the item,"
     " {{item.KEY}} for a value of a table",
-    "width": "how many steps of `each` may run at once",
+    "matrix": "make one step of each combination of the values of its axes, as in {os = [...], version = [...]};"
+    " `exclude` drops combinations, `include` adds values or items, both lists of tables",
+    "width": "how many steps of `each` or `matrix` may run at once",
 }
 
 FLOW: Final = {

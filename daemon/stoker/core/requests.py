@@ -128,11 +128,9 @@ class JobDefaults(Params, frozen=True, kw_only=True):
     max_log_bytes: Annotated[int, Meta(ge=4096, le=2**40)] | UnsetType = UNSET
 
 
-class JobWork(JobDefaults, frozen=True, kw_only=True):
-    """The fields that a job and a step of a workflow share; all but `command` may be left out."""
+class JobCircumstances(JobDefaults, frozen=True, kw_only=True):
+    """The fields of a job beside its command, which a flow may set for all its steps."""
 
-    command: Path | RawBytes
-    args: tuple[Text | RawBytes, ...] | UnsetType = UNSET
     env: dict[Text, Text | RawBytes] | UnsetType = UNSET
     working_dir: AbsolutePath | RawBytes | UnsetType = UNSET
     umask: Umask | UnsetType | None = UNSET
@@ -152,13 +150,29 @@ class JobWork(JobDefaults, frozen=True, kw_only=True):
     traceparent: TraceParent | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        _check_raw(self)
-        if self.args is not UNSET:
-            _check_argv(self.command, self.args)
+        if isinstance(self.working_dir, RawBytes):
+            _check_raw_directory(self.working_dir)
         if self.env is not UNSET:
             _check_env(self.env)
         if self.wait_for is not UNSET and self.wait_for is not None:
-            conditions.check(self.wait_for)
+            self._check_conditions(self.wait_for)
+
+    def _check_conditions(self, tree: Tree) -> None:
+        conditions.check(tree)
+
+
+class JobWork(JobCircumstances, frozen=True, kw_only=True):
+    """The fields that a job and a step of a workflow share; all but `command` may be left out."""
+
+    command: Path | RawBytes
+    args: tuple[Text | RawBytes, ...] | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if isinstance(self.command, RawBytes):
+            _check_raw_command(self.command, self.execution_mode)
+        if self.args is not UNSET:
+            _check_argv(self.command, self.args)
+        super().__post_init__()
 
 
 class JobParams(JobWork, frozen=True, kw_only=True):
@@ -314,18 +328,21 @@ def _check_order(name: str, until: int | None, of: str, since: int | None) -> No
         raise InvalidParams(f"{name}: {instant(until)} is before {of}, {instant(since)}", path=name)
 
 
-def _check_raw(work: JobWork) -> None:
-    """The limits that the types of strings have, for bytes."""
-    if isinstance(work.command, RawBytes):
-        if not 1 <= len(work.command) <= MAX_PATH:
-            raise _beyond("command", f"1 to {MAX_PATH} bytes")
-        if work.execution_mode is ExecutionMode.IN_PROCESS:
-            raise InvalidParams("command: the name of a handler is text", path="command")
-    if isinstance(work.working_dir, RawBytes):
-        if len(work.working_dir) > MAX_PATH:
-            raise _beyond("working_dir", f"at most {MAX_PATH} bytes")
-        if not work.working_dir.data.startswith(b"/"):
-            raise InvalidParams("working_dir: not an absolute path", path="working_dir", hint="begin it with /")
+# The limits that the types of strings have, for bytes.
+
+
+def _check_raw_command(command: RawBytes, mode: ExecutionMode | UnsetType) -> None:
+    if not 1 <= len(command) <= MAX_PATH:
+        raise _beyond("command", f"1 to {MAX_PATH} bytes")
+    if mode is ExecutionMode.IN_PROCESS:
+        raise InvalidParams("command: the name of a handler is text", path="command")
+
+
+def _check_raw_directory(directory: RawBytes) -> None:
+    if len(directory) > MAX_PATH:
+        raise _beyond("working_dir", f"at most {MAX_PATH} bytes")
+    if not directory.data.startswith(b"/"):
+        raise InvalidParams("working_dir: not an absolute path", path="working_dir", hint="begin it with /")
 
 
 def _beyond(path: str, limit: str) -> InvalidParams:

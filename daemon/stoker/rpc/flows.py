@@ -27,7 +27,7 @@ from stoker.rpc.schema import read_params
 STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}\Z")
 _STEP_NAME_HINT = "letters, digits and . _ -, at most 48, the first a letter or digit"
 # The fields that locate a program: if one is wrong, the step's program cannot be looked up.
-_OF_PROGRAM = frozenset({"command", "working_dir", "env", "execution_mode", "each"})
+_OF_PROGRAM = frozenset({"command", "working_dir", "env", "execution_mode", "each", "matrix"})
 
 K = TypeVar("K", bound=Params)
 StepNames = Annotated[tuple[StepName, ...], Meta(max_length=MAX_NAMED_STEPS)]
@@ -154,7 +154,8 @@ def _read(value: Any, kind: type[K], place: str, mistakes: list[Mistake]) -> _Pa
     for name in missing:
         _add({other: stand_ins[other] for other in stand_ins if other != name}, kind, place, mistakes)
     sound = {**stand_ins, **{name: value[name] for name in value if name not in wrong}}
-    if "each" in wrong:
+    if wrong & {"each", "matrix"}:
+        sound.pop("matrix", None)
         sound["each"] = _ITEMS
     if not _fits(sound, kind):  # each field is valid, but the arguments are too long for the command
         _add(sound, kind, place, mistakes)

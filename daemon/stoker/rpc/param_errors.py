@@ -62,6 +62,7 @@ _HINTS_OF: dict[type[Struct], dict[str, str]] = {
     RateSettings: {"key": f"{_RATE_KEY_HINT}; * for each key without a rate of its own"},
     StepParams: {
         "needs": 'a list of steps, as in ["compile"]; `step` and `on` in place of a name give a condition',
+        "matrix": 'lists by name, as in { os = ["linux", "mac"], version = ["3.12"] }, with include and exclude',
         "each": 'a list of texts, whole numbers or tables, as in ["a", 3, { os = "linux" }]; write 3.10 as "3.10"',
     },
 }

@@ -72,8 +72,8 @@ def step_row(planned: Planned, job_id: int) -> Step:
         job_id=job_id,
         needs=planned.needs,
         when=planned.when,
-        critical=planned.sent.critical,
-        resume=planned.sent.resume,
+        critical=planned.critical,
+        resume=planned.resume,
         verify=bool(planned.sent.verify),
     )
 

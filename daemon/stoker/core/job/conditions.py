@@ -11,7 +11,7 @@ the host (`idle`, `charging`) counts only if it holds when everything else is me
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -71,6 +71,7 @@ BLOCKERS = {
     ConditionKind.IDLE: ("idle", "stoker status"),
     ConditionKind.CHARGING: ("charging", "stoker status"),
 }
+TEMPLATE = "event:x"  # is checked in place of a template
 FORMS = "event:NAME, job:ID, workflow:ID, file:/PATH, file-changed:/PATH, idle or charging"
 EVENT_HINT = "letters, digits and . _ : -, at most 64, the first a letter or digit"
 PATH_HINT = "an absolute path, at most 4095 bytes and 255 for each name in it: file:/srv/in/ready"
@@ -192,9 +193,9 @@ def why_open(
     return code, message, command.format(target_of(first)), details | ({"seen": now_seen} if now_seen else {})
 
 
-def check(tree: Tree) -> None:
-    """Raises InvalidParams if a condition or a group is wrong."""
-    _check(tree, "wait_for", 1)
+def check(tree: Tree, *, templates: bool = False) -> None:
+    """Raises InvalidParams if a condition or a group is wrong. `templates`: a text with `{{` is checked once filled."""
+    _check(filled(tree, lambda text: TEMPLATE if "{{" in text else text) if templates else tree, "wait_for", 1)
     conditions = texts(tree)
     if len(conditions) > MOST_CONDITIONS:
         problem = f"wait_for: {len(conditions)} conditions; the limit is {MOST_CONDITIONS}"
@@ -202,6 +203,15 @@ def check(tree: Tree) -> None:
     twice = [text for index, text in enumerate(conditions) if text in conditions[:index]]
     if twice:
         raise InvalidParams(f"wait_for: {twice[0]} is named twice", path="wait_for", hint="name it once")
+
+
+def filled(tree: Tree, fill: Callable[[str], str]) -> Tree:
+    """The tree with each condition replaced."""
+    if isinstance(tree, str):
+        return fill(tree)
+    return ConditionGroup(
+        all=tuple(filled(member, fill) for member in tree.all), any=tuple(filled(member, fill) for member in tree.any)
+    )
 
 
 def _check(tree: Tree, path: str, level: int) -> None:

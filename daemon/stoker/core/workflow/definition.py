@@ -6,35 +6,54 @@ Owns the fields of a flow file and of a step, and the meaning of a condition (`w
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from stoker.core.job import conditions
+from stoker.core.job.conditions import Tree
 from stoker.core.job.model import NeedOn, When
-from stoker.core.raw_bytes import RawBytes
 from stoker.core.requests import (
     MAX_NEEDS,
-    AbsolutePath,
     Budget,
-    JobDefaults,
+    JobCircumstances,
     JobWork,
     Name,
     Params,
+    StepName,
     Text,
-    Umask,
 )
 from stoker.core.workflow.items import Item
+from stoker.core.workflow.matrix import Matrix, size_of
 from stoker.core.workflow.mistakes import Mistake
-from stoker.core.workflow.state import Edge, Strategy
+from stoker.core.workflow.state import Edge
 
 MAX_STEPS = 10_000
 MAX_NAMED_STEPS = 100  # in one request
 
 
+def entry_of(need: str) -> str:
+    """The entry of the flow that a need names: `align` for `align[{{item}}]`."""
+    return need.partition("[")[0] if need.endswith("]") else need
+
+
 class StepNeed(Params, frozen=True, kw_only=True):
-    step: Name
+    """A need of a step. `same`: of a group, only the step of the same item."""
+
+    step: StepName
     on: NeedOn | UnsetType = UNSET
+    same: Literal["item"] | UnsetType = UNSET
+
+    @property
+    def group(self) -> str:
+        """The entry of the flow that it names: `align` for `align[{{item}}]`."""
+        return entry_of(self.step)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it means one step of a group, not all."""
+        return self.same is not UNSET or self.step != self.group
 
 
 class ItemSource(Params, frozen=True, kw_only=True):
@@ -69,34 +88,56 @@ _CONDITIONS = {
 
 
 class StepParams(JobWork, frozen=True, kw_only=True):
-    """A step as it is sent: the fields of a job, and those of a step. `each` makes one step of each item.
+    """A step as it is sent: the fields of a job, and those of a step. `each` and `matrix` make one step of each item.
 
-    Its `edges` are its needs, with the step whose output is its list.
+    Its `edges` are its needs by the entries of the flow, with the step whose output is its list. `queue` and `rate_key`
+    may hold templates: their limits are checked once these are filled.
     """
 
-    needs: Annotated[tuple[Name | StepNeed, ...], Meta(max_length=MAX_NEEDS)] = ()
-    when: StepWhen | UnsetType = UNSET
-    critical: bool = True
-    resume: Name = Strategy.FROM_CHECKPOINT.value
+    queue: StepName | UnsetType = UNSET
+    rate_key: StepName | UnsetType | None = UNSET
+    critical: bool | UnsetType = UNSET
+    resume: Name | UnsetType = UNSET
     verify: bool | UnsetType = UNSET
-    each: Annotated[tuple[Item, ...], Meta(min_length=1, max_length=MAX_STEPS)] | ItemSource | UnsetType = UNSET
     width: Budget | UnsetType = UNSET
+
+    needs: Annotated[tuple[StepName | StepNeed, ...], Meta(max_length=MAX_NEEDS)] = ()
+    when: StepWhen | UnsetType = UNSET
+    each: Annotated[tuple[Item, ...], Meta(min_length=1, max_length=MAX_STEPS)] | ItemSource | UnsetType = UNSET
+    matrix: Matrix | UnsetType = UNSET
 
     @property
     def fans_out(self) -> bool:
         """Whether it becomes a group of steps, one of each item."""
-        return self.each is not UNSET
+        return self.each is not UNSET or self.matrix is not UNSET
 
     @property
     def size(self) -> int:
-        """The number of steps that it becomes at first: a list that is not known yet is one step, which will expand."""
+        """How many steps it becomes at first, at most: a list that is not known yet is one step, which will expand."""
+        if self.matrix is not UNSET:
+            return size_of(self.matrix)
         return len(self.each) if isinstance(self.each, tuple) else 1
+
+    @property
+    def own_needs(self) -> list[StepNeed]:
+        """Its needs, all in the long form and with their conditions."""
+        usual = NeedOn.OK if self.when is UNSET else _CONDITIONS[self.when][0]
+        return [
+            StepNeed(step=need, on=usual)
+            if isinstance(need, str)
+            else need
+            if need.on is not UNSET
+            else msgspec.structs.replace(need, on=usual)
+            for need in self.needs
+        ]
 
     @property
     def edges(self) -> list[Edge]:
         usual = NeedOn.OK if self.when is UNSET else _CONDITIONS[self.when][0]
         edges = [
-            Edge(need, usual) if isinstance(need, str) else Edge(need.step, usual if need.on is UNSET else need.on)
+            Edge(entry_of(need), usual)
+            if isinstance(need, str)
+            else Edge(need.group, usual if need.on is UNSET else need.on)
             for need in self.needs
         ]
         source = self.each.step if isinstance(self.each, ItemSource) else UNSET
@@ -104,20 +145,27 @@ class StepParams(JobWork, frozen=True, kw_only=True):
             edges.append(Edge(source, usual))
         return edges
 
+    def _check_conditions(self, tree: Tree) -> None:
+        conditions.check(tree, templates=True)
+
     @property
     def counting(self) -> When:
         """How its needs count together."""
         return When.EACH if self.when is UNSET else _CONDITIONS[self.when][1]
 
 
-class StepDefaults(JobDefaults, frozen=True, kw_only=True):
-    """Fields that a flow sets for all its steps."""
+class StepDefaults(JobCircumstances, frozen=True, kw_only=True):
+    """The fields that a flow may set for all its steps: of a step all but its command, needs and items."""
 
-    working_dir: AbsolutePath | RawBytes | UnsetType = UNSET
-    umask: Umask | UnsetType | None = UNSET
-    env: dict[Text, Text | RawBytes] | UnsetType = UNSET
-    queue: Name | UnsetType = UNSET
+    queue: StepName | UnsetType = UNSET
+    rate_key: StepName | UnsetType | None = UNSET
+    critical: bool | UnsetType = UNSET
     resume: Name | UnsetType = UNSET
+    verify: bool | UnsetType = UNSET
+    width: Budget | UnsetType = UNSET
+
+    def _check_conditions(self, tree: Tree) -> None:
+        conditions.check(tree, templates=True)
 
 
 class Flow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

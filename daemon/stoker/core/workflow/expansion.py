@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct
 
 from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import NeedOn, When
-from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, StepNeed
+from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest
 from stoker.core.workflow.fan_out import Planned, fan_out
 from stoker.core.workflow.items import Item, step_name
 from stoker.core.workflow.mistakes import Mistake, refuse
@@ -76,9 +76,7 @@ def group_of(flow: Flow, parameters: Mapping[str, str], name: str, items: Sequen
     mistakes: list[Mistake] = []
     steps = fan_out(FlowRequest(flow=alone, raw=msgspec.Raw(), parameters=dict(parameters)), mistakes, None)[name]
     refuse(list(dict.fromkeys(mistakes)))
-    same = {
-        need.step for need in entry.needs if isinstance(need, StepNeed) and getattr(need, "same", UNSET) is not UNSET
-    }
+    same = {need.group for need in entry.own_needs if need.same is not UNSET}
     return GroupPlan(
         name,
         tuple(steps),

@@ -16,6 +16,7 @@ from stoker.core.job.conditions import texts
 from stoker.core.job.model import ExecutionMode, OnOrphan, When
 from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, ItemSource, StepParams
 from stoker.core.workflow.items import Item, item_text, labels, step_name
+from stoker.core.workflow.matrix import RULES, combined, wrong_parts
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake
 from stoker.core.workflow.state import Edge, Strategy
 from stoker.core.workflow.template import OVERHEAD, Filled, Template, TemplateNames, filled_items
@@ -45,6 +46,16 @@ class Planned(Struct, frozen=True, kw_only=True):
     locatable: bool = True
 
     @property
+    def critical(self) -> bool:
+        """Whether its failure makes the workflow fail."""
+        return self.sent.critical is not False
+
+    @property
+    def resume(self) -> str:
+        """The strategy of a resume for it."""
+        return Strategy.FROM_CHECKPOINT.value if self.sent.resume is UNSET else self.sent.resume
+
+    @property
     def conditions(self) -> list[str]:
         """Its conditions, which it waits for beside its needs."""
         return texts(self.sent.wait_for or None)
@@ -60,10 +71,8 @@ def fan_out(request: FlowRequest, mistakes: list[Mistake], of_each: int | None) 
         of_step: dict[Mistake, None] = {}  # in order, and a mistake of several items only once
         groups[name] = []
         sent = with_defaults(flow, step)
-        items = None
-        if isinstance(sent.each, tuple):
-            items, wrong = filled_items(sent.each[:of_each], names)
-            of_step.update(dict.fromkeys(wrong[:MAX_MISTAKES]))
+        items, wrong = _items(sent, of_each, names)
+        of_step.update(dict.fromkeys(wrong[:MAX_MISTAKES]))
         for planned, filled in _made(name, sent, items, names):
             sure = name not in request.unsure
             locatable = filled.locatable and name not in request.unlocatable
@@ -95,12 +104,35 @@ def _made(
             filled = template.fill(item)
             planned = Planned(name=step_name(name, label), sent=filled.step, group=name, item=item, label=label)
             yield planned, filled._replace(size=filled.size + len(item_text(item)))
-    elif isinstance(sent.each, ItemSource):
+    elif sent.fans_out:
+        source = sent.each if isinstance(sent.each, ItemSource) else None
         filled = Filled(_expanding(sent), OVERHEAD, template.mistakes)
-        yield Planned(name=name, sent=filled.step, source=sent.each, control=True), filled
+        yield Planned(name=name, sent=filled.step, source=source, control=True), filled
     else:
         filled = template.fill()
         yield Planned(name=name, sent=filled.step), filled
+
+
+def _items(sent: StepParams, of_each: int | None, names: TemplateNames) -> tuple[Sequence[Item] | None, list[Mistake]]:
+    """The items of a step, filled in, and the mistakes in them; None if there are none, or they are not known."""
+    if isinstance(sent.each, tuple):
+        return filled_items(sent.each[:of_each], names)
+    if sent.matrix is UNSET:
+        return None, []
+    return _combinations(sent.matrix, of_each, names)
+
+
+def _combinations(
+    matrix: Mapping[str, Sequence[Any]], of_each: int | None, names: TemplateNames
+) -> tuple[Sequence[Item] | None, list[Mistake]]:
+    """The items of a matrix; with `of_each`, because it makes too many, the first of each axis. None: it is wrong."""
+    wrong = [*wrong_parts(matrix, "matrix")]
+    if wrong:
+        return None, wrong
+    chosen = {axis: values[:1] if of_each and axis not in RULES else values for axis, values in matrix.items()}
+    filled = {axis: filled_items(values, names, f"matrix.{axis}") for axis, values in chosen.items()}
+    mistakes = [mistake for _, of_axis in filled.values() for mistake in of_axis]
+    return combined({axis: values for axis, (values, _) in filled.items()})[:of_each], mistakes
 
 
 def _expanding(sent: StepParams) -> StepParams:
@@ -120,16 +152,19 @@ def _of(name: str, mistakes: Iterable[Mistake]) -> list[Mistake]:
 
 
 def with_defaults(flow: Flow, step: StepParams) -> StepParams:
+    """The step with the defaults of its flow; of `env` and `labels` entry by entry."""
     defaults = flow.defaults
     changes: dict[str, Any] = {
         name: value
         for name in defaults.__struct_fields__
         if (value := getattr(defaults, name)) is not UNSET and getattr(step, name) is UNSET
     }
-    if defaults.env is not UNSET and step.env is not UNSET:
-        changes["env"] = defaults.env | step.env
-    if defaults.resume is not UNSET and step.resume == Strategy.FROM_CHECKPOINT:
-        changes["resume"] = defaults.resume
-    if step.verify is UNSET:
+    if not step.fans_out:
+        changes.pop("width", None)
+    for name in ("env", "labels"):
+        inherited, own = getattr(defaults, name), getattr(step, name)
+        if inherited is not UNSET and own is not UNSET:
+            changes[name] = inherited | own
+    if step.verify is UNSET and defaults.verify is UNSET:
         changes["verify"] = flow.verify
     return msgspec.structs.replace(step, **changes)

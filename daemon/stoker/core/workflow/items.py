@@ -59,12 +59,17 @@ def labels(items: Iterable[Item]) -> list[str]:
     return found
 
 
+def as_label(text: str) -> str:
+    """A text as a part of a name; of a long one the end, because long paths differ there."""
+    return _OTHER.sub("_", text[-MAX_LABEL:]) or "_"
+
+
 def _label(item: Item) -> str:
     if isinstance(item, Mapping):
         text = value_text(item["name"]) if "name" in item else ",".join(map(value_text, item.values()))
     else:
         text = value_text(item)
-    return _OTHER.sub("_", text[-MAX_LABEL:]) or "_"  # long paths differ at their ends
+    return as_label(text)
 
 
 def step_name(group: str, label: str) -> str:

@@ -16,11 +16,11 @@ from msgspec import UNSET, Struct
 
 from stoker.core.job.dependencies import OVER_ALL
 from stoker.core.job.model import When
-from stoker.core.requests import Name
 from stoker.core.similar_names import did_you_mean
 from stoker.core.workflow.cycles import cycle_mistake, find_cycles, layers
 from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, ItemSource, StepNeed, StepParams
-from stoker.core.workflow.fan_out import Planned, fan_out
+from stoker.core.workflow.entry_needs import EntryNeeds, entry_needs
+from stoker.core.workflow.fan_out import Planned, fan_out, names_of
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake
 from stoker.core.workflow.state import Edge
 from stoker.core.workflow.template import named
@@ -46,18 +46,28 @@ def plan_flow(request: FlowRequest, strategies: Collection[str] | None) -> Plan:
     mistakes = [*request.mistakes, *_unknown_parameters(flow, request.parameters)]
     for name, step in flow.steps.items():
         _judge(flow, name, step, strategies, mistakes)
-        if isinstance(step.each, ItemSource) and name not in request.unsure:
-            mistakes += _wrong_source(f"steps.{name}.each", step.each)
+        if name not in request.unsure:
+            mistakes += _wrong_items(f"steps.{name}", step)
     others = {name: [need.step for need in step.edges if need.step != name] for name, step in flow.steps.items()}
     mistakes += map(cycle_mistake, find_cycles(others))
     excess = _too_many(flow)
     mistakes += excess
     groups = fan_out(request, mistakes, of_each=1 if excess else None)
+    if not mistakes:
+        mistakes += _too_many_needs(flow, groups)
+    sure = {} if excess else {name: step for name, step in flow.steps.items() if name not in request.unsure}
+    names = names_of(flow, request.parameters)
+    needs = {name: entry_needs(name, sure, groups, names) if name in sure else EntryNeeds() for name in flow.steps}
+    mistakes += (one._replace(path=f"steps.{name}.{one.path}") for name, own in needs.items() for one in own.mistakes)
     if mistakes:
         steps = tuple(step for group in groups.values() for step in group)
         return Plan(steps=steps, mistakes=tuple(dict.fromkeys(mistakes)))
-    widths = {name: step.width for name, step in flow.steps.items() if isinstance(step.width, int)}
-    steps = _ordered(flow, groups)
+    widths = {
+        name: width
+        for name, step in flow.steps.items()
+        if step.fans_out and isinstance(width := flow.defaults.width if step.width is UNSET else step.width, int)
+    }
+    steps = _ordered(flow, groups, needs)
     return Plan(
         steps=steps, widths=widths, layers=layers({one.name: [need.step for need in one.needs] for one in steps})
     )
@@ -77,7 +87,15 @@ def _too_many(flow: Flow) -> list[Mistake]:
     sizes = {name: step.size for name, step in flow.steps.items()}
     if (total := sum(sizes.values())) > MAX_STEPS:
         return [Mistake("steps", f"{total} steps; the limit is {MAX_STEPS}", "split the flow")]
-    edges = sum(sizes[name] * sum(sizes.get(need.step, 0) for need in step.edges) for name, step in flow.steps.items())
+    return []
+
+
+def _too_many_needs(flow: Flow, groups: Mapping[str, Sequence[Planned]]) -> list[Mistake]:
+    """Count the needs before any is made."""
+    edges = sum(
+        len(groups[name]) * sum(1 if need.is_single else len(groups[need.group]) for need in step.own_needs)
+        for name, step in flow.steps.items()
+    )
     if edges > MAX_EDGES:
         return [Mistake("steps", f"{edges} needs between steps; the limit is {MAX_EDGES}", "put one step in between")]
     return []
@@ -88,28 +106,42 @@ def _judge(
 ) -> None:
     """Add the mistakes of one step against the rest of its flow."""
     path = f"steps.{name}"
-    seen: set[str] = set()
-    for index, need in enumerate(edge.step for edge in step.edges):
-        where = f"{path}.needs[{index}]" if index < len(step.needs) else f"{path}.each.step"
-        if need == name:
+    seen: dict[str, set[str]] = {}  # by entry: what of it is needed
+    for need, where in _named_needs(step, path):
+        group = need.group
+        if group == name:
             mistakes.append(Mistake(where, "a step cannot need itself"))
-        elif need not in flow.steps:
+        elif group not in flow.steps:
             # A hint takes long to find, and only the first mistakes are shown.
-            hint = did_you_mean(need, flow.steps) if len(mistakes) < MAX_MISTAKES else None
-            mistakes.append(Mistake(where, f"there is no step {need!r}", hint))
-        elif need in seen:
-            mistakes.append(Mistake(where, f"step {need!r} is named twice"))
-        seen.add(need)
-    if strategies is not None and step.resume not in strategies:
+            hint = did_you_mean(group, flow.steps) if len(mistakes) < MAX_MISTAKES else None
+            mistakes.append(Mistake(where, f"there is no step {group!r}", hint))
+        elif need.step in seen.get(group, ()) or (group in seen and (group in seen[group] or need.step == group)):
+            mistakes.append(Mistake(where, f"step {need.step!r} is named twice"))
+        seen.setdefault(group, set()).add(need.step)
+    if strategies is not None and step.resume is not UNSET and step.resume not in strategies:
         message = f"there is no resume strategy {step.resume!r} (there are: {', '.join(sorted(strategies))})"
         mistakes.append(Mistake(f"{path}.resume", message))
     if step.width is not UNSET and not step.fans_out:
-        mistakes.append(Mistake(f"{path}.width", "only a step with `each` has a width"))
+        mistakes.append(Mistake(f"{path}.width", "only a step with `each` or `matrix` has a width"))
     if step.when is not UNSET:
         mistakes += _wrong_when(path, step)
     if step.counting in OVER_ALL and isinstance(step.each, ItemSource):
         message = f"a group whose list comes from a step does not run by {step.when!s} of its needs"
         mistakes.append(Mistake(f"{path}.when", message, "put a step with this `when` before it"))
+
+
+def _named_needs(step: StepParams, path: str) -> Iterator[tuple[StepNeed, str]]:
+    """The needs of a step, each with its path; the last is the step whose output is its list."""
+    yield from ((need, f"{path}.needs[{index}]") for index, need in enumerate(step.own_needs))
+    for edge in step.edges[len(step.needs) :]:
+        yield StepNeed(step=edge.step), f"{path}.each.step"
+
+
+def _wrong_items(path: str, step: StepParams) -> Iterator[Mistake]:
+    if step.matrix is not UNSET and step.each is not UNSET:
+        yield Mistake(f"{path}.matrix", "a step has either `each` or `matrix`", "leave out one of the two")
+    if isinstance(step.each, ItemSource):
+        yield from _wrong_source(f"{path}.each", step.each)
 
 
 def _wrong_source(path: str, source: ItemSource) -> Iterator[Mistake]:
@@ -131,22 +163,27 @@ def _wrong_when(path: str, step: StepParams) -> Iterator[Mistake]:
             )
 
 
-def _ordered(flow: Flow, groups: Mapping[str, list[Planned]]) -> tuple[Planned, ...]:
+def _ordered(flow: Flow, groups: Mapping[str, list[Planned]], needs: Mapping[str, EntryNeeds]) -> tuple[Planned, ...]:
     """Every step after all that it needs; to need a step with `each` is to need all steps made from it."""
-    needs = {name: step.edges for name, step in flow.steps.items()}
+    entries = {name: step.edges for name, step in flow.steps.items()}
     ordered: list[Planned] = []
-    for name in TopologicalSorter({name: [edge.step for edge in own] for name, own in needs.items()}).static_order():
-        edges = tuple(Edge(other.name, edge.on) for edge in needs[name] for other in groups[edge.step])
-        when = flow.steps[name].counting if edges else None
-        source = flow.steps[name].each
-        if isinstance(source, ItemSource):
-            edges, when = _of_list(flow.steps[name].needs, source), When.EACH
-        ordered += (msgspec.structs.replace(planned, needs=edges, when=when) for planned in groups[name])
+    for name in TopologicalSorter({name: [edge.step for edge in own] for name, own in entries.items()}).static_order():
+        step = flow.steps[name]
+        later = isinstance(step.each, ItemSource)
+        edges = {"": _of_list(flow, step)} if later else needs[name].edges(groups)
+        when = When.EACH if later else step.counting
+        for planned in groups[name]:
+            own = edges.get(planned.name, edges[""])
+            ordered.append(msgspec.structs.replace(planned, needs=own, when=when if own else None))
     return tuple(ordered)
 
 
-def _of_list(needs: Sequence[Name | StepNeed], source: ItemSource) -> tuple[Edge, ...]:
-    """The needs of the step that will expand a group: its list alone, as the steps of the group wait for the others."""
-    groups = [need.step for need in needs if isinstance(need, StepNeed) and getattr(need, "same", None)]
-    steps = groups if source.step is UNSET else [source.step, *groups]
-    return tuple(map(Edge, dict.fromkeys(steps)))
+def _of_list(flow: Flow, step: StepParams) -> tuple[Edge, ...]:
+    """The needs of the step that will expand a group: its list and the groups that it is paired with by their items.
+
+    The steps of the group wait for all other needs.
+    """
+    paired = [need.group for need in step.own_needs if need.same is not UNSET]
+    expanded = [group for group in paired if isinstance(flow.steps[group].each, ItemSource)]
+    source = step.each.step if isinstance(step.each, ItemSource) else UNSET
+    return tuple(map(Edge, dict.fromkeys(expanded if source is UNSET else [source, *expanded])))

@@ -14,7 +14,20 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from stoker.core.errors import InvalidParams
-from stoker.core.requests import MAX_ARGV_BYTES, MAX_TEXT, AbsolutePath, JobWork, Path, Text, Title
+from stoker.core.job import conditions
+from stoker.core.job.conditions import ConditionGroup, Tree
+from stoker.core.requests import (
+    MAX_ARGV_BYTES,
+    MAX_SHOWN,
+    MAX_TEXT,
+    AbsolutePath,
+    JobWork,
+    Name,
+    Path,
+    RateKey,
+    Text,
+    Title,
+)
 from stoker.core.workflow.items import ITEM, Item, is_item_word, item_text, words
 from stoker.core.workflow.mistakes import Mistake
 
@@ -23,9 +36,22 @@ OVERHEAD = 64  # characters that each text costs beside its own, in memory and i
 # The parts are possessive: with backtracking, spaces behind `{{` would take time by the square of their number.
 _WORD = re.compile(r"\{\{\s*+([^{}\s]*+)\s*+\}\}")
 _ESCAPED = "{{{{"
-_SINGLE = {"command": Path, "working_dir": AbsolutePath, "stdin": Text, "name": Title}
+_SINGLE = {
+    "command": Path,
+    "working_dir": AbsolutePath,
+    "stdin": Text,
+    "name": Title,
+    "queue": Name,
+    "rate_key": RateKey,
+}
+# A step takes longer texts there, so one without a template is checked here, too.
+_LATE = {
+    "queue": "letters, digits and . _ : -, at most 64, the first a letter or digit",
+    "rate_key": "letters, digits and . _ : @ / -, at most 128, the first a letter or digit",
+}
 _KINDS = {**_SINGLE, "labels": Title}
 _OF_PROGRAM = frozenset({"command", "working_dir", "env.PATH"})
+WAIT_FOR = "wait_for"
 _LARGE = "pass large data by a file or by stdin"
 
 W = TypeVar("W", bound=JobWork)
@@ -104,6 +130,7 @@ class Template(Generic[W]):
             "labels": dict(self._sent.labels or {}),
         }
         room = MAX_ARGV_BYTES - sum(map(len, args))
+        waits = {}
         for text in self._texts:
             filled = self._filled(text, own)
             if isinstance(filled, Mistake):
@@ -111,7 +138,9 @@ class Template(Generic[W]):
                 continue
             grown = len(filled) - len(text.text)
             size += grown
-            if isinstance(text.key, str):
+            if text.field == WAIT_FOR:
+                waits[text.text] = filled
+            elif isinstance(text.key, str):
                 mappings[text.field][text.key] = filled
                 changes[text.field] = mappings[text.field]
             elif text.key is None:
@@ -123,6 +152,8 @@ class Template(Generic[W]):
                 room -= grown
                 args[text.key] = filled
                 changes["args"] = args
+        if isinstance(self._sent.wait_for, str | ConditionGroup):
+            changes[WAIT_FOR] = _conditions(self._sent.wait_for, waits, mistakes)
         return Filled(self._changed(changes, mistakes), size, mistakes)
 
     def _filled(self, text: _Text, own: Mapping[str, str]) -> str | Mistake:
@@ -142,6 +173,8 @@ class Template(Generic[W]):
         try:
             return msgspec.convert(filled, _KINDS[text.field]) if text.field in _KINDS else filled
         except msgspec.ValidationError as error:
+            if text.field in _LATE:
+                return Mistake(text.path, f"{filled[:MAX_SHOWN]!r} is not a valid name", _LATE[text.field])
             return Mistake(text.path, f"filled in, it is not valid: {str(error).replace('`', '')}")
 
     def _changed(self, changes: dict[str, Any], mistakes: list[Mistake]) -> W:
@@ -150,9 +183,26 @@ class Template(Generic[W]):
                 self._sent, **{field: tuple(text) if field == "args" else text for field, text in changes.items()}
             )
         except InvalidParams as error:  # each of its texts is short enough, but their sum is not
-            path = error.details["path"]
-            mistakes.append(Mistake(path, error.message.removeprefix(f"{path}: "), error.hint))
+            mistakes.append(_as_mistake(error))
             return self._sent
+
+
+def _conditions(tree: Tree, waits: Mapping[str, str], mistakes: list[Mistake]) -> Tree | None:
+    """The conditions to wait for with their texts replaced; none if one is wrong."""
+    if any(mistake.path == WAIT_FOR for mistake in mistakes):
+        return None
+    filled = conditions.filled(tree, lambda text: waits.get(text, text))
+    try:
+        conditions.check(filled)
+    except InvalidParams as error:
+        mistakes.append(_as_mistake(error))
+        return None
+    return filled
+
+
+def _as_mistake(error: InvalidParams) -> Mistake:
+    path = error.details["path"]
+    return Mistake(path, error.message.removeprefix(f"{path}: "), error.hint)
 
 
 def named(names: Iterable[str]) -> str:
@@ -167,10 +217,11 @@ def _texts(sent: JobWork) -> Iterator[_Text]:
     env = (("env", name, text) for name, text in (sent.env or {}).items())
     labels = (("labels", name, text) for name, text in (sent.labels or {}).items())
     args = (("args", index, text) for index, text in enumerate(sent.args or ()))
-    for field, key, text in (*single, *env, *labels, *args):
-        if isinstance(text, str) and "{{" in text:
+    waits = ((WAIT_FOR, None, text) for text in conditions.texts(sent.wait_for or None))
+    for field, key, text in (*single, *env, *labels, *args, *waits):
+        if isinstance(text, str) and ("{{" in text or field in _LATE):
             pieces = _pieces(text)
-            if pieces != [text]:
+            if pieces != [text] or field in _LATE:
                 yield _Text(field, key, text, pieces)
 
 
@@ -196,11 +247,12 @@ def _no_such_word(name: str, own: Mapping[str, str]) -> tuple[str, str]:
     return message, "give the key to every item"
 
 
-def filled_items(items: Sequence[Item], names: TemplateNames) -> tuple[list[Item], list[Mistake]]:
-    """The items of an `each` with every parameter replaced, and the mistakes in them."""
-    values, mistakes = list(items), list[Mistake]()
+def filled_items(items: Sequence[Any], names: TemplateNames, field: str = "each") -> tuple[list[Any], list[Mistake]]:
+    """The items of an `each`, or the values of an axis, with every parameter replaced, and the mistakes in them."""
+    values: list[Any] = list(items)
+    mistakes: list[Mistake] = []
     for index, item in enumerate(items):
-        path = f"each[{index}]"
+        path = f"{field}[{index}]"
         if isinstance(item, str):
             values[index] = filled_text(path, item, names, mistakes)
         elif isinstance(item, Mapping):
@@ -213,18 +265,24 @@ def filled_items(items: Sequence[Item], names: TemplateNames) -> tuple[list[Item
     return values, mistakes
 
 
-def filled_text(path: str, text: str, names: TemplateNames, mistakes: list[Mistake]) -> str:
-    """A text of a flow with every parameter replaced; with a mistake, the text as it was."""
+def filled_text(
+    path: str, text: str, names: TemplateNames, mistakes: list[Mistake], item: Mapping[str, str] | None = None
+) -> str:
+    """A text with every name replaced; with a mistake, as it was. `item`: the words of the item, if there is one."""
     if "{{" not in text:
         return text
-    pieces = _pieces(text)
-    missing = [name for name in dict.fromkeys(pieces[1::2]) if name not in names.parameters]
+    pieces, own = _pieces(text), item or {}
+    missing = [name for name in dict.fromkeys(pieces[1::2]) if name not in own and name not in names.parameters]
     for name in missing:
-        message = f"{{{{{name}}}}}: no such parameter (there are: {names.listed})"
-        mistakes.append(Mistake(path, message, "declare it under [parameters]"))
+        if own and is_item_word(name):
+            mistakes.append(Mistake(path, *_no_such_word(name, own)))
+        else:
+            listed = names.listed_with_item if own else names.listed
+            message = f"{{{{{name}}}}}: no such parameter (there are: {listed})"
+            mistakes.append(Mistake(path, message, "declare it under [parameters]"))
     if missing:
         return text
-    pieces[1::2] = [names.parameters[name] for name in pieces[1::2]]
+    pieces[1::2] = [own[name] if name in own else names.parameters[name] for name in pieces[1::2]]
     if (length := sum(map(len, pieces))) > MAX_TEXT:
         mistakes.append(Mistake(path, f"filled in, it has {length} characters; the limit is {MAX_TEXT}", _LARGE))
         return text
