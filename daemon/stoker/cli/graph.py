@@ -12,6 +12,7 @@ from stoker.cli import flowfile
 from stoker.cli.kit import graph_edges, render
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.drawings import DRAWINGS, Node, sign
+from stoker.cli.kit.graph_parts import parts_of
 from stoker.cli.kit.graph_shape import URGENT, Layers, folded, layered, of_step
 from stoker.cli.kit.naming import edges, few, need_text, workflow_id
 from stoker.cli.kit.parser import JSON, Command, Given, Option
@@ -19,6 +20,7 @@ from stoker.core.errors import FlowInvalid, UsageError
 from stoker.core.units import counted
 
 MOST_IN_A_LAYER = 20
+MOST_LINES = 300
 FEW_NEEDS = 5
 MERMAID_EDGES = 500  # Mermaid's own default of `maxEdges`, which a drawing cannot raise
 
@@ -43,9 +45,9 @@ def graph(given: Given) -> None:
     if given["json"] and given["format"]:
         raise UsageError("--json and --format exclude each other")
     title, steps = _of_workflow(given, word) if _is_id(word) else _of_file(word)
-    nodes = steps if given["all"] else folded(steps)
-    layers = layered(nodes)
     form = "json" if given["json"] else given["format"] or "text"
+    nodes = steps if given["all"] else _folded(steps, form)
+    layers = layered(nodes)
     if form == "mermaid" and sum(len(node.needs) for node in nodes) > MERMAID_EDGES:
         render.note(f"Mermaid draws at most {MERMAID_EDGES} edges unless its setting maxEdges is raised")
     if given["output"] is None and form == "json":
@@ -56,6 +58,22 @@ def graph(given: Given) -> None:
     else:
         with render.Sink(given["output"]) as write:
             write(_render(form, title, layers, unfolded=given["all"]).encode())
+
+
+def _folded(steps: list[Node], form: str) -> list[Node]:
+    """Groups as one node each; where that is more than a person can follow, nested workflows, else layers."""
+    groups = folded(steps)
+    if form == "json" or (form == "text" and _lines(groups) <= MOST_LINES):  # programs can follow anything
+        return groups
+    parts = parts_of(steps)
+    if parts.by_layer:
+        render.note("too large to show each step or group: by layers; --all shows all")
+    return parts.nodes
+
+
+def _lines(nodes: list[Node]) -> int:
+    """Of text, in which long layers are shortened."""
+    return sum(min(len(layer), MOST_IN_A_LAYER) for layer in layered(nodes))
 
 
 def _render(form: str, title: str, layers: Layers, *, unfolded: bool) -> str:

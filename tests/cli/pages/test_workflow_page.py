@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stoker.cli.pages.graph_parts import MOST_NODES, parts_of
 from tests.support.flows import chain, flow_end, job_of, sent_flow, settled, step, step_states, workflow_view
 from tests.support.work import end_of
 
@@ -125,25 +124,6 @@ def test_workflow_when_it_has_ten_thousand_steps_then_its_page_stays_small(
     assert len(boxes(shown)) == 41
     assert "Steps: 1 to 100 of 10000" in shown
     assert "Steps: 9901 to 10000 of 10000" in later
-
-
-def test_parts_when_there_are_more_layers_than_boxes_then_some_share_one() -> None:
-    steps: Any = [
-        {
-            "name": f"s{number}",
-            "needs": [{"step": f"s{number - 1}", "on": "ok"}] if number else [],
-            "state": "waiting",
-            "critical": True,
-            "conditions_open": [],
-        }
-        for number in range(1_000)
-    ]
-
-    parts = parts_of(steps)
-
-    assert len(parts.nodes) <= MOST_NODES
-    assert parts.nodes[0].name == "layers 1 to 7"
-    assert sorted(name for names in parts.members.values() for name in names) == sorted(one["name"] for one in steps)
 
 
 def test_retry_when_its_form_is_sent_then_what_it_named_runs_again(shared: DaemonProcess, browser: Browser) -> None:

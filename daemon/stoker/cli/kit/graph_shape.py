@@ -1,13 +1,13 @@
-"""The shape of a graph of steps: its layers, and the nodes that stand for all steps of one `each`. Pure.
+"""The shape of a graph of steps: its layers, and the nodes that stand for several steps. Pure.
 
 Owns the way from the steps that the daemon shows to nodes, and their order within a layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from stoker.cli.kit.drawings import Node
 from stoker.cli.kit.naming import edges
@@ -44,20 +44,35 @@ def of_step(step: StepView) -> Node:
     )
 
 
-def folded(nodes: list[Node]) -> list[Node]:
-    """The graph with the steps that one `each` made (`compile[lexer]`, `compile[parser]`) as one node.
+class Fold(NamedTuple):
+    """`members`: the names of the steps that each node stands for."""
 
-    A need that was added later may lead from one of them to another one: then they stay apart.
+    nodes: list[Node]
+    members: Mapping[str, frozenset[str]]
+
+
+def folded(nodes: list[Node]) -> list[Node]:
+    """The graph with the steps of each group (`compile[lexer]`, `compile[parser]`) as one node."""
+    return fold(nodes, group_of).nodes
+
+
+def fold(nodes: list[Node], place: Callable[[str], str], *, within: bool = False) -> Fold:
+    """One node for all steps of the same `place`.
+
+    A need may lead from one step of a place to another one of it: then they stay apart, unless such needs are to be
+    hidden `within` their node.
     """
     apart: set[str] = set()
     while True:
         members: dict[str, list[Node]] = {}
         for node in nodes:
-            members.setdefault(_place(node.name, apart), []).append(node)
-        merged = [_merged(name, group, apart) for name, group in members.items()]
+            at = place(node.name)
+            members.setdefault(node.name if at in apart else at, []).append(node)
+        names = {node.name: at for at, group in members.items() for node in group}
+        merged = [_merged(name, group, names, within=within) for name, group in members.items()]
         cycle = _cycle(merged)
         if not cycle:
-            return merged
+            return Fold(merged, {at: frozenset(node.name for node in group) for at, group in members.items()})
         apart |= {name for name in cycle if len(members[name]) > 1}
 
 
@@ -70,14 +85,10 @@ def _cycle(nodes: list[Node]) -> list[str]:
     return []
 
 
-def _place(name: str, apart: set[str]) -> str:
-    """The node that stands for a step."""
-    group = group_of(name)
-    return name if group in apart else group
-
-
-def _merged(name: str, members: list[Node], apart: set[str]) -> Node:
-    needs = dict.fromkeys((_place(need, apart), on) for node in members for need, on in node.needs)
+def _merged(name: str, members: list[Node], names: Mapping[str, str], *, within: bool) -> Node:
+    needs = dict.fromkeys((names[need], on) for node in members for need, on in node.needs)
+    if within:
+        needs = {(need, on): None for need, on in needs if need != name}
     states: dict[str, int] = {}
     for node in members:
         if node.state:

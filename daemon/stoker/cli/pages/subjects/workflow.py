@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 from stoker.cli import workflows
 from stoker.cli.kit import outcome, render, step_groups
 from stoker.cli.kit.drawings import Node, sign
+from stoker.cli.kit.graph_parts import GraphParts, parts_of
+from stoker.cli.kit.graph_shape import of_step
 from stoker.cli.kit.naming import few, groups, need_texts
 from stoker.cli.pages.actions import offered
 from stoker.cli.pages.graph_layout import BOX_HEIGHT, PlacedNode, laid_out
-from stoker.cli.pages.graph_parts import GraphParts, parts_of
 from stoker.cli.pages.page import Asked, Page
 from stoker.cli.pages.subjects import workflow_actions
 from stoker.rpc.async_client import AsyncClient
@@ -47,7 +48,7 @@ async def read(client: AsyncClient, asked: Asked) -> Mapping[str, Any]:
 
 def _shown(workflow: WorkflowDetails, asked: Asked) -> dict[str, Any]:
     """The drawing, and a page of the steps that were asked for."""
-    parts = parts_of(workflow["steps"])
+    parts = parts_of([of_step(step) for step in workflow["steps"]])
     chosen = parts.members.get(asked.text("part") or "")
     state = asked.text("state")
     steps = [

@@ -1,21 +1,18 @@
-"""The parts of a workflow as its graph shows them: steps, the steps of one `each`, or whole layers. Pure.
+"""A graph as its drawings show it: by steps, groups of steps, nested workflows or whole layers. Pure.
 
 Owns how much a drawing may hold: a graph with more nodes or needs than a person can follow, or a browser can draw well,
-is drawn by layers with counts.
+is drawn by larger parts with counts.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from stoker.cli.kit.drawings import Node
-from stoker.cli.kit.graph_shape import URGENT, folded, layered, of_step
-from stoker.core.workflow.step_names import group_of
-
-if TYPE_CHECKING:
-    from stoker.core.views import StepView
+from stoker.cli.kit.graph_shape import URGENT, fold, layered
+from stoker.core.workflow.step_names import group_of, path_of, without_label
 
 MOST_NODES = 150
 MOST_NEEDS = 500
@@ -29,26 +26,23 @@ class GraphParts(NamedTuple):
     by_layer: bool
 
 
-def parts_of(steps: Sequence[StepView]) -> GraphParts:
-    """Raises CycleError."""
-    single = [of_step(step) for step in steps]
-    nodes = folded(single)
-    if len(nodes) <= MOST_NODES and sum(len(node.needs) for node in nodes) <= MOST_NEEDS:
-        return GraphParts(nodes, _members(nodes, single), by_layer=False)
-    return _by_layer(single)
+def parts_of(steps: list[Node], most_nodes: int = MOST_NODES, most_needs: int = MOST_NEEDS) -> GraphParts:
+    """The finest parts that are few enough. Raises CycleError."""
+    for parts in (fold(steps, group_of), fold(steps, outermost, within=True)):
+        if len(parts.nodes) <= most_nodes and sum(len(node.needs) for node in parts.nodes) <= most_needs:
+            return GraphParts(parts.nodes, parts.members, by_layer=False)
+    return _by_layer(steps, most_nodes)
 
 
-def _members(nodes: Iterable[Node], single: Iterable[Node]) -> dict[str, frozenset[str]]:
-    members: dict[str, set[str]] = {node.name: set() for node in nodes}
-    for step in single:
-        members[step.name if step.name in members else group_of(step.name)].add(step.name)
-    return {name: frozenset(steps) for name, steps in members.items()}
+def outermost(name: str) -> str:
+    """`build` for `build[x]/link`: a nested workflow as one part."""
+    return without_label(path_of(name)[0])
 
 
-def _by_layer(single: list[Node]) -> GraphParts:
+def _by_layer(single: list[Node], most_nodes: int) -> GraphParts:
     """One node for each layer; for each few, if there are very many layers."""
     layers = layered(single)
-    size = -(-len(layers) // MOST_NODES)
+    size = -(-len(layers) // most_nodes)
     nodes: list[Node] = []
     members: dict[str, frozenset[str]] = {}
     for first in range(0, len(layers), size):
