@@ -106,6 +106,31 @@ def test_workflow_when_each_made_steps_then_one_box_leads_to_all_of_them(
     assert "<bdi>other</bdi>" not in of_work
 
 
+def test_workflow_when_groups_are_large_then_each_has_a_row_that_leads_to_its_steps(
+    shared: DaemonProcess, browser: Browser
+) -> None:
+    items = ["a/b", "x=1", *(f"i{number}" for number in range(120))]
+    with shared.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        workflow = sent_flow(client, {"work": {**step("true"), "each": items}, "end": step("true", "work")})
+        shown = browser.get(f"/workflows/{workflow}")
+        each = browser.get(f"/workflows/{workflow}?each=1")
+        of_work = browser.get(f"/workflows/{workflow}?part=work")
+        one = browser.get(f"/workflows/{workflow}/skip-step?step=work%5Ba/b%5D")
+        skipped = browser.post(f"/workflows/{workflow}/skip-step?step=work", reason="by hand")
+        client.call("queue.resume", {"name": "default"})
+        settled(client, workflow, "succeeded")
+
+    assert "Steps: 1 to 2 of 2 rows; a group of steps has one" in shown
+    assert f'<a href="/workflows/{workflow}?part=work#steps"><bdi>work x122</bdi></a>' in shown
+    assert f"/workflows/{workflow}/skip-step?step=work" in shown
+    assert "Steps: 1 to 100 of 123" in each
+    assert "Steps of work: 1 to 100 of 122" in of_work
+    assert "skip-step?step=work%5Ba/b%5D" in of_work
+    assert f"step work[a/b] of workflow {workflow}" in one
+    assert "work x122" in skipped
+
+
 def test_workflow_when_it_has_ten_thousand_steps_then_its_page_stays_small(
     shared: DaemonProcess, browser: Browser
 ) -> None:
@@ -191,6 +216,6 @@ def test_step_when_its_name_is_bad_then_the_form_names_the_mistake(shared: Daemo
     with shared.client() as client:
         workflow = ended_flow(client, {"a": step("true")})
 
-    assert "has no step &#39;nope&#39;" in browser.get(f"/workflows/{workflow}/skip-step?step=nope", 400)
+    assert "has no step &#39;nope&#39;" in browser.get(f"/workflows/{workflow}/skip-step?step=nope", 404)
     assert "names no step" in browser.get(f"/workflows/{workflow}/skip-step", 400)
     assert "<b>" not in browser.get(f"/workflows/{workflow}?part=<b>&state=<b>")

@@ -7,7 +7,7 @@ graph that stands for several steps leads to these in the table.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from stoker.cli import workflows
@@ -15,11 +15,13 @@ from stoker.cli.kit import outcome, render, step_groups
 from stoker.cli.kit.drawings import Node, sign
 from stoker.cli.kit.graph_parts import GraphParts, parts_of
 from stoker.cli.kit.graph_shape import of_step
-from stoker.cli.kit.naming import few, groups, need_texts
+from stoker.cli.kit.naming import few, groups
+from stoker.cli.kit.step_groups import StepGroup
 from stoker.cli.pages.actions import offered
 from stoker.cli.pages.graph_layout import BOX_HEIGHT, PlacedNode, laid_out
 from stoker.cli.pages.page import Asked, Page
 from stoker.cli.pages.subjects import workflow_actions
+from stoker.core.workflow.step_names import steps_named
 from stoker.rpc.async_client import AsyncClient
 
 if TYPE_CHECKING:
@@ -49,34 +51,52 @@ async def read(client: AsyncClient, asked: Asked) -> Mapping[str, Any]:
 def _shown(workflow: WorkflowDetails, asked: Asked) -> dict[str, Any]:
     """The drawing, and a page of the steps that were asked for."""
     parts = parts_of([of_step(step) for step in workflow["steps"]])
-    chosen = parts.members.get(asked.text("part") or "")
+    chosen = _members(parts, workflow, asked.text("part"))
     state = asked.text("state")
     steps = [
         step
         for step in workflow["steps"]
         if (chosen is None or step["name"] in chosen) and (state is None or step["state"] == state)
     ]
+    every = bool(chosen is not None or state is not None or asked.text("each")) or len(steps) <= ROWS
+    rows = step_groups.as_shown(steps, every=every)
     first = (asked.optional_number("from") or 1) - 1
     return {
         "graph": _graph(parts, workflow["steps"], asked),
-        "steps": [_row(step) for step in steps[first : first + ROWS]],
-        "total": len(steps),
+        "rows": [_row(row, asked) for row in rows[first : first + ROWS]],
+        "grouped": len(rows) < len(steps),
+        "total": len(rows),
         "first": first + 1,
         "earlier": max(1, first + 1 - ROWS) if first else None,
-        "later": first + ROWS + 1 if first + ROWS < len(steps) else None,
+        "later": first + ROWS + 1 if first + ROWS < len(rows) else None,
         "part": asked.text("part") if chosen is not None else None,
         "state": state,
         "actions": workflow_actions.useful(workflow),
     }
 
 
-def _row(step: StepView) -> dict[str, Any]:
+def _members(parts: GraphParts, workflow: WorkflowDetails, part: str | None) -> Collection[str] | None:
+    """The steps of a part of the graph, or those that a name stands for; None for all."""
+    if part is None or part in parts.members:
+        return None if part is None else parts.members[part]
+    return set(steps_named(part, (step["name"] for step in workflow["steps"]))) or None
+
+
+def _row(row: StepGroup, asked: Asked) -> dict[str, Any]:
+    """A step, or a group of steps, which leads to these."""
+    name, job, state, why, tries, needs, remark = step_groups.cells(row)
+    alone = len(row.steps) == 1
     return {
-        **step,
-        "why": outcome.result(step) or outcome.awaited(step),
-        "needs": few(need_texts(step)),
-        "remark": step_groups.remark(step_groups.alone(step)),
-        "actions": offered(workflow_actions.OF_STEP, step["state"]),
+        "name": row.name,
+        "shown": name,
+        "job": job if alone else None,
+        "link": None if alone else asked.link(part=row.name, state=None, **{"from": None}) + "#steps",
+        "state": state,
+        "why": None if why == "-" else why,
+        "tries": tries,
+        "needs": needs,
+        "remark": remark,
+        "actions": offered(workflow_actions.OF_STEP, row.state),
     }
 
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from stoker.cli.kit import outcome
+from stoker.cli.kit import outcome, step_groups
 from stoker.cli.kit.naming import few, groups
 from stoker.cli.pages.actions import ActionSubject, PageAction, Toggle, offered
 from stoker.cli.pages.page import Asked
@@ -21,6 +21,7 @@ from stoker.core.workflow.checkpoint import chain_of
 from stoker.core.workflow.context import Context, ContextStep
 from stoker.core.workflow.rollback import plan_rollback, target_of
 from stoker.core.workflow.state import Again, Edge, Step, behind, to_reset
+from stoker.core.workflow.step_names import found_steps
 from stoker.rpc.async_client import AsyncClient
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ async def _retry_all(client: AsyncClient, asked: Asked) -> list[str]:
 
 
 async def _retry_step(client: AsyncClient, asked: Asked) -> list[str]:
-    flow = FlowSteps.of(await _workflow(client, asked))
-    return _reset_lines(behind(flow.steps, [_step(asked)]))
+    workflow = await _workflow(client, asked)
+    return _reset_lines(behind(FlowSteps.of(workflow).steps, _steps(workflow, asked)))
 
 
 def _reset_lines(reset: Iterable[str]) -> list[str]:
@@ -110,8 +111,9 @@ def _reset_lines(reset: Iterable[str]) -> list[str]:
 
 
 async def _skip(client: AsyncClient, asked: Asked) -> list[str]:
-    flow, name = FlowSteps.of(await _workflow(client, asked)), _step(asked)
-    after = behind(flow.steps, [name]) - {name}
+    workflow, name = await _workflow(client, asked), _step(asked)
+    flow, skipped = FlowSteps.of(workflow), _steps(workflow, asked)
+    after = behind(flow.steps, skipped) - set(skipped)
     lost = {one for one in after if flow.states[one] is State.SKIPPED and flow.reasons[one] is Reason.DEPENDENCY}
     going_on = (one for one in after if flow.states[one].value not in outcome.FINAL)
     return [*named(f"go on without what {name} was to do", going_on), *named("run after all", lost)]
@@ -175,6 +177,11 @@ def _step(asked: Asked) -> str:
     return name
 
 
+def _steps(workflow: WorkflowDetails, asked: Asked) -> list[str]:
+    """The steps that the name stands for. Raises StepNotFound."""
+    return found_steps(workflow["id"], _step(asked), [step["name"] for step in workflow["steps"]])
+
+
 def _step_params(asked: Asked) -> dict[str, Any]:
     return {**_id(asked), "step": _step(asked)}
 
@@ -197,15 +204,13 @@ async def subject(client: AsyncClient, asked: Asked) -> ActionSubject:
 
 
 async def step_subject(client: AsyncClient, asked: Asked) -> ActionSubject:
-    """Raises UsageError if the workflow has no such step."""
-    workflow, name = await _workflow(client, asked), _step(asked)
-    number = workflow["id"]
-    for step in workflow["steps"]:
-        if step["name"] == name:
-            return ActionSubject(
-                f"step {name} of workflow {number}", step["state"], workflow["name"], f"/workflows/{number}#steps"
-            )
-    raise UsageError(f"step: workflow {number} has no step {name!r}", hint=f"stoker workflow show {number}")
+    """A step, or a group of steps in the state of the most urgent one. Raises StepNotFound."""
+    workflow = await _workflow(client, asked)
+    number, found = workflow["id"], set(_steps(workflow, asked))
+    steps = [step for step in workflow["steps"] if step["name"] in found]
+    what = f"step {_step(asked)}" if len(steps) == 1 else f"{len(steps)} steps of {_step(asked)}"
+    state = step_groups.most_urgent(step["state"] for step in steps)
+    return ActionSubject(f"{what} of workflow {number}", state, workflow["name"], f"/workflows/{number}#steps")
 
 
 OF_WORKFLOW: Final = (
