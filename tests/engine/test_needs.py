@@ -21,6 +21,7 @@ from stoker.engine.turn import Turn
 from stoker.store.loading import Loaded, Portion
 from tests.support import jobs
 from tests.support.facts import scales, until
+from tests.support.flows import flow, send
 from tests.support.rpc import RawClient, request
 from tests.support.work import changes, end_of, running, shell, state, submit, submit_running
 
@@ -321,6 +322,18 @@ def test_retry_when_dependents_were_skipped_then_they_run_after_it_at_any_distan
     for job in (second, third, late):
         assert end_of(client, job) == ("succeeded", "exit")
     assert changes(client, third)[-1]["at"] >= changes(client, second)[-1]["at"]
+
+
+def test_retry_when_a_job_outside_needs_the_step_then_both_run_again(client: stoker.Client) -> None:
+    step = send(client, flow({"a": {**shell("exit 1"), "max_attempts": 1}}))["steps"]["a"]
+    behind = submit(client, shell("exit 0"), needs=[step])
+    assert end_of(client, behind) == ("skipped", "dependency")
+
+    client.retry(step)
+
+    assert end_of(client, step) == ("failed", "exit")
+    assert end_of(client, behind) == ("skipped", "dependency")
+    assert len(changes(client, behind, "reset")) == 1
 
 
 def test_retry_when_another_need_still_failed_then_the_dependent_stays_skipped(client: stoker.Client) -> None:
