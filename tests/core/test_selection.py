@@ -36,6 +36,18 @@ def part(*targets: str, starts: tuple[str, ...] = ()) -> Selection:
     return select(plan_flow(request, strategies.all_names()), Part(targets, starts))
 
 
+def test_select_when_an_earlier_run_has_what_is_outside_then_it_stays_in_the_plan() -> None:
+    request = FlowRequest(flow=Flow(name="build", steps=BUILD), raw=msgspec.Raw(b"{}"))
+    plan = plan_flow(request, strategies.all_names())
+
+    selection = select(plan, Part(starts=("alert",)), completed={"docs", "get"})
+
+    steps = {one.name: one for one in selection.plan.steps}
+    assert (set(steps), selection.outside) == ({"docs", "alert"}, frozenset({"docs"}))
+    assert (steps["docs"].needs, steps["alert"].needs) == ((), (Edge("docs", NeedOn.ANY),))
+    assert len(selection.met) == 2
+
+
 def names(selection: Selection) -> list[str]:
     return [one.group or one.name for one in selection.plan.steps]
 

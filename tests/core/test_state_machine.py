@@ -47,8 +47,8 @@ from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, exited, job
 PENDING = {State.QUEUED, State.WAITING}
 STOPPED = {State.HELD, State.CANCELLED, State.EXPIRED, State.SUPERSEDED, State.SKIPPED}
 LEAVES_TO: dict[State, set[State]] = {
-    State.WAITING: {State.QUEUED} | STOPPED,
-    State.QUEUED: {State.RUNNING} | STOPPED,
+    State.WAITING: {State.QUEUED, State.SUCCEEDED} | STOPPED,
+    State.QUEUED: {State.RUNNING, State.SUCCEEDED} | STOPPED,
     State.RUNNING: {State.SUCCEEDED, State.FAILED, State.CANCELLED, State.SUPERSEDED, State.HELD} | PENDING,
     State.HELD: {State.CANCELLED, State.FAILED, State.SKIPPED, State.SUPERSEDED} | PENDING,
     State.SUCCEEDED: PENDING,

@@ -411,7 +411,8 @@ DROP TABLE events;
 DROP TABLE job_events;
 ALTER TABLE jobs DROP COLUMN conditions_open;
 PRAGMA writable_schema = ON;
-UPDATE sqlite_schema SET sql = replace(sql, ' OR reason = ''restored'' OR reason = ''damaged''', '')
+UPDATE sqlite_schema
+SET sql = replace(sql, ' OR reason = ''restored'' OR reason = ''damaged'' OR reason = ''reused''', '')
 WHERE name = 'jobs';
 PRAGMA writable_schema = RESET;
 DELETE FROM migrations WHERE number >= 7;

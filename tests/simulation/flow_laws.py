@@ -66,6 +66,16 @@ WHERE jobs.state = 'queued' AND NOT queues.paused AND coalesce(intent, 'run') = 
     AND (queues.max_running IS NULL OR queues.max_running > (SELECT count(*) FROM attempts JOIN jobs AS other
         ON other.id = job_id WHERE ended_at IS NULL AND other.queue = queues.name))
 """
+REUSED = "SELECT seq FROM changes WHERE kind = 'job' AND subject = ? AND cause = 'reused'"
+BUILT_ON_RUNNING = """
+SELECT jobs.id, other.id FROM jobs, json_each(jobs.policy, '$.needs') AS need
+JOIN jobs AS other ON other.id = need.value ->> '$.job'
+WHERE jobs.workflow_id = ? AND jobs.policy ->> '$.reused' IS NOT NULL AND other.policy ->> '$.reused' IS NULL
+"""
+REUSED_AND_RAN = """
+SELECT jobs.id FROM jobs JOIN attempts ON attempts.job_id = jobs.id AND attempts.ordinal = jobs.attempts
+WHERE jobs.workflow_id = ? AND jobs.reason = 'reused'
+"""
 BUCKET = "SELECT full_at FROM buckets WHERE name = ?"
 WANTED = "SELECT demand FROM jobs WHERE state = 'queued' AND demand IS NOT NULL"
 
@@ -94,6 +104,19 @@ class FlowLaws:
         for step, job_id in answer.steps.items():
             assert job_id is not None
             self._laws.answer(job_id, f"{name}/{step}")
+        self._reused(answer)
+
+    def _reused(self, answer: WorkflowAnswer) -> None:
+        """The answer calls a step reused exactly if it is; it needs only such steps, and has no attempt."""
+        for one in () if answer.reuse is None else answer.reuse.steps:
+            job_id = answer.steps[one.step]
+            if bool(self.numbers(REUSED, str(job_id))) is not one.reused:
+                self._laws.broken(f"job {job_id} is said to be {'' if one.reused else 'not '}reused")
+            self._laws.looks["reused"] += one.reused
+        for job_id, needed in self._database.execute(BUILT_ON_RUNNING, (answer.id,)) if answer.reuse else ():
+            self._laws.broken(f"job {job_id} was reused although job {needed}, which it needs, was not")
+        for (job_id,) in self._database.execute(REUSED_AND_RAN, (answer.id,)) if answer.reuse else ():
+            self._laws.broken(f"job {job_id} is reused, and it has an attempt")
 
     def spoken(self, verb: str) -> None:
         self.verbs[verb] += 1

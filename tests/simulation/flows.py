@@ -11,11 +11,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from stoker.core.job.model import Actor, NeedOn, OnOrphan
+from stoker.core.workflow.definition import FlowRequest
 from stoker.core.workflow.plan import plan_flow
 from stoker.core.workflow.resume import ResumeOptions
+from stoker.core.workflow.reuse import ReuseWish
 from stoker.core.workflow.state import Again, Strategy
 from stoker.rpc.flows import WorkflowSubmitParams, read_flow
 from stoker.service.workflows import WorkflowService
+from stoker.workflows.reuse import wish_of
 from stoker.workflows.submit import WorkflowAnswer, WorkflowOffer, WorkflowSubmission
 from tests.simulation.flow_laws import FlowLaws
 from tests.simulation.life import Life
@@ -34,6 +37,8 @@ class FlowClients:
         self._requests = requests
         self._chance = chance
         self._unanswered: dict[str, dict[str, Any]] = {}
+        self._reused: dict[str, int] = {}  # by name of a flow that was not answered yet: the earlier run
+        self._flows: dict[int, dict[str, Any]] = {}  # the flow of each workflow that was answered
         self._count = 0
 
     # --- graphs
@@ -45,19 +50,34 @@ class FlowClients:
         else:
             self._count += 1
             name = f"flow-{self._count}"
-            self._unanswered[name] = self._invent(name)
-        offer = _offer(self._unanswered[name])
+            edits = self._flows and self._chance.random() < 0.3
+            self._unanswered[name] = self._edit(name) if edits else self._invent(name)
+        flow, earlier = self._unanswered[name], self._reused.get(name)
+        request = read_flow(WorkflowSubmitParams(flow=flow, reuse=earlier))
 
         async def send(_note: str) -> WorkflowAnswer:
-            submission = WorkflowSubmission(life.engine.intake, offer)
+            wish = None if earlier is None else await wish_of(life.engine.queries, request, UID)
+            submission = WorkflowSubmission(life.engine.intake, _offer(request, wish))
             life.engine.inbox.post(submission)
             return await submission.future
 
         def hear(answer: WorkflowAnswer) -> None:
             self._unanswered.pop(name, None)
+            self._reused.pop(name, None)
+            assert answer.id is not None
+            self._flows[answer.id] = flow
             self._laws.answer(answer, name)
 
         self._requests.ask(life, f"submit {name}", send, hear)
+
+    def _edit(self, name: str) -> dict[str, Any]:
+        """An earlier flow, of which some steps have changed; what has not is reused."""
+        earlier = self._reused[name] = self._chance.choice(list(self._flows)[-NEWEST:])
+        steps = {
+            step: {**fields, "args": [name]} if self._chance.random() < 0.3 else fields
+            for step, fields in self._flows[earlier]["steps"].items()
+        }
+        return {"name": name, "steps": steps}
 
     def _invent(self, name: str) -> dict[str, Any]:
         steps: dict[str, Any] = {}
@@ -181,10 +201,17 @@ VERBS: dict[str, Verb] = {
 }
 
 
-def _offer(flow: dict[str, Any]) -> WorkflowOffer:
-    request = read_flow(WorkflowSubmitParams(flow=flow))
+def _offer(request: FlowRequest, wish: ReuseWish | None) -> WorkflowOffer:
     planned = plan_flow(request, None)
     assert not planned.mistakes, planned.mistakes
+    name = request.flow.name
     return WorkflowOffer(
-        name=flow["name"], sent=request.raw, parameters={}, plan=planned, owner_uid=UID, key=f"key of {flow['name']}"
+        name=name,
+        sent=request.raw,
+        parameters={},
+        plan=planned,
+        reuse=wish,
+        reuse_asked=request.reuse,
+        owner_uid=UID,
+        key=f"key of {name}",
     )

@@ -16,7 +16,7 @@ from stoker.core.clock import Now
 from stoker.core.job import events as ev
 from stoker.core.job.lifecycle import step
 from stoker.core.job.model import Job, State
-from stoker.store import jobs
+from stoker.store import jobs, keys
 from stoker.store.due import Due, due
 from stoker.store.loading import DEPENDENTS_LIMIT, Portion, Wanted, load
 from tests.support.batches import put
@@ -141,7 +141,7 @@ def test_load_when_limits_are_wanted_then_the_jobs_they_name_come_along(database
 def test_load_when_all_kinds_are_wanted_then_each_is_answered(database: sqlite3.Connection) -> None:
     put(database, [job(id=1), job(State.WAITING, id=2, needs_open=1), job(id=3, asked=spec(queue="bulk"))])
     database.execute(jobs.INSERT_NEED, (2, 1, "ok"))
-    database.execute(jobs.INSERT_KEY, (0, "k", b"h", 1, 0))
+    database.execute(keys.INSERT, (0, "k", b"h", 1, 0))
 
     loaded = load(
         database, Wanted(NOW, keys={(0, "k")}, dependents_of={1: 0}, run_ids={"1.1.x"}, lanes=[("bulk", None, 5)])

@@ -22,6 +22,7 @@ from stoker.store import (
     given_ids,
     job_search,
     jobs,
+    keys,
     recoveries,
     retention,
     sizes,
@@ -161,7 +162,7 @@ def test_purge_when_swept_then_all_rows_go_and_log_directories_are_listed(databa
     add_checkpoints(database, "j1", 2)
     add_checkpoints(database, "w7", 3)
     for key, of in (("a", 1), ("b", 2), ("w", 4)):
-        database.execute(jobs.INSERT_KEY, (0, key, b"", of, 0))
+        database.execute(keys.INSERT, (0, key, b"", of, 0))
 
     store(
         database, Batch(purge=PurgePortion(99, [1], {7: [4, 5]}), changes=[change(1, kind="system")]), changes.GENESIS
@@ -172,7 +173,7 @@ def test_purge_when_swept_then_all_rows_go_and_log_directories_are_listed(databa
     assert [count(database, table) for table in ("attempts", "needs", "workflows", "purging_jobs")] == [0, 0, 0, 0]
     assert rows(database, "SELECT id FROM purged_jobs") == [1, 4]
     assert rows(database, "SELECT chain, seq FROM checkpoint_purges ORDER BY 1") == [("j1", 2), ("w7", 3)]
-    keyed = jobs.by_keys(database, [(0, "a"), (0, "b"), (0, "w")])
+    keyed = keys.by_keys(database, [(0, "a"), (0, "b"), (0, "w")])
     answers = {key: (one.job_id, one.purged_state, one.purged_workflow) for (_, key), one in keyed.items()}
     assert answers == {"a": (1, "succeeded", None), "b": (2, None, None), "w": (4, "failed", 7)}
 
@@ -355,7 +356,7 @@ def test_checkpoints_when_no_purge_lists_them_then_the_trigger_keeps_them(databa
 def test_keys_when_their_job_was_purged_long_ago_then_they_go_in_pieces(database: sqlite3.Connection) -> None:
     put(database, [ended(1), ended(2), ended(3)])
     for ident in (1, 2, 3):
-        database.execute(jobs.INSERT_KEY, (0, f"k{ident}", b"", ident, 0))
+        database.execute(keys.INSERT, (0, f"k{ident}", b"", ident, 0))
     retention.purge(database, PurgePortion(50, [1]))
     retention.purge(database, PurgePortion(60, [2]))
 

@@ -35,9 +35,10 @@ from stoker.core.rate import Rate
 from stoker.core.schedule.model import Schedule
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Workflow
-from stoker.store import attempts, changes, given_ids, jobs, queues, reader, recoveries, snapshot
+from stoker.store import attempts, changes, given_ids, jobs, keys, queues, reader, recoveries, snapshot
 from stoker.store.database import ADAPTED
-from stoker.store.jobs import Dependent, Keyed, SpecRemainder, spec_hash
+from stoker.store.jobs import Dependent, SpecRemainder, spec_hash
+from stoker.store.keys import Keyed
 from stoker.store.recoveries import Recovery
 from tests.support import jobs as any_job
 from tests.support.batches import put
@@ -185,6 +186,7 @@ def test_policy_when_it_is_empty_then_its_defaults_are_those_of_the_file_format(
         "debounce_ms": 0,
         "debounce_max_ms": None,
         "hook_data": {},
+        "reused": None,
         "max_log_bytes": 67_108_864,
         "traceparent": None,
         "schedule": None,
@@ -260,18 +262,18 @@ def test_needs_when_they_are_part_of_the_spec_then_they_stay_there(database: sql
 
 def test_keys_when_looked_up_then_each_owner_has_its_own(database: sqlite3.Connection) -> None:
     put(database, [job(State.HELD, id=1)])
-    database.executemany(jobs.INSERT_KEY, [(7, "k", b"one", 1, 0), (8, "k", b"two", 2, 0)])
+    database.executemany(keys.INSERT, [(7, "k", b"one", 1, 0), (8, "k", b"two", 2, 0)])
 
-    keyed = jobs.by_keys(database, [(7, "k"), (8, "k"), (9, "k"), (7, "K")])
+    keyed = keys.by_keys(database, [(7, "k"), (8, "k"), (9, "k"), (7, "K")])
 
     assert keyed == {(7, "k"): Keyed(b"one", 1), (8, "k"): Keyed(b"two", 2)}
 
 
 def test_key_when_it_is_used_twice_then_the_database_refuses(database: sqlite3.Connection) -> None:
-    database.execute(jobs.INSERT_KEY, (7, "k", b"one", 1, 0))
+    database.execute(keys.INSERT, (7, "k", b"one", 1, 0))
 
     with pytest.raises(sqlite3.IntegrityError):
-        database.execute(jobs.INSERT_KEY, (7, "k", b"one", 2, 0))
+        database.execute(keys.INSERT, (7, "k", b"one", 2, 0))
 
 
 # --- attempts -----------------------------------------------------------------------------------------------

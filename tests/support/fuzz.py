@@ -120,6 +120,7 @@ class Phrases:
             "misfire": lambda: dice.choice(["skip", "latest", "all"]), "count": lambda: dice.randint(1, 100),
             "overlap": lambda: dice.choice(["allow", "skip", "queue", "supersede"]),
             "strategy": lambda: dice.choice(["restart", "skip", "fail"]), "dry_run": lambda: dice.random() < 0.5,
+            "reuse": lambda: dice.choice([None, "latest", self._workflow_id()]),
             "target": lambda: dice.choice([[], [], ["a"], ["s0", "nothing"]]),
         }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Running a part of a workflow: the options of `workflow submit` for it, and what is printed about it.
+"""Running a part of a flow, or what changed since an earlier run: the options of `workflow submit`, and their words.
 
 Owns these options and their words. The daemon chooses the steps.
 """
@@ -7,25 +7,51 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stoker.cli.kit import render
-from stoker.cli.kit.naming import few
+from stoker.cli.kit import render, table
+from stoker.cli.kit.naming import few, workflow_id
 from stoker.cli.kit.parser import Given, Option
+from stoker.core.units import counted
 
 if TYPE_CHECKING:
-    from stoker.core.wire_types import WorkflowAccepted
+    from stoker.core.wire_types import ReuseView, WorkflowAccepted
+
+LATEST = "latest"
+REUSE_HEADERS = ("STEP", "RUNS", "WHY")
+
+
+def _earlier(text: str) -> int | str:
+    """`latest`, `7`, `#7` or `w7`."""
+    return text if text == LATEST else workflow_id(text)
+
 
 OPTIONS = (
     Option("--target", "STEP", "only this step or group and all that it needs; repeatable", many=True),
     Option("--from", "STEP", "only this step or group and all that need it; repeatable", to="from", many=True),
+    Option(
+        "--reuse",
+        "ID|latest",
+        "take over the steps of this workflow, or of the newest one of that name, that are unchanged",
+        convert=_earlier,
+    ),
 )
 
 
 def part_params(given: Given) -> dict[str, Any]:
     """The parameters of `workflow.submit` that these options give."""
-    return {name: given[name] for name in ("target", "from") if given[name]}
+    return {name: given[name] for name in ("target", "from", "reuse") if given[name]}
 
 
 def print_part(answer: WorkflowAccepted) -> None:
-    """Say which needs count as met although nothing runs for them."""
+    """Say which needs count as met although nothing runs for them, and how many steps are reused."""
     if answer["met"]:
         render.note(f"outside the part, so taken as met, without their outputs: {few(answer['met'])}")
+    if reuse := answer["reuse"]:
+        reused = sum(step["reused"] for step in reuse["steps"])
+        earlier = "no earlier run" if reuse["workflow"] is None else f"workflow {reuse['workflow']}"
+        render.note(f"{reused} of {counted(len(reuse['steps']), 'step')} reused from {earlier}")
+
+
+def print_reuse(reuse: ReuseView) -> None:
+    """A line for each step: whether it runs, and why."""
+    rows = [(step["step"], "no" if step["reused"] else "yes", step["why"]) for step in reuse["steps"]]
+    table.show(REUSE_HEADERS, rows, whole=True)

@@ -48,6 +48,7 @@ HEADERS = ("ID", "STATE", "DONE", "NOT DONE", "AGE", "TOOK", "NAME")
         "stoker workflow submit build.toml",
         "stoker workflow submit --param version=1.4 --dry-run build.toml",
         "stoker workflow submit --target link build.toml      # link, and all that it needs",
+        "stoker workflow submit --reuse latest build.toml     # only what changed since the newest run",
         "generate | stoker workflow submit -                  # TOML, or JSON when it begins with {",
         "stoker workflow submit --wait nightly.toml || mail -s 'nightly failed' ops < /dev/null",
     ),
@@ -116,6 +117,8 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
     remarks = {name: remark for name, step in flow["steps"].items() if (remark := _plan_remark(step))}
     rows = [(number, len(layer), few(groups(layer, remarks))) for number, layer in enumerate(layers, 1)]
     table.show(("LAYER", "STEPS", "WHICH"), rows, whole=True)
+    if answer["reuse"]:
+        workflow_parts.print_reuse(answer["reuse"])
     render.flush()
     workflow_parts.print_part(answer)
     for warning in answer.get("warnings", ()):

@@ -24,6 +24,7 @@ SENTENCES = {
     "output": "its output for other steps could not be read",
     "damaged": "its row in the database is damaged, so it was not started",
     "restored": "a backup was restored, and it may have run since that was made",
+    "reused": "its earlier end was taken over, as nothing that it depends on has changed",
     "shutdown": "stopped with the daemon",
 }
 HANDLER_FAILED = "its handler failed"  # an in-process job has the reason `exit`, and no exit code

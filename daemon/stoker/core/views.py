@@ -20,6 +20,14 @@ from stoker.core.wire_types import (
 )
 
 
+class TakenOverView(TypedDict):
+    """The step whose end a job took over instead of running."""
+
+    workflow: int
+    step: str
+    job: int
+
+
 class _SpecView(TypedDict):
     """The spec of a job, with every default filled in."""
 
@@ -73,6 +81,7 @@ class _SpecView(TypedDict):
     hook: str | None
     hook_change: int | None
     hook_data: dict[str, Any]
+    reused: TakenOverView | None
 
 
 class JobView(_SpecView):
@@ -250,7 +259,10 @@ class StaleCheckpoint(TypedDict):
 
 
 class StepView(TypedDict):
-    """A step of a workflow. `error`: the end of the error of its newest attempt; `conditions_open`: while it waits."""
+    """A step of a workflow. `error`: the end of the error of its newest attempt; `conditions_open`: while it waits.
+
+    `reused`: the earlier step whose end it took over, as `12/compile`.
+    """
 
     name: str
     job: int
@@ -266,6 +278,7 @@ class StepView(TypedDict):
     conditions_open: list[str]
     critical: bool
     resume: str
+    reused: str | None
 
 
 class StepStandingView(TypedDict):

@@ -174,11 +174,27 @@ ChangeShape = TypedDict(
 """One entry of the log of changes; `note`: the reason that a person gave."""
 
 
+class StepReused(TypedDict):
+    """Whether the end of an earlier step is taken over, and why or why not."""
+
+    step: str
+    reused: bool
+    why: str
+
+
+class ReuseView(TypedDict):
+    """`workflow`: the earlier run; None if the flow has not run yet."""
+
+    workflow: int | None
+    steps: list[StepReused]
+
+
 class WorkflowAccepted(TypedDict):
     """`id` and `state` are None for a dry run. `steps`: the job of each step. `existing`: as in `Submitted`.
 
     `warnings`: programs and directories of steps with needs that are not there yet; each step looks again as it starts.
-    `met`: steps outside the part that was asked for, whose needs count as met.
+    `met`: steps outside the part that was asked for, whose needs count as met. `reuse`: what it takes from an earlier
+    run, if that was asked for.
     """
 
     id: int | None
@@ -188,6 +204,7 @@ class WorkflowAccepted(TypedDict):
     existing: bool
     warnings: list[str]
     met: list[str]
+    reuse: ReuseView | None
 
 
 class WorkflowStanding(TypedDict):

@@ -27,7 +27,7 @@ from stoker.engine import conditions, superseding
 from stoker.engine.intake import CommandRequest, Intake, from_schedule
 from stoker.engine.spec_defaults import check, needs_of
 from stoker.engine.turn import Turn
-from stoker.store.jobs import Keyed
+from stoker.store.keys import Keyed
 from stoker.store.loading import Wanted
 from stoker.store.writer import NewKey
 

@@ -120,7 +120,7 @@ class Client(Conversation):
         dry_run: bool = False,
         **part: Any,
     ) -> WorkflowAccepted:
-        """Store the steps of a workflow, all or a part of them: target from.
+        """Store the steps of a workflow, all or a part of them: target from reuse.
 
         Raises FlowInvalid, with every mistake in its details, and stores nothing.
         """

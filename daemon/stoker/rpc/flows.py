@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from functools import lru_cache
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta, field
 
 from stoker.core.errors import InvalidParams
-from stoker.core.requests import MAX_SHOWN, Name, Params, StepName, Text, Title
+from stoker.core.requests import MAX_SHOWN, JobId, Name, Params, StepName, Text, Title
 from stoker.core.similar_names import nearest
 from stoker.core.workflow.definition import MAX_NAMED_STEPS, Flow, FlowRequest, Part, StepDefaults, StepParams
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake, refuse
@@ -37,6 +37,7 @@ class WorkflowSubmitParams(Params, frozen=True, kw_only=True):
     """`flow` is read separately, so that all of its mistakes are reported at once.
 
     `target`: submit these steps and all that they need; `from`: these and all that need them; both: what lies between.
+    `reuse`: take over the steps of this workflow, or of the newest one of that name, that are unchanged.
     """
 
     flow: dict[str, Any]
@@ -45,6 +46,7 @@ class WorkflowSubmitParams(Params, frozen=True, kw_only=True):
     dry_run: bool = False
     target: StepNames = ()
     start: StepNames = field(default=(), name="from")
+    reuse: JobId | Literal["latest"] | None = None
 
 
 class FlowHead(Params, frozen=True, kw_only=True):
@@ -94,6 +96,7 @@ def read_flow(params: WorkflowSubmitParams) -> FlowRequest:
         idempotency_key=params.idempotency_key,
         dry_run=params.dry_run,
         part=Part(params.target, params.start),
+        reuse=params.reuse,
         mistakes=tuple(mistakes),
         unsure=frozenset(unsure),
         unlocatable=frozenset(name for name, fields in unsure.items() if _hides_program(fields)),

@@ -52,7 +52,7 @@ from stoker.service.status import queue_views, resource_views, status_view
 from stoker.service.views import attempt_view, change_view, job_now, job_views, stored_workflow
 from stoker.service.workers import WorkerService
 from stoker.service.workflows import WorkflowService
-from stoker.store import attempts, changes, job_search
+from stoker.store import attempts, changes, job_search, keys
 from stoker.store import jobs as job_rows
 from stoker.upkeep.health import Health
 
@@ -137,7 +137,7 @@ class Service:
     async def find(self, peer_uid: int, key: str) -> SubmitAnswer:
         """The job that this user submitted with that idempotency key. Raises JobNotFound."""
         queries = self._engine.queries
-        keyed = (await queries.run(job_rows.by_keys, [(peer_uid, key)])).get((peer_uid, key))
+        keyed = (await queries.run(keys.by_keys, [(peer_uid, key)])).get((peer_uid, key))
         standings = {} if keyed is None else await queries.run(job_rows.standings, [keyed.job_id])
         for standing in standings.values():
             return SubmitAnswer(standing.id, standing.state, existing=True)

@@ -15,7 +15,7 @@ import msgspec
 from stoker.core.errors import JobNotFound, WorkflowNotFound
 from stoker.core.job.conditions import open_texts
 from stoker.core.job.limits import describe
-from stoker.core.job.model import Attempt, Change, ExecutionMode, Job, Spec, State
+from stoker.core.job.model import Attempt, Change, ExecutionMode, Job, Reason, Spec, State
 from stoker.core.job.verdict import suspected_limit
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.memory.rates import buckets_of
@@ -26,7 +26,7 @@ from stoker.store import attempts, jobs, workflows
 from stoker.store.workflows import StoredWorkflow
 
 if TYPE_CHECKING:
-    from stoker.core.views import AttemptView, JobView, RecordedChange
+    from stoker.core.views import AttemptView, JobView, RecordedChange, TakenOverView
 
 _SPEC_FIELDS = tuple(name for name in Spec.__struct_fields__ if name != "env")
 _OWN = frozenset({"spec", "spec_hash", "checkpoint_floor", "order_key"})  # of the daemon, or shown in another form
@@ -42,6 +42,7 @@ def job_view(job: Job, memory: LiveState, now_ms: int, log: Path | None, stale_m
     view: dict[str, Any] = {name: getattr(job, name) for name in _JOB_FIELDS}
     view |= {name: getattr(job.spec, name) for name in _SPEC_FIELDS}
     view["env_vars"] = job.spec.env
+    view["reused"] = _taken_over(job)
     view["conditions_open"] = open_texts(job.spec.wait_for, job.conditions_open)
     view["awaits_token"] = _awaits_token(job, memory, now_ms)
     view["spec_hash"] = job.spec_hash.hex()
@@ -56,6 +57,12 @@ def job_view(job: Job, memory: LiveState, now_ms: int, log: Path | None, stale_m
     view["stopping"] = run is not None and run.attempt.stop_reason is not None
     view["log"] = log and str(log)
     return cast("JobView", view)
+
+
+def _taken_over(job: Job) -> TakenOverView | None:
+    """The step whose end it has taken over; its outputs are those of this job."""
+    earlier = job.spec.reused if job.reason is Reason.REUSED else None
+    return None if earlier is None else {"workflow": earlier.workflow, "step": earlier.step, "job": earlier.job}
 
 
 def _awaits_token(job: Job, memory: LiveState, now_ms: int) -> bool:

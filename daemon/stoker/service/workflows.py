@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import Actor, NeedOn, State
@@ -19,6 +20,7 @@ from stoker.core.workflow import strategies
 from stoker.core.workflow.definition import FlowRequest
 from stoker.core.workflow.plan import plan_flow
 from stoker.core.workflow.resume import ResumeOptions
+from stoker.core.workflow.reuse import ReuseWish
 from stoker.core.workflow.rollback import target_of
 from stoker.core.workflow.selection import Selection, select
 from stoker.core.workflow.state import Again, Step, Workflow, WorkflowFilter, behind, to_reset
@@ -32,7 +34,7 @@ from stoker.store import attempts, conditions, workflows
 from stoker.store.workflows import StoredWorkflow
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
-from stoker.workflows import chain, commands, dependencies, resume, rollback
+from stoker.workflows import chain, commands, dependencies, resume, reuse, rollback
 from stoker.workflows.archive import analysis_of
 from stoker.workflows.submit import WorkflowAnswer, WorkflowOffer, WorkflowSubmission
 
@@ -70,13 +72,16 @@ class WorkflowService:
     async def submit(self, request: FlowRequest, peer_uid: int) -> WorkflowAnswer:
         engine, loop = self._engine, asyncio.get_running_loop()
         # Even a short frame may hold thousands of steps: `each` makes many of one.
-        selected = await loop.run_in_executor(self._planner, _selected, request)
+        wish = None if request.reuse is None else await reuse.wish_of(engine.queries, request, peer_uid)
+        selected = await loop.run_in_executor(self._planner, _selected, request, wish)
         offer = WorkflowOffer(
             name=request.flow.name,
             sent=request.raw,
             parameters={**request.flow.parameters, **request.parameters},
             plan=selected.plan,
             part=request.part,
+            reuse=wish and replace(wish, outside=selected.outside),
+            reuse_asked=request.reuse,
             met=selected.met,
             owner_uid=peer_uid,
             key=request.idempotency_key,
@@ -197,8 +202,9 @@ class WorkflowService:
         return self._engine.request(commands.WorkflowCommand(workflow_id, decision))
 
 
-def _selected(request: FlowRequest) -> Selection:
-    return select(plan_flow(request, strategies.all_names()), request.part)
+def _selected(request: FlowRequest, wish: ReuseWish | None) -> Selection:
+    completed = () if wish is None or wish.earlier is None else wish.earlier.completed
+    return select(plan_flow(request, strategies.all_names()), request.part, completed)
 
 
 def _log_cycle(done: asyncio.Future[Any], **where: object) -> None:
@@ -248,6 +254,7 @@ def _steps(stored: StoredWorkflow, errors: dict[int, str], open_conditions: dict
             "conditions_open": open_conditions.get(standing.job_id, []),
             "critical": by_job[standing.job_id].critical,
             "resume": by_job[standing.job_id].resume,
+            "reused": standing.reused,
         }
         for standing in stored.steps
     ]

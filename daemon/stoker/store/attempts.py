@@ -50,12 +50,18 @@ OPEN = f"SELECT {COLUMNS} FROM attempts WHERE ended_at IS NULL ORDER BY job_id"
 OF_JOB = f"SELECT {COLUMNS} FROM attempts WHERE job_id = ? ORDER BY ordinal"
 NEWEST_END = f"SELECT {COLUMNS} FROM attempts WHERE job_id = ? AND ended_at IS NOT NULL ORDER BY ordinal DESC LIMIT 1"
 PAGE = f"SELECT {COLUMNS} FROM attempts WHERE job_id = ? AND ordinal < ? ORDER BY ordinal DESC LIMIT ?"
-OUTPUTS = """
-SELECT job_id, output FROM attempts WHERE job_id IN (SELECT value FROM json_each(?))
+# A job that took over an earlier end has no attempt; the outputs are in its spec. A damaged spec has none.
+REUSED_OUTPUT = "CASE WHEN json_valid(jobs.policy) THEN json_extract(jobs.policy, '$.reused.output') END"
+OUTPUTS = f"""
+SELECT job_id, output FROM attempts WHERE job_id IN (SELECT value FROM json_each(?1))
     AND ordinal = (SELECT max(ordinal) FROM attempts AS newer WHERE newer.job_id = attempts.job_id)
+    AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_id AND jobs.reason = 'reused')
+UNION ALL
+SELECT jobs.id, {REUSED_OUTPUT} FROM jobs WHERE jobs.id IN (SELECT value FROM json_each(?1)) AND jobs.reason = 'reused'
 """
 NEEDED = f"""
-SELECT jobs.id, jobs.step, jobs.state, jobs.reason, jobs.exit_code, attempts.output FROM jobs
+SELECT jobs.id, jobs.step, jobs.state, jobs.reason, jobs.exit_code,
+    CASE jobs.reason WHEN 'reused' THEN {REUSED_OUTPUT} ELSE attempts.output END FROM jobs
 LEFT JOIN attempts ON attempts.job_id = jobs.id AND attempts.ordinal = jobs.attempts
 WHERE jobs.id IN (SELECT value FROM json_each(?)) AND {NOT_PURGED} ORDER BY jobs.id
 """

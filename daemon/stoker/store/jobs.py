@@ -1,4 +1,4 @@
-"""Rows of `jobs`, `needs` and `idempotency`.
+"""Rows of `jobs` and `needs`.
 
 Owns the columns of a Spec and a Job: fields by which rows are selected or ordered have columns of their own, the others
 are in `policy`, one JSON object. Invariant: a Job that is read back equals the one that was stored, and the checksum of
@@ -33,6 +33,7 @@ from stoker.core.job.model import (
     SupersedeRunning,
     When,
 )
+from stoker.core.job.taken_over import TakenOver
 from stoker.core.raw_bytes import AnyText
 from stoker.store.database import json_array
 from stoker.store.strict import strict
@@ -72,6 +73,7 @@ class SpecRemainder(Struct, frozen=True, omit_defaults=True):
     wait_for: Tree | None = None
     when: When | None = None
     hook_data: dict[str, Any] = field(default_factory=dict)
+    reused: TakenOver | None = None
 
 
 class _KnownRemainder(SpecRemainder, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -164,8 +166,6 @@ SELECT DISTINCT needed FROM needs JOIN jobs ON jobs.id = needs.job_id
 JOIN jobs AS other ON other.id = needs.needed
 WHERE jobs.state IN ('waiting', 'held') AND other.finished_at IS NOT NULL
 """
-INSERT_KEY = "INSERT INTO idempotency (owner_uid, key, spec_hash, job_id, created_at) VALUES (?, ?, ?, ?, ?)"
-BY_KEY = "SELECT spec_hash, job_id, purged_state, purged_workflow FROM idempotency WHERE owner_uid = ? AND key = ?"
 
 
 # The fields that hashes of the first version cover, in their order. A later field counts only if it differs from its
@@ -376,24 +376,3 @@ def running_without_attempt(connection: sqlite3.Connection) -> list[int]:
 def ended_needs(connection: sqlite3.Connection) -> list[int]:
     """Ids of jobs that have ended while others still wait for them: a crash came before these were released."""
     return [row[0] for row in connection.execute(ENDED_NEEDS)]
-
-
-class Keyed(Struct, frozen=True):
-    """The job that a key was used for, and the hash of its spec as it was sent.
-
-    If it was purged: the state in which it, or its workflow `purged_workflow`, had ended.
-    """
-
-    spec_hash: bytes
-    job_id: int
-    purged_state: str | None = None
-    purged_workflow: int | None = None
-
-
-def by_keys(connection: sqlite3.Connection, keys: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Keyed]:
-    keyed = {}
-    for pair in keys:
-        row = connection.execute(BY_KEY, pair).fetchone()
-        if row is not None:
-            keyed[pair] = Keyed(*row)
-    return keyed

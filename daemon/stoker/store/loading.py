@@ -15,11 +15,12 @@ from stoker.core.clock import Now
 from stoker.core.job.model import Job
 from stoker.core.named_events import NamedEvent
 from stoker.core.workflow.checkpoint import Head, chain_of
-from stoker.store import attempts, checkpoints, conditions, retention, workflows
+from stoker.store import attempts, checkpoints, conditions, keys, retention, workflows
 from stoker.store import jobs as job_rows
 from stoker.store.conditions import WaiterPortion, WaitersWanted
 from stoker.store.due import Due, due
-from stoker.store.jobs import Dependent, Keyed
+from stoker.store.jobs import Dependent
+from stoker.store.keys import Keyed
 from stoker.store.workflows import StoredWorkflow
 
 # For one turn: each job becomes a step, and turns must be short.
@@ -111,7 +112,7 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
         loaded.skipped_behind = job_rows.skipped_behind(connection, wanted.skipped_behind)
         wanted.ids.update(wanted.skipped_behind, (each.job_id for each in loaded.skipped_behind))
     if wanted.keys:
-        loaded.keys = job_rows.by_keys(connection, wanted.keys)
+        loaded.keys = keys.by_keys(connection, wanted.keys)
         wanted.ids.update(keyed.job_id for keyed in loaded.keys.values())
     _load_conditions(connection, wanted, loaded)
     if unread := [job_id for job_id in wanted.ids if job_id not in wanted.open_runs]:

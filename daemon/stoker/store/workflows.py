@@ -26,7 +26,10 @@ UPDATE = "UPDATE workflows SET state = ?, intent = ?, target = ?, flow = ?, fini
 LIVE = f"SELECT {COLUMNS} FROM workflows WHERE finished_at IS NULL"
 BY_IDS = f"SELECT {COLUMNS} FROM workflows WHERE id IN (SELECT value FROM json_each(?))"
 STEPS = """
-SELECT workflow_id, id, step, state, reason, failures, attempts, checkpoint_floor, exit_code, signal FROM jobs
+SELECT workflow_id, id, step, state, reason, failures, attempts, checkpoint_floor, exit_code, signal,
+    CASE WHEN reason = 'reused' AND json_valid(policy)
+        THEN json_extract(policy, '$.reused.workflow') || '/' || json_extract(policy, '$.reused.step') END
+FROM jobs
 WHERE workflow_id IN (SELECT value FROM json_each(?)) ORDER BY id
 """
 ENDS = "SELECT id, owner_uid, finished_at IS NOT NULL FROM workflows WHERE id IN (SELECT value FROM json_each(?))"
@@ -40,6 +43,7 @@ SELECT finished_at - created_at FROM workflows WHERE id < ?1 AND id >= ?1 - ?2 A
     AND owner_uid = ?4 ORDER BY id DESC LIMIT ?5
 """
 SEARCHED, LOOKED_AT = 1_000, 5
+NEWEST_NAMED = "SELECT id FROM workflows WHERE name = ? AND owner_uid = ? ORDER BY id DESC LIMIT 1"
 PAGE = f"""
 SELECT {COLUMNS} FROM workflows WHERE (?1 IS NULL OR id < ?1)
     AND (?2 = '[]' OR state IN (SELECT value FROM json_each(?2))) ORDER BY id DESC LIMIT ?3
@@ -47,7 +51,7 @@ SELECT {COLUMNS} FROM workflows WHERE (?1 IS NULL OR id < ?1)
 
 
 class StepStanding(Struct, frozen=True):
-    """The state of the job of one step."""
+    """The state of the job of one step. `reused`: the earlier step whose end it took over, as `12/compile`."""
 
     job_id: int
     step: str
@@ -58,6 +62,7 @@ class StepStanding(Struct, frozen=True):
     floor: int = 0
     exit_code: int | None = None
     signal: int | None = None
+    reused: str | None = None
 
 
 class StoredWorkflow(Struct, frozen=True):
@@ -101,6 +106,12 @@ def earlier_durations(connection: sqlite3.Connection, workflow: Workflow) -> lis
     """How long the newest workflows of the same name and owner took that succeeded, in milliseconds."""
     parameters = (workflow.id, SEARCHED, workflow.name, workflow.owner_uid, LOOKED_AT)
     return [row[0] for row in connection.execute(EARLIER, parameters)]
+
+
+def newest_named(connection: sqlite3.Connection, name: str, owner_uid: int) -> int | None:
+    """The newest workflow of that name and owner."""
+    row = connection.execute(NEWEST_NAMED, (name, owner_uid)).fetchone()
+    return None if row is None else int(row[0])
 
 
 def page(

@@ -30,6 +30,7 @@ from stoker.store import (
     checkpoints,
     conditions,
     jobs,
+    keys,
     queues,
     rates,
     recoveries,
@@ -188,7 +189,7 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
     _many(connection, jobs.DROP_NEEDS, [(job_id,) for job_id in batch.needs if job_id not in batch.new_jobs])
     _many(connection, jobs.INSERT_NEED, jobs.need_rows(batch.needs))
     _write_conditions(connection, batch)
-    _many(connection, jobs.INSERT_KEY, [(k.owner_uid, k.key, k.spec_hash, k.job_id, k.created_at) for k in batch.keys])
+    _many(connection, keys.INSERT, [(k.owner_uid, k.key, k.spec_hash, k.job_id, k.created_at) for k in batch.keys])
     _many(connection, attempts.SETTLE, [attempts.settle_row(attempt) for attempt in ended], exact=True)
     _many(connection, jobs.UPDATE, [jobs.update_row(job) for job in batch.jobs.values()], exact=True)
     _many(connection, jobs.UPDATE_SPEC, [jobs.spec_row(job) for job in batch.respecified.values()], exact=True)

@@ -14,8 +14,10 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stoker.core.errors import IdempotencyConflict, QueueFull, StokerError
+from stoker.core.job import events as ev
 from stoker.core.job.model import Actor, Need, Spec
 from stoker.core.schedule.model import Origin
 from stoker.core.sorted_json import encode_sorted
@@ -23,12 +25,13 @@ from stoker.core.workflow.definition import Part
 from stoker.core.workflow.fan_out import Planned
 from stoker.core.workflow.mistakes import Mistake, refuse
 from stoker.core.workflow.plan import Plan
+from stoker.core.workflow.reuse import ReuseDecision, ReuseWish, decide
 from stoker.core.workflow.state import Workflow, WorkflowState
 from stoker.engine import conditions
 from stoker.engine.intake import CommandRequest, Intake, drawn_trace_id
 from stoker.engine.memory.workflows import Blueprint, LiveWorkflow, width_of
 from stoker.engine.turn import Turn
-from stoker.store.jobs import Keyed
+from stoker.store.keys import Keyed
 from stoker.store.loading import Wanted
 from stoker.store.writer import NewKey
 from stoker.workflows.step_specs import StepOwner, accept_steps, step_mistake, step_row, step_spec
@@ -45,11 +48,28 @@ class WorkflowOffer(Struct, frozen=True, kw_only=True):
     parameters: dict[str, str]
     plan: Plan
     part: Part = Part()
+    reuse: ReuseWish | None = None
+    reuse_asked: int | str | None = None
     met: tuple[str, ...] = ()
     owner_uid: int
     key: str | None = None
     dry_run: bool = False
     origin: Origin | None = None
+
+
+class StepReuse(Struct, frozen=True):
+    """Whether the end of an earlier step is taken over, and why or why not."""
+
+    step: str
+    reused: bool
+    why: str
+
+
+class ReuseAnswer(Struct, frozen=True):
+    """`workflow`: the earlier run; None if there is none."""
+
+    workflow: int | None
+    steps: tuple[StepReuse, ...]
 
 
 class WorkflowAnswer(Struct, frozen=True, kw_only=True):
@@ -66,6 +86,7 @@ class WorkflowAnswer(Struct, frozen=True, kw_only=True):
     existing: bool = False
     warnings: tuple[str, ...] = ()
     met: tuple[str, ...] = ()
+    reuse: ReuseAnswer | None = None
 
 
 class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
@@ -97,15 +118,17 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
 
     def accept_or_try(self, turn: Turn) -> Generator[None, None, WorkflowAnswer]:
         specs = yield from self._specs(turn)
+        reuse = yield from self._reuse(specs)
         about: dict[str, Any] = {
             "layers": self._offer.plan.layers,
             "warnings": (*self._warnings,),
             "met": self._offer.met,
+            "reuse": self._reuse_answer(reuse),
         }
         if self._offer.dry_run:
             steps = dict.fromkeys(step.name for step in self._offer.plan.steps)
             return WorkflowAnswer(id=None, state=None, steps=steps, **about)
-        run = yield from self._accept(turn, specs)
+        run = yield from self._accept(turn, specs, reuse)
         jobs = {step.name: step.job_id for step in run.steps.values()}
         return WorkflowAnswer(id=run.workflow.id, state=run.workflow.state, steps={**jobs}, **about)
 
@@ -191,13 +214,38 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
             errors.insert(0, problem)
         return spec, errors
 
-    def _accept(self, turn: Turn, specs: Sequence[Spec]) -> Generator[None, None, LiveWorkflow]:
+    def _reuse(self, specs: Sequence[Spec]) -> Generator[None, None, list[ReuseDecision]]:
+        """A decision for each step, if an earlier run is to be reused."""
+        decisions = []
+        if self._offer.reuse is not None:
+            for decision in decide(zip(self._offer.plan.steps, specs, strict=True), self._offer.reuse):
+                decisions.append(decision)
+                yield
+        return decisions
+
+    def _reuse_answer(self, decisions: Sequence[ReuseDecision]) -> ReuseAnswer | None:
+        wish = self._offer.reuse
+        if wish is None:
+            return None
+        steps = tuple(StepReuse(one.step, one.taken is not None, one.why) for one in decisions)
+        return ReuseAnswer(None if wish.earlier is None else wish.earlier.workflow, steps)
+
+    def _accept(
+        self, turn: Turn, specs: Sequence[Spec], reuse: Sequence[ReuseDecision]
+    ) -> Generator[None, None, LiveWorkflow]:
         run = self._run(turn)
         owner = Actor(self._offer.owner_uid)
         turn.add_workflow(run, owner)
-        steps = [(step, spec, spec.needs) for step, spec in zip(self._offer.plan.steps, specs, strict=True)]
+        taken = {one.step: one.taken for one in reuse if one.taken is not None}
+        steps = [
+            (step, replace(spec, reused=taken.get(step.name)), () if step.name in taken else spec.needs)
+            for step, spec in zip(self._offer.plan.steps, specs, strict=True)
+        ]
         yield from accept_steps(turn, self._intake, run, steps, seen=self.seen)
         turn.checkpoint(turn.memory.workflows.context(run, turn.now.wall))
+        for name, earlier in taken.items():
+            turn.step(run.jobs[name], ev.Reused(actor=replace(owner, note=f"from {earlier.place}")))
+            yield
         if self._offer.key:
             first = next(iter(run.steps))
             turn.batch.keys.append(NewKey(self._offer.owner_uid, self._offer.key, self._digest, first, turn.now.wall))
@@ -225,5 +273,6 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
 
 def _digest(offer: WorkflowOffer) -> bytes:
     """The hash of all that was asked; a workflow without further wishes has that of earlier versions."""
-    wishes = b"" if offer.part.whole else encode_sorted(offer.part)
+    asked = (offer.part, offer.reuse_asked)
+    wishes = b"" if offer.part.whole and offer.reuse_asked is None else encode_sorted(asked)
     return hashlib.blake2b(bytes(offer.sent) + encode_sorted(offer.parameters) + wishes, digest_size=16).digest()

@@ -18,6 +18,8 @@ def cause(job: Job) -> str:
     if reason is Reason.USER:
         skipped_step = job.state is State.SKIPPED and job.workflow_id is not None
         return f" {SENTENCES[reason]}" + (" or by a resume strategy" if skipped_step else "")
+    if reason is Reason.REUSED and job.spec.reused is not None:
+        return f": reused from {job.spec.reused.place} (job {job.spec.reused.job})"
     if reason is Reason.EXIT and job.exit_code is not None and job.state is State.FAILED:
         return f": {exited_with(job.exit_code, job.spec.success_exit_codes)}"
     if reason is Reason.SIGNAL and job.signal is not None:

@@ -132,6 +132,10 @@ class Rewired(Event, frozen=True):
     needs_open: int
 
 
+class Reused(Event, frozen=True):
+    """A step succeeds without an attempt: it takes over the end that its spec names."""
+
+
 class Cancel(Event, frozen=True):
     pass
 

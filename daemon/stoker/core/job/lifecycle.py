@@ -192,6 +192,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.DeadlinePassed: _ends(State.EXPIRED, Reason.DEADLINE),
             ev.NeedFailed: _need_failed,
             ev.Superseded: _superseded,
+            ev.Reused: _ends(State.SUCCEEDED, Reason.REUSED),
             ev.Cancel: verbs.cancel,
             ev.Skip: verbs.skip,
             ev.Hold: verbs.hold,

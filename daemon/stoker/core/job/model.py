@@ -17,6 +17,7 @@ from msgspec import Struct, field
 
 from stoker.core.job.conditions import Tree
 from stoker.core.job.limits import NO_LIMITS, Bounds, Limits
+from stoker.core.job.taken_over import TakenOver
 from stoker.core.rate import KEY_PREFIX, Rate
 from stoker.core.raw_bytes import AnyText
 
@@ -60,6 +61,7 @@ class Reason(StrEnum):
     SHUTDOWN = "shutdown"
     RESTORED = "restored"
     DAMAGED = "damaged"
+    REUSED = "reused"
 
 
 class StopReason(StrEnum):
@@ -179,6 +181,9 @@ class Spec(Struct, frozen=True, kw_only=True, gc=False):
     hook: str | None = None  # the hook that submitted it, the number of the change, and the JSON that its command gets
     hook_change: int | None = None
     hook_data: dict[str, Any] = field(default_factory=dict)
+    reused: TakenOver | None = (
+        None  # the end that it took over when it was submitted; `Reason.REUSED` says that it stands
+    )
 
     @property
     def demands(self) -> dict[str, int]:

@@ -200,6 +200,7 @@ class FlowRequest(Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     dry_run: bool = False
     part: Part = Part()
+    reuse: int | Literal["latest"] | None = None
     mistakes: tuple[Mistake, ...] = ()
     unsure: frozenset[str] = frozenset()
     unlocatable: frozenset[str] = frozenset()

@@ -6,7 +6,7 @@ the names that a person types stand for steps and for whole groups.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -18,51 +18,51 @@ from stoker.core.workflow.fan_out import Planned
 from stoker.core.workflow.mistakes import Mistake
 from stoker.core.workflow.plan import Plan
 from stoker.core.workflow.state import Step, behind
+from stoker.core.workflow.step_names import group_of, steps_named
 
 
 class Selection(Struct, frozen=True):
-    """The plan of a part. `met`: the needs outside of it, which count as met."""
+    """The plan of a part. `met`: the needs outside of it, which count as met.
+
+    `outside`: steps outside of it that the plan has nevertheless, as an earlier run has what they hand on.
+    """
 
     plan: Plan
     met: tuple[str, ...] = ()
+    outside: frozenset[str] = frozenset()
 
 
-def select(plan: Plan, part: Part) -> Selection:
-    """The part of a plan. A name without a step is a mistake, and so is a part without steps."""
+def select(plan: Plan, part: Part, completed: Collection[str] = ()) -> Selection:
+    """The part of a plan. A name without a step is a mistake, and so is a part without steps.
+
+    `completed`: steps of an earlier run whose outputs can be taken from there.
+    """
     if part.whole or plan.mistakes:
         return Selection(plan)
-    groups = _groups(plan.steps)
+    names = [step.name for step in plan.steps]
+    named = {name: steps_named(name, names) for name in (*part.targets, *part.starts)}
     mistakes = [
-        Mistake(option, f"there is no step {name!r}", did_you_mean(name, groups))
-        for option, names in (("target", part.targets), ("from", part.starts))
-        for name in names
-        if name not in groups
+        Mistake(option, f"there is no step {name!r}", did_you_mean(name, {group_of(one) for one in names}))
+        for option, asked in (("target", part.targets), ("from", part.starts))
+        for name in asked
+        if not named[name]
     ]
-    chosen = set() if mistakes else _chosen(plan.steps, groups, part)
+    chosen = set() if mistakes else _chosen(plan.steps, named, part)
     if not chosen and not mistakes:
         message = f"{_few(part.targets)} needs none of {_few(part.starts)}, so the part has no steps"
         mistakes.append(Mistake("target", message, "leave out one of the two"))
     if mistakes:
         return Selection(replace(plan, mistakes=tuple(mistakes)))
-    return _cut_out(plan, chosen)
+    return _cut_out(plan, chosen, completed)
 
 
-def _groups(steps: Iterable[Planned]) -> dict[str, list[str]]:
-    """The steps for which each name stands: its own, that of its group."""
-    groups: dict[str, list[str]] = {}
-    for step in steps:
-        for name in {step.name, step.group or step.name}:
-            groups.setdefault(name, []).append(step.name)
-    return groups
-
-
-def _chosen(steps: Sequence[Planned], groups: Mapping[str, list[str]], part: Part) -> set[str]:
+def _chosen(steps: Sequence[Planned], named: Mapping[str, list[str]], part: Part) -> set[str]:
     chosen = {step.name for step in steps}
     if part.targets:
-        chosen &= _ahead(steps, [step for name in part.targets for step in groups[name]])
+        chosen &= _ahead(steps, [step for name in part.targets for step in named[name]])
     if part.starts:
         edges = [Step(name=step.name, job_id=0, needs=step.needs) for step in steps]
-        chosen &= behind(edges, [step for name in part.starts for step in groups[name]])
+        chosen &= behind(edges, [step for name in part.starts for step in named[name]])
     return chosen
 
 
@@ -75,17 +75,20 @@ def _ahead(steps: Sequence[Planned], roots: Collection[str]) -> set[str]:
     return found
 
 
-def _cut_out(plan: Plan, chosen: Collection[str]) -> Selection:
-    steps, met = [], dict[str, None]()
+def _cut_out(plan: Plan, chosen: Collection[str], completed: Collection[str]) -> Selection:
+    needs = {edge.step: None for step in plan.steps if step.name in chosen for edge in step.needs}
+    outside = frozenset(name for name in needs if name not in chosen and name in completed)
+    steps = []
     for step in plan.steps:
-        if step.name in chosen:
-            inside = tuple(edge for edge in step.needs if edge.step in chosen)
-            met.update((edge.step, None) for edge in step.needs if edge.step not in chosen)
+        if step.name in chosen or step.name in outside:
+            kept = step.needs if step.name in chosen else ()
+            inside = tuple(edge for edge in kept if edge.step in chosen or edge.step in outside)
             steps.append(replace(step, needs=inside, when=step.when if inside else None))
+    met = tuple(name for name in needs if name not in chosen and name not in outside)
     groups = {step.group for step in steps}
     widths = {group: width for group, width in plan.widths.items() if group in groups}
     order = layers({step.name: [edge.step for edge in step.needs] for step in steps})
-    return Selection(replace(plan, steps=tuple(steps), widths=widths, layers=order), tuple(met))
+    return Selection(replace(plan, steps=tuple(steps), widths=widths, layers=order), met, outside)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -104,6 +104,11 @@ class LiveWorkflow(Struct):
         """The steps that a name stands for: one, or those of a group. Raises StepNotFound for `path`."""
         return found_steps(self.workflow.id, asked, self.states, path)
 
+    def keep_reused(self, job: Job) -> None:
+        """Keep the hash of the output that a step took over."""
+        if job.spec.reused is not None and job.spec.reused.output is not None:
+            self.outputs[job.step or ""] = digest(job.spec.reused.output)
+
     def check_step(self, step: str, path: str = "step") -> str:
         """The name, if it is that of one step. Raises StepNotFound or InvalidParams for `path`."""
         if step in self.states:
@@ -216,6 +221,9 @@ class LiveWorkflows:
             "holds": run.holds.get(job.step or "", {}),
         }
         left = [self.link(run, CheckpointKind.TRANSITION, job.state.value, payload, at, job)]
+        if job.reason is Reason.REUSED and before.reason is not Reason.REUSED:
+            run.keep_reused(job)
+            left.append(self.link(run, CheckpointKind.STEP, job.state.value, self._reused_end(run, job), at, job))
         if attempt is not None and attempt.outcome is not None:
             left.append(self.link(run, CheckpointKind.STEP, job.state.value, self._end(run, job, attempt), at, job))
         if run.head.since_context >= MAX_CHAIN:
@@ -224,10 +232,30 @@ class LiveWorkflows:
 
     def _end(self, run: LiveWorkflow, job: Job, attempt: Attempt) -> dict[str, Any]:
         """The end of an attempt, with the fingerprint of the step if it asks to be verified."""
-        step, payload = run.steps[job.id], _end(run, job, attempt)
+        return self._with_proof(run, job) | _end(run, job, attempt)
+
+    def _with_proof(self, run: LiveWorkflow, job: Job) -> dict[str, Any]:
+        step = run.steps[job.id]
         if not step.verify or job.state is not State.SUCCEEDED:
-            return payload
-        return payload | {"proof": proof(job.spec, self.surroundings, needed_outputs(step, run.outputs))}
+            return {}
+        return {"proof": proof(job.spec, self.surroundings, needed_outputs(step, run.outputs))}
+
+    def _reused_end(self, run: LiveWorkflow, job: Job) -> dict[str, Any]:
+        """The end of a step that took over an earlier one."""
+        earlier = job.spec.reused
+        assert earlier is not None, "a reused step has what it took over"
+        return self._with_proof(run, job) | {
+            "workflow": run.workflow.id,
+            "type": run.workflow.name,
+            "step": job.step,
+            "job": job.id,
+            "attempt": 0,
+            "status": job.state,
+            "reason": job.reason,
+            "output": None if earlier.output is None else msgspec.Raw(earlier.output.encode()),
+            "reused": {"workflow": earlier.workflow, "step": earlier.step, "job": earlier.job},
+            "ended_at": job.finished_at,
+        }
 
     def judge(self, run: LiveWorkflow, now: int) -> Workflow:
         """The row of the workflow with the state that its steps give it."""

@@ -1,0 +1,129 @@
+"""Which steps of an edited flow need not run, because an earlier run completed them unchanged (`--reuse`). Pure.
+
+Owns the comparison of a step with the same step of the earlier run, and its words. Invariants: a step is taken over
+only if it succeeded there, each step that it needs is taken over, and all that decides about its work is the same;
+every step gets a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from msgspec import Struct
+
+from stoker.core.job.model import ExecutionMode, Reason, Spec, State, When
+from stoker.core.job.taken_over import FileHashes, TakenOver
+from stoker.core.workflow.fan_out import Planned
+from stoker.core.workflow.state import Edge
+
+OWN_HANDLERS = "stoker."  # steps without work of their own, such as one that adds steps to its workflow
+MOST_NAMED = 3
+# The fields that decide about the work of a step. `env` and files are compared by name.
+_COMPARED = (
+    "command", "args", "stdin", "working_dir", "umask", "execution_mode", "success_exit_codes",
+)  # fmt: skip
+
+
+class EarlierStep(Struct, frozen=True, kw_only=True):
+    """A step of the earlier run. `output`: its outputs as JSON; `files`: their hashes, if it has any."""
+
+    job: int
+    state: State
+    reason: Reason | None
+    spec: Spec
+    needs: tuple[Edge, ...] = ()
+    when: When | None = None
+    output: str | None = None
+    files: FileHashes | None = None
+
+
+class EarlierRun(Struct, frozen=True):
+    """The run to reuse: its steps by name."""
+
+    workflow: int
+    steps: Mapping[str, EarlierStep]
+
+    @property
+    def completed(self) -> set[str]:
+        return {name for name, step in self.steps.items() if step.state is State.SUCCEEDED}
+
+
+class ReuseWish(Struct, frozen=True, kw_only=True):
+    """The facts for the decisions. `earlier` is None if the flow has not run yet.
+
+    `begins`: the part begins in the middle, so all of its steps run. `outside`: steps that stand outside of the part
+    and only hand on what they had.
+    """
+
+    earlier: EarlierRun | None
+    begins: bool = False
+    outside: Collection[str] = ()
+
+
+class ReuseDecision(Struct, frozen=True):
+    """`taken`: the end that is taken over; None if the step runs."""
+
+    step: str
+    why: str
+    taken: TakenOver | None = None
+
+
+def decide(steps: Iterable[tuple[Planned, Spec]], wish: ReuseWish) -> Iterator[ReuseDecision]:
+    """One decision for each step, in an order in which the steps can run."""
+    running: dict[str, None] = {}
+    for planned, spec in steps:
+        decision = _decide(planned, spec, wish, running)
+        if decision.taken is None:
+            running[planned.name] = None
+        yield decision
+
+
+def _decide(planned: Planned, spec: Spec, wish: ReuseWish, running: Collection[str]) -> ReuseDecision:
+    name, run = planned.name, wish.earlier
+    if run is None:
+        return ReuseDecision(name, "there is no earlier run")
+    earlier = run.steps.get(name)
+    if earlier is None:
+        return ReuseDecision(name, f"workflow {run.workflow} has no such step")
+    taken = TakenOver(run.workflow, name, earlier.job, earlier.output, earlier.files)
+    if name in wish.outside:
+        return ReuseDecision(name, "outside the part", taken)
+    why = _why_anyway(planned, spec, earlier, wish, running) or _changed(planned, spec, earlier)
+    return ReuseDecision(name, _same(planned), taken) if why is None else ReuseDecision(name, why)
+
+
+def _why_anyway(
+    planned: Planned, spec: Spec, earlier: EarlierStep, wish: ReuseWish, running: Collection[str]
+) -> str | None:
+    """Why a step runs even if nothing of its own has changed; None if it need not."""
+    if wish.begins:
+        return "the part begins with it or before it"
+    if earlier.state is not State.SUCCEEDED:
+        reason = "" if earlier.reason is None else f" ({earlier.reason.value})"
+        return f"it is {earlier.state.value}{reason} in the earlier run"
+    if spec.execution_mode is ExecutionMode.IN_PROCESS and str(spec.command).startswith(OWN_HANDLERS):
+        return "it has no work of its own to take over"
+    return next((f"its need {edge.step} runs" for edge in planned.needs if edge.step in running), None)
+
+
+def _changed(planned: Planned, spec: Spec, earlier: EarlierStep) -> str | None:
+    """The fields that differ, in words."""
+    changed = [name for name in _COMPARED if getattr(spec, name) != getattr(earlier.spec, name)]
+    then, now = earlier.spec.env, spec.env
+    changed += sorted(f"env {name}" for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+    if set(planned.needs) != set(earlier.needs):
+        changed.append("needs")
+    elif planned.when is not earlier.when:
+        changed.append("when")
+    return f"{few(changed)} changed" if changed else None
+
+
+def _same(planned: Planned) -> str:
+    """The result of the comparison, in words."""
+    return "same command and inputs" if planned.needs else "same command"
+
+
+def few(names: list[str]) -> str:
+    """The first names of a list, and the number of the others."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
