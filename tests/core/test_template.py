@@ -115,6 +115,16 @@ def test_fill_when_a_label_is_a_template_then_it_is_filled_within_its_limit() ->
     assert texts_of(result) == {"labels.l": "filled in, it is not valid: Expected str of length <= 200"}
 
 
+@pytest.mark.parametrize("text", ["{{json .}}", "x {{a b}} {{a}}", "{{{{ {{a b}}"])
+def test_fill_when_braces_hold_no_name_then_the_text_is_refused(text: str) -> None:
+    result = filled({"a": "1"}, args=(text,), stdin=text)
+    _, wrong = filled_items([text], TemplateNames({"a": "1"}))
+
+    message = f"{'{{json .}}' if 'json' in text else '{{a b}}'}: this is not a name"
+    assert texts_of(result) == {"args[0]": message, "stdin": message}
+    assert [(one.path, one.message) for one in wrong] == [("each[0]", message)]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
+from stoker.cli import item_files
 from stoker.cli.kit import render, values
 from stoker.cli.kit.spec import current_umask, here, overdue, resolve
 from stoker.core.errors import FlowInvalid, FrameTooLarge, ParseError, StokerError, UsageError
@@ -30,12 +31,12 @@ _AT = re.compile(r"^(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\
 
 
 def read(source: str) -> dict[str, Any]:
-    """The flow of a file, or of stdin (`-`). Raises ParseError with file and line, or FlowInvalid."""
+    """The flow of a file, or of stdin (`-`), with the lists that it names. Raises ParseError or FlowInvalid."""
     raw = _bytes(source)
     is_json = source.endswith(".json") or (not source.endswith(".toml") and raw.lstrip()[:1] == b"{")
     source = shown(source)
     flow = _json(source, raw) if is_json else _toml(source, raw)
-    mistakes = [f"{source}: {mistake}" for mistake in _unusable(flow)]
+    mistakes = [f"{source}: {mistake}" for mistake in (*item_files.put_in(source, flow), *_unusable(flow))]
     if mistakes:
         raise FlowInvalid(f"{source} has {counted(len(mistakes), 'mistake')}", errors=mistakes)
     return flow

@@ -35,6 +35,7 @@ MOST_NAMED = 20  # parameters, in one message
 OVERHEAD = 64  # characters that each text costs beside its own, in memory and in a row
 # The parts are possessive: with backtracking, spaces behind `{{` would take time by the square of their number.
 _WORD = re.compile(r"\{\{\s*+([^{}\s]*+)\s*+\}\}")
+_BRACED = re.compile(r"\{\{[^{}]*+\}\}")
 _ESCAPED = "{{{{"
 _SINGLE = {
     "command": Path,
@@ -109,6 +110,9 @@ class Template(Generic[W]):
         self.mistakes: list[Mistake] = []  # of every step that is made of it
         self._texts: list[_Text] = []
         for text in _texts(sent):
+            if wrong := _no_name(text.path, text.text):
+                self.mistakes.append(wrong)
+                continue
             missing = [name for name in dict.fromkeys(text.pieces[1::2]) if name not in names.parameters]
             if of_items:
                 missing = [name for name in missing if not is_item_word(name)]
@@ -220,9 +224,7 @@ def _texts(sent: JobWork) -> Iterator[_Text]:
     waits = ((WAIT_FOR, None, text) for text in conditions.texts(sent.wait_for or None))
     for field, key, text in (*single, *env, *labels, *args, *waits):
         if isinstance(text, str) and ("{{" in text or field in _LATE):
-            pieces = _pieces(text)
-            if pieces != [text] or field in _LATE:
-                yield _Text(field, key, text, pieces)
+            yield _Text(field, key, text, _pieces(text))
 
 
 def _pieces(text: str) -> list[str]:
@@ -234,6 +236,17 @@ def _pieces(text: str) -> list[str]:
         pieces[-1] += "{{" + more[0]
         pieces += more[1:]
     return pieces
+
+
+def _no_name(path: str, text: str) -> Mistake | None:
+    """The mistake of a text that has something in double braces that is no name."""
+    if "{{" not in text:
+        return None
+    plain = (piece for part in text.split(_ESCAPED) for piece in _WORD.split(part)[::2])
+    braced = next(filter(None, map(_BRACED.search, plain)), None)
+    if braced is None:
+        return None
+    return Mistake(path, f"{braced[0][:MAX_SHOWN]}: this is not a name", f"write {_ESCAPED} for {{{{ itself")
 
 
 def _no_such_word(name: str, own: Mapping[str, str]) -> tuple[str, str]:
@@ -270,6 +283,9 @@ def filled_text(
 ) -> str:
     """A text with every name replaced; with a mistake, as it was. `item`: the words of the item, if there is one."""
     if "{{" not in text:
+        return text
+    if wrong := _no_name(path, text):
+        mistakes.append(wrong)
         return text
     pieces, own = _pieces(text), item or {}
     missing = [name for name in dict.fromkeys(pieces[1::2]) if name not in own and name not in names.parameters]
