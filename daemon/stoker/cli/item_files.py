@@ -39,4 +39,4 @@ def _items(path: str) -> list[Any]:
     if text.lstrip()[:1] == "[":
         items: list[Any] = parse_strict(text.encode())
         return items
-    return [line for line in text.splitlines() if line.strip()]
+    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
