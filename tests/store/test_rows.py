@@ -136,6 +136,14 @@ def test_spec_hash_when_anything_is_asked_differently_then_it_differs() -> None:
     assert all(len(spec_hash(one)) == 16 for one in asked)
 
 
+def test_spec_when_recorded_without_its_defaults_then_a_later_version_reads_the_same() -> None:
+    """The log of changes and the journal keep it for years: no default of a spec may ever change."""
+    text = msgspec.json.encode(spec())
+
+    assert text == b'{"command":"/bin/true","working_dir":"/tmp"}'
+    assert spec_hash(msgspec.json.decode(text, type=Spec)).hex() == "b65fbf555b4989f111444e117fd706eb"
+
+
 class Grown(Spec, frozen=True, kw_only=True):
     """A Spec of a version to come."""
 

@@ -126,8 +126,11 @@ class Need(Struct, frozen=True, gc=False):
     on: NeedOn = NeedOn.OK
 
 
-class Spec(Struct, frozen=True, kw_only=True, gc=False):
-    """A job as it was requested, with every default filled in. Later only a person changes it (edit, retry)."""
+class Spec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A job as it was requested, with every default filled in. Later only a person changes it (edit, retry).
+
+    The log of changes leaves out what is as below: these defaults are part of the file format and never change.
+    """
 
     command: AnyText
     working_dir: AnyText
@@ -260,7 +263,7 @@ class OutcomeKind(StrEnum):
     NEVER_STARTED = "never_started"
 
 
-class Outcome(Struct, frozen=True, kw_only=True, gc=False):
+class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The end of one attempt. `stopped`: our signal was delivered before the exit.
 
     `shutdown`: a foreign signal killed it while the system or the service was stopping.
@@ -284,7 +287,7 @@ class Outcome(Struct, frozen=True, kw_only=True, gc=False):
     output: str | None = None
 
 
-class Identity(Struct, frozen=True, kw_only=True, gc=False):
+class Identity(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The facts that prove that a process is the one we started."""
 
     pid: int
