@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 Rows = dict[str, set[tuple[Any, ...]]]
 # Rows that a restore itself writes, or that the start after it makes anew.
-OF_A_RESTORE = {"journal", "restored", "epoch", "journal_left", "history"}
+OF_A_RESTORE = {
+    *("journal", "restored", "epoch", "journal_left", "history"),
+    *("last_jobs", "last_workflows", "last_checkpoints"),
+}
 
 
 def rows(database: Path) -> Rows:
