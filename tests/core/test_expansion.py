@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import NeedOn, When
 from stoker.core.workflow.definition import Flow, FlowRequest, ItemSource, StepNeed, StepParams
-from stoker.core.workflow.expansion import GroupPlan, group_of, listed, members, needs_of, read_list, rewired
+from stoker.core.workflow.expansion import GroupPlan, group_of, listed, members, needs_of, place_of, read_list, rewired
 from stoker.core.workflow.items import Item
 from stoker.core.workflow.plan import plan_flow
 from stoker.core.workflow.state import Edge, Step
@@ -76,26 +79,29 @@ def test_plan_when_a_list_comes_later_then_a_condition_over_all_needs_is_refused
 
 
 def test_group_when_it_is_filled_then_items_are_no_templates() -> None:
-    group = group_of(flow(needs=[StepNeed(step="other", on=NeedOn.ANY)]), {"x": "2"}, "work", ["a", "{{x}}"])
+    sent = flow(needs=[StepNeed(step="other", on=NeedOn.ANY)])
+
+    group = group_of(place_of(sent, {"x": "2"}, "work"), ["a", "{{x}}"])
 
     assert [(step.name, step.sent.args) for step in group.steps] == [
         ("work[a]", ("a", "2")),
         ("work[__x__]", ("{{x}}", "2")),
     ]
     assert (group.needs, group.same, group.when) == ((Edge("other", NeedOn.ANY),), (), When.EACH)
+    assert group.widths == {}
 
 
 def test_group_when_items_are_tables_then_their_texts_are_no_templates() -> None:
     items: list[Item] = [{"name": "a", "n": 1}, 2]
 
-    group = group_of(flow(args=[]), {}, "work", items)
+    group = group_of(place_of(flow(args=[]), {}, "work"), items)
 
     assert [step.item for step in group.steps] == items
 
 
 def test_group_when_an_item_lacks_a_key_then_the_mistake_is_refused() -> None:
     with pytest.raises(FlowInvalid, match=r"the flow has 1 mistake: steps\.work\.args"):
-        group_of(flow(args=["{{item.path}}"]), {}, "work", [{"name": "a"}, {"name": "b"}])
+        group_of(place_of(flow(args=["{{item.path}}"]), {}, "work"), [{"name": "a"}, {"name": "b"}])
 
 
 def test_members_when_names_have_labels_then_they_are_found_by_group() -> None:
@@ -103,7 +109,7 @@ def test_members_when_names_have_labels_then_they_are_found_by_group() -> None:
 
 
 def group(needs: tuple[Edge, ...] = (), same: tuple[Edge, ...] = ()) -> GroupPlan:
-    steps = group_of(flow(), {}, "work", ["a"]).steps
+    steps = group_of(place_of(flow(), {}, "work"), ["a"]).steps
     return GroupPlan("work", steps, When.EACH, needs, same)
 
 
@@ -148,3 +154,35 @@ def test_rewired_when_nothing_changes_then_the_step_is_the_same() -> None:
 
     assert rewired(stranger, "work", [], ["work[a]"]) is stranger
     assert rewired(done, "work", ["work[a]"], ["work[a]"]) is done
+
+
+def outer(**fields: Any) -> Flow:
+    """A flow whose step `build` is a flow with a list that comes later."""
+    inner = replace(flow(width=2), parameters={"x": "0"})
+    build = StepParams(workflow=inner, parameters={"x": "{{item}}{{y}}"}, each=("a", "b"), **fields)
+    return Flow(name="outer", steps={"build": build}, parameters={"y": ""})
+
+
+def test_place_when_a_group_is_inside_then_its_flow_and_parameters_are_found() -> None:
+    place = place_of(outer(critical=False), {"y": "1"}, "build[b]/work")
+
+    assert (place.entry, place.outer, place.parameters, place.critical) == ("work", "build[b]/", {"x": "b1"}, False)
+    assert place.step.each == LIST
+
+
+def test_group_when_it_is_inside_then_its_steps_have_their_names_in_the_whole() -> None:
+    group = group_of(place_of(outer(), {"y": "1"}, "build[b]/work"), ["1"])
+
+    (step,) = group.steps
+    assert (group.name, step.name, step.group) == ("build[b]/work", "build[b]/work[1]", "build[b]/work")
+    assert (step.parent, step.sent.args, step.critical) == ("build[b]", ("1", "b1"), True)
+
+
+def test_group_when_its_items_are_flows_then_it_has_the_widths_inside() -> None:
+    inner = Flow(name="inner", steps={"one": StepParams(command="/bin/x", each=("1",), width=3)})
+    steps = {"list": StepParams(command="/bin/list"), "build": StepParams(workflow=inner, each=LIST)}
+
+    group = group_of(place_of(Flow(name="outer", steps=steps), {}, "build"), ["a", "b"])
+
+    assert group.widths == {"build[a]/one": 3, "build[b]/one": 3}
+    assert [len(step.inner.steps) for step in group.steps if step.inner] == [1, 1]

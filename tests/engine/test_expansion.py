@@ -212,3 +212,20 @@ def test_expansion_when_the_daemon_dies_around_it_then_nothing_is_lost_or_twice(
     assert lines(ledger)[-1] == "sum"
     assert set(lines(ledger)) == {"a", '{"name":"b","size":2}', "sum"}
     assert len(daemon.rows("SELECT 1 FROM changes WHERE cause = 'expanded'")) == 1
+
+
+def test_expansion_when_two_groups_share_a_list_then_a_bad_item_stops_its_own(
+    client: stoker.Client,
+) -> None:
+    steps = {
+        "list": step('printf "files<<E\\na\\nb\\nE\\n" >> "$STOKER_OUTPUT"'),
+        "align": step('test "$STOKER_ITEM" = a', each=listed()),
+        "call": step("exit 0", {"step": "align", "same": "item"}, each=listed()),
+    }
+
+    workflow = sent_flow(client, steps)
+
+    assert settled(client, workflow) == "failed"
+    states = step_states(client, workflow)
+    named = ("align[a]", "align[b]", "call[a]", "call[b]")
+    assert [states[name] for name in named] == ["succeeded", "failed", "succeeded", "skipped"]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
-from stoker.cli import item_files
+from stoker.cli import item_files, nested_flows
 from stoker.cli.kit import render, values
 from stoker.cli.kit.spec import current_umask, here, overdue, resolve
 from stoker.core.errors import FlowInvalid, FrameTooLarge, ParseError, StokerError, UsageError
@@ -31,7 +31,14 @@ _AT = re.compile(r"^(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\
 
 
 def read(source: str) -> dict[str, Any]:
-    """The flow of a file, or of stdin (`-`), with the lists that it names. Raises ParseError or FlowInvalid."""
+    """The flow of a file, or of stdin (`-`), with all that it includes. Raises ParseError or FlowInvalid."""
+    flow = _read_file(source)
+    nested_flows.embed(source, flow, _read_file)
+    return flow
+
+
+def _read_file(source: str) -> dict[str, Any]:
+    """The flow of one file. Raises ParseError with file and line, or FlowInvalid."""
     raw = _bytes(source)
     is_json = source.endswith(".json") or (not source.endswith(".toml") and raw.lstrip()[:1] == b"{")
     source = shown(source)
@@ -43,38 +50,44 @@ def read(source: str) -> dict[str, Any]:
 
 
 def complete(flow: dict[str, Any]) -> dict[str, Any]:
-    """The flow with the caller's umask, directory and PATH filled in, as for a single job."""
+    """The flow with the caller's umask, directory and PATH filled in, as for a single job; nested ones, too."""
+    for _, one in nested_flows.flows(flow):
+        _complete(one)
+    return flow
+
+
+def _complete(flow: dict[str, Any]) -> None:
     defaults = flow.get("defaults", {})
     if isinstance(defaults, dict):
         flow["defaults"] = {"umask": current_umask(), **defaults}
         if "working_dir" not in defaults:
             flow["defaults"]["working_dir"] = raw_text(here())
-    steps = flow.get("steps")
-    for step in steps.values() if isinstance(steps, dict) else ():
-        command = step.get("command") if isinstance(step, dict) else None
+    for _, step in nested_flows.steps_of(flow):
+        command = step.get("command")
         if isinstance(command, str) and "{{" not in command and step.get("execution_mode") != "in_process":
             step["command"] = raw_text(resolve(command, {**_env(defaults), **_env(step)}))
-    return flow
 
 
 def overdue_steps(flow: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Each step whose `run_at` has passed, with a remark."""
-    steps = flow.get("steps")
-    for name, step in {"defaults": flow.get("defaults"), **(steps if isinstance(steps, dict) else {})}.items():
-        remark = overdue(step) if isinstance(step, dict) else None
-        if remark:
-            yield name, remark
+    for path, one in nested_flows.flows(flow):
+        for name, step in [("defaults", one.get("defaults")), *nested_flows.steps_of(one)]:
+            remark = overdue(step) if isinstance(step, dict) else None
+            if remark:
+                yield path + name, remark
 
 
 def values_in_scripts(flow: dict[str, Any]) -> Iterator[str]:
     """A remark for each text of a shell that has a value inside, which the shell would read as a part of its script."""
-    for name, step in flow["steps"].items():
-        if PurePath(str(step["command"])).name not in SHELLS:
-            continue
-        args = [arg if isinstance(arg, str) else "" for arg in step.get("args", ())]  # others are bytes
-        for index, option in enumerate(args[:-1], 1):
-            if _SCRIPT_OPTION.fullmatch(option) and _VALUE.search(args[index]):
-                yield f"steps.{name}.args[{index}]: a value inside a script is read as a part of it; {_AS_VARIABLE}"
+    for path, one in nested_flows.flows(flow):
+        for name, step in nested_flows.steps_of(one):
+            if PurePath(str(step.get("command"))).name not in SHELLS:
+                continue
+            args = [arg if isinstance(arg, str) else "" for arg in step.get("args", ())]  # others are bytes
+            for index, option in enumerate(args[:-1], 1):
+                if _SCRIPT_OPTION.fullmatch(option) and _VALUE.search(args[index]):
+                    place = f"{path}steps.{name}.args[{index}]"
+                    yield f"{place}: a value inside a script is read as a part of it; {_AS_VARIABLE}"
 
 
 def shown(source: str) -> str:

@@ -67,8 +67,10 @@ STEP: Final = {
     " name of a strategy of a Python module (default: from_checkpoint)",
     "verify": "run the completed step again in a resume if its command, input, directory, environment or the outputs"
     " of its needs have changed",
+    "workflow": "the flow that the step stands for, in place of `command`; in a file the name of another file",
+    "parameters": "the parameters of `workflow`, by name",
     "each": "make one step of each item: texts, whole numbers or tables; {{item}} in its texts stands for the item,"
-    " {{item.KEY}} for a value of a table",
+    " {{item.KEY}} for a value of a table; or {step, output}: the list is an output of that step",
     "matrix": "make one step of each combination of the values of its axes, as in {os = [...], version = [...]};"
     " `exclude` drops combinations, `include` adds values or items, both lists of tables",
     "width": "how many steps of `each` or `matrix` may run at once",
@@ -80,6 +82,7 @@ FLOW: Final = {
     "parameters": "the parameters with their defaults; {{NAME}} in the texts of steps stands for the value",
     "defaults": "fields for all steps that do not set them",
     "verify": "the default of `verify` of all steps",
+    "outputs": "what the flow hands on where it is a step of another one, by name; {{STEP.KEY}} stands for an output",
 }
 
 LIMITS: Final = {

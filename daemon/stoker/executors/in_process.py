@@ -13,18 +13,21 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from stoker.core.clock import boot_ms, wall_ms
-from stoker.core.errors import StokerError
 from stoker.core.job import events as ev
 from stoker.core.job.model import IN_PROCESS, Identity, Outcome, OutcomeKind
 from stoker.core.raw_bytes import native, storable
 from stoker.executors.base import Report, Sink, Start
-from stoker.executors.handlers import HANDLERS, Call, Transient
+from stoker.executors.handlers import HANDLERS, OWN_PREFIX, Call, Handler, Transient
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 ERROR_LIMIT = 4_000
 CANCEL_AGAIN_S = 1.0
 CLOSE_ROUNDS = 5
+
+
+class StepFailed(Exception):
+    """Raised by a handler of Stoker's own: its attempt fails with this text, which a person can use."""
 
 
 OwnHandler = Callable[[Call], Awaitable[str | None]]  # returns the output of the attempt, as JSON
@@ -45,9 +48,8 @@ class InProcessExecutor:
             args = tuple(map(native, start.job.spec.args))
             call = Call(start.job.id, start.attempt.run_id, args, start.events)
             command = native(start.job.spec.command)
-            own = self._own.get(command)
-            running = _outcome(command, call) if own is None else _own_outcome(own, call)
-            task = asyncio.get_running_loop().create_task(running)
+            run = self._own.get(command) or HANDLERS.get(command)
+            task = asyncio.get_running_loop().create_task(_outcome(command, run, call))
             self._tasks[call.run_id] = task
             task.add_done_callback(partial(self._ended, call.run_id))
         self._sink([Report(start.attempt.run_id, ev.Began(None, boot_ms())) for start in starts])
@@ -90,13 +92,15 @@ class InProcessExecutor:
                 await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)
 
 
-async def _outcome(command: str, call: Call) -> Outcome:
+async def _outcome(command: str, run: OwnHandler | Handler | None, call: Call) -> Outcome:
     """Run the handler, and turn its result or any exception into an outcome."""
-    if command not in HANDLERS:  # it was removed from the settings since the job was submitted
+    if run is None:  # it was removed from the settings since the job was submitted
         error = f"there is no in-process handler {command!r} any more; [daemon] handlers must name its module"
         return Outcome(kind=OutcomeKind.EXCEPTION, error=error, ended_at=wall_ms())
     try:
-        await HANDLERS[command](call)
+        output = await run(call)
+    except StepFailed as failed:
+        return Outcome(kind=OutcomeKind.EXCEPTION, error=str(failed)[:ERROR_LIMIT], ended_at=wall_ms())
     except BaseException as raised:  # the boundary of a handler: not even its sys.exit() escapes
         if isinstance(raised, asyncio.CancelledError) and _was_cancelled():
             raise
@@ -106,17 +110,8 @@ async def _outcome(command: str, call: Call) -> Outcome:
         frames = raised.__traceback__ and raised.__traceback__.tb_next  # without the frame of this function
         trace = storable("".join(traceback.format_exception(type(raised), raised, frames)))[-ERROR_LIMIT:]
         return Outcome(kind=OutcomeKind.EXCEPTION, transient=transient, error=trace, ended_at=wall_ms())
-    return Outcome(kind=OutcomeKind.EXIT, exit_code=0, ended_at=wall_ms())
-
-
-async def _own_outcome(own: OwnHandler, call: Call) -> Outcome:
-    """Run a handler of Stoker's own: its error is for a person, who cannot use a traceback."""
-    try:
-        output = await own(call)
-    except StokerError as error:
-        text = error.message if error.hint is None else f"{error.message}\n{error.hint}"
-        return Outcome(kind=OutcomeKind.EXCEPTION, error=text[:ERROR_LIMIT], ended_at=wall_ms())
-    return Outcome(kind=OutcomeKind.EXIT, exit_code=0, output=output, ended_at=wall_ms())
+    own = output if command.startswith(OWN_PREFIX) else None  # what another handler returns is its own affair
+    return Outcome(kind=OutcomeKind.EXIT, exit_code=0, output=own, ended_at=wall_ms())
 
 
 def _was_cancelled() -> bool:

@@ -13,12 +13,20 @@ from functools import lru_cache
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import Meta, field
+from msgspec import UNSET, Meta, field
 
 from stoker.core.errors import InvalidParams
-from stoker.core.requests import MAX_SHOWN, JobId, Name, Params, StepName, Text, Title
+from stoker.core.requests import MAX_SHOWN, JobId, JobParams, Name, Params, StepName, Text, Title
 from stoker.core.similar_names import nearest
-from stoker.core.workflow.definition import MAX_NAMED_STEPS, Flow, FlowRequest, Part, StepDefaults, StepParams
+from stoker.core.workflow.definition import (
+    MAX_DEPTH,
+    MAX_NAMED_STEPS,
+    Flow,
+    FlowRequest,
+    Part,
+    StepDefaults,
+    StepParams,
+)
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake, refuse
 from stoker.core.workflow.plan import Plan, plan_flow
 from stoker.rpc.param_errors import takes_list
@@ -55,6 +63,7 @@ class FlowHead(Params, frozen=True, kw_only=True):
     parameters: dict[Name, Text] = msgspec.field(default_factory=dict)
     defaults: Any = msgspec.field(default_factory=dict)
     verify: bool = False
+    outputs: dict[Name, Text] = msgspec.field(default_factory=dict)
 
 
 class _Part(NamedTuple, Generic[K]):
@@ -64,31 +73,17 @@ class _Part(NamedTuple, Generic[K]):
     wrong: frozenset[str] = frozenset()
 
 
+class _ReadFlow(NamedTuple):
+    """The valid parts of a flow. The steps with a mistake are `unsure`: which of their fields were missed."""
+
+    flow: Flow
+    unsure: dict[str, frozenset[str]]
+
+
 def read_flow(params: WorkflowSubmitParams) -> FlowRequest:
     """The valid parts of the request, and the mistakes in the others."""
     mistakes: list[Mistake] = []
-    head, wrong = _read(params.flow, FlowHead, "", mistakes)
-    defaults, hidden = _read(head.defaults, StepDefaults, "defaults", mistakes)
-    if len(hidden) > MAX_MISTAKES:
-        hidden = _OF_PROGRAM  # checking this many fields against every step would take too long
-    steps: dict[str, StepParams] = {}
-    unsure: dict[str, frozenset[str]] = {}
-    for name, sent in head.steps.items():
-        if not STEP_NAME.match(name):
-            mistakes.append(Mistake(f"steps.{name[:MAX_SHOWN]}", "not a valid name for a step", _STEP_NAME_HINT))
-        steps[name], own = _read(sent, StepParams, f"steps.{name}", mistakes)
-        fields = sent if isinstance(sent, dict) else {}
-        if missed := own | {field for field in hidden if field == "env" or field not in fields}:
-            unsure[name] = missed
-    if not head.steps and "steps" not in wrong:
-        mistakes.append(Mistake("steps", "a workflow has at least one step", _OF_HEAD["steps"]))
-    flow = Flow(
-        name=head.name,
-        steps=steps,
-        defaults=defaults,
-        verify=head.verify,
-        parameters=_declared(params.flow["parameters"]) if "parameters" in wrong else head.parameters,
-    )
+    flow, unsure = _read_flow(params.flow, "", mistakes)
     return FlowRequest(
         flow=flow,
         raw=msgspec.Raw(msgspec.json.encode(params.flow)),
@@ -101,6 +96,62 @@ def read_flow(params: WorkflowSubmitParams) -> FlowRequest:
         unsure=frozenset(unsure),
         unlocatable=frozenset(name for name, fields in unsure.items() if _hides_program(fields)),
     )
+
+
+def _read_flow(sent: dict[str, Any], place: str, mistakes: list[Mistake], depth: int = 1) -> _ReadFlow:
+    """The flow at this place (with a dot at its end), and those that are nested in it."""
+    head, wrong = _read(sent, FlowHead, place.removesuffix("."), mistakes)
+    defaults, hidden = _read(head.defaults, StepDefaults, f"{place}defaults", mistakes)
+    if len(hidden) > MAX_MISTAKES:
+        hidden = _OF_PROGRAM  # checking this many fields against every step would take too long
+    steps: dict[str, StepParams] = {}
+    unsure: dict[str, frozenset[str]] = {}
+    for name, step in head.steps.items():
+        path = f"{place}steps.{name}"
+        if not STEP_NAME.match(name):
+            shown = f"{place}steps.{name[:MAX_SHOWN]}"
+            mistakes.append(Mistake(shown, "not a valid name for a step", _STEP_NAME_HINT))
+        if isinstance(step, dict) and "workflow" in step:
+            steps[name], own = _read_nested(step, path, mistakes, depth)
+        else:
+            steps[name], own = _read(step, StepParams, path, mistakes)
+        fields = step if isinstance(step, dict) else {}
+        if missed := own | {field for field in hidden if field == "env" or field not in fields}:
+            unsure[name] = missed
+    if not head.steps and "steps" not in wrong:
+        mistakes.append(Mistake(f"{place}steps", "a workflow has at least one step", _OF_HEAD["steps"]))
+    flow = Flow(
+        name=head.name,
+        steps=steps,
+        defaults=defaults,
+        verify=head.verify,
+        outputs=head.outputs,
+        parameters=_declared(sent["parameters"]) if "parameters" in wrong else head.parameters,
+    )
+    return _ReadFlow(flow, unsure)
+
+
+def _read_nested(sent: dict[str, Any], path: str, mistakes: list[Mistake], depth: int) -> _Part[StepParams]:
+    """A step that is a workflow. With a mistake in that it is read as a step with a command, which is unsure."""
+    rest = {field: value for field, value in sent.items() if field != "workflow"}
+    before = len(mistakes)
+    step, wrong = _read({"command": _STAND_IN, **rest}, StepParams, path, mistakes)
+    if "command" in sent and "command" not in wrong:
+        mistakes.append(Mistake(f"{path}.command", "a step has a command or is a workflow, not both", "leave out one"))
+    flow = sent["workflow"]
+    if isinstance(flow, str):
+        message = "only the client reads a file"
+        mistakes.append(Mistake(f"{path}.workflow", message, "send the flow itself in place of its name"))
+    elif not isinstance(flow, dict):
+        mistakes.append(Mistake(f"{path}.workflow", "expected a flow, as an object", None))
+    elif depth >= MAX_DEPTH:
+        message = f"more than {MAX_DEPTH} flows inside each other"
+        mistakes.append(Mistake(f"{path}.workflow", message, "move steps up into an outer flow"))
+    else:
+        inner, _ = _read_flow(flow, f"{path}.workflow.", mistakes, depth + 1)
+        if len(mistakes) == before:
+            return _Part(msgspec.structs.replace(step, command="", workflow=inner))
+    return _Part(msgspec.structs.replace(step, parameters=UNSET), wrong | {"command", "workflow"})
 
 
 def planned(flow: dict[str, Any]) -> Plan:
@@ -129,9 +180,10 @@ def _meant(field: str) -> str:
 
 # --- reading field by field ---------------------------------------------------------------------------------
 
+_STAND_IN = "true"
 # Valid values of the required fields: they replace wrong ones, and complete a value while one field is checked.
 _STAND_INS: dict[type[Any], dict[str, Any]] = {
-    StepParams: {"command": "true"},
+    StepParams: {"command": _STAND_IN},
     FlowHead: {"name": "flow", "steps": {}},
     StepDefaults: {},
 }
@@ -144,9 +196,9 @@ _ITEMS: dict[str, str] = {}  # replaces a wrong list: items that are not known, 
 
 def _read(value: Any, kind: type[K], place: str, mistakes: list[Mistake]) -> _Part[K]:
     """The valid fields of `value` as a `kind`; every mistake is added to `mistakes`."""
-    if _fits(value, kind):
-        return _Part(msgspec.convert(value, kind))
     stand_ins = _STAND_INS[kind]
+    if _fits(value, kind) and stand_ins.keys() <= value.keys():
+        return _Part(msgspec.convert(value, kind))
     if not isinstance(value, dict):
         _add(value, kind, place, mistakes)
         return _Part(msgspec.convert(stand_ins, kind), frozenset(kind.__struct_fields__))
@@ -155,7 +207,8 @@ def _read(value: Any, kind: type[K], place: str, mistakes: list[Mistake]) -> _Pa
         _add_each(name, value[name], stand_ins, kind, place, mistakes)
     missing = [name for name in stand_ins if name not in value]
     for name in missing:
-        _add({other: stand_ins[other] for other in stand_ins if other != name}, kind, place, mistakes)
+        strict = JobParams if kind is StepParams else kind  # of a step only the plan knows what it may leave out
+        _add({other: stand_ins[other] for other in stand_ins if other != name}, strict, place, mistakes)
     sound = {**stand_ins, **{name: value[name] for name in value if name not in wrong}}
     if wrong & {"each", "matrix"}:
         sound.pop("matrix", None)

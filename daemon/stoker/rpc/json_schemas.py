@@ -18,7 +18,7 @@ from stoker.config.settings import SECTIONS, KeepSection, QueueSection, RateSect
 from stoker.core import field_help
 from stoker.core.requests import JobDefaults, JobParams, JobWork, LimitParams
 from stoker.core.schedule.request import ScheduleParams
-from stoker.core.workflow.definition import StepDefaults, StepParams
+from stoker.core.workflow.definition import Flow, StepDefaults, StepParams
 from stoker.rpc.answer_types import ANSWERS, NOTIFICATIONS
 from stoker.rpc.flows import STEP_NAME, FlowHead
 from stoker.rpc.frames import MAX_BATCH, MAX_ID_CHARS
@@ -181,6 +181,10 @@ def _components(kinds: Iterable[Any]) -> tuple[tuple[Schema, ...], dict[str, Sch
             field.setdefault("description", texts[name])
     if flow := types.get(FlowFile.__name__):
         flow["properties"]["steps"] |= {"minProperties": 1, "propertyNames": _named_as(STEP_NAME)}
+        step = types[StepParams.__name__]
+        step["properties"]["workflow"] |= {"anyOf": [TEXT, _named(FlowFile.__name__)]}  # in a file the name of another
+        del step["properties"]["workflow"]["$ref"], types[Flow.__name__]
+        step["anyOf"] = [{"required": ["command"]}, {"required": ["workflow"]}]
     return references, types
 
 

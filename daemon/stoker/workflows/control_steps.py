@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import wraps
 
 import msgspec
+from msgspec.structs import replace
 
-from stoker.core.errors import NotAllowed
+from stoker.core import outputs
+from stoker.core.errors import NotAllowed, StokerError
+from stoker.core.job.model import Reason
+from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.definition import Flow, ItemSource
-from stoker.core.workflow.expansion import GroupPlan, group_of, listed
-from stoker.core.workflow.fan_out import EXPAND
-from stoker.core.workflow.state import Workflow
+from stoker.core.workflow.expansion import EntryPlace, GroupPlan, group_of, listed, place_of
+from stoker.core.workflow.fan_out import BEGIN, COLLECT, EXPAND
+from stoker.core.workflow.nesting import BEGINS, inner_flow, is_critical, split_word
+from stoker.core.workflow.state import Workflow, is_broken
+from stoker.core.workflow.template import named, pieces_of
 from stoker.engine.inbox import Inbox
 from stoker.engine.intake import Intake
 from stoker.engine.memory import LiveState
 from stoker.engine.memory.workflows import LiveWorkflow, blueprint
 from stoker.executors.handlers import Call
-from stoker.executors.in_process import OwnHandler
+from stoker.executors.in_process import OwnHandler, StepFailed
 from stoker.store import attempts
 from stoker.store.reader import Reader
 from stoker.workflows.expansion import Expansion
@@ -33,15 +40,49 @@ class ControlSteps:
         self._reader = reader
         self._inbox = inbox
         self._intake = intake
-        self.handlers: Mapping[str, OwnHandler] = {EXPAND: self._expand}
+        self.handlers: Mapping[str, OwnHandler] = {
+            EXPAND: _in_words(self._expand),
+            BEGIN: _begin,
+            COLLECT: _in_words(self._collect),
+        }
 
     async def _expand(self, call: Call) -> None:
         """Make the steps of a group from the list that a step handed on."""
         run, name = self._step(call)
-        source = await asyncio.to_thread(_source, run.workflow, name)
-        outputs = await self._output(run, str(source.step))
-        group = await asyncio.to_thread(_group, run.workflow, name, source, outputs)
+        place = await asyncio.to_thread(_place, run.workflow, name)
+        source = place.step.each
+        assert isinstance(source, ItemSource), "only a group without a list of its own is expanded"
+        handed = await self._output(run, f"{place.outer}{source.step}")
+        group = await asyncio.to_thread(_group, place, source, handed)
         await self._inbox.ask(Expansion(self._intake, call.run_id, run.workflow, group))
+
+    async def _collect(self, call: Call) -> str | None:
+        """End a nested workflow: fail if a critical step of it did, else hand on its outputs."""
+        run, name = self._step(call)
+        flow = await asyncio.to_thread(_inner, run.workflow, name)
+        inner = [edge.step for edge in run.steps[call.job_id].needs if edge.step != f"{name}{BEGINS}"]
+        broken = [step for step in inner if is_critical(flow, name, step) and _is_broken(run, step)]
+        if broken:
+            raise StepFailed(f"{named(broken)} did not succeed")
+        return await self._outputs(run, name, flow) if flow.outputs else None
+
+    async def _outputs(self, run: LiveWorkflow, name: str, flow: Flow) -> str:
+        """The outputs of a nested workflow, filled in with those of its steps. Raises StepFailed."""
+        pieces = {key: pieces_of(text) for key, text in flow.outputs.items()}
+        words = {word: split_word(flow, word) for own in pieces.values() for word in own[1::2]}
+        handed = {step: await self._output(run, f"{name}/{step}") for step in {step for step, _ in words.values()}}
+        known = {step: {} if text is None else msgspec.json.decode(text) for step, text in handed.items()}
+        for word, (step, key) in words.items():
+            if key not in known[step]:
+                raise StepFailed(f"outputs: {{{{{word}}}}}: step {name}/{step} handed on no {key!r}")
+        values = {
+            key: "".join(known[words[one][0]][words[one][1]] if at % 2 else one for at, one in enumerate(own))
+            for key, own in pieces.items()
+        }
+        encoded = encode_sorted(values)
+        if len(encoded) > outputs.MAX_BYTES:
+            raise StepFailed(f"outputs: {outputs.too_large(len(encoded))}")
+        return encoded.decode()
 
     def _step(self, call: Call) -> tuple[LiveWorkflow, str]:
         """The workflow and the name of the step that the run belongs to. Raises NotAllowed if it has ended."""
@@ -53,19 +94,45 @@ class ControlSteps:
 
     async def _output(self, run: LiveWorkflow, name: str) -> str | None:
         """All that a step handed on, as JSON; None if it handed on nothing."""
+        if name not in run.jobs:
+            raise StepFailed(f"step {name} is not in this part of the workflow, so its outputs are not known")
         ended = await self._reader.run(attempts.needed, [run.jobs[name]])
         return ended[0].output if ended else None
 
 
-def _source(workflow: Workflow, name: str) -> ItemSource:
-    source = _flow(workflow).steps[name].each
-    assert isinstance(source, ItemSource), "only a group without a list of its own is expanded"
-    return source
+def _in_words(handler: OwnHandler) -> OwnHandler:
+    """The handler, whose errors are for a person: a traceback would be of no use."""
+
+    @wraps(handler)
+    async def in_words(call: Call) -> str | None:
+        try:
+            return await handler(call)
+        except StokerError as error:
+            raise StepFailed(f"{error.message}\n{error.hint}" if error.hint else error.message) from error
+
+    return in_words
 
 
-def _group(workflow: Workflow, name: str, source: ItemSource, outputs: str | None) -> GroupPlan:
-    items = listed(outputs, str(source.step), str(source.output), f"steps.{name}.each")
-    return group_of(_flow(workflow), blueprint(workflow).parameters, name, items)
+async def _begin(_call: Call) -> None:
+    """The needs of a nested workflow are met: its first steps wait for the end of this one."""
+
+
+def _inner(workflow: Workflow, name: str) -> Flow:
+    return inner_flow(_flow(workflow), name)
+
+
+def _is_broken(run: LiveWorkflow, name: str) -> bool:
+    step = replace(run.steps[run.jobs[name]], critical=True)  # in the whole workflow it may be none
+    return is_broken(step, run.states[name], by_dependency=run.reasons[name] is Reason.DEPENDENCY)
+
+
+def _place(workflow: Workflow, name: str) -> EntryPlace:
+    return place_of(_flow(workflow), blueprint(workflow).parameters, name)
+
+
+def _group(place: EntryPlace, source: ItemSource, handed: str | None) -> GroupPlan:
+    step, path = f"{place.outer}{source.step}", f"steps.{place.outer}{place.entry}.each"
+    return group_of(place, listed(handed, step, str(source.output), path))
 
 
 def _flow(workflow: Workflow) -> Flow:

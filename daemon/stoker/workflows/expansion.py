@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import NamedTuple
 
-from msgspec.structs import replace
-
 from stoker.core.errors import FlowInvalid, NotAllowed
 from stoker.core.job import events as ev
 from stoker.core.job.dependencies import need_failed
@@ -21,6 +19,7 @@ from stoker.core.workflow.expansion import GroupPlan, members, needs_of, rewired
 from stoker.core.workflow.fan_out import EXPAND, Planned
 from stoker.core.workflow.items import item_text
 from stoker.core.workflow.mistakes import Mistake, refuse
+from stoker.core.workflow.nesting import BEGINS, unfold
 from stoker.core.workflow.plan import MAX_EDGES
 from stoker.core.workflow.state import Intent, Step, Workflow
 from stoker.engine import conditions
@@ -69,7 +68,7 @@ class Expansion(RequestMessage[int]):
         """Everything that can refuse is asked before the first step is stored."""
         run, job = self._expanding(turn)
         names = [step.name for step in self._group.steps]
-        before = members(run.states).get(self._group.name, [])
+        before = frozenset(members(run.states).get(self._group.name, ()))
         self._check_same(turn, run)
         behind = [
             (step, after)
@@ -77,13 +76,14 @@ class Expansion(RequestMessage[int]):
             if (after := self._rewired(turn, step, before, names)) is not step
         ]
         new = [step for step in self._group.steps if step.name not in run.jobs]
-        self._check_size(run, len(new), behind)
+        self._check_size(run, new, behind)
         added = yield from self._planned(turn, run, new)
         specs = yield from self._specs(turn, run, job, added)
-        gone = [name for name in set(before).difference(names) if turn.job(run.jobs[name]).state in PENDING]
+        gone = [*self._gone(turn, run, before.difference(names))]
         if added or behind or gone:
             turn.touched_workflows.add(run.workflow.id)
             run.steps |= {one.step.job_id: one.step for one in added}
+            turn.memory.workflows.widen(run, self._group.widths)
             yield from self._add(turn, run, added, specs)
             yield from self._rewire(turn, run, [after for _, after in behind])
             yield from self._skip(turn, run, job, gone)
@@ -112,34 +112,50 @@ class Expansion(RequestMessage[int]):
                         path=f"steps.{self._group.name}.each",
                     )
 
-    def _rewired(self, turn: Turn, step: Step, before: Sequence[str], names: Sequence[str]) -> Step:
+    def _rewired(self, turn: Turn, step: Step, before: Collection[str], names: Sequence[str]) -> Step:
         after = rewired(step, self._group.name, before, names)
-        if after is step or step.name in before:
-            return step
+        if after is step or step.name.removesuffix(BEGINS) in before:
+            return step  # the steps of the group itself wait for the one that expands it
         job = turn.job(step.job_id)
         return after if job.spec.command != EXPAND and may_be_rewired(turn, job) else step
 
-    def _check_size(self, run: LiveWorkflow, new: int, behind: Sequence[tuple[Step, Step]]) -> None:
+    def _gone(self, turn: Turn, run: LiveWorkflow, groups: Collection[str]) -> Iterator[str]:
+        """The steps that have not started, of items that are not in the list any more."""
+        if groups:
+            roots = (*groups, *(f"{name}{BEGINS}" for name in groups))
+            within = tuple(f"{name}/" for name in groups)
+            for name, job_id in run.jobs.items():
+                if (name in roots or name.startswith(within)) and turn.job(job_id).state in PENDING:
+                    yield name
+
+    def _check_size(self, run: LiveWorkflow, new: Sequence[Planned], behind: Sequence[tuple[Step, Step]]) -> None:
         path = f"steps.{self._group.name}.each"
-        if (total := len(run.steps) + new) > MAX_STEPS:
+        inner = [step.inner.steps for step in new if step.inner is not None]
+        if (total := len(run.steps) + len(new) + sum(1 + len(steps) for steps in inner)) > MAX_STEPS:
             refuse(
                 [Mistake(path, f"the workflow would have {total} steps; the limit is {MAX_STEPS}", "split the flow")]
             )
         there = members(run.states)
         each = 1 + sum(len(there.get(edge.step, "1")) for edge in self._group.needs) + len(self._group.same)
-        more = new * each + sum(len(after.needs) - len(step.needs) for step, after in behind)
+        of_inner = sum(1 + sum(1 + len(step.needs) for step in steps) for steps in inner)
+        more = len(new) * each + of_inner + sum(len(after.needs) - len(step.needs) for step, after in behind)
         if (edges := sum(len(step.needs) for step in run.steps.values()) + more) > MAX_EDGES:
             message = f"the workflow would have {edges} needs between steps; the limit is {MAX_EDGES}"
             refuse([Mistake(path, message, "put one step in between")])
 
     def _planned(self, turn: Turn, run: LiveWorkflow, new: Sequence[Planned]) -> Generator[None, None, list[_New]]:
-        there, first = members(run.states), turn.memory.last_id + 1
-        added = []
-        for index, planned in enumerate(new):
+        there = members(run.states)
+        whole: list[Planned] = []
+        for planned in new:
             edges = tuple(needs_of(self._group, planned, there, run.jobs.__contains__))
-            whole = replace(planned, needs=edges, when=self._group.when)
-            needs = tuple(Need(run.jobs[edge.step], edge.on) for edge in edges)
-            added.append(_New(whole, step_row(whole, first + index), needs))
+            whole += unfold(planned, edges, self._group.when)
+            yield
+        first = turn.memory.last_id + 1
+        ids = run.jobs | {step.name: first + index for index, step in enumerate(whole)}
+        added = []
+        for step in whole:
+            needs = tuple(Need(ids[edge.step], edge.on) for edge in step.needs)
+            added.append(_New(step, step_row(step, ids[step.name]), needs))
             yield
         return added
 
@@ -186,7 +202,7 @@ class Expansion(RequestMessage[int]):
 
     def _record(self, turn: Turn, run: LiveWorkflow, job: Job, added: int, gone: Sequence[str]) -> Iterator[None]:
         """The flow as it is now, and a whole context: no link of the chain tells of steps that were added."""
-        run.workflow = rewritten(run)
+        run.workflow = rewritten(run, self._group.widths)
         turn.batch.workflows[run.workflow.id] = run.workflow
         yield
         about = {"step": self._group.name, "job": job.id, "items": len(self._group.steps), "added": added}

@@ -58,9 +58,8 @@ def step_spec(
 
 
 def step_mistake(step: Planned, error: StokerError) -> Mistake:
-    """An error of a step with its path in the flow; the steps of one `each` share a path."""
-    where = f"steps.{step.group or step.name}"
-    path = error.details.get("path")
+    """An error of a step with its path in the flow."""
+    where, path = step.path, error.details.get("path")
     message = error.message.removeprefix(f"{path}: ") if path else error.message
     return Mistake(f"{where}.{path}" if path else where, message, error.hint)
 

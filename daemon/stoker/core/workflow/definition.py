@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from stoker.core.job import conditions
 from stoker.core.job.conditions import Tree
 from stoker.core.job.model import NeedOn, When
+from stoker.core.raw_bytes import RawBytes
 from stoker.core.requests import (
     MAX_NEEDS,
     Budget,
@@ -21,6 +22,7 @@ from stoker.core.requests import (
     JobWork,
     Name,
     Params,
+    Path,
     StepName,
     Text,
 )
@@ -30,6 +32,7 @@ from stoker.core.workflow.mistakes import Mistake
 from stoker.core.workflow.state import Edge
 
 MAX_STEPS = 10_000
+MAX_DEPTH = 8  # flows inside each other
 MAX_NAMED_STEPS = 100  # in one request
 
 
@@ -91,9 +94,13 @@ class StepParams(JobWork, frozen=True, kw_only=True):
     """A step as it is sent: the fields of a job, and those of a step. `each` and `matrix` make one step of each item.
 
     Its `edges` are its needs by the entries of the flow, with the step whose output is its list. `queue` and `rate_key`
-    may hold templates: their limits are checked once these are filled.
+    may hold templates: their limits are checked once these are filled. It has a command, or it is a `workflow`, which
+    gets these `parameters`.
     """
 
+    command: Path | RawBytes = ""
+    workflow: Flow | UnsetType = UNSET
+    parameters: dict[Name, Text] | UnsetType = UNSET
     queue: StepName | UnsetType = UNSET
     rate_key: StepName | UnsetType | None = UNSET
     critical: bool | UnsetType = UNSET
@@ -112,11 +119,17 @@ class StepParams(JobWork, frozen=True, kw_only=True):
         return self.each is not UNSET or self.matrix is not UNSET
 
     @property
-    def size(self) -> int:
-        """How many steps it becomes at first, at most: a list that is not known yet is one step, which will expand."""
+    def items_at_first(self) -> int:
+        """How many steps a need of it means, at most: a list that is not known yet is one step, which will expand."""
         if self.matrix is not UNSET:
             return size_of(self.matrix)
         return len(self.each) if isinstance(self.each, tuple) else 1
+
+    @property
+    def size(self) -> int:
+        """How many steps it becomes at first, at most, with those of a nested workflow, its begin and its end."""
+        inner = 0 if self.workflow is UNSET else 1 + sum(step.size for step in self.workflow.steps.values())
+        return self.items_at_first * (1 + inner)
 
     @property
     def own_needs(self) -> list[StepNeed]:
@@ -174,6 +187,7 @@ class Flow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     parameters: dict[str, str] = {}
     defaults: StepDefaults = StepDefaults()
     verify: bool = False
+    outputs: dict[str, str] = {}
 
 
 class Part(Struct, frozen=True):

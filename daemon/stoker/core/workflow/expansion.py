@@ -6,17 +6,20 @@ Invariant: the same flow and the same list always give the same steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
 from stoker.core.errors import FlowInvalid
-from stoker.core.job.model import NeedOn, When
-from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest
+from stoker.core.job.model import When
+from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, StepParams
 from stoker.core.workflow.fan_out import Planned, fan_out
 from stoker.core.workflow.items import Item, step_name
 from stoker.core.workflow.mistakes import Mistake, refuse
+from stoker.core.workflow.nesting import split_name
+from stoker.core.workflow.plan import widths_of, with_inner
 from stoker.core.workflow.state import Edge, Step
 
 SHOWN = 80  # characters of a text that is no list
@@ -25,13 +28,31 @@ _items = msgspec.json.Decoder(list[Item]).decode
 
 
 class GroupPlan(Struct, frozen=True):
-    """The steps of a group, with the needs of its entry: those by name, and those of the same item (by group)."""
+    """The steps of a group, with the needs of its entry: those by name, and those of the same item (by group).
+
+    `widths`: those of groups in nested workflows.
+    """
 
     name: str
     steps: tuple[Planned, ...]
     when: When
     needs: tuple[Edge, ...]
-    same: tuple[Edge, ...]
+    same: tuple[Edge, ...] = ()
+    widths: dict[str, int] = {}
+
+
+class EntryPlace(Struct, frozen=True):
+    """Where an entry stands: in a flow with these parameters. `outer` comes before the names of the steps there."""
+
+    flow: Flow
+    parameters: Mapping[str, str]
+    entry: str
+    outer: str = ""
+    critical: bool = True
+
+    @property
+    def step(self) -> StepParams:
+        return self.flow.steps[self.entry]
 
 
 def read_list(text: str, where: str) -> list[Item]:
@@ -69,20 +90,54 @@ def listed(outputs: str | None, step: str, output: str, where: str) -> list[Item
     return items
 
 
-def group_of(flow: Flow, parameters: Mapping[str, str], name: str, items: Sequence[Item]) -> GroupPlan:
+def place_of(flow: Flow, parameters: Mapping[str, str], name: str) -> EntryPlace:
+    """The place of the entry that became the step `name`, at any depth."""
+    *before, (entry, _) = split_name(name)
+    outer, critical = "", True
+    for over, label in before:
+        step = flow.steps[over]
+        of_item = next(one for one in _alone(flow, parameters, over, step, []) if one.label == label)
+        assert step.workflow is not UNSET, "only a nested workflow has steps of its own"
+        flow, parameters = step.workflow, of_item.given or {}
+        outer, critical = f"{outer}{of_item.name}/", critical and of_item.critical
+    return EntryPlace(flow, parameters, entry, outer, critical)
+
+
+def group_of(place: EntryPlace, items: Sequence[Item]) -> GroupPlan:
     """The steps of a group, filled in as at a submit. Raises FlowInvalid with every mistake."""
-    entry = msgspec.structs.replace(flow.steps[name], each=tuple(map(_literal, items)))
-    alone = msgspec.structs.replace(flow, steps={name: entry})
     mistakes: list[Mistake] = []
-    steps = fan_out(FlowRequest(flow=alone, raw=msgspec.Raw(), parameters=dict(parameters)), mistakes, None)[name]
+    entry = replace(place.step, each=tuple(map(_literal, items)))
+    steps = _alone(place.flow, place.parameters, place.entry, entry, mistakes)
+    steps = [with_inner(entry, step, None, 1, mistakes) for step in steps]
     refuse(list(dict.fromkeys(mistakes)))
     same = {need.group for need in entry.own_needs if need.same is not UNSET}
+    edges = [(edge.step in same, Edge(place.outer + edge.step, edge.on)) for edge in entry.edges]
     return GroupPlan(
-        name,
-        tuple(steps),
+        place.outer + place.entry,
+        tuple(_placed(step, place) for step in steps),
         entry.counting,
-        tuple(edge for edge in entry.edges if edge.step not in same),
-        tuple(edge for edge in entry.edges if edge.step in same),
+        tuple(edge for of_item, edge in edges if not of_item),
+        tuple(edge for of_item, edge in edges if of_item),
+        {place.outer + group: width for group, width in widths_of(steps).items()},
+    )
+
+
+def _alone(
+    flow: Flow, parameters: Mapping[str, str], name: str, entry: StepParams, mistakes: list[Mistake]
+) -> list[Planned]:
+    """The steps of one entry of a flow."""
+    alone = replace(flow, steps={name: entry})
+    return fan_out(FlowRequest(flow=alone, raw=msgspec.Raw(), parameters=dict(parameters)), mistakes, None)[name]
+
+
+def _placed(step: Planned, place: EntryPlace) -> Planned:
+    """A step with its name and its weight in the whole workflow."""
+    return replace(
+        step,
+        name=place.outer + step.name,
+        group=step.group and place.outer + step.group,
+        parent=place.outer.removesuffix("/") or None,
+        sent=step.sent if place.critical else replace(step.sent, critical=False),
     )
 
 
@@ -122,13 +177,12 @@ def needs_of(
     return edges
 
 
-def rewired(step: Step, group: str, before: Iterable[str], now: Sequence[str]) -> Step:
+def rewired(step: Step, group: str, before: Collection[str], now: Sequence[str]) -> Step:
     """A step that needs the group, with needs on the steps that the group has now; itself if nothing changes."""
-    old = {group, *before}
-    on: NeedOn | None = next((edge.on for edge in step.needs if edge.step in old), None)
-    if on is None:
+    ons = [edge.on for edge in step.needs if edge.step == group or edge.step in before]
+    if not ons:
         return step
-    kept = tuple(edge for edge in step.needs if edge.step not in old)
+    kept = tuple(edge for edge in step.needs if edge.step != group and edge.step not in before)
     # Without an item the group is the step that expanded it, which a later expansion finds again.
-    needs = (*kept, *(Edge(name, on) for name in now or [group]))
-    return step if set(needs) == set(step.needs) else msgspec.structs.replace(step, needs=needs)
+    needs = (*kept, *(Edge(name, ons[0]) for name in now or [group]))
+    return step if set(needs) == set(step.needs) else replace(step, needs=needs)

@@ -22,15 +22,24 @@ from stoker.core.workflow.state import Edge, Strategy
 from stoker.core.workflow.template import OVERHEAD, Filled, Template, TemplateNames, filled_items
 
 MAX_CHARACTERS = 64 << 20  # of all steps, filled in: a list in a flow of 1 MiB can ask for gigabytes
-EXPAND = "stoker.expand"  # the handler that makes the steps of a group
+# The handlers of Stoker's own: one makes the steps of a group; two begin and end a nested workflow.
+EXPAND, BEGIN, COLLECT = "stoker.expand", "stoker.begin", "stoker.collect"
+
+
+class Inner(Struct, frozen=True):
+    """The steps of a nested workflow in order, with their names inside it, and the widths of its groups."""
+
+    steps: tuple[Planned, ...]
+    widths: dict[str, int]
 
 
 class Planned(Struct, frozen=True, kw_only=True):
     """One step to be made. `when` is None without needs; `group`, `item`, `label`: what it was made from in a fan-out.
 
-    `source`: it makes the steps of its group from a list that is known only then. `control`: a handler of Stoker's own
-    runs it, which a person cannot name. `sure`: all its fields are valid.
-    `locatable`: the fields that decide where its program is are valid.
+    `source`: it makes the steps of its group from a list that is known only then. `inner`: the nested workflow that it
+    ends, with the parameters `given` to it; `parent`: the step that ends the workflow of this one. `control`: a handler
+    of Stoker's own runs it, which a person cannot name. `place`: its path in the flow, if that is not in its name.
+    `sure`: all its fields are valid. `locatable`: the fields that decide where its program is are valid.
     """
 
     name: str
@@ -42,6 +51,10 @@ class Planned(Struct, frozen=True, kw_only=True):
     label: str | None = None
     source: ItemSource | None = None
     control: bool = False
+    given: dict[str, str] | None = None
+    inner: Inner | None = None
+    parent: str | None = None
+    place: str | None = None
     sure: bool = True
     locatable: bool = True
 
@@ -54,6 +67,11 @@ class Planned(Struct, frozen=True, kw_only=True):
     def resume(self) -> str:
         """The strategy of a resume for it."""
         return Strategy.FROM_CHECKPOINT.value if self.sent.resume is UNSET else self.sent.resume
+
+    @property
+    def path(self) -> str:
+        """Its place in the flow; the steps of one `each` share it."""
+        return self.place or f"steps.{self.group or self.name}"
 
     @property
     def conditions(self) -> list[str]:
@@ -98,19 +116,22 @@ def _made(
     name: str, sent: StepParams, items: Sequence[Item] | None, names: TemplateNames
 ) -> Iterator[tuple[Planned, Filled[StepParams]]]:
     """The steps of one entry: one of each item, or a single one."""
-    template = Template(sent, names, of_items=sent.fans_out)
+    nested = sent.workflow is not UNSET
+    template = Template(_collecting(sent) if nested else sent, names, of_items=sent.fans_out)
     if items is not None:
         for item, label in zip(items, labels(items), strict=True):
             filled = template.fill(item)
             planned = Planned(name=step_name(name, label), sent=filled.step, group=name, item=item, label=label)
-            yield planned, filled._replace(size=filled.size + len(item_text(item)))
+            filled = filled._replace(size=filled.size + len(item_text(item)))
+            yield _as_nested(planned, filled) if nested else (planned, filled)
     elif sent.fans_out:
         source = sent.each if isinstance(sent.each, ItemSource) else None
-        filled = Filled(_expanding(sent), OVERHEAD, template.mistakes)
+        filled = Filled(control_work(sent, EXPAND), OVERHEAD, template.mistakes)
         yield Planned(name=name, sent=filled.step, source=source, control=True), filled
     else:
         filled = template.fill()
-        yield Planned(name=name, sent=filled.step), filled
+        planned = Planned(name=name, sent=filled.step)
+        yield _as_nested(planned, filled) if nested else (planned, filled)
 
 
 def _items(sent: StepParams, of_each: int | None, names: TemplateNames) -> tuple[Sequence[Item] | None, list[Mistake]]:
@@ -135,12 +156,24 @@ def _combinations(
     return combined({axis: values for axis, (values, _) in filled.items()})[:of_each], mistakes
 
 
-def _expanding(sent: StepParams) -> StepParams:
-    """The step that makes the steps of a group once its list is known."""
+def _collecting(sent: StepParams) -> StepParams:
+    """The step that ends a nested workflow; it takes the parameters through the template as variables."""
+    return msgspec.structs.replace(control_work(sent, COLLECT), env=sent.parameters)
+
+
+def _as_nested(planned: Planned, filled: Filled[StepParams]) -> tuple[Planned, Filled[StepParams]]:
+    given = {name: str(value) for name, value in (filled.step.env or {}).items()}
+    mistakes = [one._replace(path=one.path.replace("env", "parameters", 1)) for one in filled.mistakes]
+    work = msgspec.structs.replace(filled.step, env=UNSET)
+    return msgspec.structs.replace(planned, sent=work, given=given, control=True), filled._replace(mistakes=mistakes)
+
+
+def control_work(sent: StepParams, command: str) -> StepParams:
+    """The work of a control step for the entry `sent`."""
     return StepParams(
-        command=EXPAND,
+        command=command,
         execution_mode=ExecutionMode.IN_PROCESS,
-        on_orphan=OnOrphan.REQUEUE,  # to expand again adds nothing
+        on_orphan=OnOrphan.REQUEUE,  # to run again changes nothing
         queue=sent.queue,
         priority=sent.priority,
         critical=sent.critical,

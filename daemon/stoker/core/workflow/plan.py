@@ -8,7 +8,7 @@ mistakes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 
 import msgspec
@@ -18,10 +18,11 @@ from stoker.core.job.dependencies import OVER_ALL
 from stoker.core.job.model import When
 from stoker.core.similar_names import did_you_mean
 from stoker.core.workflow.cycles import cycle_mistake, find_cycles, layers
-from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, ItemSource, StepNeed, StepParams
+from stoker.core.workflow.definition import MAX_DEPTH, MAX_STEPS, Flow, FlowRequest, ItemSource, StepNeed, StepParams
 from stoker.core.workflow.entry_needs import EntryNeeds, entry_needs
-from stoker.core.workflow.fan_out import Planned, fan_out, names_of
+from stoker.core.workflow.fan_out import Inner, Planned, fan_out, names_of
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake
+from stoker.core.workflow.nesting import unfold, wrong_fields, wrong_outputs
 from stoker.core.workflow.state import Edge
 from stoker.core.workflow.template import named
 
@@ -40,14 +41,18 @@ class Plan(Struct, frozen=True, kw_only=True):
     mistakes: tuple[Mistake, ...] = ()
 
 
-def plan_flow(request: FlowRequest, strategies: Collection[str] | None) -> Plan:
-    """Fill in parameters, fan out, order. `strategies` is None if their names are not known, as in the client."""
+def plan_flow(request: FlowRequest, strategies: Collection[str] | None, depth: int = 1) -> Plan:
+    """Fill in parameters, fan out, order. `strategies` is None if their names are not known, as in the client.
+
+    `depth`: how many flows are inside each other, with this one.
+    """
     flow = request.flow
     mistakes = [*request.mistakes, *_unknown_parameters(flow, request.parameters)]
     for name, step in flow.steps.items():
         _judge(flow, name, step, strategies, mistakes)
         if name not in request.unsure:
             mistakes += _wrong_items(f"steps.{name}", step)
+    mistakes += wrong_outputs(flow)
     others = {name: [need.step for need in step.edges if need.step != name] for name, step in flow.steps.items()}
     mistakes += map(cycle_mistake, find_cycles(others))
     excess = _too_many(flow)
@@ -59,18 +64,51 @@ def plan_flow(request: FlowRequest, strategies: Collection[str] | None) -> Plan:
     names = names_of(flow, request.parameters)
     needs = {name: entry_needs(name, sure, groups, names) if name in sure else EntryNeeds() for name in flow.steps}
     mistakes += (one._replace(path=f"steps.{name}.{one.path}") for name, own in needs.items() for one in own.mistakes)
-    if mistakes:
-        steps = tuple(step for group in groups.values() for step in group)
-        return Plan(steps=steps, mistakes=tuple(dict.fromkeys(mistakes)))
     widths = {
         name: width
         for name, step in flow.steps.items()
         if step.fans_out and isinstance(width := flow.defaults.width if step.width is UNSET else step.width, int)
     }
+    for name, group in groups.items():
+        groups[name] = [with_inner(flow.steps[name], step, strategies, depth, mistakes) for step in group]
+        widths |= widths_of(groups[name])
+    if mistakes:
+        steps = tuple(one for group in groups.values() for step in group for one in unfold(step, (), None))
+        return Plan(steps=steps, mistakes=tuple(dict.fromkeys(mistakes)))
     steps = _ordered(flow, groups, needs)
+    if (edges := sum(len(step.needs) for step in steps)) > MAX_EDGES:
+        return Plan(steps=steps, mistakes=(_too_many_edges(edges),))
     return Plan(
         steps=steps, widths=widths, layers=layers({one.name: [need.step for need in one.needs] for one in steps})
     )
+
+
+def with_inner(
+    entry: StepParams, planned: Planned, strategies: Collection[str] | None, depth: int, mistakes: list[Mistake]
+) -> Planned:
+    """A step of `entry` with the steps of its nested workflow, if it is one."""
+    if entry.workflow is UNSET or planned.given is None:
+        return planned
+    if depth >= MAX_DEPTH:
+        message = f"more than {MAX_DEPTH} flows inside each other"
+        mistakes.append(Mistake(f"{planned.path}.workflow", message, "move steps up into an outer flow"))
+        return planned
+    request = FlowRequest(flow=entry.workflow, raw=msgspec.Raw(), parameters=planned.given)
+    plan = plan_flow(request, strategies, depth + 1)
+    for one in plan.mistakes:
+        within = planned.path if one.path.startswith("parameters.") else f"{planned.path}.workflow"
+        mistakes.append(one._replace(path=f"{within}.{one.path}"))
+    return msgspec.structs.replace(planned, inner=Inner(plan.steps, plan.widths))
+
+
+def widths_of(steps: Iterable[Planned]) -> dict[str, int]:
+    """The widths of the groups in nested workflows."""
+    return {
+        f"{step.name}/{group}": width
+        for step in steps
+        if step.inner is not None
+        for group, width in step.inner.widths.items()
+    }
 
 
 def _unknown_parameters(flow: Flow, given: Mapping[str, str]) -> list[Mistake]:
@@ -84,8 +122,7 @@ def _unknown_parameters(flow: Flow, given: Mapping[str, str]) -> list[Mistake]:
 
 def _too_many(flow: Flow) -> list[Mistake]:
     """Count the steps before any is made, as a few bytes can ask for millions."""
-    sizes = {name: step.size for name, step in flow.steps.items()}
-    if (total := sum(sizes.values())) > MAX_STEPS:
+    if (total := sum(step.size for step in flow.steps.values())) > MAX_STEPS:
         return [Mistake("steps", f"{total} steps; the limit is {MAX_STEPS}", "split the flow")]
     return []
 
@@ -97,8 +134,12 @@ def _too_many_needs(flow: Flow, groups: Mapping[str, Sequence[Planned]]) -> list
         for name, step in flow.steps.items()
     )
     if edges > MAX_EDGES:
-        return [Mistake("steps", f"{edges} needs between steps; the limit is {MAX_EDGES}", "put one step in between")]
+        return [_too_many_edges(edges)]
     return []
+
+
+def _too_many_edges(edges: int) -> Mistake:
+    return Mistake("steps", f"{edges} needs between steps; the limit is {MAX_EDGES}", "put one step in between")
 
 
 def _judge(
@@ -106,6 +147,7 @@ def _judge(
 ) -> None:
     """Add the mistakes of one step against the rest of its flow."""
     path = f"steps.{name}"
+    mistakes += wrong_fields(path, step)
     seen: dict[str, set[str]] = {}  # by entry: what of it is needed
     for need, where in _named_needs(step, path):
         group = need.group
@@ -174,7 +216,7 @@ def _ordered(flow: Flow, groups: Mapping[str, list[Planned]], needs: Mapping[str
         when = When.EACH if later else step.counting
         for planned in groups[name]:
             own = edges.get(planned.name, edges[""])
-            ordered.append(msgspec.structs.replace(planned, needs=own, when=when if own else None))
+            ordered += unfold(planned, own, when if own else None)
     return tuple(ordered)
 
 

@@ -224,10 +224,10 @@ def _texts(sent: JobWork) -> Iterator[_Text]:
     waits = ((WAIT_FOR, None, text) for text in conditions.texts(sent.wait_for or None))
     for field, key, text in (*single, *env, *labels, *args, *waits):
         if isinstance(text, str) and ("{{" in text or field in _LATE):
-            yield _Text(field, key, text, _pieces(text))
+            yield _Text(field, key, text, pieces_of(text))
 
 
-def _pieces(text: str) -> list[str]:
+def pieces_of(text: str) -> list[str]:
     """Text and names in turn, with the text as it is to be."""
     first, *others = text.split(_ESCAPED)
     pieces = _WORD.split(first)
@@ -287,7 +287,7 @@ def filled_text(
     if wrong := _no_name(path, text):
         mistakes.append(wrong)
         return text
-    pieces, own = _pieces(text), item or {}
+    pieces, own = pieces_of(text), item or {}
     missing = [name for name in dict.fromkeys(pieces[1::2]) if name not in own and name not in names.parameters]
     for name in missing:
         if own and is_item_word(name):

@@ -52,8 +52,10 @@ def needed_outputs(step: Step, outputs: Mapping[str, str]) -> dict[str, str | No
     return {edge.step: outputs.get(edge.step) for edge in step.needs}
 
 
-def rewritten(run: LiveWorkflow) -> Workflow:
-    plan = replace(blueprint(run.workflow), steps=tuple(run.steps.values()))
+def rewritten(run: LiveWorkflow, widths: dict[str, int] | None = None) -> Workflow:
+    """The row of a workflow whose steps have changed; `widths`: those of groups that were added."""
+    before = blueprint(run.workflow)
+    plan = replace(before, steps=tuple(run.steps.values()), widths=before.widths | (widths or {}))
     return replace(run.workflow, flow=msgspec.json.encode(plan).decode())
 
 
@@ -181,6 +183,12 @@ class LiveWorkflows:
         self.widths |= run.widths
         self._freed.update(run.widths)
         self._bar(run)
+
+    def widen(self, run: LiveWorkflow, widths: Mapping[str, int]) -> None:
+        """Groups with a width were added to a workflow."""
+        if widths:
+            run.widths |= {width_of(run.workflow.id, group): width for group, width in widths.items()}
+            self.add(run)
 
     def intend(self, run: LiveWorkflow, intent: Intent, target: str | None = None) -> None:
         run.workflow = replace(run.workflow, intent=intent, target=target)

@@ -1,0 +1,132 @@
+"""Nested workflows: a step that is itself a flow becomes the steps of that flow, in the same workflow.
+
+Owns what such a step may say, the names and needs of the inner steps, and the outputs of a flow. A step `build` becomes
+`build:begin`, which has its needs, `build/compile` and so on, and `build`, which ends them. Invariant: no step waits
+while it holds a slot, so nesting cannot deadlock.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from stoker.core.job.model import NeedOn, When
+from stoker.core.workflow.definition import Flow, ItemSource, StepParams
+from stoker.core.workflow.fan_out import BEGIN, Planned, control_work, with_defaults
+from stoker.core.workflow.mistakes import Mistake
+from stoker.core.workflow.state import Edge
+from stoker.core.workflow.template import pieces_of
+
+BEGINS = ":begin"
+_OF_INNER = frozenset({"name", "steps", "parameters", "defaults", "verify", "outputs"})
+_OF_OUTER = frozenset(
+    {"needs", "when", "critical", "each", "matrix", "fail_fast", "queue", "priority", "workflow", "parameters"}
+)
+_STEP, _FLOW = StepParams(), Flow(name="", steps={})  # with the value of each field that was not sent
+_PART = re.compile(r"(?P<entry>[^/\[]+)(?P<label>\[[^\]]*\])?(?:/|\Z)")
+
+
+def wrong_fields(path: str, step: StepParams) -> Iterator[Mistake]:
+    """Fields that have no place in a step because it is a flow, or because it is none."""
+    if step.workflow is UNSET:
+        if not step.command:
+            yield Mistake(f"{path}.command", "this field is missing", 'as in command = "/usr/bin/make"')
+        if step.parameters is not UNSET:
+            yield Mistake(f"{path}.parameters", "only a step that is a workflow takes parameters", "give them in `env`")
+        return
+    for field in set(StepParams.__struct_fields__) - _OF_OUTER:
+        if getattr(step, field) != getattr(_STEP, field):
+            message = "it has no effect on a step that is a workflow"
+            yield Mistake(f"{path}.{field}", message, "say it in the steps or in [defaults] of that workflow")
+    if isinstance(step.each, ItemSource) and has_later_list(step.workflow):
+        message = "a group whose list comes from a step cannot have another such group inside"
+        yield Mistake(f"{path}.each", message, "let one step hand on the whole list")
+    yield from (
+        Mistake(
+            f"{path}.workflow.{field}", "only the outermost flow can say it", "say it in the flow that is submitted"
+        )
+        for field in set(Flow.__struct_fields__) - _OF_INNER
+        if getattr(step.workflow, field) != getattr(_FLOW, field)
+    )
+
+
+def wrong_outputs(flow: Flow) -> Iterator[Mistake]:
+    """Words in `outputs` that are no output of a step."""
+    for name, text in flow.outputs.items():
+        for word in pieces_of(text)[1::2]:
+            step, _ = split_word(flow, word)
+            if step is None:
+                message = f"{{{{{word}}}}}: no output of a step"
+                yield Mistake(f"outputs.{name}", message, "{{STEP.KEY}}, of a step that is no group")
+
+
+def split_word(flow: Flow, word: str) -> tuple[str | None, str]:
+    """The step and the key of STEP.KEY; both may contain dots."""
+    at = word.find(".")
+    while at > 0:
+        step = flow.steps.get(word[:at])
+        if step is not None and not step.fans_out and word[at + 1 :]:
+            return word[:at], word[at + 1 :]
+        at = word.find(".", at + 1)
+    return None, word
+
+
+def unfold(planned: Planned, needs: tuple[Edge, ...], when: When | None) -> Iterator[Planned]:
+    """A planned step with its needs; in place of a nested workflow all its steps, in an order in which they can run."""
+    if planned.inner is None:
+        yield replace(planned, needs=needs, when=when)
+        return
+    outer, begin = planned.name, f"{planned.name}{BEGINS}"
+    first: tuple[Edge, ...] = ()
+    if needs:
+        work = control_work(planned.sent, BEGIN)
+        yield Planned(name=begin, sent=work, needs=needs, when=when, control=True, parent=outer, place=planned.path)
+        first = (Edge(begin),)
+    ends = []
+    for step in planned.inner.steps:
+        own = tuple(Edge(f"{outer}/{edge.step}", edge.on) for edge in step.needs)
+        name = f"{outer}/{step.name}"
+        if step.parent is None:
+            ends.append(Edge(name, NeedOn.ANY))
+        yield replace(
+            step,
+            name=name,
+            group=step.group and f"{outer}/{step.group}",
+            parent=outer if step.parent is None else f"{outer}/{step.parent}",
+            place=f"{planned.path}.workflow.{step.path}",
+            needs=own or first,
+            when=step.when if own else When.EACH if first else None,
+            sent=step.sent if planned.critical else replace(step.sent, critical=False),
+        )
+    yield replace(planned, needs=(*first, *ends), when=When.EACH)
+
+
+def split_name(name: str) -> list[tuple[str, str | None]]:
+    """The entry of each flow on the way to a step, with the label of its item; of build[x]/test: build and x, test."""
+    return [(part["entry"], part["label"] and part["label"][1:-1]) for part in _PART.finditer(name)]
+
+
+def inner_flow(flow: Flow, name: str) -> Flow:
+    """The flow that the step of this name in `flow` stands for."""
+    for entry, _ in split_name(name):
+        inner = flow.steps[entry].workflow
+        assert inner is not UNSET, "only a nested workflow has steps of its own"
+        flow = inner
+    return flow
+
+
+def has_later_list(flow: Flow) -> bool:
+    """Whether the list of a group, at any depth, is known only at run time."""
+    return any(
+        isinstance(step.each, ItemSource) or (step.workflow is not UNSET and has_later_list(step.workflow))
+        for step in flow.steps.values()
+    )
+
+
+def is_critical(flow: Flow, outer: str, name: str) -> bool:
+    """Whether the failure of the step `name` of the flow that `outer` stands for is its failure."""
+    entry, _ = split_name(name.removeprefix(f"{outer}/"))[0]
+    return with_defaults(flow, flow.steps[entry]).critical is not False

@@ -1,0 +1,177 @@
+"""Nested workflows: the steps that they become, their names and needs, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from stoker.core.job.model import NeedOn, When
+from stoker.core.workflow.definition import Flow, FlowRequest, ItemSource, StepDefaults, StepParams
+from stoker.core.workflow.fan_out import BEGIN, COLLECT
+from stoker.core.workflow.nesting import has_later_list, inner_flow, is_critical, split_name, split_word
+from stoker.core.workflow.plan import Plan, plan_flow
+from stoker.core.workflow.state import Edge
+
+ANY = NeedOn.ANY
+
+
+def step(*needs: str, **fields: Any) -> StepParams:
+    return msgspec.convert({"command": "/bin/work", "needs": needs, **fields}, StepParams)
+
+
+def nest(steps: dict[str, StepParams], *needs: str, **fields: Any) -> StepParams:
+    inner = Flow(name="inner", steps=steps, parameters={"x": "0"})
+    return msgspec.structs.replace(step(*needs, **fields), command="", workflow=inner)
+
+
+def plan_of(steps: dict[str, StepParams], **fields: Any) -> Plan:
+    return plan_flow(FlowRequest(flow=Flow(name="flow", steps=steps, **fields), raw=msgspec.Raw()), None)
+
+
+def mistakes_of(steps: dict[str, StepParams], **fields: Any) -> dict[str, str]:
+    return {mistake.path: mistake.message for mistake in plan_of(steps, **fields).mistakes}
+
+
+def test_plan_when_a_step_is_a_flow_then_it_becomes_its_steps() -> None:
+    inner = {"a": step(), "b": step("a"), "c": step(each=["1", "2"], width=2)}
+
+    plan = plan_of({"first": step(), "build": nest(inner, "first", critical=False), "end": step("build")})
+
+    names = [one.name for one in plan.steps]
+    assert names == ["first", "build:begin", "build/a", "build/c[1]", "build/c[2]", "build/b", "build", "end"]
+    made = {one.name: one for one in plan.steps}
+    assert made["build:begin"].needs == (Edge("first"),)
+    assert made["build/a"].needs == (Edge("build:begin"),)
+    assert made["build/b"].needs == (Edge("build/a"),)
+    ends = [Edge(f"build/{name}", ANY) for name in ("a", "c[1]", "c[2]", "b")]
+    assert list(made["build"].needs) == [Edge("build:begin"), *ends]
+    assert made["end"].needs == (Edge("build"),)
+    assert [made[name].sent.command for name in ("build:begin", "build")] == [BEGIN, COLLECT]
+    assert (made["build/c[1]"].group, made["build/c[1]"].parent) == ("build/c", "build")
+    assert {one.sent.critical for one in plan.steps if one.name.startswith("build")} == {False}
+    assert plan.widths == {"build/c": 2}
+
+
+def test_plan_when_a_nested_flow_needs_nothing_then_its_steps_begin_at_once() -> None:
+    made = {one.name: one for one in plan_of({"build": nest({"a": step()})}).steps}
+
+    assert (made["build/a"].needs, made["build/a"].when) == ((), None)
+    assert (made["build"].needs, made["build"].when) == ((Edge("build/a", ANY),), When.EACH)
+
+
+def test_plan_when_flows_are_inside_each_other_then_each_ends_its_own_steps() -> None:
+    made = {one.name: one for one in plan_of({"a": nest({"b": nest({"c": step()}), "d": step("b")})}).steps}
+
+    assert list(made) == ["a/b/c", "a/b", "a/d", "a"]
+    assert (made["a"].needs, made["a/b"].needs) == ((Edge("a/b", ANY), Edge("a/d", ANY)), (Edge("a/b/c", ANY),))
+    assert [made[name].parent for name in made] == ["a/b", "a", "a", None]
+    assert made["a/b/c"].path == "steps.a.workflow.steps.b.workflow.steps.c"
+
+
+def test_plan_when_parameters_have_values_then_the_inner_flow_gets_them() -> None:
+    build = nest(
+        {"a": step(args=["{{x}}"])}, parameters={"x": "{{y}}-{{item.os}}"}, each=[{"os": "bsd"}, {"os": "mac"}]
+    )
+
+    made = {one.name: one for one in plan_of({"build": build}, parameters={"y": "1"}).steps}
+
+    assert made["build[bsd]/a"].sent.args == ("1-bsd",)
+    assert made["build[mac]/a"].sent.args == ("1-mac",)
+
+
+@pytest.mark.parametrize(
+    ("steps", "path", "message"),
+    [
+        ({"a": StepParams()}, "steps.a.command", "this field is missing"),
+        ({"a": step(parameters={"x": "1"})}, "steps.a.parameters", "only a step that is a workflow"),
+        ({"a": nest({"b": step()}, max_attempts=2)}, "steps.a.max_attempts", "it has no effect on a step"),
+        ({"a": nest({"b": step()}, parameters={"z": "1"})}, "steps.a.parameters.z", "the flow has no such parameter"),
+        ({"a": nest({"b": step()}, parameters={"x": "{{z}}"})}, "steps.a.parameters.x", "{{z}}: no such parameter"),
+        ({"a": nest({"b": step(args=["{{z}}"])})}, "steps.a.workflow.steps.b.args[0]", "{{z}}: no such parameter"),
+        ({"a": nest({"b": step("c")})}, "steps.a.workflow.steps.b.needs[0]", "there is no step 'c'"),
+    ],
+)
+def test_plan_when_a_nested_step_is_wrong_then_its_path_is_named(
+    steps: dict[str, StepParams], path: str, message: str
+) -> None:
+    ((where, what),) = mistakes_of(steps).items()
+
+    assert where == path
+    assert message in what
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("{{a.x}} and {{b.c.y.z}}", True), ("{{a}}", False), ("{{a.}}", False), ("{{z.x}}", False), ("{{each.x}}", False)],
+)
+def test_outputs_when_a_word_is_no_output_of_a_step_then_it_is_a_mistake(text: str, *, right: bool) -> None:
+    steps = {"a": step(), "b.c": step(), "each": step(each=["1"])}
+
+    assert (mistakes_of(steps, outputs={"o": text}) == {}) is right
+
+
+def test_word_when_names_have_dots_then_the_step_is_found() -> None:
+    flow = Flow(name="flow", steps={"b.c": step()})
+
+    assert split_word(flow, "b.c.y.z") == ("b.c", "y.z")
+
+
+def test_plan_when_a_list_comes_later_at_two_depths_then_it_is_refused() -> None:
+    later = step(each=ItemSource(step="list", output="files"))
+    inner = nest({"deep": nest({"list": step(), "work": later})}, each=ItemSource(step="list", output="files"))
+
+    assert list(mistakes_of({"list": step(), "build": inner})) == ["steps.build.each"]
+    assert not has_later_list(Flow(name="flow", steps={"a": step()}))
+
+
+def test_plan_when_flows_are_too_deep_then_the_limit_is_named() -> None:
+    steps = {"a": step()}
+    for _ in range(8):
+        steps = {"a": nest(steps)}
+
+    ((path, message),) = mistakes_of(steps).items()
+
+    assert path.count("workflow") == 8
+    assert message == "more than 8 flows inside each other"
+
+
+def test_plan_when_needs_of_nested_steps_are_too_many_then_they_are_counted() -> None:
+    wide = {"a": step(each=[*range(100)]), "b": step("a", each=[*range(100)])}
+
+    build = nest(wide, each=[*range(11)])
+
+    assert mistakes_of({"build": build}) == {"steps": "112200 needs between steps; the limit is 100000"}
+
+
+def test_plan_when_steps_of_nested_flows_are_too_many_then_they_are_counted_first() -> None:
+    build = nest({"a": step(each=[*range(1_000)])}, each=[*range(1_000)])
+
+    assert mistakes_of({"build": build}) == {"steps": "1002000 steps; the limit is 10000"}
+
+
+def test_plan_when_a_nested_flow_has_a_mistake_then_its_steps_are_still_planned() -> None:
+    plan = plan_of({"build": nest({"a": step("a"), "b": step()})})
+
+    assert [one.name for one in plan.steps] == ["build/a", "build/b", "build"]
+
+
+def test_name_when_it_leads_through_items_then_each_part_is_read() -> None:
+    assert split_name("build[a/b]/c[d]/e") == [("build", "a/b"), ("c", "d"), ("e", None)]
+
+
+def test_inner_when_it_is_deep_then_the_flow_and_its_critical_steps_are_found() -> None:
+    flow = Flow(name="flow", steps={"a": nest({"b": nest({"c": step(critical=False), "d": step(each=["x/y"])})})})
+
+    inner = inner_flow(flow, "a/b")
+
+    assert list(inner.steps) == ["c", "d"]
+    assert not is_critical(inner, "a/b", "a/b/c")
+    assert is_critical(inner, "a/b", "a/b/d[x/y]")
+
+
+def test_defaults_when_the_outer_flow_has_some_then_the_inner_one_keeps_its_own() -> None:
+    made = {one.name: one for one in plan_of({"a": nest({"b": step()})}, defaults=StepDefaults(max_attempts=3)).steps}
+
+    assert made["a/b"].sent.max_attempts is msgspec.UNSET
