@@ -104,7 +104,7 @@ def test_ls_when_attempts_were_not_charged_then_only_their_number_is_shown(desk:
     assert tries == ["TRY", "3", "2/3"]
 
 
-@pytest.mark.parametrize("option", ["--queue", "--name", "--label"])
+@pytest.mark.parametrize("option", ["--queue", "--name"])
 def test_ls_when_a_filter_is_empty_then_it_is_refused_and_not_left_out(desk: Desk, option: str) -> None:
     desk.has(1)
 
@@ -160,3 +160,23 @@ def test_show_when_there_is_no_such_job_then_it_exits_65(desk: Desk) -> None:
 
 def test_why_when_a_job_waits_then_one_sentence_is_printed(desk: Desk) -> None:
     assert desk.stoker("why", "1") == (0, "no room\n", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--since", "1h", "--until", "2h"), "--until 2h: "),
+        (("--ended-since", "1h", "--ended-until", "2h"), "--ended-until 2h: "),
+        (("--label", "a"), "--label: 'a' is not KEY=VALUE\n"),
+        (("--label", ""), "--label: '' is not KEY=VALUE\n"),
+        (("--workflow", "x/99"), "--workflow: 'x/99' is not the id of a workflow\n"),
+    ],
+)
+def test_filter_when_it_is_wrong_then_the_option_is_named_as_it_was_typed(
+    desk: Desk, options: tuple[str, ...], problem: str
+) -> None:
+    refused = desk.stoker("ls", *options)
+
+    assert (refused.status in (64, 65), refused.out) == (True, "")
+    assert refused.err.startswith(f"stoker: {problem}")
+    assert "created_" not in refused.err

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import outcome, values
+from stoker.cli.kit.naming import workflow_id
 from stoker.cli.kit.parser import Given, Option
 from stoker.core.reason_words import SENTENCES
 from stoker.rpc.client import Client
@@ -31,16 +32,23 @@ FIELDS = {
         "TEXT",
         "only jobs with this text in their name, command or an argument, in small or capital letters",
     ),
-    "label": Option("--label", "K=V", "only jobs with this label"),
-    "workflow": Option("--workflow", "ID", "only steps of this workflow", convert=values.job_id),
+    "label": Option("--label", "K=V", "only jobs with this label", convert=values.label),
+    "workflow": Option("--workflow", "ID", "only steps of this workflow", convert=workflow_id),
     "reasons": Option(
-        "--why", "REASON,…", "only jobs that ended, or are held, for these reasons", choices=REASONS, listed=True
+        "--why",
+        "REASON,…",
+        "only jobs that ended, or are held, for these reasons",
+        choices=REASONS,
+        listed=True,
+        to="reasons",
     ),
     "exit_code": Option("--exit-code", "N", "only jobs with this exit status", convert=values.integer),
     "created_since": Option(
-        "--since", "TIME", "only jobs submitted since then: an age, or a time", convert=values.past
+        "--since", "TIME", "only jobs submitted since then: an age, or a time", convert=values.past, to="created_since"
     ),
-    "created_until": Option("--until", "TIME", "only jobs submitted until then", convert=values.past),
+    "created_until": Option(
+        "--until", "TIME", "only jobs submitted until then", convert=values.past, to="created_until"
+    ),
     "ended_since": Option("--ended-since", "TIME", "only jobs that ended since then", convert=values.past),
     "ended_until": Option("--ended-until", "TIME", "only jobs that ended until then", convert=values.past),
 }

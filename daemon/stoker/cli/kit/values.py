@@ -184,6 +184,13 @@ def pair(text: str) -> tuple[str, str]:
     return key, value
 
 
+def label(text: str) -> str:
+    """`K=V` as it is; the value may be empty."""
+    if not text.partition("=")[1]:
+        raise UsageError(f"{text!r} is not KEY=VALUE", hint="a label is named with its value: team=blue")
+    return text
+
+
 def amount(text: str) -> tuple[str, int]:
     """`NAME=N`; a bare NAME takes one."""
     name, equals, count = text.partition("=")
