@@ -5,9 +5,10 @@ Owns its options. The extra stoker[web] brings the libraries.
 
 from __future__ import annotations
 
-from stoker.cli.kit import values
+from stoker.cli.kit import render, values
+from stoker.cli.kit.connection import PROBE, call
 from stoker.cli.kit.parser import Command, Given, Option
-from stoker.core.errors import UsageError
+from stoker.core.errors import StokerError, UsageError
 
 HIGHEST_PORT = 65_535
 
@@ -62,7 +63,18 @@ def web(given: Given) -> None:
         users=frozenset(given["allow_user"]),
         read_only=given["read_only"],
     )
+    _say_if_alone(given)
     server.serve(given["socket"], listening, access, address)
+
+
+def _say_if_alone(given: Given) -> None:
+    """The page waits for a daemon that starts later, so that both may start in any order; a person wants to know."""
+    try:
+        call(given, PROBE, {})
+    except StokerError as error:
+        render.note(f"{error.message}; the page shows this until one answers")
+        if error.hint:
+            render.hint(error.hint)
 
 
 def _check(given: Given) -> None:

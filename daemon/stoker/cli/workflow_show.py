@@ -52,6 +52,7 @@ def show(given: Given) -> None:
     ident = asked[0] if isinstance(asked, StepAddress) else workflow_id(word)
     with connect(given) as client:
         workflow = client.call("workflow.get", {"id": ident, **({"analyse": True} if given["analyse"] else {})})
+        waits = _blocked(client, workflow)
         workflow["steps"] = chosen = _chosen(workflow, asked[1] if isinstance(asked, StepAddress) else None, given)
         rows = step_groups.as_shown(chosen, every=given["steps"] or given["state"] is not None)
         shown = rows if given["steps"] else step_groups.most_urgent_rows(rows)
@@ -65,7 +66,7 @@ def show(given: Given) -> None:
     if given["analyse"]:
         _print_analysis(workflow.get("analysis"))
         render.line()
-    render.facts(_facts(workflow))
+    render.facts(_facts(workflow, waits))
     render.line()
     _print_steps(shown)
     if len(shown) < len(rows):
@@ -102,7 +103,17 @@ def _logs(client: Client, steps: Sequence[StepView]) -> dict[str, bytes]:
     }
 
 
-def _facts(workflow: WorkflowDetails) -> list[tuple[str, object]]:
+def _blocked(client: Client, workflow: WorkflowDetails) -> str | None:
+    """`link: queue 'bulk' is paused (stoker queue resume bulk)`, if nothing of a running workflow runs."""
+    step = step_groups.blocked_step(workflow)
+    if step is None:
+        return None
+    answer = client.call("job.why", {"id": step["job"]})
+    hint = f" ({render.naming_socket(answer['hint'])})" if answer["hint"] else ""
+    return f"{step['name']}: {answer['message']}{hint}"
+
+
+def _facts(workflow: WorkflowDetails, waits: str | None) -> list[tuple[str, object]]:
     counts = workflow["counts"]
     now_ms = time.time_ns() // 1_000_000
     return [
@@ -111,6 +122,7 @@ def _facts(workflow: WorkflowDetails) -> list[tuple[str, object]]:
         ("state", workflow["state"]),
         ("progress", step_groups.progress_text(workflow, now_ms, drawn=render.on_terminal())),
         ("steps", ", ".join(f"{count} {state}" for state, count in counts.items())),
+        ("waits", waits),
         ("created", render.when(workflow["created_at"])),
         ("finished", workflow["finished_at"] and render.when(workflow["finished_at"])),
         ("trace", workflow["trace_id"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import signal
 import socket
 import stat
@@ -9,6 +11,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from stoker.cli.pages.access import SECURITY_HEADERS
@@ -92,6 +95,37 @@ def test_token_when_it_is_typed_into_the_form_then_it_opens_the_pages(web: WebPa
         assert stranger.http.post("/login", data={"token": "wrong"}).status_code == 401
         assert stranger.http.post("/login", data={"token": web.token}, follow_redirects=False).status_code == 303
         stranger.get("/jobs")
+
+
+@pytest.mark.parametrize(
+    ("asked", "back"),
+    [
+        ("/jobs?state=held&name=a%20b", "/jobs?state=held&name=a+b"),
+        ("/workflows/7?part=work%5Ba/b%5D", "/workflows/7?part=work%5Ba%2Fb%5D"),
+        ("/?token=wrong", "/"),
+    ],
+)
+def test_sign_in_when_a_page_was_asked_for_then_it_leads_back_to_it(web: WebPageProcess, asked: str, back: str) -> None:
+    with Browser(web.base) as stranger:
+        (field,) = re.findall(r'name="back" value="([^"]*)"', stranger.get(asked, 401))
+        sent = {"token": web.token, "back": html.unescape(field)}
+        answer = stranger.http.post("/login", data=sent, follow_redirects=False)
+
+    assert (answer.status_code, answer.headers["location"]) == (303, back)
+
+
+@pytest.mark.parametrize(
+    "back", ["//evil.example", "https://evil.example/", "/%5Cevil.example", "\\\\evil.example", "/\t/evil.example", ""]
+)
+def test_sign_in_when_its_form_names_another_site_then_it_stays_on_this_one(web: WebPageProcess, back: str) -> None:
+    with Browser(web.base) as stranger:
+        answer = stranger.http.post("/login", data={"token": web.token, "back": back}, follow_redirects=False)
+
+    location = answer.headers["location"]
+    assert answer.status_code == 303
+    assert location.startswith("/")
+    assert location[1:2] not in ("/", "\\", "\t")
+    assert httpx.URL(web.base).join(location).host == httpx.URL(web.base).host
 
 
 def test_token_when_an_address_has_it_then_a_cookie_takes_its_place(web: WebPageProcess) -> None:
@@ -359,3 +393,20 @@ def test_socket_when_systemd_passes_a_public_address_then_it_is_refused(shared: 
             check=False,
         )
     assert (result.returncode, "for this host only" in result.stderr) == (64, True), result.stderr
+
+
+def test_server_when_no_daemon_answers_then_a_note_names_that_and_pages_come(tmp_path: Path) -> None:
+    command = [str(BIN / "stoker"), "--socket", str(tmp_path / "none"), "web", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            said = line_with(process, process.stderr, "no daemon answers")
+            address = process.stdout.readline().strip()
+            with httpx.Client(follow_redirects=True, timeout=DEADLINE_S) as browser:
+                page = browser.get(address)
+        finally:
+            process.terminate()
+
+    assert "the page shows this until one answers" in said
+    assert page.status_code == 503

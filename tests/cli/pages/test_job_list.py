@@ -89,6 +89,7 @@ def test_chosen_jobs_when_the_form_is_sent_then_each_that_can_be_is_cancelled(
     form = browser.get(path)
     done = browser.post(path, reason="not needed")
 
+    assert '<select name="act" required>\n      <option value="">' in browser.get("/jobs")
     assert "nothing: cancel is for waiting, queued, running, held" in form
     assert f"there is no job {2**62}" in form
     assert [state(client, job) for job in (*queued, ended)] == ["cancelled", "cancelled", "succeeded"]

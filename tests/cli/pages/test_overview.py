@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -57,6 +59,11 @@ def test_overview_when_jobs_run_and_failed_then_both_are_there(
         assert "exit 7" in section(page, "What failed last")
         assert '<a href="/jobs?queue=bulk&amp;state=running">1' in section(page, "Queues")
         assert "stoker backup" in section(page, "Disk and backup")
+        (ended,) = re.findall(r'href="(/jobs\?state=failed&amp;ended_since=[0-9]+)"', page)
+        listed = browser.get(html.unescape(ended))
+        assert f'href="/jobs/{failed}"' in listed
+        assert f'href="/jobs/{running}"' not in listed.partition("<table")[2]
+        assert "ended since" in listed
         gate.open()
         end_of(client, running)
 
@@ -109,6 +116,10 @@ def test_queue_when_it_is_shown_then_its_settings_are_there(browser: Browser) ->
         assert "max-attempts=3" in page
         assert "77" in page
         assert "50/m" in page
+
+
+def test_queues_when_the_address_names_none_of_them_then_all_are_shown(browser: Browser) -> None:
+    assert "Queues, resources and rates" in browser.get("/queues")
 
 
 def test_queue_when_there_is_none_of_that_name_then_a_command_lists_them(browser: Browser) -> None:

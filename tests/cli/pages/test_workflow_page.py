@@ -116,6 +116,7 @@ def test_workflow_when_groups_are_large_then_each_has_a_row_that_leads_to_its_st
         shown = browser.get(f"/workflows/{workflow}")
         each = browser.get(f"/workflows/{workflow}?each=1")
         of_work = browser.get(f"/workflows/{workflow}?part=work")
+        stuck = shared.cli("workflow", "show", str(workflow)).stdout
         one = browser.get(f"/workflows/{workflow}/skip-step?step=work%5Ba/b%5D")
         skipped = browser.post(f"/workflows/{workflow}/skip-step?step=work", reason="by hand")
         client.call("queue.resume", {"name": "default"})
@@ -124,6 +125,9 @@ def test_workflow_when_groups_are_large_then_each_has_a_row_that_leads_to_its_st
     assert "Steps: 1 to 2 of 2 rows; a group of steps has one" in shown
     assert f'<a href="/workflows/{workflow}?part=work#steps"><bdi>work x122</bdi></a>' in shown
     assert f"/workflows/{workflow}/skip-step?step=work" in shown
+    assert "<bdi>work[a/b]</bdi></a> waits, <bdi>queue &#39;default&#39; is paused</bdi>" in shown
+    assert '(<a href="/queues/default">queue' in shown
+    assert "waits     work[a/b]: queue 'default' is paused (stoker queue resume default)\n" in stuck
     assert "Steps: 1 to 100 of 123" in each
     assert "Steps of work: 1 to 100 of 122" in of_work
     assert "skip-step?step=work%5Ba/b%5D" in of_work

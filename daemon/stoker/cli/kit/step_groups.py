@@ -123,6 +123,19 @@ def remark(row: StepGroup) -> str:
     return "; ".join(filter(None, (may_fail, reused, said)))
 
 
+def blocked_step(workflow: WorkflowDetails) -> StepView | None:
+    """The step for which a running workflow waits while none of its steps runs: one that could start next."""
+    states = {step["name"]: step["state"] for step in workflow["steps"]}
+    if workflow["state"] != "running" or "running" in states.values():
+        return None
+    for state in ("queued", "held", "waiting"):
+        for step in workflow["steps"]:
+            open_needs = [need for need in step["needs"] if states.get(need["step"]) not in outcome.FINAL]
+            if step["state"] == state and not (state == "waiting" and open_needs):
+                return step
+    return None
+
+
 # --- how far the whole has come ------------------------------------------------------------------------------------
 
 

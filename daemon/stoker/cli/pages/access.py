@@ -12,13 +12,14 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SAFE_METHODS: Final = ("GET", "HEAD")
+HOME: Final = "/"
 LOGIN: Final = "/login"  # takes the token of a form
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -76,8 +77,8 @@ class Access(NamedTuple):
         return self.derived(f"form of {user or ''}")
 
 
-# Makes the page that answers a refused request: status code and the reason.
-Refused = Callable[[int, str], Response]
+# Makes the page that answers a refused request: status code, the reason, and the address to go to after a sign-in.
+Refused = Callable[[int, str, str], Response]
 
 
 class AccessControl:
@@ -111,9 +112,11 @@ class AccessControl:
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or hosts[0].lower() not in self._access.hosts:
-            return self._refused(421, "this page does not answer to that host name; see --allow-host of `stoker web`")
+            return self._refused(
+                421, "this page does not answer to that host name; see --allow-host of `stoker web`", HOME
+            )
         if scope["method"] not in (*SAFE_METHODS, "POST"):
-            return self._refused(405, "only GET, HEAD and POST are known here")
+            return self._refused(405, "only GET, HEAD and POST are known here", HOME)
         if scope["path"].startswith(OPEN_PATHS) and scope["method"] in SAFE_METHODS:
             return None
         scope.setdefault("state", {}).update(access=self._access, user=None, sent=False)
@@ -121,7 +124,7 @@ class AccessControl:
         if not login and (refusal := self._stranger(scope, headers)) is not None:
             return refusal
         if scope["method"] == "POST" and not _from_our_page(headers, hosts[0]):
-            return self._refused(403, "this request comes from another site; nothing was changed")
+            return self._refused(403, "this request comes from another site; nothing was changed", HOME)
         return None
 
     def _stranger(self, scope: Scope, headers: Headers) -> Response | None:
@@ -133,7 +136,7 @@ class AccessControl:
                 scope["state"]["user"] = named[0]
                 return None
             if named:
-                return self._refused(403, "that user is not in --allow-user of `stoker web`")
+                return self._refused(403, "that user is not in --allow-user of `stoker web`", HOME)
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         tokens = [value for name, value in query if name == "token"]
         if scope["method"] in SAFE_METHODS and any(_same(value, access.token) for value in tokens):
@@ -142,7 +145,14 @@ class AccessControl:
             return None
         if _same(_bearer(headers), access.token):
             return None
-        return self._refused(401, SIGN_IN_AGAIN if tokens else SIGN_IN)
+        asked = _without_token(scope["path"], query) if scope["method"] in SAFE_METHODS else HOME
+        return self._refused(401, SIGN_IN_AGAIN if tokens else SIGN_IN, asked)
+
+
+def local_address(text: str) -> str:
+    """The path and query of an address, on this server whatever it names: a form may have been made by anybody."""
+    path, _, query = text.partition("?")
+    return _without_token(unquote(path), parse_qsl(query, keep_blank_values=True))
 
 
 def _without_token(path: str, query: Sequence[tuple[str, str]]) -> str:

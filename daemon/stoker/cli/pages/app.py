@@ -22,7 +22,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from stoker.cli.pages.access import LOGIN, Access, AccessControl
+from stoker.cli.pages.access import HOME, LOGIN, Access, AccessControl, local_address
 from stoker.cli.pages.actions import PageAction, reason, sent_fields, sent_form
 from stoker.cli.pages.changes import Changes
 from stoker.cli.pages.endpoints import Endpoint, Parts
@@ -120,8 +120,9 @@ class WebPage:
         shown = self._pages.plain("error.html", asked_by(request), error=error, form=form, perhaps_done=perhaps)
         return HTMLResponse(shown, status)
 
-    def _refused(self, status: int, text: str) -> Response:
-        shown = self._pages.plain("refused.html", Asked("", (), ()), text=text, login=status == HTTPStatus.UNAUTHORIZED)
+    def _refused(self, status: int, text: str, back: str = HOME) -> Response:
+        login = status == HTTPStatus.UNAUTHORIZED
+        shown = self._pages.plain("refused.html", Asked("", (), ()), text=text, login=login, back=back)
         return HTMLResponse(shown, status)
 
     async def _missing(self, request: Request, error: Exception) -> Response:
@@ -130,9 +131,10 @@ class WebPage:
 
     async def _login(self, request: Request) -> Response:
         fields = await sent_fields(request)
+        back = local_address(fields.get("back", HOME))
         if self._access.is_token(fields.get("token", "").strip()):
-            return self._access.welcomed("/")
-        return self._refused(401, "that is not the token")
+            return self._access.welcomed(back)
+        return self._refused(401, "that is not the token", back)
 
     async def _broken(self, _request: Request, error: Exception) -> Response:
         """The server logs it with its traceback."""

@@ -40,6 +40,7 @@ async def read(client: AsyncClient, asked: Asked) -> Mapping[str, Any]:
         "label": asked.text("label"),
         "workflow": asked.optional_number("workflow"),
         "search": asked.text("search"),
+        "ended_since": asked.optional_number("ended_since"),
     }
     rows = _rows(asked)
     page, links = await _page(client, asked, {**filters, "limit": rows})

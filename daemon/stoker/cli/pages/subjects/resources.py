@@ -9,7 +9,11 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
 from stoker.cli import rates
+from stoker.cli.pages.endpoints import Endpoint, Parts
 from stoker.cli.pages.page import Asked, Page
 from stoker.cli.pages.subjects import queue
 from stoker.cli.pages.subjects.load import LoadCharts
@@ -31,4 +35,10 @@ async def read(client: AsyncClient, _asked: Asked) -> Mapping[str, Any]:
     }
 
 
+async def lead_here(_parts: Parts, _request: Request, _asked: Asked) -> Response:
+    """From `/queues`, which one expects above `/queues/NAME`."""
+    return RedirectResponse("/resources", status_code=303)
+
+
 PAGES = (Page("/resources", "resources.html", read),)
+ENDPOINTS = (Endpoint("/queues", lead_here),)

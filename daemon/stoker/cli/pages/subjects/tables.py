@@ -61,4 +61,5 @@ ALL_ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     *job_log.ENDPOINTS,
     *checkpoint.ENDPOINTS,
     *doctor.ENDPOINTS,
+    *resources.ENDPOINTS,
 )

@@ -38,8 +38,12 @@ MOST_CAUSES = 8
 async def read(client: AsyncClient, asked: Asked) -> Mapping[str, Any]:
     workflow: Any = await client.call("workflow.get", id=asked.number("workflow"), analyse=True)
     shown = await asyncio.to_thread(_shown, workflow, asked)  # there may be thousands of steps
+    blocked = step_groups.blocked_step(workflow)
+    why = None if blocked is None else await client.call("job.why", id=blocked["job"])
     return {
         "workflow": workflow,
+        "blocked": blocked,
+        "why": why,
         "done": workflows.done_steps(workflow["counts"]),
         "stale": [outcome.stale(one) for one in workflow["stale"]],
         "analysis": _analysis(workflow["analysis"]),
