@@ -209,8 +209,8 @@ def test_why_when_the_last_attempt_of_a_lost_job_is_missing_then_that_is_explain
         ),
         (
             Reason.OUTPUT,
-            Outcome(kind=OutcomeKind.EXIT, exit_code=0, error="STOKER_OUTPUT: line 2: not key=value: 'x'"),
-            "failed: its output for other steps could not be read: STOKER_OUTPUT: line 2: not key=value: 'x'",
+            Outcome(kind=OutcomeKind.EXIT, exit_code=0, error="STOKER_OUTPUT: line 2"),
+            "failed: its output could not be read, or a file that it produces is missing: STOKER_OUTPUT: line 2",
         ),
         (Reason.EXIT, Outcome(kind=OutcomeKind.EXIT, exit_code=1, error="last words"), "failed (exit)"),
         (Reason.EXIT, Outcome(kind=OutcomeKind.EXCEPTION), "failed (exit)"),

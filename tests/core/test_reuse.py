@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.core.job.model import ExecutionMode, NeedOn, Reason, Spec, State, When
-from stoker.core.job.taken_over import TakenOver
+from stoker.core.job.taken_over import FileHashes, TakenOver
 from stoker.core.workflow.definition import StepParams
 from stoker.core.workflow.fan_out import Planned
 from stoker.core.workflow.reuse import EarlierRun, EarlierStep, ReuseDecision, ReuseWish, decide
@@ -122,12 +122,54 @@ def test_decide_when_the_step_is_new_or_there_was_no_run_then_it_runs() -> None:
     assert set(whys(offered(), None).values()) == {"there is no earlier run"}
 
 
-def test_decide_when_a_step_has_no_work_of_its_own_then_it_runs() -> None:
+def test_decide_when_a_step_adds_others_then_it_runs() -> None:
     control = Spec(command="stoker.expand", working_dir="/", execution_mode=ExecutionMode.IN_PROCESS)
 
     assert whys(offered(link=control), earlier(link={"spec": control})) == {
-        "link": "it has no work of its own to take over"
+        "link": "it adds steps to the workflow, or ends a flow inside it"
     }
+
+
+SOURCES = replace(SPEC, sources=("*.c",), produces=("a.o",))
+THEN = FileHashes({"a.c": "1", "b.c": "2"}, {"a.o": "3"})
+
+
+def compile_decision(then: FileHashes | None, now: FileHashes | None) -> ReuseDecision:
+    """The decision about `compile`, which has files."""
+    run = earlier(compile={"spec": SOURCES, "files": then})
+    files = {} if now is None else {"compile": now}
+    return decided(offered(compile=SOURCES), run, files=files)[1]
+
+
+def test_decide_when_its_files_are_the_same_then_the_step_is_taken_over_with_them() -> None:
+    decision = compile_decision(THEN, THEN)
+
+    assert decision.why == "same command and inputs, 2 sources, 1 product"
+    assert decision.taken == TakenOver(12, "compile", 2, '{"by":"compile"}', THEN)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "why"),
+    [
+        (THEN, FileHashes({"a.c": "9", "b.c": "2"}, {"a.o": "3"}), "source a.c changed"),
+        (THEN, FileHashes({"a.c": "1"}, {"a.o": "3"}), "source b.c is gone"),
+        (THEN, FileHashes({"a.c": "1", "b.c": "2", "c.c": "1"}, {"a.o": "3"}), "source c.c is new"),
+        (THEN, FileHashes({"a.c": "1", "b.c": "2"}, {}), "product a.o is gone"),
+        (THEN, FileHashes(), "source a.c is gone, source b.c is gone, product a.o is gone"),
+        (THEN, FileHashes(unknown="late"), "its files are not known: late"),
+        (THEN, None, "its files are not known"),
+        (None, THEN, "its files were not recorded"),
+        (FileHashes(unknown="late"), THEN, "its files were not recorded: late"),
+    ],
+)
+def test_decide_when_its_files_differ_then_the_step_runs(
+    then: FileHashes | None, now: FileHashes | None, why: str
+) -> None:
+    assert compile_decision(then, now) == ReuseDecision("compile", why)
+
+
+def test_decide_when_the_patterns_changed_then_the_step_runs() -> None:
+    assert whys(offered(compile=SOURCES), earlier())["compile"] == "sources, produces changed"
 
 
 def test_decide_when_the_part_begins_in_the_middle_then_its_steps_run() -> None:

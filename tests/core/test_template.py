@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from stoker.core.requests import MAX_ARGV_BYTES, MAX_TEXT, JobWork
+from stoker.core.workflow.definition import StepParams
 from stoker.core.workflow.template import _WORD, MOST_NAMED, Filled, Template, TemplateNames, filled_items, named
 
 
@@ -148,3 +149,20 @@ def test_items_when_they_have_parameters_then_wrong_ones_are_named() -> None:
         "each[2]": "{{b}}: no such parameter (there are: a, long)",
         "each[3]": f"filled in, it has {MAX_TEXT + 1} characters; the limit is {MAX_TEXT}",
     }
+
+
+def test_fill_when_patterns_of_files_have_names_then_they_are_replaced() -> None:
+    sent = StepParams(command="cc", sources=("src/{{item}}.c", "all.h"), produces=("{{dir}}/{{item}}.o",))
+
+    made = Template(sent, TemplateNames({"dir": "build"}), of_items=True).fill("lexer")
+
+    assert (made.step.sources, made.step.produces) == (("src/lexer.c", "all.h"), ("build/lexer.o",))
+    assert made.mistakes == []
+
+
+def test_fill_when_a_pattern_is_too_long_then_that_is_a_mistake() -> None:
+    sent = StepParams(command="cc", sources=("{{name}}",))
+
+    made = Template(sent, TemplateNames({"name": "x" * 5_000}), of_items=False).fill()
+
+    assert [one.path for one in made.mistakes] == ["sources[0]"]

@@ -49,7 +49,7 @@ def test_output_when_it_is_refused_then_the_step_fails_and_every_answer_says_why
     }
     assert steps == {"a": ("failed", "output", attempt["error"]), "b": ("skipped", "dependency", None)}
     why = client.call("job.why", {"id": job})["message"]
-    assert why == f"failed: its output for other steps could not be read: {attempt['error']}"
+    assert why == f"failed: its output could not be read, or a file that it produces is missing: {attempt['error']}"
     analysis = client.call("workflow.get", {"id": workflow, "analyse": True})["analysis"]
     assert (analysis["causes"]["output"], attempt["error"] in analysis["message"]) == (["a"], True)
     (event,) = shared.logged("task_failed", job=job)

@@ -194,6 +194,8 @@ def test_policy_when_it_is_empty_then_its_defaults_are_those_of_the_file_format(
         "debounce_ms": 0,
         "debounce_max_ms": None,
         "hook_data": {},
+        "sources": (),
+        "produces": (),
         "reused": None,
         "max_log_bytes": 67_108_864,
         "traceparent": None,

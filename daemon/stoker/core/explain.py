@@ -321,7 +321,7 @@ def _final(job: Job, facts: JobFacts) -> Blocker:
         return Blocker("final", f"was superseded by job {newer}, which is newer", f"stoker why {newer}", details)
     if job.state is not State.FAILED:
         return Blocker("final", f"{_ENDED[job.state]}{cause(job)}", hint, {"reason": job.reason})
-    if job.reason is Reason.OUTPUT:
+    if job.reason is Reason.OUTPUT and not job.spec.produces:
         hint = f"let the job write to $STOKER_OUTPUT {OUTPUT_FORMS}; then: stoker retry {job.id}"
     why = _error_of_attempt(job, facts) or cause(job) + _suspected(facts)
     return Blocker("final", f"failed{why}", hint, {"reason": job.reason})

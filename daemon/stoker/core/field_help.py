@@ -65,10 +65,14 @@ STEP: Final = {
     "critical": "whether the workflow fails if this step does (default: true)",
     "resume": "what a resume does with the step if it did not complete: restart, from_checkpoint, skip or fail, or the"
     " name of a strategy of a Python module (default: from_checkpoint)",
-    "verify": "run the completed step again in a resume if its command, input, directory, environment or the outputs"
-    " of its needs have changed",
     "workflow": "the flow that the step stands for, in place of `command`; in a file the name of another file",
     "parameters": "the parameters of `workflow`, by name",
+    "verify": "run the completed step again in a resume if its command, input, directory, environment, files or the"
+    " outputs of its needs have changed",
+    "sources": "patterns of the files that it reads, relative to its directory, as in src/**/*.c: a reuse of the step"
+    " asks that their content is the same",
+    "produces": "patterns of the files that it makes: if one is missing at its end the step fails, and a reuse of the"
+    " step asks that they are still the same",
     "each": "make one step of each item: texts, whole numbers or tables; {{item}} in its texts stands for the item,"
     " {{item.KEY}} for a value of a table; or {step, output}: the list is an output of that step",
     "matrix": "make one step of each combination of the values of its axes, as in {os = [...], version = [...]};"

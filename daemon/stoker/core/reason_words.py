@@ -21,7 +21,7 @@ SENTENCES = {
     "superseded": "a newer job took its place",
     "dependency": "a job it needs can no longer end as needed",
     "not_needed": "the failure that it waited for did not happen",
-    "output": "its output for other steps could not be read",
+    "output": "its output could not be read, or a file that it produces is missing",
     "damaged": "its row in the database is damaged, so it was not started",
     "restored": "a backup was restored, and it may have run since that was made",
     "reused": "its earlier end was taken over, as nothing that it depends on has changed",

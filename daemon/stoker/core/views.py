@@ -81,6 +81,8 @@ class _SpecView(TypedDict):
     hook: str | None
     hook_change: int | None
     hook_data: dict[str, Any]
+    sources: list[str]
+    produces: list[str]
     reused: TakenOverView | None
 
 

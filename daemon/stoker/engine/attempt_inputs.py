@@ -27,6 +27,7 @@ from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.checkpoint import opened
 from stoker.engine.heartbeats import Heartbeats
 from stoker.engine.memory import LiveState
+from stoker.engine.step_files import StepFiles
 from stoker.executors.base import Executor, Sink, Start, never_started
 from stoker.process.work_files import InputsFile, WorkFiles
 from stoker.store import attempts, checkpoints, conditions
@@ -54,6 +55,7 @@ class AttemptInputs:
         heartbeats: Heartbeats,
         sink: Sink,
         background: BackgroundTasks,
+        step_files: StepFiles,
     ) -> None:
         self._reader = reader
         self._work_files = work_files
@@ -62,6 +64,7 @@ class AttemptInputs:
         self._heartbeats = heartbeats
         self._sink = sink
         self._background = background
+        self._step_files = step_files
         self._held: set[str] = set()
 
     def holds(self, run_id: str) -> bool:
@@ -73,8 +76,9 @@ class AttemptInputs:
         ready = [self._ready(start, ends) for start in starts]
         self._hand_over([start for start in ready if start is not None])
         waiting = [start for start, done in zip(starts, ready, strict=True) if done is None]
-        first = [start for start in waiting if start.job.attempts == 1]
-        again = [[start] for start in waiting if start.job.attempts > 1]  # each may have a checkpoint of ten megabytes
+        first = [start for start in waiting if start.job.attempts == 1 and not start.job.spec.sources]
+        # Each may have a checkpoint of ten megabytes, or files to hash.
+        again = [[start] for start in waiting if start.job.attempts > 1 or start.job.spec.sources]
         for together in (*_portions(first), *again):
             self._held.update(start.attempt.run_id for start in together)
             self._start_together(together)
@@ -82,7 +86,7 @@ class AttemptInputs:
     def _ready(self, start: Start, ends: Mapping[int, Needed]) -> Start | None:
         """The start with its inputs; None if they must be read or written in the reader's thread."""
         spec = start.job.spec
-        if start.job.attempts > 1 or spec.wait_for is not None or spec.hook is not None:
+        if start.job.attempts > 1 or spec.wait_for is not None or spec.hook is not None or spec.sources:
             return None
         if not spec.needs:
             return start
@@ -124,6 +128,9 @@ class AttemptInputs:
 
         Waits for room on the disk, however long: without its checkpoint an attempt would begin at zero.
         """
+        for start in starts:
+            if start.job.spec.sources:
+                await self._step_files.before_start(start.attempt.run_id, start.job.spec)
         provided: list[Start] = []
         missing = starts
         while missing:

@@ -10,6 +10,8 @@ import re
 from operator import attrgetter
 from typing import Any
 
+from msgspec.structs import replace
+
 from stoker.core.job import events as ev
 from stoker.core.job.model import Attempt, Job, Spec
 from stoker.core.requests import JobChanges
@@ -76,7 +78,8 @@ def _attempt_difference(before: Attempt | None, after: Attempt) -> dict[str, Any
     elif after.stop_reason is not before.stop_reason:
         payload["stop_reason"] = after.stop_reason
     if after.outcome is not None:
-        payload |= {"identity": after.identity, "outcome": after.outcome, "started_at": after.started_at}
+        outcome = replace(after.outcome, files=None) if after.outcome.files is not None else after.outcome
+        payload |= {"identity": after.identity, "outcome": outcome, "started_at": after.started_at}
         if after.bounds is not None:
             payload["bounds"] = after.bounds
     return payload

@@ -20,6 +20,7 @@ from stoker.core.shortage import NO_SHORTAGE, start_failed
 from stoker.engine.dependents import release_dependents
 from stoker.engine.inbox import Inbox, Message, PostMessage
 from stoker.engine.memory import LiveState, OpenRun
+from stoker.engine.step_files import StepFiles, produced
 from stoker.engine.turn import AcknowledgeUnknown, LogLine, StopDelivered, Turn, Watch
 from stoker.executors.base import Report
 from stoker.process.outcomes import cut_short
@@ -108,23 +109,39 @@ class ReportSink:
         work_files: WorkFiles,
         clock: SystemClock,
         background: BackgroundTasks,
+        step_files: StepFiles,
     ) -> None:
         self._inbox = inbox
         self._memory = memory
         self._work_files = work_files
         self._clock = clock
         self._background = background
+        self._step_files = step_files
 
     def report(self, reports: Sequence[Report]) -> None:
         whole: list[Report] = []
         there = self._work_files.names(sum(isinstance(report.event, ev.Ended) for report in reports))
         for report in reports:
+            if self._looks_at_files(report):
+                self._background.retry(f"files of {report.run_id}", partial(self._report_with_files, report))
+                continue
             try:
                 whole.append(self._with_results(report, there))
             except OSError:
                 self._background.retry(f"outputs of {report.run_id}", partial(self._report_once_read, report))
         if whole:
             self._inbox.post(Reports(whole, self._clock, self._memory))
+
+    def _looks_at_files(self, report: Report) -> bool:
+        run = self._memory.by_run(report.run_id)
+        return run is not None and isinstance(report.event, ev.Ended) and produced(run.job.spec, report.event.outcome)
+
+    async def _report_with_files(self, report: Report) -> None:
+        whole, run = self._with_results(report), self._memory.by_run(report.run_id)
+        if run is not None and isinstance(whole.event, ev.Ended):
+            outcome = await self._step_files.at_end(report.run_id, run.job.spec, whole.event.outcome)
+            whole = Report(report.run_id, replace(whole.event, outcome=outcome))
+        self._inbox.post(Reports([whole], self._clock, self._memory))
 
     async def _report_once_read(self, report: Report) -> None:
         self._inbox.post(Reports([self._with_results(report)], self._clock, self._memory))

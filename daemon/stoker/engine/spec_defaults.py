@@ -26,7 +26,7 @@ from stoker.core.units import instant
 from stoker.engine.memory import LiveState
 
 # The fields that become the field of the spec with that name; a step has not all of them.
-_SENT = frozenset(JobParams.__struct_fields__) - {"limits", "needs", "idempotency_key"}
+_SENT = frozenset(JobParams.__struct_fields__) - {"limits", "needs", "idempotency_key"} | {"sources", "produces"}
 
 
 class Merged(NamedTuple):

@@ -26,6 +26,7 @@ from stoker.engine.loop import Loop
 from stoker.engine.memory import memory_of
 from stoker.engine.reports import ReportSink
 from stoker.engine.spec_defaults import SpecDefaults
+from stoker.engine.step_files import StepFiles
 from stoker.engine.subscriptions import Subscriptions
 from stoker.engine.timers import Timers
 from stoker.executors.base import Executor
@@ -116,7 +117,8 @@ class Assembly:
 
     def _build_executors(self) -> None:
         """The parts that start and stop attempts; their reports go to the inbox."""
-        sink = ReportSink(self.inbox, self.memory, self.context.work_files, self.clock, self.background)
+        step_files = StepFiles(self.memory)
+        sink = ReportSink(self.inbox, self.memory, self.context.work_files, self.clock, self.background, step_files)
         self.local = LocalExecutor(
             self.context,
             self.stalls.watched(sink.report),
@@ -141,6 +143,7 @@ class Assembly:
             self.heartbeats,
             sink.report,
             self.background,
+            step_files,
         )
 
     def _build_effects(self) -> None:

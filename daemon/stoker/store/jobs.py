@@ -73,6 +73,8 @@ class SpecRemainder(Struct, frozen=True, omit_defaults=True):
     wait_for: Tree | None = None
     when: When | None = None
     hook_data: dict[str, Any] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+    produces: tuple[str, ...] = ()
     reused: TakenOver | None = None
 
 

@@ -32,6 +32,7 @@ from stoker.core.workflow.resume import (
     plan,
     stopped_short,
 )
+from stoker.core.workflow.reuse import changed_files
 from stoker.core.workflow.state import Intent, Step, Strategy, behind
 from stoker.core.workflow.strategies import Interrupted
 from stoker.engine.memory.workflows import LiveWorkflow, needed_outputs, steps_of
@@ -44,6 +45,7 @@ from stoker.store.workflows import StoredWorkflow
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.workflows import chain, commands
+from stoker.workflows.reuse import files_now, files_then
 
 if TYPE_CHECKING:
     from stoker.core.wire_types import ResumedStep, ResumePlan, WorkflowResumed
@@ -142,11 +144,14 @@ async def _changed(
     jobs = await reader.run(job_rows.by_ids, [step.job_id for step in steps.values()])
     ends = await reader.run(checkpoints.step_ends, list(jobs))
     names = {one.job_id: one.step for one in stored.steps}
+    then = await files_then(reader, jobs.values())
+    current = await files_now({name: jobs[step.job_id].spec for name, step in steps.items()})
     outputs = {names[job_id]: digest(text) for job_id, text in stored.outputs.items()}
     changed = {}
     for name, step in steps.items():
         now = proof(jobs[step.job_id].spec, surroundings, needed_outputs(step, outputs))
         changes = difference(_proof_in(ends.get(step.job_id)), now)
+        changes = changes or changed_files(jobs[step.job_id].spec, then.get(step.job_id), current.get(name))
         if changes is not None:
             changed[name] = changes
     return changed

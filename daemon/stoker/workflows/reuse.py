@@ -5,14 +5,33 @@ The decisions are made in `core.workflow.reuse`. Invariant: a person reuses only
 
 from __future__ import annotations
 
-from stoker.core.errors import PermissionDenied, WorkflowNotFound
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from msgspec import Struct
+
+from stoker.core.errors import CheckpointDamaged, PermissionDenied, WorkflowNotFound
+from stoker.core.job.model import Job, Reason, Spec
+from stoker.core.job.taken_over import FileHashes
+from stoker.core.workflow.checkpoint import Checkpoint, opened
 from stoker.core.workflow.definition import FlowRequest
 from stoker.core.workflow.reuse import EarlierRun, EarlierStep, ReuseWish
 from stoker.engine.memory.workflows import steps_of
-from stoker.store import attempts, workflows
+from stoker.host.file_hashes import FilesWanted, hashes_of
+from stoker.store import attempts, checkpoints, workflows
 from stoker.store import jobs as job_rows
 from stoker.store.reader import Reader
 from stoker.store.workflows import StoredWorkflow
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
+
+WITHIN_S = 60.0  # for the files of all steps together
+
+
+class _End(Struct):
+    """The part of a checkpoint of the end of a step that is read here."""
+
+    files: FileHashes | None = None
 
 
 async def wish_of(reader: Reader, request: FlowRequest, owner_uid: int) -> ReuseWish:
@@ -21,7 +40,36 @@ async def wish_of(reader: Reader, request: FlowRequest, owner_uid: int) -> Reuse
     if workflow == "latest":
         workflow = await reader.run(workflows.newest_named, request.flow.name, owner_uid)
     earlier = None if workflow is None else await _earlier_run(reader, int(workflow), owner_uid)
-    return ReuseWish(earlier=earlier, begins=bool(request.part.starts))
+    files = {} if earlier is None else await files_now({name: one.spec for name, one in earlier.steps.items()})
+    return ReuseWish(earlier=earlier, begins=bool(request.part.starts), files=files)
+
+
+async def files_now(specs: Mapping[str, Spec]) -> dict[str, FileHashes]:
+    """The hashes of the files of these steps, of those that have some."""
+    wanted = {
+        name: FilesWanted(spec.working_dir, spec.sources, spec.produces)
+        for name, spec in specs.items()
+        if spec.sources or spec.produces
+    }
+    found = await hashes_of(list(wanted.values()), WITHIN_S) if wanted else []
+    return {name: one.hashes for name, one in zip(wanted, found, strict=True)}
+
+
+async def files_then(reader: Reader, jobs: Iterable[Job]) -> dict[int, FileHashes]:
+    """The hashes that the ends of these steps recorded, by job."""
+    with_files = [job for job in jobs if job.spec.sources or job.spec.produces]
+    taken = {job.id: job.spec.reused.files for job in with_files if job.reason is Reason.REUSED and job.spec.reused}
+    ends = await reader.run(checkpoints.step_ends, [job.id for job in with_files if job.id not in taken])
+    recorded = {job_id: _files_in(end) for job_id, end in ends.items()} | taken
+    return {job_id: files for job_id, files in recorded.items() if files is not None}
+
+
+def _files_in(end: Checkpoint) -> FileHashes | None:
+    try:
+        return msgspec.json.decode(opened(end), type=_End).files
+    except CheckpointDamaged as damaged:
+        log(LogEvent.CHECKPOINT_DAMAGED, job=end.job_id, checkpoint=end.id, error=damaged)
+        return None
 
 
 async def _earlier_run(reader: Reader, workflow: int, owner_uid: int) -> EarlierRun:
@@ -43,6 +91,7 @@ async def _steps_of(reader: Reader, stored: StoredWorkflow) -> EarlierRun:
     ids = [one.job_id for one in stored.steps]
     jobs = await reader.run(job_rows.by_ids, ids)
     outputs = await reader.run(attempts.outputs, ids)
+    files = await files_then(reader, jobs.values())
     steps = {
         step.name: EarlierStep(
             job=job.id,
@@ -52,6 +101,7 @@ async def _steps_of(reader: Reader, stored: StoredWorkflow) -> EarlierRun:
             needs=step.needs,
             when=step.when,
             output=outputs.get(job.id),
+            files=files.get(job.id),
         )
         for step in steps_of(stored.workflow)
         if (job := jobs.get(step.job_id)) is not None

@@ -17,7 +17,7 @@ from msgspec import Struct, field
 
 from stoker.core.job.conditions import Tree
 from stoker.core.job.limits import NO_LIMITS, Bounds, Limits
-from stoker.core.job.taken_over import TakenOver
+from stoker.core.job.taken_over import FileHashes, TakenOver
 from stoker.core.rate import KEY_PREFIX, Rate
 from stoker.core.raw_bytes import AnyText
 
@@ -184,9 +184,9 @@ class Spec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     hook: str | None = None  # the hook that submitted it, the number of the change, and the JSON that its command gets
     hook_change: int | None = None
     hook_data: dict[str, Any] = field(default_factory=dict)
-    reused: TakenOver | None = (
-        None  # the end that it took over when it was submitted; `Reason.REUSED` says that it stands
-    )
+    sources: tuple[str, ...] = ()  # patterns of files that it reads, relative to its directory
+    produces: tuple[str, ...] = ()
+    reused: TakenOver | None = None  # the end that it takes over instead of running, until a person runs it again
 
     @property
     def demands(self) -> dict[str, int]:
@@ -268,7 +268,7 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
     `shutdown`: a foreign signal killed it while the system or the service was stopping.
     `transient`: another try may succeed: a handler raised Transient, or the host lacked something for the start.
-    `output_refused`: its output cannot be used; `error` says why.
+    `output_refused`: its output cannot be used; `error` says why. `files`: of its step, for its checkpoint.
     """
 
     kind: OutcomeKind
@@ -285,6 +285,7 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     max_rss_kib: int | None = None
     log_bytes: int | None = None
     output: str | None = None
+    files: FileHashes | None = None
 
 
 class Identity(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -33,6 +33,7 @@ from stoker.core.workflow.state import Edge
 
 MAX_STEPS = 10_000
 MAX_DEPTH = 8  # flows inside each other
+MAX_PATTERNS = 100  # of files of a step
 MAX_NAMED_STEPS = 100  # in one request
 
 
@@ -90,6 +91,9 @@ _CONDITIONS = {
 }
 
 
+FilePatterns = Annotated[tuple[Path, ...], Meta(max_length=MAX_PATTERNS)]
+
+
 class StepParams(JobWork, frozen=True, kw_only=True):
     """A step as it is sent: the fields of a job, and those of a step. `each` and `matrix` make one step of each item.
 
@@ -106,6 +110,8 @@ class StepParams(JobWork, frozen=True, kw_only=True):
     critical: bool | UnsetType = UNSET
     resume: Name | UnsetType = UNSET
     verify: bool | UnsetType = UNSET
+    sources: FilePatterns | UnsetType = UNSET
+    produces: FilePatterns | UnsetType = UNSET
     width: Budget | UnsetType = UNSET
 
     needs: Annotated[tuple[StepName | StepNeed, ...], Meta(max_length=MAX_NEEDS)] = ()
@@ -175,6 +181,8 @@ class StepDefaults(JobCircumstances, frozen=True, kw_only=True):
     critical: bool | UnsetType = UNSET
     resume: Name | UnsetType = UNSET
     verify: bool | UnsetType = UNSET
+    sources: FilePatterns | UnsetType = UNSET
+    produces: FilePatterns | UnsetType = UNSET
     width: Budget | UnsetType = UNSET
 
     def _check_conditions(self, tree: Tree) -> None:

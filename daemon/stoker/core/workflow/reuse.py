@@ -13,14 +13,16 @@ from msgspec import Struct
 
 from stoker.core.job.model import ExecutionMode, Reason, Spec, State, When
 from stoker.core.job.taken_over import FileHashes, TakenOver
-from stoker.core.workflow.fan_out import Planned
+from stoker.core.units import counted
+from stoker.core.workflow.fan_out import COLLECT, EXPAND, Planned
 from stoker.core.workflow.state import Edge
 
-OWN_HANDLERS = "stoker."  # steps without work of their own, such as one that adds steps to its workflow
+AGAIN = frozenset({EXPAND, COLLECT})  # they work on the flow itself, so the same command may do something else
 MOST_NAMED = 3
 # The fields that decide about the work of a step. `env` and files are compared by name.
 _COMPARED = (
-    "command", "args", "stdin", "working_dir", "umask", "execution_mode", "success_exit_codes",
+    "command", "args", "stdin", "working_dir", "umask", "execution_mode", "success_exit_codes", "sources",
+    "produces",
 )  # fmt: skip
 
 
@@ -52,12 +54,13 @@ class ReuseWish(Struct, frozen=True, kw_only=True):
     """The facts for the decisions. `earlier` is None if the flow has not run yet.
 
     `begins`: the part begins in the middle, so all of its steps run. `outside`: steps that stand outside of the part
-    and only hand on what they had.
+    and only hand on what they had. `files`: the hashes of now, of the steps that have files.
     """
 
     earlier: EarlierRun | None
     begins: bool = False
     outside: Collection[str] = ()
+    files: Mapping[str, FileHashes] = {}
 
 
 class ReuseDecision(Struct, frozen=True):
@@ -88,8 +91,12 @@ def _decide(planned: Planned, spec: Spec, wish: ReuseWish, running: Collection[s
     taken = TakenOver(run.workflow, name, earlier.job, earlier.output, earlier.files)
     if name in wish.outside:
         return ReuseDecision(name, "outside the part", taken)
-    why = _why_anyway(planned, spec, earlier, wish, running) or _changed(planned, spec, earlier)
-    return ReuseDecision(name, _same(planned), taken) if why is None else ReuseDecision(name, why)
+    why = (
+        _why_anyway(planned, spec, earlier, wish, running)
+        or _changed(planned, spec, earlier)
+        or changed_files(spec, earlier.files, wish.files.get(name))
+    )
+    return ReuseDecision(name, _same(planned, earlier.files), taken) if why is None else ReuseDecision(name, why)
 
 
 def _why_anyway(
@@ -101,8 +108,8 @@ def _why_anyway(
     if earlier.state is not State.SUCCEEDED:
         reason = "" if earlier.reason is None else f" ({earlier.reason.value})"
         return f"it is {earlier.state.value}{reason} in the earlier run"
-    if spec.execution_mode is ExecutionMode.IN_PROCESS and str(spec.command).startswith(OWN_HANDLERS):
-        return "it has no work of its own to take over"
+    if spec.execution_mode is ExecutionMode.IN_PROCESS and spec.command in AGAIN:
+        return "it adds steps to the workflow, or ends a flow inside it"
     return next((f"its need {edge.step} runs" for edge in planned.needs if edge.step in running), None)
 
 
@@ -118,9 +125,30 @@ def _changed(planned: Planned, spec: Spec, earlier: EarlierStep) -> str | None:
     return f"{few(changed)} changed" if changed else None
 
 
-def _same(planned: Planned) -> str:
+def changed_files(spec: Spec, then: FileHashes | None, now: FileHashes | None) -> str | None:
+    """The files of a step that differ from those of its earlier end, in words."""
+    if not (spec.sources or spec.produces):
+        return None
+    if then is None or then.unknown is not None:
+        return f"its files were not recorded{'' if then is None else f': {then.unknown}'}"
+    if now is None or now.unknown is not None:
+        return f"its files are not known{'' if now is None else f': {now.unknown}'}"
+    changes = [*_unlike("source", then.sources, now.sources), *_unlike("product", then.produces, now.produces)]
+    return few(changes) or None
+
+
+def _unlike(noun: str, then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    for path in sorted(then.keys() | now.keys()):
+        if then.get(path) != now.get(path):
+            how = "is new" if path not in then else "is gone" if path not in now else "changed"
+            yield f"{noun} {path} {how}"
+
+
+def _same(planned: Planned, files: FileHashes | None) -> str:
     """The result of the comparison, in words."""
-    return "same command and inputs" if planned.needs else "same command"
+    counts = () if files is None else ((len(files.sources), "source"), (len(files.produces), "product"))
+    same = "same command and inputs" if planned.needs else "same command"
+    return ", ".join([same, *(counted(count, noun) for count, noun in counts if count)])
 
 
 def few(names: list[str]) -> str:

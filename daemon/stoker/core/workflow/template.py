@@ -36,6 +36,7 @@ OVERHEAD = 64  # characters that each text costs beside its own, in memory and i
 # The parts are possessive: with backtracking, spaces behind `{{` would take time by the square of their number.
 _WORD = re.compile(r"\{\{\s*+([^{}\s]*+)\s*+\}\}")
 _BRACED = re.compile(r"\{\{[^{}]*+\}\}")
+_LISTS = ("args", "sources", "produces")
 _ESCAPED = "{{{{"
 _SINGLE = {
     "command": Path,
@@ -50,7 +51,7 @@ _LATE = {
     "queue": "letters, digits and . _ : -, at most 64, the first a letter or digit",
     "rate_key": "letters, digits and . _ : @ / -, at most 128, the first a letter or digit",
 }
-_KINDS = {**_SINGLE, "labels": Title}
+_KINDS = {**_SINGLE, "labels": Title, "sources": Path, "produces": Path}
 _OF_PROGRAM = frozenset({"command", "working_dir", "env.PATH"})
 WAIT_FOR = "wait_for"
 _LARGE = "pass large data by a file or by stdin"
@@ -87,7 +88,7 @@ class Filled(NamedTuple, Generic[W]):
 
 
 class _Text(NamedTuple):
-    """A template: `pieces` are text and names in turn. `key` is its place in `args`, `env` or `labels`."""
+    """A template: `pieces` are text and names in turn. `key` is its place in a list, in `env` or in `labels`."""
 
     field: str
     key: int | str | None
@@ -128,12 +129,12 @@ class Template(Generic[W]):
         mistakes, size = [*self.mistakes], self._size
         own = {} if item is None else words(item)
         changes: dict[str, Any] = {}
-        args = list(self._sent.args or ())
+        lists = {name: list(getattr(self._sent, name, None) or ()) for name in _LISTS}
         mappings: dict[str, dict[str, Any]] = {
             "env": dict(self._sent.env or {}),
             "labels": dict(self._sent.labels or {}),
         }
-        room = MAX_ARGV_BYTES - sum(map(len, args))
+        room = MAX_ARGV_BYTES - sum(map(len, lists["args"]))
         waits = {}
         for text in self._texts:
             filled = self._filled(text, own)
@@ -149,13 +150,13 @@ class Template(Generic[W]):
                 changes[text.field] = mappings[text.field]
             elif text.key is None:
                 changes[text.field] = filled
-            elif grown > room:
+            elif text.field == "args" and grown > room:
                 mistakes.append(Mistake("args", f"filled in, they take more than {MAX_ARGV_BYTES} bytes", _LARGE))
                 break
             else:
-                room -= grown
-                args[text.key] = filled
-                changes["args"] = args
+                room -= grown if text.field == "args" else 0
+                lists[text.field][text.key] = filled
+                changes[text.field] = lists[text.field]
         if isinstance(self._sent.wait_for, str | ConditionGroup):
             changes[WAIT_FOR] = _conditions(self._sent.wait_for, waits, mistakes)
         return Filled(self._changed(changes, mistakes), size, mistakes)
@@ -184,7 +185,7 @@ class Template(Generic[W]):
     def _changed(self, changes: dict[str, Any], mistakes: list[Mistake]) -> W:
         try:
             return msgspec.structs.replace(
-                self._sent, **{field: tuple(text) if field == "args" else text for field, text in changes.items()}
+                self._sent, **{field: tuple(text) if field in _LISTS else text for field, text in changes.items()}
             )
         except InvalidParams as error:  # each of its texts is short enough, but their sum is not
             mistakes.append(_as_mistake(error))
@@ -220,9 +221,9 @@ def _texts(sent: JobWork) -> Iterator[_Text]:
     single = ((field, None, getattr(sent, field)) for field in _SINGLE)
     env = (("env", name, text) for name, text in (sent.env or {}).items())
     labels = (("labels", name, text) for name, text in (sent.labels or {}).items())
-    args = (("args", index, text) for index, text in enumerate(sent.args or ()))
+    lists = ((field, index, text) for field in _LISTS for index, text in enumerate(getattr(sent, field, None) or ()))
     waits = ((WAIT_FOR, None, text) for text in conditions.texts(sent.wait_for or None))
-    for field, key, text in (*single, *env, *labels, *args, *waits):
+    for field, key, text in (*single, *env, *labels, *lists, *waits):
         if isinstance(text, str) and ("{{" in text or field in _LATE):
             yield _Text(field, key, text, pieces_of(text))
 

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from stoker.core.errors import InvalidParams
 from stoker.core.job.model import FINAL, Attempt, Job, Reason, State
+from stoker.core.job.taken_over import FileHashes
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.checkpoint import MAX_CHAIN, Checkpoint, CheckpointKind, Head, Packed, chain_of, pack, seal
 from stoker.core.workflow.context import ContextStep
@@ -240,19 +241,20 @@ class LiveWorkflows:
 
     def _end(self, run: LiveWorkflow, job: Job, attempt: Attempt) -> dict[str, Any]:
         """The end of an attempt, with the fingerprint of the step if it asks to be verified."""
-        return self._with_proof(run, job) | _end(run, job, attempt)
+        files = None if attempt.outcome is None else attempt.outcome.files
+        return self._with_proof(run, job, files) | _end(run, job, attempt)
 
-    def _with_proof(self, run: LiveWorkflow, job: Job) -> dict[str, Any]:
-        step = run.steps[job.id]
+    def _with_proof(self, run: LiveWorkflow, job: Job, files: FileHashes | None) -> dict[str, Any]:
+        step, of_files = run.steps[job.id], {} if files is None else {"files": files}
         if not step.verify or job.state is not State.SUCCEEDED:
-            return {}
-        return {"proof": proof(job.spec, self.surroundings, needed_outputs(step, run.outputs))}
+            return of_files
+        return of_files | {"proof": proof(job.spec, self.surroundings, needed_outputs(step, run.outputs))}
 
     def _reused_end(self, run: LiveWorkflow, job: Job) -> dict[str, Any]:
         """The end of a step that took over an earlier one."""
         earlier = job.spec.reused
         assert earlier is not None, "a reused step has what it took over"
-        return self._with_proof(run, job) | {
+        return self._with_proof(run, job, earlier.files) | {
             "workflow": run.workflow.id,
             "type": run.workflow.name,
             "step": job.step,

@@ -1,0 +1,85 @@
+"""The hashes of files by their patterns, and the bounds of reading them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from stoker.core.job.taken_over import FileHashes
+from stoker.host import file_hashes
+from stoker.host.file_hashes import DIRECTORY, FilesFound, FilesWanted, hashes_of
+
+ENOUGH_S = 60
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    (tmp_path / "src" / "deep").mkdir(parents=True)
+    for name in ("a.c", "b.c", "deep/c.c", "notes.txt"):
+        (tmp_path / "src" / name).write_text(name)
+    return tmp_path
+
+
+async def looked(tree: Path, *sources: str, produces: tuple[str, ...] = ()) -> FilesFound:
+    (found,) = await hashes_of([FilesWanted(str(tree), sources, produces)], ENOUGH_S)
+    return found
+
+
+async def test_hashes_when_patterns_match_then_each_file_has_the_hash_of_its_content(tree: Path) -> None:
+    before = (await looked(tree, "src/*.c", "src/**/c.c")).hashes.sources
+    (tree / "src" / "b.c").write_text("other")
+    os.utime(tree / "src" / "a.c", (1, 1))
+
+    after = (await looked(tree, "src/*.c", "src/**/c.c")).hashes.sources
+
+    assert set(before) == {"src/a.c", "src/b.c", "src/deep/c.c"}
+    assert {path for path in before if before[path] != after[path]} == {"src/b.c"}
+
+
+async def test_hashes_when_products_are_missing_then_their_patterns_are_named(tree: Path) -> None:
+    (tree / "dangling").symlink_to("nowhere")
+
+    found = await looked(tree, "src/none.c", produces=("src/a.c", "build/x", "src/*.o", "dangling", "src"))
+
+    assert found.missing == ["build/x", "src/*.o", "dangling"]
+    assert (found.hashes.sources, found.hashes.produces["src"]) == ({}, DIRECTORY)
+
+
+async def test_hashes_when_a_path_is_a_fifo_then_nothing_waits_and_they_are_unknown(tree: Path) -> None:
+    os.mkfifo(tree / "src" / "pipe.c")
+
+    found = await looked(tree, "src/*.c")
+
+    assert found.hashes == FileHashes(unknown=f"{tree}/src/pipe.c is no regular file")
+
+
+async def test_hashes_when_the_bounds_are_passed_then_they_are_unknown(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_hashes, "MOST_FILES", 2)
+    many = await looked(tree, "src/**/*.c")
+    (late,) = await hashes_of([FilesWanted(str(tree), ["src/a.c"])], 0)
+
+    assert many.hashes.unknown == "they are more than 2 files"
+    assert late.hashes.unknown == "they could not be read in time"
+
+
+async def test_hashes_when_a_reader_hangs_then_the_answer_comes_in_time(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(file_hashes, "_look", lambda *_: gate.wait())
+
+    (found,) = await hashes_of([FilesWanted(str(tree), ["src/a.c"])], 0)
+
+    gate.set()
+    assert found.hashes.unknown == "a file system did not answer within 0s"
+
+
+async def test_hashes_when_a_name_is_of_any_bytes_then_it_is_shown_printable(tree: Path) -> None:
+    (tree / os.fsdecode(b"src/\xff.c")).write_text("x")
+
+    assert "src/\\xff.c" in (await looked(tree, "src/*.c")).hashes.sources
