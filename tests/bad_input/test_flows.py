@@ -48,7 +48,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown field": (flow({"a": {**OK, "colour": "red"}}), "steps.a.colour"),
     "width without a list": (flow({"a": {**OK, "width": 2}}), "steps.a.width"),
-    "an empty list": (flow({"a": {**OK, "each": []}}), "steps.a.each"),
+    "only empty lists": (flow({"a": {**OK, "each": []}}), "steps: all lists are empty, so there is no step to run"),
     "an item that is a list": (flow({"a": {**OK, "each": ["x", ["y"]]}}), "steps.a.each[1]"),
     "an item of fractions": (flow({"a": {**OK, "each": [{"v": 3.1}]}}), "steps.a.each[0].v"),
     "a table in a table": (flow({"a": {**OK, "each": [{"v": {}}]}}), "steps.a.each[0].v"),

@@ -19,6 +19,7 @@ from stoker.core.workflow.definition import (
     StepNeed,
     StepParams,
 )
+from stoker.core.workflow.fan_out import EMPTY
 from stoker.core.workflow.mistakes import MAX_MISTAKES
 from stoker.core.workflow.plan import MAX_EDGES, Plan, plan_flow
 
@@ -138,6 +139,39 @@ def test_needs_when_no_such_step_can_be_meant_then_it_says_why(sort: StepParams,
     assert mistakes_of(steps) == {f"steps.sort.{path}": message}
 
 
+def test_needs_when_a_list_is_empty_then_one_step_stands_for_it() -> None:
+    steps = {
+        "get": step(),
+        "align": step(each=(), needs=("get",)),
+        "sort": step(matrix={"x": ()}, needs=(SAME, "get")),
+        "one": step(each=(), needs=("full[{{item}}]",)),
+        "full": step(each=("x",)),
+        "link": step(needs=("align", "sort")),
+    }
+
+    plan = made_of(steps)
+
+    assert needs_of(plan) == {
+        "align": ["get"],
+        "sort": ["align", "get"],
+        "one": ["full[x]"],
+        "link": ["align", "sort"],
+    }
+    assert {one.sent.command for one in plan.steps if one.control} == {EMPTY}
+
+
+def test_needs_when_one_list_of_two_is_empty_then_the_missing_items_are_named() -> None:
+    full = {"align": step(each=("x",)), "sort": step(each=(), needs=(SAME,))}
+    empty = {"align": step(each=()), "sort": step(each=("x",), needs=(SAME,))}
+
+    assert mistakes_of(full) == {"steps.sort.needs[0]": "'align' also has x"}
+    assert mistakes_of(empty) == {"steps.sort.needs[0]": "'align' has no x"}
+
+
+def test_plan_when_all_lists_are_empty_then_it_is_refused() -> None:
+    assert mistakes_of({"a": step(each=())}) == {"steps": "all lists are empty, so there is no step to run"}
+
+
 def test_needs_when_items_are_known_later_then_groups_expand_one_after_the_other() -> None:
     later = {"list": step(), "align": step(each=LATER), "sort": step(each=LATER, needs=(SAME,))}
 
@@ -210,14 +244,8 @@ def test_matrix_when_the_step_also_has_each_then_both_are_refused() -> None:
 
 
 def test_defaults_when_compared_with_a_step_then_command_needs_and_items_are_missing() -> None:
-    assert set(StepParams.__struct_fields__) - set(StepDefaults.__struct_fields__) == {
-        "command",
-        "args",
-        "needs",
-        "when",
-        "each",
-        "matrix",
-    }
+    own = {"command", "args", "needs", "when", "run_if", "each", "matrix", "workflow", "parameters"}
+    assert set(StepParams.__struct_fields__) - set(StepDefaults.__struct_fields__) <= own
     assert set(JobDefaults.__struct_fields__) < set(StepDefaults.__struct_fields__)
 
 

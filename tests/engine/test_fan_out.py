@@ -82,3 +82,22 @@ def test_matrix_when_it_has_exceptions_then_each_combination_runs_with_its_value
     }
     shown = client.call("job.get", {"id": jobs["test[macos,20,9]"]})
     assert (shown["name"], shown["labels"]) == ("test on macos", {"os": "macos"})
+
+
+def test_list_when_it_is_empty_then_it_counts_as_a_success_behind_its_needs(client: stoker.Client) -> None:
+    def with_first(code: int) -> int:
+        steps = {
+            "first": step(f"exit {code}"),
+            "none": step("exit 0", "first", each=[]),
+            "pairs": step("exit 0", same("none"), matrix={"x": []}),
+            "behind": step("exit 0", "pairs"),
+            "alert": step("exit 0", "none", when="any_failed"),
+        }
+        return int(send(client, flow(steps))["id"])
+
+    succeeded, failed = ends(client, with_first(0)), ends(client, with_first(1))
+
+    assert succeeded.pop("alert") == ("skipped", "not_needed")
+    assert {state for state, _ in succeeded.values()} == {"succeeded"}
+    assert (failed["first"], failed["alert"]) == (("failed", "exit"), ("succeeded", "exit"))
+    assert {failed[name] for name in ("none", "pairs", "behind")} == {("skipped", "dependency")}

@@ -19,7 +19,7 @@ from stoker.core.job.model import Reason
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.definition import Flow, ItemSource
 from stoker.core.workflow.expansion import EntryPlace, GroupPlan, group_of, listed, place_of
-from stoker.core.workflow.fan_out import BEGIN, COLLECT, EXPAND
+from stoker.core.workflow.fan_out import BEGIN, COLLECT, EMPTY, EXPAND
 from stoker.core.workflow.nesting import BEGINS, inner_flow, is_critical, split_word
 from stoker.core.workflow.state import Workflow, is_broken
 from stoker.core.workflow.template import named, pieces_of
@@ -42,7 +42,8 @@ class ControlSteps:
         self._intake = intake
         self.handlers: Mapping[str, OwnHandler] = {
             EXPAND: _in_words(self._expand),
-            BEGIN: _begin,
+            BEGIN: _met,
+            EMPTY: _met,
             COLLECT: _in_words(self._collect),
         }
 
@@ -113,8 +114,8 @@ def _in_words(handler: OwnHandler) -> OwnHandler:
     return in_words
 
 
-async def _begin(_call: Call) -> None:
-    """The needs of a nested workflow are met: its first steps wait for the end of this one."""
+async def _met(_call: Call) -> None:
+    """Nothing is left to do once the needs are met: others wait for the end of this step."""
 
 
 def _inner(workflow: Workflow, name: str) -> Flow:

@@ -116,7 +116,7 @@ class StepParams(JobWork, frozen=True, kw_only=True):
 
     needs: Annotated[tuple[StepName | StepNeed, ...], Meta(max_length=MAX_NEEDS)] = ()
     when: StepWhen | UnsetType = UNSET
-    each: Annotated[tuple[Item, ...], Meta(min_length=1, max_length=MAX_STEPS)] | ItemSource | UnsetType = UNSET
+    each: Annotated[tuple[Item, ...], Meta(max_length=MAX_STEPS)] | ItemSource | UnsetType = UNSET
     matrix: Matrix | UnsetType = UNSET
 
     @property

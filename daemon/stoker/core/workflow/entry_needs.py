@@ -49,8 +49,11 @@ def entry_needs(name: str, steps: Mapping[str, StepParams], groups: Groups, name
             continue
         path, there = f"needs[{index}]", {one.label for one in groups[need.group] if one.label is not None}
         wrong = list(_wrong_kind(step, need, steps[need.group], path))
-        if wrong or not there or not all(one.label or not step.fans_out for one in own):
+        empty = step.fans_out and not any(one.label for one in own)
+        if wrong or any(one.source for one in (*own, *groups[need.group])):
             mistakes.update(dict.fromkeys(wrong))
+        elif empty and (need.same is UNSET or not there):
+            whole.append((need.group, on))
         elif need.same is not UNSET:
             mistakes.update(dict.fromkeys(_unequal(path, need.group, own, there)))
             for one in own:
@@ -78,7 +81,7 @@ def _wrong_kind(step: StepParams, need: StepNeed, other: StepParams, path: str) 
 
 def _unequal(path: str, group: str, own: Iterable[Planned], there: Collection[str]) -> Iterator[Mistake]:
     """Both groups have the same items, or it would be said nowhere that something is left out."""
-    here = {one.label or "" for one in own}
+    here = {one.label for one in own if one.label is not None}
     hint = "both groups must have the same items"
     if missing := here - set(there):
         yield Mistake(path, f"{group!r} has no {named(missing)}", hint)

@@ -108,6 +108,7 @@ def group_of(place: EntryPlace, items: Sequence[Item]) -> GroupPlan:
     mistakes: list[Mistake] = []
     entry = replace(place.step, each=tuple(map(_literal, items)))
     steps = _alone(place.flow, place.parameters, place.entry, entry, mistakes)
+    steps = [step for step in steps if step.group]  # without items there is one step, which is in no group
     steps = [with_inner(entry, step, None, 1, mistakes) for step in steps]
     refuse(list(dict.fromkeys(mistakes)))
     same = {need.group for need in entry.own_needs if need.same is not UNSET}

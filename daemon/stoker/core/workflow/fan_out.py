@@ -22,8 +22,9 @@ from stoker.core.workflow.state import Edge, Strategy
 from stoker.core.workflow.template import OVERHEAD, Filled, Template, TemplateNames, filled_items
 
 MAX_CHARACTERS = 64 << 20  # of all steps, filled in: a list in a flow of 1 MiB can ask for gigabytes
-# The handlers of Stoker's own: one makes the steps of a group; two begin and end a nested workflow.
-EXPAND, BEGIN, COLLECT = "stoker.expand", "stoker.begin", "stoker.collect"
+# The handlers of Stoker's own: one makes the steps of a group, one stands for a group without items; two begin and end
+# a nested workflow.
+EXPAND, EMPTY, BEGIN, COLLECT = "stoker.expand", "stoker.empty", "stoker.begin", "stoker.collect"
 
 
 class Inner(Struct, frozen=True):
@@ -36,7 +37,7 @@ class Inner(Struct, frozen=True):
 class Planned(Struct, frozen=True, kw_only=True):
     """One step to be made. `when` is None without needs; `group`, `item`, `label`: what it was made from in a fan-out.
 
-    `source`: it makes the steps of its group from a list that is known only then. `inner`: the nested workflow that it
+    `source`: it makes the steps of its group from a list that is not known yet. `inner`: the nested workflow that it
     ends, with the parameters `given` to it; `parent`: the step that ends the workflow of this one. `control`: a handler
     of Stoker's own runs it, which a person cannot name. `place`: its path in the flow, if that is not in its name.
     `sure`: all its fields are valid. `locatable`: the fields that decide where its program is are valid.
@@ -118,14 +119,17 @@ def _made(
     """The steps of one entry: one of each item, or a single one."""
     nested = sent.workflow is not UNSET
     template = Template(_collecting(sent) if nested else sent, names, of_items=sent.fans_out)
-    if items is not None:
+    if items is not None and not items:
+        filled = Filled(control_work(sent, EMPTY), OVERHEAD, template.mistakes)
+        yield Planned(name=name, sent=filled.step, control=True), filled
+    elif items is not None:
         for item, label in zip(items, labels(items), strict=True):
             filled = template.fill(item)
             planned = Planned(name=step_name(name, label), sent=filled.step, group=name, item=item, label=label)
             filled = filled._replace(size=filled.size + len(item_text(item)))
             yield _as_nested(planned, filled) if nested else (planned, filled)
     elif sent.fans_out:
-        source = sent.each if isinstance(sent.each, ItemSource) else None
+        source = sent.each if isinstance(sent.each, ItemSource) else ItemSource()
         filled = Filled(control_work(sent, EXPAND), OVERHEAD, template.mistakes)
         yield Planned(name=name, sent=filled.step, source=source, control=True), filled
     else:

@@ -20,7 +20,7 @@ from stoker.core.similar_names import did_you_mean
 from stoker.core.workflow.cycles import cycle_mistake, find_cycles, layers
 from stoker.core.workflow.definition import MAX_DEPTH, MAX_STEPS, Flow, FlowRequest, ItemSource, StepNeed, StepParams
 from stoker.core.workflow.entry_needs import EntryNeeds, entry_needs
-from stoker.core.workflow.fan_out import Inner, Planned, fan_out, names_of
+from stoker.core.workflow.fan_out import EMPTY, Inner, Planned, fan_out, names_of
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake
 from stoker.core.workflow.nesting import unfold, wrong_fields, wrong_outputs
 from stoker.core.workflow.state import Edge
@@ -76,6 +76,9 @@ def plan_flow(request: FlowRequest, strategies: Collection[str] | None, depth: i
         steps = tuple(one for group in groups.values() for step in group for one in unfold(step, (), None))
         return Plan(steps=steps, mistakes=tuple(dict.fromkeys(mistakes)))
     steps = _ordered(flow, groups, needs)
+    if depth == 1 and all(step.sent.command == EMPTY for step in steps):
+        hint = "a list with items, or a step without one"
+        return Plan(steps=steps, mistakes=(Mistake("steps", "all lists are empty, so there is no step to run", hint),))
     if (edges := sum(len(step.needs) for step in steps)) > MAX_EDGES:
         return Plan(steps=steps, mistakes=(_too_many_edges(edges),))
     return Plan(
