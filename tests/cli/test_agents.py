@@ -14,7 +14,7 @@ from mcp.types import TextContent
 from stoker.cli.agent_tools import CHANGING, MAX_ANSWER_BYTES, MAX_LOG_BYTES, READING, bounded, bounded_page
 from stoker.cli.kit.render import visible
 from tests.support.daemon import BIN
-from tests.support.flows import flow_end
+from tests.support.flows import flow_end, sent_flow
 from tests.support.work import Gate, end_of, shell, submit, submit_running
 
 if TYPE_CHECKING:
@@ -94,6 +94,28 @@ async def test_workflow_when_an_agent_submits_it_then_it_sees_each_step(shared: 
         assert workflow in [each["id"] for each in (await call(client, "list_workflows"))["workflows"]]
 
 
+async def test_workflow_when_it_has_many_steps_then_groups_are_counted(
+    shared: DaemonProcess,
+) -> None:
+    items = [f"i{number}" for number in range(60)]
+    work = {**shell('[ "$STOKER_ITEM" != i7 ]'), "each": items}
+    async with agent(shared) as client:
+        with shared.client() as own:
+            workflow = sent_flow(own, {"work": work})
+            flow_end(own, workflow)
+
+        shown = await call(client, "show_workflow", workflow=workflow)
+        some = await call(client, "show_workflow", workflow=workflow, step="work[i9]")
+        job = await call(client, "show_job", job=f"{workflow}/work[i7]")
+        unknown = await call(client, "why", job=f"{workflow}/wirk")
+
+        assert shown["groups"] == [{"name": "work", "steps": "59/60 done, 1 failed"}]
+        assert [step["name"] for step in shown["steps"]] == ["work[i7]"]
+        assert [step["name"] for step in some["steps"]] == ["work[i9]"]
+        assert (job["state"], job["step"]) == ("failed", "work[i7]")
+        assert "did you mean work?" in unknown
+
+
 async def test_log_when_it_is_long_then_it_is_read_in_pieces(shared: DaemonProcess) -> None:
     with shared.client() as own:
         job = submit(own, shell("seq 1 20000"))
@@ -159,7 +181,8 @@ async def test_log_when_its_middle_was_dropped_then_no_text_goes_over_it(shared:
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("why", {"job": 999_999}, "there is no job 999999"),
-    ("why", {"job": "x"}, "validation error"),
+    ("why", {"job": "x"}, "'x' is not a job id"),
+    ("why", {"job": []}, "validation error"),
     ("list_jobs", {"states": ["asleep"]}, "one of:"),
     ("submit", {"command": "no-such-program"}, "next:"),
     ("submit", {"command": "true", "options": {"prioritty": 1}}, "did you mean priority?"),

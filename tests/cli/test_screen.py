@@ -253,6 +253,23 @@ async def test_queues_when_one_is_paused_and_resumed_then_the_daemon_does_it(
         await until_async(lambda: not paused())
 
 
+async def test_workflow_when_it_has_many_steps_then_the_row_of_a_group_leads_to_them(
+    shared: DaemonProcess, calls: stoker.Client
+) -> None:
+    steps = {"work": {**flows.step("exit 0"), "each": [f"i{number}" for number in range(25)]}}
+    workflow = flows.sent_flow(calls, steps | {"end": flows.step("exit 4", "work")}, name="wide")
+    flows.settled(calls, workflow)
+    async with opened(shared) as screen:
+        await screen.press("2")
+        await screen.until("wide", "failed", "25/26")
+        await screen.press("enter")
+        await screen.until("work x25", "25/25 done", "exit 4")
+        await screen.press("enter")
+        await screen.until("steps of work", "work[i0]", "work[i3]")
+        await screen.press("escape")
+        await screen.until("work x25")
+
+
 async def test_workflows_when_one_is_opened_then_its_steps_lead_to_their_jobs(
     shared: DaemonProcess, calls: stoker.Client
 ) -> None:

@@ -22,13 +22,15 @@ from stoker.cli.screen.details import JobScreen
 from stoker.cli.screen.grid import Grid
 from stoker.cli.screen.log_screen import LogScreen
 from stoker.cli.screen.rows import Column, now_ms
+from stoker.core.workflow.step_names import stands_for
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from stoker.cli.kit.step_groups import StepGroup
     from stoker.cli.screen.session import Session
     from stoker.core.errors import StokerError
-    from stoker.core.views import StepView, WorkflowDetails, WorkflowView
+    from stoker.core.views import WorkflowDetails, WorkflowView
 
 
 WORKFLOW_COLUMNS = (
@@ -101,7 +103,7 @@ STEP_COLUMNS = (
 
 
 class WorkflowScreen(Screen[None]):
-    """One workflow: its steps, as they are now."""
+    """One workflow, or a group of its steps, as they are now; of many steps a row for each group, which opens."""
 
     DEFAULT_CSS = """
     WorkflowScreen #title {
@@ -114,13 +116,12 @@ class WorkflowScreen(Screen[None]):
     ]
     app: Session
 
-    def __init__(self, workflow: int) -> None:
+    def __init__(self, workflow: int, group: str | None = None) -> None:
         super().__init__()
         self.is_old = False  # something was changed since it was read
         self._workflow = workflow
-        self.grid: Grid[StepView] = Grid(
-            STEP_COLUMNS, lambda step: _texts(step_groups.cells(step_groups.alone(step))), "step-grid"
-        )
+        self._group = group
+        self.grid: Grid[StepGroup] = Grid(STEP_COLUMNS, lambda row: _texts(step_groups.cells(row)), "step-grid")
 
     def compose(self) -> ComposeResult:
         yield Static(Text(f"workflow {self._workflow}"), id="title")
@@ -138,9 +139,12 @@ class WorkflowScreen(Screen[None]):
     def _take(self, workflow: WorkflowDetails) -> None:
         if not self.is_attached:
             return
-        title = f"workflow {self._workflow} {workflow['name']}: {workflow['state']}"
+        of_group = "" if self._group is None else f", steps of {self._group}"
+        title = f"workflow {self._workflow} {workflow['name']}: {workflow['state']}{of_group}"
         self.query_one("#title", Static).update(Text(render.visible(title)))
-        self.grid.show({step["job"]: step for step in workflow["steps"]})
+        steps = [step for step in workflow["steps"] if self._group is None or stands_for(self._group, step["name"])]
+        rows = step_groups.as_shown(steps, every=self._group is not None)
+        self.grid.show({row.steps[0]["job"]: row for row in rows})
 
     def _fail(self, error: StokerError) -> None:
         if self.is_attached:
@@ -148,12 +152,16 @@ class WorkflowScreen(Screen[None]):
 
     @on(Grid.RowOpened)
     def _opened(self, event: Grid.RowOpened) -> None:
-        self.app.push_screen(JobScreen(int(event.key)))
+        self._open(int(event.key), JobScreen)
 
     def action_log(self) -> None:
         if self.grid.key is not None:
-            step = self.grid.rows[self.grid.key]
-            self.app.push_screen(LogScreen(step["job"], step["name"]))
+            self._open(int(self.grid.key), lambda job: LogScreen(job, self.grid.rows[job].name))
+
+    def _open(self, job: int, screen: Callable[[int], Screen[None]]) -> None:
+        """Open the screen of a step; a group shows its steps first."""
+        row = self.grid.rows[job]
+        self.app.push_screen(screen(job) if len(row.steps) == 1 else WorkflowScreen(self._workflow, row.name))
 
 
 def _texts(cells: Sequence[object]) -> list[str]:
