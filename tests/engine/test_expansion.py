@@ -229,3 +229,20 @@ def test_expansion_when_two_groups_share_a_list_then_a_bad_item_stops_its_own(
     states = step_states(client, workflow)
     named = ("align[a]", "align[b]", "call[a]", "call[b]")
     assert [states[name] for name in named] == ["succeeded", "failed", "succeeded", "skipped"]
+
+
+def test_expansion_when_its_steps_wait_then_a_rebuilt_context_has_them(client: stoker.Client, gate: Gate) -> None:
+    steps = {
+        "list": step(LIST),
+        "slow": step(f"read _ < {gate.path}; :"),
+        "work": step("exit 0", "slow", each=listed()),
+    }
+    workflow = sent_flow(client, steps)
+    until(lambda: step_states(client, workflow).get("work[a]") == "waiting", why="the expansion")
+    until(lambda: step_states(client, workflow)["work"] == "succeeded", why="its end")
+
+    newest = chain(client, workflow=workflow)[-1]["id"]
+
+    assert context(client, newest)["steps"].keys() == step_states(client, workflow).keys()
+    gate.open()
+    assert settled(client, workflow) == "succeeded"

@@ -35,6 +35,8 @@ SELECT id, state, intent FROM workflows WHERE finished_at IS NULL AND intent IN 
 PAUSED = "SELECT id FROM workflows WHERE finished_at IS NULL AND intent = 'pause'"
 TWICE = "SELECT name FROM workflows GROUP BY name HAVING count(*) > 1"
 NEWEST = "SELECT id FROM workflows ORDER BY id DESC LIMIT 5"
+SAME_STEP = "SELECT workflow_id, step FROM jobs WHERE step IS NOT NULL GROUP BY workflow_id, step HAVING count(*) > 1"
+EXPANDED = "SELECT count(*) FROM changes WHERE kind = 'workflow' AND cause = 'expanded'"
 LAST_STATES = """
 SELECT id, state, (SELECT to_state FROM changes WHERE kind = 'workflow' AND subject = workflows.id
     AND to_state IS NOT NULL ORDER BY seq DESC LIMIT 1) FROM workflows
@@ -224,6 +226,9 @@ class FlowLaws:
         """At each start, and at the end."""
         for (name,) in self._database.execute(TWICE):
             self._laws.broken(f"workflow {name} was made twice")
+        self._laws.looks["expanded"] += self._laws.number(EXPANDED)
+        for ident, step in self._database.execute(SAME_STEP):
+            self._laws.broken(f"workflow {ident} has two steps {step}")
         for ident in self.numbers(CANCELS_TAKEN_BACK):
             self._laws.broken(f"a pause took back the cancel of workflow {ident}")
         for ident, state, last in self._database.execute(LAST_STATES):

@@ -82,10 +82,12 @@ class FlowClients:
     def _invent(self, name: str) -> dict[str, Any]:
         steps: dict[str, Any] = {}
         for index in range(self._chance.randint(1, MOST_STEPS)):
-            steps[f"s{index}"] = self._step(list(steps))
+            single = [name for name, step in steps.items() if not {"each", "matrix"} & step.keys()]
+            steps[f"s{index}"] = self._step(list(steps), single)
         return {"name": name, "steps": steps}
 
-    def _step(self, before: list[str]) -> dict[str, Any]:
+    def _step(self, before: list[str], single: list[str]) -> dict[str, Any]:
+        """`single`: the steps before it that can hand on a list."""
         draw = self._chance
         needs: list[Any] = [name for name in before if draw.random() < 0.4]
         conditions = ["any_failed", "any_ok", "all_failed", "always"]
@@ -108,6 +110,8 @@ class FlowClients:
         }
         if draw.random() < 0.2:
             step |= {"each": ["a", "b", "c"], "width": draw.choice([1, 2])}
+        elif single and when.get("when") not in ("any_failed", "any_ok") and draw.random() < 0.3:
+            step |= {"each": {"step": draw.choice(single), "output": "files"}}
         elif draw.random() < 0.1:
             step |= {"matrix": {"x": ["a", "b"], "y": [1, 2], "exclude": [{"x": "a", "y": 2}]}, "width": 2}
         if draw.random() < 0.2:
