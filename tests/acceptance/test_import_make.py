@@ -1,4 +1,5 @@
-"""A C project that is built by `make`, and by the import of its makefile while the daemon is killed in each phase.
+"""A C project that is built by `make`, and by the import of its makefile while the daemon is killed in each phase. Once
+built, it is edited and built again, with all that is up to date taken over.
 
 Owns the comparison of both results, file by file. The compiler waits at a gate of its own for each file that it makes,
 so that a kill always comes while a step of the phase runs.
@@ -36,6 +37,14 @@ def built(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "build").iterdir()}
 
 
+def reused(daemon: DaemonProcess, flow: Path) -> dict[str, str]:
+    """Run the flow again, with all that is up to date taken over: the reason of each end."""
+    workflow = int(daemon.cli("workflow", "submit", "--reuse", "latest", str(flow)).stdout)
+    with daemon.client() as client:
+        assert flows.flow_end(client, workflow) == "succeeded"
+        return {step["name"]: step["reason"] for step in flows.workflow_view(client, workflow)["steps"]}
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     folder = tmp_path / "wordcount"
@@ -69,4 +78,9 @@ def test_import_when_daemon_is_killed_in_each_phase_then_the_build_is_that_of_ma
     with daemon.client() as client:
         assert flows.flow_end(client, workflow) == "succeeded"
     assert built(project) == by_make
+    reused(daemon, flow)  # the files of steps that a kill interrupted were not recorded: these run once more
+    with (project / "src" / "print.c").open("a") as source:
+        source.write("/* edited */\n")
+    reasons = reused(daemon, flow)
+    assert {name for name, why in reasons.items() if why != "reused"} == {"build-print.o", "build-wordcount", "check"}
     assert by_make["counted.txt"].startswith(b"wordcount 1.4 by make, at least 2\n")

@@ -54,6 +54,7 @@ def test_import_when_rules_have_patterns_then_each_target_is_a_step(imported: Im
         "prog": ["build-a.o", "build-b.o", "build"],
     }
     assert done.steps["build-a.o"]["args"] == ["-c", "cc -O1 -c -o build/a.o a.c"]
+    assert (done.steps["build-a.o"]["sources"], done.steps["build-a.o"]["produces"]) == (["a.c"], ["build/a.o"])
     assert done.flow["defaults"]["working_dir"] == str(tmp_path)
     assert "# file:11: build/a.o" in done.out
 
@@ -122,6 +123,18 @@ def test_import_when_variables_are_lazy_or_exported_then_their_values_are_there(
 
     assert done.steps["all"]["args"][-1] == "echo now fast {{{{x}}"
     assert done.flow["defaults"]["env"] == {"MODE": "fast {{{{x}}"}
+
+
+def test_import_when_a_target_is_no_file_then_it_is_no_product(imported: Import, tmp_path: Path) -> None:
+    (tmp_path / "conf").touch()
+    text = (
+        "all: a.o\n\techo done\na.o: config\n\techo > $@\nconfig: conf ../x\n../x:\n.PHONY: tags\ntags:\n\techo tags\n"
+    )
+
+    done = imported("make", text, "--goal", "all", "--goal", "tags")
+
+    files = {name: (step.get("sources"), step.get("produces")) for name, step in done.steps.items()}
+    assert files == {"a.o": (["../x", "conf", "config"], ["a.o"]), "all": (None, None), "tags": (None, None)}
 
 
 def test_import_when_recipes_have_one_shell_then_the_script_is_as_it_stands(imported: Import) -> None:

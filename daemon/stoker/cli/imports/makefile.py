@@ -17,9 +17,10 @@ from stoker.cli.imports.scripts import ShellLine, in_shells_of_their_own
 from stoker.core.errors import InvalidParams, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
 TIMEOUT_S = 120
+MOST_PATTERNS = 100  # of a step
 LONGEST_OUTPUT = 64 << 20
 _PROBE = ".stoker-variables"  # a target of our own, which prints the variables that make exports
 # Variables that make, or its shell, sets for a recipe by itself.
@@ -154,7 +155,7 @@ class _Makefile:
         steps: dict[str, DraftStep] = {}
         own = contracted(needs, commands)
         for target, lines in commands.items():  # in the order of make
-            fields = self._shell.fields(self._lines(target, lines))
+            fields = self._shell.fields(self._lines(target, lines)) | self._files(target, lines, needs, commands)
             steps[names[target]] = DraftStep(fields, [names[need] for need in own[target]], self._origin(target))
         env = {"env": {name: literal(value) for name, value in exported.items()}} if exported else {}
         defaults = {"working_dir": literal(self._folder), "on_orphan": "requeue", **env}
@@ -195,6 +196,28 @@ class _Makefile:
             self._remark(rule, f"{target}: which commands may fail cannot be seen, so none may")
         known = tuple(begin for begin in beginnings if begin)
         return [ShellLine(command, ignored=bool(known) and command.startswith(known)) for command in commands]
+
+    def _files(
+        self, target: str, lines: list[str], needs: dict[str, list[str]], commands: Collection[str]
+    ) -> dict[str, Any]:
+        """Its sources and products, by which a reuse tells what is up to date. A target is taken for a file only if its
+        recipe names it: many that are none are not declared as `.PHONY`.
+        """
+        rule = self._database.rules.get(target, MakeRule(target))
+        text = f" {' '.join(lines)} "
+        made = [each for each in (target, *rule.also) if f" {each} " in text or f"{each};" in text]
+        sources: dict[str, None] = {}
+        behind = [*needs[target]]
+        while behind:
+            need = behind.pop()
+            if need not in commands and need not in sources:
+                sources[need] = None
+                behind += needs.get(need, ())
+        files = sorted(name for name in sources if not self._database.rules.get(name, rule).phony)
+        if len(files) > MOST_PATTERNS:
+            files = sorted({f"{os.path.dirname(name) or '.'}/*{os.path.splitext(name)[1]}" for name in files})
+        fields = {"sources": [*map(literal, files)]} if files and not rule.phony else {}
+        return fields | ({"produces": [*map(literal, made)]} if made and not rule.phony else {})
 
     def _origin(self, target: str) -> str:
         rule = self._database.rules.get(target)
