@@ -22,6 +22,7 @@ from stoker.core.job.model import (
     StopReason,
     When,
 )
+from stoker.core.job.taken_over import TakenOver
 from stoker.core.job_facts import Blocker, JobFacts
 from tests.support.jobs import NOW, attempt, exited, job, spec
 
@@ -114,6 +115,12 @@ def test_why_when_a_step_was_skipped_then_a_resume_strategy_may_have_done_it() -
     blocker = why(job(State.SKIPPED, reason=Reason.USER, workflow_id=3, step="a"))
 
     assert blocker.message == "was skipped by a person or by a resume strategy"
+
+
+def test_why_when_a_step_was_reused_then_the_earlier_one_is_named() -> None:
+    reused = job(State.SUCCEEDED, reason=Reason.REUSED, asked=spec(reused=TakenOver(12, "compile[a]", 3)))
+
+    assert why(reused).message == "succeeded: reused from 12/compile[a] (job 3)"
 
 
 def test_why_when_a_need_could_not_be_met_then_the_needed_job_is_named() -> None:
