@@ -222,12 +222,12 @@ def test_purge_when_committed_then_no_query_sees_the_jobs_whose_rows_are_left(da
 
 
 def test_sweep_when_a_commit_waits_then_it_removes_a_few_jobs_and_ends(database: sqlite3.Connection) -> None:
-    every = range(1, 3 * retention.SWEPT_ROWS)
+    every = range(1, 3 * retention.SWEPT_JOB_ROWS)
     put(database, [ended(ident) for ident in every])
     retention.purge(database, PurgePortion(0, list(every)))
 
     assert retention.sweep_rows(database, lambda: True).removed == retention.FEW_JOBS
-    assert retention.sweep_rows(database, lambda: False).removed == retention.SWEPT_ROWS
+    assert retention.sweep_rows(database, lambda: False).removed == retention.SWEPT_JOB_ROWS
 
 
 def test_purge_when_a_job_has_many_rows_then_each_commit_writes_few(database: sqlite3.Connection) -> None:
@@ -245,7 +245,7 @@ def test_purge_when_a_job_has_many_rows_then_each_commit_writes_few(database: sq
 
     purge, *pieces = (after - before for before, after in pairwise(written))
     assert purge == 601 + 1 + 3  # the list, the workflow, and the last id of each kind
-    assert max(pieces) <= 3 * retention.SWEPT_ROWS  # a row of a job is unlisted too, and its logs are listed
+    assert max(pieces) <= 3 * retention.SWEPT_JOB_ROWS  # a row of a job is unlisted too, and its logs are listed
     assert [count(database, table) for table in ("jobs", "attempts", "needs", "purging_jobs")] == [0, 0, 0, 0]
     assert count(database, "purged_jobs") == 601
 

@@ -111,6 +111,7 @@ DELETE FROM recoveries WHERE epoch IN (SELECT epoch FROM recoveries ORDER BY epo
 KEPT_RECOVERIES = 1_000
 SWEPT_RECOVERIES = 10  # the plan of one may have megabytes
 SWEPT_ROWS = 48  # in one piece: a millisecond, for which an answer may wait
+SWEPT_JOB_ROWS = 192  # in one piece that ends early when a commit waits
 SWEPT_CHANGES = 64  # in one turn: half a millisecond, for which its answers wait
 CHANGES_PAGES = 16  # of WAL, for so many
 SWEPT_PAGES = 96  # of the rows in one piece
@@ -306,10 +307,10 @@ def sweep_rows(connection: sqlite3.Connection, awaited: Callable[[], bool] = lam
     The pages count too, because SQLite reads every page of a long text to free it.
     """
     count, freed, before = 0, 0, _pragma(connection, "freelist_count")
-    while (ids := _listed_jobs(connection)) and count < SWEPT_ROWS and freed < SWEPT_PAGES:
+    while (ids := _listed_jobs(connection)) and count < SWEPT_JOB_ROWS and freed < SWEPT_PAGES:
         if count and awaited():
             break
-        count += _remove_rows(connection, ids, SWEPT_ROWS - count)
+        count += _remove_rows(connection, ids, SWEPT_JOB_ROWS - count)
         freed = _pragma(connection, "freelist_count") - before
     return Swept(count, count // 2 + freed // 100, is_last=not ids)
 
