@@ -32,6 +32,7 @@ def test_show_when_steps_are_many_then_groups_filters_and_progress_are_shown(
     whole = shared.cli("workflow", "show", flow).stdout
     failed = shared.cli("workflow", "show", flow, "--state", "failed", "--logs").stdout
     every = shared.cli("workflow", "show", flow, "--steps").stdout
+    steps_of_group = shared.cli("workflow", "show", f"{flow}/bad").stdout
     group = json.loads(shared.cli("workflow", "show", f"{flow}/bad", "--json").stdout)
     unknown = shared.cli("workflow", "show", f"{flow}/bed")
     shared.cli("workflow", "cancel", flow)
@@ -48,6 +49,7 @@ def test_show_when_steps_are_many_then_groups_filters_and_progress_are_shown(
     ]
     assert "\nbad[i7] (stoker logs " in failed
     assert every.count("\nrest[") == 30
+    assert (steps_of_group.count("\nbad["), steps_of_group.count("\nrest[")) == (30, 0)
     assert [step["name"] for step in group["steps"]] == [f"bad[{item}]" for item in ITEMS]
     assert unknown.stderr.endswith("hint: did you mean bad?\n")
     assert analysed.index("failure") < analysed.index("workflow  ")

@@ -41,7 +41,7 @@ HEADERS = ("STEP", "JOB", "STATE", "WHY", "TRY", "NEEDS", "REMARK")
     examples=(
         "stoker workflow show 7",
         "stoker workflow show 7 --state failed,held --logs",
-        "stoker workflow show 7/compile --steps                # the steps of one group",
+        "stoker workflow show 7/compile                        # the steps of one group",
         "stoker workflow show 7 --analyse",
     ),
 )
@@ -54,7 +54,7 @@ def show(given: Given) -> None:
         workflow = client.call("workflow.get", {"id": ident, **({"analyse": True} if given["analyse"] else {})})
         waits = _blocked(client, workflow)
         workflow["steps"] = chosen = _chosen(workflow, asked[1] if isinstance(asked, StepAddress) else None, given)
-        rows = step_groups.as_shown(chosen, every=given["steps"] or given["state"] is not None)
+        rows = step_groups.as_shown(chosen, every=bool(given["steps"] or given["state"] or asked))
         shown = rows if given["steps"] else step_groups.most_urgent_rows(rows)
         logs = _logs(client, chosen if given["json"] else _of(shown)) if given["logs"] else {}
     if given["json"]:
