@@ -78,6 +78,16 @@ def test_plan_when_a_list_comes_later_then_a_condition_over_all_needs_is_refused
     assert [mistake.path for mistake in plan.mistakes] == ["steps.work.when"]
 
 
+@pytest.mark.parametrize("each", [["a"], {"step": "other", "output": "files"}])
+def test_plan_when_a_list_comes_from_a_group_then_it_is_refused(each: object) -> None:
+    sent = flow()
+    group = msgspec.convert({"command": "/bin/list", "each": each}, StepParams)
+
+    plan = plan_flow(FlowRequest(flow=replace(sent, steps={**sent.steps, "list": group}), raw=msgspec.Raw()), None)
+
+    assert [mistake.path for mistake in plan.mistakes] == ["steps.work.each.step"]
+
+
 def test_group_when_it_is_filled_then_items_are_no_templates() -> None:
     sent = flow(needs=[StepNeed(step="other", on=NeedOn.ANY)])
 

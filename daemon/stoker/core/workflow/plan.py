@@ -170,6 +170,10 @@ def _judge(
         mistakes.append(Mistake(f"{path}.width", "only a step with `each` or `matrix` has a width"))
     if step.when is not UNSET:
         mistakes += _wrong_when(path, step)
+    source = step.each.step if isinstance(step.each, ItemSource) else UNSET
+    if source in flow.steps and source != name and flow.steps[str(source)].fans_out:
+        message = f"step {source!r} is a group, and each of its steps hands on outputs of its own"
+        mistakes.append(Mistake(f"{path}.each.step", message, "take the list from a single step"))
     if step.counting in OVER_ALL and isinstance(step.each, ItemSource):
         message = f"a group whose list comes from a step does not run by {step.when!s} of its needs"
         mistakes.append(Mistake(f"{path}.when", message, "put a step with this `when` before it"))
