@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.cli.imports.dagman import read_dag
 from stoker.cli.imports.submit_description import read_description, run_of
 
 if TYPE_CHECKING:
@@ -112,6 +113,33 @@ def test_dag_when_nodes_have_nothing_to_run_then_their_needs_are_passed_on(impor
     text = f"JOB a {inline}JOB b x.sub NOOP\nJOB c x.sub DONE\nJOB d {inline}PARENT a CHILD b c\nPARENT b c CHILD d\n"
 
     assert imported("dagman", text).needs == {"a": [], "d": ["a"]}
+
+
+def test_dag_when_it_has_commands_for_the_whole_then_the_flow_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inline = "{\nexecutable = /bin/true\n}\n"
+    text = (
+        f"JOB a {inline}FINAL z {inline}ABORT-DAG-ON a 3 RETURN 1\nCATEGORY a big\nMAXJOBS big 2\n"
+        "SUBDAG EXTERNAL inner sub/inner.dag\nSPLICE more more.dag\nPARENT a CHILD inner more\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text(text)
+
+    draft = read_dag("file")
+
+    assert draft.flow()["finally"] == {"z": {"command": "/bin/true", "critical": True}}
+    assert draft.flow()["steps"] == {
+        "a": {"command": "/bin/true", "abort_on": [3], "resources": {"big": 1}},
+        "inner": {"needs": ["a"], "workflow": "sub/inner.toml"},
+        "more": {"needs": ["a"], "workflow": "more.toml"},
+    }
+    assert [str(remark) for remark in draft.remarks] == [
+        "file:7: ABORT-DAG-ON a … RETURN is not mapped: the workflow has failed",
+        "file:9: before the first submit: stoker resource set big 2",
+        "file:10: import this file, too: stoker workflow import --from dagman sub/inner.dag -o sub/inner.toml",
+        "file:11: import this file, too: stoker workflow import --from dagman more.dag -o more.toml",
+    ]
 
 
 def test_dag_when_lines_are_wrong_then_each_is_named(imported: Import) -> None:

@@ -65,7 +65,9 @@ class _DagSteps:
             return self._nested(node)
         run = None if node.noop else self._run(node)
         attempts = (node.retries + 1) * (run.attempts if run else 1)
-        more = {"max_attempts": attempts} if attempts > 1 else {}
+        more: dict[str, Any] = {"max_attempts": attempts} if attempts > 1 else {}
+        if node.kind == "FINAL":
+            more["critical"] = True  # of a handler the default is false
         return {**_command(node, run, self._dag.folder), **(run.fields if run else {}), **node.fields, **more}
 
     def _nested(self, node: DagNode) -> dict[str, Any]:

@@ -33,11 +33,15 @@ def flow_text(draft: Draft, origin: str) -> str:
 
 
 def _step(table: str, step: DraftStep) -> Iterator[str]:
+    """A long inline table is a table of its own, which stands behind the other keys."""
     yield f"[{table}]" + (f"  # {_comment(step.origin)}" if step.origin else "")
-    if step.needs:
-        yield f"needs = {_value(step.needs)}"
-    for key, value in step.fields.items():
-        yield f"{_key(key)} = {_value(value)}"
+    fields = ({"needs": step.needs} if step.needs else {}) | step.fields
+    lines = {key: f"{_key(key)} = {_value(value)}" for key, value in fields.items()}
+    long = [key for key, value in fields.items() if value and isinstance(value, dict) and len(lines[key]) > WIDTH]
+    yield from (line for key, line in lines.items() if key not in long)
+    for key in long:
+        yield f"[{table}.{_key(key)}]"
+        yield from (f"{_key(name)} = {_value(value)}" for name, value in fields[key].items())
 
 
 def _comment(text: str) -> str:
@@ -63,9 +67,9 @@ def _value(value: Any) -> str:
 
 
 def _list(values: list[str]) -> str:
-    """On one line, or as lines of a bearable width. A script keeps its bracket, as it has lines of its own."""
+    """On one line, or as lines of a bearable width. A long text stays in the line of its bracket."""
     line = f"[{', '.join(values)}]"
-    if len(line) <= WIDTH or any("\n" in value for value in values):
+    if len(line) <= WIDTH or any("\n" in value or len(value) > WIDTH for value in values):
         return line
     lines, current = [], "   "
     for value in values:
