@@ -15,7 +15,7 @@ from stoker.core.job.model import STOKER, State
 from stoker.core.requests import Verb
 from stoker.core.workflow.state import Step, Workflow, WorkflowState
 from stoker.engine.commands import VerbCommand
-from stoker.engine.inbox import AnswerRequest, Inbox
+from stoker.engine.inbox import AnswerRequest, Inbox, Message, RequestMessage
 from stoker.engine.loop import TURN_LIMIT, Loop
 from stoker.engine.memory import LiveState
 from stoker.engine.memory.workflows import Blueprint, LiveWorkflow
@@ -31,6 +31,8 @@ from tests.support.still import Still
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import pytest
 
     from stoker.engine.turn import Turn
     from stoker.store.open import Opened
@@ -97,6 +99,64 @@ async def test_answers_when_many_messages_wait_then_the_next_turn_is_enough(stat
         both.create_task(loop.run())
 
     assert left[0] >= 6 * TURN_LIMIT
+
+
+class Seen(Message):
+    """Notes in which turn it was."""
+
+    def __init__(self, turns: list[Turn]) -> None:
+        self._turns = turns
+
+    def apply_to(self, turn: Turn) -> None:
+        self._turns.append(turn)
+
+
+class Asked(RequestMessage[None]):
+    """The same, of a client."""
+
+    def __init__(self, turns: list[Turn]) -> None:
+        super().__init__()
+        self._turns = turns
+
+    def apply_to(self, turn: Turn) -> None:
+        self._turns.append(turn)
+        self.answer_after(turn, None)
+
+
+async def test_report_when_a_client_got_an_answer_then_its_next_request_shares_the_turn(
+    state: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stoker.engine.loop.COMPANY_S", 3_600.0)
+    memory, inbox, still = LiveState(state.snapshot.queues, {}, 0, 0), Inbox(), Still()
+    loop = Loop(inbox, state.writer, memory, still, still, still, Noting(), [Answering()])
+    turns: list[Turn] = []
+
+    async with asyncio.TaskGroup() as both:
+        both.create_task(loop.run())
+        await inbox.ask(Asked(turns))
+        inbox.post(Seen(turns))
+        for _ in range(9):  # the loop could take a turn
+            await asyncio.sleep(0)
+        await inbox.ask(Asked(turns))
+        loop.stop()
+
+    first, report, second = turns
+    assert first is not report
+    assert report is second
+
+
+async def test_report_when_no_client_got_an_answer_then_it_is_taken_at_once(state: Opened) -> None:
+    memory, inbox, still = LiveState(state.snapshot.queues, {}, 0, 0), Inbox(), Still()
+    loop = Loop(inbox, state.writer, memory, still, still, still, Noting(), [Answering()])
+    turns: list[Turn] = []
+
+    async with asyncio.TaskGroup() as both:
+        both.create_task(loop.run())
+        inbox.post(Seen(turns))
+        for _ in range(9):
+            await asyncio.sleep(0)
+        assert len(turns) == 1
+        loop.stop()
 
 
 async def test_take_when_messages_are_about_workflows_then_a_turn_has_few_of_them() -> None:

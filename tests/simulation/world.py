@@ -124,7 +124,8 @@ class World:
 
     def _idle(self, life: Life) -> bool:
         """Whether the daemon has nothing to do until the next event or timer, and waits for nothing."""
-        return life.ready and not life.engine.loop.waiting and not self.moving(life)
+        waits = life.engine.loop.waiting or life.engine.inbox  # messages wait a moment for company
+        return life.ready and not waits and not self.moving(life)
 
     def end_life(self) -> None:
         if self.life is not None:

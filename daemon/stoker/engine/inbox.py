@@ -127,6 +127,19 @@ class Inbox:
         await self._news.wait()
         self._news.clear()
 
+    async def company(self, until_s: float) -> None:
+        """Wait, until that time of the event loop at most, for a request to go with the messages that wait."""
+        loop = asyncio.get_running_loop()
+        while self._messages and not any(isinstance(message, RequestMessage) for message in self._messages):
+            left_s = until_s - loop.time()
+            if left_s <= 0:
+                return
+            self._news.clear()
+            timer = loop.call_later(left_s, self._news.set)
+            await self._news.wait()
+            timer.cancel()
+            self._news.clear()
+
     def put_back(self, taken: Sequence[Message]) -> None:
         """Messages that were taken and wait again, in front of all others and in their order."""
         self._messages.extendleft(reversed(taken))

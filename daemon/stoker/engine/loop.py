@@ -14,7 +14,7 @@ from typing import Protocol
 
 from stoker.core.clock import Clock, Now
 from stoker.core.errors import StokerError
-from stoker.engine.inbox import Inbox, Message
+from stoker.engine.inbox import Inbox, Message, RequestMessage
 from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
 from stoker.store.loading import Loaded, Wanted, load
@@ -23,6 +23,9 @@ from stoker.telemetry.stalls import Stalls
 
 TURN_LIMIT = 512  # weight of its messages
 BREATH = 128  # messages, pieces of long ones, and changes of jobs
+# A client that got an answer often sends its next request at once. For so long after answers, reports wait for it: both
+# then share a turn and a commit, and a submit after the other costs a third fewer context switches.
+COMPANY_S = 0.001
 STEPS_IN_PIECE = 64  # of a workflow that is only looked at
 
 
@@ -60,6 +63,7 @@ class Loop:
         self._stalls = stalls
         self._after_commit = after_commit
         self._stopping = False
+        self._answered_s = 0.0  # when the last turn with a request was answered, by the clock of the event loop
         self._computing_since = 0.0  # see Stalls.now
         self.turns = 0
 
@@ -82,6 +86,8 @@ class Loop:
         """Take turns. Raises StorageFailed when a commit is in doubt."""
         while True:
             await self._inbox.news()
+            if not self._stopping:
+                await self._inbox.company(self._answered_s + COMPANY_S)
             more = await self._turn(self._inbox.take(TURN_LIMIT))
             if more or self._inbox:
                 self._inbox.wake()
@@ -133,6 +139,8 @@ class Loop:
         self._memory.workflows.forget(turn.touched_workflows | {stored.workflow.id for stored in turn.loaded.workflows})
         for part in self._after_commit:
             part.after_commit(turn)
+        if any(isinstance(message, RequestMessage) for message in messages):
+            self._answered_s = asyncio.get_running_loop().time()
         self._measure("act", turn, messages)
 
     async def _in_pieces(self, turn: Turn, messages: Sequence[Message], work: Iterator[int]) -> None:
