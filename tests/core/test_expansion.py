@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import NeedOn, When
+from stoker.core.job.run_if import RunIf
 from stoker.core.workflow.definition import Flow, FlowRequest, ItemSource, StepNeed, StepParams
 from stoker.core.workflow.expansion import GroupPlan, group_of, listed, members, needs_of, place_of, read_list, rewired
 from stoker.core.workflow.items import Item
@@ -196,3 +197,16 @@ def test_group_when_its_items_are_flows_then_it_has_the_widths_inside() -> None:
 
     assert group.widths == {"build[a]/one": 3, "build[b]/one": 3}
     assert [len(step.inner.steps) for step in group.steps if step.inner] == [1, 1]
+
+
+def test_if_when_a_list_comes_later_then_each_step_of_the_group_has_it() -> None:
+    entry = msgspec.structs.replace(flow().steps["work"], run_if="item == 'a'")
+    sent = msgspec.structs.replace(flow(), steps={**flow().steps, "work": entry})
+
+    steps = group_of(place_of(sent, {}, "work"), ["a", "b"]).steps
+
+    assert [one.run_if for one in steps] == [RunIf(text="item == 'a'", item=item) for item in ("a", "b")]
+    control = [
+        one for one in plan_flow(FlowRequest(flow=sent, raw=msgspec.Raw()), None).steps if one.source is not None
+    ]
+    assert [one.run_if for one in control] == [None]

@@ -17,6 +17,7 @@ from stoker.core.job.model import (
     State,
     StopReason,
 )
+from stoker.core.job.run_if import RunIf
 from stoker.core.job_facts import Blocker, JobFacts, RateWait
 from stoker.core.shortage import Shortage
 from stoker.core.workflow.state import Intent
@@ -344,3 +345,12 @@ def test_why_when_a_job_left_no_checkpoint_for_long_then_it_says_for_how_long() 
 
     assert (blocker.code, blocker.details) == ("running", {"stale_ms": 60_000})
     assert "has left no checkpoint for" in blocker.message
+
+
+def test_why_when_an_if_is_being_decided_then_its_text_is_shown() -> None:
+    of = job(State.WAITING, asked=spec(run_if=RunIf(text="1 < 2")), undecided=True)
+
+    blocker = why(of)
+
+    assert (blocker.code, blocker.details) == ("condition", {"if": "1 < 2"})
+    assert blocker.message == "its needs have ended, and its `if` is being decided: 1 < 2"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from stoker.core.explain import explain
 from stoker.core.job.limits import Bounds, Limits
@@ -22,6 +23,7 @@ from stoker.core.job.model import (
     StopReason,
     When,
 )
+from stoker.core.job.run_if import RunIf
 from stoker.core.job.taken_over import TakenOver
 from stoker.core.job_facts import Blocker, JobFacts
 from tests.support.jobs import NOW, attempt, exited, job, spec
@@ -264,3 +266,26 @@ def test_why_when_the_host_could_not_start_a_job_then_no_failure_is_reported() -
 
     assert blocker.code == "host"
     assert "a: Text file busy" in blocker.message
+
+
+def test_why_when_an_if_was_decided_then_its_result_is_the_reason() -> None:
+    asked = spec(run_if=RunIf(text="1 > 2"))
+    false = job(State.SKIPPED, reason=Reason.NOT_NEEDED, asked=asked)
+    no_value = job(State.FAILED, reason=Reason.CONDITION, asked=asked)
+
+    assert why(false, decision="if: 1 > 2 is false").message == "was skipped (not_needed): if: 1 > 2 is false"
+    assert why(false).message == "was skipped (not_needed): if: 1 > 2"
+    shown = why(no_value, decision="if: 1 > 2 has no value: why")
+    assert (shown.message, shown.hint) == (
+        "failed (condition): if: 1 > 2 has no value: why",
+        "stoker retry 7",
+    )
+    assert why(replace(no_value, spec=spec())).message == "failed: its `if` has no value"
+
+
+def test_why_when_a_need_failed_before_an_if_was_decided_then_it_names_the_need() -> None:
+    asked = spec(run_if=RunIf(text="1 > 2"), needs=(Need(3, NeedOn.FAILED),))
+
+    blocker = why(job(State.SKIPPED, reason=Reason.NOT_NEEDED, asked=asked, undecided=True))
+
+    assert blocker.message == "was skipped (not_needed): it needed job 3 (failed)"

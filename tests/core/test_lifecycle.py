@@ -32,6 +32,7 @@ from stoker.core.job.model import (
     State,
     StopReason,
 )
+from stoker.core.job.run_if import Decision, RunIf
 from stoker.core.job.transition import Transitioned
 from tests.support.jobs import NOW, attempt, exited, job, running, spec
 
@@ -43,6 +44,7 @@ EXPECTED = """
 Woke            queued    bug       bug       bug       bug    bug       bug     bug       bug     bug        bug
 NeedMet         queued    bug       bug       held      -      bug       bug     bug       bug     bug        bug
 ConditionMet    queued    bug       bug       held      held   succeeded failed  cancelled expired superseded skipped
+Decided         queued    bug       bug       held      held   bug       bug     bug       bug     bug        bug
 NeedFailed      skipped   skipped   bug       skipped   -      bug       bug     bug       bug     bug        bug
 Dispatched      bug       running   bug       bug       bug    bug       bug     bug       bug     bug        bug
 StopWanted      bug       bug       running   none      held   bug       bug     bug       bug     bug        bug
@@ -78,6 +80,7 @@ EVENTS: dict[str, ev.Event] = {
     "Woke": ev.Woke(),
     "NeedMet": ev.NeedMet(),
     "ConditionMet": ev.ConditionMet(number=0),
+    "Decided": ev.Decided(decision=Decision.RUN),
     "NeedFailed": ev.NeedFailed(needed=3, on=NeedOn.OK),
     "Dispatched": ev.Dispatched(attempt=attempt(ordinal=2, run_id="7.2.b")),
     "StopWanted": ev.StopWanted(reason=StopReason.TIMEOUT),
@@ -117,6 +120,8 @@ def scene(column: str, event: str) -> tuple[Job, Attempt | None]:
     of = job(state, attempts=0, needs_open=needs_open, wake_at=NOW.steady if column == "waiting" else None)
     if event == "ConditionMet":
         of = replace(of, spec=spec(wait_for="event:go"), conditions_open=1)
+    if event == "Decided":
+        of = replace(of, spec=spec(run_if=RunIf(text="true")), undecided=True)
     return replace(of, reason=Reason.ORPHANED) if state is State.HELD else of, None
 
 

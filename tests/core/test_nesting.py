@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from stoker.core.job.model import NeedOn, When
+from stoker.core.job.run_if import RunIf
 from stoker.core.workflow.definition import Flow, FlowRequest, ItemSource, StepDefaults, StepParams
 from stoker.core.workflow.fan_out import BEGIN, COLLECT
 from stoker.core.workflow.nesting import has_later_list, inner_flow, is_critical, split_name, split_word
@@ -175,3 +176,18 @@ def test_defaults_when_the_outer_flow_has_some_then_the_inner_one_keeps_its_own(
     made = {one.name: one for one in plan_of({"a": nest({"b": step()})}, defaults=StepDefaults(max_attempts=3)).steps}
 
     assert made["a/b"].sent.max_attempts is msgspec.UNSET
+
+
+def test_if_when_a_step_is_a_flow_then_it_decides_about_its_begin() -> None:
+    """Without needs, too: its steps then wait for the decision."""
+    inner = {"a": step(), "b": step("a", **{"if": "needs.a.state == 'succeeded'"})}
+
+    made = {one.name: one for one in plan_of({"build": nest(inner, **{"if": "1 < 2"})}).steps}
+
+    assert {name: one.run_if for name, one in made.items()} == {
+        "build:begin": RunIf(text="1 < 2"),
+        "build/a": None,
+        "build/b": RunIf(text="needs.a.state == 'succeeded'", prefix="build/"),
+        "build": None,
+    }
+    assert made["build/a"].needs == (Edge("build:begin"),)

@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import ExecutionMode, NeedOn, When
+from stoker.core.job.run_if import RunIf
 from stoker.core.requests import MAX_TEXT
 from stoker.core.similar_names import MOST_SEARCHED
 from stoker.core.workflow import strategies
@@ -393,3 +394,65 @@ def test_plan_when_there_are_more_cycles_than_an_answer_shows_then_the_search_en
     }
 
     assert len(made_of(flow(many)).mistakes) == MAX_MISTAKES
+
+
+def test_if_when_the_plan_is_made_then_each_step_gets_the_values_that_it_names() -> None:
+    sent = flow(
+        {
+            "compile": step(each=("a", "b"), run_if="item == 'a' && parameters.env == 'x'"),
+            "link": step(needs=("compile",), run_if="needs.compile.all(s, s.state == 'succeeded')"),
+        },
+        parameters={"env": "x", "other": "y"},
+    )
+
+    first, second, link = made_of(sent, env="z").steps
+
+    text = "item == 'a' && parameters.env == 'x'"
+    assert first.run_if == RunIf(text=text, parameters={"env": "z"}, item="a")
+    assert second.run_if == RunIf(text=text, parameters={"env": "z"}, item="b")
+    assert link.run_if == RunIf(text="needs.compile.all(s, s.state == 'succeeded')", groups=("compile",))
+
+
+IF_MISTAKES: list[tuple[StepParams, str]] = [
+    (step(run_if="needs.b.state == ''"), "column 1: the step has no need 'b' (there are: a)"),
+    (step(run_if="parameters.nope == ''"), "column 1: the flow has no parameter 'nope' (there are: env)"),
+    (step(run_if="item == 'a'"), "column 1: only a step with `each` has an item"),
+    (
+        step(each=({"os": "a", "n": 1}, {"os": "b"}), run_if="item.n == 1"),
+        "column 1: an item has no field 'n' (there are: os)",
+    ),
+    (
+        step(each=("a",), run_if="item.os == 'a'"),
+        "column 1: an item has no field 'os' (there are: none: an item is no table)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("sent", "expected"), IF_MISTAKES, ids=[str(one.run_if) for one, _ in IF_MISTAKES])
+def test_if_when_it_names_something_unknown_then_its_place_is_named(sent: StepParams, expected: str) -> None:
+    steps = {"a": step(), "b": step(), "c": msgspec.structs.replace(sent, needs=("a",))}
+
+    assert mistakes_of(flow(steps, parameters={"env": "x"}))["steps.c.if"] == expected
+
+
+@pytest.mark.parametrize(
+    "each", [({"os": "a"}, "b"), ItemSource(step="a", output="list")], ids=["of both kinds", "known later"]
+)
+def test_if_when_the_fields_of_items_are_not_known_then_any_is_accepted(each: Any) -> None:
+    steps = {"a": step(), "b": step(each=each, run_if="item.os == 'a'")}
+
+    assert mistakes_of(flow(steps)) == {}
+
+
+def test_if_when_the_step_has_another_mistake_then_each_step_may_be_named() -> None:
+    sent = flow({"a": step(), "b": step(run_if="needs.a.state == '' && needs.c.state == ''")})
+
+    mistakes = plan_flow(asked(sent, unsure=frozenset({"b"})), None).mistakes
+
+    assert [one.message for one in mistakes] == ["column 24: the step has no need 'c' (there are: a)"]
+
+
+def test_ifs_when_there_are_more_mistakes_than_are_shown_then_the_rest_is_not_read() -> None:
+    sent = flow({f"s{number}": step(run_if="1 +") for number in range(MAX_MISTAKES + 5)})
+
+    assert len(made_of(sent).mistakes) == MAX_MISTAKES

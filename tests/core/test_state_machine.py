@@ -39,7 +39,8 @@ from stoker.core.job.model import (
     StopReason,
 )
 from stoker.core.job.recovery import Action, Fact, Finding, plan, validate
-from stoker.core.job.transition import submitted
+from stoker.core.job.run_if import Decision, RunIf
+from stoker.core.job.transition import awaits_decision, submitted
 from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, exited, job
 
 # The states that may follow each state. A job that a person releases waits while something else blocks it (a release
@@ -47,7 +48,7 @@ from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, exited, job
 PENDING = {State.QUEUED, State.WAITING}
 STOPPED = {State.HELD, State.CANCELLED, State.EXPIRED, State.SUPERSEDED, State.SKIPPED}
 LEAVES_TO: dict[State, set[State]] = {
-    State.WAITING: {State.QUEUED, State.SUCCEEDED} | STOPPED,
+    State.WAITING: {State.QUEUED, State.FAILED, State.SUCCEEDED} | STOPPED,
     State.QUEUED: {State.RUNNING, State.SUCCEEDED} | STOPPED,
     State.RUNNING: {State.SUCCEEDED, State.FAILED, State.CANCELLED, State.SUPERSEDED, State.HELD} | PENDING,
     State.HELD: {State.CANCELLED, State.FAILED, State.SKIPPED, State.SUPERSEDED} | PENDING,
@@ -71,6 +72,7 @@ def blocked(of: Job, now: Now) -> bool:
     moments = [(of.wake_at, now.steady), (of.spec.run_at, now.wall)]
     return (
         of.needs_open > 0
+        or of.undecided
         or of.conditions_open > 0
         or any(moment is not None and moment > clock for moment, clock in moments)
     )
@@ -96,6 +98,7 @@ def asks(draw: st.DrawFn, now: Now, jobs: list[int]) -> Spec:
         max_orphanings=draw(st.integers(1, 3)),
         survive=draw(st.booleans()),
         resources=draw(st.sampled_from([{}, {}, {"gpu": 1}, {"gpu": 2}])),
+        run_if=draw(st.sampled_from([None, None, None, RunIf(text="parameters.go == 'yes'")])),
         needs=tuple(Need(job=ident, on=draw(st.sampled_from(NeedOn))) for ident in needed),
     )
 
@@ -231,7 +234,8 @@ class Host(RuleBasedStateMachine):
         open_needs = tuple(need for need in asked.needs if need_met(need.on, self.lives[need.job].job) is None)
         hopeless = [need for need in asked.needs if need_met(need.on, self.lives[need.job].job) is False]
         ident = len(self.lives) + 1
-        fresh = job(State.WAITING, id=ident, asked=asked, needs_open=0 if hopeless else len(open_needs))
+        waits = {"needs_open": 0 if hopeless else len(open_needs), "undecided": asked.run_if is not None}
+        fresh = job(State.WAITING, id=ident, asked=asked, **waits)
         life = self.lives[ident] = Life(submitted(fresh, self.now), open_needs=open_needs)
         assert life.job.state in PENDING
         if hopeless:
@@ -257,6 +261,17 @@ class Host(RuleBasedStateMachine):
                 assert life.job.state is State.QUEUED, "what is due must leave its set, or it is due for ever"
             elif of.state is State.RUNNING and of.spec.deadline is not None and of.spec.deadline <= self.now.wall:
                 self.happen(life, ev.DeadlinePassed())
+
+    @rule(decision=st.sampled_from(Decision))
+    def conditions_are_decided(self, decision: Decision) -> None:
+        self.decide(decision)
+
+    def decide(self, decision: Decision) -> None:
+        """Every `if` whose needs have ended."""
+        for life in [life for life in self.lives.values() if awaits_decision(life.job)]:
+            self.happen(life, ev.Decided(decision=decision))
+            assert not life.job.undecided
+            assert (decision is Decision.RUN) is not life.job.final
 
     @rule(throttled=st.booleans())
     def dispatch(self, *, throttled: bool) -> None:
@@ -451,6 +466,7 @@ class Host(RuleBasedStateMachine):
             self.clear_held()
             self.now = Now(self.now.wall + 4_000_000, self.now.steady + 4_000_000)
             self.ring()
+            self.decide(Decision.RUN)
             self.dispatch(throttled=False)
             for life in self.lives.values():
                 if life.job.state is State.RUNNING:

@@ -14,12 +14,14 @@ from stoker.core.clock import Now
 from stoker.core.job import events as ev
 from stoker.core.job.lifecycle import step
 from stoker.core.job.model import (
+    Need,
     NeedOn,
     Reason,
     State,
     StopReason,
 )
-from stoker.core.job.transition import Transitioned, blocked, submitted
+from stoker.core.job.run_if import Decision, RunIf
+from stoker.core.job.transition import Transitioned, awaits_decision, blocked, submitted
 from tests.support.jobs import NEVER_STARTED, NOW, attempt, exited, job, running, spec
 
 # --- the first state, and waiting -------------------------------------------------------------------------
@@ -30,6 +32,7 @@ from tests.support.jobs import NEVER_STARTED, NOW, attempt, exited, job, running
     [
         ({}, {}, State.QUEUED),
         ({"needs_open": 1}, {}, State.WAITING),
+        ({"undecided": True}, {"run_if": RunIf(text="true")}, State.WAITING),
         ({}, {"run_at": NOW.wall + 1}, State.WAITING),
         ({}, {"run_at": NOW.wall}, State.QUEUED),
         ({"wake_at": NOW.steady + 1}, {}, State.WAITING),
@@ -198,3 +201,39 @@ def test_deadline_when_the_job_runs_then_it_is_stopped_and_fails_without_a_retry
     ended = step(of, stopping.attempt, ev.Ended(outcome=exited(0, stopped=True)), NOW)
 
     assert (ended.job.state, ended.job.reason) == (State.FAILED, Reason.DEADLINE)
+
+
+# --- the `if` of a step -------------------------------------------------------------------------------------
+
+ASKED = spec(run_if=RunIf(text="true"))
+
+
+@pytest.mark.parametrize(
+    "still",
+    [{}, {"needs_open": 1}, {"conditions_open": 1}, {"wake_at": NOW.steady + 1}],
+    ids=["nothing", "needs", "conditions", "backoff"],
+)
+def test_decided_when_something_else_holds_the_step_then_it_waits_on(still: dict[str, Any]) -> None:
+    before = job(State.WAITING, asked=replace(ASKED, wait_for="event:go"), undecided=True, **still)
+
+    after = step(before, None, ev.Decided(decision=Decision.RUN), NOW).job
+
+    assert (after.state, after.undecided) == (State.WAITING if still else State.QUEUED, False)
+
+
+@pytest.mark.parametrize("event", [ev.Retry(), ev.Reset()], ids=["retry", "reset"])
+def test_step_when_it_is_to_run_again_then_its_if_is_decided_again(event: ev.Event) -> None:
+    ended = job(State.SKIPPED, reason=Reason.NOT_NEEDED, asked=ASKED, finished_at=NOW.wall)
+
+    after = step(ended, None, event, NOW).job
+
+    assert (after.state, after.undecided, awaits_decision(after)) == (State.WAITING, True, True)
+    assert not awaits_decision(replace(after, needs_open=1))
+
+
+def test_step_when_it_gets_new_needs_then_its_if_is_decided_again() -> None:
+    decided = job(State.QUEUED, asked=ASKED)
+
+    after = step(decided, None, ev.Rewired(needs=(Need(3),), when=None, needs_open=1), NOW).job
+
+    assert (after.state, after.undecided) == (State.WAITING, True)

@@ -30,6 +30,8 @@ CREATE INDEX jobs_queued ON jobs (queue, demand, order_key, id) WHERE state = 'q
 CREATE INDEX jobs_run_at ON jobs (run_at) WHERE state = 'waiting' AND run_at IS NOT NULL;
 CREATE INDEX jobs_superseded ON jobs (owner_uid, supersede_key)
     WHERE supersede_key IS NOT NULL AND finished_at IS NULL;
+CREATE INDEX jobs_undecided ON jobs (id)
+WHERE undecided = 1 AND needs_open = 0 AND (state = 'waiting' OR state = 'held');
 CREATE INDEX jobs_wake ON jobs (wake_at) WHERE state = 'waiting' AND wake_at IS NOT NULL;
 CREATE INDEX jobs_with_needs ON jobs (id) WHERE finished_at IS NULL AND instr(policy, '"needs":') > 0;
 CREATE INDEX jobs_workflow ON jobs (workflow_id) WHERE workflow_id IS NOT NULL;
@@ -155,7 +157,7 @@ CREATE TABLE jobs (
                         OR reason = 'ttl' OR reason = 'oom' OR reason = 'unresponsive' OR reason = 'orphaned'
                         OR reason = 'lost' OR reason = 'stuck' OR reason = 'poison' OR reason = 'spawn_error'
                         OR reason = 'user' OR reason = 'superseded' OR reason = 'dependency'
-                        OR reason = 'shutdown' OR reason = 'not_needed' OR reason = 'output' OR reason = 'restored' OR reason = 'damaged' OR reason = 'reused'),
+                        OR reason = 'shutdown' OR reason = 'not_needed' OR reason = 'output' OR reason = 'restored' OR reason = 'damaged' OR reason = 'reused' OR reason = 'condition'),
     priority        INTEGER NOT NULL,
     execution_mode  TEXT NOT NULL CHECK (execution_mode = 'subprocess' OR execution_mode = 'in_process'
                         OR execution_mode = 'cluster'),
@@ -196,7 +198,7 @@ CREATE TABLE jobs (
         json_object('rate/' || json_extract(policy, '$.rate_key'), 1)))
 ) VIRTUAL, conditions_open INTEGER NOT NULL DEFAULT 0 CHECK (conditions_open >= 0), hook TEXT CHECK (length(hook) BETWEEN 1 AND 64), hook_change INTEGER CHECK (hook_change IS NULL OR (hook_change > 0 AND hook IS NOT NULL)), debounce_by INTEGER, labels TEXT GENERATED ALWAYS AS (
     CASE WHEN json_valid(policy) THEN json_extract(policy, '$.labels') END
-) VIRTUAL,
+) VIRTUAL, undecided INTEGER NOT NULL DEFAULT 0 CHECK (undecided = 0 OR undecided = 1),
     CHECK ((state = 'succeeded' OR state = 'failed' OR state = 'cancelled' OR state = 'expired' OR state = 'superseded'
             OR state = 'skipped') = (finished_at IS NOT NULL)),
     CHECK (finished_at IS NULL OR reason IS NOT NULL),

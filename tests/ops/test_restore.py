@@ -410,9 +410,12 @@ DROP TABLE conditions;
 DROP TABLE events;
 DROP TABLE job_events;
 ALTER TABLE jobs DROP COLUMN conditions_open;
+DROP INDEX jobs_undecided;
+ALTER TABLE jobs DROP COLUMN undecided;
 PRAGMA writable_schema = ON;
 UPDATE sqlite_schema
-SET sql = replace(sql, ' OR reason = ''restored'' OR reason = ''damaged'' OR reason = ''reused''', '')
+SET sql = replace(sql,
+    ' OR reason = ''restored'' OR reason = ''damaged'' OR reason = ''reused'' OR reason = ''condition''', '')
 WHERE name = 'jobs';
 PRAGMA writable_schema = RESET;
 DELETE FROM migrations WHERE number >= 7;

@@ -75,12 +75,14 @@ def test_answers_when_a_method_exists_then_it_has_a_type() -> None:
 
 @pytest.mark.parametrize("kind", HELP, ids=lambda kind: kind.__name__)
 def test_help_when_a_type_has_a_field_then_it_is_described(kind: type[msgspec.Struct]) -> None:
-    assert set(kind.__struct_fields__) <= HELP[kind].keys()
+    assert set(kind.__struct_encode_fields__) <= HELP[kind].keys()
 
 
 @pytest.mark.parametrize("kind", [(JobParams,), (StepParams, StepDefaults)], ids=["job", "step"])
 def test_help_when_it_describes_a_field_then_a_type_has_it(kind: tuple[type[msgspec.Struct], ...]) -> None:
-    assert set(HELP[kind[0]]) - {name for each in kind for name in each.__struct_fields__} <= set(HELP[JobParams])
+    assert set(HELP[kind[0]]) - {name for each in kind for name in each.__struct_encode_fields__} <= set(
+        HELP[JobParams]
+    )
 
 
 @pytest.mark.parametrize("file", SETTINGS_FILES, ids=lambda file: file.name)

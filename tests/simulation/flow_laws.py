@@ -59,6 +59,10 @@ FOR_NOTHING = """
 SELECT id FROM jobs WHERE state = 'waiting' AND needs_open = 0 AND conditions_open = 0 AND wake_at IS NULL
     AND run_at IS NULL
 """
+QUEUED_UNDECIDED = "SELECT id FROM jobs WHERE undecided = 1 AND state IN ('queued', 'running')"
+RAN_THOUGH_FALSE = """
+SELECT subject FROM changes WHERE cause = 'decided' AND payload ->> 'note' LIKE '% is false' AND to_state != 'skipped'
+"""
 OPEN_ATTEMPTS = "SELECT count(*) FROM attempts WHERE ended_at IS NULL"
 HOLDS = "SELECT holds FROM attempts WHERE ended_at IS NULL"
 STARTABLE = """
@@ -135,6 +139,7 @@ class FlowLaws:
                 self._laws.broken(f"workflow {ident} has ended, and it is still in memory")
         self._nothing_on_its_way(life.background.retrying)
         self._needs()
+        self._conditions(life.background.retrying)
         self._due_jobs_start(life, steady)
         if self._committed:
             self._committed = 0
@@ -159,8 +164,16 @@ class FlowLaws:
                 self._laws.broken(f"job {job_id} counts {counted} open needs, and there are {rows}")
         for job_id, needed in self._database.execute(ENDED_NEEDS):
             self._laws.broken(f"job {job_id} still needs job {needed}, which has ended")
-        for (job_id,) in self._database.execute(FOR_NOTHING):
-            self._laws.broken(f"job {job_id} is waiting for nothing")
+
+    def _conditions(self, retrying: Collection[str]) -> None:
+        """An `if` is decided once its needs have ended; a step runs only after that, and only if it is true."""
+        if not any(name.startswith("if of job") for name in retrying):
+            for (job_id,) in self._database.execute(FOR_NOTHING):
+                self._laws.broken(f"job {job_id} is waiting for nothing")
+        for job_id in self.numbers(QUEUED_UNDECIDED):
+            self._laws.broken(f"job {job_id} was queued, and its `if` is not decided")
+        for job_id in self.numbers(RAN_THOUGH_FALSE):
+            self._laws.broken(f"the `if` of job {job_id} was false, and it was not skipped")
 
     def _due_jobs_start(self, life: Life, steady: int) -> None:
         """A queued job waits for a slot, a resource, a token, a person, or a host that lacks something."""

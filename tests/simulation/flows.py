@@ -40,6 +40,7 @@ class FlowClients:
         self._reused: dict[str, int] = {}  # by name of a flow that was not answered yet: the earlier run
         self._flows: dict[int, dict[str, Any]] = {}  # the flow of each workflow that was answered
         self._count = 0
+        self._groups: set[str] = set()  # the steps with `each` of the flow that is being invented
 
     # --- graphs
 
@@ -81,9 +82,12 @@ class FlowClients:
 
     def _invent(self, name: str) -> dict[str, Any]:
         steps: dict[str, Any] = {}
+        self._groups.clear()
         for index in range(self._chance.randint(1, MOST_STEPS)):
             single = [name for name, step in steps.items() if not {"each", "matrix"} & step.keys()]
-            steps[f"s{index}"] = self._step(list(steps), single)
+            step = steps[f"s{index}"] = self._step(list(steps), single)
+            if {"each", "matrix"} & step.keys():
+                self._groups.add(f"s{index}")
         return {"name": name, "steps": steps}
 
     def _step(self, before: list[str], single: list[str]) -> dict[str, Any]:
@@ -98,6 +102,7 @@ class FlowClients:
             "command": "/bin/work",
             "needs": needs,
             **when,
+            **self._condition(needs),
             "queue": draw.choice(["default", "default", "bulk"]),
             "critical": draw.random() < 0.8,
             "max_attempts": draw.choice([1, 2, 4]),
@@ -119,6 +124,16 @@ class FlowClients:
         if draw.random() < 0.1:
             step["ttl_ms"] = draw.choice([50, 5_000])
         return step
+
+    def _condition(self, needs: list[Any]) -> dict[str, str]:
+        """An `if` that its needs decide, one that is never true, or one that has no value."""
+        names = [need if isinstance(need, str) else need["step"] for need in needs]
+        if not names or self._chance.random() < 0.6:
+            return {"if": self._chance.choice(["true", "1 > 2"])} if self._chance.random() < 0.1 else {}
+        name = self._chance.choice(names)
+        one = [f"needs.{name}.state == 'succeeded'", f"needs.{name}.exit_code != 0", f"needs.{name}.outputs.x == ''"]
+        several = [f"needs.{name}.all(s, s.state == 'succeeded')", f"needs.{name}.exists(s, s.state == 'failed')"]
+        return {"if": self._chance.choice(several if name in self._groups else one)}
 
     # --- verbs
 

@@ -187,6 +187,7 @@ def test_policy_when_it_is_empty_then_its_defaults_are_those_of_the_file_format(
         "rate_key": None,
         "wait_for": None,
         "when": None,
+        "run_if": None,
         "limits": Limits(),
         "nice": 0,
         "umask": None,

@@ -32,6 +32,7 @@ from stoker.core.job.model import (
     SupersedeRunning,
     When,
 )
+from stoker.core.job.run_if import RunIf
 from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, pack, seal
 from stoker.store.jobs import spec_hash
 
@@ -164,6 +165,7 @@ specs = st.builds(
     run_at=maybe(amounts),
     needs=st.lists(st.builds(Need, job=positives, on=st.sampled_from(NeedOn)), max_size=3).map(tuple),
     when=maybe(st.sampled_from(When)),
+    run_if=maybe(st.builds(RunIf, text=texts, parameters=st.dictionaries(texts, texts, max_size=1))),
     wait_for=st.sampled_from([None, "event:a", ConditionGroup(all=("event:a", ConditionGroup(any=("job:1",))))]),
     on_orphan=st.sampled_from(OnOrphan),
     max_orphanings=positives,
@@ -199,6 +201,7 @@ def jobs(draw: st.DrawFn, idents: st.SearchStrategy[int] = positives) -> Job:
         failures=draw(amounts),
         orphanings=draw(amounts),
         needs_open=draw(amounts),
+        undecided=of.run_if is not None and draw(st.booleans()),
         conditions_open=draw(st.integers(0, all_open(of.wait_for))),
         wake_at=draw(maybe(amounts)),
         expires_at=draw(maybe(amounts)),

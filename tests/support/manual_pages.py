@@ -208,7 +208,7 @@ def _workflow() -> Iterator[str]:
     yield ".Sh KEYS OF THE FILE"
     yield from _terms(field_help.FLOW, ".Sy")
     yield ".Sh KEYS OF A STEP"
-    yield from _terms({name: field_help.STEP[name] for name in StepParams.__struct_fields__}, ".Sy")
+    yield from _terms({name: field_help.STEP[name] for name in StepParams.__struct_encode_fields__}, ".Sy")
     yield ".Pp"
     yield from _text("`limits` takes: " + ", ".join(field_help.LIMITS) + ".")
     yield ".Sh KEYS OF DEFAULTS"

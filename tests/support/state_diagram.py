@@ -17,6 +17,7 @@ from stoker.core.errors import StokerError
 from stoker.core.job import events as ev
 from stoker.core.job.lifecycle import TABLE, step
 from stoker.core.job.model import FINAL, Attempt, Job, NeedOn, OnOrphan, Outcome, Reason, State, StopReason
+from stoker.core.job.run_if import Decision, RunIf
 from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, attempt, exited, job, spec
 
 ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"
@@ -31,6 +32,7 @@ def events_of(kind: type[ev.Event], of: Job) -> Iterator[ev.Event]:
     either = (0, 1)
     sample: dict[type[ev.Event], Iterable[ev.Event]] = {
         ev.Ended: [ev.Ended(outcome=outcome) for outcome in OUTCOMES],
+        ev.Decided: [ev.Decided(decision=decision) for decision in Decision],
         ev.ConditionMet: [ev.ConditionMet(number=0)],
         ev.NeedFailed: [ev.NeedFailed(needed=3, on=NeedOn.OK)],
         ev.Dispatched: [ev.Dispatched(attempt=attempt(of, ordinal=of.attempts + 1))],
@@ -58,6 +60,7 @@ def standings(state: State) -> Iterator[tuple[Job, Attempt | None]]:
             yield job(state, asked=asked, needs_open=needs_open, wake_at=NOW.steady, **reason), None
             waits = replace(asked, wait_for="event:go")
             yield job(state, asked=waits, conditions_open=1, wake_at=NOW.steady, **reason), None
+            yield job(state, asked=replace(asked, run_if=RunIf(text="true")), undecided=True, **reason), None
 
 
 def edges() -> dict[tuple[State, State], set[str]]:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from stoker.core.views import AttemptView, LimitView, RecordedChange
 
 # Fields of a change that only --json shows. The times of an end are in its line and in the table of attempts.
-HIDDEN = ("state", "key", "order_key", "checkpoint_floor", "needs_open", "conditions_open", "started_at", "finished_at")
+HIDDEN = (
+    "state", "key", "order_key", "checkpoint_floor", "needs_open", "conditions_open", "undecided", "started_at",
+    "finished_at",
+)  # fmt: skip
 CHANGE_HEADERS = ("SEQ", "AT", "FROM", "TO", "CAUSE", "BY", "DETAILS")
 TAIL_LINES = 20
 TAIL_BYTES = 64 * 1024

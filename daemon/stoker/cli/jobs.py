@@ -182,6 +182,7 @@ def facts(job: JobDetails) -> list[tuple[str, object]]:
         ("rate key", job["rate_key"]),
         ("supersede key", _supersede(job)),
         ("needs", ", ".join(_need(need) for need in job["needs"]) or None),
+        ("if", job.get("run_if")),
         ("needed by", ", ".join(map(str, job.get("dependents", ()))) or None),
         ("waits for", _conditions(job)),
         ("resources", _pairs(job["resources"])),

@@ -14,6 +14,7 @@ from stoker.core.job.cause import cause, in_brackets
 from stoker.core.job.conditions import why_open
 from stoker.core.job.dependencies import UNMET
 from stoker.core.job.model import Attempt, Job, Need, Outcome, OutcomeKind, Reason, State, StopReason, When
+from stoker.core.job.run_if import RunIf
 from stoker.core.job.verdict import suspected_limit
 from stoker.core.job_facts import Blocker, JobFacts
 from stoker.core.reason_words import last_line
@@ -40,15 +41,26 @@ def explain(job: Job, facts: JobFacts) -> Blocker:
 
 
 def _waiting(job: Job, facts: JobFacts) -> Blocker:
+    return _awaits(job, facts) or _awaits_time(job, facts)
+
+
+def _awaits(job: Job, facts: JobFacts) -> Blocker | None:
     if job.needs_open:
         ids = list(facts.open_needs)
         hint = f"stoker why {ids[0]}" if ids else None
         of_key = job.spec.supersede_key is not None and not {need.job for need in job.spec.needs}.issuperset(ids)
         rule = "; jobs of one supersede_key run one after the other" if of_key else ""
         return Blocker("needs", f"waits for {_jobs(ids)} to end{rule}", hint, {"needs": ids})
+    if job.undecided and job.spec.run_if is not None:
+        message = f"its needs have ended, and its `if` is being decided: {job.spec.run_if.text}"
+        return Blocker("condition", message, f"stoker why {job.id}", {"if": job.spec.run_if.text})
     if job.spec.wait_for is not None and job.conditions_open:
         since, now = job.created_at, facts.now.wall
         return Blocker(*why_open(job.spec.wait_for, job.conditions_open, since, now, facts.seen))
+    return None
+
+
+def _awaits_time(job: Job, facts: JobFacts) -> Blocker:
     wake_ms = max(0, (job.wake_at or 0) - facts.now.steady)
     run_ms = max(0, (job.spec.run_at or 0) - facts.now.wall)
     # Both may just have passed: then the next turn of the daemon queues the job.
@@ -309,10 +321,15 @@ _ENDED = {
 }
 
 
+_DECIDED = (Reason.NOT_NEEDED, Reason.CONDITION)
+
+
 def _final(job: Job, facts: JobFacts) -> Blocker:
     hint = f"stoker retry {job.id}" if job.state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None
     if job.state is State.SKIPPED and job.reason is Reason.USER:
         hint = f"stoker history {job.id}"  # with the person and the reason
+    if job.reason in _DECIDED and job.spec.run_if is not None and not job.undecided:
+        return _by_condition(job, job.spec.run_if, facts)
     if job.reason in UNMET and job.spec.needs:
         return _unmet(job, facts)
     if job.state is State.SUPERSEDED and job.superseded_by is not None:
@@ -325,6 +342,13 @@ def _final(job: Job, facts: JobFacts) -> Blocker:
         hint = f"let the job write to $STOKER_OUTPUT {OUTPUT_FORMS}; then: stoker retry {job.id}"
     why = _error_of_attempt(job, facts) or cause(job) + _suspected(facts)
     return Blocker("final", f"failed{why}", hint, {"reason": job.reason})
+
+
+def _by_condition(job: Job, asked: RunIf, facts: JobFacts) -> Blocker:
+    """Its `if` was false, or had no value."""
+    why = facts.decision or f"if: {asked.text}"
+    hint = f"stoker show {job.id}" if job.reason is Reason.NOT_NEEDED else f"stoker retry {job.id}"
+    return Blocker("final", f"{_ENDED[job.state]}{in_brackets(job)}: {why}", hint, {"reason": job.reason})
 
 
 def _error_of_attempt(job: Job, facts: JobFacts) -> str:

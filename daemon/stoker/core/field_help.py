@@ -62,6 +62,8 @@ STEP: Final = {
     ' same = "item", of another list the step of the same item',
     "when": "which ends of its needs let the step run: all_ok, any_failed, all_failed, any_ok, or always; in place of"
     " `on` in each need (default: all_ok)",
+    "if": "an expression in CEL about parameters, the item and the ends of its needs: if it is false, the step is"
+    " skipped",
     "critical": "whether the workflow fails if this step does (default: true)",
     "resume": "what a resume does with the step if it did not complete: restart, from_checkpoint, skip or fail, or the"
     " name of a strategy of a Python module (default: from_checkpoint)",

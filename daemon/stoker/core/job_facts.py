@@ -31,8 +31,9 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     `unstoppable`: pids of its tree that the daemon may not signal; `frozen`: frozen because its queue is throttled;
     `unheard_ms`: the silence of a worker that was warned about; `stale_ms`: the time since its last checkpoint, if
     that is too long; `intent`: the order given to its workflow, if it is a step; `unmet`: needs that did not end as
-    needed; `narrowed`: the limit of its queue under pressure; `rates`: those without a token, by the words for their
-    queue or key; `seen`: how its open conditions about files and the host stand, in words.
+    needed; `decision`: what was noted as its `if` was decided; `narrowed`: the limit of its queue under pressure;
+    `rates`: those without a token, by the words for their queue or key; `seen`: how its open conditions about files and
+    the host stand, in words.
     """
 
     now: Now
@@ -51,6 +52,7 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     seen: Mapping[str, str] = field(default_factory=dict)
     open_needs: Sequence[int] = ()
     unmet: Sequence[int] = ()
+    decision: str | None = None
     attempt: Attempt | None = None
     ended: Attempt | None = None
     closed: str | None = None

@@ -64,6 +64,7 @@ class _SpecView(TypedDict):
     run_at: int | None
     needs: list[NeedShape]
     when: Literal["each", "any_ok", "any_failed"] | None
+    run_if: str | None
     wait_for: str | GroupShape | None
     resources: dict[str, int]
     limits: LimitsShape
@@ -99,6 +100,7 @@ class JobView(_SpecView):
     orphanings: int
     needs_open: int
     conditions_open: list[str]
+    undecided: bool
     awaits_token: bool
     wake_at: int | None
     expires_at: int | None
@@ -211,10 +213,7 @@ class Explanation(TypedDict):
 
 
 class EmitAnswer(TypedDict):
-    """`reached`: the jobs that the commit of the event reached; `more`: others follow.
-
-    `existing`: it was emitted before with the same idempotency key.
-    """
+    """`reached`: the jobs that its commit reached; `more`: others follow; `existing`: its key was used before."""
 
     id: int
     name: str
@@ -261,9 +260,8 @@ class StaleCheckpoint(TypedDict):
 
 
 class StepView(TypedDict):
-    """A step of a workflow. `error`: the end of the error of its newest attempt; `conditions_open`: while it waits.
-
-    `reused`: the earlier step whose end it took over, as `12/compile`.
+    """A step of a workflow. `error`: the end of the error of its newest attempt, or why its `if` (`run_if`) has no
+    value; `conditions_open`: while it waits; `reused`: the earlier step whose end it took over, as `12/compile`.
     """
 
     name: str
@@ -277,6 +275,7 @@ class StepView(TypedDict):
     failures: int
     needs: list[EdgeView]
     when: Literal["each", "any_ok", "any_failed"] | None
+    run_if: str | None
     conditions_open: list[str]
     critical: bool
     resume: str

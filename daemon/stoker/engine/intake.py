@@ -138,6 +138,7 @@ class Intake:
             state=State.WAITING,
             needs_open=len(open_needs),
             conditions_open=all_open(spec.wait_for),
+            undecided=spec.run_if is not None,
             order_key=order_key(now.steady, spec.priority, self._ageing_ms),
             created_at=now.wall,
             **about,

@@ -18,6 +18,7 @@ from stoker.core.errors import JobNotFound
 from stoker.core.job import events as ev
 from stoker.core.job.lifecycle import step
 from stoker.core.job.model import STOKER, Actor, Attempt, Change, Job, Need, State
+from stoker.core.job.transition import awaits_decision
 from stoker.core.retention import ranges
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Intent, Workflow, WorkflowState
@@ -131,6 +132,7 @@ class Turn:
         if open_needs:
             self.set_needs(job.id, open_needs)
         self.memory.enter(None, job, None)
+        self._ask_to_decide(job)
         payload = {"spec": job.spec, "job": first_values(job), "key": key}
         self._record(None, None, job, None, payload, Actor(job.owner_uid, job.spec.submitter))
 
@@ -153,7 +155,13 @@ class Turn:
         if touched is not None or payload.keys() - DERIVED:
             self._record(event, before, job, touched, payload, event.actor)
         self.effects.extend(after.effects)
+        self._ask_to_decide(job)
         return job
+
+    def _ask_to_decide(self, job: Job) -> None:
+        """After each change of a job whose `if` can be decided: the newest look at its needs counts."""
+        if job.undecided and awaits_decision(job):
+            self.effects.append(ev.Decide(job.id))
 
     def begin(self, run: OpenRun, began: ev.Began, at: int) -> None:
         """The worker exists since `at` (UTC ms). That changes no state, so it is stored with the next commit."""

@@ -174,7 +174,7 @@ def _hides_program(fields: Collection[str]) -> bool:
 @lru_cache
 def _meant(field: str) -> str:
     """The field that a name resembles; "env", which locates programs, if it resembles no field."""
-    fields = StepParams.__struct_fields__
+    fields = StepParams.__struct_encode_fields__
     return field if field in fields else nearest(field, fields) or "env"
 
 
@@ -201,7 +201,7 @@ def _read(value: Any, kind: type[K], place: str, mistakes: list[Mistake]) -> _Pa
         return _Part(msgspec.convert(value, kind))
     if not isinstance(value, dict):
         _add(value, kind, place, mistakes)
-        return _Part(msgspec.convert(stand_ins, kind), frozenset(kind.__struct_fields__))
+        return _Part(msgspec.convert(stand_ins, kind), frozenset(kind.__struct_encode_fields__))
     wrong = {name for name in value if not _fits({**stand_ins, name: value[name]}, kind)}
     for name in (name for name in value if name in wrong):
         _add_each(name, value[name], stand_ins, kind, place, mistakes)

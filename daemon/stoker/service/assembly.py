@@ -16,6 +16,7 @@ from stoker.core.raw_bytes import native
 from stoker.core.workflow.fingerprint import digest
 from stoker.engine.attempt_inputs import AttemptInputs
 from stoker.engine.deadlines import Deadlines
+from stoker.engine.decisions import Decisions
 from stoker.engine.dispatcher import Dispatcher
 from stoker.engine.effects import Effects
 from stoker.engine.heartbeats import Heartbeats
@@ -105,7 +106,8 @@ class Assembly:
         """The memory, and the parts that requests pass before the loop."""
         self.memory = memory_of(opened.snapshot)
         self.memory.workflows.surroundings = digest(dict(self.context.base))
-        self.ended_needs, self.restored = opened.snapshot.ended_needs, opened.snapshot.restored
+        self.ended_needs, self.undecided = opened.snapshot.ended_needs, opened.snapshot.undecided
+        self.restored = opened.snapshot.restored
         self.conditions_left = opened.snapshot.undelivered, opened.snapshot.ends_met
         self.instance_is_new = opened.instance.copied
         self.inbox = Inbox()
@@ -191,6 +193,7 @@ class Assembly:
 
     def _build_loop(self, writer: Writer) -> None:
         """The loop, and the parts that act after each of its commits, in order."""
+        self.decisions = Decisions(self.reader, self.inbox, self.background)
         self.followups = FollowUps(self.memory, self.reader, self.inbox, self.background)
         self.archives = Archives(self.queries, self.state_dir, self.background)
         self.rooms = Rooms(self.memory, self.intake)
@@ -210,7 +213,7 @@ class Assembly:
         self.hooks = Hooks(self.intake, self.config.hooks.values())
         self.schedule_clock = ScheduleClock(self.memory, self.intake, self.inbox, self.clock, self.background, files)
         followers = (self.followups, self.archives, self.rooms, self.schedule_clock)
-        after = (self.effects, self.inbox, self.recovery, self.condition_watch, *followers)
+        after = (self.effects, self.inbox, self.recovery, self.decisions, self.condition_watch, *followers)
         self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.hooks, self.stalls, after)
 
     def _build_refusals(self, directory: StateDirectory, opened: Opened) -> None:

@@ -69,6 +69,7 @@ class Engine(Assembly):
             await settle_restore(self.restored, self.reader, self.inbox, self.recovery, elsewhere=self.instance_is_new)
         await self._declare()
         self.inbox.post(Dependents(dict.fromkeys(self.ended_needs, 0)))
+        self.decisions.begin(self.undecided)
         await self.context.cgroups.remove_leftovers(set(self.memory.jobs_by_run))
         self.context.work_files.prepare(self.memory.jobs_by_run)
         await self.local.begin()

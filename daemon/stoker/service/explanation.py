@@ -17,7 +17,7 @@ from stoker.core.units import instant
 from stoker.engine.memory import LiveState
 from stoker.process.identity import is_asleep
 from stoker.service.engine import Engine
-from stoker.store import attempts, jobs
+from stoker.store import attempts, decisions, jobs
 from stoker.upkeep.housekeeping import LOW
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ async def _facts(engine: Engine, job: Job) -> JobFacts:
         rates=_rates(memory, job, now.steady),
         seen=engine.condition_watch.seen(job),
         open_needs=await engine.queries.run(jobs.open_needs, job.id) if job.needs_open else (),
+        decision=await _decision(engine, job),
         unmet=await _unmet(engine, job) if job.reason in UNMET else (),
         attempt=None if run is None else run.attempt,
         ended=await _newest_end(engine, job) if run is None else None,
@@ -110,6 +111,13 @@ async def _unmet(engine: Engine, job: Job) -> Sequence[int]:
     needed = await engine.queries.run(jobs.by_ids, [need.job for need in job.spec.needs])
     needs = [need for need in job.spec.needs if need.job in needed]
     return [need.job for need in needs if need_met(need.on, needed[need.job], job.spec.when) is False]
+
+
+async def _decision(engine: Engine, job: Job) -> str | None:
+    """The note of the decision about the `if` of an ended step."""
+    if job.spec.run_if is None or job.undecided or not job.final:
+        return None
+    return (await engine.queries.run(decisions.notes, [job.id])).get(job.id)
 
 
 async def _newest_end(engine: Engine, job: Job) -> Attempt | None:

@@ -43,6 +43,7 @@ def job_view(job: Job, memory: LiveState, now_ms: int, log: Path | None, stale_m
     view |= {name: getattr(job.spec, name) for name in _SPEC_FIELDS}
     view["env_vars"] = job.spec.env
     view["reused"] = _taken_over(job)
+    view["run_if"] = None if job.spec.run_if is None else job.spec.run_if.text
     view["conditions_open"] = open_texts(job.spec.wait_for, job.conditions_open)
     view["awaits_token"] = _awaits_token(job, memory, now_ms)
     view["spec_hash"] = job.spec_hash.hex()

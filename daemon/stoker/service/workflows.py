@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from stoker.core.errors import FlowInvalid
-from stoker.core.job.model import Actor, NeedOn, State
+from stoker.core.job.model import Actor, NeedOn, Reason, State
 from stoker.core.workflow import strategies
 from stoker.core.workflow.definition import FlowRequest
 from stoker.core.workflow.plan import plan_flow
@@ -30,7 +30,7 @@ from stoker.engine.turn import Turn
 from stoker.host.threads import start_threads
 from stoker.service.engine import Engine
 from stoker.service.views import stored_workflow
-from stoker.store import attempts, conditions, workflows
+from stoker.store import attempts, conditions, decisions, workflows
 from stoker.store.workflows import StoredWorkflow
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -96,6 +96,7 @@ class WorkflowService:
         stored = await stored_workflow(self._engine, workflow_id)
         engine, jobs = self._engine, {step.job_id for step in stored.steps}
         errors = await engine.queries.run(attempts.errors, _unsuccessful(stored))
+        errors |= await engine.queries.run(decisions.notes, _without_value(stored))
         waiting = [step.job_id for step in stored.steps if step.state is State.WAITING]
         open_conditions = await engine.queries.run(conditions.of_jobs, waiting)
         view: WorkflowDetails = {
@@ -236,6 +237,10 @@ def _unsuccessful(stored: StoredWorkflow) -> list[int]:
     return [step.job_id for step in stored.steps if step.attempts and step.state is not State.SUCCEEDED]
 
 
+def _without_value(stored: StoredWorkflow) -> list[int]:
+    return [step.job_id for step in stored.steps if step.reason is Reason.CONDITION]
+
+
 def _steps(stored: StoredWorkflow, errors: dict[int, str], open_conditions: dict[int, list[str]]) -> list[StepView]:
     by_job: dict[int, Step] = {step.job_id: step for step in steps_of(stored.workflow)}
     return [
@@ -251,6 +256,7 @@ def _steps(stored: StoredWorkflow, errors: dict[int, str], open_conditions: dict
             "failures": standing.failures,
             "needs": [{"step": edge.step, "on": edge.on.value} for edge in by_job[standing.job_id].needs],
             "when": None if (when := by_job[standing.job_id].when) is None else when.value,
+            "run_if": by_job[standing.job_id].run_if,
             "conditions_open": open_conditions.get(standing.job_id, []),
             "critical": by_job[standing.job_id].critical,
             "resume": by_job[standing.job_id].resume,

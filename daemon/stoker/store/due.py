@@ -16,12 +16,12 @@ from stoker.core.clock import Now
 # `blocked` in core/job/transition.py has the same conditions for one job.
 DUE_WAKE = """
 SELECT id FROM jobs WHERE state = 'waiting' AND wake_at IS NOT NULL AND wake_at <= :steady
-    AND needs_open = 0 AND conditions_open = 0 AND (run_at IS NULL OR run_at <= :wall) LIMIT :limit
+    AND needs_open = 0 AND undecided = 0 AND conditions_open = 0 AND (run_at IS NULL OR run_at <= :wall) LIMIT :limit
 """
 DUE_RUN_AT = """
 SELECT id FROM jobs WHERE state = 'waiting' AND run_at IS NOT NULL AND run_at <= :wall
     AND needs_open = 0 AND (wake_at IS NULL OR wake_at <= :steady)
-    AND (conditions_open = 0 OR (ttl_ms IS NOT NULL AND expires_at IS NULL AND attempts = 0)) LIMIT :limit
+    AND (undecided + conditions_open = 0 OR (ttl_ms IS NOT NULL AND expires_at IS NULL AND attempts = 0)) LIMIT :limit
 """
 DUE_TTL = """
 SELECT id FROM jobs WHERE state IN ('waiting', 'queued') AND expires_at IS NOT NULL AND expires_at <= :steady

@@ -33,6 +33,7 @@ from stoker.core.job.model import (
     SupersedeRunning,
     When,
 )
+from stoker.core.job.run_if import RunIf
 from stoker.core.job.taken_over import TakenOver
 from stoker.core.raw_bytes import AnyText
 from stoker.store.database import json_array
@@ -72,6 +73,7 @@ class SpecRemainder(Struct, frozen=True, omit_defaults=True):
     scheduled_for: int | None = None
     wait_for: Tree | None = None
     when: When | None = None
+    run_if: RunIf | None = None
     hook_data: dict[str, Any] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     produces: tuple[str, ...] = ()
@@ -98,9 +100,11 @@ _SPEC_COLUMNS = (
 SPEC_WIDTH = 20
 _STATE_FIELDS = tuple(name for name in Job.__struct_fields__ if name != "spec")  # each has a column of its name
 _CHANGING = (
-    "state", "reason", "pid", "attempts", "failures", "orphanings", "needs_open", "conditions_open", "wake_at",
-    "expires_at", "started_at", "finished_at", "exit_code", "signal", "checkpoint_floor", "superseded_by",
+    "state", "reason", "pid", "attempts", "failures", "orphanings", "needs_open", "conditions_open",
+    "undecided", "wake_at", "expires_at", "started_at", "finished_at", "exit_code", "signal", "checkpoint_floor",
+    "superseded_by",
 )  # fmt: skip
+_TRUTH = {0: False, 1: True}
 _state_row = attrgetter(*_STATE_FIELDS)
 COLUMNS = f"{_SPEC_COLUMNS}, {', '.join(_STATE_FIELDS)}"
 INSERT = f"INSERT INTO jobs ({COLUMNS}) VALUES ({', '.join('?' * (SPEC_WIDTH + len(_STATE_FIELDS)))})"
@@ -168,7 +172,6 @@ SELECT DISTINCT needed FROM needs JOIN jobs ON jobs.id = needs.job_id
 JOIN jobs AS other ON other.id = needs.needed
 WHERE jobs.state IN ('waiting', 'held') AND other.finished_at IS NOT NULL
 """
-
 
 # The fields that hashes of the first version cover, in their order. A later field counts only if it differs from its
 # default, so that hashes stored by earlier versions stay valid. This list and these defaults never change.
@@ -258,6 +261,7 @@ def _of_text_column(column: str) -> AnyText:
 @strict("jobs")
 def from_row(row: Sequence[Any]) -> Job:
     values = dict(zip(_STATE_FIELDS, row[SPEC_WIDTH:], strict=True))
+    values["undecided"] = _TRUTH.get(values["undecided"])
     job = msgspec.convert(values | {"spec": spec_of(row)}, Job)
     if job.conditions_open and job.conditions_open & ~all_open(job.spec.wait_for):
         raise ValueError(f"job {job.id} waits for a condition that it does not have")

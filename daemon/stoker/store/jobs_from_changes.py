@@ -40,6 +40,7 @@ class ChangedValues(TypedDict, total=False):
     failures: Any
     orphanings: Any
     conditions_open: Any
+    undecided: Any
     wake_at: Any
     expires_at: Any
     started_at: Any
@@ -68,7 +69,7 @@ class Payload(ChangedValues, total=False):
     job: FirstValues
 
 
-COUNTED = ("attempts", "failures", "orphanings", "conditions_open", "checkpoint_floor")
+COUNTED = ("attempts", "failures", "orphanings", "conditions_open", "undecided", "checkpoint_floor")
 BEFORE_SUBMIT = {name: 0 if name in COUNTED else None for name in ChangedValues.__annotations__}
 
 Rows = Sequence[tuple[Any, ...]]

@@ -20,6 +20,7 @@ from stoker.store import (
     changes,
     checkpoints,
     conditions,
+    decisions,
     given_ids,
     history_id,
     jobs,
@@ -44,6 +45,7 @@ class Snapshot(Struct, frozen=True):
     counts: list[tuple[str, str, str | None, int]]
     needed: set[int]
     ended_needs: list[int]
+    undecided: list[int]
     awaited: dict[str, int]
     ends_awaited: set[str]
     ends_met: list[str]
@@ -73,6 +75,7 @@ def read(connection: sqlite3.Connection) -> Snapshot:
         counts=connection.execute(jobs.COUNTS).fetchall(),
         needed=jobs.needed(connection),
         ended_needs=jobs.ended_needs(connection),
+        undecided=decisions.undecided(connection),
         awaited=conditions.awaited(connection),
         ends_awaited=conditions.ends_awaited(connection),
         ends_met=conditions.ended(connection),

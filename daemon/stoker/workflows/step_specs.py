@@ -54,7 +54,8 @@ def step_spec(
     errors += conditions.problems(turn, spec.wait_for, owner.uid)
     name = f"{owner.name}/{step.name}" if spec.name is None else spec.name
     env = spec.env if step.item is None else {**spec.env, ITEM_VARIABLE: item_text(step.item)}
-    return from_schedule(replace(spec, name=name, env=env, when=step.when), owner.origin), errors
+    spec = replace(spec, name=name, env=env, when=step.when, run_if=step.run_if)
+    return from_schedule(spec, owner.origin), errors
 
 
 def step_mistake(step: Planned, error: StokerError) -> Mistake:
@@ -71,6 +72,7 @@ def step_row(planned: Planned, job_id: int) -> Step:
         job_id=job_id,
         needs=planned.needs,
         when=planned.when,
+        run_if=None if planned.run_if is None else planned.run_if.text,
         critical=planned.critical,
         resume=planned.resume,
         verify=bool(planned.sent.verify),

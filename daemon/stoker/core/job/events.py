@@ -11,6 +11,7 @@ from msgspec import Struct, field
 
 from stoker.core.job.limits import Bounds
 from stoker.core.job.model import STOKER, Actor, Attempt, Identity, Need, NeedOn, Outcome, Reason, StopReason, When
+from stoker.core.job.run_if import Decision
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -37,6 +38,12 @@ class NeedFailed(Event, frozen=True):
     needed: int
     on: NeedOn
     reason: Reason = Reason.DEPENDENCY
+
+
+class Decided(Event, frozen=True):
+    """The `if` of a step was decided; the note of the actor is its text, or why it has no value."""
+
+    decision: Decision
 
 
 class Dispatched(Event, frozen=True):
@@ -221,6 +228,12 @@ class Settled(Effect, frozen=True):
     """The attempt is closed: acknowledge its outcome, free its resources, remove an empty log."""
 
     run_id: str
+
+
+class Decide(Effect, frozen=True):
+    """The needs of this job have ended: its `if` is decided."""
+
+    job_id: int
 
 
 class ReleaseDependents(Effect, frozen=True):

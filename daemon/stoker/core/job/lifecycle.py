@@ -18,6 +18,7 @@ from stoker.core.job import events as ev
 from stoker.core.job import verbs
 from stoker.core.job.conditions import open_after
 from stoker.core.job.model import FINAL, Attempt, Job, Outcome, OutcomeKind, Reason, State, StopReason
+from stoker.core.job.run_if import Decision
 from stoker.core.job.transition import Transitioned, blocked, end, expiry, expiry_by_now, ready, stop_for, superseded
 from stoker.core.job.verdict import Verdict, judge, reason_of_stuck
 
@@ -60,6 +61,18 @@ def _condition_met(job: Job, _attempt: Attempt | None, event: ev.ConditionMet, n
     if job.state is not State.WAITING or blocked(met, now):
         return Transitioned(met)
     return Transitioned(replace(met, state=State.QUEUED, wake_at=None, expires_at=expiry_by_now(met, now)))
+
+
+def _decided(job: Job, _attempt: Attempt | None, event: ev.Decided, now: Now) -> Transitioned:
+    decided = replace(job, undecided=False)
+    match event.decision:
+        case Decision.SKIP:
+            return end(decided, State.SKIPPED, Reason.NOT_NEEDED, now)
+        case Decision.FAIL:
+            return end(decided, State.FAILED, Reason.CONDITION, now)
+    if job.state is not State.WAITING or blocked(decided, now):
+        return Transitioned(decided)
+    return Transitioned(replace(decided, state=State.QUEUED, wake_at=None, expires_at=expiry_by_now(decided, now)))
 
 
 def _need_failed(job: Job, _attempt: Attempt | None, event: ev.NeedFailed, now: Now) -> Transitioned:
@@ -202,6 +215,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
         },
     ),
     **_rows([State.WAITING], {ev.Woke: _wake, ev.NeedMet: _need_met}),
+    **_rows([State.WAITING, State.HELD], {ev.Decided: _decided}),
     **_rows([State.WAITING, State.HELD, *FINAL], {ev.ConditionMet: _condition_met}),
     **_rows([State.QUEUED], {ev.Dispatched: _dispatch}),
     **_rows(

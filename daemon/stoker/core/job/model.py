@@ -17,6 +17,7 @@ from msgspec import Struct, field
 
 from stoker.core.job.conditions import Tree
 from stoker.core.job.limits import NO_LIMITS, Bounds, Limits
+from stoker.core.job.run_if import RunIf
 from stoker.core.job.taken_over import FileHashes, TakenOver
 from stoker.core.rate import KEY_PREFIX, Rate
 from stoker.core.raw_bytes import AnyText
@@ -58,6 +59,7 @@ class Reason(StrEnum):
     DEPENDENCY = "dependency"
     NOT_NEEDED = "not_needed"
     OUTPUT = "output"
+    CONDITION = "condition"
     SHUTDOWN = "shutdown"
     RESTORED = "restored"
     DAMAGED = "damaged"
@@ -164,6 +166,7 @@ class Spec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     when: When | None = (
         None  # None, as of a single job: each as its `on` says, and a need that was skipped did not fail
     )
+    run_if: RunIf | None = None  # of a step: decided once its needs have ended, before it is queued
     wait_for: Tree | None = None
     on_orphan: OnOrphan = OnOrphan.FAIL
     max_orphanings: int = 3
@@ -226,6 +229,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False):
     orphanings: int = 0
     needs_open: int = 0
     conditions_open: int = 0  # bit n: condition n of `wait_for`
+    undecided: bool = False  # its `if` is still to be decided
     wake_at: int | None = None
     expires_at: int | None = None
     order_key: int = 0

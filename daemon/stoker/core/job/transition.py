@@ -29,7 +29,12 @@ class Transitioned(Struct, frozen=True):
 
 def blocked(job: Job, now: Now) -> bool:
     """Whether something must still happen before the job may start."""
-    return job.needs_open > 0 or job.conditions_open > 0 or delay_ms(job, now) > 0
+    return job.needs_open > 0 or job.undecided or job.conditions_open > 0 or delay_ms(job, now) > 0
+
+
+def awaits_decision(job: Job) -> bool:
+    """Whether the `if` of the job is to be decided now."""
+    return job.undecided and not job.needs_open and job.state in (State.WAITING, State.HELD)
 
 
 def delay_ms(job: Job, now: Now) -> int:

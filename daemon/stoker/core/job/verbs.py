@@ -63,7 +63,8 @@ def reset(job: Job, attempt: Attempt | None, event: ev.Reset, now: Now) -> Trans
 def rewire(job: Job, attempt: Attempt | None, event: ev.Rewired, now: Now) -> Transitioned:
     """New needs for a step that has not started; a held step stays held."""
     _no_attempt(job, attempt)
-    rewired = replace(job, spec=replace(job.spec, needs=event.needs, when=event.when), needs_open=event.needs_open)
+    spec = replace(job.spec, needs=event.needs, when=event.when)
+    rewired = replace(job, spec=spec, needs_open=event.needs_open, undecided=spec.run_if is not None)
     if job.state not in (State.WAITING, State.QUEUED):
         return Transitioned(rewired)
     expires_at = expiry(rewired, now) if job.attempts == 0 else job.expires_at
@@ -85,6 +86,7 @@ def _again(job: Job, now: Now, spec: Spec, **changes: Any) -> Transitioned:
         "failures": 0,
         "orphanings": 0,
         "needs_open": 0,
+        "undecided": spec.run_if is not None,
         "wake_at": None,
         "exit_code": None,
         "signal": None,

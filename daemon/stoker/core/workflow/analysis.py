@@ -41,6 +41,7 @@ class Cause(StrEnum):
     TIMEOUT = "timeout"
     DEADLINE = "deadline"
     UNRESPONSIVE = "unresponsive"
+    CONDITION = "condition"
     OUTPUT = "output"
     SIGNAL = "signal"
     EXIT = "exit"
@@ -130,6 +131,7 @@ TABLE = (
     Row(Cause.TIMEOUT, _by(Reason.TIMEOUT), "ran for longer than allowed", _AGAIN + " --timeout {twice}s"),
     Row(Cause.DEADLINE, _by(Reason.DEADLINE), "was still running at its deadline", "stoker retry {job} --deadline +1h"),
     Row(Cause.UNRESPONSIVE, _by(Reason.UNRESPONSIVE), "gave no sign of life", _AGAIN),
+    Row(Cause.CONDITION, _by(Reason.CONDITION), "has an `if` without a value", "stoker why {job}"),
     Row(Cause.OUTPUT, _by(Reason.OUTPUT), "wrote outputs that cannot be read", _SHOW),
     Row(Cause.SIGNAL, _by(Reason.SIGNAL), "was ended by a signal", _LOGS),
     Row(Cause.PERSON, _by(Reason.USER), "was ended by a person", _EXPLAIN),

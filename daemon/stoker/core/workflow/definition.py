@@ -109,6 +109,7 @@ class StepParams(JobWork, frozen=True, kw_only=True):
     rate_key: StepName | UnsetType | None = UNSET
     critical: bool | UnsetType = UNSET
     resume: Name | UnsetType = UNSET
+    run_if: Annotated[str, Meta(min_length=1)] | UnsetType = msgspec.field(default=UNSET, name="if")
     verify: bool | UnsetType = UNSET
     sources: FilePatterns | UnsetType = UNSET
     produces: FilePatterns | UnsetType = UNSET

@@ -127,8 +127,9 @@ def _alone(
     flow: Flow, parameters: Mapping[str, str], name: str, entry: StepParams, mistakes: list[Mistake]
 ) -> list[Planned]:
     """The steps of one entry of a flow."""
-    alone = replace(flow, steps={name: entry})
-    return fan_out(FlowRequest(flow=alone, raw=msgspec.Raw(), parameters=dict(parameters)), mistakes, None)[name]
+    known = replace(flow, steps={**flow.steps, name: entry})
+    request = FlowRequest(flow=known, raw=msgspec.Raw(), parameters=dict(parameters))
+    return fan_out(request, mistakes, None, only=name)[name]
 
 
 def _placed(step: Planned, place: EntryPlace) -> Planned:
@@ -138,6 +139,7 @@ def _placed(step: Planned, place: EntryPlace) -> Planned:
         name=place.outer + step.name,
         group=step.group and place.outer + step.group,
         parent=place.outer.removesuffix("/") or None,
+        run_if=None if step.run_if is None else step.run_if.inside(place.outer),
         sent=step.sent if place.critical else replace(step.sent, critical=False),
     )
 

@@ -5,7 +5,8 @@ Invariant: all texts together, filled in, have at most `MAX_CHARACTERS`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,7 +15,9 @@ from msgspec import UNSET, Struct
 
 from stoker.core.job.conditions import texts
 from stoker.core.job.model import ExecutionMode, OnOrphan, When
+from stoker.core.job.run_if import RunIf
 from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, ItemSource, StepParams
+from stoker.core.workflow.expression import run_if
 from stoker.core.workflow.items import Item, item_text, labels, step_name
 from stoker.core.workflow.matrix import RULES, combined, wrong_parts
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake
@@ -37,9 +40,10 @@ class Inner(Struct, frozen=True):
 class Planned(Struct, frozen=True, kw_only=True):
     """One step to be made. `when` is None without needs; `group`, `item`, `label`: what it was made from in a fan-out.
 
-    `source`: it makes the steps of its group from a list that is not known yet. `inner`: the nested workflow that it
-    ends, with the parameters `given` to it; `parent`: the step that ends the workflow of this one. `control`: a handler
-    of Stoker's own runs it, which a person cannot name. `place`: its path in the flow, if that is not in its name.
+    `run_if`: its `if`, with the parameters and the item of this step. `source`: it makes the steps of its group from a
+    list that is not known yet. `inner`: the nested workflow that it ends, with the parameters `given`
+    to it; `parent`: the step that ends the workflow of this one. `control`: a handler of Stoker's own runs it, which a
+    person cannot name. `place`: its path in the flow, if that is not in its name.
     `sure`: all its fields are valid. `locatable`: the fields that decide where its program is are valid.
     """
 
@@ -47,6 +51,7 @@ class Planned(Struct, frozen=True, kw_only=True):
     sent: StepParams
     needs: tuple[Edge, ...] = ()
     when: When | None = None
+    run_if: RunIf | None = None
     group: str | None = None
     item: Item | None = None
     label: str | None = None
@@ -80,25 +85,33 @@ class Planned(Struct, frozen=True, kw_only=True):
         return texts(self.sent.wait_for or None)
 
 
-def fan_out(request: FlowRequest, mistakes: list[Mistake], of_each: int | None) -> dict[str, list[Planned]]:
-    """The steps of each entry of the flow, without their needs; of every list of items the first `of_each`."""
+def fan_out(
+    request: FlowRequest, mistakes: list[Mistake], of_each: int | None, only: str | None = None
+) -> dict[str, list[Planned]]:
+    """The steps of each entry of the flow, without their needs; of every list of items the first `of_each`.
+
+    `only`: of this entry alone.
+    """
     flow = request.flow
+    entries = flow.steps if only is None else {only: flow.steps[only]}
     names = names_of(flow, request.parameters)
     groups: dict[str, list[Planned]] = {}
     size = 0
-    for name, step in islice(flow.steps.items(), MAX_STEPS):
+    for name, step in islice(entries.items(), MAX_STEPS):
         of_step: dict[Mistake, None] = {}  # in order, and a mistake of several items only once
         groups[name] = []
         sent = with_defaults(flow, step)
         items, wrong = _items(sent, of_each, names)
         of_step.update(dict.fromkeys(wrong[:MAX_MISTAKES]))
+        several = groups_needed(flow, sent)
         for planned, filled in _made(name, sent, items, names):
+            asked = _run_if(planned, sent, names, several)
             sure = name not in request.unsure
             locatable = filled.locatable and name not in request.unlocatable
-            groups[name].append(msgspec.structs.replace(planned, sure=sure, locatable=locatable))
+            groups[name].append(msgspec.structs.replace(planned, run_if=asked, sure=sure, locatable=locatable))
             if len(of_step) < MAX_MISTAKES:
                 of_step.update(dict.fromkeys(filled.mistakes))
-            size += filled.size
+            size += filled.size + (0 if asked is None else asked.size)
             if size > MAX_CHARACTERS:
                 message = f"all of their texts together, filled in, have more than {MAX_CHARACTERS} characters"
                 mistakes += _of(name, of_step)
@@ -106,6 +119,21 @@ def fan_out(request: FlowRequest, mistakes: list[Mistake], of_each: int | None) 
                 return groups
         mistakes += _of(name, of_step)
     return groups
+
+
+def groups_needed(flow: Flow, step: StepParams) -> list[str]:
+    """The needs of a step that are several steps."""
+    named = Counter(need.group for need in step.own_needs)
+    single = {need.group for need in step.own_needs if need.is_single and named[need.group] == 1}
+    names = dict.fromkeys(edge.step for edge in step.edges)
+    return [name for name in names if name in flow.steps and flow.steps[name].fans_out and name not in single]
+
+
+def _run_if(planned: Planned, sent: StepParams, names: TemplateNames, several: Collection[str]) -> RunIf | None:
+    """The `if` of a step, with the values that are known now. A group that is to expand has none: its steps have it."""
+    if sent.run_if is UNSET or (planned.control and planned.given is None):
+        return None
+    return run_if(sent.run_if, names.parameters, planned.item, several)
 
 
 def names_of(flow: Flow, given: Mapping[str, str]) -> TemplateNames:

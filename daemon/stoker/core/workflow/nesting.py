@@ -23,7 +23,19 @@ from stoker.core.workflow.template import pieces_of
 BEGINS = ":begin"
 _OF_INNER = frozenset({"name", "steps", "parameters", "defaults", "verify", "outputs"})
 _OF_OUTER = frozenset(
-    {"needs", "when", "critical", "each", "matrix", "fail_fast", "queue", "priority", "workflow", "parameters"}
+    {
+        "needs",
+        "when",
+        "run_if",
+        "critical",
+        "each",
+        "matrix",
+        "fail_fast",
+        "queue",
+        "priority",
+        "workflow",
+        "parameters",
+    }
 )
 _STEP, _FLOW = StepParams(), Flow(name="", steps={})  # with the value of each field that was not sent
 _PART = re.compile(r"(?P<entry>[^/\[]+)(?P<label>\[[^\]]*\])?(?:/|\Z)")
@@ -81,9 +93,10 @@ def unfold(planned: Planned, needs: tuple[Edge, ...], when: When | None) -> Iter
         return
     outer, begin = planned.name, f"{planned.name}{BEGINS}"
     first: tuple[Edge, ...] = ()
-    if needs:
+    if needs or planned.run_if is not None:
         work = control_work(planned.sent, BEGIN)
-        yield Planned(name=begin, sent=work, needs=needs, when=when, control=True, parent=outer, place=planned.path)
+        start = Planned(name=begin, sent=work, needs=needs, when=when, control=True, parent=outer, place=planned.path)
+        yield replace(start, run_if=planned.run_if)
         first = (Edge(begin),)
     ends = []
     for step in planned.inner.steps:
@@ -99,9 +112,10 @@ def unfold(planned: Planned, needs: tuple[Edge, ...], when: When | None) -> Iter
             place=f"{planned.path}.workflow.{step.path}",
             needs=own or first,
             when=step.when if own else When.EACH if first else None,
+            run_if=None if step.run_if is None else step.run_if.inside(f"{outer}/"),
             sent=step.sent if planned.critical else replace(step.sent, critical=False),
         )
-    yield replace(planned, needs=(*first, *ends), when=When.EACH)
+    yield replace(planned, needs=(*first, *ends), when=When.EACH, run_if=None)
 
 
 def split_name(name: str) -> list[tuple[str, str | None]]:

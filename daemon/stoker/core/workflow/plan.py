@@ -20,7 +20,8 @@ from stoker.core.similar_names import did_you_mean
 from stoker.core.workflow.cycles import cycle_mistake, find_cycles, layers
 from stoker.core.workflow.definition import MAX_DEPTH, MAX_STEPS, Flow, FlowRequest, ItemSource, StepNeed, StepParams
 from stoker.core.workflow.entry_needs import EntryNeeds, entry_needs
-from stoker.core.workflow.fan_out import EMPTY, Inner, Planned, fan_out, names_of
+from stoker.core.workflow.expression import Scope, mistakes_in, references
+from stoker.core.workflow.fan_out import EMPTY, Inner, Planned, fan_out, groups_needed, names_of
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake
 from stoker.core.workflow.nesting import unfold, wrong_fields, wrong_outputs
 from stoker.core.workflow.state import Edge
@@ -52,6 +53,8 @@ def plan_flow(request: FlowRequest, strategies: Collection[str] | None, depth: i
         _judge(flow, name, step, strategies, mistakes)
         if name not in request.unsure:
             mistakes += _wrong_items(f"steps.{name}", step)
+        if step.run_if is not UNSET and len(mistakes) < MAX_MISTAKES:
+            mistakes += _wrong_if(request, name, step, step.run_if)
     mistakes += wrong_outputs(flow)
     others = {name: [need.step for need in step.edges if need.step != name] for name, step in flow.steps.items()}
     mistakes += map(cycle_mistake, find_cycles(others))
@@ -210,6 +213,31 @@ def _wrong_when(path: str, step: StepParams) -> Iterator[Mistake]:
             yield Mistake(
                 f"{path}.needs[{index}].on", "`when` speaks for all needs of the step", "leave out `on`, or `when`"
             )
+
+
+def _wrong_if(request: FlowRequest, name: str, step: StepParams, text: str) -> Iterator[Mistake]:
+    """A step with another mistake may have lost its needs: there each step of the flow may be named."""
+    steps = request.flow.steps
+    known = references(text)["needs"] if name in request.unsure else [edge.step for edge in step.edges]
+    several = groups_needed(request.flow, step)
+    scope = Scope(
+        parameters=request.flow.parameters,
+        needs={need: need in several for need in known if need in steps},
+        has_item=step.fans_out,
+        item_fields=_item_fields(step),
+    )
+    for mistake in mistakes_in(text, scope):
+        yield Mistake(f"steps.{name}.if", mistake.message, mistake.hint)
+
+
+def _item_fields(step: StepParams) -> Collection[str] | None:
+    """The fields that each of its items has; None if they are not known, or some items are tables and others not."""
+    if not isinstance(step.each, tuple):
+        return None
+    tables = [frozenset(item) for item in step.each if isinstance(item, Mapping)]
+    if not tables:
+        return ()
+    return frozenset.intersection(*tables) if len(tables) == len(step.each) else None
 
 
 def _ordered(flow: Flow, groups: Mapping[str, list[Planned]], needs: Mapping[str, EntryNeeds]) -> tuple[Planned, ...]:

@@ -54,12 +54,13 @@ class Edge(Struct, frozen=True, gc=False):
 
 
 class Step(Struct, frozen=True, kw_only=True, gc=False):
-    """The part of a step that is not in its job, and its needs by name. `when`: as in its spec."""
+    """The part of a step that is not in its job, and its needs by name. `when`: as in its spec; `run_if`: its text."""
 
     name: str
     job_id: int
     needs: tuple[Edge, ...] = ()
     when: When | None = None
+    run_if: str | None = None
     critical: bool = True
     resume: str = Strategy.FROM_CHECKPOINT.value
     verify: bool = False
