@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stoker.cli.imports.draft import Draft, DraftStep
 
 _ESSENTIAL = ("if", "workflow")
-_OF_STEP = frozenset({"if" if name == "if_" else name for name in StepParams.__struct_encode_fields__})
+_OF_STEP = frozenset(StepParams.__struct_encode_fields__)
 _OF_FLOW = frozenset(FlowHead.__struct_encode_fields__)
 
 
