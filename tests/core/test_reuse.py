@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.core.job.model import ExecutionMode, NeedOn, Reason, Spec, State, When
+from stoker.core.job.run_if import RunIf
 from stoker.core.job.taken_over import FileHashes, TakenOver
 from stoker.core.workflow.definition import StepParams
 from stoker.core.workflow.fan_out import Planned
@@ -74,6 +75,7 @@ def test_decide_when_nothing_changed_then_each_step_is_taken_over_with_its_outpu
         ({"umask": 0o077}, "umask changed"),
         ({"success_exit_codes": (0, 1)}, "success_exit_codes changed"),
         ({"execution_mode": ExecutionMode.IN_PROCESS}, "execution_mode changed"),
+        ({"run_if": RunIf("parameters.env == 'prod'")}, "if changed"),
         ({"env": {"CC": "clang", "LANG": "C"}}, "env CC changed"),
         ({"env": {"CC": "gcc", "LANG": "C", "A": "1"}}, "env A changed"),
         ({"args": (), "env": {}, "umask": 0}, "args, umask, env CC and 1 more changed"),

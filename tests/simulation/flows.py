@@ -27,6 +27,7 @@ from tests.simulation.requests import Requests
 UID = 1_000
 MOST_STEPS = 5
 NEWEST = 6  # workflows that verbs are used on
+COMPLETED = "SELECT DISTINCT workflow_id FROM jobs WHERE workflow_id IS NOT NULL AND state = 'succeeded'"
 CHECKPOINTS = "SELECT id FROM checkpoints WHERE chain = ? ORDER BY seq DESC LIMIT 12"
 Verb = Callable[["FlowClients", WorkflowService, int, Actor], Awaitable[Any]]
 
@@ -51,8 +52,9 @@ class FlowClients:
         else:
             self._count += 1
             name = f"flow-{self._count}"
-            edits = self._flows and self._chance.random() < 0.3
-            self._unanswered[name] = self._edit(name) if edits else self._invent(name)
+            done = [ident for ident in self._laws.numbers(COMPLETED) if ident in self._flows]
+            edits = done and self._chance.random() < 0.6
+            self._unanswered[name] = self._edit(name, done) if edits else self._invent(name)
         flow, earlier = self._unanswered[name], self._reused.get(name)
         request = read_flow(WorkflowSubmitParams(flow=flow, reuse=earlier))
 
@@ -71,11 +73,11 @@ class FlowClients:
 
         self._requests.ask(life, f"submit {name}", send, hear)
 
-    def _edit(self, name: str) -> dict[str, Any]:
-        """An earlier flow, of which some steps have changed; what has not is reused."""
-        earlier = self._reused[name] = self._chance.choice(list(self._flows)[-NEWEST:])
+    def _edit(self, name: str, done: list[int]) -> dict[str, Any]:
+        """One of these earlier flows, of which some steps have changed; what has not is reused."""
+        earlier = self._reused[name] = self._chance.choice(done[-NEWEST:])
         steps = {
-            step: {**fields, "args": [name]} if self._chance.random() < 0.3 else fields
+            step: {**fields, "args": [name]} if self._chance.random() < 0.2 else fields
             for step, fields in self._flows[earlier]["steps"].items()
         }
         return {"name": name, "steps": steps}

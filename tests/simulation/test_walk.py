@@ -42,7 +42,7 @@ CONSEQUENCES = (
 LOOKS = (
     "order", "start", "rate", "supersede", "unsafe start", "use", "signal", "acknowledgement", "answer", "refusal",
     "answers", "commit", "slot", "overlap", "due", "idle", "kept", "memory", "flows", "chain", "whole",
-    "event", "conditions", "holding", "file", "awaited file", "hook", "hook refused", "reused", "expanded",
+    "event", "conditions", "holding", "file", "awaited file", "hook", "hook refused", "expanded",
 )  # fmt: skip
 STEPS = 140_000
 EPISODE = 2_500

@@ -116,6 +116,7 @@ def _why_anyway(
 def _changed(planned: Planned, spec: Spec, earlier: EarlierStep) -> str | None:
     """The fields that differ, in words."""
     changed = [name for name in _COMPARED if getattr(spec, name) != getattr(earlier.spec, name)]
+    changed += ["if"] if spec.run_if != earlier.spec.run_if else []
     then, now = earlier.spec.env, spec.env
     changed += sorted(f"env {name}" for name in then.keys() | now.keys() if then.get(name) != now.get(name))
     if set(planned.needs) != set(earlier.needs):
