@@ -38,6 +38,16 @@ jobs:
     strategy: { matrix: { os: [linux, mac], py: [3.11, 3.12], exclude: [{ os: mac, py: 3.11 }] } }
     steps:
       - run: touch "${{ matrix.os }}-${{ matrix.py }}-${{ needs.count.outputs.files }}"
+  publish:
+    needs: [count, test]
+    if: needs.count.outputs.files != '0' && needs.test.result == 'success'
+    runs-on: ubuntu-latest
+    steps: [{ run: touch published }]
+  deploy:
+    needs: test
+    if: github.ref == 'refs/heads/main'
+    runs-on: ubuntu-latest
+    steps: [{ run: touch deployed }]
   alert:
     needs: test
     if: failure()
@@ -72,13 +82,15 @@ def test_dag_when_a_node_fails_then_it_is_retried_and_its_children_are_skipped(
     assert (lines[0], sorted(lines)) == ("a", ["a", "b", "b", "c"])
 
 
-def test_actions_when_they_are_run_then_matrix_outputs_and_handlers_hold(shared: DaemonProcess, tmp_path: Path) -> None:
+def test_actions_when_they_are_run_then_matrix_outputs_and_conditions_hold(
+    shared: DaemonProcess, tmp_path: Path
+) -> None:
     source = tmp_path / "ci.yml"
     source.write_text(ACTIONS)
 
     end, states = run(shared, source, "github")
 
     assert end == "succeeded"
-    assert {name for name, state in states.items() if state == "skipped"} == {"alert"}
+    assert {name for name, state in states.items() if state == "skipped"} == {"deploy", "alert"}
     made = {path.name for path in tmp_path.iterdir()} - {"ci.yml", "ci.toml"}
-    assert made == {"linux-3.11-3", "linux-3.12-3", "mac-3.12-3"}
+    assert made == {"linux-3.11-3", "linux-3.12-3", "mac-3.12-3", "published"}
