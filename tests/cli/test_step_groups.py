@@ -16,7 +16,7 @@ def a_step(name: str, state: str = "waiting", **fields: Any) -> StepView:
     plain = {
         "name": name, "job": 1, "state": state, "reason": None, "error": None, "exit_code": None, "signal": None,
         "attempts": 0, "failures": 0, "needs": [], "when": None, "conditions_open": [], "critical": True,
-        "resume": "restart", "reused": None,
+        "resume": "restart", "reused": None, "handler": None,
     }  # fmt: skip
     return cast("StepView", plain | fields)
 

@@ -42,7 +42,7 @@ def test_example_when_it_is_submitted_then_it_succeeds_and_every_view_shows_it(s
     chain = json.loads(shared.cli("checkpoint", "ls", flow, "--all", "--json").stdout)
     kinds = [one["kind"] for one in chain["checkpoints"]]
 
-    assert planned.stdout.splitlines()[0] == "7 steps in 5 layers"
+    assert planned.stdout.splitlines()[0] == "9 steps in 7 layers"
     assert "compile[lexer, parser, main] (width 2)" in planned.stdout
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{flow}\n", "")
     assert "succeeded" in listed.stdout

@@ -36,11 +36,20 @@ def test_why_when_needs_are_open_then_it_names_them() -> None:
     assert blocker == Blocker("needs", "waits for jobs 3, 4 to end", "stoker why 3", {"needs": [3, 4]})
 
 
-def test_why_when_many_needs_are_open_then_the_sentence_stays_short() -> None:
-    blocker = why(job(State.WAITING, needs_open=9), open_needs=range(1, 10))
+def test_why_when_a_handler_waits_then_it_is_for_the_steps_of_its_workflow() -> None:
+    waiting = replace(job(State.WAITING, needs_open=1), workflow_id=7)
 
-    assert blocker.message == "waits for jobs 1, 2, 3, 4, 5 and 4 more to end"
-    assert blocker.details == {"needs": list(range(1, 10))}
+    blocker = why(waiting, open_needs=[waiting.id])
+
+    assert blocker.message == "is a handler of workflow 7: waits until the steps before it have ended"
+    assert (blocker.hint, blocker.details) == ("stoker workflow show 7", {"workflow": 7})
+
+
+def test_why_when_many_needs_are_open_then_the_sentence_stays_short() -> None:
+    blocker = why(job(State.WAITING, needs_open=9), open_needs=range(11, 20))
+
+    assert blocker.message == "waits for jobs 11, 12, 13, 14, 15 and 4 more to end"
+    assert blocker.details == {"needs": list(range(11, 20))}
 
 
 def test_why_when_a_rate_has_no_token_then_it_says_when_the_next_start_comes() -> None:
@@ -203,6 +212,7 @@ def test_why_when_the_host_is_busy_then_only_low_queues_blame_it(queue_class: Qu
         (Intent.PAUSE, "is paused", "stoker workflow resume 3"),
         (Intent.ROLLBACK, "is being rolled back", "stoker workflow show 3"),
         (Intent.CANCEL, "is being cancelled", "stoker workflow show 3"),
+        (Intent.ABORT, "is being ended because of a failure or a limit", "stoker workflow show 3"),
     ],
 )
 def test_why_when_the_workflow_starts_nothing_then_its_step_names_the_workflow(
@@ -354,3 +364,29 @@ def test_why_when_an_if_is_being_decided_then_its_text_is_shown() -> None:
 
     assert (blocker.code, blocker.details) == ("condition", {"if": "1 < 2"})
     assert blocker.message == "its needs have ended, and its `if` is being decided: 1 < 2"
+
+
+@pytest.mark.parametrize(
+    ("name", "holders", "message"),
+    [
+        ("w7/", [3, 4], "at most 2 steps of workflow 7 run at once: jobs 3, 4"),
+        ("w7/compile", [], "at most 2 steps of 'compile' run at once"),
+    ],
+)
+def test_why_when_its_workflow_limits_what_runs_at_once_then_the_sentence_says_it(
+    name: str, holders: list[int], message: str
+) -> None:
+    waiting = replace(job(State.QUEUED, asked=spec(resources={name: 1})), workflow_id=7)
+
+    blocker = why(waiting, free={}, capacity={name: 2}, holders={name: holders})
+
+    assert (blocker.code, blocker.message, blocker.hint) == ("width", message, "stoker workflow show 7")
+
+
+def test_why_when_another_workflow_of_its_key_goes_first_then_the_sentence_names_it() -> None:
+    waiting = replace(job(State.QUEUED), workflow_id=7, step="a")
+
+    blocker = why(waiting, goes_after=[3, 4])
+
+    assert blocker.message == "workflow 7, of which it is step 'a', runs after workflow 3 of the same key"
+    assert (blocker.code, blocker.hint) == ("workflow_waits", "stoker workflow show 3")

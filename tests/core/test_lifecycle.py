@@ -57,6 +57,7 @@ TtlPassed       expired   expired   bug       bug       bug    bug       bug    
 DeadlinePassed  expired   expired   running   bug       bug    bug       bug     bug       bug     bug        bug
 Superseded      superseded superseded running superseded held   bug       bug     bug       bug     bug        bug
 Reused          succeeded succeeded bug       bug       bug    bug       bug     bug       bug     bug        bug
+Aborted         cancelled cancelled running   cancelled held   bug       bug     bug       bug     bug        bug
 Cancel          cancelled cancelled running   cancelled live   done      done    done      done    done       done
 Retry           no        no        live      queued    live   queued    queued  queued    queued  queued     queued
 Skip            skipped   skipped   no        skipped   live   done      skipped skipped   skipped done       done
@@ -93,6 +94,7 @@ EVENTS: dict[str, ev.Event] = {
     "DeadlinePassed": ev.DeadlinePassed(),
     "Superseded": ev.Superseded(by=8),
     "Reused": ev.Reused(),
+    "Aborted": ev.Aborted(),
     "Cancel": ev.Cancel(),
     "Retry": ev.Retry(),
     "Reset": ev.Reset(),

@@ -13,6 +13,7 @@ from stoker.core.job.run_if import RunIf
 from stoker.core.job.taken_over import FileHashes, TakenOver
 from stoker.core.workflow.definition import StepParams
 from stoker.core.workflow.fan_out import Planned
+from stoker.core.workflow.handlers import Handler
 from stoker.core.workflow.reuse import EarlierRun, EarlierStep, ReuseDecision, ReuseWish, decide
 from stoker.core.workflow.state import Edge
 
@@ -188,3 +189,12 @@ def test_taken_over_when_it_is_stored_then_it_is_read_back() -> None:
 
     assert msgspec.json.decode(msgspec.json.encode(taken), type=TakenOver) == taken
     assert taken.place == "12/build/compile[a]"
+
+
+def test_decide_when_a_step_is_a_handler_then_it_runs() -> None:
+    steps = offered()
+    planned, spec = steps["link"]
+
+    decisions = whys(steps | {"link": (replace(planned, handler=Handler.FINALLY), spec)}, earlier())
+
+    assert decisions["link"] == "a handler belongs to one run of the steps"

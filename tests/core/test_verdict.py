@@ -18,6 +18,7 @@ EXPECTED = """
              ok                bad             signal          oom             spawn_error     unseen          never_started
 none         succeeded/exit    failed/exit     failed/signal   failed/oom      failed/spawn_error unseen:orphaned again
 cancel       cancelled/user    cancelled/user  cancelled/user  cancelled/user  cancelled/user  cancelled/user  cancelled/user
+aborted      cancelled/aborted cancelled/aborted cancelled/aborted cancelled/aborted cancelled/aborted cancelled/aborted cancelled/aborted
 superseded   superseded/superseded superseded/superseded superseded/superseded superseded/superseded superseded/superseded superseded/superseded superseded/superseded
 deadline     failed/deadline   failed/deadline failed/deadline failed/deadline failed/deadline failed/deadline failed/deadline
 restart      again             again           again           again           again           again           again
@@ -116,7 +117,7 @@ def test_judge_when_a_shutdown_signal_came_first_then_the_end_is_unseen_or_the_s
 
     verdict = verdict_of(spec(on_orphan=on_orphan, max_orphanings=1), stop, cut_short, orphanings=1)
 
-    decided = {StopReason.CANCEL, StopReason.SUPERSEDED, StopReason.DEADLINE, StopReason.RESTART}
+    decided = {"cancel", "superseded", "deadline", "restart", "aborted"}
     if stop in decided:
         assert verdict == verdict_of(spec(on_orphan=on_orphan), stop, UNSEEN)
     else:

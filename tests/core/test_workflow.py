@@ -12,11 +12,14 @@ from stoker.core.workflow.state import (
     Step,
     Workflow,
     WorkflowState,
+    aborts,
     behind,
+    cuts,
     is_broken,
     state_of,
     to_reset,
 )
+from tests.support.jobs import job
 
 # a -> b -> d, a -> c (not critical)
 STEPS = [
@@ -34,6 +37,7 @@ OPEN = [State.WAITING, State.QUEUED, State.RUNNING, State.HELD]
     [
         (Intent.RUN, WorkflowState.RUNNING),
         (Intent.CANCEL, WorkflowState.RUNNING),
+        (Intent.ABORT, WorkflowState.RUNNING),
         (Intent.PAUSE, WorkflowState.PAUSED),
         (Intent.ROLLBACK, WorkflowState.ROLLING_BACK),
     ],
@@ -52,6 +56,7 @@ def test_state_when_a_step_is_open_then_the_intent_names_it(
         (Intent.PAUSE, [], WorkflowState.SUCCEEDED),
         (Intent.CANCEL, [], WorkflowState.CANCELLED),
         (Intent.CANCEL, ["a"], WorkflowState.CANCELLED),
+        (Intent.ABORT, [], WorkflowState.FAILED),
         (Intent.ROLLBACK, ["a"], WorkflowState.ROLLING_BACK),
     ],
 )
@@ -112,3 +117,23 @@ def test_behind_when_a_step_is_named_then_all_that_needs_it_comes_with_it() -> N
     assert behind(STEPS, ["b"]) == {"b", "d"}
     assert behind(STEPS, ["a"]) == {"a", "b", "c", "d"}
     assert behind(STEPS, []) == set()
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "code", "ends"),
+    [
+        (State.FAILED, Reason.EXIT, 3, (True, "group")),
+        (State.FAILED, Reason.EXIT, 1, (False, "group")),
+        (State.FAILED, Reason.TIMEOUT, 3, (False, "group")),
+        (State.EXPIRED, Reason.TTL, None, (False, "group")),
+        (State.CANCELLED, Reason.USER, None, (False, None)),
+        (State.SUCCEEDED, Reason.EXIT, 3, (False, None)),
+    ],
+)
+def test_step_when_it_ends_then_a_failure_ends_its_group_and_its_code_the_workflow(
+    state: State, reason: Reason, code: int | None, ends: tuple[bool, str | None]
+) -> None:
+    step = Step(name="a", job_id=1, fail_fast="group", abort_on=(3,))
+    ended = job(state, reason=reason, exit_code=code)
+
+    assert (aborts(step, ended), cuts(step, ended)) == ends

@@ -24,7 +24,7 @@ from stoker.core.workflow.rollback import Target
 from stoker.core.workflow.state import Intent, Step, Workflow, WorkflowState
 from stoker.engine.inbox import Barrier, Inbox
 from stoker.engine.memory import LiveState
-from stoker.engine.memory.workflows import LiveWorkflow
+from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.engine.turn import Turn
 from stoker.store import checkpoints
 from stoker.store.loading import Loaded

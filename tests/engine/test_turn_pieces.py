@@ -18,7 +18,8 @@ from stoker.engine.commands import VerbCommand
 from stoker.engine.inbox import AnswerRequest, Inbox, Message, RequestMessage
 from stoker.engine.loop import TURN_LIMIT, Loop
 from stoker.engine.memory import LiveState
-from stoker.engine.memory.workflows import Blueprint, LiveWorkflow
+from stoker.engine.memory.blueprint import Blueprint
+from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.engine.settings import TurnChange
 from stoker.store.loading import ENDED_WORKFLOWS_LIMIT
 from stoker.telemetry.otel import Telemetry

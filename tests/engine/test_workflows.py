@@ -148,7 +148,7 @@ def test_fan_out_when_it_has_a_width_then_no_more_run_at_once_and_the_join_needs
         seen.append(sum(one == "running" for one in step_states(client, answer["id"]).values()))
         blocked = [step for step, one in step_states(client, answer["id"]).items() if one == "queued"]
         if blocked:
-            assert client.why(answer["steps"][blocked[0]])["code"] == "resource"
+            assert client.why(answer["steps"][blocked[0]])["code"] == "width"
         gate.open()
         end_of(client, answer["steps"][name])
     assert flow_end(client, answer["id"]) == "succeeded"

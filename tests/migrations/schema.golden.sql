@@ -52,7 +52,7 @@ CREATE TABLE "attempts" (
     cgroup        TEXT,
     stop_reason   TEXT CHECK (stop_reason = 'cancel' OR stop_reason = 'timeout' OR stop_reason = 'deadline'
                         OR stop_reason = 'shutdown' OR stop_reason = 'superseded'
-                        OR stop_reason = 'unresponsive' OR stop_reason = 'orphaned' OR stop_reason = 'restart'),
+                        OR stop_reason = 'unresponsive' OR stop_reason = 'orphaned' OR stop_reason = 'restart' OR stop_reason = 'aborted'),
     adopted       INTEGER NOT NULL DEFAULT 0,
     holds         TEXT NOT NULL DEFAULT '{}',
     started_at    INTEGER,
@@ -157,7 +157,7 @@ CREATE TABLE jobs (
                         OR reason = 'ttl' OR reason = 'oom' OR reason = 'unresponsive' OR reason = 'orphaned'
                         OR reason = 'lost' OR reason = 'stuck' OR reason = 'poison' OR reason = 'spawn_error'
                         OR reason = 'user' OR reason = 'superseded' OR reason = 'dependency'
-                        OR reason = 'shutdown' OR reason = 'not_needed' OR reason = 'output' OR reason = 'restored' OR reason = 'damaged' OR reason = 'reused' OR reason = 'condition'),
+                        OR reason = 'shutdown' OR reason = 'not_needed' OR reason = 'output' OR reason = 'restored' OR reason = 'damaged' OR reason = 'reused' OR reason = 'condition' OR reason = 'aborted'),
     priority        INTEGER NOT NULL,
     execution_mode  TEXT NOT NULL CHECK (execution_mode = 'subprocess' OR execution_mode = 'in_process'
                         OR execution_mode = 'cluster'),
@@ -219,8 +219,7 @@ CREATE TABLE needs (
     job_id   INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
     needed   INTEGER NOT NULL,
     on_end   TEXT NOT NULL CHECK (on_end = 'ok' OR on_end = 'failed' OR on_end = 'any'),
-    PRIMARY KEY (job_id, needed),
-    CHECK (job_id <> needed)
+    PRIMARY KEY (job_id, needed)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE outbox (
     id    INTEGER PRIMARY KEY,
@@ -291,14 +290,14 @@ CREATE TABLE workflows (
     name        TEXT NOT NULL,
     state       TEXT NOT NULL CHECK (state = 'running' OR state = 'paused' OR state = 'succeeded' OR state = 'failed'
                     OR state = 'cancelled' OR state = 'rolling_back'),
-    intent      TEXT NOT NULL CHECK (intent = 'run' OR intent = 'pause' OR intent = 'cancel' OR intent = 'rollback'),
+    intent      TEXT NOT NULL CHECK (intent = 'run' OR intent = 'pause' OR intent = 'cancel' OR intent = 'rollback' OR intent = 'abort'),
     target      TEXT,                      -- JSON: what a rollback does once nothing of the workflow runs
     owner_uid   INTEGER NOT NULL,
     trace_id    TEXT NOT NULL,
     flow        TEXT NOT NULL,             -- JSON: the flow as sent, its parameters filled in
     flow_hash   BLOB NOT NULL CHECK (length(flow_hash) = 16),
     created_at  INTEGER NOT NULL,
-    finished_at INTEGER,
+    finished_at INTEGER, deadline INTEGER, expires_at INTEGER, cut TEXT, concurrency_key TEXT, place INTEGER NOT NULL DEFAULT 0,
     CHECK ((state = 'succeeded' OR state = 'failed' OR state = 'cancelled') = (finished_at IS NOT NULL))
 ) STRICT;
 CREATE TRIGGER changes_are_gapless BEFORE INSERT ON changes

@@ -170,7 +170,6 @@ VIOLATIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("schedules", SCHEDULE, {"job": None}),
     ("schedules", SCHEDULE, {"flow": "{}"}),
     *[("attempts", ATTEMPT | {"run_id": "b", "ordinal": 2}, wrong) for wrong in WRONG_ATTEMPTS],
-    ("needs", {"job_id": 1, "needed": 2, "on_end": "ok"}, {"needed": 1}),
     ("changes", CHANGE, {"hash": bytes(31)}),
     ("changes", CHANGE, {"seq": 0}),
 ]

@@ -412,11 +412,21 @@ DROP TABLE job_events;
 ALTER TABLE jobs DROP COLUMN conditions_open;
 DROP INDEX jobs_undecided;
 ALTER TABLE jobs DROP COLUMN undecided;
+ALTER TABLE workflows DROP COLUMN deadline;
+ALTER TABLE workflows DROP COLUMN expires_at;
+ALTER TABLE workflows DROP COLUMN cut;
+ALTER TABLE workflows DROP COLUMN concurrency_key;
+ALTER TABLE workflows DROP COLUMN place;
 PRAGMA writable_schema = ON;
 UPDATE sqlite_schema
 SET sql = replace(sql,
     ' OR reason = ''restored'' OR reason = ''damaged'' OR reason = ''reused'' OR reason = ''condition''', '')
 WHERE name = 'jobs';
+UPDATE sqlite_schema SET sql = replace(sql, ' OR reason = ''aborted''', '') WHERE name = 'jobs';
+UPDATE sqlite_schema SET sql = replace(sql, ' OR stop_reason = ''aborted''', '') WHERE name = 'attempts';
+UPDATE sqlite_schema SET sql = replace(sql, ' OR intent = ''abort''', '') WHERE name = 'workflows';
+UPDATE sqlite_schema SET sql = replace(sql, 'PRIMARY KEY (job_id, needed)', 'PRIMARY KEY (job_id, needed),
+    CHECK (job_id <> needed)') WHERE name = 'needs';
 PRAGMA writable_schema = RESET;
 DELETE FROM migrations WHERE number >= 7;
 PRAGMA user_version = 6;

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from stoker.core import daemon_views, hook_views, overview_views, rate_views, views, wire_types
+from stoker.core.event_views import EventPage
 from stoker.core.schedule import views as schedule_views
 from stoker.core.wire_types import ChangeShape, CheckpointPage
 from tests.support.daemon import DaemonProcess
@@ -124,7 +125,7 @@ def check_commands_of_queues(client: Client) -> None:
 
 def test_answers_when_they_are_about_events_then_they_are_of_their_types(client: Client) -> None:
     check(call(client, "event.emit", name="go", data={"a": 1}, keep_ms=60_000), views.EmitAnswer)
-    check(call(client, "event.list"), views.EventPage)
+    check(call(client, "event.list"), EventPage)
 
 
 def test_answers_when_commands_change_a_workflow_then_they_are_of_their_types(client: Client, gate: Gate) -> None:

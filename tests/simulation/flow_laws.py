@@ -16,19 +16,22 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from stoker.core.job.model import Reason
+from stoker.core.clock import Now
+from stoker.core.job.model import Reason, State
 from stoker.core.rate import tokens
 from stoker.core.workflow.context import rebuild
-from stoker.core.workflow.state import is_broken, state_of
+from stoker.core.workflow.state import ENDING, is_broken, state_of
 from stoker.engine.memory import LiveState, OpenRun, memory_of
-from stoker.engine.memory.workflows import LiveWorkflow, LiveWorkflows, steps_of
+from stoker.engine.memory.blueprint import steps_of
+from stoker.engine.memory.live_workflow import LiveWorkflow
+from stoker.engine.memory.workflows import LiveWorkflows
 from stoker.store import checkpoints, snapshot, workflows
 from stoker.workflows.submit import WorkflowAnswer
 from tests.simulation.laws import LATE_MS, RATES, Laws
 from tests.simulation.life import Life
 
 ON_THE_WAY = """
-SELECT id, state, intent FROM workflows WHERE finished_at IS NULL AND intent IN ('rollback', 'cancel')
+SELECT id, state, intent FROM workflows WHERE finished_at IS NULL AND intent IN ('rollback', 'cancel', 'abort')
     AND NOT EXISTS (SELECT 1 FROM attempts JOIN jobs ON jobs.id = job_id WHERE workflow_id = workflows.id
         AND ended_at IS NULL)
 """
@@ -63,12 +66,20 @@ QUEUED_UNDECIDED = "SELECT id FROM jobs WHERE undecided = 1 AND state IN ('queue
 RAN_THOUGH_FALSE = """
 SELECT subject FROM changes WHERE cause = 'decided' AND payload ->> 'note' LIKE '% is false' AND to_state != 'skipped'
 """
+AT_ONCE = """
+SELECT workflows.id, other.id FROM workflows
+JOIN workflows AS other ON other.concurrency_key = workflows.concurrency_key AND other.place < workflows.place
+JOIN jobs ON jobs.workflow_id = workflows.id JOIN attempts ON job_id = jobs.id
+WHERE attempts.created_at > other.created_at AND other.finished_at IS NULL AND ended_at IS NULL
+"""
 OPEN_ATTEMPTS = "SELECT count(*) FROM attempts WHERE ended_at IS NULL"
 HOLDS = "SELECT holds FROM attempts WHERE ended_at IS NULL"
 STARTABLE = """
 SELECT jobs.id, demand, jobs.queue FROM jobs JOIN queues ON queues.name = jobs.queue
 LEFT JOIN workflows ON workflows.id = jobs.workflow_id
 WHERE jobs.state = 'queued' AND NOT queues.paused AND coalesce(intent, 'run') = 'run'
+    AND NOT EXISTS (SELECT 1 FROM workflows AS other WHERE other.concurrency_key = workflows.concurrency_key
+        AND other.place < workflows.place AND other.finished_at IS NULL)
     AND (queues.max_running IS NULL OR queues.max_running > (SELECT count(*) FROM attempts JOIN jobs AS other
         ON other.id = job_id WHERE ended_at IS NULL AND other.queue = queues.name))
 """
@@ -86,6 +97,7 @@ BUCKET = "SELECT full_at FROM buckets WHERE name = ?"
 WANTED = "SELECT demand FROM jobs WHERE state = 'queued' AND demand IS NOT NULL"
 
 
+BEGUN = (State.QUEUED, State.RUNNING, State.SUCCEEDED, State.FAILED)
 COMPARED_EVERY = 5  # transactions
 
 
@@ -137,7 +149,8 @@ class FlowLaws:
         for ident, run in life.engine.memory.workflows.runs.items():
             if run.workflow.ended:
                 self._laws.broken(f"workflow {ident} has ended, and it is still in memory")
-        self._nothing_on_its_way(life.background.retrying)
+        self._nothing_on_its_way(life)
+        self._gates(life)
         self._needs()
         self._conditions(life.background.retrying)
         self._due_jobs_start(life, steady)
@@ -152,11 +165,26 @@ class FlowLaws:
             self._committed = 0
             self._memory_is_rows(memory)
 
-    def _nothing_on_its_way(self, retrying: Collection[str]) -> None:
-        """A rollback or a cancel lasts no longer than the last attempt of its workflow."""
+    def _nothing_on_its_way(self, life: Life) -> None:
+        """A rollback or a cancel lasts no longer than the last attempt of its workflow; `finally` follows a cancel."""
         for ident, state, intent in self._database.execute(ON_THE_WAY):
-            if f"end of workflow {ident}" not in retrying:
+            run = life.engine.memory.workflows.runs[ident]
+            spared = run.workflow.intent in ENDING and not run.to_end()
+            if f"end of workflow {ident}" not in life.background.retrying and not spared:
                 self._laws.broken(f"workflow {ident} is {state} for a {intent}, and nothing of it runs")
+
+    def _gates(self, life: Life) -> None:
+        """A handler waits no longer than the steps before it."""
+        now = life.engine.clock.now()
+        for ident, other in self._database.execute(AT_ONCE):
+            self._laws.broken(f"workflow {ident} runs beside workflow {other} of its key, which goes first")
+        for ident, run in life.engine.memory.workflows.runs.items():
+            if run.cut and f"end of workflow {ident}" not in life.background.retrying:
+                self._laws.broken(f"workflow {ident}: steps of {run.cut} are to be ended, and nobody does it")
+            if limit := run.overdue(Now(wall=now.wall - LATE_MS, steady=now.steady - LATE_MS)):
+                self._laws.broken(f"workflow {ident}: its {limit} has passed, and its steps go on")
+            if run.due_gates() and f"end of workflow {ident}" not in life.background.retrying:
+                self._laws.broken(f"workflow {ident}: {sorted(run.gates)} wait, and all steps before them have ended")
 
     def _needs(self) -> None:
         for job_id, counted, rows in self._database.execute(OPEN_NEEDS):
@@ -225,6 +253,11 @@ class FlowLaws:
         self._same("widths", {name: memory.widths[name] for name in widths}, fresh.widths)
         for ident, run in live.items():
             self._same(f"workflow {ident}", _known(run), _known(fresh.runs[ident]))
+            for name in (step.name for step in run.steps.values() if run.is_early(step)):
+                if run.states[name] in BEGUN:
+                    self._laws.broken(
+                        f"workflow {ident}: {name} is {run.states[name]} before the steps before it ended"
+                    )
 
     def _same(self, what: str, here: object, there: object) -> None:
         if isinstance(here, dict) and isinstance(there, dict):
@@ -288,4 +321,16 @@ def _lanes(memory: LiveState) -> dict[str, dict[str | None, int]]:
 
 def _known(run: LiveWorkflow) -> list[Any]:
     head = (run.head.id, run.head.seq)
-    return [run.workflow, run.steps, run.states, run.reasons, run.broken, head, run.widths, run.holds, run.floors]
+    return [
+        run.gates,
+        run.open_in,
+        run.workflow,
+        run.steps,
+        run.states,
+        run.reasons,
+        run.broken,
+        head,
+        run.widths,
+        run.holds,
+        run.floors,
+    ]

@@ -26,6 +26,7 @@ from tests.simulation.requests import Requests
 
 UID = 1_000
 MOST_STEPS = 5
+LIMITS = {"timeout_ms": [50, 2_000], "deadline_ms": [50, 2_000], "max_running": [1, 2]}
 NEWEST = 6  # workflows that verbs are used on
 COMPLETED = "SELECT DISTINCT workflow_id FROM jobs WHERE workflow_id IS NOT NULL AND state = 'succeeded'"
 CHECKPOINTS = "SELECT id FROM checkpoints WHERE chain = ? ORDER BY seq DESC LIMIT 12"
@@ -80,7 +81,24 @@ class FlowClients:
             step: {**fields, "args": [name]} if self._chance.random() < 0.2 else fields
             for step, fields in self._flows[earlier]["steps"].items()
         }
-        return {"name": name, "steps": steps}
+        flow: dict[str, Any] = {"name": name, "steps": steps}
+        for limit, values in LIMITS.items():
+            if self._chance.random() < 0.1:
+                flow[limit] = self._chance.choice(values)
+        if self._chance.random() < 0.2:
+            flow["concurrency"] = {"key": "k", "policy": self._chance.choice(["queue", "supersede"])}
+        for table in ("on_failure", "on_success", "finally"):
+            if self._chance.random() < 0.15:
+                flow[table] = {
+                    f"{table}-{index}": self._handler(table, index) for index in range(self._chance.choice([1, 2]))
+                }
+        return flow
+
+    def _handler(self, table: str, index: int) -> dict[str, Any]:
+        needs = [f"{table}-0"] if index and self._chance.random() < 0.5 else []
+        step = {**self._step([], []), "needs": needs, "critical": self._chance.random() < 0.2}
+        step.pop("abort_on", None)
+        return step
 
     def _invent(self, name: str) -> dict[str, Any]:
         steps: dict[str, Any] = {}
@@ -116,13 +134,15 @@ class FlowClients:
             "resume": draw.choice([one.value for one in Strategy]),
         }
         if draw.random() < 0.2:
-            step |= {"each": ["a", "b", "c"], "width": draw.choice([1, 2])}
+            step |= {"each": ["a", "b", "c"], "width": draw.choice([1, 2]), "fail_fast": draw.random() < 0.5}
         elif single and when.get("when") not in ("any_failed", "any_ok") and draw.random() < 0.3:
             step |= {"each": {"step": draw.choice(single), "output": "files"}}
         elif draw.random() < 0.1:
             step |= {"matrix": {"x": ["a", "b"], "y": [1, 2], "exclude": [{"x": "a", "y": 2}]}, "width": 2}
         if draw.random() < 0.2:
             step["resources"] = draw.choice([{"gpu": 1}, {"lock": 1}])
+        if draw.random() < 0.1:
+            step["abort_on"] = list(range(1, 256))
         if draw.random() < 0.1:
             step["ttl_ms"] = draw.choice([50, 5_000])
         return step
@@ -231,6 +251,7 @@ def _offer(request: FlowRequest, wish: ReuseWish | None) -> WorkflowOffer:
         sent=request.raw,
         parameters={},
         plan=planned,
+        limits=request.flow.limits,
         reuse=wish,
         reuse_asked=request.reuse,
         owner_uid=UID,

@@ -29,7 +29,7 @@ on = ["job.failed"]
 command = "/bin/true"
 """
 # Values that are there for a moment only.
-MOMENTARY = {"jobs.pid", "events.next_after", "workflows.target"}
+MOMENTARY = {"jobs.pid", "events.next_after", "workflows.target", "workflows.cut"}
 OF_THE_HOST = {"attempts.pidfs_inode", "attempts.cgroup", "attempts.max_rss_kib"}  # which some hosts do not report
 
 
@@ -65,7 +65,8 @@ def _ended(client: stoker.Client) -> None:
     """Ends of each kind; the jobs of the hook as well."""
     save = 'echo "{\\"at\\": 1}" | stoker checkpoint save > /dev/null && echo "answer=42" > "$STOKER_OUTPUT"'
     assert flow_end(client, sent_flow(client, {"a": step(save), "b": step("exit 0", "a")})) == "succeeded"
-    assert flow_end(client, sent_flow(client, {"a": step("exit 1")})) == "failed"
+    whole = {"timeout_ms": DAY_MS, "deadline_ms": DAY_MS, "concurrency": {"key": "k"}}
+    assert flow_end(client, sent_flow(client, {"a": step("exit 1")}, **whole)) == "failed"
     bulk = {"max_running": 3, "min_running": 1, "max_queued": 99, "rate": "1000/s", "defaults": {"nice": 3}}
     client.call("queue.set", {"name": "bulk", **bulk})
     client.call("event.emit", {"name": "go", "data": {"n": 1}, "idempotency_key": "k", "keep_ms": 3_600_000})

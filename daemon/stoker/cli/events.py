@@ -16,7 +16,8 @@ from stoker.core.errors import UsageError
 from stoker.core.units import counted
 
 if TYPE_CHECKING:
-    from stoker.core.views import EmitAnswer, EventView
+    from stoker.core.event_views import EventView
+    from stoker.core.views import EmitAnswer
 
 DATA_LIMIT_BYTES = 64 * 1024
 PAGE = 1_000

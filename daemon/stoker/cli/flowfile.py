@@ -71,22 +71,22 @@ def _complete(flow: dict[str, Any]) -> None:
 def overdue_steps(flow: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Each step whose `run_at` has passed, with a remark."""
     for path, one in nested_flows.flows(flow):
-        for name, step in [("defaults", one.get("defaults")), *nested_flows.steps_of(one)]:
+        for place, step in [("defaults", one.get("defaults")), *nested_flows.steps_of(one)]:
             remark = overdue(step) if isinstance(step, dict) else None
             if remark:
-                yield path + name, remark
+                yield path + (place.partition(".")[2] or place), remark
 
 
 def values_in_scripts(flow: dict[str, Any]) -> Iterator[str]:
     """A remark for each text of a shell that has a value inside, which the shell would read as a part of its script."""
     for path, one in nested_flows.flows(flow):
-        for name, step in nested_flows.steps_of(one):
+        for within, step in nested_flows.steps_of(one):
             if PurePath(str(step.get("command"))).name not in SHELLS:
                 continue
             args = [arg if isinstance(arg, str) else "" for arg in step.get("args", ())]  # others are bytes
             for index, option in enumerate(args[:-1], 1):
                 if _SCRIPT_OPTION.fullmatch(option) and _VALUE.search(args[index]):
-                    place = f"{path}steps.{name}.args[{index}]"
+                    place = f"{path}{within}.args[{index}]"
                     yield f"{place}: a value inside a script is read as a part of it; {_AS_VARIABLE}"
 
 

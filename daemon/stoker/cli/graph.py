@@ -115,6 +115,7 @@ def _of_file(source: str) -> tuple[str, list[Node]]:
             None,
             critical=step.critical,
             conditions=step.conditions,
+            handler=step.handler,
         )
         for step in plan.steps
     ]
@@ -130,6 +131,7 @@ def _as_json(title: str, layers: Layers) -> dict[str, Any]:
             "state": node.state,
             "states": node.states,
             "critical": node.critical,
+            "handler": node.handler,
             "needs": [{"step": need, "on": on} for need, on in node.needs],
             "conditions_open": node.conditions,
         }

@@ -12,6 +12,7 @@ from typing import Any
 
 from stoker.core.errors import FlowInvalid, StokerError
 
+TABLES = ("steps", "on_failure", "on_success", "finally")
 Read = Callable[[str], dict[str, Any]]
 
 
@@ -23,24 +24,24 @@ def embed(source: str, flow: dict[str, Any], read: Read) -> None:
 def flows(flow: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """The flow and all that are nested in it, each with the path before its fields."""
     yield path, flow
-    for name, step in steps_of(flow):
+    for place, step in steps_of(flow):
         child = step.get("workflow")
         if isinstance(child, dict):
-            yield from flows(child, f"{path}steps.{name}.workflow.")
+            yield from flows(child, f"{path}{place}.workflow.")
 
 
 def _embed(source: str, flow: dict[str, Any], read: Read, chain: tuple[str, ...]) -> None:
-    for name, step in steps_of(flow):
+    for place, step in steps_of(flow):
         child, at = step.get("workflow"), source
         further = chain
         if isinstance(child, str):
             at = str(_folder(source) / child)
             further = (*chain, at)
-            _check_chain(f"{source}: steps.{name}.workflow", further)
+            _check_chain(f"{source}: {place}.workflow", further)
             try:
                 child = step["workflow"] = read(at)
             except StokerError as error:
-                error.message = f"{source}: steps.{name}.workflow: {error.message}"
+                error.message = f"{source}: {place}.workflow: {error.message}"
                 raise
         if isinstance(child, dict):
             _embed(at, child, read, further)
@@ -61,8 +62,9 @@ def _folder(source: str) -> Path:
 
 
 def steps_of(flow: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each step that is a table, with its name."""
-    steps = flow.get("steps")
-    for name, step in steps.items() if isinstance(steps, dict) else ():
-        if isinstance(step, dict):
-            yield name, step
+    """Each step and handler that is a table, with its path in its flow."""
+    for table in TABLES:
+        steps = flow.get(table)
+        for name, step in steps.items() if isinstance(steps, dict) else ():
+            if isinstance(step, dict):
+                yield f"{table}.{name}", step

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from stoker.core.wire_types import ResumedStep, WorkflowCommandAnswer
 
 # The lists in an answer that are printed besides the state, in this order. Others are for --json only.
-REPORTED: dict[Literal["running", "stopping", "reset", "not_undone", "stuck"], str] = {
+REPORTED: dict[Literal["running", "stopping", "reset", "not_undone", "stuck", "spared"], str] = {
     "running": "still running",
     "stopping": "being stopped",
     "reset": "queued again",
     "not_undone": "completed since then and not undone",
     "stuck": "held as stuck, without a signal",
+    "spared": "of [finally], run nevertheless (a second cancel ends them)",
 }
 MOST_SHOWN = 20
 # Those of `core.workflow.strategies.BUILT_IN`; a test compares them.

@@ -125,10 +125,20 @@ def _facts(workflow: WorkflowDetails, waits: str | None) -> list[tuple[str, obje
         ("waits", waits),
         ("created", render.when(workflow["created_at"])),
         ("finished", workflow["finished_at"] and render.when(workflow["finished_at"])),
+        ("waits for", ", ".join(f"workflow {ident}" for ident in workflow["waits_for"]) or None),
+        *_limits(workflow),
         ("trace", workflow["trace_id"]),
         ("archive", workflow.get("archive")),
         *(("stale", outcome.stale(one)) for one in workflow.get("stale") or ()),
     ]
+
+
+def _limits(workflow: WorkflowDetails) -> list[tuple[str, object]]:
+    """Its limits with the time that is left, and the one that ended it."""
+    if workflow["aborted_by"] is not None:
+        return [("ended by", f"its {workflow['aborted_by']}")]
+    limits = {"timeout": workflow["times_out_at"], "deadline": workflow["deadline"]}
+    return [(name, render.when(at)) for name, at in limits.items() if at is not None and not workflow["finished_at"]]
 
 
 def _print_steps(rows: Sequence[StepGroup]) -> None:

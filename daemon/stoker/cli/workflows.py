@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from stoker.cli import flowfile, workflow_parts
+from stoker.cli import flowfile, nested_flows, workflow_parts
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.naming import WAIT, few, groups, need_text
@@ -74,6 +74,8 @@ def submit(given: Given) -> int:
         return 0
     workflow_parts.print_part(answer)
     render.receipt(f"workflow {answer['id']}", render.json_text(answer) if given["json"] else answer["id"])
+    if answer["skipped"]:
+        render.note(f"skipped: workflow {answer['id']} of the same concurrency key has not ended; nothing was stored")
     if answer["existing"]:
         render.note(f"workflow {answer['id']} was submitted before with this key")
     if not given["wait"]:
@@ -114,7 +116,12 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
         return
     layers = answer["layers"]
     render.line(f"{counted(len(answer['steps']), 'step')} in {counted(len(layers), 'layer')}")
-    remarks = {name: remark for name, step in flow["steps"].items() if (remark := _plan_remark(step))}
+    remarks = {
+        name: remark
+        for table in nested_flows.TABLES
+        for name, step in flow.get(table, {}).items()
+        if (remark := _plan_remark(table, step))
+    }
     rows = [(number, len(layer), few(groups(layer, remarks))) for number, layer in enumerate(layers, 1)]
     table.show(("LAYER", "STEPS", "WHICH"), rows, whole=True)
     if answer["reuse"]:
@@ -127,12 +134,13 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
         render.note(remark)
 
 
-def _plan_remark(step: dict[str, Any]) -> str:
-    """`width 2; when any_failed`, `when work(failed)`: what a reader of the layers would not expect."""
+def _plan_remark(table: str, step: dict[str, Any]) -> str:
+    """`width 2; when any_failed`, `when work(failed)`, `finally`: what a reader of the layers would not expect."""
+    handler = [] if table == nested_flows.TABLES[0] else [table]
     width = [f"width {step['width']}"] if "width" in step else []
     needs = [(need["step"], need.get("on", "ok")) for need in step.get("needs", ()) if isinstance(need, dict)]
     words = step.get("when") or " ".join(need_text(need, on) for need, on in needs if on != "ok")
-    return "; ".join([*width, *([f"when {words}"] if words else [])])
+    return "; ".join([*handler, *width, *([f"when {words}"] if words else [])])
 
 
 @Command(

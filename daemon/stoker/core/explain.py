@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from stoker.core.explain_resources import few_text, jobs_text, lacking
 from stoker.core.job.admission import paused
 from stoker.core.job.cause import cause, in_brackets
 from stoker.core.job.conditions import why_open
@@ -21,7 +22,6 @@ from stoker.core.reason_words import last_line
 from stoker.core.units import counted, span
 from stoker.core.workflow.state import Intent
 
-MOST_NAMED = 5
 OUTPUT_FORMS = "lines KEY=VALUE, blocks that begin with KEY<<END and end with a line END, or JSON objects"
 NEWLINE = "\n"
 
@@ -46,11 +46,7 @@ def _waiting(job: Job, facts: JobFacts) -> Blocker:
 
 def _awaits(job: Job, facts: JobFacts) -> Blocker | None:
     if job.needs_open:
-        ids = list(facts.open_needs)
-        hint = f"stoker why {ids[0]}" if ids else None
-        of_key = job.spec.supersede_key is not None and not {need.job for need in job.spec.needs}.issuperset(ids)
-        rule = "; jobs of one supersede_key run one after the other" if of_key else ""
-        return Blocker("needs", f"waits for {_jobs(ids)} to end{rule}", hint, {"needs": ids})
+        return _needing(job, list(facts.open_needs))
     if job.undecided and job.spec.run_if is not None:
         message = f"its needs have ended, and its `if` is being decided: {job.spec.run_if.text}"
         return Blocker("condition", message, f"stoker why {job.id}", {"if": job.spec.run_if.text})
@@ -83,6 +79,17 @@ def _awaits_time(job: Job, facts: JobFacts) -> Blocker:
     return Blocker("run_at", f"was asked to start {_when(run_ms)}", None, {"run_at": job.spec.run_at})
 
 
+def _needing(job: Job, ids: Sequence[int]) -> Blocker:
+    if job.id in ids:
+        ident = job.workflow_id
+        message = f"is a handler of workflow {ident}: waits until the steps before it have ended"
+        return Blocker("needs", message, f"stoker workflow show {ident}", {"workflow": ident})
+    hint = f"stoker why {ids[0]}" if ids else None
+    of_key = job.spec.supersede_key is not None and not {need.job for need in job.spec.needs}.issuperset(ids)
+    rule = "; jobs of one supersede_key run one after the other" if of_key else ""
+    return Blocker("needs", f"waits for {jobs_text(ids)} to end{rule}", hint, {"needs": ids})
+
+
 def _lacked(outcome: Outcome) -> bool:
     """Whether the host could not start it. It is the only outcome without a start after which a job waits."""
     return outcome.kind is OutcomeKind.NEVER_STARTED and outcome.error is not None
@@ -96,7 +103,7 @@ def _before_backoff(job: Job) -> str:
 
 def _queued(job: Job, facts: JobFacts) -> Blocker:
     """The first check that keeps the job from starting, in the daemon's own order."""
-    for check in (_closed, _workflow, _paused, _throttled, _capped, _rated, _lacking, _no_slot, _short_host):
+    for check in (_closed, _workflow, _paused, _throttled, _capped, _rated, lacking, _no_slot, _short_host):
         blocker = check(job, facts)
         if blocker is not None:
             return blocker
@@ -110,13 +117,19 @@ def _closed(_job: Job, facts: JobFacts) -> Blocker | None:
 
 
 def _workflow(job: Job, facts: JobFacts) -> Blocker | None:
+    ident = job.workflow_id
+    if facts.goes_after:
+        first = facts.goes_after[0]
+        message = f"workflow {ident}, of which it is step {job.step!r}, runs after workflow {first} of the same key"
+        details = {"workflow": ident, "step": job.step, "goes_after": list(facts.goes_after)}
+        return Blocker("workflow_waits", message, f"stoker workflow show {first}", details)
     if facts.intent is Intent.RUN:
         return None
-    ident = job.workflow_id
     what, hint = {
         Intent.PAUSE: ("is paused", f"stoker workflow resume {ident}"),
         Intent.ROLLBACK: ("is being rolled back", f"stoker workflow show {ident}"),
         Intent.CANCEL: ("is being cancelled", f"stoker workflow show {ident}"),
+        Intent.ABORT: ("is being ended because of a failure or a limit", f"stoker workflow show {ident}"),
     }[facts.intent]
     message = f"workflow {ident}, of which it is step {job.step!r}, {what}"
     return Blocker("workflow_paused", message, hint, {"workflow": ident, "step": job.step, "intent": facts.intent})
@@ -164,57 +177,6 @@ def _rated(_job: Job, facts: JobFacts) -> Blocker | None:
     hint = "stoker queue ls" if owner.startswith("queue") else "stoker rate ls"
     details = {"rate": wait.rate, "next_token_in_ms": wait.next_token_ms, "ahead": facts.ahead}
     return Blocker("rate", message, hint, details)
-
-
-def _lacking(job: Job, facts: JobFacts) -> Blocker | None:
-    for name, amount in job.spec.resources.items():
-        if facts.free.get(name, 0) < amount:
-            return _lacks(job, name, amount, facts)
-    for name, amount in job.spec.resources.items():
-        if job.id not in facts.reserved and facts.free.get(name, 0) - _set_aside(name, facts) < amount:
-            return _set_aside_for_others(name, amount, facts)
-    return None
-
-
-def _set_aside(name: str, facts: JobFacts) -> int:
-    return sum(needs.get(name, 0) for needs in facts.reserved.values())
-
-
-def _set_aside_for_others(name: str, amount: int, facts: JobFacts) -> Blocker:
-    jobs, free = [job_id for job_id, needs in facts.reserved.items() if name in needs], facts.free.get(name, 0)
-    return Blocker(
-        "resource",
-        f"needs {amount} of resource {name!r}; {free} free, set aside for {_jobs(jobs)}, which goes first",
-        f"stoker why {jobs[0]}",
-        {
-            "resource": name,
-            "wanted": amount,
-            "capacity": facts.capacity.get(name, 0),
-            "free": free,
-            "set_aside_for": jobs,
-        },
-    )
-
-
-def _lacks(job: Job, name: str, amount: int, facts: JobFacts) -> Blocker:
-    holders, free, capacity = list(facts.holders.get(name, ())), facts.free.get(name, 0), facts.capacity.get(name, 0)
-    held = f", held by {_jobs(holders)}" if holders else ""
-    enough = amount <= capacity  # if not, waiting for the holders does not help
-    first = "; it is next: units that become free are kept for it" if job.id in facts.reserved else ""
-    return Blocker(
-        "resource",
-        f"needs {amount} of resource {name!r}, "
-        + (f"{max(0, free)} free{held}{first}" if enough else f"and its capacity is {capacity}"),
-        f"stoker show {holders[0]}" if enough and holders else f"stoker resource set {name} {amount}",
-        {
-            "resource": name,
-            "wanted": amount,
-            "capacity": capacity,
-            "free": free,
-            "holders": holders,
-            "reserved": job.id in facts.reserved,
-        },
-    )
 
 
 def _no_slot(_job: Job, facts: JobFacts) -> Blocker | None:
@@ -269,7 +231,7 @@ def _next_step(job: Job, attempt: Attempt, facts: JobFacts) -> str:
     if facts.asleep:
         return f"pid {job.pid} sleeps in the kernel where no signal reaches it, perhaps on a dead file system"
     if facts.unstoppable:
-        pids = _few(facts.unstoppable)
+        pids = few_text(facts.unstoppable)
         return f"pid {pids} became another user, which this daemon may not signal; the attempt ends when it has ended"
     return _unanswered(attempt) if facts.silent else "SIGKILL follows after its grace"
 
@@ -375,19 +337,8 @@ def _unmet(job: Job, facts: JobFacts) -> Blocker:
 def _needs(job: Job, named: Sequence[Need]) -> str:
     end = {When.ANY_OK: "succeed", When.ANY_FAILED: "fail"}.get(job.spec.when or When.EACH)
     if end is not None:
-        return f"one of {_jobs([need.job for need in named])} to {end}"
-    return _jobs([f"{need.job} ({need.on.value})" for need in named])
-
-
-def _jobs(ids: Sequence[object]) -> str:
-    """`job 3`, `jobs 3, 4 and 7 more`."""
-    return f"{'job' if len(ids) == 1 else 'jobs'} {_few(ids)}"
-
-
-def _few(names: Sequence[object]) -> str:
-    """The names that fit into a line, and the number of the others."""
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(map(str, names[:MOST_NAMED])) + more
+        return f"one of {jobs_text([need.job for need in named])} to {end}"
+    return jobs_text([f"{need.job} ({need.on.value})" for need in named])
 
 
 def _suspected(facts: JobFacts) -> str:

@@ -64,7 +64,7 @@ STEP: Final = {
     " `on` in each need (default: all_ok)",
     "if": "an expression in CEL about parameters, the item and the ends of its needs: if it is false, the step is"
     " skipped",
-    "critical": "whether the workflow fails if this step does (default: true)",
+    "critical": "whether the workflow fails if this step does (default: true; of a handler: false)",
     "resume": "what a resume does with the step if it did not complete: restart, from_checkpoint, skip or fail, or the"
     " name of a strategy of a Python module (default: from_checkpoint)",
     "workflow": "the flow that the step stands for, in place of `command`; in a file the name of another file",
@@ -80,11 +80,23 @@ STEP: Final = {
     "matrix": "make one step of each combination of the values of its axes, as in {os = [...], version = [...]};"
     " `exclude` drops combinations, `include` adds values or items, both lists of tables",
     "width": "how many steps of `each` or `matrix` may run at once",
+    "fail_fast": "end the other steps of `each` or `matrix` as soon as one of them fails",
+    "abort_on": "exit codes that end the whole workflow: the step is not retried, other steps end, handlers run",
 }
 
 FLOW: Final = {
     "name": "the name of the workflow",
     "steps": "the steps, by their names: letters, digits and . _ -, at most 48",
+    "timeout_ms": "the time that the workflow may take from the first start of a step, also while it is paused",
+    "deadline_ms": "the time that the workflow may take from its submit",
+    "max_running": "how many of its steps may run at once",
+    "concurrency": "one run at a time of all workflows of a user with this key, in which {{NAME}} is replaced; policy:"
+    " queue (wait, the default), skip (store nothing) or supersede (cancel the older one)",
+    "on_failure": "steps that run once all others have ended, if the workflow is to fail; they need only each other",
+    "on_success": "steps that run once all others have ended, if the workflow is not to fail; they need only each"
+    " other",
+    "finally": "steps that run at last, however the workflow ends, also after a cancel, which a second cancel ends;"
+    " timeout_ms is 600000 where none is set; they need only each other",
     "parameters": "the parameters with their defaults; {{NAME}} in the texts of steps stands for the value",
     "defaults": "fields for all steps that do not set them",
     "verify": "the default of `verify` of all steps",

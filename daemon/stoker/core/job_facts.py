@@ -30,10 +30,10 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     `silent`: its launcher does not answer; `asleep`: its main process is in an uninterruptible sleep;
     `unstoppable`: pids of its tree that the daemon may not signal; `frozen`: frozen because its queue is throttled;
     `unheard_ms`: the silence of a worker that was warned about; `stale_ms`: the time since its last checkpoint, if
-    that is too long; `intent`: the order given to its workflow, if it is a step; `unmet`: needs that did not end as
-    needed; `decision`: what was noted as its `if` was decided; `narrowed`: the limit of its queue under pressure;
-    `rates`: those without a token, by the words for their queue or key; `seen`: how its open conditions about files and
-    the host stand, in words.
+    that is too long; `intent`: the order given to its workflow, if it is a step; `goes_after`: the workflows for which
+    that waits; `unmet`: needs that did not end as needed; `decision`: what was noted as its `if` was decided;
+    `narrowed`: the limit of its queue under pressure; `rates`: those without a token, by the words for their queue or
+    key; `seen`: how its open conditions about files and the host stand, in words.
     """
 
     now: Now
@@ -61,6 +61,7 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     asleep: bool = False
     unstoppable: Sequence[int] = ()
     intent: Intent = Intent.RUN
+    goes_after: Sequence[int] = ()
     unheard_ms: int | None = None
     frozen: bool = False
     stale_ms: int | None = None

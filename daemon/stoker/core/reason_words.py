@@ -19,6 +19,7 @@ SENTENCES = {
     "spawn_error": "the command could not be executed",
     "user": "by a person",
     "superseded": "a newer job took its place",
+    "aborted": "ended by the failure of another step (fail_fast, abort_on) or a limit of its workflow (aborted)",
     "dependency": "a job it needs can no longer end as needed",
     "not_needed": "the end that it waited for did not happen",
     "condition": "its `if` has no value",

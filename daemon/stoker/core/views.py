@@ -222,32 +222,6 @@ class EmitAnswer(TypedDict):
     existing: bool
 
 
-class EventView(TypedDict):
-    """An event without its data; `bytes` is the size of these. `kept`: it still reaches jobs that are submitted."""
-
-    id: int
-    name: str
-    owner_uid: int
-    emitted_at: int
-    one: bool
-    keep_until: int
-    kept: bool
-    reached: int
-    bytes: int
-
-
-class EventPage(TypedDict):
-    """Newest first; `next` is the `before` of the following page.
-
-    `kept`: how many events of this user reach later jobs, of `most_kept` at most.
-    """
-
-    events: list[EventView]
-    next: int | None
-    kept: int
-    most_kept: int
-
-
 class StaleCheckpoint(TypedDict):
     """A running attempt whose newest checkpoint is older than `[workflows] stale_ms`."""
 
@@ -261,7 +235,8 @@ class StaleCheckpoint(TypedDict):
 
 class StepView(TypedDict):
     """A step of a workflow. `error`: the end of the error of its newest attempt, or why its `if` (`run_if`) has no
-    value; `conditions_open`: while it waits; `reused`: the earlier step whose end it took over, as `12/compile`.
+    value; `conditions_open`: while it waits; `reused`: the earlier step whose end it took over, as `12/compile`;
+    `handler`: the table of a handler, which runs after all steps.
     """
 
     name: str
@@ -280,6 +255,7 @@ class StepView(TypedDict):
     critical: bool
     resume: str
     reused: str | None
+    handler: Literal["on_failure", "on_success", "finally"] | None
 
 
 class StepStandingView(TypedDict):
@@ -296,7 +272,11 @@ class StepList(TypedDict):
 
 
 class WorkflowView(TypedDict):
-    """`counts`: the number of steps in each state."""
+    """`counts`: the number of steps in each state. `deadline` and `times_out_at`: when its limits pass.
+
+    `aborted_by`: why Stoker ended it, whatever its steps did: `timeout`, `deadline` or `abort_on`. `waits_for`: other
+    workflows of its key that go first.
+    """
 
     id: int
     name: str
@@ -306,6 +286,11 @@ class WorkflowView(TypedDict):
     trace_id: str
     created_at: int
     finished_at: int | None
+    deadline: int | None
+    times_out_at: int | None
+    aborted_by: str | None
+    concurrency_key: str | None
+    waits_for: list[int]
     counts: dict[str, int]
 
 

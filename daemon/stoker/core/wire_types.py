@@ -194,7 +194,7 @@ class WorkflowAccepted(TypedDict):
 
     `warnings`: programs and directories of steps with needs that are not there yet; each step looks again as it starts.
     `met`: steps outside the part that was asked for, whose needs count as met. `reuse`: what it takes from an earlier
-    run, if that was asked for.
+    run, if that was asked for. `skipped`: nothing was stored, as this workflow of the same `concurrency` key goes on.
     """
 
     id: int | None
@@ -202,6 +202,7 @@ class WorkflowAccepted(TypedDict):
     steps: dict[str, int | None]
     layers: list[list[str]]
     existing: bool
+    skipped: bool
     warnings: list[str]
     met: list[str]
     reuse: ReuseView | None
@@ -221,9 +222,13 @@ class WorkflowPaused(WorkflowStanding):
 
 
 class WorkflowCancelled(WorkflowStanding):
-    """`stuck`: held steps whose processes cannot be proven to be ours, so they get no signal."""
+    """`stuck`: held steps whose processes cannot be proven to be ours, so they get no signal.
+
+    `spared`: handlers of `finally`, which run now; a second cancel ends them.
+    """
 
     stuck: list[str]
+    spared: list[str]
 
 
 class WorkflowRetried(WorkflowStanding):
@@ -307,6 +312,7 @@ class WorkflowCommandAnswer(WorkflowStanding, total=False):
 
     running: list[str]
     stuck: list[str]
+    spared: list[str]
     stopping: list[str]
     reset: list[str]
     kept: list[str]

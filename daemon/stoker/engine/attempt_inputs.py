@@ -88,11 +88,11 @@ class AttemptInputs:
         spec = start.job.spec
         if start.job.attempts > 1 or spec.wait_for is not None or spec.hook is not None or spec.sources:
             return None
-        if not spec.needs:
+        if not (jobs := start.job.needed):
             return start
-        needed = [ends[job_id] for job_id in sorted(need.job for need in spec.needs) if job_id in ends]
+        needed = [ends[job_id] for job_id in sorted(jobs) if job_id in ends]
         size = sum(len(one.output or "") for one in needed)
-        if len(needed) < len(spec.needs) or size > SMALL_INPUTS_BYTES:
+        if len(needed) < len(jobs) or size > SMALL_INPUTS_BYTES:
             return None
         variable = _InputsVariable()
         try:
@@ -271,7 +271,7 @@ def _write(
             work_files.put_events(run_id, msgspec.json.encode(events) + b"\n", same)
         if job.spec.hook is not None:
             work_files.put_events(run_id, msgspec.json.encode(job.spec.hook_data) + b"\n", same)
-        if job.spec.needs:
+        if job.needed:
             _write_needs(_needs(connection, job), InputsFile(work_files.inputs(run_id)), variable)
     except OSError as error:
         return _Written(error=error)
@@ -300,6 +300,6 @@ def _variable(connection: sqlite3.Connection, job: Job) -> str | None:
 
 def _needs(connection: sqlite3.Connection, job: Job) -> Iterator[Sequence[Needed]]:
     """How its needs ended, in portions: a thousand needs can have 64 MB of outputs."""
-    ids = [need.job for need in job.spec.needs]
+    ids = job.needed
     for at in range(0, len(ids), PORTION):
         yield attempts.needed(connection, ids[at : at + PORTION])

@@ -85,12 +85,18 @@ def _release(turn: Turn, dependent: Dependent) -> None:
     met = need_met(dependent.on, needed, job.spec.when)
     if met is False:  # the row of this need stays, so that a retry of the needed job finds this one
         turn.step(dependent.job_id, need_failed(dependent.on, needed))
-    elif met and job.needs_open == 1 and (failed := failed_together(turn, job)) is not None:
-        turn.keep_needs(job)
-        turn.step(dependent.job_id, failed)
     elif met:
-        turn.meet_need(dependent.job_id, dependent.needed)
-        turn.step(dependent.job_id, ev.NeedMet())
+        meet_need(turn, job, dependent.needed)
+
+
+def meet_need(turn: Turn, job: Job, needed: int) -> None:
+    """One need of a job is met; with the last of a step all are judged together."""
+    if job.needs_open == 1 and (failed := failed_together(turn, job)) is not None:
+        turn.keep_needs(job)
+        turn.step(job.id, failed)
+    else:
+        turn.meet_need(job.id, needed)
+        turn.step(job.id, ev.NeedMet())
 
 
 def failed_together(turn: Turn, job: Job) -> ev.NeedFailed | None:
@@ -124,11 +130,24 @@ def _check_inputs(turn: Turn, job_id: int) -> None:
 def run_again(turn: Turn, job_id: int, event: ev.Retry | ev.Restart | ev.Reset, resetting: Collection[int] = ()) -> Job:
     """Let a job run again once its open needs are met: those that have not ended, or are reset in the same turn."""
     spec = turn.job(job_id).spec
-    pending = [need for need in spec.needs if need.job in resetting or need_now(turn, need, spec.when) is None]
+    pending = [
+        need
+        for need in spec.needs
+        if need.job in resetting or need_now(turn, need, spec.when) is None or _is_closed_gate(turn, need, job_id)
+    ]
     job = turn.step(job_id, replace(event, needs_open=len(pending)))
     turn.set_needs(job_id, pending)
     superseding.remember(turn, job)
     return job
+
+
+def _is_closed_gate(turn: Turn, need: Need, job_id: int) -> bool:
+    """Whether it is the gate of a handler, and a step before it has not ended."""
+    if need.job != job_id:
+        return False
+    workflow_id = turn.job(job_id).workflow_id
+    run = None if workflow_id is None else turn.memory.workflows.runs[workflow_id]
+    return run is not None and run.is_early(run.steps[job_id])
 
 
 def run_dependents_again(turn: Turn, job: Job, event: ev.Event) -> Generator[None, None, list[int]]:

@@ -21,10 +21,10 @@ from stoker.core.job.model import STOKER, Actor, Attempt, Change, Job, Need, Sta
 from stoker.core.job.transition import awaits_decision
 from stoker.core.retention import ranges
 from stoker.core.workflow.checkpoint import Checkpoint
-from stoker.core.workflow.state import Intent, Workflow, WorkflowState
+from stoker.core.workflow.state import ENDING, Intent, Workflow, WorkflowState, aborts, cuts
 from stoker.engine.change_log import CAUSES, DERIVED, difference, first_values
 from stoker.engine.memory import LiveState, OpenRun
-from stoker.engine.memory.workflows import LiveWorkflow
+from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.store.attempts import Needed
 from stoker.store.conditions import ConditionWaiter
 from stoker.store.due import Due
@@ -195,6 +195,8 @@ class Turn:
         """Set the intent of a workflow; its state follows at the end of the turn."""
         before = run.workflow
         self.memory.workflows.intend(run, intent, target)
+        if before.intent is Intent.ABORT and intent is Intent.RUN:
+            run.renew(self.now)
         self.batch.workflows[before.id] = run.workflow
         self.touched_workflows.add(before.id)
         payload = {"intent": intent, "target": target, "note": actor.note, **details}
@@ -205,10 +207,12 @@ class Turn:
         needs = self.batch.needs[job_id] = {need.job: need.on for need in open_needs}
         self.needed.update(needs)
         self.memory.needed.update(needs)
+        self._note_gate(job_id, closed=job_id in needs)
 
     def keep_needs(self, job: Job) -> None:
         """A job that is skipped for all of its needs together: a retry of any of them must find it."""
-        self.batch.needs[job.id] = {need.job: need.on for need in job.spec.needs}
+        needs = self.batch.needs[job.id] = {need.job: need.on for need in job.spec.needs}
+        self._note_gate(job.id, closed=job.id in needs)
 
     def meet_need(self, job_id: int, needed: int) -> None:
         """The job no longer waits for `needed`."""
@@ -216,6 +220,15 @@ class Turn:
             del self.batch.needs[job_id][needed]
         else:
             self.batch.needs_met.add((job_id, needed))
+        if needed == job_id:
+            self._note_gate(job_id, closed=False)
+
+    def _note_gate(self, job_id: int, *, closed: bool) -> None:
+        """A handler waits for its workflow, or does so no longer (core/workflow/handlers.py)."""
+        job = self.find(job_id)
+        if job is not None and job.workflow_id is not None:
+            gates = self.memory.workflows.runs[job.workflow_id].gates
+            (gates.add if closed else gates.discard)(job_id)
 
     def still_needs(self, job_id: int, needed: int) -> bool:
         """Whether a need that was read before this turn is open now."""
@@ -224,9 +237,9 @@ class Turn:
         return (job_id, needed) not in self.batch.needs_met
 
     def withdraw_cancel(self, job: Job, cause: str, actor: Actor) -> None:
-        """If the job is a step of a cancelled workflow and is to run again, the workflow is not cancelled any more."""
+        """If a step of a cancelled or aborted workflow is to run again, the workflow is not cancelled any more."""
         run = None if job.workflow_id is None else self.memory.workflows.runs[job.workflow_id]
-        if run is not None and run.workflow.intent is Intent.CANCEL:
+        if run is not None and run.workflow.intent in ENDING:
             self.intend(run, Intent.RUN, cause, actor, step=job.step)
 
     def purge(self, portion: PurgePortion, actor: Actor) -> None:
@@ -246,7 +259,7 @@ class Turn:
         workflows = self.memory.workflows
         for workflow_id in sorted(self.touched_workflows):
             run, is_new = workflows.runs[workflow_id], workflow_id in self.batch.new_workflows
-            before, after = run.workflow, workflows.judge(run, self.now.wall)
+            before, after = run.workflow, workflows.judge(run, self.now, self.memory.last_seq + 1)
             if is_new:
                 self.batch.new_workflows[workflow_id] = after
             elif after != before:
@@ -279,7 +292,7 @@ class Turn:
         needed = set[int]()
         for attempt in self.batch.new_attempts.values():
             if attempt.ordinal == 1:
-                needed.update(need.job for need in self.job(attempt.job_id).spec.needs)
+                needed.update(self.job(attempt.job_id).needed)
             if len(needed) > ENDS_AT_ONCE:
                 return ()
         if needed:
@@ -335,6 +348,25 @@ class Turn:
                 self.withdraw_cancel(job, "retry", actor)
             live = job.id in self.memory.runs
             self.batch.checkpoints.extend(self.memory.workflows.record_step(before, job, change.at, attempt, live=live))
+            if before is not None and before.state is not job.state:
+                self._follow(self.memory.workflows.runs[job.workflow_id], job)
+
+    def _follow(self, run: LiveWorkflow, job: Job) -> None:
+        """The workflow takes note of the state of a step, in the same commit; later turns end other steps for it."""
+        step, workflow = run.steps[job.id], run.workflow
+        if job.state is State.RUNNING and run.limits.timeout_ms is not None and workflow.expires_at is None:
+            run.workflow = replace(workflow, expires_at=self.now.steady + run.limits.timeout_ms)
+        elif workflow.intent not in (Intent.RUN, Intent.PAUSE):
+            return
+        elif aborts(step, job):
+            self.intend(
+                run, Intent.ABORT, "aborted", STOKER, target="abort_on", step=step.name, exit_code=job.exit_code
+            )
+        elif (group := cuts(step, job)) is not None and group not in run.cut:
+            self.memory.workflows.cut(run, [*run.cut, group])
+            self.record("workflow", str(workflow.id), "cut_short", {"group": group, "step": step.name})
+        if run.workflow is not workflow:
+            self.batch.workflows[workflow.id] = run.workflow
 
     def _change(
         self,

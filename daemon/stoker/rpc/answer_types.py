@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final, TypedDict
 
-from stoker.core import daemon_views, hook_views, overview_views, rate_views, views, wire_types
+from stoker.core import daemon_views, event_views, hook_views, overview_views, rate_views, views, wire_types
 from stoker.core.answers import EditedJob, JobStanding, SubmitAnswer
 from stoker.core.schedule import views as schedule_views
 
@@ -75,7 +75,7 @@ ANSWERS: Final[dict[str, tuple[Any, ...]]] = {
     "schedule.resume": (schedule_views.ScheduleView,),
     "schedule.run": (schedule_views.ScheduleRunAnswer,),
     "event.emit": (views.EmitAnswer,),
-    "event.list": (views.EventPage,),
+    "event.list": (event_views.EventPage,),
     "hook.list": (hook_views.HookList,),
     "hook.get": (hook_views.HookDetails,),
     "hook.test": (hook_views.HookTestAnswer,),

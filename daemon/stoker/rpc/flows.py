@@ -16,17 +16,19 @@ import msgspec
 from msgspec import UNSET, Meta, field
 
 from stoker.core.errors import InvalidParams
-from stoker.core.requests import MAX_SHOWN, JobId, JobParams, Name, Params, StepName, Text, Title
+from stoker.core.requests import MAX_SHOWN, Budget, Duration, JobId, JobParams, Name, Params, StepName, Text, Title
 from stoker.core.similar_names import nearest
 from stoker.core.workflow.definition import (
     MAX_DEPTH,
     MAX_NAMED_STEPS,
+    Concurrency,
     Flow,
     FlowRequest,
     Part,
     StepDefaults,
     StepParams,
 )
+from stoker.core.workflow.handlers import STEPS, Handler
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake, refuse
 from stoker.core.workflow.plan import Plan, plan_flow
 from stoker.rpc.param_errors import takes_list
@@ -64,6 +66,23 @@ class FlowHead(Params, frozen=True, kw_only=True):
     defaults: Any = msgspec.field(default_factory=dict)
     verify: bool = False
     outputs: dict[Name, Text] = msgspec.field(default_factory=dict)
+    timeout_ms: Duration | None = None
+    deadline_ms: Duration | None = None
+    max_running: Budget | None = None
+    concurrency: Concurrency | None = None
+    on_failure: dict[str, Any] = msgspec.field(default_factory=dict)
+    on_success: dict[str, Any] = msgspec.field(default_factory=dict)
+    finally_: dict[str, Any] = msgspec.field(default_factory=dict, name="finally")
+
+    @property
+    def tables(self) -> dict[Handler | None, dict[str, Any]]:
+        """Its steps, and the tables of its handlers."""
+        return {
+            None: self.steps,
+            Handler.ON_FAILURE: self.on_failure,
+            Handler.ON_SUCCESS: self.on_success,
+            Handler.FINALLY: self.finally_,
+        }
 
 
 class _Part(NamedTuple, Generic[K]):
@@ -104,17 +123,21 @@ def _read_flow(sent: dict[str, Any], place: str, mistakes: list[Mistake], depth:
     defaults, hidden = _read(head.defaults, StepDefaults, f"{place}defaults", mistakes)
     if len(hidden) > MAX_MISTAKES:
         hidden = _OF_PROGRAM  # checking this many fields against every step would take too long
-    steps: dict[str, StepParams] = {}
+    tables: dict[Handler | None, dict[str, StepParams]] = {table: {} for table in head.tables}
+    paths: dict[str, str] = {}
     unsure: dict[str, frozenset[str]] = {}
-    for name, step in head.steps.items():
-        path = f"{place}steps.{name}"
+    for table, name, step in ((table, *entry) for table, of_table in head.tables.items() for entry in of_table.items()):
+        path = f"{place}{table or STEPS}.{name}"
         if not STEP_NAME.match(name):
-            shown = f"{place}steps.{name[:MAX_SHOWN]}"
+            shown = f"{place}{table or STEPS}.{name[:MAX_SHOWN]}"
             mistakes.append(Mistake(shown, "not a valid name for a step", _STEP_NAME_HINT))
+        if paths.setdefault(name, path) != path:
+            mistakes.append(Mistake(path, f"{paths[name]} has this name already", "all names of a file are one set"))
+            continue
         if isinstance(step, dict) and "workflow" in step:
-            steps[name], own = _read_nested(step, path, mistakes, depth)
+            tables[table][name], own = _read_nested(step, path, mistakes, depth)
         else:
-            steps[name], own = _read(step, StepParams, path, mistakes)
+            tables[table][name], own = _read(step, StepParams, path, mistakes)
         fields = step if isinstance(step, dict) else {}
         if missed := own | {field for field in hidden if field == "env" or field not in fields}:
             unsure[name] = missed
@@ -122,9 +145,16 @@ def _read_flow(sent: dict[str, Any], place: str, mistakes: list[Mistake], depth:
         mistakes.append(Mistake(f"{place}steps", "a workflow has at least one step", _OF_HEAD["steps"]))
     flow = Flow(
         name=head.name,
-        steps=steps,
+        steps=tables[None],
+        on_failure=tables[Handler.ON_FAILURE],
+        on_success=tables[Handler.ON_SUCCESS],
+        finally_=tables[Handler.FINALLY],
         defaults=defaults,
         verify=head.verify,
+        timeout_ms=head.timeout_ms,
+        deadline_ms=head.deadline_ms,
+        max_running=head.max_running,
+        concurrency=head.concurrency,
         outputs=head.outputs,
         parameters=_declared(sent["parameters"]) if "parameters" in wrong else head.parameters,
     )

@@ -19,6 +19,7 @@ from stoker.core import field_help
 from stoker.core.requests import JobDefaults, JobParams, JobWork, LimitParams
 from stoker.core.schedule.request import ScheduleParams
 from stoker.core.workflow.definition import Flow, StepDefaults, StepParams
+from stoker.core.workflow.handlers import STEPS, Handler
 from stoker.rpc.answer_types import ANSWERS, NOTIFICATIONS
 from stoker.rpc.flows import STEP_NAME, FlowHead
 from stoker.rpc.frames import MAX_BATCH, MAX_ID_CHARS
@@ -38,6 +39,9 @@ class FlowFile(FlowHead, frozen=True, kw_only=True):
     """A flow as a file has it. The daemon reads its steps one by one, to report every mistake."""
 
     steps: dict[str, StepParams]
+    on_failure: dict[str, StepParams] = msgspec.field(default_factory=dict)
+    on_success: dict[str, StepParams] = msgspec.field(default_factory=dict)
+    finally_: dict[str, StepParams] = msgspec.field(default_factory=dict, name="finally")
     defaults: StepDefaults = msgspec.field(default_factory=StepDefaults)
 
 
@@ -180,7 +184,9 @@ def _components(kinds: Iterable[Any]) -> tuple[tuple[Schema, ...], dict[str, Sch
         for name, field in types.get(kind.__name__, {}).get("properties", {}).items():
             field.setdefault("description", texts[name])
     if flow := types.get(FlowFile.__name__):
-        flow["properties"]["steps"] |= {"minProperties": 1, "propertyNames": _named_as(STEP_NAME)}
+        flow["properties"]["steps"] |= {"minProperties": 1}
+        for table in (STEPS, *Handler):
+            flow["properties"][table] |= {"propertyNames": _named_as(STEP_NAME)}
         step = types[StepParams.__name__]
         step["properties"]["workflow"] |= {"anyOf": [TEXT, _named(FlowFile.__name__)]}  # in a file the name of another
         del step["properties"]["workflow"]["$ref"], types[Flow.__name__]

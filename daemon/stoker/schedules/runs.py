@@ -50,6 +50,7 @@ def offer_of(schedule: Schedule) -> WorkflowOffer | None:
         parameters=flow.parameters,
         plan=plan_flow(FlowRequest(flow=flow, raw=raw), strategies.all_names()),
         owner_uid=schedule.owner_uid,
+        limits=flow.limits,
     )
 
 
@@ -147,6 +148,8 @@ def submit(
     workflow = WorkflowSubmission(intake, replace(offer, key=origin.key, origin=origin))
     workflow.seen = seen
     answer = yield from workflow.accept_or_try(turn)
+    if answer.skipped:
+        return replace(schedule, last_slot=origin.scheduled_for)
     first = min(job for job in answer.steps.values() if job is not None)
     return replace(schedule, last_slot=origin.scheduled_for, last_job=first, last_workflow=answer.id)
 

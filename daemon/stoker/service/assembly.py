@@ -62,6 +62,7 @@ from stoker.upkeep.watchdog import Watchdog
 from stoker.workflows.archive import Archives
 from stoker.workflows.control_steps import ControlSteps
 from stoker.workflows.followups import FollowUps
+from stoker.workflows.limits import WorkflowLimits
 
 LOG_THREADS = 4  # a read that hangs takes one of them; only reads of logs wait for a free one
 
@@ -212,7 +213,8 @@ class Assembly:
         self.condition_watch = ConditionWatch(self.memory, self.inbox, files, host)
         self.hooks = Hooks(self.intake, self.config.hooks.values())
         self.schedule_clock = ScheduleClock(self.memory, self.intake, self.inbox, self.clock, self.background, files)
-        followers = (self.followups, self.archives, self.rooms, self.schedule_clock)
+        self.workflow_limits = WorkflowLimits(self.memory, self.inbox, self.clock)
+        followers = (self.followups, self.workflow_limits, self.archives, self.rooms, self.schedule_clock)
         after = (self.effects, self.inbox, self.recovery, self.decisions, self.condition_watch, *followers)
         self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.hooks, self.stalls, after)
 
@@ -263,6 +265,7 @@ class Assembly:
             "watch of conditions": self.condition_watch,
             "check for a gap of time": self.deadlines,
             "check of the schedules' clock": self.schedule_clock,
+            "check of the limits of workflows": self.workflow_limits,
             "housekeeping": self.housekeeping,
             "search for stale checkpoints": self.staleness,
             "retention": self.retention,

@@ -14,7 +14,8 @@ from stoker.service.engine import Engine
 from stoker.store import conditions
 
 if TYPE_CHECKING:
-    from stoker.core.views import EmitAnswer, EventPage, EventView
+    from stoker.core.event_views import EventPage, EventView
+    from stoker.core.views import EmitAnswer
 
 
 class EventService:

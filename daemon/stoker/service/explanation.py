@@ -79,6 +79,7 @@ async def _facts(engine: Engine, job: Job) -> JobFacts:
         unstoppable=() if run is None else engine.local.unstoppable(run.attempt.run_id),
         frozen=run is not None and run.attempt.run_id in memory.frozen,
         intent=memory.workflows.intent_of(job),
+        goes_after=memory.workflows.goes_after(job),
     )
 
 

@@ -23,9 +23,10 @@ from stoker.core.workflow.resume import ResumeOptions
 from stoker.core.workflow.reuse import ReuseWish
 from stoker.core.workflow.rollback import target_of
 from stoker.core.workflow.selection import Selection, select
-from stoker.core.workflow.state import Again, Step, Workflow, WorkflowFilter, behind, to_reset
+from stoker.core.workflow.state import Again, Intent, Step, Workflow, WorkflowFilter, behind, to_reset
 from stoker.core.workflow.step_names import found_steps
-from stoker.engine.memory.workflows import LiveWorkflow, steps_of
+from stoker.engine.memory.blueprint import steps_of
+from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.engine.turn import Turn
 from stoker.host.threads import start_threads
 from stoker.service.engine import Engine
@@ -86,6 +87,7 @@ class WorkflowService:
             owner_uid=peer_uid,
             key=request.idempotency_key,
             dry_run=request.dry_run,
+            limits=request.flow.limits,
         )
         future = engine.submit(WorkflowSubmission(engine.intake, offer))
         future.add_done_callback(lambda done: _log_cycle(done, flow=request.flow.name))
@@ -100,7 +102,7 @@ class WorkflowService:
         waiting = [step.job_id for step in stored.steps if step.state is State.WAITING]
         open_conditions = await engine.queries.run(conditions.of_jobs, waiting)
         view: WorkflowDetails = {
-            **_view(stored),
+            **_view(stored, engine),
             "earlier_runs": await self._earlier_runs(stored.workflow),
             "steps": await asyncio.to_thread(_steps, stored, errors, open_conditions),  # there may be thousands
             "archive": await asyncio.to_thread(engine.archives.path, stored),
@@ -135,7 +137,7 @@ class WorkflowService:
             workflows.page, workflow_filter.before, workflow_filter.states, workflow_filter.limit
         )
         last = page[-1].workflow.id if len(page) == workflow_filter.limit else None
-        return {"workflows": [_view(stored) for stored in page], "next": last}
+        return {"workflows": [_view(stored, self._engine) for stored in page], "next": last}
 
     def pause(self, workflow_id: int, actor: Actor) -> asyncio.Future[WorkflowPaused]:
         """Start no further steps of it."""
@@ -214,9 +216,9 @@ def _log_cycle(done: asyncio.Future[Any], **where: object) -> None:
         log(LogEvent.DEPENDENCY_CYCLE_DETECTED, cycle=list(error.details["cycle"]), **where)
 
 
-def _view(stored: StoredWorkflow) -> WorkflowView:
+def _view(stored: StoredWorkflow, engine: Engine) -> WorkflowView:
     """The workflow as it is on disk; memory is ahead of the disk while a commit is under way."""
-    workflow = stored.workflow
+    workflow, skew = stored.workflow, engine.clock.now().skew
     counts: dict[str, int] = {}
     for standing in stored.steps:
         counts[standing.state.value] = counts.get(standing.state.value, 0) + 1
@@ -229,6 +231,11 @@ def _view(stored: StoredWorkflow) -> WorkflowView:
         "trace_id": workflow.trace_id,
         "created_at": workflow.created_at,
         "finished_at": workflow.finished_at,
+        "deadline": workflow.deadline,
+        "times_out_at": None if workflow.expires_at is None else workflow.expires_at + skew,
+        "concurrency_key": workflow.concurrency_key,
+        "waits_for": [] if workflow.ended else engine.memory.workflows.turns.before(workflow),
+        "aborted_by": workflow.target if workflow.intent is Intent.ABORT else None,
         "counts": counts,
     }
 
@@ -261,6 +268,7 @@ def _steps(stored: StoredWorkflow, errors: dict[int, str], open_conditions: dict
             "critical": by_job[standing.job_id].critical,
             "resume": by_job[standing.job_id].resume,
             "reused": standing.reused,
+            "handler": None if (handler := by_job[standing.job_id].handler) is None else handler.value,
         }
         for standing in stored.steps
     ]

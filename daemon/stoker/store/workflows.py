@@ -22,14 +22,15 @@ from stoker.store.strict import strict
 FIELDS = Workflow.__struct_fields__  # each has a column of its name
 COLUMNS = ", ".join(FIELDS)
 INSERT = f"INSERT INTO workflows ({COLUMNS}) VALUES ({', '.join('?' * len(FIELDS))})"
-UPDATE = "UPDATE workflows SET state = ?, intent = ?, target = ?, flow = ?, finished_at = ? WHERE id = ?"
+_CHANGING = ("state", "intent", "target", "flow", "finished_at", "deadline", "expires_at", "cut", "place")
+UPDATE = f"UPDATE workflows SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE id = ?"
 LIVE = f"SELECT {COLUMNS} FROM workflows WHERE finished_at IS NULL"
 BY_IDS = f"SELECT {COLUMNS} FROM workflows WHERE id IN (SELECT value FROM json_each(?))"
 STEPS = """
 SELECT workflow_id, id, step, state, reason, failures, attempts, checkpoint_floor, exit_code, signal,
     CASE WHEN reason = 'reused' AND json_valid(policy)
-        THEN json_extract(policy, '$.reused.workflow') || '/' || json_extract(policy, '$.reused.step') END
-FROM jobs
+        THEN json_extract(policy, '$.reused.workflow') || '/' || json_extract(policy, '$.reused.step') END,
+    EXISTS (SELECT 1 FROM needs WHERE job_id = jobs.id AND needed = jobs.id) FROM jobs
 WHERE workflow_id IN (SELECT value FROM json_each(?)) ORDER BY id
 """
 ENDS = "SELECT id, owner_uid, finished_at IS NOT NULL FROM workflows WHERE id IN (SELECT value FROM json_each(?))"
@@ -51,7 +52,10 @@ SELECT {COLUMNS} FROM workflows WHERE (?1 IS NULL OR id < ?1)
 
 
 class StepStanding(Struct, frozen=True):
-    """The state of the job of one step. `reused`: the earlier step whose end it took over, as `12/compile`."""
+    """The state of the job of one step. `reused`: the earlier step whose end it took over, as `12/compile`.
+
+    `gated`: a handler has a need of itself (core/workflow/handlers.py).
+    """
 
     job_id: int
     step: str
@@ -63,6 +67,7 @@ class StepStanding(Struct, frozen=True):
     exit_code: int | None = None
     signal: int | None = None
     reused: str | None = None
+    gated: bool = False
 
 
 class StoredWorkflow(Struct, frozen=True):
@@ -74,7 +79,7 @@ class StoredWorkflow(Struct, frozen=True):
 
 
 insert_row = attrgetter(*FIELDS)  # the parameters of INSERT
-update_row = attrgetter("state", "intent", "target", "flow", "finished_at", "id")  # the parameters of UPDATE
+update_row = attrgetter(*_CHANGING, "id")  # the parameters of UPDATE
 
 
 @strict("workflows")
@@ -135,7 +140,8 @@ def _with_steps(connection: sqlite3.Connection, workflows: list[Workflow]) -> li
 
 @strict("jobs")
 def _standing(row: Sequence[Any]) -> StepStanding:
-    return msgspec.convert(dict(zip(StepStanding.__struct_fields__, row, strict=True)), StepStanding)
+    values = dict(zip(StepStanding.__struct_fields__, row, strict=True))
+    return msgspec.convert({**values, "gated": bool(values["gated"])}, StepStanding)
 
 
 def _outputs(connection: sqlite3.Connection, workflow: Workflow, steps: Iterable[StepStanding]) -> dict[int, str]:

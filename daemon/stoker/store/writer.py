@@ -102,6 +102,7 @@ class Batch(Struct):
             self.changes,
             self.jobs,
             self.attempts,
+            self.workflows,
             self.checkpoints,
             self.schedules,
             self.events,

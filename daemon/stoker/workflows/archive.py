@@ -25,7 +25,7 @@ from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.analysis import Analysis, Ending, analyse
 from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, chain_of, opened
 from stoker.core.workflow.state import WorkflowState
-from stoker.engine.memory.workflows import blueprint, width_of
+from stoker.engine.memory.blueprint import blueprint, width_of
 from stoker.engine.turn import Turn
 from stoker.ops.archive import ArchiveFile, path_of
 from stoker.process.attempt_logs import log_path, tail

@@ -17,11 +17,11 @@ from msgspec.structs import asdict
 from stoker.core.errors import AlreadyFinished, InvalidParams, NotAllowed, WorkflowNotFound
 from stoker.core.job import events as ev
 from stoker.core.job.model import FINAL, Actor, Reason, State, StopReason
-from stoker.core.workflow.state import Intent, behind
+from stoker.core.workflow.state import ENDING, Intent, behind
 from stoker.engine import conditions
 from stoker.engine.dependents import run_again, skip_where_hopeless
 from stoker.engine.inbox import RequestMessage
-from stoker.engine.memory.workflows import LiveWorkflow, open_steps
+from stoker.engine.memory.live_workflow import CANCEL_ALL, LiveWorkflow, open_steps
 from stoker.engine.turn import Turn
 from stoker.store.loading import Wanted
 
@@ -94,18 +94,23 @@ def pause(turn: Turn, run: LiveWorkflow, actor: Actor) -> WorkflowPaused:
 
 
 def cancel(turn: Turn, run: LiveWorkflow, actor: Actor) -> Pieces[WorkflowCancelled]:
-    """Stop the running steps and cancel the others; the answer does not wait for the stops."""
+    """Stop the running steps and cancel the others; the answer does not wait for the stops.
+
+    The handlers of `finally` run nevertheless; a second cancel ends them, too.
+    """
     _must_be_open(run, "cancel")
-    turn.intend(run, Intent.CANCEL, "cancelled", actor)
-    left = []
-    for job_id in open_steps(run):
+    again = run.workflow.intent is Intent.CANCEL
+    turn.intend(run, Intent.CANCEL, "cancelled", actor, target=CANCEL_ALL if again else None)
+    left, ending = [], run.to_end()
+    spared = sorted(run.steps[job_id].name for job_id in {*open_steps(run)}.difference(ending))
+    for job_id in ending:
         attempt_open = job_id in turn.memory.runs
         if turn.job(job_id).state is State.HELD and attempt_open:
             left.append(run.steps[job_id].name)  # stuck: its process cannot be proven, so it is not signalled
         else:
             turn.step(job_id, ev.Cancel(actor=actor))
         yield
-    return {**workflow_standing(run), "stuck": left}
+    return {**workflow_standing(run), "stuck": left, "spared": spared}
 
 
 def retry(
@@ -115,7 +120,7 @@ def retry(
     must_not_go_back(run, "retry")
     watching = run.handlers(reset)
     again = {*reset, *watching}
-    _must_not_run(turn, run, again)
+    must_not_run(turn, run, again)
     check_reset(turn, run, again)
     paused = run.workflow.intent is Intent.PAUSE and not run.workflow.ended
     turn.intend(run, Intent.PAUSE if paused else Intent.RUN, "retry", actor)
@@ -132,12 +137,12 @@ def skip(turn: Turn, run: LiveWorkflow, name: str, actor: Actor) -> Pieces[StepS
     lost = {one for one in hit if run.states[one] is State.SKIPPED and run.reasons[one] is Reason.DEPENDENCY}
     watching = run.handlers(lost)
     lost |= watching
-    _must_not_run(turn, run, lost)
+    must_not_run(turn, run, lost)
     check_reset(turn, run, lost)
     for one in chosen:
         turn.step(run.jobs[one], ev.Skip(actor=actor))
         yield
-    if lost and (run.workflow.ended or run.workflow.intent is Intent.CANCEL):
+    if lost and (run.workflow.ended or run.workflow.intent in ENDING):
         turn.intend(run, Intent.RUN, "skip", actor, step=name)
     yield from reset_steps(turn, run, lost, actor, _floors(run, watching))
     without = sorted(one for one in hit if run.states[one] not in FINAL)
@@ -185,7 +190,7 @@ def _floors(run: LiveWorkflow, afresh: Collection[str]) -> dict[str, int]:
     return {**run.floors, **dict.fromkeys(afresh, run.head.seq)}
 
 
-def _must_not_run(turn: Turn, run: LiveWorkflow, reset: Collection[str]) -> None:
+def must_not_run(turn: Turn, run: LiveWorkflow, reset: Collection[str]) -> None:
     """Raises NotAllowed if one of these steps has an open attempt."""
     running = sorted(name for name in reset if run.jobs[name] in turn.memory.runs)
     if running:
@@ -233,10 +238,11 @@ def must_not_go_back(run: LiveWorkflow, verb: str) -> None:
 
 
 def _must_not_be_cancelled(run: LiveWorkflow) -> None:
-    """Refuse a pause during a cancel: only a command that runs steps can revoke the cancel."""
-    if run.workflow.intent is Intent.CANCEL:
+    """Refuse a pause during a cancel or an abort: only a command that runs steps can revoke that."""
+    if run.workflow.intent in ENDING:
+        what = "cancelled" if run.workflow.intent is Intent.CANCEL else "ended"
         raise NotAllowed(
-            f"workflow {run.workflow.id} is being cancelled, so pause does not apply",
+            f"workflow {run.workflow.id} is being {what}, so pause does not apply",
             hint=f"stoker workflow show {run.workflow.id}",
             state=run.workflow.state.value,
         )

@@ -26,7 +26,8 @@ from stoker.core.workflow.template import named, pieces_of
 from stoker.engine.inbox import Inbox
 from stoker.engine.intake import Intake
 from stoker.engine.memory import LiveState
-from stoker.engine.memory.workflows import LiveWorkflow, blueprint
+from stoker.engine.memory.blueprint import blueprint
+from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.executors.handlers import Call
 from stoker.executors.in_process import OwnHandler, StepFailed
 from stoker.store import attempts

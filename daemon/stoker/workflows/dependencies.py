@@ -17,7 +17,7 @@ from stoker.core.job.model import Actor, Job, Need, NeedOn, State, When
 from stoker.core.workflow.cycles import cycle_mistake, find_cycle
 from stoker.core.workflow.state import Edge, Step
 from stoker.engine.dependents import need_now
-from stoker.engine.memory.workflows import LiveWorkflow, rewritten
+from stoker.engine.memory.live_workflow import LiveWorkflow, rewritten
 from stoker.engine.turn import Turn
 from stoker.workflows import commands
 
@@ -31,7 +31,8 @@ PENDING = (State.WAITING, State.QUEUED)
 def add_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, on: NeedOn, actor: Actor) -> NeedsChanged:
     """Raises FlowInvalid for a cycle."""
     step = _changeable(turn, run, name)
-    run.check_step(need, "need")
+    if run.steps[run.jobs[run.check_step(need, "need")]].handler is not None:
+        raise InvalidParams(f"need: step {need} is a handler, which runs after all steps", path="need")
     if any(edge.step == need for edge in step.needs):
         raise InvalidParams(f"need: step {name} needs {need} already", path="need")
     needs = {one.name: [edge.step for edge in one.needs] for one in run.steps.values()}
@@ -75,6 +76,12 @@ def remove_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, actor: A
 def _changeable(turn: Turn, run: LiveWorkflow, name: str) -> Step:
     commands.must_not_go_back(run, "this")
     job = turn.job(run.jobs[run.check_step(name)])
+    if run.steps[job.id].handler is not None:
+        raise NotAllowed(
+            f"step {name} is a handler: it waits for all steps, so its needs stay as they are",
+            hint=f"stoker workflow show {run.workflow.id}",
+            step=name,
+        )
     if not may_be_rewired(turn, job):
         raise NotAllowed(
             f"step {name} has started ({job.state.value}), so its needs stay as they are",

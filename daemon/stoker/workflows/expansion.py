@@ -21,12 +21,12 @@ from stoker.core.workflow.items import item_text
 from stoker.core.workflow.mistakes import Mistake, refuse
 from stoker.core.workflow.nesting import BEGINS, unfold
 from stoker.core.workflow.plan import MAX_EDGES
-from stoker.core.workflow.state import Intent, Step, Workflow
+from stoker.core.workflow.state import ENDING, Intent, Step, Workflow
 from stoker.engine import conditions
 from stoker.engine.dependents import need_now
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.intake import Intake
-from stoker.engine.memory.workflows import LiveWorkflow, rewritten
+from stoker.engine.memory.live_workflow import LiveWorkflow, rewritten
 from stoker.engine.turn import LogLine, Turn
 from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
@@ -95,7 +95,7 @@ class Expansion(RequestMessage[int]):
         run, attempt = turn.memory.workflows.runs.get(self._workflow_id), turn.memory.by_run(self._run_id)
         if run is None or attempt is None or attempt.attempt.stop_reason is not None:
             raise NotAllowed(f"step {self._group.name} was stopped before its group was expanded")
-        if run.workflow.intent in (Intent.CANCEL, Intent.ROLLBACK):
+        if run.workflow.intent in (*ENDING, Intent.ROLLBACK):
             raise NotAllowed(f"workflow {self._workflow_id} is being stopped, so {self._group.name} is not expanded")
         return run, attempt.job
 

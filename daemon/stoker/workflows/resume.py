@@ -35,7 +35,8 @@ from stoker.core.workflow.resume import (
 from stoker.core.workflow.reuse import changed_files
 from stoker.core.workflow.state import Intent, Step, Strategy, behind
 from stoker.core.workflow.strategies import Interrupted
-from stoker.engine.memory.workflows import LiveWorkflow, needed_outputs, steps_of
+from stoker.engine.memory.blueprint import steps_of
+from stoker.engine.memory.live_workflow import LiveWorkflow, needed_outputs
 from stoker.engine.turn import Turn
 from stoker.host.threads import count_threads, run_apart
 from stoker.store import checkpoints
@@ -185,6 +186,7 @@ def apply_options(
     _must_lead_anywhere(run, options, acts)
     reset = [name for name, act in acts.items() if act in RESET]
     _must_have_use(options, reset)
+    commands.must_not_run(turn, run, [name for name in run.handlers(reset) if run.is_handler(name)])
     commands.check_reset(turn, run, reset)
     by_act = {act.value: sorted(name for name in acts if acts[name] is act) for act in dict.fromkeys(acts.values())}
     turn.intend(run, Intent.RUN, "resume", actor, steps=by_act)

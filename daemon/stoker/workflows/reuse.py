@@ -16,7 +16,7 @@ from stoker.core.job.taken_over import FileHashes
 from stoker.core.workflow.checkpoint import Checkpoint, opened
 from stoker.core.workflow.definition import FlowRequest
 from stoker.core.workflow.reuse import EarlierRun, EarlierStep, ReuseWish
-from stoker.engine.memory.workflows import steps_of
+from stoker.engine.memory.blueprint import steps_of
 from stoker.host.file_hashes import FilesWanted, hashes_of
 from stoker.store import attempts, checkpoints, workflows
 from stoker.store import jobs as job_rows

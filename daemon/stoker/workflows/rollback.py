@@ -22,7 +22,7 @@ from stoker.core.workflow.context import Context
 from stoker.core.workflow.rollback import RollbackPlan, Target, plan_rollback
 from stoker.core.workflow.state import Intent
 from stoker.engine.inbox import Message
-from stoker.engine.memory.workflows import LiveWorkflow
+from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.engine.turn import LogLine, Turn
 from stoker.store import checkpoints
 from stoker.store.loading import Wanted

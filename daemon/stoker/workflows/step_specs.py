@@ -17,10 +17,12 @@ from stoker.core.schedule.model import Origin
 from stoker.core.workflow.fan_out import Planned
 from stoker.core.workflow.items import item_text
 from stoker.core.workflow.mistakes import Mistake
+from stoker.core.workflow.plan import WHOLE
 from stoker.core.workflow.state import Step
 from stoker.engine import conditions
 from stoker.engine.intake import Intake, from_schedule
-from stoker.engine.memory.workflows import LiveWorkflow, width_of
+from stoker.engine.memory.blueprint import width_of
+from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.engine.spec_defaults import problems, unknown_limits
 from stoker.engine.turn import Turn
 
@@ -53,8 +55,9 @@ def step_spec(
         errors += unknown_limits(spec, turn.memory)
     errors += conditions.problems(turn, spec.wait_for, owner.uid)
     name = f"{owner.name}/{step.name}" if spec.name is None else spec.name
+    fatal = (*spec.no_retry_exit_codes, *step.abort_on)  # a retry would only delay the end of the workflow
     env = spec.env if step.item is None else {**spec.env, ITEM_VARIABLE: item_text(step.item)}
-    spec = replace(spec, name=name, env=env, when=step.when, run_if=step.run_if)
+    spec = replace(spec, name=name, env=env, when=step.when, run_if=step.run_if, no_retry_exit_codes=fatal)
     return from_schedule(spec, owner.origin), errors
 
 
@@ -76,6 +79,9 @@ def step_row(planned: Planned, job_id: int) -> Step:
         critical=planned.critical,
         resume=planned.resume,
         verify=bool(planned.sent.verify),
+        handler=planned.handler,
+        fail_fast=planned.group if planned.sent.fail_fast is True else None,
+        abort_on=planned.abort_on,
     )
 
 
@@ -92,8 +98,9 @@ def accept_steps(
     """
     workflow = run.workflow
     for planned, spec, open_needs in steps:
-        width = None if planned.group is None else width_of(workflow.id, planned.group)
-        limited = replace(spec, resources=spec.resources | {width: 1}) if width in run.widths else spec
+        groups = (WHOLE,) if planned.group is None else (WHOLE, planned.group)
+        widths = {width: 1 for group in groups if (width := width_of(workflow.id, group)) in run.widths}
+        limited = replace(spec, resources=spec.resources | widths) if widths else spec
         job = intake.accept(
             turn,
             limited,

@@ -21,15 +21,17 @@ from stoker.core.job import events as ev
 from stoker.core.job.model import Actor, Need, Spec
 from stoker.core.schedule.model import Origin
 from stoker.core.sorted_json import encode_sorted
-from stoker.core.workflow.definition import Part
+from stoker.core.workflow.definition import ConcurrencyPolicy, FlowLimits, Part
 from stoker.core.workflow.fan_out import Planned
+from stoker.core.workflow.handlers import gate
 from stoker.core.workflow.mistakes import Mistake, refuse
 from stoker.core.workflow.plan import Plan
 from stoker.core.workflow.reuse import ReuseDecision, ReuseWish, decide
-from stoker.core.workflow.state import Workflow, WorkflowState
+from stoker.core.workflow.state import Intent, Workflow, WorkflowState
 from stoker.engine import conditions
 from stoker.engine.intake import CommandRequest, Intake, drawn_trace_id
-from stoker.engine.memory.workflows import Blueprint, LiveWorkflow, width_of
+from stoker.engine.memory.blueprint import Blueprint, width_of
+from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.engine.turn import Turn
 from stoker.store.keys import Keyed
 from stoker.store.loading import Wanted
@@ -54,6 +56,7 @@ class WorkflowOffer(Struct, frozen=True, kw_only=True):
     owner_uid: int
     key: str | None = None
     dry_run: bool = False
+    limits: FlowLimits = FlowLimits()
     origin: Origin | None = None
 
 
@@ -74,6 +77,7 @@ class ReuseAnswer(Struct, frozen=True):
 
 class WorkflowAnswer(Struct, frozen=True, kw_only=True):
     """`id` and `state` are None for a dry run; `existing`: it was submitted before with the same key.
+    `skipped`: nothing was stored, as this one of the same `concurrency` key has not ended.
 
     `warnings`: programs and directories of steps with needs that are not there yet; each step looks again as it starts.
     `met`: steps outside the part that was asked for, whose needs count as met.
@@ -84,6 +88,7 @@ class WorkflowAnswer(Struct, frozen=True, kw_only=True):
     steps: dict[str, int | None]
     layers: list[list[str]]
     existing: bool = False
+    skipped: bool = False
     warnings: tuple[str, ...] = ()
     met: tuple[str, ...] = ()
     reuse: ReuseAnswer | None = None
@@ -128,9 +133,32 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         if self._offer.dry_run:
             steps = dict.fromkeys(step.name for step in self._offer.plan.steps)
             return WorkflowAnswer(id=None, state=None, steps=steps, **about)
+        if (there := self._skipped_for(turn)) is not None:
+            jobs = {step.name: step.job_id for step in there.steps.values()}
+            return WorkflowAnswer(
+                id=there.workflow.id, state=there.workflow.state, steps={**jobs}, skipped=True, **about
+            )
         run = yield from self._accept(turn, specs, reuse)
         jobs = {step.name: step.job_id for step in run.steps.values()}
         return WorkflowAnswer(id=run.workflow.id, state=run.workflow.state, steps={**jobs}, **about)
+
+    def _skipped_for(self, turn: Turn) -> LiveWorkflow | None:
+        """The workflow of the same key for which this one is skipped."""
+        concurrency = self._offer.plan.concurrency
+        if concurrency is None or concurrency.policy is not ConcurrencyPolicy.SKIP:
+            return None
+        workflows = turn.memory.workflows
+        live = workflows.turns.live((self._offer.owner_uid, concurrency.key))
+        return workflows.runs[live[0]] if live else None
+
+    def _supersede(self, turn: Turn, run: LiveWorkflow, actor: Actor) -> None:
+        """Cancel the older workflows of its key; their steps end in later turns, and this one starts after that."""
+        concurrency = self._offer.plan.concurrency
+        if concurrency is not None and concurrency.policy is ConcurrencyPolicy.SUPERSEDE:
+            for workflow_id in turn.memory.workflows.turns.before(run.workflow):
+                older = turn.memory.workflows.runs[workflow_id]
+                if older.workflow.intent is not Intent.CANCEL:
+                    turn.intend(older, Intent.CANCEL, "superseded", actor, by=run.workflow.id)
 
     def _earlier_answer(self, turn: Turn) -> WorkflowAnswer | None:
         """The answer to an earlier submit with this key. Raises IdempotencyConflict."""
@@ -206,6 +234,8 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
     ) -> tuple[Spec, list[StokerError]]:
         """The spec of a step, and all errors that this host has for it; `problem` is that of its command."""
         needs = tuple(Need(ids[edge.step], edge.on) for edge in step.needs)
+        if step.handler is not None:
+            needs = (gate(ids[step.name]), *needs)
         spec, errors = step_spec(turn, self._intake, self._owner, step, needs)
         if problem is not None and step.needs and problem.details.get("may_come"):
             mistake = step_mistake(step, problem)
@@ -236,6 +266,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         run = self._run(turn)
         owner = Actor(self._offer.owner_uid)
         turn.add_workflow(run, owner)
+        self._supersede(turn, run, owner)
         taken = {one.step: one.taken for one in reuse if one.taken is not None}
         steps = [
             (step, replace(spec, reused=taken.get(step.name)), () if step.name in taken else spec.needs)
@@ -257,7 +288,9 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         memory.workflows.last_id += 1
         first = memory.last_id + 1
         steps = tuple(step_row(step, first + index) for index, step in enumerate(offer.plan.steps))
-        plan = Blueprint(flow=offer.sent, parameters=offer.parameters, steps=steps, widths=offer.plan.widths)
+        plan = Blueprint(
+            flow=offer.sent, parameters=offer.parameters, steps=steps, widths=offer.plan.widths, limits=offer.limits
+        )
         workflow = Workflow(
             id=memory.workflows.last_id,
             name=offer.name,
@@ -266,9 +299,14 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
             flow=msgspec.json.encode(plan).decode(),
             flow_hash=self._digest,
             created_at=turn.now.wall,
+            concurrency_key=None if (concurrency := offer.plan.concurrency) is None else concurrency.key,
+            place=memory.last_seq + 1,
+            deadline=None if (limit := offer.limits.deadline_ms) is None else turn.now.wall + limit,
         )
         widths = {width_of(workflow.id, group): width for group, width in offer.plan.widths.items()}
-        return LiveWorkflow(workflow, {step.job_id: step for step in steps}, {}, {}, set(), widths=widths)
+        return LiveWorkflow(
+            workflow, {step.job_id: step for step in steps}, {}, {}, set(), widths=widths, limits=offer.limits
+        )
 
 
 def _digest(offer: WorkflowOffer) -> bytes:

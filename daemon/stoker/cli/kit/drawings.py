@@ -32,10 +32,10 @@ MOST_CONDITIONS = 3  # that are named
 class Node:
     """A step, or the `count` steps that one `each` made; `states` counts these by state.
 
-    `conditions`: what it waits for beside its needs.
+    `conditions`: what it waits for beside its needs. `handler`: the table of a handler, which runs after all steps.
     """
 
-    __slots__ = ("conditions", "count", "critical", "name", "needs", "state", "states")
+    __slots__ = ("conditions", "count", "critical", "handler", "name", "needs", "state", "states")
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class Node:
         count: int = 1,
         states: dict[str, int] | None = None,
         conditions: Sequence[str] = (),
+        handler: str | None = None,
     ) -> None:
         self.name = name
         self.needs = needs
@@ -55,12 +56,14 @@ class Node:
         self.count = count
         self.states = states or {}
         self.conditions = list(conditions)
+        self.handler = handler
 
     @property
     def label(self) -> str:
-        """`compile x12`, `notify (may fail)`."""
+        """`compile x12`, `notify (may fail)`, `clean (finally)`."""
         times = f" x{self.count}" if self.count > 1 else ""
-        return f"{self.name}{times}{'' if self.critical else ' (may fail)'}"
+        kind = self.handler or ("" if self.critical else "may fail")
+        return f"{self.name}{times} ({kind})" if kind else f"{self.name}{times}"
 
     @property
     def state_text(self) -> str:

@@ -32,6 +32,9 @@ URGENT = (
     "succeeded",
 )
 
+# As core.workflow.handlers.phase has them; a test compares both.
+PHASES: tuple[tuple[str | None, ...], ...] = ((None,), ("on_failure", "on_success"), ("finally",))
+
 
 def of_step(step: StepView) -> Node:
     """A step as the daemon shows it."""
@@ -41,6 +44,7 @@ def of_step(step: StepView) -> Node:
         step["state"],
         critical=step["critical"],
         conditions=step["conditions_open"] if step["state"] == "waiting" else (),
+        handler=step["handler"],
     )
 
 
@@ -97,11 +101,25 @@ def _merged(name: str, members: list[Node], names: Mapping[str, str], *, within:
     first = members[0]
     count = first.count if len(members) == 1 else len(members)
     conditions = list(dict.fromkeys(text for node in members for text in node.conditions))
-    return Node(name, list(needs), worst, critical=first.critical, count=count, states=states, conditions=conditions)
+    return Node(
+        name,
+        list(needs),
+        worst,
+        critical=first.critical,
+        count=count,
+        states=states,
+        conditions=conditions,
+        handler=first.handler,
+    )
 
 
 def layered(nodes: list[Node]) -> Layers:
-    """Layers of nodes that could run at the same time; each layer needs only earlier ones."""
+    """Layers of nodes that could run at the same time; each layer needs only earlier ones, and handlers come last."""
+    phases = [[node for node in nodes if node.handler in phase] for phase in PHASES]
+    return [layer for phase in phases if phase for layer in _layers(phase)]
+
+
+def _layers(nodes: list[Node]) -> Layers:
     by_name = {node.name: node for node in nodes}
     order = {node.name: number for number, node in enumerate(nodes)}
     sorter = TopologicalSorter({node.name: [need for need, _ in node.needs] for node in nodes})

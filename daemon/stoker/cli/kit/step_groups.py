@@ -112,7 +112,8 @@ def needs(row: StepGroup) -> str:
 
 def remark(row: StepGroup) -> str:
     """Of one step its error, or the earlier step that it was reused from; of a group the steps that went wrong."""
-    may_fail = None if row.steps[0]["critical"] else "may fail"
+    first = row.steps[0]
+    kind = first["handler"] or (None if first["critical"] else "may fail")
     if len(row.steps) == 1:
         said = render.cut(last_line(row.steps[0].get("error") or ""), REMARK_WIDTH)
         reused = row.steps[0]["reused"] and f"reused from {row.steps[0]['reused']}"
@@ -120,7 +121,7 @@ def remark(row: StepGroup) -> str:
         said = few([step["name"] for step in row.steps if step["state"] in BAD], MOST_NAMED)
         count = sum(step["reused"] is not None for step in row.steps)
         reused = f"{count} reused" if count else None
-    return "; ".join(filter(None, (may_fail, reused, said)))
+    return "; ".join(filter(None, (kind, reused, said)))
 
 
 def blocked_step(workflow: WorkflowDetails) -> StepView | None:

@@ -143,6 +143,10 @@ class Reused(Event, frozen=True):
     """A step succeeds without an attempt: it takes over the end that its spec names."""
 
 
+class Aborted(Event, frozen=True):
+    """A failure of another step, or a limit of its workflow, ends this step."""
+
+
 class Cancel(Event, frozen=True):
     pass
 

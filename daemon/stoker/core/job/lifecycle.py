@@ -133,10 +133,13 @@ def _ended_while_held(job: Job, attempt: Attempt | None, event: ev.Ended, now: N
     return Transitioned(after.job, _close(attempt, event, now), (ev.Settled(attempt.run_id), *after.effects))
 
 
+_CANCELLING = {StopReason.CANCEL: Reason.USER, StopReason.ABORTED: Reason.ABORTED}
+
+
 def _unless_replaced(job: Job, attempt: Attempt, now: Now) -> Transitioned:
     """The held job, or its end if it had been cancelled or superseded: no later event takes that back."""
-    if attempt.stop_reason is StopReason.CANCEL:
-        return end(job, State.CANCELLED, Reason.USER, now)
+    if attempt.stop_reason in _CANCELLING:
+        return end(job, State.CANCELLED, _CANCELLING[attempt.stop_reason], now)
     return Transitioned(job) if job.superseded_by is None else superseded(job, now)
 
 
@@ -178,6 +181,11 @@ def _superseded(job: Job, attempt: Attempt | None, event: ev.Superseded, now: No
     return stop_for(replaced, attempt, StopReason.SUPERSEDED) if event.stop else Transitioned(replaced, attempt)
 
 
+def _aborted_while_held(job: Job, attempt: Attempt | None, _event: ev.Aborted, now: Now) -> Transitioned:
+    """A stuck attempt may live, so its job stays held, as with a cancel."""
+    return Transitioned(job, attempt) if attempt is not None else end(job, State.CANCELLED, Reason.ABORTED, now)
+
+
 def _ends(state: State, reason: Reason) -> Rule:
     """The job ends in that state."""
     return lambda job, _attempt, _event, now: end(job, state, reason, now)
@@ -206,6 +214,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.NeedFailed: _need_failed,
             ev.Superseded: _superseded,
             ev.Reused: _ends(State.SUCCEEDED, Reason.REUSED),
+            ev.Aborted: _ends(State.CANCELLED, Reason.ABORTED),
             ev.Cancel: verbs.cancel,
             ev.Skip: verbs.skip,
             ev.Hold: verbs.hold,
@@ -229,6 +238,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.AttemptMissing: _attempt_missing,
             ev.Superseded: _superseded,
             ev.DeadlinePassed: _stops(StopReason.DEADLINE),
+            ev.Aborted: _stops(StopReason.ABORTED),
             ev.Cancel: _stops(StopReason.CANCEL),
             ev.Restart: verbs.restart_running,
         },
@@ -244,6 +254,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.NeedMet: _need_met,
             ev.NeedFailed: _need_failed,
             ev.Superseded: _superseded,
+            ev.Aborted: _aborted_while_held,
             ev.Cancel: verbs.cancel,
             ev.Retry: verbs.retry,
             ev.Reset: verbs.reset,

@@ -56,6 +56,7 @@ class Reason(StrEnum):
     SPAWN_ERROR = "spawn_error"
     USER = "user"
     SUPERSEDED = "superseded"
+    ABORTED = "aborted"
     DEPENDENCY = "dependency"
     NOT_NEEDED = "not_needed"
     OUTPUT = "output"
@@ -77,6 +78,7 @@ class StopReason(StrEnum):
     UNRESPONSIVE = "unresponsive"
     ORPHANED = "orphaned"
     RESTART = "restart"
+    ABORTED = "aborted"
 
 
 class OnOrphan(StrEnum):
@@ -249,6 +251,11 @@ class Job(Struct, frozen=True, kw_only=True, gc=False):
     def supersedes(self) -> tuple[int, str] | None:
         """Its owner and `supersede_key`: of the jobs that share them only the newest is to start."""
         return None if self.spec.supersede_key is None else (self.owner_uid, self.spec.supersede_key)
+
+    @property
+    def needed(self) -> list[int]:
+        """The jobs that it needs. A need of itself is the gate of a handler (core/workflow/handlers.py)."""
+        return [need.job for need in self.spec.needs if need.job != self.id]
 
     @property
     def final(self) -> bool:

@@ -52,6 +52,7 @@ _STOPPED: dict[StopReason, Verdict] = {
     StopReason.SUPERSEDED: Verdict(State.SUPERSEDED, Reason.SUPERSEDED),
     StopReason.DEADLINE: Verdict(State.FAILED, Reason.DEADLINE, failure=1),
     StopReason.RESTART: AGAIN,
+    StopReason.ABORTED: Verdict(State.CANCELLED, Reason.ABORTED),
 }
 
 _FAILED_BY_STOP = {StopReason.TIMEOUT: Reason.TIMEOUT, StopReason.UNRESPONSIVE: Reason.UNRESPONSIVE}

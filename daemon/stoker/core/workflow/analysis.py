@@ -137,6 +137,8 @@ TABLE = (
     Row(Cause.PERSON, _by(Reason.USER), "was ended by a person", _EXPLAIN),
     Row(Cause.DEPENDENCY, _by(Reason.DEPENDENCY), "could not run, as what it needs did not end as needed",
         "stoker workflow graph {id}"),
+    Row(Cause.DEPENDENCY, _by(Reason.ABORTED), "was ended by the failure of another step or a limit of the workflow",
+        "stoker workflow show {id}"),
     Row(Cause.EXIT, lambda _: True, "failed", _LOGS),
 )  # fmt: skip
 

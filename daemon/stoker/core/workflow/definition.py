@@ -6,10 +6,11 @@ Owns the fields of a flow file and of a step, and the meaning of a condition (`w
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from stoker.core.job import conditions
 from stoker.core.job.conditions import Tree
@@ -18,6 +19,8 @@ from stoker.core.raw_bytes import RawBytes
 from stoker.core.requests import (
     MAX_NEEDS,
     Budget,
+    Duration,
+    ExitCodes,
     JobCircumstances,
     JobWork,
     Name,
@@ -26,12 +29,14 @@ from stoker.core.requests import (
     StepName,
     Text,
 )
+from stoker.core.workflow.handlers import STEPS, Handler
 from stoker.core.workflow.items import Item
 from stoker.core.workflow.matrix import Matrix, size_of
 from stoker.core.workflow.mistakes import Mistake
 from stoker.core.workflow.state import Edge
 
 MAX_STEPS = 10_000
+MAX_KEY = 256  # characters of a key of workflows that run one at a time
 MAX_DEPTH = 8  # flows inside each other
 MAX_PATTERNS = 100  # of files of a step
 MAX_NAMED_STEPS = 100  # in one request
@@ -114,6 +119,8 @@ class StepParams(JobWork, frozen=True, kw_only=True):
     sources: FilePatterns | UnsetType = UNSET
     produces: FilePatterns | UnsetType = UNSET
     width: Budget | UnsetType = UNSET
+    fail_fast: bool | UnsetType = UNSET
+    abort_on: ExitCodes | UnsetType = UNSET
 
     needs: Annotated[tuple[StepName | StepNeed, ...], Meta(max_length=MAX_NEEDS)] = ()
     when: StepWhen | UnsetType = UNSET
@@ -185,18 +192,75 @@ class StepDefaults(JobCircumstances, frozen=True, kw_only=True):
     sources: FilePatterns | UnsetType = UNSET
     produces: FilePatterns | UnsetType = UNSET
     width: Budget | UnsetType = UNSET
+    fail_fast: bool | UnsetType = UNSET
+    abort_on: ExitCodes | UnsetType = UNSET
 
     def _check_conditions(self, tree: Tree) -> None:
         conditions.check(tree, templates=True)
 
 
-class Flow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ConcurrencyPolicy(StrEnum):
+    """The rule for a workflow while another one of its key and owner has not ended."""
+
+    QUEUE = "queue"
+    SKIP = "skip"
+    SUPERSEDE = "supersede"
+
+
+class Concurrency(Params, frozen=True, kw_only=True):
+    """One run at a time of all workflows of an owner that share the key."""
+
+    key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
+    policy: ConcurrencyPolicy = ConcurrencyPolicy.QUEUE
+
+
+class FlowLimits(Struct, frozen=True, kw_only=True):
+    """Limits of a whole workflow. The timeout counts from the first start of a step, the deadline from the submit."""
+
+    timeout_ms: int | None = None
+    deadline_ms: int | None = None
+    max_running: int | None = None
+
+
+class Flow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
+    """A flow file: its steps, and the tables of its handlers. All names are one set."""
+
     name: str
     steps: Annotated[dict[str, StepParams], Meta(min_length=1)]
     parameters: dict[str, str] = {}
     defaults: StepDefaults = StepDefaults()
     verify: bool = False
     outputs: dict[str, str] = {}
+    timeout_ms: Duration | None = None
+    deadline_ms: Duration | None = None
+    max_running: Budget | None = None
+    concurrency: Concurrency | None = None
+    on_failure: dict[str, StepParams] = {}
+    on_success: dict[str, StepParams] = {}
+    finally_: dict[str, StepParams] = field(default_factory=dict, name="finally")
+
+    @property
+    def limits(self) -> FlowLimits:
+        return FlowLimits(timeout_ms=self.timeout_ms, deadline_ms=self.deadline_ms, max_running=self.max_running)
+
+    @cached_property
+    def entries(self) -> dict[str, StepParams]:
+        """Its steps and its handlers."""
+        return {**self.steps, **self.on_failure, **self.on_success, **self.finally_}
+
+    @cached_property
+    def handlers(self) -> dict[str, Handler]:
+        """The table of each handler."""
+        tables = {
+            Handler.ON_FAILURE: self.on_failure,
+            Handler.ON_SUCCESS: self.on_success,
+            Handler.FINALLY: self.finally_,
+        }
+        return {name: handler for handler, of_table in tables.items() for name in of_table}
+
+    def path(self, step: str) -> str:
+        """Where the file has a step."""
+        return f"{self.handlers.get(step, STEPS)}.{step}"
 
 
 class Part(Struct, frozen=True):

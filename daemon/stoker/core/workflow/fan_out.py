@@ -18,6 +18,7 @@ from stoker.core.job.model import ExecutionMode, OnOrphan, When
 from stoker.core.job.run_if import RunIf
 from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, ItemSource, StepParams
 from stoker.core.workflow.expression import run_if
+from stoker.core.workflow.handlers import FINALLY_TIMEOUT_MS, STEPS, Handler
 from stoker.core.workflow.items import Item, item_text, labels, step_name
 from stoker.core.workflow.matrix import RULES, combined, wrong_parts
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake
@@ -63,11 +64,17 @@ class Planned(Struct, frozen=True, kw_only=True):
     place: str | None = None
     sure: bool = True
     locatable: bool = True
+    handler: Handler | None = None
 
     @property
     def critical(self) -> bool:
-        """Whether its failure makes the workflow fail."""
-        return self.sent.critical is not False
+        """Whether its failure makes the workflow fail; that of a handler does so only if the file says it."""
+        return self.handler is None if self.sent.critical is UNSET else self.sent.critical
+
+    @property
+    def abort_on(self) -> tuple[int, ...]:
+        """The exit codes that end the workflow."""
+        return () if self.sent.abort_on is UNSET else self.sent.abort_on
 
     @property
     def resume(self) -> str:
@@ -77,7 +84,7 @@ class Planned(Struct, frozen=True, kw_only=True):
     @property
     def path(self) -> str:
         """Its place in the flow; the steps of one `each` share it."""
-        return self.place or f"steps.{self.group or self.name}"
+        return self.place or f"{self.handler or STEPS}.{self.group or self.name}"
 
     @property
     def conditions(self) -> list[str]:
@@ -93,14 +100,14 @@ def fan_out(
     `only`: of this entry alone.
     """
     flow = request.flow
-    entries = flow.steps if only is None else {only: flow.steps[only]}
+    entries = flow.entries if only is None else {only: flow.entries[only]}
     names = names_of(flow, request.parameters)
     groups: dict[str, list[Planned]] = {}
     size = 0
     for name, step in islice(entries.items(), MAX_STEPS):
         of_step: dict[Mistake, None] = {}  # in order, and a mistake of several items only once
         groups[name] = []
-        sent = with_defaults(flow, step)
+        sent = with_defaults(flow, name, step)
         items, wrong = _items(sent, of_each, names)
         of_step.update(dict.fromkeys(wrong[:MAX_MISTAKES]))
         several = groups_needed(flow, sent)
@@ -108,16 +115,20 @@ def fan_out(
             asked = _run_if(planned, sent, names, several)
             sure = name not in request.unsure
             locatable = filled.locatable and name not in request.unlocatable
-            groups[name].append(msgspec.structs.replace(planned, run_if=asked, sure=sure, locatable=locatable))
+            groups[name].append(
+                msgspec.structs.replace(
+                    planned, run_if=asked, sure=sure, locatable=locatable, handler=flow.handlers.get(name)
+                )
+            )
             if len(of_step) < MAX_MISTAKES:
                 of_step.update(dict.fromkeys(filled.mistakes))
             size += filled.size + (0 if asked is None else asked.size)
             if size > MAX_CHARACTERS:
                 message = f"all of their texts together, filled in, have more than {MAX_CHARACTERS} characters"
-                mistakes += _of(name, of_step)
+                mistakes += _of(flow.path(name), of_step)
                 mistakes.append(Mistake("steps", message, "split the flow, or let steps read files"))
                 return groups
-        mistakes += _of(name, of_step)
+        mistakes += _of(flow.path(name), of_step)
     return groups
 
 
@@ -126,7 +137,7 @@ def groups_needed(flow: Flow, step: StepParams) -> list[str]:
     named = Counter(need.group for need in step.own_needs)
     single = {need.group for need in step.own_needs if need.is_single and named[need.group] == 1}
     names = dict.fromkeys(edge.step for edge in step.edges)
-    return [name for name in names if name in flow.steps and flow.steps[name].fans_out and name not in single]
+    return [name for name in names if name in flow.entries and flow.entries[name].fans_out and name not in single]
 
 
 def _run_if(planned: Planned, sent: StepParams, names: TemplateNames, several: Collection[str]) -> RunIf | None:
@@ -212,11 +223,11 @@ def control_work(sent: StepParams, command: str) -> StepParams:
     )
 
 
-def _of(name: str, mistakes: Iterable[Mistake]) -> list[Mistake]:
-    return [mistake._replace(path=f"steps.{name}.{mistake.path}") for mistake in mistakes]
+def _of(path: str, mistakes: Iterable[Mistake]) -> list[Mistake]:
+    return [mistake._replace(path=f"{path}.{mistake.path}") for mistake in mistakes]
 
 
-def with_defaults(flow: Flow, step: StepParams) -> StepParams:
+def with_defaults(flow: Flow, entry: str, step: StepParams) -> StepParams:
     """The step with the defaults of its flow; of `env` and `labels` entry by entry."""
     defaults = flow.defaults
     changes: dict[str, Any] = {
@@ -224,12 +235,16 @@ def with_defaults(flow: Flow, step: StepParams) -> StepParams:
         for name in defaults.__struct_fields__
         if (value := getattr(defaults, name)) is not UNSET and getattr(step, name) is UNSET
     }
-    if not step.fans_out:
-        changes.pop("width", None)
+    for name in () if step.fans_out else ("width", "fail_fast"):
+        changes.pop(name, None)
+    if entry in flow.handlers:
+        changes.pop("abort_on", None)
     for name in ("env", "labels"):
         inherited, own = getattr(defaults, name), getattr(step, name)
         if inherited is not UNSET and own is not UNSET:
             changes[name] = inherited | own
     if step.verify is UNSET and defaults.verify is UNSET:
         changes["verify"] = flow.verify
+    if flow.handlers.get(entry) is Handler.FINALLY and step.timeout_ms in (UNSET, None):
+        changes["timeout_ms"] = FINALLY_TIMEOUT_MS
     return msgspec.structs.replace(step, **changes)

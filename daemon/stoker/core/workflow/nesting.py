@@ -143,4 +143,4 @@ def has_later_list(flow: Flow) -> bool:
 def is_critical(flow: Flow, outer: str, name: str) -> bool:
     """Whether the failure of the step `name` of the flow that `outer` stands for is its failure."""
     entry, _ = split_name(name.removeprefix(f"{outer}/"))[0]
-    return with_defaults(flow, flow.steps[entry]).critical is not False
+    return with_defaults(flow, entry, flow.steps[entry]).critical is not False

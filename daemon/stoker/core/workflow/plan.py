@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
+from itertools import groupby
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -18,15 +19,27 @@ from stoker.core.job.dependencies import OVER_ALL
 from stoker.core.job.model import When
 from stoker.core.similar_names import did_you_mean
 from stoker.core.workflow.cycles import cycle_mistake, find_cycles, layers
-from stoker.core.workflow.definition import MAX_DEPTH, MAX_STEPS, Flow, FlowRequest, ItemSource, StepNeed, StepParams
+from stoker.core.workflow.definition import (
+    MAX_DEPTH,
+    MAX_KEY,
+    MAX_STEPS,
+    Concurrency,
+    Flow,
+    FlowRequest,
+    ItemSource,
+    StepNeed,
+    StepParams,
+)
 from stoker.core.workflow.entry_needs import EntryNeeds, entry_needs
 from stoker.core.workflow.expression import Scope, mistakes_in, references
 from stoker.core.workflow.fan_out import EMPTY, Inner, Planned, fan_out, groups_needed, names_of
+from stoker.core.workflow.handlers import phase
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake
 from stoker.core.workflow.nesting import unfold, wrong_fields, wrong_outputs
 from stoker.core.workflow.state import Edge
-from stoker.core.workflow.template import named
+from stoker.core.workflow.template import TemplateNames, filled_text, named
 
+WHOLE = ""  # in place of a group: the width of all steps of a workflow
 MAX_EDGES = 100_000  # each is a row, and a need in the spec of a step
 
 
@@ -40,6 +53,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     widths: dict[str, int] = {}
     layers: list[list[str]] = []
     mistakes: tuple[Mistake, ...] = ()
+    concurrency: Concurrency | None = None
 
 
 def plan_flow(request: FlowRequest, strategies: Collection[str] | None, depth: int = 1) -> Plan:
@@ -49,31 +63,35 @@ def plan_flow(request: FlowRequest, strategies: Collection[str] | None, depth: i
     """
     flow = request.flow
     mistakes = [*request.mistakes, *_unknown_parameters(flow, request.parameters)]
-    for name, step in flow.steps.items():
+    for name, step in flow.entries.items():
         _judge(flow, name, step, strategies, mistakes)
         if name not in request.unsure:
-            mistakes += _wrong_items(f"steps.{name}", step)
+            mistakes += _wrong_items(flow, name, step)
         if step.run_if is not UNSET and len(mistakes) < MAX_MISTAKES:
             mistakes += _wrong_if(request, name, step, step.run_if)
     mistakes += wrong_outputs(flow)
-    others = {name: [need.step for need in step.edges if need.step != name] for name, step in flow.steps.items()}
-    mistakes += map(cycle_mistake, find_cycles(others))
+    table = flow.handlers.get
+    others = {
+        name: [need.step for need in step.edges if need.step != name and table(need.step) is table(name)]
+        for name, step in flow.entries.items()
+    }
+    mistakes += (
+        one._replace(path=f"{flow.path(one.cycle[1])}.needs") for one in map(cycle_mistake, find_cycles(others))
+    )
     excess = _too_many(flow)
     mistakes += excess
     groups = fan_out(request, mistakes, of_each=1 if excess else None)
     if not mistakes:
         mistakes += _too_many_needs(flow, groups)
-    sure = {} if excess else {name: step for name, step in flow.steps.items() if name not in request.unsure}
+    sure = {} if excess else {name: step for name, step in flow.entries.items() if name not in request.unsure}
     names = names_of(flow, request.parameters)
-    needs = {name: entry_needs(name, sure, groups, names) if name in sure else EntryNeeds() for name in flow.steps}
-    mistakes += (one._replace(path=f"steps.{name}.{one.path}") for name, own in needs.items() for one in own.mistakes)
-    widths = {
-        name: width
-        for name, step in flow.steps.items()
-        if step.fans_out and isinstance(width := flow.defaults.width if step.width is UNSET else step.width, int)
-    }
+    needs = {name: entry_needs(name, sure, groups, names) if name in sure else EntryNeeds() for name in flow.entries}
+    for name, own in needs.items():
+        mistakes += (one._replace(path=f"{flow.path(name)}.{one.path}") for one in own.mistakes)
+    concurrency = _filled(flow.concurrency, names, mistakes)
+    widths = _widths(flow)
     for name, group in groups.items():
-        groups[name] = [with_inner(flow.steps[name], step, strategies, depth, mistakes) for step in group]
+        groups[name] = [with_inner(flow.entries[name], step, strategies, depth, mistakes) for step in group]
         widths |= widths_of(groups[name])
     if mistakes:
         steps = tuple(one for group in groups.values() for step in group for one in unfold(step, (), None))
@@ -84,9 +102,32 @@ def plan_flow(request: FlowRequest, strategies: Collection[str] | None, depth: i
         return Plan(steps=steps, mistakes=(Mistake("steps", "all lists are empty, so there is no step to run", hint),))
     if (edges := sum(len(step.needs) for step in steps)) > MAX_EDGES:
         return Plan(steps=steps, mistakes=(_too_many_edges(edges),))
-    return Plan(
-        steps=steps, widths=widths, layers=layers({one.name: [need.step for need in one.needs] for one in steps})
-    )
+    return Plan(steps=steps, widths=widths, layers=layered(steps), concurrency=concurrency)
+
+
+def _filled(concurrency: Concurrency | None, names: TemplateNames, mistakes: list[Mistake]) -> Concurrency | None:
+    """With every name in its key replaced."""
+    if concurrency is None:
+        return None
+    path = "concurrency.key"
+    key = filled_text(path, concurrency.key, names, mistakes)
+    if not 0 < len(key) <= MAX_KEY:
+        mistakes.append(Mistake(path, f"filled in, it has {len(key)} characters; 1 to {MAX_KEY} are allowed"))
+    return msgspec.structs.replace(concurrency, key=key)
+
+
+def _widths(flow: Flow) -> dict[str, int]:
+    widths = {name: width for name, step in flow.entries.items() if (width := _width(flow, step)) is not None}
+    return widths if flow.max_running is None else widths | {WHOLE: flow.max_running}
+
+
+def _width(flow: Flow, step: StepParams) -> int | None:
+    """How many of its group may run at once. A group that fails fast has a width, so that it can be closed."""
+    if not step.fans_out:
+        return None
+    width = flow.defaults.width if step.width is UNSET else step.width
+    fails_fast = flow.defaults.fail_fast if step.fail_fast is UNSET else step.fail_fast
+    return width if isinstance(width, int) else MAX_STEPS if fails_fast is True else None
 
 
 def with_inner(
@@ -128,7 +169,7 @@ def _unknown_parameters(flow: Flow, given: Mapping[str, str]) -> list[Mistake]:
 
 def _too_many(flow: Flow) -> list[Mistake]:
     """Count the steps before any is made, as a few bytes can ask for millions."""
-    if (total := sum(step.size for step in flow.steps.values())) > MAX_STEPS:
+    if (total := sum(step.size for step in flow.entries.values())) > MAX_STEPS:
         return [Mistake("steps", f"{total} steps; the limit is {MAX_STEPS}", "split the flow")]
     return []
 
@@ -137,7 +178,7 @@ def _too_many_needs(flow: Flow, groups: Mapping[str, Sequence[Planned]]) -> list
     """Count the needs before any is made."""
     edges = sum(
         len(groups[name]) * sum(1 if need.is_single else len(groups[need.group]) for need in step.own_needs)
-        for name, step in flow.steps.items()
+        for name, step in flow.entries.items()
     )
     if edges > MAX_EDGES:
         return [_too_many_edges(edges)]
@@ -152,25 +193,26 @@ def _judge(
     flow: Flow, name: str, step: StepParams, strategies: Collection[str] | None, mistakes: list[Mistake]
 ) -> None:
     """Add the mistakes of one step against the rest of its flow."""
-    path = f"steps.{name}"
+    path = flow.path(name)
     mistakes += wrong_fields(path, step)
     seen: dict[str, set[str]] = {}  # by entry: what of it is needed
     for need, where in _named_needs(step, path):
         group = need.group
         if group == name:
             mistakes.append(Mistake(where, "a step cannot need itself"))
-        elif group not in flow.steps:
+        elif group not in flow.entries:
             # A hint takes long to find, and only the first mistakes are shown.
-            hint = did_you_mean(group, flow.steps) if len(mistakes) < MAX_MISTAKES else None
+            hint = did_you_mean(group, flow.entries) if len(mistakes) < MAX_MISTAKES else None
             mistakes.append(Mistake(where, f"there is no step {group!r}", hint))
+        elif flow.handlers.get(group) is not flow.handlers.get(name):
+            mistakes.append(_of_another_table(flow, where, name, group))
         elif need.step in seen.get(group, ()) or (group in seen and (group in seen[group] or need.step == group)):
             mistakes.append(Mistake(where, f"step {need.step!r} is named twice"))
         seen.setdefault(group, set()).add(need.step)
     if strategies is not None and step.resume is not UNSET and step.resume not in strategies:
         message = f"there is no resume strategy {step.resume!r} (there are: {', '.join(sorted(strategies))})"
         mistakes.append(Mistake(f"{path}.resume", message))
-    if step.width is not UNSET and not step.fans_out:
-        mistakes.append(Mistake(f"{path}.width", "only a step with `each` or `matrix` has a width"))
+    mistakes += _wrong_ends(flow, name, step)
     if step.when is not UNSET:
         mistakes += _wrong_when(path, step)
     source = step.each.step if isinstance(step.each, ItemSource) else UNSET
@@ -189,19 +231,49 @@ def _named_needs(step: StepParams, path: str) -> Iterator[tuple[StepNeed, str]]:
         yield StepNeed(step=edge.step), f"{path}.each.step"
 
 
-def _wrong_items(path: str, step: StepParams) -> Iterator[Mistake]:
+def _wrong_items(flow: Flow, name: str, step: StepParams) -> Iterator[Mistake]:
+    path = flow.path(name)
     if step.matrix is not UNSET and step.each is not UNSET:
         yield Mistake(f"{path}.matrix", "a step has either `each` or `matrix`", "leave out one of the two")
     if isinstance(step.each, ItemSource):
-        yield from _wrong_source(f"{path}.each", step.each)
+        yield from _wrong_source(f"{path}.each", step.each, handler=name in flow.handlers)
 
 
-def _wrong_source(path: str, source: ItemSource) -> Iterator[Mistake]:
+def _wrong_source(path: str, source: ItemSource, *, handler: bool) -> Iterator[Mistake]:
     """A list that is known only later is an output of a step; one that stands in a file is read by the client."""
     if source.file is not UNSET:
         yield Mistake(path, "only the client reads a file", "send the list itself in place of { file }")
     elif source.step is UNSET or source.output is UNSET:
         yield Mistake(path, "`step` and `output` belong together", '{ step = "list", output = "files" }')
+    elif handler:
+        yield Mistake(path, "the list of a handler is known at the submit", "give the list itself")
+
+
+def _wrong_ends(flow: Flow, name: str, step: StepParams) -> Iterator[Mistake]:
+    """Fields of a group, and those that say what a failure of the step ends."""
+    path = flow.path(name)
+    if step.width is not UNSET and not step.fans_out:
+        yield Mistake(f"{path}.width", "only a step with `each` or `matrix` has a width")
+    if step.fail_fast is not UNSET and not step.fans_out:
+        message = "only a step with `each` or `matrix` has others of its group"
+        yield Mistake(f"{path}.fail_fast", message, "leave it out")
+    if name in flow.handlers and step.workflow is not UNSET:
+        yield Mistake(f"{path}.workflow", "a handler is one step", "submit the workflow in its command")
+    if step.abort_on is UNSET:
+        return
+    good = {0} if step.success_exit_codes is UNSET else {*step.success_exit_codes}
+    if both := good.intersection(step.abort_on):
+        codes = ", ".join(map(str, sorted(both)))
+        yield Mistake(f"{path}.abort_on", f"exit code {codes} is a success (success_exit_codes)", "name another code")
+    if name in flow.handlers:
+        yield Mistake(f"{path}.abort_on", "a handler runs after all steps, so it ends none", "leave it out")
+
+
+def _of_another_table(flow: Flow, path: str, name: str, need: str) -> Mistake:
+    """Handlers run after all steps, so a need between them and a step says nothing, or can never be met."""
+    if name in flow.handlers:
+        return Mistake(path, f"a handler can need only handlers of [{flow.handlers[name]}]", "leave out this need")
+    return Mistake(path, f"{need!r} is a handler, which runs after all steps", "leave out this need")
 
 
 def _wrong_when(path: str, step: StepParams) -> Iterator[Mistake]:
@@ -217,7 +289,7 @@ def _wrong_when(path: str, step: StepParams) -> Iterator[Mistake]:
 
 def _wrong_if(request: FlowRequest, name: str, step: StepParams, text: str) -> Iterator[Mistake]:
     """A step with another mistake may have lost its needs: there each step of the flow may be named."""
-    steps = request.flow.steps
+    steps = request.flow.entries
     known = references(text)["needs"] if name in request.unsure else [edge.step for edge in step.edges]
     several = groups_needed(request.flow, step)
     scope = Scope(
@@ -227,7 +299,7 @@ def _wrong_if(request: FlowRequest, name: str, step: StepParams, text: str) -> I
         item_fields=_item_fields(step),
     )
     for mistake in mistakes_in(text, scope):
-        yield Mistake(f"steps.{name}.if", mistake.message, mistake.hint)
+        yield Mistake(f"{request.flow.path(name)}.if", mistake.message, mistake.hint)
 
 
 def _item_fields(step: StepParams) -> Collection[str] | None:
@@ -242,17 +314,25 @@ def _item_fields(step: StepParams) -> Collection[str] | None:
 
 def _ordered(flow: Flow, groups: Mapping[str, list[Planned]], needs: Mapping[str, EntryNeeds]) -> tuple[Planned, ...]:
     """Every step after all that it needs; to need a step with `each` is to need all steps made from it."""
-    entries = {name: step.edges for name, step in flow.steps.items()}
+    entries = {name: step.edges for name, step in flow.entries.items()}
     ordered: list[Planned] = []
     for name in TopologicalSorter({name: [edge.step for edge in own] for name, own in entries.items()}).static_order():
-        step = flow.steps[name]
+        step = flow.entries[name]
         later = isinstance(step.each, ItemSource)
         edges = {"": _of_list(flow, step)} if later else needs[name].edges(groups)
         when = When.EACH if later else step.counting
         for planned in groups[name]:
             own = edges.get(planned.name, edges[""])
             ordered += unfold(planned, own, when if own else None)
-    return tuple(ordered)
+    return tuple(sorted(ordered, key=lambda one: phase(one.handler)))
+
+
+def layered(steps: Sequence[Planned]) -> list[list[str]]:
+    """The names of those that can run at the same time: the handlers after all steps, `finally` last."""
+    found: list[list[str]] = []
+    for _, of_phase in groupby(steps, key=lambda one: phase(one.handler)):
+        found += layers({one.name: [need.step for need in one.needs] for one in of_phase})
+    return found
 
 
 def _of_list(flow: Flow, step: StepParams) -> tuple[Edge, ...]:
@@ -261,6 +341,6 @@ def _of_list(flow: Flow, step: StepParams) -> tuple[Edge, ...]:
     The steps of the group wait for all other needs.
     """
     paired = [need.group for need in step.own_needs if need.same is not UNSET]
-    expanded = [group for group in paired if isinstance(flow.steps[group].each, ItemSource)]
+    expanded = [group for group in paired if isinstance(flow.entries[group].each, ItemSource)]
     source = step.each.step if isinstance(step.each, ItemSource) else UNSET
     return tuple(map(Edge, dict.fromkeys(expanded if source is UNSET else [source, *expanded])))

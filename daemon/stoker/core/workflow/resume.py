@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from stoker.core.job.dependencies import OVER_ALL, NeedStanding, all_met, skipped_for_need, watches_failure
 from stoker.core.job.model import FINAL, NeedOn, Reason, State
 from stoker.core.requests import Budget, Duration, Name, StepName, WorkflowParams
+from stoker.core.workflow.handlers import phase
 from stoker.core.workflow.state import Step, Strategy, is_done
 
 
@@ -113,11 +114,23 @@ def plan(
     by_name = {step.name: step for step in steps}
     order = TopologicalSorter({name: [edge.step for edge in step.needs] for name, step in by_name.items()})
     decided: dict[str, ResumeDecision] = {}
-    for name in order.static_order():
+    again: dict[int, str] = {}  # the first step of each phase that runs again
+    for name in sorted(order.static_order(), key=lambda name: phase(by_name[name].handler)):
         step = by_name[name]
         act, why = _act_for(step, standings, asked, decided)
+        before = next((again[each] for each in range(phase(step.handler)) if each in again), None)
+        if before is not None and _runs_with_others(standings[name]):
+            act, why = Act.RESTART, f"it depends on the end of {before}, which runs again"
+        if act in RESET:
+            again.setdefault(phase(step.handler), name)
         decided[name] = ResumeDecision(name, act, why, act in RESET and _watched(step, decided) is not None)
         yield decided[name]
+
+
+def _runs_with_others(standing: ResumeStanding) -> bool:
+    """Whether a handler that stands so belongs to an earlier run of the steps; a person's skip stays."""
+    by_person = standing.state is State.SKIPPED and not skipped_for_need(standing.state, standing.reason)
+    return not (standing.live or by_person)
 
 
 def _act_for(

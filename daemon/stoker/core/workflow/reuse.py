@@ -103,6 +103,8 @@ def _why_anyway(
     planned: Planned, spec: Spec, earlier: EarlierStep, wish: ReuseWish, running: Collection[str]
 ) -> str | None:
     """Why a step runs even if nothing of its own has changed; None if it need not."""
+    if planned.handler is not None:
+        return "a handler belongs to one run of the steps"
     if wish.begins:
         return "the part begins with it or before it"
     if earlier.state is not State.SUCCEEDED:

@@ -12,11 +12,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.similar_names import did_you_mean
-from stoker.core.workflow.cycles import layers
 from stoker.core.workflow.definition import Part
 from stoker.core.workflow.fan_out import Planned
 from stoker.core.workflow.mistakes import Mistake
-from stoker.core.workflow.plan import Plan
+from stoker.core.workflow.plan import Plan, layered
 from stoker.core.workflow.state import Step, behind
 from stoker.core.workflow.step_names import group_of, steps_named
 
@@ -33,7 +32,7 @@ class Selection(Struct, frozen=True):
 
 
 def select(plan: Plan, part: Part, completed: Collection[str] = ()) -> Selection:
-    """The part of a plan. A name without a step is a mistake, and so is a part without steps.
+    """The part of a plan, with all handlers. A name without a step is a mistake, and so is a part without steps.
 
     `completed`: steps of an earlier run whose outputs can be taken from there.
     """
@@ -53,6 +52,7 @@ def select(plan: Plan, part: Part, completed: Collection[str] = ()) -> Selection
         mistakes.append(Mistake("target", message, "leave out one of the two"))
     if mistakes:
         return Selection(replace(plan, mistakes=tuple(mistakes)))
+    chosen |= {step.name for step in plan.steps if step.handler is not None}
     return _cut_out(plan, chosen, completed)
 
 
@@ -87,8 +87,7 @@ def _cut_out(plan: Plan, chosen: Collection[str], completed: Collection[str]) ->
     met = tuple(name for name in needs if name not in chosen and name not in outside)
     groups = {step.group for step in steps}
     widths = {group: width for group, width in plan.widths.items() if group in groups}
-    order = layers({step.name: [edge.step for edge in step.needs] for step in steps})
-    return Selection(replace(plan, steps=tuple(steps), widths=widths, layers=order), met, outside)
+    return Selection(replace(plan, steps=tuple(steps), widths=widths, layers=layered(steps)), met, outside)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -12,8 +12,9 @@ from enum import StrEnum
 from msgspec import Struct
 
 from stoker.core.job.dependencies import UNMET, watches_failure
-from stoker.core.job.model import FINAL, NeedOn, Reason, State, When
+from stoker.core.job.model import FINAL, Job, NeedOn, Reason, State, When
 from stoker.core.requests import JobId, PageLimit, Params
+from stoker.core.workflow.handlers import PHASES, Handler, phase
 
 
 class WorkflowState(StrEnum):
@@ -29,12 +30,19 @@ ENDED = frozenset({WorkflowState.SUCCEEDED, WorkflowState.FAILED, WorkflowState.
 
 
 class Intent(StrEnum):
-    """The request of a person for a workflow; `rollback` lasts until its last step has stopped."""
+    """The request of a person for a workflow; `rollback` lasts until its last step has stopped.
+
+    `abort` is Stoker's own: the workflow fails, because of a limit or an exit code of a step.
+    """
 
     RUN = "run"
     PAUSE = "pause"
     CANCEL = "cancel"
     ROLLBACK = "rollback"
+    ABORT = "abort"
+
+
+ENDING = frozenset({Intent.CANCEL, Intent.ABORT})  # its open steps end; only handlers may start
 
 
 class Strategy(StrEnum):
@@ -54,7 +62,11 @@ class Edge(Struct, frozen=True, gc=False):
 
 
 class Step(Struct, frozen=True, kw_only=True, gc=False):
-    """The part of a step that is not in its job, and its needs by name. `when`: as in its spec; `run_if`: its text."""
+    """The part of a step that is not in its job, and its needs by name. `when`: as in its spec; `run_if`: its text.
+
+    `handler`: the table of a handler of the whole workflow; None for an ordinary step. `fail_fast`: the group whose
+    open steps its failure ends; `abort_on`: exit codes that end the workflow.
+    """
 
     name: str
     job_id: int
@@ -64,10 +76,18 @@ class Step(Struct, frozen=True, kw_only=True, gc=False):
     critical: bool = True
     resume: str = Strategy.FROM_CHECKPOINT.value
     verify: bool = False
+    handler: Handler | None = None
+    fail_fast: str | None = None
+    abort_on: tuple[int, ...] = ()
 
 
 class Workflow(Struct, frozen=True, kw_only=True, gc=False):
-    """One row of `workflows`. `flow` is the JSON that was sent."""
+    """One row of `workflows`. `flow` is the JSON that was sent.
+
+    `target`: of a rollback where it leads, of an abort its cause. `deadline` is wall time, `expires_at`, the end of its
+    timeout, steady time. `cut`: the groups whose open steps are to be ended, one in each line. Of the workflows of an
+    owner with the same `concurrency_key` the one with the smallest `place` goes first.
+    """
 
     id: int
     name: str
@@ -80,6 +100,11 @@ class Workflow(Struct, frozen=True, kw_only=True, gc=False):
     intent: Intent = Intent.RUN
     target: str | None = None
     finished_at: int | None = None
+    deadline: int | None = None
+    expires_at: int | None = None
+    cut: str | None = None
+    concurrency_key: str | None = None
+    place: int = 0
 
     @property
     def ended(self) -> bool:
@@ -110,7 +135,7 @@ def state_of(intent: Intent, states: Mapping[str, State], broken: Collection[str
         return WorkflowState.ROLLING_BACK
     if intent is Intent.CANCEL:
         return WorkflowState.CANCELLED
-    return WorkflowState.FAILED if broken else WorkflowState.SUCCEEDED
+    return WorkflowState.FAILED if broken or intent is Intent.ABORT else WorkflowState.SUCCEEDED
 
 
 def is_done(state: State, reason: Reason | None) -> bool:
@@ -123,6 +148,19 @@ def is_broken(step: Step, state: State, *, by_dependency: bool) -> bool:
     if not step.critical or state not in FINAL or state in _GOOD:
         return False
     return state is not State.SKIPPED or by_dependency
+
+
+_FAILURES = frozenset({State.FAILED, State.EXPIRED})
+
+
+def aborts(step: Step, job: Job) -> bool:
+    """Whether this end of a step ends its workflow."""
+    return job.state is State.FAILED and job.reason is Reason.EXIT and job.exit_code in step.abort_on
+
+
+def cuts(step: Step, job: Job) -> str | None:
+    """The group whose open steps this end of a step ends."""
+    return step.fail_fast if job.state in _FAILURES else None
 
 
 class Again(StrEnum):
@@ -177,8 +215,14 @@ def handlers(
     """The steps that may start because one of `roots` failed, and all steps behind these.
 
     They belong to one run of the steps that they watch, so they run again with these; not those that a person skipped.
+    Handlers of the whole workflow watch all ordinary steps, and `finally` the handlers before it.
     """
-    watching = [step.name for step in steps if _watches_one_of(step, roots) and step.name not in roots]
+    earliest = min((phase(step.handler) for step in steps if step.name in roots), default=PHASES)
+    watching = [
+        step.name
+        for step in steps
+        if step.name not in roots and (phase(step.handler) > earliest or _watches_one_of(step, roots))
+    ]
     if not watching:
         return set()  # the usual case, found without the graph of ten thousand steps
     found = behind(steps, watching) - set(roots)

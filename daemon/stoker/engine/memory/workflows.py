@@ -7,157 +7,30 @@ every transition of a step adds exactly one checkpoint, in the same commit; a ch
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Struct, field
 from msgspec.structs import replace
 
-from stoker.core.errors import InvalidParams
-from stoker.core.job.model import FINAL, Attempt, Job, Reason, State
+from stoker.core.clock import Now
+from stoker.core.job.model import Attempt, Job, Reason, State
 from stoker.core.job.taken_over import FileHashes
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.checkpoint import MAX_CHAIN, Checkpoint, CheckpointKind, Head, Packed, chain_of, pack, seal
 from stoker.core.workflow.context import ContextStep
-from stoker.core.workflow.fingerprint import digest, proof
-from stoker.core.workflow.state import ENDED, Intent, Step, Workflow, WorkflowState, handlers, is_broken, state_of
-from stoker.core.workflow.step_names import found_steps
+from stoker.core.workflow.fingerprint import proof
+from stoker.core.workflow.state import (
+    ENDED,
+    ENDING,
+    Intent,
+    Workflow,
+)
+from stoker.engine.memory.attempt_ends import end_of
+from stoker.engine.memory.blueprint import width_of
+from stoker.engine.memory.concurrency import Turns
+from stoker.engine.memory.live_workflow import LiveWorkflow, live_workflow, needed_outputs
 from stoker.store.workflows import StoredWorkflow
-
-
-class Blueprint(Struct, frozen=True, kw_only=True):
-    """The content of the column `workflows.flow`: the flow as it was sent, its parameters, its steps and their jobs."""
-
-    flow: msgspec.Raw
-    parameters: dict[str, str]
-    steps: tuple[Step, ...]
-    widths: dict[str, int] = {}
-
-
-_decode = msgspec.json.Decoder(Blueprint).decode
-
-
-def blueprint(workflow: Workflow) -> Blueprint:
-    """The content of the column `flow`."""
-    return _decode(workflow.flow)
-
-
-def steps_of(workflow: Workflow) -> tuple[Step, ...]:
-    """The steps of a workflow as accepted, with later changes of its needs."""
-    return blueprint(workflow).steps
-
-
-def needed_outputs(step: Step, outputs: Mapping[str, str]) -> dict[str, str | None]:
-    """The hash of the outputs of each needed step."""
-    return {edge.step: outputs.get(edge.step) for edge in step.needs}
-
-
-def rewritten(run: LiveWorkflow, widths: dict[str, int] | None = None) -> Workflow:
-    """The row of a workflow whose steps have changed; `widths`: those of groups that were added."""
-    before = blueprint(run.workflow)
-    plan = replace(before, steps=tuple(run.steps.values()), widths=before.widths | (widths or {}))
-    return replace(run.workflow, flow=msgspec.json.encode(plan).decode())
-
-
-def width_of(workflow_id: int, group: str) -> str:
-    """The name under which the steps of one `each` share their width; a person cannot give it to a resource."""
-    return f"w{workflow_id}/{group}"
-
-
-class LiveWorkflow(Struct):
-    """One workflow and its steps; `steps` by job."""
-
-    workflow: Workflow
-    steps: dict[int, Step]
-    states: dict[str, State]
-    reasons: dict[str, Reason | None]
-    broken: set[str]
-    head: Head = Head()
-    widths: dict[str, int] = field(default_factory=dict)
-    holds: dict[str, dict[str, int]] = field(default_factory=dict)
-    floors: dict[str, int] = field(default_factory=dict)
-    outputs: dict[str, str] = field(default_factory=dict)  # hash of the output of each step
-    _jobs: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def chain(self) -> str:
-        return chain_of(self.workflow.id)
-
-    @property
-    def derived_state(self) -> WorkflowState:
-        """The state that follows from the intent and the current states of the steps."""
-        return state_of(self.workflow.intent, self.states, self.broken)
-
-    @property
-    def jobs(self) -> dict[str, int]:
-        if len(self._jobs) != len(self.steps):
-            self._jobs.update({step.name: job_id for job_id, step in self.steps.items()})
-        return self._jobs
-
-    def keep_output(self, job: Job, attempt: Attempt) -> None:
-        """Keep the hash of the output of a step's newest attempt, if there is one."""
-        output = None if attempt.outcome is None else attempt.outcome.output
-        if output is None:
-            self.outputs.pop(job.step or "", None)
-        else:
-            self.outputs[job.step or ""] = digest(output)
-
-    def steps_named(self, asked: str, path: str = "step") -> list[str]:
-        """The steps that a name stands for: one, or those of a group. Raises StepNotFound for `path`."""
-        return found_steps(self.workflow.id, asked, self.states, path)
-
-    def keep_reused(self, job: Job) -> None:
-        """Keep the hash of the output that a step took over."""
-        if job.spec.reused is not None and job.spec.reused.output is not None:
-            self.outputs[job.step or ""] = digest(job.spec.reused.output)
-
-    def check_step(self, step: str, path: str = "step") -> str:
-        """The name, if it is that of one step. Raises StepNotFound or InvalidParams for `path`."""
-        if step in self.states:
-            return step
-        found = self.steps_named(step, path)
-        if len(found) > 1:
-            raise InvalidParams(
-                f"{path}: {step!r} is a group of {len(found)} steps, and this takes one: {found[0]}, for example",
-                path=path,
-                hint=f"stoker workflow show {self.workflow.id} --steps",
-            )
-        return found[0]
-
-    def handlers(self, roots: Collection[str]) -> set[str]:
-        """The steps that run again with `roots`, because they watch how these end."""
-        return handlers(self.steps.values(), roots, self.states, self.reasons)
-
-    def set_state(self, step: Step, state: State, reason: Reason | None, floor: int) -> None:
-        self.states[step.name] = state
-        self.reasons[step.name] = reason
-        self.floors[step.name] = floor
-        if is_broken(step, state, by_dependency=reason is Reason.DEPENDENCY):
-            self.broken.add(step.name)
-        else:
-            self.broken.discard(step.name)
-
-    def enter(self, job: Job, *, live: bool) -> None:
-        """The job of a step changed. `live`: an attempt of it is open and holds its resources."""
-        step = self.steps[job.id]
-        self.set_state(step, job.state, job.reason, job.checkpoint_floor)
-        if live and job.spec.resources:
-            self.holds[step.name] = job.spec.resources
-        else:
-            self.holds.pop(step.name, None)
-
-
-def live_workflow(stored: StoredWorkflow, head: Head) -> LiveWorkflow:
-    """A workflow from its rows, as memory keeps it."""
-    plan = blueprint(stored.workflow)
-    steps = {step.job_id: step for step in plan.steps}
-    widths = {width_of(stored.workflow.id, group): width for group, width in plan.widths.items()}
-    run = LiveWorkflow(stored.workflow, steps, {}, {}, set(), head, widths)
-    run.outputs = {steps[job_id].name: digest(text) for job_id, text in stored.outputs.items()}
-    for standing in stored.steps:
-        run.set_state(steps[standing.job_id], standing.state, standing.reason, standing.floor)
-    return run
 
 
 class LiveWorkflows:
@@ -171,6 +44,7 @@ class LiveWorkflows:
         self.barred: set[int] = set()  # paused, cancelled or rolling back: no step of them may start
         self.bar_changes = 0  # how often a workflow was barred or let go
         self.surroundings = ""  # hash of the environment that every worker gets
+        self.turns = Turns()
         self.widths: dict[str, int] = {}  # how many steps of one `each` may run at once, as resources of their own
 
     def load(self, stored: StoredWorkflow, heads: Mapping[str, Head]) -> int:
@@ -183,7 +57,24 @@ class LiveWorkflows:
         self.runs[run.workflow.id] = run
         self.widths |= run.widths
         self._freed.update(run.widths)
+        self._close(run)
         self._bar(run)
+        self._take_turns(run)
+
+    def _take_turns(self, run: LiveWorkflow) -> None:
+        """The state or place of a workflow changed: others of its key may start steps now, or no longer."""
+        for workflow_id in self.turns.note(run.workflow):
+            self._bar(self.runs[workflow_id])
+
+    def cut(self, run: LiveWorkflow, groups: Iterable[str]) -> None:
+        """These groups, and no others, are to be ended: until that is done no step of them starts."""
+        run.workflow = replace(run.workflow, cut="\n".join(groups) or None)
+        self.widths |= run.widths
+        self._freed.update(run.widths)
+        self._close(run)
+
+    def _close(self, run: LiveWorkflow) -> None:
+        self.widths |= {width_of(run.workflow.id, group): 0 for group in run.cut}
 
     def widen(self, run: LiveWorkflow, widths: Mapping[str, int]) -> None:
         """Groups with a width were added to a workflow."""
@@ -195,6 +86,11 @@ class LiveWorkflows:
         run.workflow = replace(run.workflow, intent=intent, target=target)
         self._bar(run)
 
+    def goes_after(self, job: Job) -> list[int]:
+        """The workflows for which the workflow of a job waits."""
+        run = None if job.workflow_id is None else self.runs.get(job.workflow_id)
+        return [] if run is None else self.turns.before(run.workflow)
+
     def intent_of(self, job: Job) -> Intent:
         """The intent of the workflow of a job; for a job without a workflow it is to run."""
         run = None if job.workflow_id is None else self.runs.get(job.workflow_id)
@@ -202,10 +98,10 @@ class LiveWorkflows:
 
     def _bar(self, run: LiveWorkflow) -> None:
         before = len(self.barred)
-        if run.workflow.intent is Intent.RUN:
-            self.barred.discard(run.workflow.id)
-        else:
+        if run.barred or self.turns.before(run.workflow):
             self.barred.add(run.workflow.id)
+        else:
+            self.barred.discard(run.workflow.id)
         self.bar_changes += len(self.barred) != before
 
     def record_step(
@@ -215,6 +111,8 @@ class LiveWorkflows:
         assert job.workflow_id is not None, "only a job of a workflow has a chain"
         run = self.runs[job.workflow_id]
         run.enter(job, live=live)
+        if run.workflow.intent in ENDING:
+            self._bar(run)
         if attempt is not None:
             run.keep_output(job, attempt)
         if before is None:
@@ -242,7 +140,7 @@ class LiveWorkflows:
     def _end(self, run: LiveWorkflow, job: Job, attempt: Attempt) -> dict[str, Any]:
         """The end of an attempt, with the fingerprint of the step if it asks to be verified."""
         files = None if attempt.outcome is None else attempt.outcome.files
-        return self._with_proof(run, job, files) | _end(run, job, attempt)
+        return self._with_proof(run, job, files) | end_of(run.workflow, job, attempt)
 
     def _with_proof(self, run: LiveWorkflow, job: Job, files: FileHashes | None) -> dict[str, Any]:
         step, of_files = run.steps[job.id], {} if files is None else {"files": files}
@@ -267,12 +165,16 @@ class LiveWorkflows:
             "ended_at": job.finished_at,
         }
 
-    def judge(self, run: LiveWorkflow, now: int) -> Workflow:
-        """The row of the workflow with the state that its steps give it."""
-        workflow = run.workflow
-        state = run.derived_state
-        finished_at = (workflow.finished_at or now) if state in ENDED else None
-        run.workflow = replace(workflow, state=state, finished_at=finished_at)
+    def judge(self, run: LiveWorkflow, now: Now, place: int) -> Workflow:
+        """The row of the workflow with the state that its steps give it; `place`: of one that runs again."""
+        state, had_ended = run.derived_state, run.workflow.ended
+        if had_ended and state not in ENDED:
+            run.renew(now)
+            run.workflow = replace(run.workflow, place=place)
+        finished_at = (run.workflow.finished_at or now.wall) if state in ENDED else None
+        run.workflow = replace(run.workflow, state=state, finished_at=finished_at)
+        if had_ended != run.workflow.ended:
+            self._take_turns(run)
         return run.workflow
 
     def context(self, run: LiveWorkflow, at: int) -> Checkpoint:
@@ -338,35 +240,7 @@ class LiveWorkflows:
             run = self.runs.get(workflow_id)
             if run is not None and run.workflow.ended:
                 del self.runs[workflow_id]
+                self.turns.forget(run.workflow)
                 for name in run.widths:
                     del self.widths[name]
                 self.barred.discard(workflow_id)
-
-
-def _end(run: LiveWorkflow, job: Job, attempt: Attempt) -> dict[str, Any]:
-    outcome, identity = attempt.outcome, attempt.identity
-    assert outcome is not None, "only an ended attempt has an end"
-    return {
-        "workflow": run.workflow.id,
-        "type": run.workflow.name,
-        "step": job.step,
-        "job": job.id,
-        "attempt": attempt.ordinal,
-        "status": job.state,
-        "reason": job.reason,
-        "output": None if outcome.output is None else msgspec.Raw(outcome.output.encode()),
-        "outcome": outcome.kind,
-        "exit_code": outcome.exit_code,
-        "signal": outcome.signal,
-        "error": outcome.error,
-        "worker": {"launcher": attempt.launcher, "pid": None if identity is None else identity.pid},
-        "started_at": attempt.started_at,
-        "ended_at": attempt.ended_at,
-        "user_ms": outcome.user_ms,
-        "system_ms": outcome.system_ms,
-        "max_rss_kib": outcome.max_rss_kib,
-    }
-
-
-def open_steps(run: LiveWorkflow) -> list[int]:
-    return [step.job_id for step in run.steps.values() if run.states[step.name] not in FINAL]

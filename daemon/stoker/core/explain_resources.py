@@ -1,0 +1,87 @@
+"""Why a queued job waits for a resource, in words: too little is free, or it is set aside, or its workflow limits it.
+
+Owns these sentences for `core/explain.py`. Invariant: each names the jobs that hold what is lacking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stoker.core.job.model import Job
+from stoker.core.job_facts import Blocker, JobFacts
+from stoker.core.units import counted
+
+MOST_NAMED = 5
+
+
+def lacking(job: Job, facts: JobFacts) -> Blocker | None:
+    for name, amount in job.spec.resources.items():
+        if facts.free.get(name, 0) < amount:
+            return _lacks(job, name, amount, facts)
+    for name, amount in job.spec.resources.items():
+        if job.id not in facts.reserved and facts.free.get(name, 0) - _set_aside(name, facts) < amount:
+            return _set_aside_for_others(name, amount, facts)
+    return None
+
+
+def _set_aside(name: str, facts: JobFacts) -> int:
+    return sum(needs.get(name, 0) for needs in facts.reserved.values())
+
+
+def _set_aside_for_others(name: str, amount: int, facts: JobFacts) -> Blocker:
+    jobs, free = [job_id for job_id, needs in facts.reserved.items() if name in needs], facts.free.get(name, 0)
+    return Blocker(
+        "resource",
+        f"needs {amount} of resource {name!r}; {free} free, set aside for {jobs_text(jobs)}, which goes first",
+        f"stoker why {jobs[0]}",
+        {
+            "resource": name,
+            "wanted": amount,
+            "capacity": facts.capacity.get(name, 0),
+            "free": free,
+            "set_aside_for": jobs,
+        },
+    )
+
+
+def _lacks(job: Job, name: str, amount: int, facts: JobFacts) -> Blocker:
+    holders, free, capacity = list(facts.holders.get(name, ())), facts.free.get(name, 0), facts.capacity.get(name, 0)
+    if "/" in name:  # a width: no person can name a resource so
+        return _narrow(job, name, capacity, holders)
+    held = f", held by {jobs_text(holders)}" if holders else ""
+    enough = amount <= capacity  # if not, waiting for the holders does not help
+    first = "; it is next: units that become free are kept for it" if job.id in facts.reserved else ""
+    return Blocker(
+        "resource",
+        f"needs {amount} of resource {name!r}, "
+        + (f"{max(0, free)} free{held}{first}" if enough else f"and its capacity is {capacity}"),
+        f"stoker show {holders[0]}" if enough and holders else f"stoker resource set {name} {amount}",
+        {
+            "resource": name,
+            "wanted": amount,
+            "capacity": capacity,
+            "free": free,
+            "holders": holders,
+            "reserved": job.id in facts.reserved,
+        },
+    )
+
+
+def _narrow(job: Job, name: str, width: int, holders: list[int]) -> Blocker:
+    """A limit of its workflow, or of its group, for steps that run at once."""
+    group = name.partition("/")[2]
+    what = f"of {group!r}" if group else f"of workflow {job.workflow_id}"
+    message = f"at most {counted(width, 'step')} {what} run at once" + (f": {jobs_text(holders)}" if holders else "")
+    details = {"group": group or None, "width": width, "holders": holders}
+    return Blocker("width", message, f"stoker workflow show {job.workflow_id}", details)
+
+
+def jobs_text(ids: Sequence[object]) -> str:
+    """`job 3`, `jobs 3, 4 and 7 more`."""
+    return f"{'job' if len(ids) == 1 else 'jobs'} {few_text(ids)}"
+
+
+def few_text(names: Sequence[object]) -> str:
+    """The names that fit into a line, and the number of the others."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(map(str, names[:MOST_NAMED])) + more

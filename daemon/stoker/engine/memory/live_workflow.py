@@ -1,0 +1,220 @@
+"""One workflow in memory: its steps, their states, and what follows from these.
+
+Owns the answers about a workflow and its steps together: its state, its handlers whose turn has come, its limits. Only
+`engine/memory/workflows.py` and turns change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from stoker.core.clock import Now
+from stoker.core.errors import InvalidParams
+from stoker.core.job.model import FINAL, Attempt, Job, Reason, State
+from stoker.core.workflow.checkpoint import Head, chain_of
+from stoker.core.workflow.definition import FlowLimits
+from stoker.core.workflow.fingerprint import digest
+from stoker.core.workflow.handlers import PHASES, Handler, phase
+from stoker.core.workflow.state import (
+    ENDING,
+    Intent,
+    Step,
+    Workflow,
+    WorkflowState,
+    handlers,
+    is_broken,
+    state_of,
+)
+from stoker.core.workflow.step_names import found_steps
+from stoker.engine.memory.blueprint import blueprint, width_of
+from stoker.store.workflows import StoredWorkflow
+
+
+def needed_outputs(step: Step, outputs: Mapping[str, str]) -> dict[str, str | None]:
+    """The hash of the outputs of each needed step."""
+    return {edge.step: outputs.get(edge.step) for edge in step.needs}
+
+
+def rewritten(run: LiveWorkflow, widths: dict[str, int] | None = None) -> Workflow:
+    """The row of a workflow whose steps have changed; `widths`: those of groups that were added."""
+    before = blueprint(run.workflow)
+    plan = replace(before, steps=tuple(run.steps.values()), widths=before.widths | (widths or {}))
+    return replace(run.workflow, flow=msgspec.json.encode(plan).decode())
+
+
+CANCEL_ALL = "all"  # the target of a second cancel, which ends `finally`, too
+
+
+class LiveWorkflow(Struct):
+    """One workflow and its steps; `steps` by job."""
+
+    workflow: Workflow
+    steps: dict[int, Step]
+    states: dict[str, State]
+    reasons: dict[str, Reason | None]
+    broken: set[str]
+    head: Head = Head()
+    widths: dict[str, int] = field(default_factory=dict)
+    holds: dict[str, dict[str, int]] = field(default_factory=dict)
+    floors: dict[str, int] = field(default_factory=dict)
+    limits: FlowLimits = FlowLimits()
+    outputs: dict[str, str] = field(default_factory=dict)  # hash of the output of each step
+    gates: set[int] = field(default_factory=set)  # jobs of handlers with a row of a need of themselves
+    open_in: list[int] = field(default_factory=lambda: [0] * PHASES)  # steps that have not ended, by phase
+    _jobs: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def chain(self) -> str:
+        return chain_of(self.workflow.id)
+
+    @property
+    def derived_state(self) -> WorkflowState:
+        """The state that follows from the intent and the current states of the steps."""
+        return state_of(self.workflow.intent, self.states, self.broken)
+
+    @property
+    def jobs(self) -> dict[str, int]:
+        if len(self._jobs) != len(self.steps):
+            self._jobs.update({step.name: job_id for job_id, step in self.steps.items()})
+        return self._jobs
+
+    def keep_output(self, job: Job, attempt: Attempt) -> None:
+        """Keep the hash of the output of a step's newest attempt, if there is one."""
+        output = None if attempt.outcome is None else attempt.outcome.output
+        if output is None:
+            self.outputs.pop(job.step or "", None)
+        else:
+            self.outputs[job.step or ""] = digest(output)
+
+    def steps_named(self, asked: str, path: str = "step") -> list[str]:
+        """The steps that a name stands for: one, or those of a group. Raises StepNotFound for `path`."""
+        return found_steps(self.workflow.id, asked, self.states, path)
+
+    def keep_reused(self, job: Job) -> None:
+        """Keep the hash of the output that a step took over."""
+        if job.spec.reused is not None and job.spec.reused.output is not None:
+            self.outputs[job.step or ""] = digest(job.spec.reused.output)
+
+    def check_step(self, step: str, path: str = "step") -> str:
+        """The name, if it is that of one step. Raises StepNotFound or InvalidParams for `path`."""
+        if step in self.states:
+            return step
+        found = self.steps_named(step, path)
+        if len(found) > 1:
+            raise InvalidParams(
+                f"{path}: {step!r} is a group of {len(found)} steps, and this takes one: {found[0]}, for example",
+                path=path,
+                hint=f"stoker workflow show {self.workflow.id} --steps",
+            )
+        return found[0]
+
+    def handlers(self, roots: Collection[str]) -> set[str]:
+        """The steps that run again with `roots`, because they watch how these end."""
+        return handlers(self.steps.values(), roots, self.states, self.reasons)
+
+    def due_gates(self) -> list[int]:
+        """The handlers whose gates are to be decided: all steps of the phases before theirs have ended."""
+        if not self.gates or self.open_in[0]:
+            return []
+        return sorted(
+            job_id
+            for job_id in self.gates
+            if self.states[(step := self.steps[job_id]).name] not in FINAL and not self.is_early(step)
+        )
+
+    def is_early(self, step: Step) -> bool:
+        """Whether a step of an earlier phase has not ended."""
+        return any(self.open_in[: phase(step.handler)])
+
+    def is_handler(self, step: str) -> bool:
+        """Whether it is a handler of the whole workflow."""
+        return self.steps[self.jobs[step]].handler is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether an ordinary step broke the workflow, or it was aborted; a handler that did so starts no other one."""
+        return self.workflow.intent is Intent.ABORT or not all(map(self.is_handler, self.broken))
+
+    @property
+    def _ending(self) -> int:
+        """The phases whose steps a cancel or an abort ends: all, those before `finally`, or that of ordinary steps."""
+        if self.workflow.intent is Intent.ABORT:
+            return phase(Handler.ON_FAILURE)
+        return PHASES if self.workflow.target == CANCEL_ALL else phase(Handler.FINALLY)
+
+    def to_end(self) -> list[int]:
+        """The open steps that a cancel or an abort ends."""
+        return [job for job in open_steps(self) if phase(self.steps[job].handler) < self._ending]
+
+    @property
+    def barred(self) -> bool:
+        """Whether no step may start now. After a cancel or an abort its handlers may, once all else has ended."""
+        if self.workflow.intent in ENDING and self._ending < PHASES:
+            return any(self.open_in[: self._ending])
+        return self.workflow.intent is not Intent.RUN
+
+    @property
+    def cut(self) -> list[str]:
+        """The groups whose open steps are to be ended."""
+        return self.workflow.cut.split("\n") if self.workflow.cut else []
+
+    def renew(self, now: Now) -> None:
+        """Its limits count anew: a person lets it go on after its end."""
+        limit = self.limits.deadline_ms
+        deadline = None if limit is None else now.wall + limit
+        self.workflow = replace(self.workflow, deadline=deadline, expires_at=None)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether its limits count: until its ordinary steps have ended, or are being ended."""
+        return self.workflow.intent in (Intent.RUN, Intent.PAUSE) and self.open_in[0] > 0
+
+    def overdue(self, now: Now) -> str | None:
+        """The limit that has passed while it counts."""
+        if not self.is_limited:
+            return None
+        if self.workflow.deadline is not None and self.workflow.deadline <= now.wall:
+            return "deadline"
+        passed = self.workflow.expires_at is not None and self.workflow.expires_at <= now.steady
+        return "timeout" if passed else None
+
+    def set_state(self, step: Step, state: State, reason: Reason | None, floor: int) -> None:
+        before = self.states.get(step.name, State.SKIPPED)
+        self.open_in[phase(step.handler)] += (before in FINAL) - (state in FINAL)
+        self.states[step.name] = state
+        self.reasons[step.name] = reason
+        self.floors[step.name] = floor
+        if is_broken(step, state, by_dependency=reason is Reason.DEPENDENCY):
+            self.broken.add(step.name)
+        else:
+            self.broken.discard(step.name)
+
+    def enter(self, job: Job, *, live: bool) -> None:
+        """The job of a step changed. `live`: an attempt of it is open and holds its resources."""
+        step = self.steps[job.id]
+        self.set_state(step, job.state, job.reason, job.checkpoint_floor)
+        if live and job.spec.resources:
+            self.holds[step.name] = job.spec.resources
+        else:
+            self.holds.pop(step.name, None)
+
+
+def live_workflow(stored: StoredWorkflow, head: Head) -> LiveWorkflow:
+    """A workflow from its rows, as memory keeps it."""
+    plan = blueprint(stored.workflow)
+    steps = {step.job_id: step for step in plan.steps}
+    widths = {width_of(stored.workflow.id, group): width for group, width in plan.widths.items()}
+    run = LiveWorkflow(stored.workflow, steps, {}, {}, set(), head, widths, limits=plan.limits)
+    run.outputs = {steps[job_id].name: digest(text) for job_id, text in stored.outputs.items()}
+    for standing in stored.steps:
+        run.set_state(steps[standing.job_id], standing.state, standing.reason, standing.floor)
+    run.gates = {standing.job_id for standing in stored.steps if standing.gated}
+    return run
+
+
+def open_steps(run: LiveWorkflow) -> list[int]:
+    return [step.job_id for step in run.steps.values() if run.states[step.name] not in FINAL]

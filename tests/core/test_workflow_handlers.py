@@ -1,0 +1,187 @@
+"""Handlers of a whole workflow: which of them run, in which order, and when they run again."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from stoker.cli.kit.graph_shape import PHASES
+from stoker.core.job.model import Need, Reason, State
+from stoker.core.workflow.definition import (
+    MAX_STEPS,
+    Concurrency,
+    ConcurrencyPolicy,
+    Flow,
+    FlowLimits,
+    FlowRequest,
+    ItemSource,
+    StepParams,
+)
+from stoker.core.workflow.handlers import FINALLY_TIMEOUT_MS, Handler, applies, gate, phase
+from stoker.core.workflow.plan import WHOLE, Plan, plan_flow
+from stoker.core.workflow.resume import Act, ResumeInputs, ResumeStanding, plan
+from stoker.core.workflow.state import Edge, Step, handlers
+from tests.support.jobs import job
+
+A, B = Step(name="a", job_id=1), Step(name="b", job_id=2, needs=(Edge("a"),))
+ALERT = Step(name="alert", job_id=3, handler=Handler.ON_FAILURE)
+PUBLISH = Step(name="publish", job_id=4, handler=Handler.ON_SUCCESS)
+CLEAN = Step(name="clean", job_id=5, handler=Handler.FINALLY)
+REPORT = Step(name="report", job_id=6, needs=(Edge("clean"),), handler=Handler.FINALLY)
+STEPS = [A, B, ALERT, PUBLISH, CLEAN, REPORT]
+
+
+def planned(steps: dict[str, StepParams], handlers: dict[str, Handler]) -> Plan:
+    """The plan of these entries; `handlers`: the table of those that are no steps."""
+    tables: dict[str, dict[str, StepParams]] = {}
+    for name, entry in steps.items():
+        tables.setdefault(handlers.get(name, "steps"), {})[name] = entry
+    flow = Flow(name="f", steps={})
+    renamed = {"finally_" if table == "finally" else str(table): entries for table, entries in tables.items()}
+    return plan_flow(FlowRequest(flow=replace(flow, **renamed), raw=msgspec.Raw(b"{}")), None)
+
+
+@pytest.mark.parametrize(
+    ("handler", "failed", "cancelled", "runs"),
+    [
+        (Handler.ON_FAILURE, True, False, True),
+        (Handler.ON_FAILURE, False, False, False),
+        (Handler.ON_FAILURE, True, True, False),
+        (Handler.ON_SUCCESS, False, False, True),
+        (Handler.ON_SUCCESS, True, False, False),
+        (Handler.ON_SUCCESS, False, True, False),
+        (Handler.FINALLY, True, False, True),
+        (Handler.FINALLY, False, True, True),
+    ],
+)
+def test_handler_when_all_steps_have_ended_then_the_table_says_whether_it_runs(
+    *, handler: Handler, failed: bool, cancelled: bool, runs: bool
+) -> None:
+    assert applies(handler, failed=failed, cancelled=cancelled) is runs
+
+
+def test_gate_when_a_job_is_asked_for_its_needs_then_it_is_none_of_them() -> None:
+    own = job(State.WAITING)
+    handler = replace(own, spec=replace(own.spec, needs=(gate(own.id), Need(9))))
+
+    assert handler.needed == [9]
+
+
+def test_phases_when_drawn_then_they_are_those_in_which_steps_run() -> None:
+    wanted: dict[str | None, int] = {None: phase(None)}
+    wanted |= {handler.value: phase(handler) for handler in Handler}
+
+    assert {handler: number for number, kinds in enumerate(PHASES) for handler in kinds} == wanted
+
+
+def test_plan_when_it_has_handlers_then_they_are_last_and_have_defaults() -> None:
+    limited = StepParams(command="true", timeout_ms=5, critical=True)
+    steps = {
+        "clean": StepParams(command="true"),
+        "report": replace(limited, needs=("clean",)),
+        "alert": StepParams(command="true", timeout_ms=None),
+        "a": StepParams(command="true"),
+    }
+
+    plan = planned(steps, {"clean": Handler.FINALLY, "report": Handler.FINALLY, "alert": Handler.ON_FAILURE})
+
+    assert plan.mistakes == ()
+    assert plan.layers == [["a"], ["alert"], ["clean"], ["report"]]
+    assert [(one.name, one.path, one.critical, one.sent.timeout_ms) for one in plan.steps] == [
+        ("a", "steps.a", True, msgspec.UNSET),
+        ("alert", "on_failure.alert", False, None),
+        ("clean", "finally.clean", False, FINALLY_TIMEOUT_MS),
+        ("report", "finally.report", True, 5),
+    ]
+
+
+def test_plan_when_needs_lead_from_one_table_to_another_then_each_is_a_mistake() -> None:
+    of = {
+        name: StepParams(command="true", needs=(need,))
+        for name, need in {"a": "x", "x": "a", "y": "z", "z": "y"}.items()
+    }
+
+    plan = planned(of, {"x": Handler.FINALLY, "y": Handler.ON_SUCCESS, "z": Handler.ON_SUCCESS})
+
+    assert {one.path: one.message for one in plan.mistakes} == {
+        "steps.a.needs[0]": "'x' is a handler, which runs after all steps",
+        "finally.x.needs[0]": "a handler can need only handlers of [finally]",
+        "on_success.z.needs": "a cycle: y -> z -> y, each needed by the next",
+    }
+
+
+@pytest.mark.parametrize(
+    ("roots", "again"),
+    [
+        ({"a", "b"}, {"alert", "publish", "clean", "report"}),
+        ({"alert"}, {"clean", "report"}),
+        ({"clean"}, set[str]()),
+        (set[str](), set[str]()),
+    ],
+)
+def test_handlers_when_steps_run_again_then_those_of_later_phases_do(roots: set[str], again: set[str]) -> None:
+    states = dict.fromkeys((step.name for step in STEPS), State.SUCCEEDED)
+
+    assert handlers(STEPS, roots, states, dict.fromkeys(states)) == again
+
+
+@pytest.mark.parametrize(
+    ("clean", "act"),
+    [
+        (ResumeStanding(State.SUCCEEDED, Reason.EXIT, 1), Act.RESTART),
+        (ResumeStanding(State.SKIPPED, Reason.NOT_NEEDED), Act.RESTART),
+        (ResumeStanding(State.SKIPPED, Reason.USER), Act.KEEP),
+        (ResumeStanding(State.QUEUED), Act.RESTART),
+        (ResumeStanding(State.RUNNING, None, 1, live=True), Act.WAIT),
+    ],
+)
+def test_resume_when_a_step_runs_again_then_a_handler_that_ended_does(clean: ResumeStanding, act: Act) -> None:
+    standings = {"a": ResumeStanding(State.CANCELLED, Reason.USER), "clean": clean}
+
+    first, second = plan([CLEAN, A], standings, ResumeInputs())
+
+    assert (first.step, first.act) == ("a", Act.AGAIN)
+    assert (second.step, second.act) == ("clean", act)
+
+
+def test_plan_when_a_workflow_or_a_group_has_limits_then_they_are_widths() -> None:
+    each = StepParams(command="true", each=("x", "y"), fail_fast=True)
+    flow = Flow(name="f", steps={"a": each, "b": replace(each, width=1), "c": replace(each, fail_fast=False)})
+    flow = replace(flow, max_running=3, timeout_ms=5, deadline_ms=6)
+
+    plan = plan_flow(FlowRequest(flow=flow, raw=msgspec.Raw(b"{}")), None)
+
+    assert plan.widths == {"a": MAX_STEPS, "b": 1, WHOLE: 3}
+    assert flow.limits == FlowLimits(timeout_ms=5, deadline_ms=6, max_running=3)
+
+
+def test_plan_when_ends_contradict_then_each_is_a_mistake() -> None:
+    ends = StepParams(command="true", abort_on=(1, 7), success_exit_codes=(7,), fail_fast=True)
+    source = ItemSource(step="b", output="x")
+    steps = {"a": ends, "b": StepParams(command="true"), "c": StepParams(command="true", each=source)}
+
+    plan = planned(
+        steps | {"d": StepParams(command="true", abort_on=(1,))},
+        {"b": Handler.FINALLY, "c": Handler.FINALLY, "d": Handler.FINALLY},
+    )
+
+    assert {one.path: one.message for one in plan.mistakes} == {
+        "steps.a.fail_fast": "only a step with `each` or `matrix` has others of its group",
+        "steps.a.abort_on": "exit code 7 is a success (success_exit_codes)",
+        "finally.c.each": "the list of a handler is known at the submit",
+        "finally.d.abort_on": "a handler runs after all steps, so it ends none",
+    }
+
+
+def test_plan_when_it_has_a_key_then_its_names_are_replaced() -> None:
+    flow = Flow(name="f", steps={"a": StepParams(command="true")}, parameters={"env": "prod", "none": ""})
+    keys = {"deploy-{{env}}": None, "{{none}}": "filled in, it has 0 characters; 1 to 256 are allowed"}
+
+    for key, mistake in keys.items():
+        whole = replace(flow, concurrency=Concurrency(key=key))
+        plan = plan_flow(FlowRequest(flow=whole, raw=msgspec.Raw(b"{}")), None)
+
+        assert [one.message for one in plan.mistakes] == ([] if mistake is None else [mistake])
+        if mistake is None:
+            assert plan.concurrency == Concurrency(key="deploy-prod", policy=ConcurrencyPolicy.QUEUE)

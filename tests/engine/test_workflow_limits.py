@@ -1,0 +1,178 @@
+"""Ends of a workflow, or of a group, before all of its steps have run: fail_fast, abort_on, timeout, deadline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stoker.core.errors import FlowInvalid, NotAllowed
+from tests.support.facts import until
+from tests.support.flows import flow_end, job_of, sent_flow, settled, step, step_states, workflow_view
+from tests.support.work import Gate, job_view, lines, running
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import stoker
+    from tests.support.daemon import DaemonProcess
+
+SETTINGS = "[daemon]\nmax_running = 8\n"
+GOOD, BAD = "exit 0", "exit 1"
+CLEAN: dict[str, Any] = {"finally": {"clean": step(GOOD)}, "on_failure": {"alert": step(GOOD)}}
+
+
+def of_item(script: str, **options: Any) -> dict[str, Any]:
+    return step(script, each=["a", "b", "c"], fail_fast=True, grace_ms=100, **options)
+
+
+def test_fail_fast_when_a_step_fails_then_the_others_of_its_group_end_and_no_more(client: stoker.Client) -> None:
+    script = 'test "$STOKER_ITEM" != b || exit 1; sleep 600'
+    workflow = sent_flow(client, {"work": of_item(script), "other": step(GOOD), "after": step(GOOD, "work")}, **CLEAN)
+
+    assert flow_end(client, workflow) == "failed"
+
+    assert step_states(client, workflow) == {
+        "work[a]": "cancelled",
+        "work[b]": "failed",
+        "work[c]": "cancelled",
+        "other": "succeeded",
+        "after": "skipped",
+        "alert": "succeeded",
+        "clean": "succeeded",
+    }
+    assert job_view(client, job_of(client, workflow, "work[a]"))["reason"] == "aborted"
+
+
+def test_fail_fast_when_the_group_runs_one_by_one_then_no_other_step_starts(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    ledger, mended = tmp_path / "ledger", tmp_path / "mended"
+    script = f"echo $STOKER_ITEM >> {ledger}; test -e {mended}"
+    workflow = sent_flow(client, {"work": of_item(script, width=1)})
+    assert flow_end(client, workflow) == "failed"
+    assert lines(ledger) == ["a"]
+    mended.touch()
+
+    client.call("workflow.retry", {"id": workflow, "again": "failed"})
+
+    assert flow_end(client, workflow) == "succeeded"
+    assert sorted(lines(ledger)) == ["a", "a", "b", "c"]
+
+
+def test_abort_when_a_step_exits_with_that_code_then_the_workflow_ends(
+    client: stoker.Client,
+) -> None:
+    steps = {
+        "fatal": step("exit 3", abort_on=[3], max_attempts=5, critical=False),
+        "long": step("sleep 600", grace_ms=100),
+        "after": step(GOOD, "long"),
+    }
+    workflow = sent_flow(client, steps, **CLEAN)
+
+    assert flow_end(client, workflow) == "failed"
+
+    view = workflow_view(client, workflow)
+    assert (view["intent"], view["aborted_by"]) == ("abort", "abort_on")
+    assert step_states(client, workflow) == {
+        "fatal": "failed",
+        "long": "cancelled",
+        "after": "cancelled",
+        "alert": "succeeded",
+        "clean": "succeeded",
+    }
+    assert job_view(client, job_of(client, workflow, "fatal"))["attempts"] == 1
+
+
+@pytest.mark.parametrize("limit", ["timeout", "deadline"])
+def test_limit_when_it_passes_then_the_workflow_fails_and_a_retry_has_it_anew(
+    client: stoker.Client, tmp_path: Path, limit: str
+) -> None:
+    mended = tmp_path / "mended"
+    steps = {"long": step(f"test -e {mended} || sleep 600", grace_ms=100), "after": step(GOOD, "long")}
+    workflow = sent_flow(client, steps, **{f"{limit}_ms": 500}, **CLEAN)
+
+    assert flow_end(client, workflow) == "failed"
+
+    view = workflow_view(client, workflow)
+    assert view["aborted_by"] == limit
+    assert step_states(client, workflow) == {
+        "long": "cancelled",
+        "after": "cancelled",
+        "alert": "succeeded",
+        "clean": "succeeded",
+    }
+    mended.touch()
+    client.call("workflow.retry", {"id": workflow, "again": "failed"})
+    again = workflow_view(client, workflow)
+    assert (again["intent"], again["aborted_by"]) == ("run", None)
+    if limit == "deadline":
+        assert again["deadline"] > view["deadline"]
+    settled(client, workflow)
+
+
+def test_limit_when_the_workflow_is_paused_then_it_counts(client: stoker.Client, gate: Gate) -> None:
+    handlers = {"finally": {"clean": gate.spec("exit 0")}}
+    workflow = sent_flow(client, {"a": step("sleep 600", grace_ms=100)}, deadline_ms=1_500, **handlers)
+    client.call("workflow.pause", {"id": workflow})
+
+    until(lambda: workflow_view(client, workflow)["aborted_by"] == "deadline", why="the deadline")
+
+    with pytest.raises(NotAllowed, match="is being ended, so pause does not apply"):
+        client.call("workflow.pause", {"id": workflow})
+    running(client, job_of(client, workflow, "clean"))
+    gate.open()
+    assert flow_end(client, workflow) == "failed"
+
+
+def test_limit_when_it_passes_while_no_daemon_runs_then_the_start_ends_the_workflow(
+    stopped_daemon: DaemonProcess,
+) -> None:
+    stopped_daemon.start()
+    with stopped_daemon.client() as client:
+        client.call("queue.pause", {"name": "default"})
+        ids = [sent_flow(client, {"a": step(GOOD)}, deadline_ms=50, **CLEAN)]
+        stopped_daemon.kill9()
+
+    stopped_daemon.start()
+
+    with stopped_daemon.client() as client:
+        until(lambda: step_states(client, ids[0])["a"] == "cancelled", why="the end of the step")
+        client.call("queue.resume", {"name": "default"})
+        assert flow_end(client, ids[0]) == "failed"
+        assert step_states(client, ids[0])["clean"] == "succeeded"
+
+
+def test_most_running_when_it_is_set_then_no_more_steps_of_the_workflow_run_at_once(
+    client: stoker.Client, gate: Gate
+) -> None:
+    steps = {name: gate.spec("exit 0") for name in "abc"}
+    workflow = sent_flow(client, steps, max_running=2)
+
+    until(lambda: list(step_states(client, workflow).values()).count("running") == 2, why="two steps")
+    waits = next(name for name, state in step_states(client, workflow).items() if state == "queued")
+    why = client.call("job.why", {"id": job_of(client, workflow, waits)})
+    assert "at most 2 steps of workflow" in why["message"]
+    gate.open()
+
+    assert flow_end(client, workflow) == "succeeded"
+
+
+def test_flow_when_its_limits_are_wrong_then_each_mistake_has_its_path(client: stoker.Client) -> None:
+    steps = {
+        "a": step(GOOD, fail_fast=True),
+        "b": step(GOOD, abort_on=[0, 7], success_exit_codes=[7]),
+        "c": step(GOOD, abort_on=[256]),
+    }
+
+    with pytest.raises(FlowInvalid) as error:
+        sent_flow(client, steps, timeout_ms=0, max_running="two", **{"finally": {"d": step(GOOD, abort_on=[1])}})
+
+    assert {one["path"]: one["message"] for one in error.value.details["errors"]} == {
+        "timeout_ms": "0ms is less than 1ms, the minimum",
+        "max_running": 'expected a whole number or null, got "two"',
+        "steps.c.abort_on[0]": "256 is more than 255, the maximum",
+        "steps.a.fail_fast": "only a step with `each` or `matrix` has others of its group",
+        "steps.b.abort_on": "exit code 7 is a success (success_exit_codes)",
+        "finally.d.abort_on": "a handler runs after all steps, so it ends none",
+    }
