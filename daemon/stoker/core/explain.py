@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stoker.core.explain_resources import few_text, jobs_text, lacking
+from stoker.core.explain_resources import MOST_NAMED, few_text, jobs_text, lacking
 from stoker.core.job.admission import paused
 from stoker.core.job.cause import cause, in_brackets
 from stoker.core.job.conditions import why_open
