@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stoker.cli import flowfile
-from stoker.cli.imports import known_words
 from stoker.cli.imports.dagman import read_dag
 from stoker.cli.imports.flow_text import flow_text
 from stoker.cli.imports.makefile import read_makefile
@@ -46,7 +45,6 @@ def import_workflow(given: Given) -> int:
     """
     (source,) = given["words"]
     draft = _draft(given, source)
-    known_words.keep_known(draft, source)
     _check(source, draft)
     lost = [remark for remark in draft.remarks if remark.loss]
     for remark in draft.remarks:
