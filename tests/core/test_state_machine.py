@@ -46,6 +46,7 @@ from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, exited, job
 # The states that may follow each state. A job that a person releases waits while something else blocks it (a release
 # during a backoff, a retry ahead of `run_at`).
 PENDING = {State.QUEUED, State.WAITING}
+CANCELLING = (StopReason.CANCEL, StopReason.ABORTED)
 STOPPED = {State.HELD, State.CANCELLED, State.EXPIRED, State.SUPERSEDED, State.SKIPPED}
 LEAVES_TO: dict[State, set[State]] = {
     State.WAITING: {State.QUEUED, State.FAILED, State.SUCCEEDED} | STOPPED,
@@ -185,7 +186,7 @@ class Host(RuleBasedStateMachine):
             assert job_after.state is not State.SUCCEEDED
             life.seen_failures += effective is StopReason.DEADLINE
             return
-        if effective in (StopReason.CANCEL, StopReason.RESTART, StopReason.SUPERSEDED):
+        if effective in CANCELLING or effective in (StopReason.RESTART, StopReason.SUPERSEDED):
             return
         if effective is StopReason.DEADLINE:
             life.seen_failures += 1
@@ -318,7 +319,7 @@ class Host(RuleBasedStateMachine):
     def launch_is_refused(self, number: int) -> None:
         life = self.pick(number, State.RUNNING)
         if life is not None:
-            cancelled = life.attempt is not None and life.attempt.stop_reason is StopReason.CANCEL
+            cancelled = life.attempt is not None and life.attempt.stop_reason in CANCELLING
             otherwise = State.HELD if life.job.superseded_by is None else State.SUPERSEDED
             self.happen(life, ev.Refused(why="log_exists"))
             assert life.job.state is (State.CANCELLED if cancelled else otherwise)
