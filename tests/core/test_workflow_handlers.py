@@ -160,10 +160,11 @@ def test_plan_when_ends_contradict_then_each_is_a_mistake() -> None:
     ends = StepParams(command="true", abort_on=(1, 7), success_exit_codes=(7,), fail_fast=True)
     source = ItemSource(step="b", output="x")
     steps = {"a": ends, "b": StepParams(command="true"), "c": StepParams(command="true", each=source)}
+    inner = Flow(name="inner", steps={"z": StepParams(command="true")})
 
     plan = planned(
-        steps | {"d": StepParams(command="true", abort_on=(1,))},
-        {"b": Handler.FINALLY, "c": Handler.FINALLY, "d": Handler.FINALLY},
+        steps | {"d": StepParams(command="true", abort_on=(1,)), "e": StepParams(workflow=inner)},
+        {"b": Handler.FINALLY, "c": Handler.FINALLY, "d": Handler.FINALLY, "e": Handler.FINALLY},
     )
 
     assert {one.path: one.message for one in plan.mistakes} == {
@@ -171,7 +172,14 @@ def test_plan_when_ends_contradict_then_each_is_a_mistake() -> None:
         "steps.a.abort_on": "exit code 7 is a success (success_exit_codes)",
         "finally.c.each": "the list of a handler is known at the submit",
         "finally.d.abort_on": "a handler runs after all steps, so it ends none",
+        "finally.e.workflow": "a handler is one step",
     }
+
+
+def test_step_when_it_says_no_codes_that_abort_then_it_has_none() -> None:
+    plan = planned({"a": StepParams(command="true"), "b": StepParams(command="true", abort_on=(3,))}, {})
+
+    assert {step.name: step.abort_on for step in plan.steps} == {"a": (), "b": (3,)}
 
 
 def test_plan_when_it_has_a_key_then_its_names_are_replaced() -> None:
