@@ -214,8 +214,9 @@ def test_expansion_when_the_daemon_dies_around_it_then_nothing_is_lost_or_twice(
     assert len(daemon.rows("SELECT 1 FROM changes WHERE cause = 'expanded'")) == 1
 
 
+@pytest.mark.parametrize("again", [[], ["align"], ["list"]])
 def test_expansion_when_two_groups_share_a_list_then_a_bad_item_stops_its_own(
-    client: stoker.Client,
+    client: stoker.Client, again: list[str]
 ) -> None:
     steps = {
         "list": step('printf "files<<E\\na\\nb\\nE\\n" >> "$STOKER_OUTPUT"'),
@@ -226,6 +227,9 @@ def test_expansion_when_two_groups_share_a_list_then_a_bad_item_stops_its_own(
     workflow = sent_flow(client, steps)
 
     assert settled(client, workflow) == "failed"
+    if again:
+        client.call("workflow.retry", {"id": workflow, "steps": again})
+        assert settled(client, workflow) == "failed"
     states = step_states(client, workflow)
     named = ("align[a]", "align[b]", "call[a]", "call[b]")
     assert [states[name] for name in named] == ["succeeded", "failed", "succeeded", "skipped"]

@@ -114,8 +114,11 @@ class Expansion(RequestMessage[int]):
 
     def _rewired(self, turn: Turn, step: Step, before: Collection[str], names: Sequence[str]) -> Step:
         after = rewired(step, self._group.name, before, names)
-        if after is step or step.name.removesuffix(BEGINS) in before:
-            return step  # the steps of the group itself wait for the one that expands it
+        own = step.name.removesuffix(BEGINS)
+        if after is step or own in before or own.rpartition("[")[0] in self._group.paired:
+            return (
+                step  # those of the group itself wait for the step that expands it, others for the step of their item
+            )
         job = turn.job(step.job_id)
         return after if job.spec.command != EXPAND and may_be_rewired(turn, job) else step
 

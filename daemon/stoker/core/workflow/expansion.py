@@ -30,7 +30,7 @@ _items = msgspec.json.Decoder(list[Item]).decode
 class GroupPlan(Struct, frozen=True):
     """The steps of a group, with the needs of its entry: those by name, and those of the same item (by group).
 
-    `widths`: those of groups in nested workflows.
+    `paired`: the groups whose steps need the step of the same item here. `widths`: those of groups in nested workflows.
     """
 
     name: str
@@ -38,6 +38,7 @@ class GroupPlan(Struct, frozen=True):
     when: When
     needs: tuple[Edge, ...]
     same: tuple[Edge, ...] = ()
+    paired: frozenset[str] = frozenset()
     widths: dict[str, int] = {}
 
 
@@ -111,7 +112,8 @@ def group_of(place: EntryPlace, items: Sequence[Item]) -> GroupPlan:
     steps = [step for step in steps if step.group]  # without items there is one step, which is in no group
     steps = [with_inner(entry, step, None, 1, mistakes) for step in steps]
     refuse(list(dict.fromkeys(mistakes)))
-    same = {need.group for need in entry.own_needs if need.same is not UNSET}
+    same = _same_groups(entry)
+    paired = (place.outer + name for name, other in place.flow.steps.items() if place.entry in _same_groups(other))
     edges = [(edge.step in same, Edge(place.outer + edge.step, edge.on)) for edge in entry.edges]
     return GroupPlan(
         place.outer + place.entry,
@@ -119,8 +121,14 @@ def group_of(place: EntryPlace, items: Sequence[Item]) -> GroupPlan:
         entry.counting,
         tuple(edge for of_item, edge in edges if not of_item),
         tuple(edge for of_item, edge in edges if of_item),
+        frozenset(paired),
         {place.outer + group: width for group, width in widths_of(steps).items()},
     )
+
+
+def _same_groups(entry: StepParams) -> set[str]:
+    """The groups of which its steps need the one of the same item."""
+    return {need.group for need in entry.own_needs if need.same is not UNSET}
 
 
 def _alone(
