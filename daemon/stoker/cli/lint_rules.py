@@ -113,6 +113,16 @@ def _never_runs(subject: LintSubject) -> Iterator[tuple[str, str, str]]:
             yield f"steps.{step.group or step.name}.needs", message, 'when = "any_failed" waits for any failure'
 
 
+def _handler_never_runs(subject: LintSubject) -> Iterator[tuple[str, str, str]]:
+    """A handler of a failure, in a flow that no step can make fail."""
+    limited = any(name in subject.flow for name in ("timeout_ms", "deadline_ms"))
+    can_fail = any(step.handler is None and (step.critical or step.abort_on) for step in subject.plan.steps)
+    if not limited and not can_fail:
+        for name in subject.flow.get("on_failure", ()):
+            message = "never runs: no step is critical, so the workflow does not fail"
+            yield f"on_failure.{name}", message, "critical = true in a step, or [finally]"
+
+
 def _impossible(step: Planned, must: frozenset[str]) -> str | None:
     failed = [need.step for need in step.needs if need.on is NeedOn.FAILED] if step.when is When.EACH else []
     return next((name for name in failed if name in must), None)
@@ -126,4 +136,5 @@ RULES: dict[str, Callable[[LintSubject], Iterator[tuple[str, str] | tuple[str, s
     "same-item": _same_item,
     "case-of-names": _case_of_names,
     "never-runs": _never_runs,
+    "handler-never-runs": _handler_never_runs,
 }

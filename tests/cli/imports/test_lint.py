@@ -50,7 +50,14 @@ FLOWS = {
         9,
         "steps.c.needs",
     ),
+    "handler-never-runs": (
+        STEP + 'critical = false\n[on_failure.b]\ncommand = "sh"\ncritical = true\n',
+        5,
+        "on_failure.b",
+    ),
 }
+# Beside `critical = false`: what makes the workflow fail all the same.
+FAILS = ("timeout_ms = 9\n", "deadline_ms = 9\n", "abort_on = [3]\n", '[steps.b]\ncommand = "sh"\n')
 
 
 def linted(stoker: Stoker, folder: Path, text: str, *options: str, name: str = "flow.toml") -> tuple[int, Any]:
@@ -82,6 +89,14 @@ def test_lint_when_a_flow_is_odd_then_its_warning_has_line_and_path(stoker: Stok
 
 def test_lint_when_a_flow_is_as_it_should_be_then_there_is_no_warning(stoker: Stoker, tmp_path: Path) -> None:
     assert linted(stoker, tmp_path, CLEAN, "--strict")[1]["warnings"] == []
+
+
+@pytest.mark.parametrize("cause", FAILS)
+def test_lint_when_a_flow_can_fail_then_its_handlers_may_run(stoker: Stoker, tmp_path: Path, cause: str) -> None:
+    of_head = cause.startswith(("timeout", "deadline"))
+    text = (cause if of_head else "") + STEP + "critical = false\n" + ("" if of_head else cause)
+
+    assert linted(stoker, tmp_path, text + '[on_failure.c]\ncommand = "sh"\n')[1]["warnings"] == []
 
 
 def test_examples_when_they_are_linted_then_there_is_nothing_to_say(stoker: Stoker) -> None:
