@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 SETTINGS = "[daemon]\nmax_running = 8\n"
 GOOD, BAD = "exit 0", "exit 1"
+SKIPPED = """
+UPDATE jobs SET state = 'skipped', reason = 'user', finished_at = created_at WHERE step = 'a' AND workflow_id = ?
+"""
 CLEAN: dict[str, Any] = {"finally": {"clean": step(GOOD)}, "on_failure": {"alert": step(GOOD)}}
 
 
@@ -141,6 +146,35 @@ def test_limit_when_it_passes_while_no_daemon_runs_then_the_start_ends_the_workf
         client.call("queue.resume", {"name": "default"})
         assert flow_end(client, ids[0]) == "failed"
         assert step_states(client, ids[0])["clean"] == "succeeded"
+
+
+def test_ends_when_a_crash_came_before_their_second_half_then_the_start_goes_on(daemon: DaemonProcess) -> None:
+    """Each row is as the commit leaves it after which the daemon died."""
+    held = {**step(GOOD, queue="closed"), "fail_fast": True, "each": ["x", "y"]}
+    with daemon.client() as client:
+        for queue in ("closed", "late"):
+            client.call("queue.set", {"name": queue})
+            client.call("queue.pause", {"name": queue})
+        cut = sent_flow(client, {"a": held})
+        aborted, ended = (sent_flow(client, {"a": step(GOOD, queue="closed")}, **CLEAN) for _ in "ab")
+        steps = {"a": step(GOOD, queue="late"), "b": step(GOOD, "a", queue="closed")}
+        timed = sent_flow(client, steps, timeout_ms=3_600_000)
+        client.call("queue.resume", {"name": "late"})  # its timeout begins after the commit of its row
+        until(lambda: step_states(client, timed) == {"a": "succeeded", "b": "queued"}, why="the start of its timeout")
+    daemon.kill9()
+    with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as database, database:
+        database.execute("UPDATE workflows SET cut = 'a' WHERE id = ?", (cut,))
+        database.execute("UPDATE workflows SET intent = 'abort', target = 'abort_on' WHERE id = ?", (aborted,))
+        database.execute("UPDATE workflows SET expires_at = 1 WHERE id = ? AND expires_at NOT NULL", (timed,))
+        database.execute(SKIPPED, (ended,))
+    daemon.start()
+
+    with daemon.client() as client:
+        assert [flow_end(client, one) for one in (cut, aborted, timed, ended)] == ["failed"] * 3 + ["succeeded"]
+        assert step_states(client, cut) == {"a[x]": "cancelled", "a[y]": "cancelled"}
+        assert step_states(client, timed) == {"a": "succeeded", "b": "cancelled"}
+        assert step_states(client, aborted) == {"a": "cancelled", "alert": "succeeded", "clean": "succeeded"}
+        assert step_states(client, ended) == {"a": "skipped", "alert": "skipped", "clean": "succeeded"}
 
 
 def test_most_running_when_it_is_set_then_no_more_steps_of_the_workflow_run_at_once(
