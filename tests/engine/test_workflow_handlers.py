@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,8 +14,6 @@ from tests.support.flows import flow_end, job_of, sent_flow, step, step_states, 
 from tests.support.work import Gate, lines, running
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import stoker
     from tests.support.daemon import DaemonProcess
 
@@ -86,6 +86,39 @@ def test_handler_when_it_fails_then_only_a_critical_one_fails_the_workflow(
     assert step_states(client, workflow)["alert"] == "skipped"  # it watches the steps, not the handlers
 
 
+def test_handlers_when_they_run_then_they_know_the_end_and_what_failed(
+    client: stoker.Client, gate: Gate, tmp_path: Path
+) -> None:
+    told = step(f'cp "$STOKER_INPUTS_FILE" {tmp_path}/$STOKER_STEP; echo $STOKER_WORKFLOW_STATE >> {tmp_path}/states')
+    steps = {"a": step("echo rows=3 > $STOKER_OUTPUT; exit 7"), "b": step(GOOD, "a"), "c": step(BAD, critical=False)}
+    handlers = {
+        "on_failure": {"alert": told, "page": step(BAD, "alert")},
+        "finally": {"clean": told, "last": {**gate.spec("exit 0"), "needs": ["clean"]}},
+    }
+    workflow = sent_flow(client, steps, **handlers)
+    running(client, last := job_of(client, workflow, "last"))
+    env = client.call("job.environment", {"id": last})["env"]
+    of_last = json.loads(Path(env["STOKER_INPUTS_FILE"]).read_text())
+    gate.open()
+    assert flow_end(client, workflow) == "failed"
+
+    def failed(code: int, **outputs: str) -> dict[str, Any]:
+        return {"state": "failed", "reason": "exit", "exit_code": code, "outputs": outputs}
+
+    ordinary = {"a": failed(7, rows="3"), "c": failed(1)}
+    assert json.loads((tmp_path / "alert").read_text()) == ordinary
+    assert json.loads((tmp_path / "clean").read_text()) == {**ordinary, "page": failed(1)}
+    assert lines(tmp_path / "states") == ["failed"] * 2
+    assert env["STOKER_WORKFLOW_STATE"] == "failed"
+    assert of_last.keys() == {"a", "c", "page", "clean"}
+    assert json.loads(env["STOKER_INPUTS"])["a"] == {"rows": "3"}
+
+    good = sent_flow(client, {"a": step(GOOD)}, **{"finally": {"clean": told}})
+    assert flow_end(client, good) == "succeeded"
+    assert lines(tmp_path / "states")[2:] == ["succeeded"]
+    assert json.loads((tmp_path / "clean").read_text()) == {}
+
+
 def test_cancel_when_there_is_finally_then_it_runs_and_a_second_cancel_ends_it(
     client: stoker.Client, gate: Gate
 ) -> None:
@@ -102,6 +135,8 @@ def test_cancel_when_there_is_finally_then_it_runs_and_a_second_cancel_ends_it(
         "publish": "cancelled",
         "clean": "running",
     }
+    environment = client.call("job.environment", {"id": job_of(client, first, "clean")})["env"]
+    assert environment["STOKER_WORKFLOW_STATE"] == "cancelled"
     assert client.call("workflow.cancel", {"id": first})["spared"] == []
 
     assert flow_end(client, first) == "cancelled"
@@ -192,6 +227,8 @@ def test_handlers_when_the_daemon_dies_in_each_phase_then_each_runs_once(
         stopped_daemon.kill_and_start()
         with stopped_daemon.client() as client:
             until(lambda: step_states(client, workflow)[name] == "queued", why=f"{name} queued")  # noqa: B023
+            later = [*queues][[*queues].index(name) + 1 :]
+            assert [step_states(client, workflow)[one] for one in later] == ["waiting"] * len(later)
             client.call("queue.resume", {"name": queue})
             until(lambda: step_states(client, workflow)[name] == "failed", why=f"{name} failed")  # noqa: B023
 

@@ -73,6 +73,7 @@ class AttemptInputs:
 
     def start(self, starts: Sequence[Start], ends: Mapping[int, Needed]) -> None:
         """Start at once what is possible with these ends of needed jobs, the others once their inputs are there."""
+        starts = [self._told(start) for start in starts]
         ready = [self._ready(start, ends) for start in starts]
         self._hand_over([start for start in ready if start is not None])
         waiting = [start for start, done in zip(starts, ready, strict=True) if done is None]
@@ -83,12 +84,16 @@ class AttemptInputs:
             self._held.update(start.attempt.run_id for start in together)
             self._start_together(together)
 
+    def _told(self, start: Start) -> Start:
+        failed, state = self._memory.workflows.told(start.job)
+        return start if state is None else replace(start, failed=failed, workflow_state=state)
+
     def _ready(self, start: Start, ends: Mapping[int, Needed]) -> Start | None:
         """The start with its inputs; None if they must be read or written in the reader's thread."""
         spec = start.job.spec
         if start.job.attempts > 1 or spec.wait_for is not None or spec.hook is not None or spec.sources:
             return None
-        if not (jobs := start.job.needed):
+        if not (jobs := start.needed):
             return start
         needed = [ends[job_id] for job_id in sorted(jobs) if job_id in ends]
         size = sum(len(one.output or "") for one in needed)
@@ -179,7 +184,7 @@ class AttemptInputs:
 
     async def inputs(self, job: Job) -> str | None:
         """The outputs of its needs, as JSON by step or job id; None if that is too large for an environment."""
-        return await self._reader.run(_variable, job)
+        return await self._reader.run(_variable, [*job.needed, *self._memory.workflows.told(job)[0]])
 
 
 def _portions(starts: Iterable[Start]) -> Iterator[list[Start]]:
@@ -187,7 +192,7 @@ def _portions(starts: Iterable[Start]) -> Iterator[list[Start]]:
     portion: list[Start] = []
     needs = 0
     for start in starts:
-        of_start = len(start.job.spec.needs) + (start.job.spec.wait_for is not None)
+        of_start = len(start.needed) + (start.job.spec.wait_for is not None)
         needs += of_start
         if portion and needs > PORTION:
             yield portion
@@ -252,12 +257,11 @@ class _Written(Struct, frozen=True):
 
 def _write_all(connection: sqlite3.Connection, work_files: WorkFiles, starts: Sequence[Start]) -> list[_Written]:
     same: dict[bytes, str] = {}
-    return [_write(connection, work_files, start.job, start.attempt.run_id, same) for start in starts]
+    return [_write(connection, work_files, start, same) for start in starts]
 
 
-def _write(
-    connection: sqlite3.Connection, work_files: WorkFiles, job: Job, run_id: str, same: dict[bytes, str]
-) -> _Written:
+def _write(connection: sqlite3.Connection, work_files: WorkFiles, start: Start, same: dict[bytes, str]) -> _Written:
+    job, run_id = start.job, start.attempt.run_id
     data, damaged = None, list[CheckpointDamaged]()
     if job.attempts > 1:
         data, damaged = checkpoints.newest_sound(connection, job.id, job.checkpoint_floor, opened)
@@ -271,8 +275,8 @@ def _write(
             work_files.put_events(run_id, msgspec.json.encode(events) + b"\n", same)
         if job.spec.hook is not None:
             work_files.put_events(run_id, msgspec.json.encode(job.spec.hook_data) + b"\n", same)
-        if job.needed:
-            _write_needs(_needs(connection, job), InputsFile(work_files.inputs(run_id)), variable)
+        if start.needed:
+            _write_needs(_needs(connection, start.needed), InputsFile(work_files.inputs(run_id)), variable)
     except OSError as error:
         return _Written(error=error)
     return _Written(variable.text, damaged=damaged)
@@ -291,15 +295,14 @@ def _events(connection: sqlite3.Connection, job: Job) -> dict[str, Any]:
     }
 
 
-def _variable(connection: sqlite3.Connection, job: Job) -> str | None:
+def _variable(connection: sqlite3.Connection, ids: Sequence[int]) -> str | None:
     variable = _InputsVariable()
-    for portion in _needs(connection, job):
+    for portion in _needs(connection, ids):
         variable.add(portion)
     return variable.text
 
 
-def _needs(connection: sqlite3.Connection, job: Job) -> Iterator[Sequence[Needed]]:
+def _needs(connection: sqlite3.Connection, ids: Sequence[int]) -> Iterator[Sequence[Needed]]:
     """How its needs ended, in portions: a thousand needs can have 64 MB of outputs."""
-    ids = job.needed
     for at in range(0, len(ids), PORTION):
         yield attempts.needed(connection, ids[at : at + PORTION])

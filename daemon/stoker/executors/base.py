@@ -20,13 +20,21 @@ class Start(Struct, frozen=True):
     """An attempt to start now; its row is committed.
 
     `inputs`: the outputs of its needs, as JSON by step or job id; None if they are too large for an environment.
-    `events`: of a handler, the named events that its job got; a worker finds them in a file.
+    `failed`, `workflow_state`: of a handler of a whole workflow, the jobs that failed before it, and the state that the
+    workflow is to have. `events`: the named events that the job got; only a handler of the daemon needs them here.
     """
 
     job: Job
     attempt: Attempt
     inputs: str | None = "{}"
     events: Mapping[str, Any] = field(default_factory=dict)
+    failed: Sequence[int] = ()
+    workflow_state: str | None = None
+
+    @property
+    def needed(self) -> list[int]:
+        """The jobs whose ends are its inputs."""
+        return [*self.job.needed, *self.failed]
 
 
 class Report(Struct, frozen=True):

@@ -100,9 +100,12 @@ class WorkerService:
         own = {**job_variables(job), "STOKER_SOCKET": context.socket}
         if inputs is not None:
             own["STOKER_INPUTS"] = inputs
+        failed, state = self._engine.memory.workflows.told(job)
+        if state is not None:
+            own["STOKER_WORKFLOW_STATE"] = state
         run = self._engine.memory.runs.get(job.id)
         if run is not None:
             own["STOKER_ATTEMPT"] = str(run.attempt.ordinal)
             own["STOKER_CHECKPOINT"] = context.work_files.checkpoint(run.attempt.run_id)
-            own["STOKER_INPUTS_FILE"] = context.work_files.inputs(run.attempt.run_id, needs=bool(job.spec.needs))
+            own["STOKER_INPUTS_FILE"] = context.work_files.inputs(run.attempt.run_id, needs=bool(job.needed or failed))
         return {**context.base, **job.spec.env, **own}

@@ -12,6 +12,7 @@ from enum import StrEnum
 from stoker.core.job.model import Need, NeedOn
 
 STEPS = "steps"
+MAX_FAILED = 100  # failed steps that a handler finds in its inputs
 FINALLY_TIMEOUT_MS = 600_000  # a cancel spares `finally`, so it has a limit of its own
 
 

@@ -150,7 +150,7 @@ def is_broken(step: Step, state: State, *, by_dependency: bool) -> bool:
     return state is not State.SKIPPED or by_dependency
 
 
-_FAILURES = frozenset({State.FAILED, State.EXPIRED})
+FAILURES = frozenset({State.FAILED, State.EXPIRED})
 
 
 def aborts(step: Step, job: Job) -> bool:
@@ -160,7 +160,7 @@ def aborts(step: Step, job: Job) -> bool:
 
 def cuts(step: Step, job: Job) -> str | None:
     """The group whose open steps this end of a step ends."""
-    return step.fail_fast if job.state in _FAILURES else None
+    return step.fail_fast if job.state in FAILURES else None
 
 
 class Again(StrEnum):

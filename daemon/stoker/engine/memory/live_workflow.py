@@ -7,6 +7,7 @@ Owns the answers about a workflow and its steps together: its state, its handler
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import islice
 
 import msgspec
 from msgspec import Struct, field
@@ -18,9 +19,10 @@ from stoker.core.job.model import FINAL, Attempt, Job, Reason, State
 from stoker.core.workflow.checkpoint import Head, chain_of
 from stoker.core.workflow.definition import FlowLimits
 from stoker.core.workflow.fingerprint import digest
-from stoker.core.workflow.handlers import PHASES, Handler, phase
+from stoker.core.workflow.handlers import MAX_FAILED, PHASES, Handler, phase
 from stoker.core.workflow.state import (
     ENDING,
+    FAILURES,
     Intent,
     Step,
     Workflow,
@@ -115,6 +117,17 @@ class LiveWorkflow(Struct):
     def handlers(self, roots: Collection[str]) -> set[str]:
         """The steps that run again with `roots`, because they watch how these end."""
         return handlers(self.steps.values(), roots, self.states, self.reasons)
+
+    @property
+    def outcome(self) -> WorkflowState:
+        """The state that it has once the open handlers have ended, if these do not fail it."""
+        return state_of(self.workflow.intent, {}, self.broken)
+
+    def failed_before(self, handler: Step) -> list[int]:
+        """The first jobs of steps that failed in the phases before that of a handler."""
+        mine = phase(handler.handler)
+        earlier = (step for step in self.steps.values() if phase(step.handler) < mine)
+        return [*islice((step.job_id for step in earlier if self.states[step.name] in FAILURES), MAX_FAILED)]
 
     def due_gates(self) -> list[int]:
         """The handlers whose gates are to be decided: all steps of the phases before theirs have ended."""

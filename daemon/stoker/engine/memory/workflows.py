@@ -20,12 +20,7 @@ from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.checkpoint import MAX_CHAIN, Checkpoint, CheckpointKind, Head, Packed, chain_of, pack, seal
 from stoker.core.workflow.context import ContextStep
 from stoker.core.workflow.fingerprint import proof
-from stoker.core.workflow.state import (
-    ENDED,
-    ENDING,
-    Intent,
-    Workflow,
-)
+from stoker.core.workflow.state import ENDED, ENDING, Intent, Workflow, WorkflowState
 from stoker.engine.memory.attempt_ends import end_of
 from stoker.engine.memory.blueprint import width_of
 from stoker.engine.memory.concurrency import Turns
@@ -90,6 +85,14 @@ class LiveWorkflows:
         """The workflows for which the workflow of a job waits."""
         run = None if job.workflow_id is None else self.runs.get(job.workflow_id)
         return [] if run is None else self.turns.before(run.workflow)
+
+    def told(self, job: Job) -> tuple[list[int], WorkflowState | None]:
+        """Of a handler of a workflow: the jobs that failed before it, and the state that its workflow is to have."""
+        run = None if job.workflow_id is None else self.runs.get(job.workflow_id)
+        step = None if run is None else run.steps.get(job.id)
+        if run is None or step is None or step.handler is None:
+            return [], None
+        return run.failed_before(step), run.outcome
 
     def intent_of(self, job: Job) -> Intent:
         """The intent of the workflow of a job; for a job without a workflow it is to run."""
