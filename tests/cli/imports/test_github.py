@@ -179,6 +179,16 @@ def test_script_when_a_job_has_several_steps_then_each_has_a_shell_of_its_own(ci
     assert done.returncode == 1, "the last step has a pipe whose first part fails"
 
 
+def test_script_when_a_matrix_handed_on_values_then_the_last_one_counts(ci: Imported, tmp_path: Path) -> None:
+    ends = {"lint[1]": {"files": "1"}, "lint[2]": {"files": "2"}, "lint[3]": {"files": ""}, "lint2": {"files": "4"}}
+    (tmp_path / "inputs").write_text(json.dumps({name: {"outputs": end} for name, end in ends.items()}))
+    (tmp_path / "sub").mkdir()
+
+    done = ran(ci.steps["test"] | {"env": {"PY": "3", "MATRIX_OS": "x"}}, tmp_path, STOKER_INPUTS_FILE="inputs")
+
+    assert done.stdout.splitlines()[1].startswith("3 clean x 2 a b x")
+
+
 class Names:
     """The contexts of a job as names of a flow."""
 

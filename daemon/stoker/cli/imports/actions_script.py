@@ -20,13 +20,10 @@ if TYPE_CHECKING:
 
 _EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
 _UNFIT = re.compile(r"\W")
-_READ_OUTPUT = (
-    (
-        'output() {{ python3 -c \'import json, os, sys; needs = json.load(open(os.environ["STOKER_INPUTS_FILE"]));'
-        ' print(needs[sys.argv[1]]["outputs"][sys.argv[2]])\' "$1" "$2"; }}'
-    )
-    .replace("{{", "{")
-    .replace("}}", "}")
+_READ_OUTPUT = (  # of a matrix the last value counts; without one the text is empty
+    'output() { python3 -c \'import json, os, sys; needs = json.load(open(os.environ["STOKER_INPUTS_FILE"]));'
+    ' ends = [needs[name]["outputs"] for name in needs if name.split("[")[0] == sys.argv[1]];'
+    ' print(*[end[sys.argv[2]] for end in ends if end.get(sys.argv[2])][-1:])\' "$1" "$2"; }'
 )
 
 
