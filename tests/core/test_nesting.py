@@ -11,7 +11,7 @@ from stoker.core.job.model import NeedOn, When
 from stoker.core.job.run_if import RunIf
 from stoker.core.workflow.definition import Flow, FlowRequest, ItemSource, StepDefaults, StepParams
 from stoker.core.workflow.fan_out import BEGIN, COLLECT
-from stoker.core.workflow.nesting import has_later_list, inner_flow, is_critical, split_name, split_word
+from stoker.core.workflow.nesting import has_later_list, inner_flow, is_critical, seen_as, split_name, split_word
 from stoker.core.workflow.plan import Plan, plan_flow
 from stoker.core.workflow.state import Edge
 
@@ -191,3 +191,26 @@ def test_if_when_a_step_is_a_flow_then_it_decides_about_its_begin() -> None:
         "build": None,
     }
     assert made["build/a"].needs == (Edge("build:begin"),)
+
+
+@pytest.mark.parametrize(
+    ("need", "seen"),
+    [
+        ("build[a/b]/make", "make"),
+        ("build[a/b]/make[1]", "make[1]"),
+        ("build[a/b]:begin", None),
+        ("build[a/b]/use", None),
+        ("else", "else"),
+    ],
+)
+def test_need_when_a_step_is_inside_then_its_own_flow_names_it(need: str, seen: str | None) -> None:
+    assert seen_as(need, "build[a/b]/use[c/d]") == seen
+
+
+def test_plan_when_a_nested_step_watches_a_failure_then_it_needs_the_begin() -> None:
+    inner = {"a": step(), "b": step("a", when="any_failed"), "c": step("a", when="always"), "d": step("b", "c")}
+
+    made = {one.name: one for one in plan_of({"x": step(), "build": nest(inner, "x")}).steps}
+
+    begun = [name for name, one in made.items() if Edge("build:begin") in one.needs]
+    assert begun == ["build/a", "build/b", "build/c", "build"]

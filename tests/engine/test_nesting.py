@@ -58,6 +58,46 @@ def test_nesting_when_a_flow_has_outputs_then_the_steps_behind_it_get_them(
     assert lines(ledger) == ['{"build":{"p":"[/x.y]"}}']
 
 
+def test_nesting_when_an_inner_step_has_needs_then_it_sees_the_names_of_its_flow(
+    client: stoker.Client, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    show = f'{{ printf "%s " "$STOKER_INPUTS"; tr "\\n" " " < "$STOKER_INPUTS_FILE"; echo; }} >> {ledger}'
+    child = {"make": step(f'{show}; echo x=1 >> "$STOKER_OUTPUT"'), "use": step(show, "make")}
+
+    workflow = sent_flow(client, {"a": step("exit 0"), "build": nested(child, "a", each=["eu"])})
+
+    assert settled(client, workflow) == "succeeded"
+    assert [line.split() for line in lines(ledger)] == [
+        ["{}", "{}"],
+        ['{"make":{"x":"1"}}', '{"make":{"state":"succeeded","reason":"exit","exit_code":0,"outputs":{"x":"1"}}}'],
+    ]
+
+
+def test_nesting_when_its_if_is_false_then_its_handlers_do_not_run(client: stoker.Client) -> None:
+    child = {
+        "work": step("exit 0"),
+        "clean": {**step("exit 0", "work"), "when": "always"},
+        "alert": {**step("exit 0", "work"), "when": "any_failed"},
+        "in": nested({"work": step("exit 0")}),
+    }
+    steps = {
+        "good": step("exit 0"),
+        "on": nested(child, "good"),
+        "bad": step("exit 1", critical=False),
+        "off": nested(child, **{"if": "false"}),
+        "late": nested(child, "bad"),
+    }
+
+    workflow = sent_flow(client, steps)
+
+    assert settled(client, workflow) == "failed"
+    states = step_states(client, workflow)
+    inner = [f"{outer}/{name}" for outer in ("off", "late") for name in child]
+    assert {states[name] for name in inner} == {"skipped"}
+    assert [states[f"on/{name}"] for name in child] == ["succeeded", "succeeded", "skipped", "succeeded"]
+
+
 def test_nesting_when_an_inner_step_fails_then_a_retry_of_it_lets_all_go_on(
     client: stoker.Client, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from stoker.core.errors import CheckpointDamaged
 from stoker.core.job.model import ExecutionMode, Job
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.checkpoint import opened
+from stoker.core.workflow.nesting import seen_as
 from stoker.engine.heartbeats import Heartbeats
 from stoker.engine.memory import LiveState
 from stoker.engine.step_files import StepFiles
@@ -101,7 +102,9 @@ class AttemptInputs:
             return None
         variable = _InputsVariable()
         try:
-            _write_needs([needed], InputsFile(self._work_files.inputs(start.attempt.run_id)), variable)
+            _write_needs(
+                [_seen(start.job, needed)], InputsFile(self._work_files.inputs(start.attempt.run_id)), variable
+            )
         except OSError:  # it is written again, in the thread
             return None
         return replace(start, inputs=variable.text)
@@ -184,7 +187,7 @@ class AttemptInputs:
 
     async def inputs(self, job: Job) -> str | None:
         """The outputs of its needs, as JSON by step or job id; None if that is too large for an environment."""
-        return await self._reader.run(_variable, [*job.needed, *self._memory.workflows.told(job)[0]])
+        return await self._reader.run(_variable, job, [*job.needed, *self._memory.workflows.told(job)[0]])
 
 
 def _portions(starts: Iterable[Start]) -> Iterator[list[Start]]:
@@ -213,6 +216,16 @@ def _write_needs(portions: Iterable[Sequence[Needed]], file: InputsFile, variabl
             variable.add(portion)
     finally:
         file.close()
+
+
+def _seen(job: Job, needs: Sequence[Needed]) -> Sequence[Needed]:
+    """The needs by their names in the flow of the step, without steps of Stoker's own."""
+    if job.step is None or not {"/", "["} & set(job.step):
+        return needs
+    names = [one.step and seen_as(one.step, job.step) for one in needs]
+    return [
+        replace(one, step=name) for one, name in zip(needs, names, strict=True) if one.step is None or name is not None
+    ]
 
 
 class _InputsVariable:
@@ -276,7 +289,7 @@ def _write(connection: sqlite3.Connection, work_files: WorkFiles, start: Start, 
         if job.spec.hook is not None:
             work_files.put_events(run_id, msgspec.json.encode(job.spec.hook_data) + b"\n", same)
         if start.needed:
-            _write_needs(_needs(connection, start.needed), InputsFile(work_files.inputs(run_id)), variable)
+            _write_needs(_needs(connection, job, start.needed), InputsFile(work_files.inputs(run_id)), variable)
     except OSError as error:
         return _Written(error=error)
     return _Written(variable.text, damaged=damaged)
@@ -295,14 +308,14 @@ def _events(connection: sqlite3.Connection, job: Job) -> dict[str, Any]:
     }
 
 
-def _variable(connection: sqlite3.Connection, ids: Sequence[int]) -> str | None:
+def _variable(connection: sqlite3.Connection, job: Job, ids: Sequence[int]) -> str | None:
     variable = _InputsVariable()
-    for portion in _needs(connection, ids):
+    for portion in _needs(connection, job, ids):
         variable.add(portion)
     return variable.text
 
 
-def _needs(connection: sqlite3.Connection, ids: Sequence[int]) -> Iterator[Sequence[Needed]]:
+def _needs(connection: sqlite3.Connection, job: Job, ids: Sequence[int]) -> Iterator[Sequence[Needed]]:
     """How its needs ended, in portions: a thousand needs can have 64 MB of outputs."""
     for at in range(0, len(ids), PORTION):
-        yield attempts.needed(connection, ids[at : at + PORTION])
+        yield _seen(job, attempts.needed(connection, ids[at : at + PORTION]))

@@ -20,7 +20,7 @@ from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.definition import Flow, ItemSource
 from stoker.core.workflow.expansion import EntryPlace, GroupPlan, group_of, listed, place_of
 from stoker.core.workflow.fan_out import BEGIN, COLLECT, EMPTY, EXPAND
-from stoker.core.workflow.nesting import BEGINS, inner_flow, is_critical, split_word
+from stoker.core.workflow.nesting import inner_flow, is_critical, split_word
 from stoker.core.workflow.state import Workflow, is_broken
 from stoker.core.workflow.template import named, pieces_of
 from stoker.engine.inbox import Inbox
@@ -62,7 +62,7 @@ class ControlSteps:
         """End a nested workflow: fail if a critical step of it did, else hand on its outputs."""
         run, name = self._step(call)
         flow = await asyncio.to_thread(_inner, run.workflow, name)
-        inner = [edge.step for edge in run.steps[call.job_id].needs if edge.step != f"{name}{BEGINS}"]
+        inner = [edge.step for edge in run.steps[call.job_id].needs if edge.step.startswith(f"{name}/")]
         broken = [step for step in inner if is_critical(flow, name, step) and _is_broken(run, step)]
         if broken:
             raise StepFailed(f"{named(broken)} did not succeed")

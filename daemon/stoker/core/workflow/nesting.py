@@ -101,6 +101,8 @@ def unfold(planned: Planned, needs: tuple[Edge, ...], when: When | None) -> Iter
     ends = []
     for step in planned.inner.steps:
         own = tuple(Edge(f"{outer}/{edge.step}", edge.on) for edge in step.needs)
+        if own and _runs_after_any_end(step):
+            own = (*first, *own)  # without the begin of its flow, it has no steps to watch
         name = f"{outer}/{step.name}"
         if step.parent is None:
             ends.append(Edge(name, NeedOn.ANY))
@@ -118,9 +120,27 @@ def unfold(planned: Planned, needs: tuple[Edge, ...], when: When | None) -> Iter
     yield replace(planned, needs=(*first, *ends), when=When.EACH, run_if=None)
 
 
+def _runs_after_any_end(step: Planned) -> bool:
+    """Whether it may run though none of its needs did."""
+    return step.when is When.ANY_FAILED or (
+        step.when is When.EACH and all(need.on is not NeedOn.OK for need in step.needs)
+    )
+
+
 def split_name(name: str) -> list[tuple[str, str | None]]:
     """The entry of each flow on the way to a step, with the label of its item; of build[x]/test: build and x, test."""
     return [(part["entry"], part["label"] and part["label"][1:-1]) for part in _PART.finditer(name)]
+
+
+def seen_as(need: str, step: str) -> str | None:
+    """The name of a need in the flow of the step, whatever that flow is inside of.
+
+    None for a step of Stoker's own, which no flow file names: the begin of the flow, or what made its group.
+    """
+    outer = step[: list(_PART.finditer(step))[-1].start()]
+    if need == f"{outer.removesuffix('/')}{BEGINS}" or step.startswith(f"{need}["):
+        return None
+    return need.removeprefix(outer)
 
 
 def inner_flow(flow: Flow, name: str) -> Flow:
