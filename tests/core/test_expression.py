@@ -67,6 +67,8 @@ WRONG = {
     "true &&\n1 == ''": "line 2, column 3: == does not take int, string",
     "parameters.env": "its value is of type string, and it must be true or false",
     "[1].map(x, x + x) == [2]": "column 5: map is not available here",
+    r"'''\''' ''' == '' || [1].map(x, x) == [] || '''''' == ''": "column 26: map is not available here",
+    "['a'].exists(a, [a + a].exists(b, size(b) > 1))": "column 25: exists stands in another macro",
     f"{'(' * 40}true{')' * 40}": "it is nested more deeply than 32 levels",
     f"{'!' * MAX_EXPRESSION}true": f"it has {MAX_EXPRESSION + 4} characters; the limit is {MAX_EXPRESSION}",
 }
@@ -153,6 +155,26 @@ def test_decision_when_the_outputs_are_too_large_then_it_has_no_value() -> None:
     decision, note = decide(RunIf(text="true"), [EndOfNeed("a", "succeeded", outputs="x" * (MAX_OUTPUT_BYTES + 1))])
 
     assert (decision, str(MAX_OUTPUT_BYTES) in note) == (Decision.FAIL, True)
+
+
+LONG = EndOfNeed("long", "succeeded", outputs=f'{{"notes": "{"a" * 60_000}", "tag": "v1"}}')
+MANY = [EndOfNeed(f"many[{number}]", "succeeded", outputs='{"tag": "v1"}') for number in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("needs.long.outputs.tag.matches('v1')", "is true"),
+        ("needs.many.all(s, s.outputs.tag.matches('v1'))", "is true"),
+        ("needs.many.all(s, s.outputs.tag != needs.long.outputs.tag)", "is false"),
+        ("needs.long.outputs.notes.matches('a[ab]{900}c')", "has no value: its regular expressions look at 60000"),
+        ("needs.many.all(s, needs.long.outputs.notes != '')", "has no value: its macros look at texts of 6000000"),
+    ],
+)
+def test_decision_when_it_would_compute_for_long_then_it_has_no_value(text: str, words: str) -> None:
+    _, note = decide(RunIf(text=text, groups=("many",)), [LONG, *MANY])
+
+    assert note.startswith(f"if: {text} {words}")
 
 
 def test_needs_when_some_are_named_then_only_these_are_read() -> None:

@@ -1,9 +1,9 @@
 """The `if` of a step: an expression in CEL about parameters, the item and the ends of needs.
 
 Owns what such an expression may name, and the only use of the library behind it. A mistake is found at submit: in the
-syntax, in a name, or in the type of an operand as far as it is known. Invariant: the cost is bounded. The text is
-short, the library bounds nesting and the iterations of macros, its regular expressions take linear time, and `map`,
-whose results could double at each use, is refused.
+syntax, in a name, or in the type of an operand as far as it is known. Invariant: the cost is bounded, because the
+library keeps the interpreter lock. The text is short, and the library bounds nesting and the iterations of macros;
+`map`, and a macro in another, whose values could double at each use, are refused; `expression_cost` bounds the rest.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from msgspec import Struct
 
 from stoker.core.job.run_if import Decision, RunIf
 from stoker.core.similar_names import did_you_mean
+from stoker.core.workflow.expression_cost import too_much
+from stoker.core.workflow.expression_words import Word, inner_macros, words_of
 
 if TYPE_CHECKING:
     from cel_expr_python import cel
@@ -26,17 +28,6 @@ if TYPE_CHECKING:
 MAX_EXPRESSION = 1_000  # characters
 MAX_OUTPUT_BYTES = 256 * 1024  # of all needs that one expression names: to convert more would hold up the daemon
 FIELDS = ("state", "reason", "exit_code", "outputs")
-_WORDS = re.compile(
-    r"""
-    (?P<space>  \s++ | //[^\n]*+ )
-  | (?P<text>   [bB]?[rR]?(?:\"{3}.*?\"{3} | '{3}.*?'{3}) | [bB]?[rR](?:"[^"\n]*+" | '[^'\n]*+')
-              | [bB]?(?:"(?:[^"\\\n]|\\.)*+" | '(?:[^'\\\n]|\\.)*+') )
-  | (?P<name>   [A-Za-z_][A-Za-z0-9_]*+ )
-  | (?P<number> [0-9][0-9A-Za-z]*+ (?:\.[0-9]++)? )
-  | (?P<sign>   . )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
 _PLAIN_TEXT = re.compile(r"""(["'])([^"'\\\n]*)\1\Z""")
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _ROOTS = {"parameters": "one parameter", "needs": "one need"}
@@ -86,12 +77,6 @@ class EndOfNeed(Struct, frozen=True):
         }
 
 
-class _Word(NamedTuple):
-    kind: str
-    text: str
-    at: int
-
-
 class _Reference(NamedTuple):
     """A root and what follows it: `needs.test.state` or `needs['test']['state']`; None where no name follows."""
 
@@ -119,7 +104,7 @@ def run_if(text: str, parameters: Mapping[str, str], item: Any, groups: Collecti
 def references(text: str) -> dict[str, frozenset[str]]:
     """The names in an expression, by their roots; of `item` the root itself."""
     found: dict[str, set[str]] = {"parameters": set(), "needs": set(), "item": set()}
-    for one in _references(_words(text)):
+    for one in _references(words_of(text)):
         if one.root == "item" or one.name is not None:
             found[one.root].add(one.name or one.root)
     return {root: frozenset(names) for root, names in found.items()}
@@ -133,11 +118,14 @@ def mistakes_in(text: str, scope: Scope) -> Iterator[ExpressionMistake]:
             "let a step compute the result, and name its output",
         )
         return
-    words = _words(text)
+    words = words_of(text)
     for word, following in pairwise(words):
         if word.text == "map" and following.text == "(":
             hint = "use all, exists, exists_one, filter or size"
             yield ExpressionMistake(f"{_place(text, word.at)}: map is not available here", hint)
+    for word in inner_macros(words):
+        hint = "join two expressions with && or ||, or compare with `in`: s.state in ['failed', 'expired']"
+        yield ExpressionMistake(f"{_place(text, word.at)}: {word.text} stands in another macro", hint)
     for one in _references(words):
         mistake = _wrong_name(one, scope)
         if mistake is not None:
@@ -145,12 +133,7 @@ def mistakes_in(text: str, scope: Scope) -> Iterator[ExpressionMistake]:
     yield from _refused(text, scope)
 
 
-def _words(text: str) -> list[_Word]:
-    found = (_Word(match.lastgroup or "", match.group(), match.start()) for match in _WORDS.finditer(text))
-    return [word for word in found if word.kind != "space"]
-
-
-def _references(words: list[_Word]) -> Iterator[_Reference]:
+def _references(words: list[Word]) -> Iterator[_Reference]:
     for index, word in enumerate(words):
         is_member = index > 0 and words[index - 1].text == "."
         if word.kind != "name" or is_member or word.text not in (*_ROOTS, "item"):
@@ -160,9 +143,9 @@ def _references(words: list[_Word]) -> Iterator[_Reference]:
         yield _Reference(word.text, name, field, word.at)
 
 
-def _member(words: list[_Word], index: int) -> tuple[str | None, int]:
+def _member(words: list[Word], index: int) -> tuple[str | None, int]:
     """The name that follows, as `.name` or `['name']`, and the index of the word behind it. A call is no name."""
-    following = [*words[index : index + 3], *[_Word("", "", 0)] * 3]
+    following = [*words[index : index + 3], *[Word("", "", 0)] * 3]
     first, second, third = following[:3]
     if first.text == "." and second.kind == "name" and third.text != "(":
         return second.text, index + 2
@@ -297,8 +280,11 @@ def _value(asked: RunIf, ends: Collection[EndOfNeed]) -> bool | str:
     """The value of an expression, or why it has none."""
     if sum(len(end.outputs or "") for end in ends) > MAX_OUTPUT_BYTES:
         return f"the outputs of the needs that it names have more than {MAX_OUTPUT_BYTES} bytes, the limit"
+    values = _values(asked, ends)
+    if (refusal := too_much(asked.text, values)) is not None:
+        return refusal
     try:
-        result = _compiled(asked.text).eval(data=_values(asked, ends))
+        result = _compiled(asked.text).eval(data=values)
         value, kind = result.value(), result.type().name()
     except ImportError:
         return f"the package {_LIBRARY} is not installed"
