@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import threading
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from stoker.core.job.taken_over import FileHashes
 from stoker.host import file_hashes
 from stoker.host.file_hashes import DIRECTORY, FilesFound, FilesWanted, hashes_of
+from stoker.host.threads import count_threads
+from tests.support import facts
 
 ENOUGH_S = 60
 
@@ -65,6 +68,47 @@ async def test_hashes_when_the_bounds_are_passed_then_they_are_unknown(
 
     assert many.hashes.unknown == "they are more than 2 files"
     assert late.hashes.unknown == "they could not be read in time"
+
+
+async def test_hashes_when_links_lead_to_their_own_directory_then_the_search_ends(tree: Path) -> None:
+    for name in ("one", "two"):
+        (tree / "src" / name).symlink_to(".")
+
+    found = await looked(tree, "**/none", "src/**/*.c", "src/two/b.?")
+
+    assert set(found.hashes.sources) == {"src/a.c", "src/b.c", "src/deep/c.c", "src/two/b.c"}
+
+
+async def test_hashes_when_a_search_finds_nothing_then_it_ends_in_time_too(tree: Path) -> None:
+    (tree / "one").symlink_to(".")
+    (tree / "two").symlink_to(".")
+
+    (found,) = await hashes_of([FilesWanted(str(tree), ["*/" * 39 + "none"])], 0.1)
+
+    assert found.hashes.unknown == "they could not be read in time"
+    facts.until(lambda: count_threads(file_hashes.THREAD_NAME) == 0)
+
+
+async def test_hashes_when_patterns_are_of_any_form_then_the_files_are_those_of_glob(tree: Path) -> None:
+    (tree / "src" / ".hidden").write_text("x")
+    (tree / "src" / ".git").mkdir()
+    (tree / "src" / ".git" / "in.c").write_text("x")
+
+    for pattern in (
+        "*",
+        "**",
+        "src/**",
+        "**/*.c",
+        "src/*/",
+        "src/.*",
+        "./src/../src/a.c",
+        "[s]rc/?.c",
+        f"{tree}/**/c.c",
+    ):
+        found = await looked(tree, pattern)
+
+        wanted = {path.rstrip("/") for path in glob.glob(pattern, root_dir=tree, recursive=True)}  # noqa: PTH207
+        assert {path.rstrip("/") for path in found.hashes.sources} == wanted, pattern
 
 
 async def test_hashes_when_a_reader_hangs_then_the_answer_comes_in_time(

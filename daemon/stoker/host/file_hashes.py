@@ -1,14 +1,13 @@
 """The hashes of files that workers own, by content, read in a thread that may hang without harm.
 
-Owns the bounds: files of a step, bytes and time of a request. A path is opened without blocking and must be a regular
-file, so no FIFO or device is waited for. Invariant: a request is answered in the given time, even if a file system does
-not answer; at most `MOST_THREADS` threads can hang in one.
+Owns the bounds: files of a step, bytes and time of a request. A path must be a regular file and is opened without
+blocking: no FIFO or device is waited for, nor opened, as that alone can have effects. Invariant: a request is answered
+in the given time, even if a file system does not answer; at most `MOST_THREADS` threads can hang in one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import glob
 import hashlib
 import os
 import stat
@@ -20,6 +19,7 @@ from msgspec import Struct, field
 
 from stoker.core.job.taken_over import FileHashes
 from stoker.core.raw_bytes import AnyText, native, printable
+from stoker.host.file_patterns import matching
 from stoker.host.threads import count_threads, run_apart
 
 THREAD_NAME: Final = "file-hashes"
@@ -51,6 +51,11 @@ class _Request(Struct):
     until: float
     bytes_left: int = MOST_BYTES
     known: dict[str, str | None] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises _FilesUnknownError once the time is over."""
+        if time.monotonic() > self.until:
+            raise _FilesUnknownError("they could not be read in time")
 
 
 class _FilesUnknownError(Exception):
@@ -91,7 +96,7 @@ def _matching(wanted: FilesWanted, patterns: Sequence[str], request: _Request) -
     missing = []
     for pattern in patterns:
         matches = 0
-        for path in glob.iglob(pattern, root_dir=directory, recursive=True):  # noqa: PTH207 - gives plain text
+        for path in matching(directory, pattern, request.check):
             digest = _hash(os.path.join(directory, path), request)  # noqa: PTH118 - a path of any bytes
             if digest is not None:
                 found[printable(path)] = digest
@@ -117,21 +122,24 @@ def _hash(path: str, request: _Request) -> str | None:
 
 def _read(path: str, request: _Request) -> str:
     """Raises OSError."""
+    if stat.S_ISDIR(mode := os.stat(path).st_mode):  # noqa: PTH116 - a path of any bytes
+        return DIRECTORY
+    _check_regular(path, mode)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            return DIRECTORY
-        if not stat.S_ISREG(mode):
-            raise _FilesUnknownError(f"{path} is no regular file")
+        _check_regular(path, os.fstat(descriptor).st_mode)  # a worker may have replaced it
         digest = hashlib.blake2b(digest_size=16)
         while piece := os.read(descriptor, PIECE):
             digest.update(piece)
             request.bytes_left -= len(piece)
             if request.bytes_left < 0:
                 raise _FilesUnknownError(f"they have more than {MOST_BYTES >> 30} GiB")
-            if time.monotonic() > request.until:
-                raise _FilesUnknownError("they could not be read in time")
+            request.check()
         return digest.hexdigest()
     finally:
         os.close(descriptor)
+
+
+def _check_regular(path: str, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise _FilesUnknownError(f"{path} is no regular file")
