@@ -21,6 +21,7 @@ WRONG_JOBS: list[tuple[dict[str, Any], str, str, str | None]] = [
     ({"command": 5}, "command", "expected a string, got 5", None),
     ({"command": ""}, "command", 'expected a string that is not empty, got ""', None),
     ({"comand": "ls"}, "comand", "no such field", "did you mean command?"),
+    ({"command": "a", "retries": 3}, "retries", "no such field", "did you mean max_attempts?"),
     ({"command": "a", "args": ["x", 3]}, "args[1]", "expected a string, got 3", "a list of strings"),
     ({"command": "a", "args": ["x" * 60_000] * 3}, "args", "180004 bytes; the limit is 131072", "by a file"),
     ({"command": "a", "env": {"OK": "1", "FOO": 5}}, "env.FOO", "expected a string, got 5", None),

@@ -57,6 +57,22 @@ _HINTS = {
     "rate_key": _RATE_KEY_HINT,
     "wait_for": FORMS + ', or a group: {"all": ["event:a", "idle"]}, {"any": [...]}',
 }
+_NAMES_ELSEWHERE = {  # what other tools call a field
+    "retries": "max_attempts",
+    "retry": "max_attempts",
+    "depends": "needs",
+    "depends_on": "needs",
+    "run": "command",
+    "cmd": "command",
+    "shell": "command",
+    "script": "command",
+    "cwd": "working_dir",
+    "dir": "working_dir",
+    "input": "sources",
+    "output": "produces",
+    "continue_on_error": "critical",
+    "max_parallel": "width",
+}
 # Fields of a step that have another meaning in a job.
 _HINTS_OF: dict[type[Struct], dict[str, str]] = {
     RateSettings: {"key": f"{_RATE_KEY_HINT}; * for each key without a rate of its own"},
@@ -178,6 +194,8 @@ def _about_field(place: Place, within: str, what: str, name: str) -> InvalidPara
 @lru_cache
 def _meant(name: str, struct: type[Struct]) -> str:
     fields = list(_fields(struct))
+    if _NAMES_ELSEWHERE.get(name) in fields:
+        return f"did you mean {_NAMES_ELSEWHERE[name]}?"
     return did_you_mean(name, fields) or f"known: {', '.join(fields)}"
 
 
