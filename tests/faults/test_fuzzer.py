@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import random
 import sys
+from contextlib import suppress
 
 import pytest
 
+from stoker.core.errors import IdempotencyConflict
 from tests.support import work
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
@@ -33,6 +35,7 @@ on = ["daemon.restored"]
 command = "true"
 """
 PARKED = 6  # workflows of which no step starts
+KEY = "k1"  # one of those that the crowd asks for
 STEPS = {  # each with a need to remove, and with room for another
     f"s{number}": {"command": "true", "queue": "parked", "needs": [f"s{number - 1}"] if number else []}
     for number in range(6)
@@ -87,6 +90,8 @@ class Crowd:
         script = f'printf %s "$STOKER_TOKEN" > {token}.new; mv {token}.new {token}; exec sleep 1000'
         with self._daemon.client() as client:
             job = work.submit(client, work.shell(script), queue="resident")
+            with suppress(IdempotencyConflict):  # once the crowd has this key
+                work.submit(client, {"command": "true"}, queue="resident", idempotency_key=KEY)
             client.call("queue.pause", {"name": "parked"})
             flow = {"name": "parked", "steps": STEPS}
             workflows = [client.call("workflow.submit", {"flow": flow})["id"] for _ in range(PARKED)]
