@@ -15,6 +15,7 @@ from stoker.cli.flowfile import values_in_scripts
 from stoker.cli.kit.spec import resolve
 from stoker.core.job.model import ExecutionMode, NeedOn, When
 from stoker.core.leaves import leaves
+from stoker.core.workflow.definition import MAX_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,7 +83,7 @@ def _why_not_executable(path: str, *, named: bool) -> tuple[str, str] | None:
 def _idle_width(subject: LintSubject) -> Iterator[tuple[str, str, str]]:
     sizes = Counter(step.group for step in subject.plan.steps)
     for name, width in subject.plan.widths.items():
-        if 0 < sizes[name] <= width:
+        if 0 < sizes[name] <= width < MAX_STEPS:  # a group with `fail_fast` alone has the width MAX_STEPS
             yield f"steps.{name}.width", f"{width} has no effect on {sizes[name]} items", "a lower number, or none"
 
 

@@ -68,6 +68,12 @@ def linted(stoker: Stoker, folder: Path, text: str, *options: str, name: str = "
     return done.status, file
 
 
+def test_lint_when_a_group_fails_fast_then_its_width_is_no_matter(stoker: Stoker, tmp_path: Path) -> None:
+    status, file = linted(stoker, tmp_path, STEP + 'each = ["x", "y"]\nfail_fast = true\n')
+
+    assert (status, file["warnings"]) == (0, [])
+
+
 def test_flows_when_rules_are_listed_then_each_has_one_and_is_explained() -> None:
     assert set(FLOWS) == set(RULES)
     documents = (ROOT / "docs" / "workflows.md").read_text()
