@@ -47,6 +47,16 @@ def test_list_when_it_is_none_then_the_error_shows_it(text: str) -> None:
     assert refused.value.details["path"] == "steps.work.each"
 
 
+@pytest.mark.parametrize(
+    ("text", "item"), [('["a", "b\\u0000"]', "[1]"), ('[{"name": "\\u0000"}]', "[0].name"), ("a\0", "[0]")]
+)
+def test_list_when_an_item_has_a_nul_then_the_error_names_the_item(text: str, item: str) -> None:
+    with pytest.raises(FlowInvalid) as refused:
+        read_list(text, "steps.work.each")
+
+    assert refused.value.message.startswith(f"steps.work.each: item {item}: NUL at character")
+
+
 def test_list_when_the_step_handed_on_nothing_then_the_error_says_what_to_write() -> None:
     with pytest.raises(FlowInvalid, match=r"no output 'files' \(it handed on: none\)") as refused:
         listed(None, "list", "files", "steps.work.each")

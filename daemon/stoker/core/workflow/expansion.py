@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import When
+from stoker.core.leaves import leaves, nul_problem
 from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, StepParams
 from stoker.core.workflow.fan_out import Planned, fan_out
 from stoker.core.workflow.items import Item, step_name
@@ -58,6 +59,14 @@ class EntryPlace(Struct, frozen=True):
 
 def read_list(text: str, where: str) -> list[Item]:
     """The items in a text: a JSON list, or one text in each line. Raises FlowInvalid."""
+    items = _read_items(text, where)
+    for path, leaf in leaves(items):
+        if problem := nul_problem(leaf):
+            raise FlowInvalid(f"{where}: item {path}: {problem}", path=where)
+    return items
+
+
+def _read_items(text: str, where: str) -> list[Item]:
     if text.lstrip()[:1] not in ("[", "{", '"'):
         return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
     try:
