@@ -12,6 +12,7 @@ import asyncio
 import json
 import socket
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
@@ -23,6 +24,7 @@ from stoker.core.answers import JobStanding, SubmitAnswer
 from stoker.core.errors import JobNotFound, StokerError
 from stoker.core.job.model import State
 from stoker.core.requests import JobChanges, JobFilter, JobParams, QueueSettings, Verb, VerbParams
+from stoker.core.standstill import Wait
 from stoker.engine.subscriptions import ChangeFeed
 from stoker.process.attempt_logs import Chunk
 from stoker.rpc.address import bind_socket
@@ -115,6 +117,9 @@ class MemoryService(Service):
 
     async def why(self, job_id: int) -> Any:
         return {"id": job_id, "state": "queued", "code": "slot", "message": "no room", "details": {}}
+
+    def waiting(self, token: str | None, wait: Wait) -> AbstractContextManager[None]:
+        return nullcontext()
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
         self.waits_open += 1

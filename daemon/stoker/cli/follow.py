@@ -25,7 +25,7 @@ from stoker.cli.kit.parser import JSON, RAW, Command, Given, Option
 from stoker.cli.run_interrupt import BROKEN_PIPE, INTERRUPTED, RunInterrupt
 from stoker.core.errors import StokerError, WaitTimeout
 from stoker.core.reason_words import HANDLER_FAILED, SENTENCES, last_line
-from stoker.rpc.client import Client
+from stoker.rpc.client import Client, own_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ PATIENCE_S = 2.0  # with an attempt that does not begin, before the reason is pr
 # The codes of `why` for a job that waits. All other codes are about jobs that run or have ended.
 BLOCKED = (
     "needs", "run_at", "backoff", "throttled", "queue_paused", "workflow_paused", "queue_full", "resource", "slot",
-    "host",
+    "host", "standstill",
 )  # fmt: skip
 # A notification of job.logs and its bytes (None where bytes were dropped).
 Show = Callable[["LogPiece", bytes | None], None]
@@ -74,6 +74,8 @@ class LogReader:
             where["offset"] = self._offset
         elif self.tail_lines is not None:
             where["tail_lines"] = self.tail_lines
+        if follow:
+            where |= own_token()
         pieces: Iterator[LogPiece] = client.follow("job.logs", where)
         for piece in pieces:
             data = a2b_base64(piece["data"]) if "data" in piece else None

@@ -19,7 +19,7 @@ from stoker.cli.kit.parser import JSON, Command, Given
 from stoker.cli.kit.progress import QUIET
 from stoker.cli.workflow_progress import WorkflowProgress, WorkflowStandings
 from stoker.core.errors import DaemonUnreachable, WaitTimeout
-from stoker.rpc.client import Client
+from stoker.rpc.client import Client, own_token
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -97,7 +97,8 @@ def wait_until_still(
     with _Alarm(ident, until), progress or nullcontext():
         if progress is not None:
             progress.show(standings)
-        for notification in client.stream("watch", {"after": cursor, "workflow": ident}):
+        token = own_token() if until is None else {}  # a wait with a limit ends by itself
+        for notification in client.stream("watch", {"after": cursor, "workflow": ident, **token}):
             changes = notification["changes"]
             if any(_may_end(change, workflow, standings.states.keys()) for change in changes):
                 workflow = client.workflow(ident)

@@ -19,6 +19,7 @@ from stoker.core.job.run_if import RunIf
 from stoker.core.job.verdict import suspected_limit
 from stoker.core.job_facts import Blocker, JobFacts
 from stoker.core.reason_words import last_line
+from stoker.core.standstill import Standstill
 from stoker.core.units import counted, span
 from stoker.core.workflow.state import Intent
 
@@ -159,6 +160,8 @@ def _capped(_job: Job, facts: JobFacts) -> Blocker | None:
         return Blocker("throttled", message, "stoker status", details)
     if queue.max_running is None or facts.queue_running < queue.max_running:
         return None
+    if facts.standstill is not None:
+        return _standing_still(facts.standstill)
     return Blocker(
         "queue_full",
         f"queue {queue.name!r} runs {counted(facts.queue_running, 'job')}, its limit max_running",
@@ -182,10 +185,21 @@ def _rated(_job: Job, facts: JobFacts) -> Blocker | None:
 def _no_slot(_job: Job, facts: JobFacts) -> Blocker | None:
     if facts.running < facts.slots:
         return None
+    if facts.standstill is not None:
+        return _standing_still(facts.standstill)
     taken = "the only slot is taken" if facts.slots == 1 else f"all {facts.slots} slots are taken"
     ahead = f"{counted(facts.ahead, 'job')} of its queue before it" if facts.ahead else "it is the next of its queue"
     message = f"{taken}; {ahead}"
     return Blocker("slot", message, "stoker ls --state running", {"slots": facts.slots, "ahead": facts.ahead})
+
+
+def _standing_still(found: Standstill) -> Blocker:
+    waits = [
+        {"job": job, "jobs": list(wait.jobs), "workflow": wait.workflow}
+        for job, each in found.waits.items()
+        for wait in each
+    ]
+    return Blocker("standstill", str(found), found.remedy, {"queue": found.queue, "waits": waits})
 
 
 def _short_host(_job: Job, facts: JobFacts) -> Blocker | None:

@@ -13,6 +13,7 @@ from msgspec import Struct, field
 from stoker.core.clock import Now
 from stoker.core.job.model import Attempt, Queue
 from stoker.core.shortage import NO_SHORTAGE, Shortage
+from stoker.core.standstill import Standstill
 from stoker.core.workflow.state import Intent
 
 
@@ -33,7 +34,8 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     that is too long; `intent`: the order given to its workflow, if it is a step; `goes_after`: the workflows for which
     that waits; `unmet`: needs that did not end as needed; `decision`: what was noted as its `if` was decided;
     `narrowed`: the limit of its queue under pressure; `rates`: those without a token, by the words for their queue or
-    key; `seen`: how its open conditions about files and the host stand, in words.
+    key; `seen`: how its open conditions about files and the host stand, in words; `standstill`: that of its queue or
+    of the daemon.
     """
 
     now: Now
@@ -65,6 +67,7 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     unheard_ms: int | None = None
     frozen: bool = False
     stale_ms: int | None = None
+    standstill: Standstill | None = None
 
 
 class Blocker(Struct, frozen=True):

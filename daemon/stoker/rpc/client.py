@@ -77,7 +77,12 @@ class Client(Conversation):
 
     def wait(self, *jobs: int, any_one: bool = False, timeout_s: float | None = None) -> list[StandingShape]:
         """Wait until all jobs (or, with `any_one`, one of them) are final or held. Raises WaitTimeout."""
-        params = {"ids": jobs, "any": any_one, "timeout_ms": None if timeout_s is None else int(timeout_s * 1000)}
+        params: dict[str, Any] = {
+            "ids": jobs,
+            "any": any_one,
+            "timeout_ms": None if timeout_s is None else int(timeout_s * 1000),
+        }
+        params |= own_token()
         standings: list[StandingShape] = self.call("job.wait", params, again=True, patient=True)["jobs"]
         return standings
 
@@ -184,6 +189,12 @@ class Client(Conversation):
         """
         answer: JobPage = self._read("job.list", **filters)
         return answer
+
+
+def own_token() -> dict[str, str]:
+    """The token of the job that this program runs in: sent with a wait, it tells the daemon that this job waits."""
+    token = os.environ.get("STOKER_TOKEN")
+    return {"token": token} if token else {}
 
 
 def _with_key(job: JobSpec) -> JobSpec:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from stoker.core.requests import (
     Verb,
     VerbParams,
 )
+from stoker.core.standstill import Wait
 from stoker.core.workflow.mistakes import MAX_MISTAKES
 from stoker.engine.intake import Places
 from stoker.engine.subscriptions import ChangeFeed
@@ -129,7 +130,9 @@ def _edit(service: Service, peer: Peer, params: schema.EditParams) -> object:
 
 
 async def _wait(service: Service, _peer: Peer, params: schema.WaitParams) -> Reply:
-    return {"jobs": await service.wait(params.ids, any_one=params.any, timeout_ms=params.timeout_ms)}
+    token = params.token if params.timeout_ms is None else None  # a wait with a limit ends by itself
+    with service.waiting(token, Wait(jobs=params.ids)):
+        return {"jobs": await service.wait(params.ids, any_one=params.any, timeout_ms=params.timeout_ms)}
 
 
 # --- streams ------------------------------------------------------------------------------------------------
@@ -138,13 +141,15 @@ async def _wait(service: Service, _peer: Peer, params: schema.WaitParams) -> Rep
 async def _logs(service: Service, _peer: Peer, params: schema.LogsParams) -> Stream:
     start = LogStart(params.offset, params.tail_lines, params.tail_bytes)
     feed = await service.logs(params.id, params.attempt, start, follow=params.follow)
-    return Stream({"attempt": feed.attempt}, _log_notifications(feed))
+    waiting = service.waiting(params.token, Wait(jobs=(params.id,)))
+    return Stream({"attempt": feed.attempt}, _log_notifications(feed, waiting))
 
 
-async def _log_notifications(feed: LogFeed) -> AsyncGenerator[Reply, None]:
-    async with aclosing(feed.chunks) as chunks:
-        async for chunk in chunks:
-            yield _log_notification(feed.attempt, chunk)
+async def _log_notifications(feed: LogFeed, waiting: AbstractContextManager[None]) -> AsyncGenerator[Reply, None]:
+    with waiting:
+        async with aclosing(feed.chunks) as chunks:
+            async for chunk in chunks:
+                yield _log_notification(feed.attempt, chunk)
 
 
 def _log_notification(attempt: int, chunk: Chunk) -> Reply:
@@ -156,13 +161,16 @@ def _log_notification(attempt: int, chunk: Chunk) -> Reply:
 
 async def _watch(service: Service, _peer: Peer, params: schema.WatchParams) -> Stream:
     feed = await service.watch(params.after, params.history, params.job, params.workflow)
-    return Stream({"seq": feed.seq}, _change_notifications(feed))
+    jobs = () if params.job is None else (params.job,)
+    waiting = service.waiting(params.token, Wait(jobs=jobs, workflow=params.workflow))
+    return Stream({"seq": feed.seq}, _change_notifications(feed, waiting))
 
 
-async def _change_notifications(feed: ChangeFeed) -> AsyncGenerator[Reply, None]:
-    async with aclosing(feed.changes) as batches:
-        async for changes in batches:
-            yield {"changes": changes}
+async def _change_notifications(feed: ChangeFeed, waiting: AbstractContextManager[None]) -> AsyncGenerator[Reply, None]:
+    with waiting:
+        async with aclosing(feed.changes) as batches:
+            async for changes in batches:
+                yield {"changes": changes}
 
 
 async def _backup(service: Service, _peer: Peer, params: schema.BackupParams) -> Stream:

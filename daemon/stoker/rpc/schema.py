@@ -37,6 +37,7 @@ from stoker.rpc.param_errors import invalid_params, moved, short_error
 
 MAX_JOBS = 10_000
 MAX_NAMED_STEPS = 100
+AttemptToken = Annotated[str, Meta(max_length=200)]
 P = TypeVar("P", bound=Params)
 
 
@@ -77,9 +78,12 @@ class EditParams(JobChanges, frozen=True, kw_only=True):
 
 
 class WaitParams(Params, frozen=True, kw_only=True):
+    """`token`: that of the attempt in which the client runs, so that jobs that wait for each other are noticed."""
+
     ids: Annotated[tuple[JobId, ...], Meta(min_length=1, max_length=MAX_JOBS)]
     any: bool = False
     timeout_ms: Delay | None = None
+    token: AttemptToken | None = None
 
     @property
     def awaited(self) -> int:
@@ -87,13 +91,17 @@ class WaitParams(Params, frozen=True, kw_only=True):
 
 
 class LogsParams(JobParam, frozen=True, kw_only=True):
-    """`tail_lines`: begin with the last lines; `tail_bytes`: and with no more than these last bytes."""
+    """`tail_lines`: begin with the last lines; `tail_bytes`: and with no more than these last bytes.
+
+    `token`: as in WaitParams, of a client that waits for the end.
+    """
 
     attempt: Annotated[int, Meta(ge=1)] | None = None
     offset: Bound | None = None
     tail_lines: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     tail_bytes: Bound | None = None
     follow: bool = False
+    token: AttemptToken | None = None
 
 
 class QueueWaitParams(Params, frozen=True, kw_only=True):
@@ -155,12 +163,16 @@ class BackupParams(Params, frozen=True, kw_only=True):
 
 
 class WatchParams(Params, frozen=True, kw_only=True):
-    """`history`: that of `system.status` when `after` was read. A cursor of another history is refused."""
+    """`history`: that of `system.status` when `after` was read. A cursor of another history is refused.
+
+    `token`: as in WaitParams, of a client that waits for the end of the job or workflow.
+    """
 
     after: Bound | None = None
     history: Name | None = None
     job: JobId | None = None
     workflow: JobId | None = None
+    token: AttemptToken | None = None
 
 
 class WorkflowGetParams(Params, frozen=True, kw_only=True):

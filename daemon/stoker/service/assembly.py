@@ -27,6 +27,7 @@ from stoker.engine.loop import Loop
 from stoker.engine.memory import memory_of
 from stoker.engine.reports import ReportSink
 from stoker.engine.spec_defaults import SpecDefaults
+from stoker.engine.standstills import Standstills
 from stoker.engine.step_files import StepFiles
 from stoker.engine.subscriptions import Subscriptions
 from stoker.engine.timers import Timers
@@ -198,6 +199,7 @@ class Assembly:
         self.followups = FollowUps(self.memory, self.reader, self.inbox, self.background)
         self.archives = Archives(self.queries, self.state_dir, self.background)
         self.rooms = Rooms(self.memory, self.intake)
+        self.standstills = Standstills(self.memory, self.dispatcher, self.tokens, self.reader, self.background)
         self.throttle = Throttle(
             self.config,
             self.clock,
@@ -214,7 +216,8 @@ class Assembly:
         self.hooks = Hooks(self.intake, self.config.hooks.values())
         self.schedule_clock = ScheduleClock(self.memory, self.intake, self.inbox, self.clock, self.background, files)
         self.workflow_limits = WorkflowLimits(self.memory, self.inbox, self.clock)
-        followers = (self.followups, self.workflow_limits, self.archives, self.rooms, self.schedule_clock)
+        waited_for = (self.rooms, self.standstills)
+        followers = (self.followups, self.workflow_limits, self.archives, *waited_for, self.schedule_clock)
         after = (self.effects, self.inbox, self.recovery, self.decisions, self.condition_watch, *followers)
         self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.hooks, self.stalls, after)
 

@@ -13,6 +13,7 @@ from stoker.core.job.dependencies import OVER_ALL, UNMET, need_met
 from stoker.core.job.model import Attempt, Job, State
 from stoker.core.job_facts import JobFacts, RateWait
 from stoker.core.rate import KEY_PREFIX, QUEUE_PREFIX
+from stoker.core.standstill import Standstill
 from stoker.core.units import instant
 from stoker.engine.memory import LiveState
 from stoker.process.identity import is_asleep
@@ -80,7 +81,13 @@ async def _facts(engine: Engine, job: Job) -> JobFacts:
         frozen=run is not None and run.attempt.run_id in memory.frozen,
         intent=memory.workflows.intent_of(job),
         goes_after=memory.workflows.goes_after(job),
+        standstill=await _standstill(engine, job) if job.state is State.QUEUED else None,
     )
+
+
+async def _standstill(engine: Engine, job: Job) -> Standstill | None:
+    """That of its queue, which is in its way first, or that of the daemon."""
+    return await engine.standstills.find(job.spec.queue) or await engine.standstills.find(None)
 
 
 def _closed(engine: Engine, job: Job) -> str | None:

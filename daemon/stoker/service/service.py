@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -31,6 +32,7 @@ from stoker.core.requests import (
     Verb,
     VerbParams,
 )
+from stoker.core.standstill import Wait
 from stoker.core.throttle import check_floor
 from stoker.core.units import counted, duration, instant
 from stoker.engine.commands import Editing, VerbCommand
@@ -216,6 +218,10 @@ class Service:
         finally:
             subscriptions.forget(waiter)
         return [waiter.ends[job_id] for job_id in job_ids if job_id in waiter.ends]
+
+    def waiting(self, token: str | None, wait: Wait) -> AbstractContextManager[None]:
+        """A client waits meanwhile; `token`: that of the attempt in which it runs, if it runs in one."""
+        return self._engine.standstills.waiting(token, wait)
 
     async def logs(self, job_id: int, ordinal: int | None, start: LogStart, *, follow: bool) -> LogFeed:
         """The log of one attempt; with `follow`, until the attempt ends."""
