@@ -180,8 +180,14 @@ def test_flow_when_it_has_many_mistakes_then_all_of_them_are_reported_at_once(
          ["defaults.queue", "defaults.timeout", "verify", "steps.c.args[1]", "steps.c.queue", "steps.b.command"]),
         ({"parameters": {"a": "x"}, "defaults": {"queue": 7}, "steps": {"a": 1, "b": "queue"}},
          ["defaults.queue", "steps.a", "steps.b"]),
+        ({"parameters": {"a": "x", "x": "y"}, "timeout_ms": 0, "deadline_ms": "1h", "max_running": -1,
+          "priority": 10**6, "labels": {"a b": "x", "c": 1}, "concurrency": {"key": "", "policy": "wait"},
+          "on_failure": 7, "on_success": {"b": OK}, "finally": {"f": {**OK, "needs": ["c"], "abort_on": [1], "width": 2}}},
+         ["timeout_ms", "deadline_ms", "max_running", "priority", "labels.a b", "labels.c", "concurrency.key",
+          "concurrency.policy", "on_failure", "on_success.b", "finally.f.needs[0]", "finally.f.abort_on",
+          "finally.f.width", "steps.c.queue", "steps.b.command"]),
     ],
-    ids=["parts", "whole", "what steps say themselves", "a step that is none"],
+    ids=["parts", "whole", "what steps say themselves", "a step that is none", "all other words"],
 )  # fmt: skip
 def test_flow_when_its_head_is_wrong_then_its_steps_are_judged_anyway(
     bystander: stoker.Client, head: dict[str, Any], paths: list[str]

@@ -192,6 +192,28 @@ def test_most_running_when_it_is_set_then_no_more_steps_of_the_workflow_run_at_o
     assert flow_end(client, workflow) == "succeeded"
 
 
+def test_labels_when_the_flow_has_some_then_it_and_its_steps_are_found_by_them(client: stoker.Client) -> None:
+    steps = {"a": step(GOOD), "b": step(GOOD, labels={"team": "red"}, priority=1)}
+    head = {"labels": {"team": "{{who}}", "env": "test"}, "priority": 5, "parameters": {"who": "blue"}}
+    labelled = sent_flow(client, steps, **head, defaults={"labels": {"env": "prod"}})
+    sent_flow(client, steps)
+
+    jobs = {name: job_view(client, job_of(client, labelled, name)) for name in steps}
+    assert {name: job["labels"] for name, job in jobs.items()} == {
+        "a": {"team": "blue", "env": "prod"},
+        "b": {"team": "red", "env": "prod"},
+    }
+    assert [jobs["a"]["priority"], jobs["b"]["priority"]] == [5, 1]
+    assert workflow_view(client, labelled)["labels"] == {"team": "blue", "env": "test"}
+    found = {
+        label: [one["id"] for one in client.call("workflow.list", {"label": label})["workflows"]]
+        for label in ("team=blue", "team=red", "env=tes")
+    }
+    assert found == {"team=blue": [labelled], "team=red": [], "env=tes": []}
+    with pytest.raises(FlowInvalid, match=r"labels\.a: \{\{item\}\}"):
+        sent_flow(client, {"a": step(GOOD)}, labels={"a": "{{item}}"})
+
+
 def test_flow_when_its_limits_are_wrong_then_each_mistake_has_its_path(client: stoker.Client) -> None:
     steps = {
         "a": step(GOOD, fail_fast=True),

@@ -37,6 +37,7 @@ CREATE INDEX jobs_with_needs ON jobs (id) WHERE finished_at IS NULL AND instr(po
 CREATE INDEX jobs_workflow ON jobs (workflow_id) WHERE workflow_id IS NOT NULL;
 CREATE INDEX needs_needed ON needs (needed);
 CREATE INDEX workflows_ended ON workflows (finished_at, id, name, state) WHERE finished_at IS NOT NULL;
+CREATE INDEX workflows_labelled ON workflows (labels) WHERE labels <> '{}';
 CREATE INDEX workflows_live ON workflows (id) WHERE finished_at IS NULL;
 CREATE TABLE "attempts" (
     job_id        INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
@@ -297,7 +298,7 @@ CREATE TABLE workflows (
     flow        TEXT NOT NULL,             -- JSON: the flow as sent, its parameters filled in
     flow_hash   BLOB NOT NULL CHECK (length(flow_hash) = 16),
     created_at  INTEGER NOT NULL,
-    finished_at INTEGER, deadline INTEGER, expires_at INTEGER, cut TEXT, concurrency_key TEXT, place INTEGER NOT NULL DEFAULT 0,
+    finished_at INTEGER, deadline INTEGER, expires_at INTEGER, cut TEXT, concurrency_key TEXT, place INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '{}',
     CHECK ((state = 'succeeded' OR state = 'failed' OR state = 'cancelled') = (finished_at IS NOT NULL))
 ) STRICT;
 CREATE TRIGGER changes_are_gapless BEFORE INSERT ON changes

@@ -412,6 +412,8 @@ DROP TABLE job_events;
 ALTER TABLE jobs DROP COLUMN conditions_open;
 DROP INDEX jobs_undecided;
 ALTER TABLE jobs DROP COLUMN undecided;
+DROP INDEX workflows_labelled;
+ALTER TABLE workflows DROP COLUMN labels;
 ALTER TABLE workflows DROP COLUMN deadline;
 ALTER TABLE workflows DROP COLUMN expires_at;
 ALTER TABLE workflows DROP COLUMN cut;

@@ -126,6 +126,7 @@ def _facts(workflow: WorkflowDetails, waits: str | None) -> list[tuple[str, obje
         ("created", render.when(workflow["created_at"])),
         ("finished", workflow["finished_at"] and render.when(workflow["finished_at"])),
         ("waits for", ", ".join(f"workflow {ident}" for ident in workflow["waits_for"]) or None),
+        ("labels", ", ".join(f"{key}={value}" for key, value in workflow["labels"].items()) or None),
         *_limits(workflow),
         ("trace", workflow["trace_id"]),
         ("archive", workflow.get("archive")),

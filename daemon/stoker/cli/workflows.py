@@ -146,18 +146,20 @@ def _plan_remark(table: str, step: dict[str, Any]) -> str:
 @Command(
     options=(
         Option("--state", "STATE,…", "only these states", choices=STATES, listed=True),
+        Option("--label", "K=V", "only workflows with this label", convert=values.label),
         *values.HOW_MANY,
         JSON,
     ),
     examples=(
         "stoker workflow ls",
+        "stoker workflow ls --label team=blue",
         "stoker workflow ls --state failed --ids | xargs -n1 stoker workflow retry --failed",
     ),
 )
 def ls(given: Given) -> None:
     most = values.how_many(given)
     with connect(given) as client:
-        workflows, more = _newest(client, given["state"] or [], most)
+        workflows, more = _newest(client, {"states": given["state"] or [], "label": given["label"]}, most)
     if given["json"]:
         render.json_document({"workflows": workflows, "more": more})
     elif given["ids"]:
@@ -169,12 +171,12 @@ def ls(given: Given) -> None:
         render.note(f"only the newest {len(workflows)} workflows are shown; --all or --limit N shows more")
 
 
-def _newest(client: Client, states: list[str], most: int | None) -> tuple[list[WorkflowView], bool]:
+def _newest(client: Client, wanted: dict[str, Any], most: int | None) -> tuple[list[WorkflowView], bool]:
     workflows: list[WorkflowView] = []
     before = None
     while most is None or len(workflows) <= most:
         limit = PAGE if most is None else min(PAGE, most + 1 - len(workflows))
-        page = client.call("workflow.list", {"states": states, "limit": limit, "before": before}, again=True)
+        page = client.call("workflow.list", {**wanted, "limit": limit, "before": before}, again=True)
         workflows += page["workflows"]
         before = page["next"]
         if before is None:

@@ -87,6 +87,8 @@ STEP: Final = {
 FLOW: Final = {
     "name": "the name of the workflow",
     "steps": "the steps, by their names: letters, digits and . _ -, at most 48",
+    "labels": "labels of the workflow, which its steps have as well, beneath their own; {{NAME}} is replaced",
+    "priority": "the priority of its steps, where neither [defaults] nor the step has one",
     "timeout_ms": "the time that the workflow may take from the first start of a step, also while it is paused",
     "deadline_ms": "the time that the workflow may take from its submit",
     "max_running": "how many of its steps may run at once",

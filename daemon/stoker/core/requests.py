@@ -1,10 +1,9 @@
 """Requests: the values that pass from rpc/ to engine/.
 
 Owns the shape and the limits of a job as it is sent (`JobParams`), of the options of a verb, and of a filter. The
-engine fills in the defaults of queues.
-
-Invariants: a JobParams keeps every limit that can be checked without the host or the database; `UNSET` means that the
-field was not given, so a default of the queue applies; `None` means "without", whatever the default of the queue is.
+engine fills in the defaults of queues. Invariants: a JobParams keeps every limit that can be checked without the host
+or the database; `UNSET` means that the field was not given, so a default of the queue applies; `None` means "without",
+whatever the default of the queue is.
 Durations are milliseconds, instants are UTC epoch milliseconds, sizes are bytes.
 """
 
@@ -45,6 +44,7 @@ StepName = Annotated[str, Meta(min_length=1, max_length=600)]  # of a step or a 
 RateKey = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}\Z")]
 RateName = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127})\Z")]  # *: each other key
 Title = Annotated[str, Meta(min_length=1, max_length=200)]
+LabelText = Annotated[str, Meta(pattern="=", max_length=300)]  # K=V
 RateText = Annotated[str, Meta(max_length=20)]
 Burst = Annotated[int, Meta(ge=1, le=1_000_000)]
 Note = Annotated[str, Meta(max_length=1_000)]
@@ -264,7 +264,7 @@ class JobFilter(Params, frozen=True, kw_only=True):
     queue: Name | None = None
     name: Title | None = None
     name_prefix: Title | None = None
-    label: Annotated[str, Meta(pattern="=", max_length=300)] | None = None
+    label: LabelText | None = None
     workflow: JobId | None = None
     search: Title | None = None
     created_since: Instant | None = None

@@ -288,6 +288,7 @@ class WorkflowView(TypedDict):
     finished_at: int | None
     deadline: int | None
     times_out_at: int | None
+    labels: dict[str, str]
     aborted_by: str | None
     concurrency_key: str | None
     waits_for: list[int]

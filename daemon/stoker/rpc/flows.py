@@ -13,10 +13,22 @@ from functools import lru_cache
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, field
+from msgspec import UNSET, Meta, UnsetType, field
 
 from stoker.core.errors import InvalidParams
-from stoker.core.requests import MAX_SHOWN, Budget, Duration, JobId, JobParams, Name, Params, StepName, Text, Title
+from stoker.core.requests import (
+    MAX_SHOWN,
+    Budget,
+    Duration,
+    JobId,
+    JobParams,
+    Name,
+    Params,
+    Priority,
+    StepName,
+    Text,
+    Title,
+)
 from stoker.core.similar_names import nearest
 from stoker.core.workflow.definition import (
     MAX_DEPTH,
@@ -24,6 +36,7 @@ from stoker.core.workflow.definition import (
     Concurrency,
     Flow,
     FlowRequest,
+    Labels,
     Part,
     StepDefaults,
     StepParams,
@@ -65,6 +78,8 @@ class FlowHead(Params, frozen=True, kw_only=True):
     parameters: dict[Name, Text] = msgspec.field(default_factory=dict)
     defaults: Any = msgspec.field(default_factory=dict)
     verify: bool = False
+    labels: Labels = msgspec.field(default_factory=dict)
+    priority: Priority | UnsetType = UNSET
     outputs: dict[Name, Text] = msgspec.field(default_factory=dict)
     timeout_ms: Duration | None = None
     deadline_ms: Duration | None = None
@@ -151,6 +166,8 @@ def _read_flow(sent: dict[str, Any], place: str, mistakes: list[Mistake], depth:
         finally_=tables[Handler.FINALLY],
         defaults=defaults,
         verify=head.verify,
+        labels=head.labels,
+        priority=head.priority,
         timeout_ms=head.timeout_ms,
         deadline_ms=head.deadline_ms,
         max_running=head.max_running,

@@ -133,9 +133,8 @@ class WorkflowService:
         return shown
 
     async def list(self, workflow_filter: WorkflowFilter) -> WorkflowPage:
-        page = await self._engine.queries.run(
-            workflows.page, workflow_filter.before, workflow_filter.states, workflow_filter.limit
-        )
+        wanted = workflow_filter
+        page = await self._engine.queries.run(workflows.page, wanted.before, wanted.states, wanted.label, wanted.limit)
         last = page[-1].workflow.id if len(page) == workflow_filter.limit else None
         return {"workflows": [_view(stored, self._engine) for stored in page], "next": last}
 
@@ -233,6 +232,7 @@ def _view(stored: StoredWorkflow, engine: Engine) -> WorkflowView:
         "finished_at": workflow.finished_at,
         "deadline": workflow.deadline,
         "times_out_at": None if workflow.expires_at is None else workflow.expires_at + skew,
+        "labels": msgspec.json.decode(workflow.labels, type=dict[str, str]),
         "concurrency_key": workflow.concurrency_key,
         "waits_for": [] if workflow.ended else engine.memory.workflows.turns.before(workflow),
         "aborted_by": workflow.target if workflow.intent is Intent.ABORT else None,

@@ -222,7 +222,7 @@ def _conditions(wanted: JobFilter) -> Iterator[tuple[str, tuple[Any, ...]]]:
     if wanted.exit_code is not None:
         yield "exit_code = ?", (wanted.exit_code,)
     if wanted.label is not None:
-        yield "instr(labels, ?) > 0", (_label_text(wanted.label),)
+        yield "instr(labels, ?) > 0", (label_text(wanted.label),)
     if wanted.search is not None:
         plain, in_json = (_pattern(text) for text in (wanted.search, _json_text(wanted.search)[1:-1]))
         found = "(name LIKE ? ESCAPE '\\' OR command LIKE ? ESCAPE '\\' OR args LIKE ? ESCAPE '\\')"
@@ -233,8 +233,8 @@ def _json_text(text: str) -> str:
     return msgspec.json.encode(text).decode()
 
 
-def _label_text(label: str) -> str:
-    """`"k":"v"`, as it stands in the labels of a job: within a string no quote stands alone."""
+def label_text(label: str) -> str:
+    """`"k":"v"`, as it stands in the labels of a job or workflow: within a string no quote stands alone."""
     key, _, value = label.partition("=")
     return f"{_json_text(key)}:{_json_text(value)}"
 

@@ -17,6 +17,7 @@ from stoker.core.job.model import Reason, State
 from stoker.core.workflow.state import Workflow, WorkflowState
 from stoker.store import attempts
 from stoker.store.database import json_array
+from stoker.store.job_search import label_text
 from stoker.store.strict import strict
 
 FIELDS = Workflow.__struct_fields__  # each has a column of its name
@@ -47,7 +48,9 @@ SEARCHED, LOOKED_AT = 1_000, 5
 NEWEST_NAMED = "SELECT id FROM workflows WHERE name = ? AND owner_uid = ? ORDER BY id DESC LIMIT 1"
 PAGE = f"""
 SELECT {COLUMNS} FROM workflows WHERE (?1 IS NULL OR id < ?1)
-    AND (?2 = '[]' OR state IN (SELECT value FROM json_each(?2))) ORDER BY id DESC LIMIT ?3
+    AND (?2 = '[]' OR state IN (SELECT value FROM json_each(?2)))
+    AND (?3 IS NULL OR id IN (SELECT id FROM workflows WHERE labels <> '{{}}' AND instr(labels, ?3) > 0))
+ORDER BY id DESC LIMIT ?4
 """
 
 
@@ -120,11 +123,16 @@ def newest_named(connection: sqlite3.Connection, name: str, owner_uid: int) -> i
 
 
 def page(
-    connection: sqlite3.Connection, before: int | None, states: Collection[WorkflowState], limit: int
+    connection: sqlite3.Connection,
+    before: int | None,
+    states: Collection[WorkflowState],
+    label: str | None,
+    limit: int,
 ) -> list[StoredWorkflow]:
     """Workflows before the id `before`, newest first. Empty `states` means all."""
     wanted = json_array(state.value for state in states)
-    return _with_steps(connection, [from_row(row) for row in connection.execute(PAGE, (before, wanted, limit))])
+    found = connection.execute(PAGE, (before, wanted, None if label is None else label_text(label), limit))
+    return _with_steps(connection, [from_row(row) for row in found])
 
 
 def _with_steps(connection: sqlite3.Connection, workflows: list[Workflow]) -> list[StoredWorkflow]:

@@ -301,6 +301,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
             created_at=turn.now.wall,
             concurrency_key=None if (concurrency := offer.plan.concurrency) is None else concurrency.key,
             place=memory.last_seq + 1,
+            labels=encode_sorted(offer.plan.labels).decode(),
             deadline=None if (limit := offer.limits.deadline_ms) is None else turn.now.wall + limit,
         )
         widths = {width_of(workflow.id, group): width for group, width in offer.plan.widths.items()}

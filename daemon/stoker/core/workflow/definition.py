@@ -17,6 +17,7 @@ from stoker.core.job.conditions import Tree
 from stoker.core.job.model import NeedOn, When
 from stoker.core.raw_bytes import RawBytes
 from stoker.core.requests import (
+    MAX_LABELS,
     MAX_NEEDS,
     Budget,
     Duration,
@@ -28,6 +29,7 @@ from stoker.core.requests import (
     Path,
     StepName,
     Text,
+    Title,
 )
 from stoker.core.workflow.handlers import STEPS, Handler
 from stoker.core.workflow.items import Item
@@ -96,6 +98,7 @@ _CONDITIONS = {
 }
 
 
+Labels = Annotated[dict[Name, Title], Meta(max_length=MAX_LABELS)]
 FilePatterns = Annotated[tuple[Path, ...], Meta(max_length=MAX_PATTERNS)]
 
 
@@ -230,6 +233,8 @@ class Flow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=T
     parameters: dict[str, str] = {}
     defaults: StepDefaults = StepDefaults()
     verify: bool = False
+    labels: dict[str, str] = {}
+    priority: int | UnsetType = UNSET
     outputs: dict[str, str] = {}
     timeout_ms: Duration | None = None
     deadline_ms: Duration | None = None

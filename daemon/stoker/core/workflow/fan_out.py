@@ -16,7 +16,7 @@ from msgspec import UNSET, Struct
 from stoker.core.job.conditions import texts
 from stoker.core.job.model import ExecutionMode, OnOrphan, When
 from stoker.core.job.run_if import RunIf
-from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, ItemSource, StepParams
+from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, ItemSource, StepDefaults, StepParams
 from stoker.core.workflow.expression import run_if
 from stoker.core.workflow.handlers import FINALLY_TIMEOUT_MS, STEPS, Handler
 from stoker.core.workflow.items import Item, item_text, labels, step_name
@@ -227,9 +227,17 @@ def _of(path: str, mistakes: Iterable[Mistake]) -> list[Mistake]:
     return [mistake._replace(path=f"{path}.{mistake.path}") for mistake in mistakes]
 
 
+def _of_flow(flow: Flow) -> StepDefaults:
+    """Its [defaults], and beneath them the labels and the priority of the whole workflow."""
+    defaults = flow.defaults
+    labels = flow.labels | (defaults.labels or {})
+    priority = flow.priority if defaults.priority is UNSET else defaults.priority
+    return msgspec.structs.replace(defaults, labels=labels or UNSET, priority=priority)
+
+
 def with_defaults(flow: Flow, entry: str, step: StepParams) -> StepParams:
     """The step with the defaults of its flow; of `env` and `labels` entry by entry."""
-    defaults = flow.defaults
+    defaults = _of_flow(flow)
     changes: dict[str, Any] = {
         name: value
         for name in defaults.__struct_fields__

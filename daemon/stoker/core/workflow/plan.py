@@ -54,6 +54,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     layers: list[list[str]] = []
     mistakes: tuple[Mistake, ...] = ()
     concurrency: Concurrency | None = None
+    labels: dict[str, str] = {}
 
 
 def plan_flow(request: FlowRequest, strategies: Collection[str] | None, depth: int = 1) -> Plan:
@@ -89,6 +90,7 @@ def plan_flow(request: FlowRequest, strategies: Collection[str] | None, depth: i
     for name, own in needs.items():
         mistakes += (one._replace(path=f"{flow.path(name)}.{one.path}") for one in own.mistakes)
     concurrency = _filled(flow.concurrency, names, mistakes)
+    labels = {key: filled_text(f"labels.{key}", text, names, mistakes) for key, text in flow.labels.items()}
     widths = _widths(flow)
     for name, group in groups.items():
         groups[name] = [with_inner(flow.entries[name], step, strategies, depth, mistakes) for step in group]
@@ -102,7 +104,7 @@ def plan_flow(request: FlowRequest, strategies: Collection[str] | None, depth: i
         return Plan(steps=steps, mistakes=(Mistake("steps", "all lists are empty, so there is no step to run", hint),))
     if (edges := sum(len(step.needs) for step in steps)) > MAX_EDGES:
         return Plan(steps=steps, mistakes=(_too_many_edges(edges),))
-    return Plan(steps=steps, widths=widths, layers=layered(steps), concurrency=concurrency)
+    return Plan(steps=steps, widths=widths, layers=layered(steps), concurrency=concurrency, labels=labels)
 
 
 def _filled(concurrency: Concurrency | None, names: TemplateNames, mistakes: list[Mistake]) -> Concurrency | None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from stoker.core.job.dependencies import UNMET, watches_failure
 from stoker.core.job.model import FINAL, Job, NeedOn, Reason, State, When
-from stoker.core.requests import JobId, PageLimit, Params
+from stoker.core.requests import JobId, LabelText, PageLimit, Params
 from stoker.core.workflow.handlers import PHASES, Handler, phase
 
 
@@ -86,7 +86,7 @@ class Workflow(Struct, frozen=True, kw_only=True, gc=False):
 
     `target`: of a rollback where it leads, of an abort its cause. `deadline` is wall time, `expires_at`, the end of its
     timeout, steady time. `cut`: the groups whose open steps are to be ended, one in each line. Of the workflows of an
-    owner with the same `concurrency_key` the one with the smallest `place` goes first.
+    owner with the same `concurrency_key` the one with the smallest `place` goes first. `labels`: JSON.
     """
 
     id: int
@@ -105,6 +105,7 @@ class Workflow(Struct, frozen=True, kw_only=True, gc=False):
     cut: str | None = None
     concurrency_key: str | None = None
     place: int = 0
+    labels: str = "{}"
 
     @property
     def ended(self) -> bool:
@@ -115,6 +116,7 @@ class WorkflowFilter(Params, frozen=True, kw_only=True):
     """The workflows to list, newest first; `before` is the cursor. Empty `states` means all."""
 
     states: tuple[WorkflowState, ...] = ()
+    label: LabelText | None = None
     limit: PageLimit = 100
     before: JobId | None = None
 
