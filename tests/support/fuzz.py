@@ -33,6 +33,27 @@ FAN_OUTS: list[dict[str, Any]] = [
     {"each": ["a", "a"], "needs": [{"step": "s0", "same": "item"}]},
     {"each": ["a"], "needs": ["s0[{{item}}]"]},
 ]
+# The other words of a step, and those of a whole flow.
+WORDS: list[dict[str, Any]] = [
+    {"if": "parameters.p == 'x'"},
+    {"if": "needs.s0.exit_code > 0", "needs": ["s0"]},
+    {"if": "1 +"},
+    {"sources": ["/etc/hosts"], "produces": ["/no/such/product"]},
+    {"sources": []},
+    {"abort_on": [1]},
+    {"abort_on": [0]},
+    {"each": ["a", "b"], "fail_fast": True, "width": 1},
+    {"fail_fast": True},
+]
+NESTED: dict[str, Any] = {"workflow": {"name": "inner", "steps": {"i": {"command": "false"}}}}
+HEADS: list[dict[str, Any]] = [
+    {"concurrency": {"key": "k", "policy": "queue"}}, {"concurrency": {"key": "k", "policy": "skip"}},
+    {"concurrency": {"key": "{{p}}", "policy": "supersede"}}, {"concurrency": {"key": ""}}, {"max_running": 1},
+    {"timeout_ms": 1}, {"deadline_ms": 1}, {"timeout_ms": 0}, {"labels": {"a": "{{p}}"}, "priority": 3},
+    {"on_failure": {"h1": {"command": "true"}}, "finally": {"h2": {"command": "sleep", "args": ["0.2"]}}},
+    {"on_success": {"h1": {"command": "false", "critical": True}}, "finally": {"s0": {"command": "true"}}},
+    {"finally": {"h2": {"command": "true", "needs": ["s0"]}}}, {"on_failure": []},
+]  # fmt: skip
 ALWAYS = {("schedule.add", "job")}  # a schedule has a job or a flow
 NAMES = [name for name in METHODS if name not in NOT_ASKED]
 READ_BYTES = 1 << 16
@@ -189,10 +210,15 @@ class Phrases:
                 step["needs"] = [f"s{self._dice.randrange(number + 1)}"]
             if self._dice.random() < 0.2:
                 step |= self._dice.choice(FAN_OUTS)
+            if self._dice.random() < 0.1:
+                step |= self._dice.choice(WORDS)
+            elif number < 10 and self._dice.random() < 0.05:
+                step = {**NESTED, "needs": step.get("needs", [])}
             if self._dice.random() < 0.05 or number > 10:
                 step[f"wrong_{number}"] = self._dice.choice(JUNK)
             steps[f"s{number}"] = step
-        return {"name": "fuzzed", "steps": steps}
+        head = self._dice.choice(HEADS) if self._dice.random() < 0.5 else {}
+        return {"name": "fuzzed", "parameters": {"p": "x"}, "steps": steps, **head}
 
 
 class Talker:
