@@ -221,7 +221,7 @@ def test_flow_when_a_need_is_wrong_then_the_hint_is_for_steps(bystander: stoker.
 
     hints = {error["path"]: error["hint"] for error in refused.value.details["errors"]}
     assert hints == {
-        "steps.a.needs": 'a list of steps, as in ["compile"]; `step` and `on` in place of a name give a condition',
+        "steps.a.needs": 'steps, as in ["compile"]; { step = "a", on = "failed" }, { job = 41 } or { workflow = 12 }',
         "steps.b.needs[0].on": "one of: ok, failed, any",
     }
 

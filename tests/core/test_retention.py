@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stoker.core.job.conditions import ConditionGroup
 from stoker.core.requests import Purge
 from stoker.core.retention import (
     CHANGES_PER_JOB,
     EndedItem,
     Horizon,
     Keep,
+    StillNeeded,
     TimeOff,
     horizon,
     kept_backups,
@@ -74,19 +76,21 @@ def test_removable_when_failed_ones_are_kept_longer_then_they_stay() -> None:
         EndedItem(4, 20, "succeeded"),
     ]
 
-    free, needed = removable(ended, Horizon(20, 5), {}, ())
+    free, needed = removable(ended, Horizon(20, 5), {}, StillNeeded())
 
     assert ([one.id for one in free], needed) == ([1, 3], 0)
 
 
 def test_removable_when_limits_are_missing_then_nothing_goes() -> None:
-    assert removable([EndedItem(1, 0, "failed"), EndedItem(2, 0, "expired")], Horizon(None, None), {}, ()) == ([], 0)
+    ended = [EndedItem(1, 0, "failed"), EndedItem(2, 0, "expired")]
+
+    assert removable(ended, Horizon(None, None), {}, StillNeeded()) == ([], 0)
 
 
 def test_removable_when_an_open_job_needs_one_then_it_stays_and_is_counted() -> None:
     ended = [EndedItem(1, 1, "succeeded"), EndedItem(2, 2, "succeeded"), EndedItem(3, 99, "succeeded")]
 
-    free, needed = removable(ended, Horizon(50, 50), {}, {2, 3})
+    free, needed = removable(ended, Horizon(50, 50), {}, StillNeeded(jobs={2, 3}))
 
     assert ([one.id for one in free], needed) == ([1], 1)
 
@@ -94,9 +98,19 @@ def test_removable_when_an_open_job_needs_one_then_it_stays_and_is_counted() -> 
 def test_removable_when_a_step_is_needed_then_its_whole_workflow_stays() -> None:
     ended = [EndedItem(1, 1, "succeeded"), EndedItem(2, 2, "failed")]
 
-    free, needed = removable(ended, Horizon(50, 50), {1: [2, 5], 2: [6]}, {5})
+    free, needed = removable(ended, Horizon(50, 50), {1: [2, 5], 2: [6]}, StillNeeded(jobs={5}))
 
     assert ([one.id for one in free], needed) == ([2], 1)
+
+
+def test_removable_when_an_open_job_waits_for_them_then_they_stay() -> None:
+    ended, needed, read = [EndedItem(1, 1, "succeeded"), EndedItem(2, 2, "failed")], StillNeeded(), StillNeeded()
+    needed.add((), ConditionGroup(all=("workflow:1", "event:x")))
+    read.add((), "job:2")
+    needed.update(read)
+
+    assert removable(ended, Horizon(50, 50), {1: [7], 2: [8]}, needed) == (ended[1:], 1)
+    assert removable(ended, Horizon(50, 50), {}, needed) == (ended[:1], 1)
 
 
 def test_portions_when_a_workflow_is_large_then_it_is_not_divided() -> None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker.core.clock import Now
+from stoker.core.job.conditions import ConditionGroup
 from stoker.core.job.model import STOKER, Need, State
+from stoker.core.retention import StillNeeded
 from stoker.core.workflow.state import Workflow, WorkflowState
 from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
@@ -84,7 +86,7 @@ async def removed(opened: Opened, memory: LiveState, candidates: Candidates, *id
 @pytest.fixture
 def memory(state: Opened) -> LiveState:
     empty = LiveState(state.snapshot.queues, {}, 4, 0)
-    empty.named_needs = set()
+    empty.named_needs = StillNeeded()
     return empty
 
 
@@ -112,9 +114,15 @@ async def test_purge_when_an_attempt_is_in_memory_then_its_job_stays(state: Open
 
 
 async def test_purge_when_a_step_is_used_then_its_whole_workflow_stays(state: Opened, memory: LiveState) -> None:
-    memory.named_needs = {4}
+    memory.named_needs = StillNeeded(jobs={4})
 
     assert await removed(state, memory, everything()) == PurgePortion(NOW.wall, [1, 2], {})
+
+
+async def test_purge_when_an_open_job_waits_for_them_then_they_stay(state: Opened, memory: LiveState) -> None:
+    memory.enter(None, job(id=9, asked=spec(wait_for=ConditionGroup(all=("workflow:1", "job:2")))), None)
+
+    assert await removed(state, memory, everything()) == PurgePortion(NOW.wall, [1], {})
 
 
 async def test_purge_when_a_job_is_submitted_meanwhile_then_its_needs_stay(state: Opened, memory: LiveState) -> None:

@@ -11,9 +11,10 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.core.errors import ChangesRemoved
+from stoker.core.job.conditions import ConditionGroup
 from stoker.core.job.model import Need, Reason, State
 from stoker.core.requests import JobFilter
-from stoker.core.retention import EndedItem
+from stoker.core.retention import EndedItem, StillNeeded
 from stoker.core.workflow.state import Workflow, WorkflowState
 from stoker.store import (
     attempts,
@@ -134,14 +135,19 @@ def test_ended_workflows_when_some_have_own_times_then_each_is_in_one_group(
 
 
 def test_needs_when_open_jobs_name_them_then_they_are_found_page_by_page(database: sqlite3.Connection) -> None:
-    asked = [spec(needs=(Need(job=1), Need(job=2))), spec(needs=(Need(job=3),)), spec(needs=(Need(job=4),)), spec()]
+    asked = [
+        spec(needs=(Need(job=1), Need(job=2))),
+        spec(wait_for=ConditionGroup(any=("job:3", "workflow:5"))),
+        spec(needs=(Need(job=4),)),
+        spec(),
+    ]
     put(database, [job(id=11, asked=asked[0]), job(State.HELD, id=12, asked=asked[1])])
     put(database, [ended(13, asked=asked[2]), job(id=14, asked=asked[3])])
 
     first, after = retention.needed_by_open(database, 0, 1)
     second, end = retention.needed_by_open(database, after or 0, 2)
 
-    assert (first, second, end) == ({1, 2}, {3}, None)
+    assert (first, second, end) == (StillNeeded({1, 2}), StillNeeded({3}, {5}), None)
 
 
 def test_ended_at_when_an_attempt_is_still_open_then_the_job_is_left_out(database: sqlite3.Connection) -> None:

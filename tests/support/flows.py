@@ -30,7 +30,7 @@ def send(client: stoker.Client, sent: dict[str, Any], **options: Any) -> dict[st
     return answer
 
 
-def step(script: str, *needs: str | dict[str, str], **options: Any) -> dict[str, Any]:
+def step(script: str, *needs: str | dict[str, Any], **options: Any) -> dict[str, Any]:
     """A step that is a shell script."""
     return {**shell(script), "needs": list(needs), **options}
 

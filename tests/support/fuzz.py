@@ -32,6 +32,7 @@ FAN_OUTS: list[dict[str, Any]] = [
     {"matrix": {"x": [1, 2], "y": ["a"], "exclude": [{"x": 1}], "include": [{"z": True}]}},
     {"each": ["a", "a"], "needs": [{"step": "s0", "same": "item"}]},
     {"each": ["a"], "needs": ["s0[{{item}}]"]},
+    {"each": ["a"], "needs": [{"job": 1}, {"workflow": 1, "on": "any"}]},
 ]
 # The other words of a step, and those of a whole flow.
 WORDS: list[dict[str, Any]] = [

@@ -134,11 +134,16 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
         render.note(remark)
 
 
+def _target(need: dict[str, Any]) -> str:
+    """The step that a need names: `compile`, or `job:41` for work outside of the workflow."""
+    return next((f"{kind}:{need[kind]}" for kind in ("job", "workflow") if kind in need), need.get("step", ""))
+
+
 def _plan_remark(table: str, step: dict[str, Any]) -> str:
     """`width 2; when any_failed`, `when work(failed)`, `finally`: what a reader of the layers would not expect."""
     handler = [] if table == nested_flows.TABLES[0] else [table]
     width = [f"width {step['width']}"] if "width" in step else []
-    needs = [(need["step"], need.get("on", "ok")) for need in step.get("needs", ()) if isinstance(need, dict)]
+    needs = [(_target(need), need.get("on", "ok")) for need in step.get("needs", ()) if isinstance(need, dict)]
     words = step.get("when") or " ".join(need_text(need, on) for need, on in needs if on != "ok")
     return "; ".join([*handler, *width, *([f"when {words}"] if words else [])])
 

@@ -59,7 +59,7 @@ JOB: Final = {
 STEP: Final = {
     **JOB,
     "needs": "steps that must have ended first: names, or {step, on} with on = ok, failed or any (default: ok); with"
-    ' same = "item", of another list the step of the same item',
+    ' same = "item", of another list the step of the same item; {job: 41} and {workflow: 12} are work outside',
     "when": "which ends of its needs let the step run: all_ok, any_failed, all_failed, any_ok, or always; in place of"
     " `on` in each need (default: all_ok)",
     "if": "an expression in CEL about parameters, the item and the ends of its needs: if it is false, the step is"

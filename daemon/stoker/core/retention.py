@@ -1,18 +1,19 @@
 """Decides which ended jobs, workflows, changes and backups may be removed.
 
 Owns the rule of retention: ended jobs are kept for a time or among the newest, whichever keeps more, and as long as an
-open job refers to them. Invariants: of the log of changes only a prefix is removed; a time that lies in the future,
-which a clock that was set wrong leaves behind, does not keep the changes behind it for ever; while the clock is wrong,
+open job needs or awaits them. Invariants: of the log of changes only a prefix is removed; a time in the future, which
+a clock that was set wrong leaves behind, does not keep the changes behind it for ever; while the clock is wrong,
 nothing is removed that the right clock would keep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from stoker.core.job.model import State
+from stoker.core.job.conditions import ConditionKind, Tree, kind_of, target_of, texts
+from stoker.core.job.model import Need, State
 
 FAILED = State.FAILED.value  # of a job; a workflow has the same word
 CHANGES_PER_JOB = 10  # more than most jobs have
@@ -79,15 +80,47 @@ def horizon(keep: Keep, now: int, newest_kept: int | None, off: TimeOff | None =
     return Horizon(of(keep.ended_ms), of(keep.failed_ms))
 
 
+class NamedWork(Struct, frozen=True):
+    """The part of a policy that names other jobs and workflows."""
+
+    needs: tuple[Need, ...] = ()
+    wait_for: Tree | None = None
+
+
+class StillNeeded(Struct):
+    """All that open jobs need or wait for: jobs, and whole workflows."""
+
+    jobs: set[int] = field(default_factory=set)
+    workflows: set[int] = field(default_factory=set)
+
+    def add(self, needs: Iterable[Need], wait_for: Tree | None) -> None:
+        """Of one open job."""
+        self.jobs.update(need.job for need in needs)
+        for text in texts(wait_for):
+            of_kind = {ConditionKind.JOB: self.jobs, ConditionKind.WORKFLOW: self.workflows}.get(kind_of(text))
+            if of_kind is not None:
+                of_kind.add(int(target_of(text)))
+
+    def update(self, other: StillNeeded) -> None:
+        self.jobs |= other.jobs
+        self.workflows |= other.workflows
+
+
 def removable(
-    ended: Iterable[EndedItem], horizon: Horizon, steps: Mapping[int, Sequence[int]], needed: Container[int]
+    ended: Iterable[EndedItem], horizon: Horizon, steps: Mapping[int, Sequence[int]], needed: StillNeeded
 ) -> tuple[list[EndedItem], int]:
-    """Those that are past their horizon, and how many more are but have a job that an open job needs.
+    """Those that are past their horizon, and how many more are but are needed by an open job, or have such a job.
 
     `steps`: the jobs of each workflow; a job that is missing there is no workflow.
     """
+
+    def is_free(one: EndedItem) -> bool:
+        if one.id not in steps:
+            return one.id not in needed.jobs
+        return one.id not in needed.workflows and needed.jobs.isdisjoint(steps[one.id])
+
     past = [one for one in ended if horizon.is_past(one)]
-    free = [one for one in past if not any(job_id in needed for job_id in steps.get(one.id, (one.id,)))]
+    free = [*filter(is_free, past)]
     return free, len(past) - len(free)
 
 

@@ -77,7 +77,7 @@ _NAMES_ELSEWHERE = {  # what other tools call a field
 _HINTS_OF: dict[type[Struct], dict[str, str]] = {
     RateSettings: {"key": f"{_RATE_KEY_HINT}; * for each key without a rate of its own"},
     StepParams: {
-        "needs": 'a list of steps, as in ["compile"]; `step` and `on` in place of a name give a condition',
+        "needs": 'steps, as in ["compile"]; { step = "a", on = "failed" }, { job = 41 } or { workflow = 12 }',
         "matrix": 'lists by name, as in { os = ["linux", "mac"], version = ["3.12"] }, with include and exclude',
         "each": 'a list of texts, whole numbers or tables, as in ["a", 3, { os = "linux" }]; write 3.10 as "3.10"',
     },

@@ -15,8 +15,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from stoker.core.job.model import Need
-from stoker.core.retention import EndedItem
+from stoker.core.retention import EndedItem, NamedWork, StillNeeded
 from stoker.core.workflow.checkpoint import chain_of
 from stoker.store import conditions, given_ids
 from stoker.store.database import json_array
@@ -35,7 +34,8 @@ SELECT id, finished_at, state, {pages} FROM {group} AND finished_at < ? AND (fin
 """
 STEPS = "SELECT workflow_id, id FROM jobs WHERE workflow_id IN (SELECT value FROM json_each(?))"
 WITH_NEEDS = """
-SELECT id, policy FROM jobs WHERE finished_at IS NULL AND instr(policy, '"needs":') > 0 AND id > ? ORDER BY id LIMIT ?
+SELECT id, policy FROM jobs
+WHERE finished_at IS NULL AND (instr(policy, '"needs":') OR instr(policy, '"wait_for":')) AND id > ? ORDER BY id LIMIT ?
 """
 JOBS_ENDED_AT = f"""
 SELECT id, finished_at FROM jobs
@@ -187,19 +187,16 @@ def steps(connection: sqlite3.Connection, workflow_ids: Iterable[int]) -> dict[i
     return of
 
 
-class NamedNeeds(Struct, frozen=True):
-    """The part of a policy that names other jobs."""
-
-    needs: tuple[Need, ...] = ()
+_named = msgspec.json.Decoder(NamedWork).decode
 
 
-_needs = msgspec.json.Decoder(NamedNeeds).decode
-
-
-def needed_by_open(connection: sqlite3.Connection, after: int, limit: int) -> tuple[set[int], int | None]:
+def needed_by_open(connection: sqlite3.Connection, after: int, limit: int) -> tuple[StillNeeded, int | None]:
     """The needs of some open jobs with an id above `after`, and the next `after` if there are more."""
     rows = connection.execute(WITH_NEEDS, (after, limit)).fetchall()
-    needed = {need.job for _, policy in rows for need in _needs(policy).needs}
+    needed = StillNeeded()
+    for _, policy in rows:
+        named = _named(policy)
+        needed.add(named.needs, named.wait_for)
     return needed, rows[-1][0] if len(rows) == limit else None
 
 

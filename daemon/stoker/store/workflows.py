@@ -35,6 +35,7 @@ SELECT workflow_id, id, step, state, reason, failures, attempts, checkpoint_floo
 WHERE workflow_id IN (SELECT value FROM json_each(?)) ORDER BY id
 """
 ENDS = "SELECT id, owner_uid, finished_at IS NOT NULL FROM workflows WHERE id IN (SELECT value FROM json_each(?))"
+STATES = "SELECT id, state FROM workflows WHERE id IN (SELECT value FROM json_each(?))"
 FAILED = """
 SELECT id, finished_at FROM (SELECT id, state, finished_at FROM workflows ORDER BY id DESC LIMIT ?)
 WHERE state = 'failed'
@@ -103,6 +104,11 @@ def by_ids(connection: sqlite3.Connection, ids: Iterable[int]) -> list[StoredWor
 def ends(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, tuple[int, bool]]:
     """Of these workflows the owner, and whether it has ended."""
     return {ident: (owner, bool(ended)) for ident, owner, ended in connection.execute(ENDS, (json_array(ids),))}
+
+
+def states(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int, WorkflowState]:
+    """The committed states of the workflows among `ids` that exist."""
+    return {ident: WorkflowState(state) for ident, state in connection.execute(STATES, (json_array(ids),))}
 
 
 def failed(connection: sqlite3.Connection, limit: int) -> list[tuple[int, int]]:

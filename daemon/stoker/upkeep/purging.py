@@ -7,6 +7,7 @@ if it runs again, or if an open job needs it. So no decision of a turn concerns 
 from __future__ import annotations
 
 from stoker.core.job.model import Actor
+from stoker.core.retention import StillNeeded
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.turn import Turn
 from stoker.store.loading import Wanted
@@ -38,6 +39,7 @@ class Purging(RequestMessage[PurgePortion]):
             for ident, at in asked.workflows.items()
             if loaded.workflows_ended_at.get(ident) == at
             and ident not in turn.memory.workflows.runs
+            and ident not in _needed(turn).workflows
             and not any(_is_used(turn, job_id) for job_id in asked.steps[ident])
         }
         portion = PurgePortion(turn.now.wall, jobs, workflows, asked.changes)
@@ -47,6 +49,10 @@ class Purging(RequestMessage[PurgePortion]):
 
 
 def _is_used(turn: Turn, job_id: int) -> bool:
-    memory = turn.memory
-    assert memory.named_needs is not None, "needs are collected while anything is purged"
-    return any(job_id in users for users in (turn.loaded.jobs, memory.runs, memory.named_needs))
+    return any(job_id in users for users in (turn.loaded.jobs, turn.memory.runs, _needed(turn).jobs))
+
+
+def _needed(turn: Turn) -> StillNeeded:
+    needed = turn.memory.named_needs
+    assert needed is not None, "needs are collected while anything is purged"
+    return needed

@@ -27,6 +27,7 @@ from stoker.core.retention import (
     EndedItem,
     Horizon,
     Keep,
+    StillNeeded,
     TimeOff,
     horizon,
     newest_removable,
@@ -222,23 +223,23 @@ class Retention:
             after = ended[-1]
 
     @property
-    def _needed(self) -> set[int]:
+    def _needed(self) -> StillNeeded:
         assert self._memory.named_needs is not None
         return self._memory.named_needs
 
     @asynccontextmanager
     async def _collecting_needs(self) -> AsyncGenerator[None]:
-        """While it is open, `memory.named_needs` holds every job that an open job needs.
+        """While it is open, `memory.named_needs` holds all that open jobs need or wait for.
 
         The memory adds the needs of new jobs. Jobs that were stored before are on disk after the barrier, and are read.
         """
-        self._memory.named_needs = needed = set[int]()
+        self._memory.named_needs = needed = StillNeeded()
         try:
             await self._inbox.barrier()
             after: int | None = 0
             while after is not None:
                 some, after = await self._reader.run(rows.needed_by_open, after, NEEDS)
-                needed |= some
+                needed.update(some)
             yield
         finally:
             self._memory.named_needs = None

@@ -14,14 +14,17 @@ import msgspec
 from msgspec.structs import replace
 
 from stoker.core import outputs
+from stoker.core.answers import JobStanding
 from stoker.core.errors import NotAllowed, StokerError
+from stoker.core.job.conditions import ConditionKind, kind_of, target_of
 from stoker.core.job.model import Reason
 from stoker.core.sorted_json import encode_sorted
-from stoker.core.workflow.definition import Flow, ItemSource
+from stoker.core.workflow.definition import OUTSIDE, Flow, ItemSource
 from stoker.core.workflow.expansion import EntryPlace, GroupPlan, group_of, listed, place_of
 from stoker.core.workflow.fan_out import BEGIN, COLLECT, EMPTY, EXPAND
 from stoker.core.workflow.nesting import inner_flow, is_critical, split_word
-from stoker.core.workflow.state import Workflow, is_broken
+from stoker.core.workflow.outside import why_not
+from stoker.core.workflow.state import Workflow, WorkflowState, is_broken
 from stoker.core.workflow.template import named, pieces_of
 from stoker.engine.inbox import Inbox
 from stoker.engine.intake import Intake
@@ -30,7 +33,7 @@ from stoker.engine.memory.blueprint import blueprint
 from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.executors.handlers import Call
 from stoker.executors.in_process import OwnHandler, StepFailed
-from stoker.store import attempts
+from stoker.store import attempts, jobs, workflows
 from stoker.store.reader import Reader
 from stoker.workflows.expansion import Expansion
 
@@ -46,6 +49,7 @@ class ControlSteps:
             BEGIN: _met,
             EMPTY: _met,
             COLLECT: _in_words(self._collect),
+            OUTSIDE: _in_words(self._look_outside),
         }
 
     async def _expand(self, call: Call) -> None:
@@ -85,6 +89,21 @@ class ControlSteps:
         if len(encoded) > outputs.MAX_BYTES:
             raise StepFailed(f"outputs: {outputs.too_large(len(encoded))}")
         return encoded.decode()
+
+    async def _look_outside(self, call: Call) -> None:
+        """Fail unless the job or workflow that the step waited for ended well."""
+        run, _ = self._step(call)
+        awaited = self._memory.runs[call.job_id].job.spec.wait_for
+        assert isinstance(awaited, str), "such a step waits for one condition"
+        end: JobStanding | WorkflowState | None
+        target = int(target_of(awaited))
+        if kind_of(awaited) is ConditionKind.JOB:
+            end = (await self._reader.run(jobs.standings, [target])).get(target)
+        else:
+            end = (await self._reader.run(workflows.states, [target])).get(target)
+        problem = why_not(awaited, end, f"stoker workflow retry {run.workflow.id} --failed")
+        if problem is not None:
+            raise StepFailed(problem)
 
     def _step(self, call: Call) -> tuple[LiveWorkflow, str]:
         """The workflow and the name of the step that the run belongs to. Raises NotAllowed if it has ended."""

@@ -19,7 +19,7 @@ from stoker.core.workflow.expansion import GroupPlan, members, needs_of, rewired
 from stoker.core.workflow.fan_out import EXPAND, Planned
 from stoker.core.workflow.items import item_text
 from stoker.core.workflow.mistakes import Mistake, refuse
-from stoker.core.workflow.nesting import BEGINS, unfold
+from stoker.core.workflow.nesting import BEGINS, unfold, with_inner_steps
 from stoker.core.workflow.plan import MAX_EDGES
 from stoker.core.workflow.state import ENDING, Intent, Step, Workflow
 from stoker.engine import conditions
@@ -60,7 +60,7 @@ class Expansion(RequestMessage[int]):
 
     def declare_reads(self, wanted: Wanted) -> None:
         wanted.workflows.add(self._workflow_id)
-        for step in self._group.steps:
+        for step in with_inner_steps(self._group.steps):
             if step.sent.wait_for:
                 conditions.declare_reads(wanted, step.sent.wait_for, self._owner_uid)
 

@@ -65,6 +65,8 @@ def step_mistake(step: Planned, error: StokerError) -> Mistake:
     """An error of a step with its path in the flow."""
     where, path = step.path, error.details.get("path")
     message = error.message.removeprefix(f"{path}: ") if path else error.message
+    if step.control and path == "wait_for":
+        return Mistake(where, message, error.hint)  # the need that names the work outside is its path
     return Mistake(f"{where}.{path}" if path else where, message, error.hint)
 
 

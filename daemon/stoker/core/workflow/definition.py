@@ -23,6 +23,7 @@ from stoker.core.requests import (
     Duration,
     ExitCodes,
     JobCircumstances,
+    JobId,
     JobWork,
     Name,
     Params,
@@ -42,6 +43,7 @@ MAX_KEY = 256  # characters of a key of workflows that run one at a time
 MAX_DEPTH = 8  # flows inside each other
 MAX_PATTERNS = 100  # of files of a step
 MAX_NAMED_STEPS = 100  # in one request
+OUTSIDE = "stoker.outside"  # the handler of a step that waits for work outside of its workflow
 
 
 def entry_of(need: str) -> str:
@@ -50,21 +52,43 @@ def entry_of(need: str) -> str:
 
 
 class StepNeed(Params, frozen=True, kw_only=True):
-    """A need of a step. `same`: of a group, only the step of the same item."""
+    """A need of a step: on another step, or on a job or a workflow outside of this one.
 
-    step: StepName
+    `same`: of a group, only the step of the same item.
+    """
+
+    step: StepName | UnsetType = UNSET
+    job: JobId | UnsetType = UNSET
+    workflow: JobId | UnsetType = UNSET
     on: NeedOn | UnsetType = UNSET
     same: Literal["item"] | UnsetType = UNSET
 
     @property
+    def targets(self) -> dict[str, str | int]:
+        """All that it names, by field; one of the three if it is right."""
+        fields = {"step": self.step, "job": self.job, "workflow": self.workflow}
+        return {field: value for field, value in fields.items() if value is not UNSET}
+
+    @property
+    def outside(self) -> str | None:
+        """The step that waits for the work outside that it names: `job:41`. It is also the condition to wait for."""
+        (field, value), *more = self.targets.items() or [("step", "")]
+        return None if field == "step" or more else f"{field}:{value}"
+
+    @property
+    def name(self) -> str:
+        """The step that it names."""
+        return self.outside or (self.step if isinstance(self.step, str) else "")
+
+    @property
     def group(self) -> str:
         """The entry of the flow that it names: `align` for `align[{{item}}]`."""
-        return entry_of(self.step)
+        return entry_of(self.name)
 
     @property
     def is_single(self) -> bool:
         """Whether it means one step of a group, not all."""
-        return self.same is not UNSET or self.step != self.group
+        return self.same is not UNSET or self.name != self.group
 
 
 class ItemSource(Params, frozen=True, kw_only=True):
@@ -250,8 +274,23 @@ class Flow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=T
 
     @cached_property
     def entries(self) -> dict[str, StepParams]:
-        """Its steps and its handlers."""
-        return {**self.steps, **self.on_failure, **self.on_success, **self.finally_}
+        """Its steps, those that wait for work outside, and its handlers."""
+        return {**self._waiting, **self.steps, **self.on_failure, **self.on_success, **self.finally_}
+
+    @property
+    def _waiting(self) -> dict[str, StepParams]:
+        # None is critical: what its end means for the workflow is decided by the steps that need it.
+        return {name: StepParams(command=OUTSIDE, wait_for=name, critical=False) for name in self.outside}
+
+    @cached_property
+    def outside(self) -> dict[str, str]:
+        """The work outside that its steps need, each with the path of the first need that names it."""
+        found: dict[str, str] = {}
+        for step, params in self.steps.items():
+            for index, need in enumerate(params.needs):
+                if isinstance(need, StepNeed) and need.outside is not None:
+                    found.setdefault(need.outside, f"{STEPS}.{step}.needs[{index}].{next(iter(need.targets))}")
+        return found
 
     @cached_property
     def handlers(self) -> dict[str, Handler]:

@@ -68,8 +68,8 @@ def entry_needs(name: str, steps: Mapping[str, StepParams], groups: Groups, name
 def _wrong_kind(step: StepParams, need: StepNeed, other: StepParams, path: str) -> Iterator[Mistake]:
     """Mistakes that the entries show, whatever their items are."""
     later, other_later = (isinstance(one.each, ItemSource) for one in (step, other))
-    if need.same is not UNSET and need.step != need.group:
-        yield Mistake(path, f"{need.step!r} names one step already", "leave out `same`, or the part in brackets")
+    if need.same is not UNSET and need.name != need.group:
+        yield Mistake(path, f"{need.name!r} names one step already", "leave out `same`, or the part in brackets")
     elif not other.fans_out:
         yield Mistake(path, f"step {need.group!r} has no items", "need the step as it is")
     elif need.same is not UNSET and not step.fans_out:
@@ -98,7 +98,7 @@ def _chosen(
     mistakes: dict[Mistake, None],
 ) -> Iterator[tuple[str, str]]:
     """Each step of the entry, with the step of the group that its need names."""
-    sent = need.step[len(need.group) + 1 : -1]
+    sent = need.name[len(need.group) + 1 : -1]
     for one in own:
         wrong: list[Mistake] = []
         of_item = None if one.item is None else words(one.item)

@@ -16,7 +16,15 @@ from msgspec import UNSET, Struct
 from stoker.core.job.conditions import texts
 from stoker.core.job.model import ExecutionMode, OnOrphan, When
 from stoker.core.job.run_if import RunIf
-from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, ItemSource, StepDefaults, StepParams
+from stoker.core.workflow.definition import (
+    MAX_STEPS,
+    OUTSIDE,
+    Flow,
+    FlowRequest,
+    ItemSource,
+    StepDefaults,
+    StepParams,
+)
 from stoker.core.workflow.expression import run_if
 from stoker.core.workflow.handlers import FINALLY_TIMEOUT_MS, STEPS, Handler
 from stoker.core.workflow.items import Item, item_text, labels, step_name
@@ -117,7 +125,11 @@ def fan_out(
             locatable = filled.locatable and name not in request.unlocatable
             groups[name].append(
                 msgspec.structs.replace(
-                    planned, run_if=asked, sure=sure, locatable=locatable, handler=flow.handlers.get(name)
+                    planned if name not in flow.outside else _waiting(planned, flow.outside[name]),
+                    run_if=asked,
+                    sure=sure,
+                    locatable=locatable,
+                    handler=flow.handlers.get(name),
                 )
             )
             if len(of_step) < MAX_MISTAKES:
@@ -211,6 +223,12 @@ def _as_nested(planned: Planned, filled: Filled[StepParams]) -> tuple[Planned, F
     return msgspec.structs.replace(planned, sent=work, given=given, control=True), filled._replace(mistakes=mistakes)
 
 
+def _waiting(planned: Planned, place: str) -> Planned:
+    """The step that waits for work outside, which a need at this place names."""
+    work = msgspec.structs.replace(control_work(planned.sent, OUTSIDE), wait_for=planned.name)
+    return msgspec.structs.replace(planned, sent=work, control=True, place=place)
+
+
 def control_work(sent: StepParams, command: str) -> StepParams:
     """The work of a control step for the entry `sent`."""
     return StepParams(
@@ -237,6 +255,8 @@ def _of_flow(flow: Flow) -> StepDefaults:
 
 def with_defaults(flow: Flow, entry: str, step: StepParams) -> StepParams:
     """The step with the defaults of its flow; of `env` and `labels` entry by entry."""
+    if entry in flow.outside:
+        return step
     defaults = _of_flow(flow)
     changes: dict[str, Any] = {
         name: value

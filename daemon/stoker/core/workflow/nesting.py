@@ -8,7 +8,7 @@ while it holds a slot, so nesting cannot deadlock.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -127,6 +127,14 @@ def _runs_after_any_end(step: Planned) -> bool:
     )
 
 
+def with_inner_steps(steps: Iterable[Planned]) -> Iterator[Planned]:
+    """The steps, and those of the workflows that some of them are; these are unfolded themselves."""
+    for step in steps:
+        yield step
+        if step.inner is not None:
+            yield from step.inner.steps
+
+
 def split_name(name: str) -> list[tuple[str, str | None]]:
     """The entry of each flow on the way to a step, with the label of its item; of build[x]/test: build and x, test."""
     return [(part["entry"], part["label"] and part["label"][1:-1]) for part in _PART.finditer(name)]
@@ -163,4 +171,6 @@ def has_later_list(flow: Flow) -> bool:
 def is_critical(flow: Flow, outer: str, name: str) -> bool:
     """Whether the failure of the step `name` of the flow that `outer` stands for is its failure."""
     entry, _ = split_name(name.removeprefix(f"{outer}/"))[0]
+    if entry in flow.outside:
+        return False
     return with_defaults(flow, entry, flow.steps[entry]).critical is not False

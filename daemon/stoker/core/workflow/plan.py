@@ -199,18 +199,10 @@ def _judge(
     mistakes += wrong_fields(path, step)
     seen: dict[str, set[str]] = {}  # by entry: what of it is needed
     for need, where in _named_needs(step, path):
-        group = need.group
-        if group == name:
-            mistakes.append(Mistake(where, "a step cannot need itself"))
-        elif group not in flow.entries:
-            # A hint takes long to find, and only the first mistakes are shown.
-            hint = did_you_mean(group, flow.entries) if len(mistakes) < MAX_MISTAKES else None
-            mistakes.append(Mistake(where, f"there is no step {group!r}", hint))
-        elif flow.handlers.get(group) is not flow.handlers.get(name):
-            mistakes.append(_of_another_table(flow, where, name, group))
-        elif need.step in seen.get(group, ()) or (group in seen and (group in seen[group] or need.step == group)):
-            mistakes.append(Mistake(where, f"step {need.step!r} is named twice"))
-        seen.setdefault(group, set()).add(need.step)
+        wrong = _wrong_need(flow, name, need, seen, hinted=len(mistakes) < MAX_MISTAKES)
+        if wrong is not None:
+            mistakes.append(wrong._replace(path=where))
+        seen.setdefault(need.group, set()).add(need.name)
     if strategies is not None and step.resume is not UNSET and step.resume not in strategies:
         message = f"there is no resume strategy {step.resume!r} (there are: {', '.join(sorted(strategies))})"
         mistakes.append(Mistake(f"{path}.resume", message))
@@ -271,11 +263,28 @@ def _wrong_ends(flow: Flow, name: str, step: StepParams) -> Iterator[Mistake]:
         yield Mistake(f"{path}.abort_on", "a handler runs after all steps, so it ends none", "leave it out")
 
 
-def _of_another_table(flow: Flow, path: str, name: str, need: str) -> Mistake:
+def _wrong_need(flow: Flow, name: str, need: StepNeed, seen: Mapping[str, set[str]], *, hinted: bool) -> Mistake | None:
+    """The mistake in a need of the step `name`, without its path. `seen`: what is needed already, by entry."""
+    group = need.group
+    if len(need.targets) != 1:
+        return Mistake("", "a need names one of `step`, `job` and `workflow`", "as in { job = 41 }")
+    if group == name:
+        return Mistake("", "a step cannot need itself")
+    if need.outside is None and (group not in flow.entries or group in flow.outside):
+        # A hint takes long to find, and only the first mistakes are shown.
+        return Mistake("", f"there is no step {group!r}", did_you_mean(group, flow.entries) if hinted else None)
+    if flow.handlers.get(group) is not flow.handlers.get(name):
+        return _of_another_table(flow, name, group)
+    if need.name in seen.get(group, ()) or (group in seen and (group in seen[group] or need.name == group)):
+        return Mistake("", f"step {need.name!r} is named twice")
+    return None
+
+
+def _of_another_table(flow: Flow, name: str, need: str) -> Mistake:
     """Handlers run after all steps, so a need between them and a step says nothing, or can never be met."""
     if name in flow.handlers:
-        return Mistake(path, f"a handler can need only handlers of [{flow.handlers[name]}]", "leave out this need")
-    return Mistake(path, f"{need!r} is a handler, which runs after all steps", "leave out this need")
+        return Mistake("", f"a handler can need only handlers of [{flow.handlers[name]}]", "leave out this need")
+    return Mistake("", f"{need!r} is a handler, which runs after all steps", "leave out this need")
 
 
 def _wrong_when(path: str, step: StepParams) -> Iterator[Mistake]:

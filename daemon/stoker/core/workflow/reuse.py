@@ -14,10 +14,16 @@ from msgspec import Struct
 from stoker.core.job.model import ExecutionMode, Reason, Spec, State, When
 from stoker.core.job.taken_over import FileHashes, TakenOver
 from stoker.core.units import counted
+from stoker.core.workflow.definition import OUTSIDE
 from stoker.core.workflow.fan_out import COLLECT, EXPAND, Planned
 from stoker.core.workflow.state import Edge
 
-AGAIN = frozenset({EXPAND, COLLECT})  # they work on the flow itself, so the same command may do something else
+# By command, why such a step of Stoker's own runs again: the same command may do something else.
+AGAIN = {
+    EXPAND: "it adds steps to the workflow",
+    COLLECT: "it ends a flow inside the workflow",
+    OUTSIDE: "it looks at work outside of the workflow",
+}
 MOST_NAMED = 3
 # The fields that decide about the work of a step. `env` and files are compared by name.
 _COMPARED = (
@@ -111,7 +117,7 @@ def _why_anyway(
         reason = "" if earlier.reason is None else f" ({earlier.reason.value})"
         return f"it is {earlier.state.value}{reason} in the earlier run"
     if spec.execution_mode is ExecutionMode.IN_PROCESS and spec.command in AGAIN:
-        return "it adds steps to the workflow, or ends a flow inside it"
+        return AGAIN[str(spec.command)]
     return next((f"its need {edge.step} runs" for edge in planned.needs if edge.step in running), None)
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.similar_names import did_you_mean
-from stoker.core.workflow.definition import Part
+from stoker.core.workflow.definition import OUTSIDE, Part
 from stoker.core.workflow.fan_out import Planned
 from stoker.core.workflow.mistakes import Mistake
 from stoker.core.workflow.plan import Plan, layered
@@ -52,7 +52,7 @@ def select(plan: Plan, part: Part, completed: Collection[str] = ()) -> Selection
         mistakes.append(Mistake("target", message, "leave out one of the two"))
     if mistakes:
         return Selection(replace(plan, mistakes=tuple(mistakes)))
-    chosen |= {step.name for step in plan.steps if step.handler is not None}
+    chosen |= {step.name for step in plan.steps if step.handler is not None} | _waiting(plan.steps, chosen)
     return _cut_out(plan, chosen, completed)
 
 
@@ -73,6 +73,12 @@ def _ahead(steps: Sequence[Planned], roots: Collection[str]) -> set[str]:
         if step.name in found:
             found.update(edge.step for edge in step.needs)
     return found
+
+
+def _waiting(steps: Sequence[Planned], chosen: Collection[str]) -> set[str]:
+    """The steps that wait for work outside, of those that the part needs: its ends are not known without them."""
+    needed = {edge.step for step in steps if step.name in chosen for edge in step.needs}
+    return {step.name for step in steps if step.sent.command == OUTSIDE} & needed
 
 
 def _cut_out(plan: Plan, chosen: Collection[str], completed: Collection[str]) -> Selection:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MOST_NAMED = 8
 _SEPARATOR = re.compile(r"/(?![^\[\]]*\])")  # a slash may also stand in a label
-_LABEL = re.compile(r"(?:\[[^\[\]]*\]|:[0-9]+)\Z")
+_LABEL = re.compile(r"(?:\[[^\[\]]*\]|(?<!\Ajob)(?<!\Aworkflow):[0-9]+)\Z")
 
 
 def path_of(name: str) -> list[str]:

@@ -20,6 +20,7 @@ from stoker.core.job import conditions
 from stoker.core.job.admission import AdmissionQueue, Share, contenders
 from stoker.core.job.model import FINAL, Attempt, Job, Queue, QueueClass, Resource, State
 from stoker.core.rate import KEY_PREFIX, QUEUE_PREFIX
+from stoker.core.retention import StillNeeded
 from stoker.core.shortage import NO_SHORTAGE
 from stoker.core.similar_names import did_you_mean
 from stoker.core.throttle import Narrowing
@@ -126,7 +127,7 @@ class LiveState:
         self.workflows = LiveWorkflows(self.freed)
         self.schedules = LiveSchedules()
         self.rates = LiveRates(queues)
-        self.named_needs: set[int] | None = None  # while retention works: needs of jobs that were opened meanwhile
+        self.named_needs: StillNeeded | None = None  # while retention works: needs of jobs that were opened meanwhile
         self.worker_status: dict[str, WorkerStatus] = {}  # by run with a socket for reports; not stored
         self.saved: dict[str, int] = {}  # runs that saved a checkpoint, when last (steady)
         self.heads: dict[str, Head] = {}  # of those outside a workflow: the end of their job's chain
@@ -168,7 +169,7 @@ class LiveState:
         self._count(job, 1)
         self._await(before, job)
         if self.named_needs is not None and job.state not in FINAL:
-            self.named_needs.update(need.job for need in job.spec.needs)
+            self.named_needs.add(job.spec.needs, job.spec.wait_for)
         if job.state is State.QUEUED:
             self.ready[job.spec.queue].add(job, startable=job.workflow_id not in self.workflows.barred)
         if attempt is not None:
