@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.support import flows
+from tests.support.work import running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,14 +57,19 @@ jobs:
 """
 
 
-def run(daemon: DaemonProcess, source: Path, tool: str) -> tuple[str, dict[str, str]]:
-    """The end of the workflow that is imported from a file, and the states of its steps."""
+def imported(daemon: DaemonProcess, source: Path, tool: str) -> int:
+    """The workflow that is imported from a file."""
     flow = source.with_suffix(".toml")
     done = daemon.cli("workflow", "import", "--from", tool, str(source), "-o", str(flow))
     assert done.returncode == 0, done.stderr
     submitted = daemon.cli("workflow", "submit", str(flow))
     assert submitted.returncode == 0, submitted.stderr
-    workflow = int(submitted.stdout)
+    return int(submitted.stdout)
+
+
+def run(daemon: DaemonProcess, source: Path, tool: str) -> tuple[str, dict[str, str]]:
+    """The end of the workflow that is imported from a file, and the states of its steps."""
+    workflow = imported(daemon, source, tool)
     with daemon.client() as client:
         return flows.flow_end(client, workflow), flows.step_states(client, workflow)
 
@@ -80,6 +86,30 @@ def test_dag_when_a_node_fails_then_it_is_retried_and_its_children_are_skipped(
     assert states == {"A": "succeeded", "B": "failed", "C": "succeeded", "D": "skipped"}
     lines = (tmp_path / "trace").read_text().split()
     assert (lines[0], sorted(lines)) == ("a", ["a", "b", "b", "c"])
+
+
+def test_dag_when_it_has_a_final_node_then_it_runs_after_a_failure_and_a_cancel(
+    shared: DaemonProcess, tmp_path: Path
+) -> None:
+    final = "FINAL Z {\nexecutable = /bin/sh\narguments = \"-c 'echo z >> trace'\"\n}\n"
+    source = tmp_path / "final.dag"
+    source.write_text(DIAMOND + final)
+
+    end, states = run(shared, source, "dagman")
+
+    assert end == "failed"
+    assert states == {"A": "succeeded", "B": "failed", "C": "succeeded", "D": "skipped", "Z": "succeeded"}
+    assert (tmp_path / "trace").read_text().split()[-1] == "z"
+
+    (tmp_path / "trace").write_text("")
+    source.write_text(JOB.format(name="A", script="exec sleep 600") + final)
+    with shared.client() as client:
+        workflow = imported(shared, source, "dagman")
+        running(client, flows.job_of(client, workflow, "A"))
+        client.call("workflow.cancel", {"id": workflow})
+        assert flows.flow_end(client, workflow) == "cancelled"
+        assert flows.step_states(client, workflow) == {"A": "cancelled", "Z": "succeeded"}
+    assert (tmp_path / "trace").read_text() == "z\n"
 
 
 def test_actions_when_they_are_run_then_matrix_outputs_and_conditions_hold(
