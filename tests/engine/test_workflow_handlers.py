@@ -195,6 +195,18 @@ def test_flow_when_handlers_are_wrong_then_each_mistake_has_its_path(client: sto
     }
 
 
+def test_need_when_it_names_a_group_of_one_then_it_is_on_its_step(client: stoker.Client, gate: Gate) -> None:
+    one = {"each": ["x"]}
+    steps = {"a": gate.spec("exit 0"), "b": step(GOOD, "a", **one), "c": step(GOOD, "a", **one)}
+    workflow = sent_flow(client, steps)
+
+    added = client.call("workflow.add_need", {"id": workflow, "step": "c", "need": "b"})
+
+    assert [need["step"] for need in added["needs"]] == ["a", "b[x]"]
+    gate.open()
+    assert flow_end(client, workflow) == "succeeded"
+
+
 def test_need_when_one_side_is_a_handler_then_it_is_not_changed(client: stoker.Client, gate: Gate) -> None:
     workflow = sent_flow(client, {"a": gate.spec("exit 0"), "b": step(GOOD, "a")}, **tables())
 

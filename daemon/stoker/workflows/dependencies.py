@@ -31,7 +31,8 @@ PENDING = (State.WAITING, State.QUEUED)
 def add_need(turn: Turn, run: LiveWorkflow, *, name: str, need: str, on: NeedOn, actor: Actor) -> NeedsChanged:
     """Raises FlowInvalid for a cycle."""
     step = _changeable(turn, run, name)
-    if run.steps[run.jobs[run.check_step(need, "need")]].handler is not None:
+    name, need = step.name, run.check_step(need, "need")  # each may be the name of a group with one step
+    if run.steps[run.jobs[need]].handler is not None:
         raise InvalidParams(f"need: step {need} is a handler, which runs after all steps", path="need")
     if any(edge.step == need for edge in step.needs):
         raise InvalidParams(f"need: step {name} needs {need} already", path="need")
