@@ -81,6 +81,19 @@ def test_handler_when_it_was_not_needed_then_a_retry_of_any_need_takes_it_up(cli
         assert ends(client, workflow)["c"] == NOT_NEEDED
 
 
+@pytest.mark.parametrize("retried", ["a", "b"])
+def test_any_ok_when_one_of_the_needs_is_retried_and_succeeds_then_the_step_runs(
+    client: stoker.Client, tmp_path: Path, retried: str
+) -> None:
+    fails_first = {name: step(f"test -e {tmp_path / name} || {{ touch {tmp_path / name}; exit 1; }}") for name in "ab"}
+    workflow = sent_flow(client, {**fails_first, "c": step("exit 0", "a", "b", when="any_ok")})
+    assert ends(client, workflow)["c"] == BLOCKED
+
+    client.call("job.retry", {"id": job_of(client, workflow, retried)})
+
+    assert ends(client, workflow)["c"] == RAN
+
+
 def test_why_when_no_need_of_a_set_ended_so_then_it_names_them_all(client: stoker.Client) -> None:
     workflow = sent_flow(client, {"a": step("exit 0"), "b": step("exit 0", "a", when="any_failed")})
     assert ends(client, workflow)["b"] == NOT_NEEDED
