@@ -20,7 +20,7 @@ from stoker.core.job import events as ev
 from stoker.core.job.dependencies import need_failed, need_met
 from stoker.core.job.model import Job, Need, Queue, Spec, State
 from stoker.core.job.transition import debounce_by
-from stoker.core.requests import JobParams
+from stoker.core.requests import JobDefaults, JobParams
 from stoker.core.schedule.model import Origin
 from stoker.core.units import spoken
 from stoker.engine import conditions, superseding
@@ -31,6 +31,7 @@ from stoker.store.keys import Keyed
 from stoker.store.loading import Wanted
 from stoker.store.writer import NewKey
 
+_FIRST_SENT = (*JobDefaults.__struct_fields__, "command", "args")
 MOST_SHOWN = 80  # characters of a value in a message
 Answers = list[SubmitAnswer | StokerError]
 
@@ -228,5 +229,10 @@ def _shown(name: str, value: object) -> str:
 
 
 def key_digest(sent: JobParams) -> bytes:
-    """The hash of a spec as it was sent, with its key. Unset fields are left out, so that new fields change no hash."""
-    return hashlib.blake2b(msgspec.json.encode(sent), digest_size=16).digest()
+    """The hash of a spec as it was sent, with its key. Unset fields are left out, so that new fields change no hash.
+
+    The order of the fields is part of it, and stays that of the first version: the command came after the defaults.
+    """
+    built = msgspec.to_builtins(sent)
+    first = {name: built[name] for name in _FIRST_SENT if name in built}
+    return hashlib.blake2b(msgspec.json.encode(first | built), digest_size=16).digest()
