@@ -8,6 +8,7 @@ before it is reset; a completed step runs again only on request.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Set as AbstractSet
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -114,7 +115,7 @@ def cancel(turn: Turn, run: LiveWorkflow, actor: Actor) -> Pieces[WorkflowCancel
 
 
 def retry(
-    turn: Turn, run: LiveWorkflow, reset: Collection[str], actor: Actor, budget: Budget
+    turn: Turn, run: LiveWorkflow, reset: AbstractSet[str], actor: Actor, budget: Budget
 ) -> Pieces[WorkflowRetried]:
     """Run these steps again; in a paused workflow once it is resumed. Raises NotAllowed while one of them runs."""
     must_not_go_back(run, "retry")

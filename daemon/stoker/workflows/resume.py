@@ -184,7 +184,7 @@ def apply_options(
         return {**commands.workflow_standing(run), "steps": views, "chain_warning": facts.chain_warning}
     acts = {decision.step: decision.act for decision in decisions}
     _must_lead_anywhere(run, options, acts)
-    reset = [name for name, act in acts.items() if act in RESET]
+    reset = {name for name, act in acts.items() if act in RESET}
     _must_have_use(options, reset)
     commands.must_not_run(turn, run, [name for name in run.handlers(reset) if run.is_handler(name)])
     commands.check_reset(turn, run, reset)

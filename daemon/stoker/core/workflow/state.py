@@ -7,6 +7,7 @@ states of its steps, and never set in another way; a completed step does not run
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 
 from msgspec import Struct
@@ -210,7 +211,7 @@ def behind(steps: Iterable[Step], roots: Iterable[str]) -> set[str]:
 
 def handlers(
     steps: Collection[Step],
-    roots: Collection[str],
+    roots: AbstractSet[str],
     states: Mapping[str, State],
     reasons: Mapping[str, Reason | None],
 ) -> set[str]:
@@ -227,11 +228,11 @@ def handlers(
     ]
     if not watching:
         return set()  # the usual case, found without the graph of ten thousand steps
-    found = behind(steps, watching) - set(roots)
+    found = behind(steps, watching) - roots
     return {name for name in found if states[name] is not State.SKIPPED or reasons[name] in UNMET}
 
 
-def _watches_one_of(step: Step, roots: Collection[str]) -> bool:
+def _watches_one_of(step: Step, roots: AbstractSet[str]) -> bool:
     return any(
         edge.on is not NeedOn.OK and edge.step in roots and watches_failure(edge.on, step.when) for edge in step.needs
     )

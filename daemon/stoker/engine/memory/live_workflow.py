@@ -6,7 +6,8 @@ Owns the answers about a workflow and its steps together: its state, its handler
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from itertools import islice
 
 import msgspec
@@ -114,7 +115,7 @@ class LiveWorkflow(Struct):
             )
         return found[0]
 
-    def handlers(self, roots: Collection[str]) -> set[str]:
+    def handlers(self, roots: AbstractSet[str]) -> set[str]:
         """The steps that run again with `roots`, because they watch how these end."""
         return handlers(self.steps.values(), roots, self.states, self.reasons)
 
