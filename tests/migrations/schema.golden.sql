@@ -33,7 +33,8 @@ CREATE INDEX jobs_superseded ON jobs (owner_uid, supersede_key)
 CREATE INDEX jobs_undecided ON jobs (id)
 WHERE undecided = 1 AND needs_open = 0 AND (state = 'waiting' OR state = 'held');
 CREATE INDEX jobs_wake ON jobs (wake_at) WHERE state = 'waiting' AND wake_at IS NOT NULL;
-CREATE INDEX jobs_with_needs ON jobs (id) WHERE finished_at IS NULL AND instr(policy, '"needs":') > 0;
+CREATE INDEX jobs_with_needs ON jobs (id)
+WHERE finished_at IS NULL AND (instr(policy, '"needs":') OR instr(policy, '"wait_for":'));
 CREATE INDEX jobs_workflow ON jobs (workflow_id) WHERE workflow_id IS NOT NULL;
 CREATE INDEX needs_needed ON needs (needed);
 CREATE INDEX workflows_ended ON workflows (finished_at, id, name, state) WHERE finished_at IS NOT NULL;
