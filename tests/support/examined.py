@@ -72,7 +72,7 @@ def is_journaled(root: Path) -> bool:
     with reading(root / "stoker.db") as connection:
         stored = read_outbox(connection)
     end = find_end(root / "journal")
-    return end is not None and end.position == Position(stored.last, stored.seq)
+    return end is not None and end.complete and end.position == Position(stored.last, stored.seq)
 
 
 def lose_index_entry(root: Path) -> None:
