@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stoker.core.explain_resources import MOST_NAMED, few_text, jobs_text, lacking
+from stoker.core.explain_resources import MOST_NAMED, jobs_text, lacking
 from stoker.core.job.admission import paused
 from stoker.core.job.cause import cause, in_brackets
 from stoker.core.job.conditions import why_open
@@ -20,7 +20,7 @@ from stoker.core.job.verdict import suspected_limit
 from stoker.core.job_facts import Blocker, JobFacts
 from stoker.core.reason_words import last_line
 from stoker.core.standstill import Standstill
-from stoker.core.units import counted, span
+from stoker.core.units import counted, few, span
 from stoker.core.workflow.state import Intent
 
 OUTPUT_FORMS = "lines KEY=VALUE, blocks that begin with KEY<<END and end with a line END, or JSON objects"
@@ -245,7 +245,7 @@ def _next_step(job: Job, attempt: Attempt, facts: JobFacts) -> str:
     if facts.asleep:
         return f"pid {job.pid} sleeps in the kernel where no signal reaches it, perhaps on a dead file system"
     if facts.unstoppable:
-        pids = few_text(facts.unstoppable)
+        pids = few(facts.unstoppable, MOST_NAMED)
         return f"pid {pids} became another user, which this daemon may not signal; the attempt ends when it has ended"
     return _unanswered(attempt) if facts.silent else "SIGKILL follows after its grace"
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from stoker.core.job.model import Job
 from stoker.core.job_facts import Blocker, JobFacts
-from stoker.core.units import counted
+from stoker.core.units import counted, few
 
 MOST_NAMED = 5
 
@@ -78,10 +78,4 @@ def _narrow(job: Job, name: str, width: int, holders: list[int]) -> Blocker:
 
 def jobs_text(ids: Sequence[object]) -> str:
     """`job 3`, `jobs 3, 4 and 7 more`."""
-    return f"{'job' if len(ids) == 1 else 'jobs'} {few_text(ids)}"
-
-
-def few_text(names: Sequence[object]) -> str:
-    """The names that fit into a line, and the number of the others."""
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(map(str, names[:MOST_NAMED])) + more
+    return f"{'job' if len(ids) == 1 else 'jobs'} {few(ids, MOST_NAMED)}"

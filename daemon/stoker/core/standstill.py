@@ -11,7 +11,7 @@ from collections.abc import Container, Mapping, Sequence
 
 from msgspec import Struct
 
-from stoker.core.units import counted
+from stoker.core.units import counted, few
 
 MOST_NAMED = 5
 
@@ -25,8 +25,7 @@ class Wait(Struct, frozen=True):
     def __str__(self) -> str:
         if self.workflow is not None:
             return f"workflow {self.workflow}"
-        named, more = ", ".join(map(str, self.jobs[:MOST_NAMED])), len(self.jobs) - MOST_NAMED
-        return f"job{'' if len(self.jobs) == 1 else 's'} {named}{f' and {more} more' if more > 0 else ''}"
+        return f"{'job' if len(self.jobs) == 1 else 'jobs'} {few(self.jobs, MOST_NAMED)}"
 
 
 class Standing(Struct, frozen=True):

@@ -89,6 +89,12 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def few(names: Sequence[object], most: int) -> str:
+    """The first names, and the number of the others: `a, b and 3 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
+
+
 def exited_with(code: int, success_codes: Sequence[int]) -> str:
     return f"exited with {code} (success codes: {exit_codes(success_codes)})"
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from stoker.core.job.model import ExecutionMode, Reason, Spec, State, When
 from stoker.core.job.taken_over import FileHashes, TakenOver
-from stoker.core.units import counted
+from stoker.core.units import counted, few
 from stoker.core.workflow.definition import OUTSIDE
 from stoker.core.workflow.fan_out import COLLECT, EXPAND, Planned
 from stoker.core.workflow.state import Edge
@@ -131,7 +131,7 @@ def _changed(planned: Planned, spec: Spec, earlier: EarlierStep) -> str | None:
         changed.append("needs")
     elif planned.when is not earlier.when:
         changed.append("when")
-    return f"{few(changed)} changed" if changed else None
+    return f"{few(changed, MOST_NAMED)} changed" if changed else None
 
 
 def changed_files(spec: Spec, then: FileHashes | None, now: FileHashes | None) -> str | None:
@@ -143,7 +143,7 @@ def changed_files(spec: Spec, then: FileHashes | None, now: FileHashes | None) -
     if now is None or now.unknown is not None:
         return f"its files are not known{'' if now is None else f': {now.unknown}'}"
     changes = [*_unlike("source", then.sources, now.sources), *_unlike("product", then.produces, now.produces)]
-    return few(changes) or None
+    return few(changes, MOST_NAMED) or None
 
 
 def _unlike(noun: str, then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
@@ -158,9 +158,3 @@ def _same(planned: Planned, files: FileHashes | None) -> str:
     counts = () if files is None else ((len(files.sources), "source"), (len(files.produces), "product"))
     same = "same command and inputs" if planned.needs else "same command"
     return ", ".join([same, *(counted(count, noun) for count, noun in counts if count)])
-
-
-def few(names: list[str]) -> str:
-    """The first names of a list, and the number of the others."""
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
