@@ -302,6 +302,13 @@ class Flow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=T
         }
         return {name: handler for handler, of_table in tables.items() for name in of_table}
 
+    @cached_property
+    def step_defaults(self) -> StepDefaults:
+        """Its [defaults], and beneath them the labels and the priority of the whole workflow."""
+        labels = self.labels | (self.defaults.labels or {})
+        priority = self.priority if self.defaults.priority is UNSET else self.defaults.priority
+        return msgspec.structs.replace(self.defaults, labels=labels or UNSET, priority=priority)
+
     def path(self, step: str) -> str:
         """Where the file has a step."""
         return f"{self.handlers.get(step, STEPS)}.{step}"

@@ -22,7 +22,6 @@ from stoker.core.workflow.definition import (
     Flow,
     FlowRequest,
     ItemSource,
-    StepDefaults,
     StepParams,
 )
 from stoker.core.workflow.expression import run_if
@@ -245,19 +244,11 @@ def _of(path: str, mistakes: Iterable[Mistake]) -> list[Mistake]:
     return [mistake._replace(path=f"{path}.{mistake.path}") for mistake in mistakes]
 
 
-def _of_flow(flow: Flow) -> StepDefaults:
-    """Its [defaults], and beneath them the labels and the priority of the whole workflow."""
-    defaults = flow.defaults
-    labels = flow.labels | (defaults.labels or {})
-    priority = flow.priority if defaults.priority is UNSET else defaults.priority
-    return msgspec.structs.replace(defaults, labels=labels or UNSET, priority=priority)
-
-
 def with_defaults(flow: Flow, entry: str, step: StepParams) -> StepParams:
     """The step with the defaults of its flow; of `env` and `labels` entry by entry."""
     if entry in flow.outside:
         return step
-    defaults = _of_flow(flow)
+    defaults = flow.step_defaults
     changes: dict[str, Any] = {
         name: value
         for name in defaults.__struct_fields__
