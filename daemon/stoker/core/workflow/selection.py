@@ -16,7 +16,7 @@ from stoker.core.workflow.definition import OUTSIDE, Part
 from stoker.core.workflow.fan_out import Planned
 from stoker.core.workflow.mistakes import Mistake
 from stoker.core.workflow.plan import Plan, layered
-from stoker.core.workflow.state import Step, behind
+from stoker.core.workflow.state import behind
 from stoker.core.workflow.step_names import group_of, steps_named
 
 
@@ -61,8 +61,7 @@ def _chosen(steps: Sequence[Planned], named: Mapping[str, list[str]], part: Part
     if part.targets:
         chosen &= _ahead(steps, [step for name in part.targets for step in named[name]])
     if part.starts:
-        edges = [Step(name=step.name, job_id=0, needs=step.needs) for step in steps]
-        chosen &= behind(edges, [step for name in part.starts for step in named[name]])
+        chosen &= behind(steps, [step for name in part.starts for step in named[name]])
     return chosen
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from enum import StrEnum
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -60,6 +61,15 @@ class Edge(Struct, frozen=True, gc=False):
 
     step: str
     on: NeedOn = NeedOn.OK
+
+
+class Linked(Protocol):
+    """A step of a graph, planned or stored."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def needs(self) -> Iterable[Edge]: ...
 
 
 class Step(Struct, frozen=True, kw_only=True, gc=False):
@@ -194,7 +204,7 @@ def to_reset(
     return failed | {step.name for step in steps if states[step.name] not in FINAL}
 
 
-def behind(steps: Iterable[Step], roots: Iterable[str]) -> set[str]:
+def behind(steps: Iterable[Linked], roots: Iterable[str]) -> set[str]:
     """`roots` and all steps that need them, directly or through others."""
     needed_by: dict[str, list[str]] = {}
     for step in steps:
