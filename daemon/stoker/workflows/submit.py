@@ -134,13 +134,9 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
             steps = dict.fromkeys(step.name for step in self._offer.plan.steps)
             return WorkflowAnswer(id=None, state=None, steps=steps, **about)
         if (there := self._skipped_for(turn)) is not None:
-            jobs = {step.name: step.job_id for step in there.steps.values()}
-            return WorkflowAnswer(
-                id=there.workflow.id, state=there.workflow.state, steps={**jobs}, skipped=True, **about
-            )
+            return _answer(there, skipped=True, **about)
         run = yield from self._accept(turn, specs, reuse)
-        jobs = {step.name: step.job_id for step in run.steps.values()}
-        return WorkflowAnswer(id=run.workflow.id, state=run.workflow.state, steps={**jobs}, **about)
+        return _answer(run, **about)
 
     def _skipped_for(self, turn: Turn) -> LiveWorkflow | None:
         """The workflow of the same key for which this one is skipped."""
@@ -182,10 +178,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
             return WorkflowAnswer(id=workflow_id, state=state, steps={}, layers=layers, existing=True)
         run = turn.memory.workflows.runs[workflow_id]
         turn.touched_workflows.add(workflow_id)  # so that a workflow that has ended leaves the memory again
-        jobs = {step.name: step.job_id for step in run.steps.values()}
-        return WorkflowAnswer(
-            id=workflow_id, state=run.workflow.state, steps={**jobs}, layers=self._offer.plan.layers, existing=True
-        )
+        return _answer(run, layers=self._offer.plan.layers, existing=True)
 
     def _specs(self, turn: Turn) -> Generator[None, None, list[Spec]]:
         """The spec of every step. Raises FlowInvalid with all mistakes, or QueueFull."""
@@ -308,6 +301,11 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         return LiveWorkflow(
             workflow, {step.job_id: step for step in steps}, {}, {}, set(), widths=widths, limits=offer.limits
         )
+
+
+def _answer(run: LiveWorkflow, **about: Any) -> WorkflowAnswer:
+    """The answer that names a workflow and the job of each of its steps."""
+    return WorkflowAnswer(id=run.workflow.id, state=run.workflow.state, steps={**run.jobs}, **about)
 
 
 def _digest(offer: WorkflowOffer) -> bytes:
