@@ -34,10 +34,10 @@ class UnreadLog(NamedTuple):
 
     @property
     def full(self) -> bool:
-        """Whether the next line of the daemon must wait."""
+        """Whether the next line of the daemon must wait. If not, this takes the place of one: a pipe takes it whole."""
         writer = os.open(self.daemon.stderr, os.O_WRONLY | os.O_NONBLOCK)
         try:
-            return os.write(writer, b"\n") == 0
+            return os.write(writer, b"\n" * LINE_BYTES) == 0
         except BlockingIOError:
             return True
         finally:

@@ -132,6 +132,7 @@ async def test_signal_when_no_descriptor_is_left_for_a_child_then_that_is_report
     assert injected(trace) > 0
     assert delivered
     assert f"signal 15 reached a part of run {order.run_id}" in stderr_of(host, client)
+    assert (await host.heard(Exited, order)).left
     await client.signal(order.run_id, signal.SIGKILL)
     await host.gone(order)
 
