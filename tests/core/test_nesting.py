@@ -11,7 +11,7 @@ from stoker.core.job.model import NeedOn, When
 from stoker.core.job.run_if import RunIf
 from stoker.core.workflow.definition import Flow, FlowRequest, ItemSource, StepDefaults, StepParams
 from stoker.core.workflow.fan_out import BEGIN, COLLECT
-from stoker.core.workflow.nesting import has_later_list, inner_flow, is_critical, seen_as, split_name, split_word
+from stoker.core.workflow.nesting import has_later_list, inner_flow, is_critical, seen_as, split_word
 from stoker.core.workflow.plan import Plan, plan_flow
 from stoker.core.workflow.state import Edge
 
@@ -156,10 +156,6 @@ def test_plan_when_a_nested_flow_has_a_mistake_then_its_steps_are_still_planned(
     plan = plan_of({"build": nest({"a": step("a"), "b": step()})})
 
     assert [one.name for one in plan.steps] == ["build/a", "build/b", "build"]
-
-
-def test_name_when_it_leads_through_items_then_each_part_is_read() -> None:
-    assert split_name("build[a/b]/c[d]/e") == [("build", "a/b"), ("c", "d"), ("e", None)]
 
 
 def test_inner_when_it_is_deep_then_the_flow_and_its_critical_steps_are_found() -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from stoker.core.errors import StepNotFound
-from stoker.core.workflow.step_names import found_steps, group_of, path_of, steps_named
+from stoker.core.workflow.step_names import (
+    entries_of,
+    fan_out_of,
+    found_steps,
+    group_of,
+    outer_of,
+    path_of,
+    steps_named,
+)
 
 NAMES = [
     "list",
@@ -37,6 +45,14 @@ NAMES = [
 )
 def test_name_when_it_has_labels_or_slashes_then_its_parts_are_known(name: str, group: str, path: list[str]) -> None:
     assert (group_of(name), path_of(name)) == (group, path)
+
+
+def test_name_when_it_leads_through_flows_then_each_entry_and_label_is_known() -> None:
+    name = "build[a/b]/c:1[d]/e"
+
+    assert entries_of(name) == [("build", "a/b"), ("c:1", "d"), ("e", None)]
+    assert (outer_of(name), outer_of("e")) == ("build[a/b]/c:1[d]/", "")
+    assert (fan_out_of("build[a/b]/c[d]"), fan_out_of(name)) == ("build[a/b]/c", None)
 
 
 @pytest.mark.parametrize(

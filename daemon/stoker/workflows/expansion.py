@@ -22,6 +22,7 @@ from stoker.core.workflow.mistakes import Mistake, refuse
 from stoker.core.workflow.nesting import BEGINS, unfold, with_inner_steps
 from stoker.core.workflow.plan import MAX_EDGES
 from stoker.core.workflow.state import ENDING, Intent, Step, Workflow
+from stoker.core.workflow.step_names import fan_out_of
 from stoker.engine import conditions
 from stoker.engine.dependents import need_now
 from stoker.engine.inbox import RequestMessage
@@ -115,7 +116,7 @@ class Expansion(RequestMessage[int]):
     def _rewired(self, turn: Turn, step: Step, before: Collection[str], names: Sequence[str]) -> Step:
         after = rewired(step, self._group.name, before, names)
         own = step.name.removesuffix(BEGINS)
-        if after is step or own in before or own.rpartition("[")[0] in self._group.paired:
+        if after is step or own in before or fan_out_of(own) in self._group.paired:
             return (
                 step  # those of the group itself wait for the step that expands it, others for the step of their item
             )

@@ -16,12 +16,12 @@ from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import When
 from stoker.core.leaves import leaves, nul_problem
 from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, StepParams
-from stoker.core.workflow.fan_out import Planned, fan_out
+from stoker.core.workflow.fan_out import Planned, fan_out, step_of_item
 from stoker.core.workflow.items import Item, step_name
 from stoker.core.workflow.mistakes import Mistake, refuse
-from stoker.core.workflow.nesting import split_name
 from stoker.core.workflow.plan import widths_of, with_inner
 from stoker.core.workflow.state import Edge, Step
+from stoker.core.workflow.step_names import entries_of, fan_out_of
 
 SHOWN = 80  # characters of a text that is no list
 
@@ -102,11 +102,11 @@ def listed(outputs: str | None, step: str, output: str, where: str) -> list[Item
 
 def place_of(flow: Flow, parameters: Mapping[str, str], name: str) -> EntryPlace:
     """The place of the entry that became the step `name`, at any depth."""
-    *before, (entry, _) = split_name(name)
+    *before, (entry, _) = entries_of(name)
     outer, critical = "", True
     for over, label in before:
         step = flow.steps[over]
-        of_item = next(one for one in _alone(flow, parameters, over, step, []) if one.label == label)
+        of_item = step_of_item(flow, parameters, over, label)
         assert step.workflow is not UNSET, "only a nested workflow has steps of its own"
         flow, parameters = step.workflow, of_item.given or {}
         outer, critical = f"{outer}{of_item.name}/", critical and of_item.critical
@@ -172,8 +172,8 @@ def members(names: Iterable[str]) -> dict[str, list[str]]:
     """The steps of each group, by its name: those called GROUP[LABEL]."""
     found: dict[str, list[str]] = {}
     for name in names:
-        if name.endswith("]"):
-            found.setdefault(name[: name.rindex("[")], []).append(name)
+        if (group := fan_out_of(name)) is not None:
+            found.setdefault(group, []).append(name)
     return found
 
 

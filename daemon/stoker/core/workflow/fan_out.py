@@ -118,7 +118,7 @@ def fan_out(
         items, wrong = _items(sent, of_each, names)
         of_step.update(dict.fromkeys(wrong[:MAX_MISTAKES]))
         several = groups_needed(flow, sent)
-        for planned, filled in _made(name, sent, items, names):
+        for planned, filled in _made(name, sent, _labelled(items), names):
             asked = _run_if(planned, sent, names, several)
             sure = name not in request.unsure
             locatable = filled.locatable and name not in request.unlocatable
@@ -143,6 +143,16 @@ def fan_out(
     return groups
 
 
+def step_of_item(flow: Flow, parameters: Mapping[str, str], entry: str, label: str | None) -> Planned:
+    """One step of an entry of a flow without mistakes: that of the item with this label. No other one is filled in."""
+    names = names_of(flow, parameters)
+    sent = with_defaults(flow, entry, flow.entries[entry])
+    items = _labelled(_items(sent, None, names)[0])
+    chosen = items and [(item, its) for item, its in items if its == label]
+    ((planned, _),) = _made(entry, sent, chosen, names)
+    return planned
+
+
 def groups_needed(flow: Flow, step: StepParams) -> list[str]:
     """The needs of a step that are several steps."""
     named = Counter(need.group for need in step.own_needs)
@@ -163,17 +173,21 @@ def names_of(flow: Flow, given: Mapping[str, str]) -> TemplateNames:
     return TemplateNames({name: given.get(name, default) for name, default in flow.parameters.items()})
 
 
+def _labelled(items: Sequence[Item] | None) -> list[tuple[Item, str]] | None:
+    return None if items is None else [*zip(items, labels(items), strict=True)]
+
+
 def _made(
-    name: str, sent: StepParams, items: Sequence[Item] | None, names: TemplateNames
+    name: str, sent: StepParams, items: Sequence[tuple[Item, str]] | None, names: TemplateNames
 ) -> Iterator[tuple[Planned, Filled[StepParams]]]:
-    """The steps of one entry: one of each item, or a single one."""
+    """The steps of one entry: one of each item, given with its label, or a single one."""
     nested = sent.workflow is not UNSET
     template = Template(_collecting(sent) if nested else sent, names, of_items=sent.fans_out)
     if items is not None and not items:
         filled = Filled(control_work(sent, EMPTY), OVERHEAD, template.mistakes)
         yield Planned(name=name, sent=filled.step, control=True), filled
     elif items is not None:
-        for item, label in zip(items, labels(items), strict=True):
+        for item, label in items:
             filled = template.fill(item)
             planned = Planned(name=step_name(name, label), sent=filled.step, group=name, item=item, label=label)
             filled = filled._replace(size=filled.size + len(item_text(item)))

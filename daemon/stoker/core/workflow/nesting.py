@@ -7,7 +7,6 @@ while it holds a slot, so nesting cannot deadlock.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 
 from msgspec import UNSET
@@ -15,9 +14,10 @@ from msgspec.structs import replace
 
 from stoker.core.job.model import NeedOn, When
 from stoker.core.workflow.definition import Flow, ItemSource, StepParams
-from stoker.core.workflow.fan_out import BEGIN, Planned, control_work, with_defaults
+from stoker.core.workflow.fan_out import BEGIN, Planned, control_work
 from stoker.core.workflow.mistakes import Mistake
 from stoker.core.workflow.state import Edge
+from stoker.core.workflow.step_names import entries_of, outer_of
 from stoker.core.workflow.template import pieces_of
 
 BEGINS = ":begin"
@@ -38,7 +38,6 @@ _OF_OUTER = frozenset(
     }
 )
 _STEP, _FLOW = StepParams(), Flow(name="", steps={})  # with the value of each field that was not sent
-_PART = re.compile(r"(?P<entry>[^/\[]+)(?P<label>\[[^\]]*\])?(?:/|\Z)")
 
 
 def wrong_fields(path: str, step: StepParams) -> Iterator[Mistake]:
@@ -135,17 +134,12 @@ def with_inner_steps(steps: Iterable[Planned]) -> Iterator[Planned]:
             yield from step.inner.steps
 
 
-def split_name(name: str) -> list[tuple[str, str | None]]:
-    """The entry of each flow on the way to a step, with the label of its item; of build[x]/test: build and x, test."""
-    return [(part["entry"], part["label"] and part["label"][1:-1]) for part in _PART.finditer(name)]
-
-
 def seen_as(need: str, step: str) -> str | None:
     """The name of a need in the flow of the step, whatever that flow is inside of.
 
     None for a step of Stoker's own, which no flow file names: the begin of the flow, or what made its group.
     """
-    outer = step[: list(_PART.finditer(step))[-1].start()]
+    outer = outer_of(step)
     if need == f"{outer.removesuffix('/')}{BEGINS}" or step.startswith(f"{need}["):
         return None
     return need.removeprefix(outer)
@@ -153,7 +147,7 @@ def seen_as(need: str, step: str) -> str | None:
 
 def inner_flow(flow: Flow, name: str) -> Flow:
     """The flow that the step of this name in `flow` stands for."""
-    for entry, _ in split_name(name):
+    for entry, _ in entries_of(name):
         inner = flow.steps[entry].workflow
         assert inner is not UNSET, "only a nested workflow has steps of its own"
         flow = inner
@@ -170,7 +164,8 @@ def has_later_list(flow: Flow) -> bool:
 
 def is_critical(flow: Flow, outer: str, name: str) -> bool:
     """Whether the failure of the step `name` of the flow that `outer` stands for is its failure."""
-    entry, _ = split_name(name.removeprefix(f"{outer}/"))[0]
+    entry, _ = entries_of(name.removeprefix(f"{outer}/"))[0]
     if entry in flow.outside:
         return False
-    return with_defaults(flow, entry, flow.steps[entry]).critical is not False
+    own = flow.steps[entry].critical
+    return (flow.defaults.critical if own is UNSET else own) is not False

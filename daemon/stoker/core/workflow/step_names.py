@@ -39,6 +39,23 @@ def group_of(name: str) -> str:
     return "/".join(map(without_label, path_of(name)))
 
 
+def entries_of(name: str) -> list[tuple[str, str | None]]:
+    """The entry of each flow on the way to a step, with the label of its item; of build[x]/test: build and x, test."""
+    parts = (part.partition("[") for part in path_of(name))
+    return [(entry, label[:-1] if bracket else None) for entry, bracket, label in parts]
+
+
+def outer_of(name: str) -> str:
+    """The beginning of the name that all steps of its flow share: `build[x]/` for `build[x]/link`."""
+    *outer, _ = path_of(name)
+    return "".join(f"{part}/" for part in outer)
+
+
+def fan_out_of(name: str) -> str | None:
+    """The step whose items made this one, as in `build[x]/link` for `build[x]/link[1]`; None if it has no label."""
+    return name[: name.rindex("[")] if name.endswith("]") else None
+
+
 def stands_for(asked: str, name: str) -> bool:
     """Whether a typed name means this step, alone or with others."""
     wanted, parts = path_of(asked), path_of(name)
