@@ -10,6 +10,8 @@ from msgspec.structs import replace
 from stoker.core.job.limits import Bounds, Limits
 from stoker.core.job.model import Attempt, Outcome, OutcomeKind, Reason, State
 from stoker.core.workflow.analysis import Analysis, Cause, Ending, analyse
+from stoker.core.workflow.definition import OUTSIDE
+from stoker.core.workflow.fan_out import COLLECT
 
 
 def ending(name: str, reason: Reason | None, state: State = State.FAILED, **options: Any) -> Ending:
@@ -133,6 +135,40 @@ def test_analysis_when_steps_were_skipped_for_another_then_they_are_blocked() ->
     assert (analysis.roots, analysis.blocked, analysis.critical) == (["a"], ["b"], False)
     assert analysis.causes == {Cause.EXIT: ["a"], Cause.DEPENDENCY: ["b"]}
     assert analysis.next == "stoker logs 97"
+
+
+def test_analysis_when_siblings_were_ended_then_they_are_named_apart() -> None:
+    aborted = [ending(name, Reason.ABORTED, State.CANCELLED) for name in "bc"]
+
+    analysis = analysed(ending("a", Reason.EXIT), *aborted, ok("d"))
+    alone = analysed(*aborted)
+
+    assert (analysis.roots, analysis.blocked, analysis.scope) == (["a"], [], "partial")
+    assert analysis.causes == {Cause.EXIT: ["a"], Cause.ABORTED: ["b", "c"]}
+    assert (alone.roots, alone.next) == (["b", "c"], "stoker workflow show 7")  # at a limit of the workflow
+
+
+def test_analysis_when_work_outside_failed_then_it_says_nothing_of_the_host() -> None:
+    ends = [ending(name, Reason.EXIT, control=OUTSIDE, critical=False) for name in "ab"]
+    why = ended(OutcomeKind.EXCEPTION, error="job 41 did not succeed: it is failed\nmore")
+
+    analysis = analysed(replace(ends[0], **why), ends[1])
+
+    assert (analysis.causes, analysis.next) == ({Cause.OUTSIDE: ["a", "b"]}, "stoker why 97")
+    assert (analysis.scope, analysis.critical) == ("total", False)
+    assert "(a: job 41 did not succeed: it is failed), and 1 more likewise" in analysis.message
+    assert analysed(ending("c", Reason.EXIT), *ends, ok("d")).roots == ["c", "a", "b"]
+
+
+def test_analysis_when_a_step_of_a_nested_flow_failed_then_its_end_is_no_root() -> None:
+    inner = Ending(name="b/x", job=1, state=State.FAILED, reason=Reason.EXIT, attempts=1)
+    end = ending("b", Reason.EXIT, control=COLLECT)
+
+    analysis = analysed(end, inner, *map(ok, "cd"))
+
+    assert (analysis.roots, analysis.scope) == (["b/x"], "partial")
+    assert analysis.causes == {Cause.EXIT: ["b/x"], Cause.DEPENDENCY: ["b"]}
+    assert analysed(end, ok("c")).roots == ["b"]  # for outputs that are missing
 
 
 def test_analysis_when_only_needs_were_not_met_then_those_steps_are_the_roots() -> None:

@@ -20,13 +20,14 @@ from msgspec import Struct
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.errors import CheckpointDamaged
-from stoker.core.job.model import Attempt, Job, State
+from stoker.core.job.model import Attempt, ExecutionMode, Job, State
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.analysis import Analysis, Ending, analyse
 from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, chain_of, opened
 from stoker.core.workflow.state import WorkflowState
 from stoker.engine.memory.blueprint import blueprint, width_of
 from stoker.engine.turn import Turn
+from stoker.executors.handlers import OWN_PREFIX
 from stoker.ops.archive import ArchiveFile, path_of
 from stoker.process.attempt_logs import log_path, tail
 from stoker.store import attempts, changes, checkpoints, jobs, workflows
@@ -74,11 +75,13 @@ def _analysed(stored: StoredWorkflow, specs: Mapping[int, Job], ended: Mapping[i
 
 
 def _asked(job: Job, widths: Container[str]) -> dict[str, Any]:
+    in_process = job.spec.execution_mode is ExecutionMode.IN_PROCESS
     resources = tuple(name for name in sorted(job.spec.resources) if name not in widths)
     return {
         "timeout_ms": job.spec.timeout_ms,
         "success_exit_codes": job.spec.success_exit_codes,
         "resources": resources,
+        "control": command if in_process and (command := str(job.spec.command)).startswith(OWN_PREFIX) else None,
     }
 
 

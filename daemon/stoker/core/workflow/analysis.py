@@ -1,8 +1,8 @@
 """Why a workflow failed, read from the ends of its steps, and the next command to type.
 
 Owns the table of causes: how each is recognised, its sentence, the next command, and whether the host is the cause. A
-limit that only may be the cause is reported as such. Invariants: a step that was skipped because of another one is
-never a root; there is always one next command.
+limit that only may be the cause is reported as such. Invariants: a step that was skipped or ended because of another
+one is never a root beside that one; there is always one next command.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from msgspec import Struct
 from stoker.core.job.model import FINAL, Attempt, Outcome, Reason, State
 from stoker.core.job.verdict import SIGXCPU, SIGXFSZ, suspected_limit
 from stoker.core.units import counted, exited_with
+from stoker.core.workflow.definition import OUTSIDE
+from stoker.core.workflow.fan_out import COLLECT
 from stoker.core.workflow.state import is_done
+from stoker.core.workflow.step_names import outer_of
 
 SYSTEMIC_LEAST = 2  # a single failure says nothing about the other steps
 SYSTEMIC_SHARE = 0.5
@@ -46,11 +49,16 @@ class Cause(StrEnum):
     SIGNAL = "signal"
     EXIT = "exit"
     PERSON = "person"
+    OUTSIDE = "outside"
+    ABORTED = "aborted"
     DEPENDENCY = "dependency"
 
 
 class Ending(Struct, frozen=True, kw_only=True):
-    """The state of one step. `resources`: their names; `ended`: its newest attempt that has ended."""
+    """The state of one step. `resources`: their names; `ended`: its newest attempt that has ended.
+
+    `control`: the handler of Stoker's own that runs it, if it is one of those that did not succeed.
+    """
 
     name: str
     job: int
@@ -61,6 +69,7 @@ class Ending(Struct, frozen=True, kw_only=True):
     timeout_ms: int | None = None
     success_exit_codes: tuple[int, ...] = (0,)
     resources: tuple[str, ...] = ()
+    control: str | None = None
     ended: Attempt | None = None
 
     @property
@@ -110,7 +119,9 @@ def _never_began(one: Ending) -> bool:
 
 _AGAIN = "stoker workflow retry {id} --failed"
 _EXPLAIN = "stoker workflow resume {id} --explain"
-_SHOW, _LOGS = "stoker show {job}", "stoker logs {job}"
+_GRAPH = "stoker workflow graph {id}"
+_SHOW, _LOGS, _WHY = "stoker show {job}", "stoker logs {job}", "stoker why {job}"
+_FOLLOWS = (Cause.ABORTED, Cause.DEPENDENCY)  # from the end of another step
 _UNSEEN = (Reason.ORPHANED, Reason.LOST, Reason.STUCK, Reason.POISON, Reason.SHUTDOWN)
 # The first row that applies; the last one applies always.
 TABLE = (
@@ -136,11 +147,16 @@ TABLE = (
     Row(Cause.SIGNAL, _by(Reason.SIGNAL), "was ended by a signal", _LOGS),
     Row(Cause.PERSON, _by(Reason.USER), "was ended by a person", _EXPLAIN),
     Row(Cause.DEPENDENCY, _by(Reason.DEPENDENCY), "could not run, as what it needs did not end as needed",
-        "stoker workflow graph {id}"),
-    Row(Cause.DEPENDENCY, _by(Reason.ABORTED), "was ended by the failure of another step or a limit of the workflow",
+        _GRAPH),
+    Row(Cause.ABORTED, _by(Reason.ABORTED), "was ended by the failure of another step or a limit of the workflow",
         "stoker workflow show {id}"),
+    Row(Cause.OUTSIDE, lambda one: one.control == OUTSIDE, "waited for work outside of the workflow, which failed",
+        _WHY),
     Row(Cause.EXIT, lambda _: True, "failed", _LOGS),
 )  # fmt: skip
+
+# The end of a nested workflow, beside a step of it that did not succeed.
+NESTED = Row(Cause.DEPENDENCY, lambda _: False, "ends a workflow of which a step did not succeed", _GRAPH)
 
 
 class Analysis(Struct, frozen=True, kw_only=True):
@@ -156,13 +172,15 @@ class Analysis(Struct, frozen=True, kw_only=True):
 
 
 def analyse(workflow_id: int, endings: Sequence[Ending]) -> Analysis | None:
-    bad = [(one, _row(one)) for one in endings if _is_bad(one)]
+    failed = [one for one in endings if _is_bad(one)]
+    outer = {outer_of(one.name) for one in failed}
+    bad = [(one, NESTED if one.control == COLLECT and f"{one.name}/" in outer else _row(one)) for one in failed]
     if not bad:
         return None
     causes: dict[Cause, list[str]] = {}
     for one, row in bad:
         causes.setdefault(row.cause, []).append(one.name)
-    roots = [(one, row) for one, row in bad if row.cause is not Cause.DEPENDENCY] or bad
+    roots = [(one, row) for one, row in bad if row.cause not in _FOLLOWS] or bad
     frequent = Counter(row.cause for _, row in roots)
     main = max(Cause, key=lambda cause: frequent[cause])
     first, row = next((one, row) for one, row in roots if row.cause is main)
@@ -190,8 +208,8 @@ def _is_systemic(endings: Sequence[Ending], roots: int, frequent: int, main: Row
     """Several steps failed because of the host, or at least half of all steps that ran because of one cause."""
     if frequent < SYSTEMIC_LEAST:
         return False
-    tried = sum(1 for one in endings if one.attempts) or roots
-    return main.of_host or frequent >= tried * SYSTEMIC_SHARE
+    tried = sum(1 for one in endings if one.attempts and one.control is None) or roots
+    return main.of_host or (main.cause is not Cause.OUTSIDE and frequent >= tried * SYSTEMIC_SHARE)
 
 
 def _message(first: Ending, row: Row, frequent: int, roots: int, steps: int) -> str:
@@ -213,7 +231,7 @@ def _ended(one: Ending, row: Row) -> str:
 def _more(one: Ending, cause: Cause) -> str | None:
     if cause is Cause.RESOURCES:
         return f"it asks for {', '.join(one.resources)}"
-    if cause is Cause.OUTPUT:
+    if cause is Cause.OUTPUT or one.control is not None:
         return _error(one).partition("\n")[0] or None
     if cause in (Cause.EXIT, Cause.SIGNAL) and one.ended is not None:
         return suspected_limit(one.ended.bounds, one.outcome)
