@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from stoker.core.command_limits import MAX_PATH
 from stoker.core.errors import InvalidParams
 from stoker.core.job.model import ExecutionMode
 from stoker.core.raw_bytes import RawBytes, encoded, native, printable, sendable
-from stoker.core.requests import MAX_PATH, JobParams
+from stoker.core.requests import JobParams
 
 CAFE = RawBytes.of(b"caf\xe9")
 

@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from stoker.core.command_limits import DANGEROUS_ENV, MAX_ARGV_BYTES, MAX_VARIABLES
 from stoker.core.errors import InvalidParams
 from stoker.core.job.events import VERBS
 from stoker.core.raw_bytes import AnyText
-from stoker.core.requests import DANGEROUS_ENV, MAX_ARGV_BYTES, MAX_VARIABLES, JobFilter, JobParams, Verb
+from stoker.core.requests import JobFilter, JobParams, Verb
 
 
 def refusal(**fields: object) -> InvalidParams:

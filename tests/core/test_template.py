@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from stoker.core.requests import MAX_ARGV_BYTES, MAX_TEXT, JobWork
+from stoker.core.command_limits import MAX_ARGV_BYTES
+from stoker.core.requests import MAX_TEXT, JobWork
 from stoker.core.workflow.definition import StepParams
 from stoker.core.workflow.template import _WORD, MOST_NAMED, Filled, Template, TemplateNames, filled_items, named
 

@@ -15,9 +15,9 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
+from stoker.core.command_limits import MAX_SHOWN
 from stoker.core.errors import InvalidParams
 from stoker.core.requests import (
-    MAX_SHOWN,
     Budget,
     Duration,
     JobId,

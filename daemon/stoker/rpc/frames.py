@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from stoker.core.command_limits import MAX_SHOWN
 from stoker.core.errors import InvalidRequest, MethodNotFound, ParseError, StokerError
-from stoker.core.requests import MAX_INT, MAX_SHOWN
+from stoker.core.requests import MAX_INT
 from stoker.core.similar_names import did_you_mean
 from stoker.rpc.methods import METHODS
 from stoker.rpc.schema import read_params

@@ -16,9 +16,10 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hi
 import msgspec
 from msgspec import Meta, Struct
 
+from stoker.core.command_limits import MAX_SHOWN
 from stoker.core.errors import InvalidParams
 from stoker.core.job.conditions import FORMS
-from stoker.core.requests import MAX_INT, MAX_SHOWN, RateSettings
+from stoker.core.requests import MAX_INT, RateSettings
 from stoker.core.similar_names import did_you_mean
 from stoker.core.units import spoken
 from stoker.core.workflow.definition import StepParams

@@ -13,12 +13,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from stoker.core.command_limits import MAX_ARGV_BYTES, MAX_SHOWN
 from stoker.core.errors import InvalidParams
 from stoker.core.job import conditions
 from stoker.core.job.conditions import ConditionGroup, Tree
 from stoker.core.requests import (
-    MAX_ARGV_BYTES,
-    MAX_SHOWN,
     MAX_TEXT,
     AbsolutePath,
     JobWork,
