@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stoker.cli.control import APPLIES_TO
+from stoker.cli.control import APPLIES_TO, MOST_SHOWN
 from stoker.core.job import events as ev
 from stoker.core.job.lifecycle import TABLE
+from stoker.rpc.conversation import Conversation
 
 if TYPE_CHECKING:
+    import socket
+
+    from tests.cli.conftest import Desk
     from tests.support.daemon import DaemonProcess
 
 
@@ -125,6 +129,28 @@ def test_cancel_when_jobs_have_ended_then_json_has_their_errors(daemon_with_two_
     assert (alone.returncode, several.returncode, alone.stdout, several.stderr) == (65, 65, "", "")
     assert json.loads(alone.stderr)["error"]["data"]["code"] == "already_finished"
     assert [answer.get("state") for answer in json.loads(several.stdout)] == [None, "cancelled"]
+
+
+def test_cancel_when_jobs_are_many_then_one_frame_has_all_and_refusals_are_counted(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames: list[bytes] = []
+    send = Conversation._send
+
+    def watched(self: Conversation, connected: socket.socket, frame: bytes) -> dict[str, Any] | None:
+        frames.append(frame)
+        return send(self, connected, frame)
+
+    monkeypatch.setattr(Conversation, "_send", watched)
+
+    ended = desk.stoker("cancel", *map(str, range(1, MOST_SHOWN + 3)))
+
+    assert len(frames) == 1
+    assert ended.status == 65
+    assert ended.err.count("there is no job") == MOST_SHOWN
+    assert ended.err.endswith(
+        f"stoker: {MOST_SHOWN + 2} of {MOST_SHOWN + 2} jobs refused in all; --json has each error\n"
+    )
 
 
 def test_edit_when_a_job_is_queued_then_the_given_fields_change_and_are_printed(

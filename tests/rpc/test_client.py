@@ -21,6 +21,7 @@ from stoker.core.errors import (
     TooManyConnections,
 )
 from stoker.process.attempt_logs import Chunk
+from stoker.rpc.wire import MAX_FRAME_BYTES
 from tests.support.descriptors import count_fds
 from tests.support.facts import DEADLINE_S, until
 from tests.support.rpc import ServerThread
@@ -79,6 +80,28 @@ def test_call_when_a_name_is_not_utf8_then_it_is_refused_before_it_is_sent(clien
         client.submit("cat", name="\udcff")
 
     assert client.call("system.health") == {"ok": True}
+
+
+def test_call_each_when_some_are_refused_then_few_frames_carry_all_in_their_order(server: ServerThread) -> None:
+    frames: list[bytes] = []
+
+    class Watched(stoker.Client):
+        def _send(self, connected: socket.socket, frame: bytes) -> dict[str, Any] | None:
+            frames.append(frame)
+            return super()._send(connected, frame)
+
+    with Watched(server.path) as client:
+        client.submit("true")
+        frames.clear()
+        params = [{"id": 1 if n % 2 else 7, "limit": 1} for n in range(1100)]
+        answers = list(client.call_each("job.get", params))
+        few = len(frames)
+        long = list(client.call_each("job.cancel", [{"id": 7, "reason": "x" * 1000}] * 1100))
+
+    assert [isinstance(answer, JobNotFound) for answer in answers] == [n % 2 == 0 for n in range(1100)]
+    assert {answer["id"] for answer in answers[1::2]} == {1}
+    assert (few, len(frames) - few, len(long)) == (3, 3, 1100)
+    assert max(map(len, frames)) <= MAX_FRAME_BYTES
 
 
 def test_reads_when_asked_then_they_give_what_the_daemon_gave(client: stoker.Client) -> None:

@@ -1,7 +1,7 @@
 """Controlling jobs: cancel, retry, restart, hold, release, skip, edit.
 
 Owns their options, and the states of the jobs that a filter selects. The daemon decides whether a command applies to a
-job. Several jobs are handled one by one; an error of one does not stop the others.
+job. Several jobs are sent together; an error of one does not stop the others.
 """
 
 from __future__ import annotations
@@ -154,28 +154,28 @@ def _each(verb: str, given: Given) -> int:
 
 
 def _carry_out(client: Client, verb: str, ids: list[int], extra: dict[str, Any], given: Given) -> int:
-    """Act on each job and print its answer or error; the highest exit status of all."""
+    """Act on the jobs and print the answer or error of each; the highest exit status of all."""
     alone = len(given["words"]) == len(ids) == 1
     answers: list[StandingShape | NotDone] = []
-    status = 0
-    for job in ids:
-        try:
-            answer: StandingShape = client.call(f"job.{verb}", {"id": job, **extra})
-        except StokerError as error:
-            if error.transient or alone:
-                raise
-            if given["json"]:
-                answers.append({"id": job, "error": cast("Failure", error.to_wire())})
-            else:
-                render.error(error, where="" if f"job {job}" in error.message else f"job {job}: ")
-            status = max(status, error.exit_status)
+    refused: list[StokerError] = []
+    each = client.call_each(f"job.{verb}", ({"id": job, **extra} for job in ids))
+    for job, answer in zip(ids, each, strict=True):
+        if isinstance(answer, StokerError):
+            if answer.transient or alone:
+                raise answer
+            refused.append(answer)
+            answers.append({"id": job, "error": cast("Failure", answer.to_wire())})
+            if not given["json"] and len(refused) <= MOST_SHOWN:
+                render.error(answer, where="" if f"job {job}" in answer.message else f"job {job}: ")
         else:
             answers.append(answer)
             if not given["json"]:
                 _print_answer(answer)
     if given["json"]:
         render.json_document(answers[0] if alone else answers)
-    return status
+    elif len(refused) > MOST_SHOWN:
+        render.note(f"{len(refused)} of {counted(len(ids), 'job')} refused in all; --json has each error")
+    return max((error.exit_status for error in refused), default=0)
 
 
 def _print_answer(answer: StandingShape) -> None:

@@ -20,11 +20,13 @@ from stoker.rpc import wire
 
 TYPE_CHECKING = False  # `typing` alone would be a tenth of the time of `stoker submit`
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from io import BufferedReader
     from typing import Any, Self
 
 PATIENCE_S = 120.0
+AT_ONCE = 500  # requests in one frame; the daemon takes 1 024 ...
+FRAME_BYTES = wire.MAX_FRAME_BYTES - 2 * 1024  # ... and so many bytes, with the commas between them
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
 START_HINT = (
@@ -72,9 +74,20 @@ class Conversation:
     def call(self, method: str, params: object = None, *, again: bool = False, patient: bool = False) -> Any:
         """The result of `method`. `again`: send it once more if the answer is lost; `patient`: no time limit."""
         self._last_id += 1
-        request = {"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params or {}}
-        frame = wire.encode(request)
-        timeout_s = None if patient else self.timeout_s
+        frame = wire.encode(_request(self._last_id, method, params or {}))
+        return self._ask(frame, None if patient else self.timeout_s, again=again)
+
+    def call_each(self, method: str, params: Iterable[object], *, again: bool = False) -> Iterator[Any]:
+        """The result of `method` for each of these parameters, in their order, or the error that it failed with.
+
+        Few frames carry them, so that the daemon takes many of them in one turn.
+        """
+        for frame in _frames(method, params):
+            answers = self._ask(frame, self.timeout_s, again=again)
+            for answer in sorted(answers, key=lambda answer: int(answer["id"])):
+                yield error_of(answer["error"]) if "error" in answer else answer["result"]
+
+    def _ask(self, frame: bytes, timeout_s: float | None, *, again: bool) -> Any:
         reused = self._socket is not None
         try:
             return self._send_until_admitted(frame, timeout_s)
@@ -135,14 +148,17 @@ class Conversation:
         return self.call(method, params, again=True)
 
     def _exchange(self, frame: bytes, timeout_s: float | None) -> Any:
-        """Send one request and wait for its answer. The connection is closed unless an answer came."""
+        """Send one frame and wait for its answer, a list if it has several requests.
+
+        The connection is closed unless an answer came.
+        """
         answered = False
         try:
             connected = self._socket or self._connect()
             connected.settimeout(timeout_s)
             refused = self._send(connected, frame)
             answer = refused or self._answer(self._last_id)
-            answered = refused is None and answer["id"] is not None
+            answered = refused is None and (isinstance(answer, list) or answer["id"] is not None)
         except TimeoutError:
             failure = NoAnswer(f"no answer within {timeout_s:g} s", hint="try again; see `stoker status`")
             failure.perhaps_done = True
@@ -152,6 +168,8 @@ class Conversation:
         finally:
             if not answered:
                 self.close()
+        if isinstance(answer, list):
+            return answer
         if "error" in answer:
             raise error_of(answer["error"])
         return answer["result"]
@@ -187,11 +205,11 @@ class Conversation:
         except (ConnectionError, _Lost):
             return None
 
-    def _answer(self, request_id: int) -> dict[str, Any]:
-        """The answer to our request, or an error without an id, which is about the connection itself."""
+    def _answer(self, request_id: int) -> Any:
+        """The answer to our frame, or an error without an id, which is about the connection itself."""
         while True:
-            message = self._next()
-            if "method" not in message and message.get("id") in {request_id, None}:
+            message: Any = self._next()
+            if isinstance(message, list) or ("method" not in message and message.get("id") in {request_id, None}):
                 return message
 
     def _next(self) -> dict[str, Any]:
@@ -225,6 +243,23 @@ class _Lost(DaemonUnreachable):
     def __init__(self, message: str, *, sent: bool) -> None:
         super().__init__(message, hint="the daemon stopped or restarted: ask again, or see its log")
         self.perhaps_done = sent
+
+
+def _request(ident: int, method: str, params: object) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": ident, "method": method, "params": params}
+
+
+def _frames(method: str, params: Iterable[object]) -> Iterator[bytes]:
+    """The requests, numbered, in frames that the daemon takes."""
+    part: list[bytes] = []
+    for ident, one in enumerate(params):
+        request = wire.encode(_request(ident, method, one)).rstrip()
+        if part and (len(part) == AT_ONCE or sum(map(len, part)) + len(request) > FRAME_BYTES):
+            yield b"[%b]\n" % b",".join(part)
+            part = []
+        part.append(request)
+    if part:
+        yield b"[%b]\n" % b",".join(part)
 
 
 def default_path() -> str:
