@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import msgspec
 import pytest
 
 from stoker.config import ENVIRONMENT, Config, describe, find, load
+from stoker.config.accounts import access_of
 from stoker.config.describing import help_of
 from stoker.config.settings import SECTIONS
 from stoker.core.errors import EX_CONFIG, ConfigInvalid
@@ -246,6 +248,13 @@ def test_load_when_queues_are_wrong_then_each_is_named(tmp_path: Path) -> None:
         (f'{SCHEDULE}command = "tr\\u0000ue"', "schedules.a.job.command: NUL at character 2: commands, "),
         (f"[daemon]\nmax_running = {'9' * 5_000}", "not usable: a number has thousands of digits"),
         (f"[daemon]\nmax_running = {'[' * 3_000}{']' * 3_000}", "not usable: nested too deeply"),
+        (
+            '[access]\nusers = "group"\ngroup = "gone9"',
+            "[access] group = 'gone9': there is no such group on",
+        ),
+        ('[access]\nadmin_group = "gone9"', "[access] admin_group = 'gone9': there is no such group"),
+        (f'[access]\noperator_group = "{2**32}"', "[access] operator_group = '4294967296': there is no such group"),
+        ('[access]\ngroup = ""', "[access] group = '': expected the name or the number of a group"),
         (f'[log]\nlevel = "{"x" * 999}"', f"[log] level = '{'x' * 59}…: expected one of"),
     ],
 )
@@ -324,3 +333,18 @@ def test_throttle_policy_when_psi_is_off_then_only_cpu_and_memory_count(tmp_path
 def test_slots_when_not_set_then_they_follow_the_cpus(tmp_path: Path) -> None:
     assert Config().daemon.slots >= 2
     assert load(written(tmp_path, "[daemon]\nmax_running = 7\n"), {}).daemon.slots == 7
+
+
+def test_access_when_groups_have_names_or_numbers_then_they_become_numbers(tmp_path: Path) -> None:
+    text = '[access]\nusers = "group"\ngroup = "root"\noperator_group = "1234"'
+
+    rules = access_of(load(written(tmp_path, text), {}).access)
+
+    assert (rules.group, rules.operators, rules.admins, rules.everyone) == (0, 1234, None, False)
+    assert rules.own_uid == os.geteuid()
+
+
+def test_access_when_it_is_for_the_owner_then_no_group_needs_to_exist(tmp_path: Path) -> None:
+    rules = access_of(load(written(tmp_path, '[access]\ngroup = "gone9"'), {}).access)
+
+    assert not rules.shared

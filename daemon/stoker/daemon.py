@@ -13,7 +13,6 @@ import faulthandler
 import gc
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -36,8 +35,7 @@ from stoker.paths import first_within_reach, socket_paths, state_dir, with_state
 from stoker.process import open_files
 from stoker.process.identity import boot_id, pid_namespace
 from stoker.process.work_files import WorkFiles
-from stoker.rpc.address import Address, AddressWatch, check_address
-from stoker.rpc.server import Server
+from stoker.rpc.entrance import Entrance
 from stoker.service.engine import Engine
 from stoker.service.service import Service
 from stoker.service.status import launcher_views
@@ -69,7 +67,7 @@ class Daemon:
         self._config = config
         self._config_file = file
         self._directory = StateDirectory(root)
-        self._address = Address(address)
+        self._entrance = Entrance(address, config.access, sdnotify.listeners(environ, os.getpid()))
         self._environ = environ
         self._umask = umask
         self._notifier = sdnotify.Notifier.of(environ)
@@ -78,7 +76,6 @@ class Daemon:
         self._began = time.monotonic()
         self._engine: Engine | None = None
         self._opened: Opened | None = None
-        self._server: Server | None = None
         self._turns: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
 
@@ -99,9 +96,8 @@ class Daemon:
 
     async def _start(self) -> None:
         asyncio.get_running_loop().set_exception_handler(self._on_callback_error)
-        given = sdnotify.listeners(self._environ, os.getpid())
         self._watchdog.starting("opening the state")
-        self._engine = engine = await self._open(owns_socket=not given)
+        self._engine = engine = await self._open()
         self._turns = asyncio.ensure_future(engine.loop.run())  # measures itself, by turn
         asyncio.get_running_loop().set_task_factory(engine.stalls.measured_task)
         self._watchdog.starting(f"recovering {counted(len(engine.memory.runs), 'attempt')}")
@@ -114,18 +110,16 @@ class Daemon:
                 "state": engine.housekeeping.state_is_in_place,
             },
         )
-        self._listen(engine, health, given)
+        self._listen(engine, health)
         self._listen_to_signals(engine)
         self._report_ready(engine, health)
 
-    async def _open(self, *, owns_socket: bool) -> Engine:
+    async def _open(self) -> Engine:
         """Lock the directory and the socket, open the state, and build the engine on it."""
         cgroups = AttemptCgroups.below(self._config.cgroup.root)
-        if owns_socket:
-            check_address(self._address.path)
+        self._entrance.check()
         self._directory.prepare()
-        if owns_socket:
-            self._address.lock()
+        self._entrance.lock()
         reserve, journaled = self._config.disk.reserve_bytes, self._config.journal.enabled
         self._opened = await open_state(self._directory, boot_id(), pid_namespace(), reserve, journaled=journaled)
         self._directory.remember()
@@ -135,7 +129,7 @@ class Daemon:
         telemetry = setup_telemetry(self._config, version=__version__, instance=opened.instance.id)
         context = WorkerContext(
             state_dir=self._directory.root,
-            socket=str(self._address.path),
+            socket=str(self._entrance.path),
             instance=opened.instance.id,
             tokens=Tokens(opened.instance.token_key),
             work_files=WorkFiles(self._directory.root),
@@ -158,27 +152,14 @@ class Daemon:
             self._raise_failure()
         begin.result()
 
-    def _listen(self, engine: Engine, health: Health, given: Sequence[sdnotify.Listener]) -> None:
-        """Serve clients, on the socket of the service manager or on one of our own."""
-        listener = socket.socket(fileno=given[0].fd) if given else self._address.bind()
+    def _listen(self, engine: Engine, health: Health) -> None:
+        """Serve clients."""
         source = (self._config_file, self._environ)  # a long file is read in a thread
         service = Service(
             engine, self._facts, health, self._reload, lambda: asyncio.to_thread(compare, engine.config, *source)
         )
-        rpc = self._config.rpc
-        self._server = Server(
-            service,
-            listener,
-            self._background,
-            max_connections=rpc.max_connections,
-            max_connections_per_uid=rpc.max_connections_per_uid,
-            frame_timeout_ms=rpc.frame_timeout_ms,
-            watched=engine.stalls.watched,
-        )
-        self._server.start()
-        self._directory.name_socket(self._address.path)
-        if not given:
-            self._background.start("watch of the socket", AddressWatch(self._address, self._server).run())
+        self._entrance.open(service, self._config.rpc, self._background, watched=engine.stalls.watched)
+        self._directory.name_socket(self._entrance.path)
 
     def _listen_to_signals(self, engine: Engine) -> None:
         loop = asyncio.get_running_loop()
@@ -206,6 +187,7 @@ class Daemon:
         source = (self._config_file, self._environ)
         async with self._reloading:
             reloaded = await self._engine.apply(await asyncio.to_thread(load, *source, again=True))
+            await self._entrance.use(reloaded.config.access)
         log(LogEvent.CONFIG_RELOADED, config=find(*source), changed=reloaded.changed, needs_restart=reloaded.restart)
         return reloaded
 
@@ -216,7 +198,7 @@ class Daemon:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        log(LogEvent.DAEMON_READY, socket=self._address.path, state_dir=self._directory.root, pid=os.getpid())
+        log(LogEvent.DAEMON_READY, socket=self._entrance.path, state_dir=self._directory.root, pid=os.getpid())
 
     # --- running ---
 
@@ -263,8 +245,8 @@ class Daemon:
             "epoch": opened.instance.epoch,
             "schema": opened.schema,
             "state_dir": str(self._directory.root),
-            "socket": str(self._address.path),
-            "connections": 0 if self._server is None else self._server.connections,
+            "socket": str(self._entrance.path),
+            "connections": self._entrance.connections,
             "launchers": launcher_views(engine),
             "recovery": engine.recovery.describe(),
             "log_lines_lost": logs.lost_lines(),
@@ -279,8 +261,7 @@ class Daemon:
         self._watchdog.stopping()
         self._watchdog.close()
         log(LogEvent.DAEMON_STOPPING)
-        if self._server is not None:
-            await self._server.stop()
+        await self._entrance.close()
         if self._engine is not None:
             await self._engine.end()
             self._engine.loop.stop()
@@ -291,7 +272,7 @@ class Daemon:
             self._engine.telemetry.close()
         if self._opened is not None:
             await self._close_state(self._opened)
-        self._address.release()
+        self._entrance.release()
         self._notifier.close()
         log(LogEvent.DAEMON_STOPPED)
 

@@ -15,7 +15,8 @@ import msgspec
 from msgspec import UNSET, Meta, Struct
 
 from stoker.config.mistakes import number
-from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection, Section
+from stoker.config.section import Section
+from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection
 from stoker.core.hooks import Hook, HookOn
 from stoker.core.requests import JobDefaults
 from stoker.core.schedule.request import ScheduleParams

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType, inspect
 from msgspec.structs import replace
 
+from stoker.config.accounts import missing_groups
 from stoker.config.hook_section import HookSection
 from stoker.config.mistakes import rejected, unknown
 from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection, RateSection
@@ -179,6 +180,7 @@ class _Reader:
             below, above = (getattr(getattr(config, section), key) for key in (low, high))
             if below > above and not self._wrong & {(section, low), (section, high)}:
                 self.errors.append(f"[{section}] {low} = {below:g} must not be above {high} = {above:g}")
+        self.errors += missing_groups(config.access)
         for name, queue in config.queues.items():
             self._check_defaults(f"queues.{name}.defaults", config.job_defaults(), queue.defaults)
         return config

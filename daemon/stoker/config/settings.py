@@ -14,6 +14,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from stoker.config.access_section import AccessSettings
+from stoker.config.section import Section, aged, between, says
 from stoker.core.hooks import Hook
 from stoker.core.host_state import IdlePolicy
 from stoker.core.job.model import Queue, QueueClass
@@ -21,7 +23,7 @@ from stoker.core.rate import Rate, changed, read_rate
 from stoker.core.requests import MAX_DURATION_MS, MAX_INT, JobDefaults
 from stoker.core.schedule.request import ScheduleParams
 from stoker.core.throttle import Band, Gauge, ThrottlePolicy
-from stoker.core.units import AGE, PERIOD
+from stoker.core.units import PERIOD
 
 MILLION: Final = 1_000_000
 GIB: Final = 1 << 30
@@ -33,25 +35,6 @@ Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", title="name
 Module = Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z", title="names of Python modules")]
 
 ENV_ALLOW: Final = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
-
-
-def says(text: str) -> Meta:
-    """Help for a key without bounds."""
-    return Meta(description=text)
-
-
-def between(least: float, most: float, text: str) -> Meta:
-    """Bounds (both included) and help for a number."""
-    return Meta(ge=least, le=most, description=text)
-
-
-def aged(text: str) -> Meta:
-    """Help for an age."""
-    return Meta(pattern=AGE, title='a time such as "30d", "12h" or "forever"', description=text)
-
-
-class Section(Struct, frozen=True, kw_only=True):
-    """A table of the file. Its docstring's first line is the comment above it in `stoker.toml`."""
 
 
 class DaemonSettings(Section, frozen=True):
@@ -347,6 +330,7 @@ class Config(Struct, frozen=True, kw_only=True):
     launcher: LauncherSettings = LauncherSettings()
     cgroup: CgroupSettings = CgroupSettings()
     rpc: RpcSettings = RpcSettings()
+    access: AccessSettings = AccessSettings()
     jobs: JobsSettings = JobsSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
     workflows: WorkflowSettings = WorkflowSettings()

@@ -17,6 +17,7 @@ import stat
 from pathlib import Path
 from typing import NoReturn
 
+from stoker.core.access import AccessRules
 from stoker.core.errors import AlreadyRunning, CannotCreate, StokerError
 from stoker.files import take_lock
 from stoker.paths import check_length
@@ -29,23 +30,34 @@ LOOK_EVERY_S = 1.0
 ANOTHER = "choose another --socket or STOKER_SOCKET"
 
 
-class Address:
-    """The socket path of one daemon, from lock to release."""
+OWNER_MODE, GROUP_MODE, EVERYONE_MODE = 0o600, 0o660, 0o666
+OWN_DIRECTORY, OPEN_DIRECTORY = 0o700, 0o711
 
-    def __init__(self, path: Path) -> None:
+
+class Address:
+    """The socket path of one daemon, from lock to release. `access` says who may reach it."""
+
+    def __init__(self, path: Path, access: AccessRules) -> None:
         self.path = path
+        self.access = access
         self._lock: int | None = None
         self._bound: os.stat_result | None = None
 
     def lock(self) -> None:
         """Raises AlreadyRunning or CannotCreate."""
-        self._lock = lock_socket(self.path)
+        self._lock = lock_socket(self.path, self.access)
 
     def bind(self) -> socket.socket:
         """A socket at the path, which must be locked. Raises AlreadyRunning or CannotCreate."""
-        bound = bind_socket(self.path)
+        bound = bind_socket(self.path, self.access)
         self._bound = self.path.lstat()
         return bound
+
+    def use(self, access: AccessRules) -> None:
+        """Let others reach the socket from now on. Raises CannotCreate."""
+        self.access = access
+        if self._bound is not None and not self.removed:
+            _open_to(self.path, access)
 
     @property
     def removed(self) -> bool:
@@ -58,7 +70,7 @@ class Address:
         Raises AlreadyRunning when another daemon has taken the path, CannotCreate when the bind fails.
         """
         if self._lock is not None and not is_same_file(_lock_of(self.path), os.fstat(self._lock)):
-            fresh = lock_socket(self.path)
+            fresh = lock_socket(self.path, self.access)
             os.close(self._lock)
             self._lock = fresh
         return self.bind()
@@ -73,15 +85,16 @@ class Address:
         self._lock = None
 
 
-def lock_socket(path: Path) -> int:
+def lock_socket(path: Path, access: AccessRules | None = None) -> int:
     """Take `<path>.lock` and return its descriptor. Its holder may bind `path`, until `unlock_socket`.
 
-    Raises AlreadyRunning, naming the holder, and CannotCreate. Makes the parent directory (0700) if it is missing.
+    Raises AlreadyRunning, naming the holder, and CannotCreate. Makes the parent directory if it is missing: 0700, or
+    0711 if others may use the daemon.
     """
     check_address(path)
     lock = _lock_of(path)
     # The former holder may have unlinked the file between our open and our flock: take the lock of the new file.
-    while not is_same_file(lock, os.fstat(fd := _take_lock(path, lock))):
+    while not is_same_file(lock, os.fstat(fd := _take_lock(path, lock, access))):
         os.close(fd)
     with contextlib.suppress(OSError):  # the pid is for people: on a full disk the lock itself still holds
         os.ftruncate(fd, 0)
@@ -112,9 +125,9 @@ def _lock_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
 
 
-def _take_lock(path: Path, lock: Path) -> int:
+def _take_lock(path: Path, lock: Path, access: AccessRules | None) -> int:
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_directory(path.parent, OPEN_DIRECTORY if access is not None and access.shared else OWN_DIRECTORY)
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         _cannot_create(lock, error)
@@ -129,18 +142,57 @@ def _take_lock(path: Path, lock: Path) -> int:
     return fd
 
 
-def bind_socket(path: Path) -> socket.socket:
-    """A stream socket bound to `path`. Needs the lock: a socket that no server answers on is replaced."""
+def _make_directory(directory: Path, mode: int) -> None:
+    """One that is there keeps its mode. What is made here belongs to the daemon: others cannot replace it."""
+    if not directory.is_dir():
+        directory.mkdir(mode=OWN_DIRECTORY, parents=True, exist_ok=True)
+        directory.chmod(mode)
+
+
+def bind_socket(path: Path, access: AccessRules | None = None) -> socket.socket:
+    """A stream socket bound to `path`. Needs the lock: a socket that no server answers on is replaced.
+
+    It is the owner's alone until its group is set, and no client can connect before the server listens.
+    """
     check_address(path)
     _remove_stale(path)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        os.fchmod(bound.fileno(), 0o600)
+        os.fchmod(bound.fileno(), OWNER_MODE)
         bound.bind(os.fspath(path))
+        if access is not None:
+            _open_to(path, access)
     except OSError as error:
         bound.close()
         _cannot_create(path, error)
+    except StokerError:
+        bound.close()
+        raise
     return bound
+
+
+def groups_of(access: AccessRules) -> set[int]:
+    """The groups whose members may use the daemon."""
+    return {group for group in (access.group, access.operators, access.admins) if group is not None}
+
+
+def _open_to(path: Path, access: AccessRules) -> None:
+    """The mode of the socket: several groups cannot own it, so with more than one everybody reaches it.
+
+    The server refuses users who may not use the daemon.
+    """
+    groups = groups_of(access)
+    wide = access.everyone or len(groups) > 1
+    mode = EVERYONE_MODE if wide else GROUP_MODE if groups else OWNER_MODE
+    try:
+        for group in groups if mode == GROUP_MODE else ():
+            os.chown(path, -1, group, follow_symlinks=False)
+        path.chmod(mode)
+    except OSError as error:
+        raise CannotCreate(
+            f"{path}: [access] wants mode {mode:o} for it: {error.strerror}",
+            hint="the daemon's user must be a member of the group, or root",
+        ) from error
 
 
 def _remove_stale(path: Path) -> None:

@@ -18,6 +18,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
 from itertools import count
@@ -25,13 +26,23 @@ from typing import Any, Protocol
 
 from msgspec import UNSET
 
-from stoker.core.errors import AnswerTooLarge, Draining, InvalidRequest, StokerError, TooManyStreams, TooManyWaits
+from stoker.core.access import Role
+from stoker.core.errors import (
+    AnswerTooLarge,
+    Draining,
+    InvalidRequest,
+    PermissionDenied,
+    StokerError,
+    TooManyStreams,
+    TooManyWaits,
+)
 from stoker.host.threads import start_threads
 from stoker.rpc import frames
 from stoker.rpc.frames import Request, RequestId
 from stoker.rpc.open_calls import OpenCalls
+from stoker.rpc.peer import Peer
 from stoker.rpc.round_robin import RoundRobin
-from stoker.rpc.table import Later, MethodKind, Peer, Stream
+from stoker.rpc.table import Later, MethodKind, Stream
 from stoker.rpc.wire import MAX_FRAME_BYTES
 from stoker.service.service import Service
 from stoker.telemetry.events import LogEvent
@@ -41,6 +52,7 @@ MAX_IN_FLIGHT = 1024
 MAX_BYTES_IN_FLIGHT = 4 * MAX_FRAME_BYTES  # of open requests
 MAX_STREAMS = 16  # of a connection
 MAX_AWAITED = 10_000  # jobs in all waits of a connection
+SHARED_THREADS = 4  # that read long frames of all other users
 
 
 Watched = Callable[[Callable[..., None]], Callable[..., None]]  # wraps a callback to measure its CPU time
@@ -64,8 +76,15 @@ class Backend:
         self.max_streams = max_streams
         self.streams: set[asyncio.Task[None]] = set()
         self.tasks: set[asyncio.Future[Any]] = set()
-        # One thread for each of the two users that may connect, so that they do not wait for each other's long frames.
-        self.frame_threads = {uid: start_threads(1, "frames") for uid in {0, os.getuid()}}
+        self.frame_threads: dict[int, ThreadPoolExecutor] = {}
+        self._admins = {0, os.geteuid()}
+
+    def frame_thread(self, uid: int) -> ThreadPoolExecutor:
+        """Root and the daemon's own user have threads of their own: they do not wait for the long frames of others."""
+        key = uid if uid in self._admins else -1 - uid % SHARED_THREADS
+        if key not in self.frame_threads:
+            self.frame_threads[key] = start_threads(1, "frames")
+        return self.frame_threads[key]
 
 
 class Calls:
@@ -107,8 +126,9 @@ class Calls:
             self._reading.cancel()
 
     def begin(self, request: Request) -> None:
-        if request.error is not None:
-            self._refuse(request, request.error)
+        refusal = request.error or self._denial(request)
+        if refusal is not None:
+            self._refuse(request, refusal)
             return
         try:
             if request.method.kind is MethodKind.STREAM:
@@ -121,6 +141,11 @@ class Calls:
                 self._begin_call(request)
         except Exception as error:  # noqa: BLE001 - the boundary: the client gets an answer, whatever happened
             self._refuse(request, error)
+
+    def _denial(self, request: Request) -> PermissionDenied | None:
+        if self._peer.role is Role.ADMIN:
+            return None
+        return PermissionDenied(f"{request.name} is for admins", hint="ask one of them")
 
     def _begin_call(self, request: Request) -> None:
         if request.method.kind is MethodKind.WAIT:

@@ -24,7 +24,7 @@ from stoker.rpc.calls import Backend, Calls
 from stoker.rpc.capacity import Capacity
 from stoker.rpc.frames import Request, requests_in
 from stoker.rpc.kept_bytes import Backlog, WaitingFrames
-from stoker.rpc.table import Peer
+from stoker.rpc.peer import Peer
 from stoker.rpc.wire import MAX_FRAME_BYTES, Framer
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -253,7 +253,7 @@ class ClientConnection(asyncio.Protocol):
             self._requests = requests_in(frame)
         else:
             self._in_thread = True
-            thread = self._gate.backend.frame_threads[self.peer.uid]
+            thread = self._gate.backend.frame_thread(self.peer.uid)
             reading = self._loop.run_in_executor(thread, lambda: list(requests_in(frame)))
             reading.add_done_callback(self._frame_is_read)
         return True

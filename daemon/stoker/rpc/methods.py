@@ -40,8 +40,9 @@ from stoker.rpc import schema
 from stoker.rpc.event_methods import EVENT_METHODS
 from stoker.rpc.hook_methods import HOOK_METHODS
 from stoker.rpc.overview_methods import OVERVIEW_METHODS
+from stoker.rpc.peer import Peer
 from stoker.rpc.schedule_methods import SCHEDULE_METHODS
-from stoker.rpc.table import Later, Method, MethodKind, Peer, Reply, Stream
+from stoker.rpc.table import Later, Method, MethodKind, Reply, Stream
 from stoker.rpc.workflow_methods import WORKFLOW_METHODS
 from stoker.service.logs import LogFeed, LogStart
 from stoker.service.service import Service

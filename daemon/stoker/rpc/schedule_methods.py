@@ -14,7 +14,8 @@ from stoker.core.schedule.request import ScheduleParams
 from stoker.core.workflow.definition import FlowRequest
 from stoker.rpc import schema
 from stoker.rpc.flows import WorkflowSubmitParams, read_flow
-from stoker.rpc.table import Method, MethodKind, Peer
+from stoker.rpc.peer import Peer
+from stoker.rpc.table import Method, MethodKind
 from stoker.service.service import Service
 
 

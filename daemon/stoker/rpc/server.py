@@ -1,11 +1,11 @@
 """The server: a listening socket, its connections, and their admission.
 
-Owns admission and the orderly end. Peers are known by SO_PEERCRED. capacity.py limits the connections per user and in
-total, below the limit of open files, so that clients cannot use up the daemon's own descriptors. address.py or systemd
-binds the socket.
+Owns admission and the orderly end. peer.py reads who a peer is, core/access.py says what it may. capacity.py limits the
+connections per user and in total, below the limit of open files, so that clients cannot use up the daemon's own
+descriptors. address.py or systemd binds the socket.
 
-Invariants: only root and the daemon's own user are served; a refused client gets one line with the reason; `stop` may
-be called at any time, also twice or before `start`, and returns when no connection is left.
+Invariants: only those whom [access] allows are served, also after a reload; a refused client gets one line with the
+reason; `stop` may be called at any time, also twice or before `start`, and returns when no connection is left.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import asyncio
 import os
 import resource
 import socket
-import struct
 from itertools import count
 
 from stoker.background.tasks import BackgroundTasks
+from stoker.core.access import AccessRules
 from stoker.core.errors import PermissionDenied, StokerError
 from stoker.rpc.calls import Backend, Watched
 from stoker.rpc.capacity import RESERVE, Capacity
@@ -32,14 +32,14 @@ from stoker.rpc.kept_bytes import (
     Backlog,
 )
 from stoker.rpc.listener import ClientListener
-from stoker.rpc.table import Peer
+from stoker.rpc.peer import Peer, peer_of
 from stoker.service.service import Service
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
 STOP_S = 2.0
 REFUSAL_LINE_S = 1.0
-_CREDENTIALS = struct.Struct("=iII")  # struct ucred
+WHO_MAY = "[access] of its settings says who may; a new member of a group logs in again, and then it counts"
 
 
 class Server:
@@ -49,6 +49,7 @@ class Server:
         listener: socket.socket,
         background: BackgroundTasks,
         *,
+        access: AccessRules | None = None,
         max_connections: int = 8192,
         max_connections_per_uid: int = 4096,
         frame_timeout_ms: int = 10_000,
@@ -57,6 +58,7 @@ class Server:
         max_waiting_bytes: int = MAX_WAITING_BYTES,
         watched: Watched = lambda callback: callback,
     ) -> None:
+        self.access = access or AccessRules(own_uid=os.geteuid())
         self.frame_timeout_s = frame_timeout_ms / 1000
         self.capacity = Capacity(min(max_connections, _affordable_connections()), max_connections_per_uid)
         self.backend = Backend(service, self.capacity.most, watched)
@@ -98,18 +100,28 @@ class Server:
         for thread in self.backend.frame_threads.values():
             thread.shutdown(wait=False, cancel_futures=True)
 
+    def use(self, access: AccessRules) -> None:
+        """Other rules from now on. An open connection that they give fewer rights ends; more come with a new one."""
+        self.access = access
+        for connection, peer in list(self._connections.items()):
+            role = access.role_of(peer.uid, peer.gids)
+            if role is None or role < peer.role:
+                now = "may not use this daemon any more" if role is None else f"is {role.word} now"
+                connection.refuse_waiting(PermissionDenied(f"uid {peer.uid} {now}", hint=WHO_MAY))
+
     @property
     def connections(self) -> int:
         return len(self._connections)
 
     def admit(self, connection: ClientConnection, sock: socket.socket) -> Peer:
         """The peer of a new connection. Raises StokerError if it is refused."""
-        pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        peer = Peer(uid, pid, next(self._numbers))
+        peer = peer_of(sock, next(self._numbers))
         try:
-            if uid not in (0, os.getuid()):
-                raise PermissionDenied(f"uid {uid} may not use this daemon", hint="ask its owner or root")
-            connection.ordinary = self.capacity.enter(uid)
+            role = self.access.role_of(peer.uid, peer.gids)
+            if role is None:
+                raise PermissionDenied(f"uid {peer.uid} may not use this daemon", hint=WHO_MAY)
+            peer = peer._replace(role=role)
+            connection.ordinary = self.capacity.enter(peer.uid)
         except StokerError as error:
             self._log_refusal(peer, error)
             raise

@@ -1,6 +1,6 @@
 """A row of the table of methods, and the kinds of answer that a handler may return.
 
-Owns `Method`, `Peer`, `Later` and `Stream`. The rows themselves stand in methods.py and workflow_methods.py.
+Owns `Method`, `Later` and `Stream`. The rows themselves stand in methods.py and workflow_methods.py.
 """
 
 from __future__ import annotations
@@ -11,18 +11,11 @@ from enum import StrEnum
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from stoker.core.requests import Params
+from stoker.rpc.peer import Peer
 from stoker.service.service import Service
 
 Reply = dict[str, Any]
 P = TypeVar("P", bound=Params)
-
-
-class Peer(NamedTuple):
-    """The client's process (SO_PEERCRED), and the number of its connection, which is never used again."""
-
-    uid: int
-    pid: int
-    connection: int = 0
 
 
 class MethodKind(StrEnum):

@@ -16,7 +16,8 @@ from stoker.core.workflow.resume import ResumeOptions
 from stoker.core.workflow.state import WorkflowFilter
 from stoker.rpc import schema
 from stoker.rpc.flows import WorkflowSubmitParams, read_flow
-from stoker.rpc.table import Method, MethodKind, Peer
+from stoker.rpc.peer import Peer
+from stoker.rpc.table import Method, MethodKind
 from stoker.service.service import Service
 from stoker.service.workflows import WorkflowService
 

@@ -247,6 +247,10 @@ MEANINGS: Final[dict[E, Meaning]] = {
         "The socket file was removed or replaced, and is there again.",
         "Find out what removes it, for example a cleaner of /tmp.",
     ),
+    E.SOCKET_OUT_OF_REACH: Meaning(
+        "`[access]` lets other users in, and the mode of the socket or of a directory above it keeps them out.",
+        "Read `error`: chmod or chgrp that place; of a socket of systemd in its unit (SocketMode, SocketGroup).",
+    ),
     E.STATE_NOT_NOTED: Meaning(
         "`state.json`, which other tools read, could not be written; the database is not affected.",
         "Make room on the disk, or correct the rights of the state directory.",

@@ -131,6 +131,7 @@ class LogEvent(StrEnum):
     # --- the host and clients ---
     SOCKET_LOST = "socket_lost", ERROR
     SOCKET_RESTORED = "socket_restored", WARNING
+    SOCKET_OUT_OF_REACH = "socket_out_of_reach", WARNING
     STATE_NOT_NOTED = "state_not_noted", ERROR
     STATE_RESTORED = "state_restored", WARNING
     STATE_LOST = "state_lost", CRITICAL

@@ -1,0 +1,59 @@
+"""The users of the daemon and their roles. Pure: numbers only, as the kernel gives them for a connection.
+
+Owns the roles and the rule that gives a peer its role. Root and the daemon's own user are always admins. Invariant: a
+number that stands for an unknown user or group (the kernel's overflow number, as of another user namespace) gives no
+right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import IntEnum
+
+from msgspec import Struct
+
+OVERFLOW = 65_534  # the kernel's default for an unknown user or group
+
+
+class Role(IntEnum):
+    """Each has the rights of those before it."""
+
+    SUBMITTER = 1
+    OPERATOR = 2
+    ADMIN = 3
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+class AccessRules(Struct, frozen=True, kw_only=True):
+    """The section [access] in numbers. `group`: whose members may submit; None if the daemon's user alone may.
+
+    `overflow_uid` and `overflow_gid`: as in /proc/sys/kernel.
+    """
+
+    own_uid: int
+    everyone: bool = False
+    group: int | None = None
+    operators: int | None = None
+    admins: int | None = None
+    overflow_uid: int = OVERFLOW
+    overflow_gid: int = OVERFLOW
+
+    def role_of(self, uid: int, gids: Collection[int]) -> Role | None:
+        """The role of a process with that user and those groups; None if it may not use the daemon."""
+        if uid in (0, self.own_uid):
+            return Role.ADMIN
+        if uid == self.overflow_uid:
+            return None
+        known = {gid for gid in gids if gid != self.overflow_gid}
+        for group, role in ((self.admins, Role.ADMIN), (self.operators, Role.OPERATOR)):
+            if group in known:
+                return role
+        return Role.SUBMITTER if self.everyone or self.group in known else None
+
+    @property
+    def shared(self) -> bool:
+        """Whether anybody but root and the daemon's own user may use it."""
+        return self.everyone or not {self.group, self.operators, self.admins} <= {None}
