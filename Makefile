@@ -15,7 +15,7 @@ WORKERS ?= $(shell n=$$(nproc); echo $$((n < 6 ? 3 * n : 16)))
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools demo run test test-faults test-mutants check format bench bench-peers soak clean
+.PHONY: help venv tools demo run test test-faults test-mutants check format bench bench-peers soak deb clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,7 @@ run: $(READY) ## the daemon in the foreground, state and socket in .local/ (ends
 
 test: $(READY) tools ## every test, first tests/core, which must cover core; TESTS=tests/rpc for some, ARGS='-k name'
 ifeq ($(TESTS),tests)
-	@echo 'every test takes 11 minutes on two quiet cores, on slow ones 30; the slowest are listed at the end'
+	@echo 'every test takes 15 minutes on two quiet cores, on slow ones 30; the slowest are listed at the end'
 	$(PYTEST) --cov --cov-report= tests/core $(ARGS)
 	$(BIN)/coverage report --fail-under=100 --skip-covered
 	$(PYTEST) tests --ignore tests/core $(ARGS)
@@ -77,6 +77,9 @@ bench-peers: $(READY) ## Stoker beside beanstalkd, task-spooler and Huey, which 
 
 soak: $(READY) ## a million short jobs: the daemon ends as large as it began; ARGS=--quick for a few
 	$(BIN)/python -m benchmarks --only soak $(ARGS)
+
+deb: $(READY) ## a Debian package in dist/, for the Python of this system: apt install ./dist/stoker_*.deb
+	@$(BIN)/python deb/build.py
 
 clean: ## remove what was built here, except .local/, which may hold your jobs
 	rm -rf $(VENV) build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
