@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stoker.cli import main
 from stoker.cli.kit.addresses import StepAddress, address
 from stoker.core.errors import UsageError
+from stoker.rpc.client import Client
 from tests.support import flows, work
 from tests.support.flow_files import job_of, sent
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from stoker.core.wire_types import StandingShape
     from tests.support.daemon import DaemonProcess
 
 SETTINGS = "[queues.shut]\npaused = true\n"
@@ -74,7 +77,7 @@ def test_group_when_a_command_acts_on_it_then_it_acts_on_its_open_steps(shared: 
     held = shown(shared, "hold", f"{flow}/compile")
     cancelled = shared.cli("cancel", f"{flow}/compile")
     again = shared.cli("cancel", f"{flow}/compile")
-    several = shared.cli("logs", f"{flow}/compile")
+    several = shared.cli("history", f"{flow}/compile")
 
     assert [job["state"] for job in held] == ["held", "held"]
     assert (cancelled.returncode, cancelled.stdout.count("cancelled")) == (0, 2)
@@ -85,6 +88,61 @@ def test_group_when_a_command_acts_on_it_then_it_acts_on_its_open_steps(shared: 
         f"stoker: {flow}/compile is a group of 3 steps; name one of them",
         "hint: " + " ".join(f"{flow}/{name}" for name in names_in(shared, flow, "compile")),
     ]
+
+
+def test_group_when_its_list_came_at_run_time_then_views_show_its_steps(shared: DaemonProcess, tmp_path: Path) -> None:
+    steps = {
+        "list": flows.step("""echo 'files=["a", "bb"]' >> $STOKER_OUTPUT"""),
+        "compile": flows.step("echo on $STOKER_ITEM; printf '1%%\\r2%%'", each={"step": "list", "output": "files"}),
+        "plain": flows.step("echo plain", each=["x", "y"]),
+        "shut": {**SHUT, "each": ["x", "y"]},
+    }
+    flow = sent(shared, tmp_path, steps)
+
+    waited = shared.cli("wait", f"{flow}/compile", f"{flow}/plain")
+    logs = {group: shared.cli("logs", f"{flow}/{group}") for group in ("compile", "plain", "shut")}
+    pieces = [json.loads(line) for line in shared.cli("logs", f"{flow}/plain", "--json").stdout.splitlines()]
+    followed = shared.cli("logs", f"{flow}/compile", "--follow")
+    reasons = [shared.cli("why", f"{flow}/{group}").stdout for group in ("compile", "shut")]
+    seen = shown(shared, "show", f"{flow}/compile")
+    shared.cli("workflow", "cancel", flow)
+
+    assert waited.returncode == 0
+    assert {step["state"] for step in seen["steps"]} == {"succeeded"}
+    assert [step["name"] for step in seen["steps"]] == ["compile", "compile[a]", "compile[bb]"]
+    assert logs["compile"].stdout.splitlines() == [
+        *(f"compile[a]  | {line}" for line in ("on a", "1%", "2%")),
+        *(f"compile[bb] | {line}" for line in ("on bb", "1%", "2%")),
+    ]
+    assert logs["plain"].stdout == "plain[x] | plain\nplain[y] | plain\n"
+    assert (logs["shut"].stdout, logs["shut"].stderr) == ("", "stoker: not started: shut[x, y]\n")
+    assert [piece["step"] for piece in pieces] == ["plain[x]", "plain[y]"]
+    assert followed.stderr.startswith(f"stoker: --follow takes one step, and {flow}/compile is a group of 2 steps\n")
+    assert reasons[0] == "compile[a, bb]: succeeded (exit 0)\n"
+    assert reasons[1].startswith("shut[x, y]: queue 'shut' is paused")
+    assert reasons[1].endswith("next: stoker queue resume shut\n")
+
+
+def test_group_when_a_wait_begins_before_its_list_then_it_waits_for_its_steps(
+    shared: DaemonProcess, tmp_path: Path, gate: work.Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command, *args = gate.pass_by("echo 'files=[1]' >> $STOKER_OUTPUT")
+    of_list = flows.step("exit 3", each={"step": "list", "output": "files"})
+    flow = sent(shared, tmp_path, {"list": {"command": command, "args": args}, "compile": of_list})
+    asked: list[tuple[int, ...]] = []
+    wait = Client.wait
+
+    def opening(self: Client, *jobs: int, **options: Any) -> list[StandingShape]:
+        asked.append(jobs)
+        gate.open()
+        return wait(self, *jobs, **options)
+
+    monkeypatch.setattr(Client, "wait", opening)
+    monkeypatch.setenv("STOKER_SOCKET", str(shared.socket))
+    status = main.guarded(["wait", f"{flow}/compile"])
+
+    assert [len(jobs) for jobs in asked] == [1, 2]
+    assert status == 1
 
 
 def test_group_when_a_workflow_retries_or_skips_it_then_all_its_steps_are_meant(

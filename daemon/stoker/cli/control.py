@@ -158,6 +158,7 @@ def _carry_out(client: Client, verb: str, ids: list[int], extra: dict[str, Any],
     alone = len(given["words"]) == len(ids) == 1
     answers: list[StandingShape | NotDone] = []
     refused: list[StokerError] = []
+    taken_up: dict[int, None] = {}
     each = client.call_each(f"job.{verb}", ({"id": job, **extra} for job in ids))
     for job, answer in zip(ids, each, strict=True):
         if isinstance(answer, StokerError):
@@ -169,20 +170,22 @@ def _carry_out(client: Client, verb: str, ids: list[int], extra: dict[str, Any],
                 render.error(answer, where="" if f"job {job}" in answer.message else f"job {job}: ")
         else:
             answers.append(answer)
+            taken_up |= dict.fromkeys(answer.get("taken_up", ()))
             if not given["json"]:
-                _print_answer(answer)
+                render.line(result(answer))
     if given["json"]:
         render.json_document(answers[0] if alone else answers)
-    elif len(refused) > MOST_SHOWN:
-        render.note(f"{len(refused)} of {counted(len(ids), 'job')} refused in all; --json has each error")
+    else:
+        _print_rest([str(job) for job in taken_up if job not in ids], len(refused), len(ids))
     return max((error.exit_status for error in refused), default=0)
 
 
-def _print_answer(answer: StandingShape) -> None:
-    render.line(result(answer))
-    if taken_up := answer.get("taken_up"):
-        render.flush()  # before the note, where both go to the same place
-        render.note(f"also queued again: {few([str(job) for job in taken_up], MOST_SHOWN)}")
+def _print_rest(taken_up: list[str], refused: int, asked: int) -> None:
+    render.flush()  # before the notes, where both go to the same place
+    if taken_up:
+        render.note(f"also queued again: {few(taken_up, MOST_SHOWN)}")
+    if refused > MOST_SHOWN:
+        render.note(f"{refused} of {counted(asked, 'job')} refused in all; --json has each error")
 
 
 def _selected(client: Client, verb: str, given: Given) -> list[int]:

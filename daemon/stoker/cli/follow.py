@@ -1,4 +1,4 @@
-"""Following jobs: `logs`, `wait`, `watch`, and the second half of `run`.
+"""Following jobs: `wait`, `watch`, and the second half of `run`.
 
 Owns how far the output was shown (attempt, offset, sequence number), so that following goes on where it was when the
 daemon comes back, and ends when the reader of stdout is gone. It reads streams and never polls.
@@ -14,17 +14,15 @@ import time
 from _thread import start_new_thread
 from binascii import a2b_base64
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from stoker.cli.kit import outcome, render, values
 from stoker.cli.kit.addresses import address, job_named, jobs_named
 from stoker.cli.kit.connection import call, patiently
 from stoker.cli.kit.naming import workflow_id
-from stoker.cli.kit.parser import JSON, RAW, Command, Given, Option
+from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.run_interrupt import BROKEN_PIPE, INTERRUPTED, RunInterrupt
 from stoker.core.errors import StokerError, WaitTimeout
-from stoker.core.reason_words import HANDLER_FAILED, SENTENCES, last_line
 from stoker.rpc.client import Client, own_token
 
 if TYPE_CHECKING:
@@ -107,7 +105,7 @@ def follow_run(given: Given, job: int, interrupt: RunInterrupt) -> int:
     render.aside(f"job {job}")
     try:
         with ReaderWatch(interrupt.reader_gone), render.LogText(raw=given["raw"]) as text:
-            reader = LogReader(given, job, _printer(text))
+            reader = LogReader(given, job, printer(text))
             job_end = patiently(given, reader.to_the_end, answered=True)
     except BrokenPipeError:
         interrupt.reader_gone()
@@ -174,8 +172,14 @@ def wait(given: Given) -> int:
     until = None if given["timeout_ms"] is None else time.monotonic() + given["timeout_ms"] / 1_000
 
     def for_them(client: Client) -> list[StandingShape]:
-        left_s = None if until is None else max(0.0, until - time.monotonic())
-        return client.wait(*jobs, any_one=given["any"], timeout_s=left_s)
+        """Also for the steps that a group gets while its first ones run."""
+        while True:
+            left_s = None if until is None else max(0.0, until - time.monotonic())
+            standings = client.wait(*jobs, any_one=given["any"], timeout_s=left_s)
+            more = [job for job in jobs_named(given, given["words"]) if job not in jobs]
+            if given["any"] or not more:
+                return standings
+            jobs.extend(more)
 
     if len(jobs) == 1 and sys.stderr.isatty():
         explain_delay(given, jobs[0])
@@ -194,58 +198,7 @@ def wait(given: Given) -> int:
     return statuses[0] if len(jobs) == 1 else int(not all(map(outcome.ended_well, ended)))
 
 
-@Command(
-    words="ID",
-    options=(
-        Option("-f --follow", None, "follow the log through all retries until the job has ended"),
-        Option("--attempt", "N", "the log of this attempt (default: the last one)", convert=values.positive),
-        Option("-n --lines", "N", "only the last N lines", convert=values.integer, to="tail_lines"),
-        RAW,
-        Option("--json", None, "print JSON, one piece of the log per line"),
-    ),
-    examples=(
-        "stoker logs 42",
-        "stoker logs -f 42",
-        "stoker logs 42 --attempt 1 -n 20",
-        "stoker logs '7/compile[lexer]'",
-    ),
-)
-def logs(given: Given) -> None:
-    """With -f, a job whose log is full waits up to 10 s for this command to read on before it drops the middle."""
-    (word,) = given["words"]
-    job = call(given, "job.get", {"id": job_named(given, word)})
-    attempt = given["attempt"] or max(1, job["attempts"])
-    if not job["attempts"] and not (given["follow"] and not outcome.ended(job)):
-        render.note(f"job {job['id']} {'never started' if job['state'] in outcome.FINAL else 'has not started'}")
-        render.hint(f"stoker why {job['id']}")
-        return
-    watch_of_reader = ReaderWatch() if given["follow"] else nullcontext()
-    with watch_of_reader, render.LogText(raw=given["raw"]) as text:
-        reader = LogReader(given, job["id"], _print_piece if given["json"] else _printer(text), attempt=attempt)
-        reader.tail_lines = given["tail_lines"]
-        if given["follow"] and given["attempt"] is None:
-            patiently(given, reader.to_the_end)
-        else:
-            patiently(given, lambda client: reader.one_attempt(client, follow=given["follow"]))
-    if reader.silent:
-        _explain_empty_log(call(given, "job.get", {"id": job["id"]}), attempt)
-
-
-def _explain_empty_log(job: JobDetails, ordinal: int) -> None:
-    """Say why the log is empty if the command never ran; other empty logs need no remark."""
-    for attempt in job.get("attempts_list", ()):
-        if attempt["ordinal"] >= ordinal and attempt["error"]:
-            reason = {"exception": HANDLER_FAILED, "exit": SENTENCES["output"]}
-            kind = attempt["outcome"] or "exit"
-            message = f"{SENTENCES.get(kind) or reason[kind]}: {last_line(attempt['error'])}"
-            if attempt["stopped"]:
-                message = f"it was stopped ({attempt['stop_reason']})"
-            render.note(f"attempt {attempt['ordinal']} wrote nothing: {message}")
-            if attempt["outcome"] == "exception" and not attempt["stopped"]:  # a process would log its traceback too
-                render.trace(f"{attempt['error'].rstrip()}\n")
-
-
-def _printer(text: render.LogText) -> Show:
+def printer(text: render.LogText) -> Show:
     def show(piece: LogPiece, data: bytes | None) -> None:
         if data is None:
             text.hole(piece["hole"])
@@ -253,13 +206,6 @@ def _printer(text: render.LogText) -> Show:
             text.write(data)
 
     return show
-
-
-def _print_piece(piece: LogPiece, data: bytes | None) -> None:
-    shown: dict[str, int | str] = {"attempt": piece["attempt"], "offset": piece["offset"]}
-    shown |= {"hole": piece["hole"]} if data is None else {"text": data.decode("utf-8", "backslashreplace")}
-    render.line(render.json_text(shown))
-    render.flush()
 
 
 @Command(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.cli.history import LOGS, log_tail, print_attempts, print_log_tail, typed_limits
 from stoker.cli.kit import outcome, render, table, values
-from stoker.cli.kit.addresses import job_named
-from stoker.cli.kit.connection import call, connect
+from stoker.cli.kit.addresses import NamedGroup, job_or_group
+from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Command, Given
 from stoker.cli.kit.selection import FILTER, Overview, filter_fields
 
@@ -136,7 +136,12 @@ def plain_text(word: str | RawBytesShape) -> str:
     examples=("stoker show 42", "stoker show 7/link --logs", "stoker show 42 --json | jq .reason"),
 )
 def show(given: Given) -> None:
-    ident = job_named(given, given["words"][0])
+    ident = job_or_group(given, given["words"][0])
+    if isinstance(ident, NamedGroup):
+        from stoker.cli.workflow_show import show_steps  # noqa: PLC0415 - only for groups
+
+        show_steps(given, *ident.address)
+        return
     with connect(given) as client:
         job = client.call("job.get", {"id": ident})
         log = log_tail(client, job) if given["logs"] else None
@@ -232,14 +237,3 @@ def _conditions(job: JobView) -> str | None:
 
 def _pairs(values_by_name: dict[str, Any]) -> str | None:
     return " ".join(f"{name}={value}" for name, value in values_by_name.items()) or None
-
-
-@Command(words="ID", options=(JSON,), examples=("stoker why 42", "stoker why '7/compile[lexer]'"))
-def why(given: Given) -> None:
-    answer = call(given, "job.why", {"id": job_named(given, given["words"][0])})
-    if given["json"]:
-        render.json_document(answer)
-        return
-    render.text("\n".join(render.wrapped(answer["message"], render.terminal_size()[0])))
-    if answer.get("hint"):
-        render.line(f"next: {render.visible(render.naming_socket(answer['hint']))}")

@@ -21,7 +21,7 @@ from stoker.core.workflow.step_names import found_steps
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from stoker.cli.kit.step_groups import StepGroup
     from stoker.core.views import AnalysisView, StepView, WorkflowDetails
@@ -48,14 +48,19 @@ HEADERS = ("STEP", "JOB", "STATE", "WHY", "TRY", "NEEDS", "REMARK")
 def show(given: Given) -> None:
     """Groups of steps have one row each. Of very many rows those are shown that need a look."""
     word = given["words"][0]
-    asked = address(word) if "/" in word else None
-    ident = asked[0] if isinstance(asked, StepAddress) else workflow_id(word)
+    asked = address(word) if "/" in word else workflow_id(word)
+    show_steps(given, *(asked if isinstance(asked, StepAddress) else (asked,)))
+
+
+def show_steps(given: Given, ident: int, name: str | None = None) -> None:
+    """A workflow with its steps, or with those that `name` stands for. Raises StepNotFound."""
+    states, analysed = given.get("state"), given.get("analyse")
     with connect(given) as client:
-        workflow = client.call("workflow.get", {"id": ident, **({"analyse": True} if given["analyse"] else {})})
+        workflow = client.call("workflow.get", {"id": ident, **({"analyse": True} if analysed else {})})
         waits = _blocked(client, workflow)
-        workflow["steps"] = chosen = _chosen(workflow, asked[1] if isinstance(asked, StepAddress) else None, given)
-        rows = step_groups.as_shown(chosen, every=bool(given["steps"] or given["state"] or asked))
-        shown = rows if given["steps"] else step_groups.most_urgent_rows(rows)
+        workflow["steps"] = chosen = _chosen(workflow, name, states)
+        rows = step_groups.as_shown(chosen, every=bool(given.get("steps") or states or name))
+        shown = rows if given.get("steps") else step_groups.most_urgent_rows(rows)
         logs = _logs(client, chosen if given["json"] else _of(shown)) if given["logs"] else {}
     if given["json"]:
         tails = {name: log.decode(errors="backslashreplace") for name, log in logs.items()}
@@ -63,7 +68,7 @@ def show(given: Given) -> None:
             workflow["steps"] = [{**step, "log_tail": tails.get(step["name"], "")} for step in chosen]
         render.json_document(workflow)
         return
-    if given["analyse"]:
+    if analysed:
         _print_analysis(workflow.get("analysis"))
         render.line()
     render.facts(_facts(workflow, waits))
@@ -76,11 +81,10 @@ def show(given: Given) -> None:
             print_log_tail(f"{step['name']} (stoker logs {step['job']}):", logs[step["name"]])
 
 
-def _chosen(workflow: WorkflowDetails, asked: str | None, given: Given) -> list[StepView]:
+def _chosen(workflow: WorkflowDetails, asked: str | None, states: Collection[str] | None) -> list[StepView]:
     """The steps of the group that was named, in the states that were named. Raises StepNotFound."""
     names = {step["name"]: step for step in workflow["steps"]}
     steps = names.values() if asked is None else [names[name] for name in found_steps(workflow["id"], asked, names)]
-    states = given["state"]
     return [step for step in steps if states is None or step["state"] in states]
 
 

@@ -13,7 +13,7 @@ from stoker.core.errors import StepNotFound, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from stoker.cli.kit.parser import Given
     from stoker.core.views import StepStandingView
@@ -44,6 +44,38 @@ def address(text: str) -> int | StepAddress:
     return StepAddress((ident, step))
 
 
+class NamedGroup:
+    """The steps that the name of a group stands for."""
+
+    def __init__(self, address: StepAddress, steps: Sequence[StepStandingView]) -> None:
+        self.address = address
+        self.steps = steps
+
+    @property
+    def tasks(self) -> Sequence[StepStandingView]:
+        """Without the step of Stoker's own that stands for the group, once that has succeeded: it runs no command."""
+        return [step for step in self.steps if step["name"] != self.address[1] or step["state"] != "succeeded"]
+
+    @property
+    def title(self) -> str:
+        return f"{self.address} is a group of {len(self.tasks)} steps"
+
+    @property
+    def some(self) -> str:
+        """The addresses of its first steps."""
+        more = f" and {len(self.tasks) - MOST_NAMED} more" if len(self.tasks) > MOST_NAMED else ""
+        return " ".join(f"{self.address[0]}/{step['name']}" for step in self.tasks[:MOST_NAMED]) + more
+
+
+def job_or_group(given: Given, word: str) -> int | NamedGroup:
+    """The one job that a word names, or the steps of a group."""
+    asked = address(word)
+    if not isinstance(asked, StepAddress):
+        return asked
+    steps = _steps(given, asked)
+    return steps[0]["job"] if len(steps) == 1 else NamedGroup(asked, steps)
+
+
 def job_named(given: Given, word: str | int | StepAddress) -> int:
     """The one job that a word names. Raises UsageError for a group, unless a step has just its name."""
     asked = address(word) if isinstance(word, str) else word
@@ -52,9 +84,8 @@ def job_named(given: Given, word: str | int | StepAddress) -> int:
     steps = _steps(given, asked)
     exact = [step for step in steps if step["name"] == asked[1]] or steps
     if len(exact) > 1:
-        some = " ".join(f"{asked[0]}/{step['name']}" for step in steps[:MOST_NAMED])
-        more = f" and {len(steps) - MOST_NAMED} more" if len(steps) > MOST_NAMED else ""
-        raise UsageError(f"{asked} is a group of {len(steps)} steps; name one of them", hint=f"{some}{more}")
+        group = NamedGroup(asked, steps)
+        raise UsageError(f"{group.title}; name one of them", hint=group.some)
     return exact[0]["job"]
 
 
@@ -69,7 +100,8 @@ def jobs_named(given: Given, words: Iterable[str], states: Collection[str] | Non
         steps = _steps(given, asked)
         fitting = [step for step in steps if states is None or len(steps) == 1 or step["state"] in states]
         if not fitting:
-            problem = f"none of the {len(steps)} steps of {asked} is {' or '.join(states or ())}"
+            count = len(NamedGroup(asked, steps).tasks)
+            problem = f"none of the {count} steps of {asked} is {' or '.join(states or ())}"
             raise UsageError(problem, hint=f"stoker workflow show {asked[0]} --steps")
         jobs |= dict.fromkeys(step["job"] for step in fitting)
     return list(jobs)
