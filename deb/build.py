@@ -108,8 +108,11 @@ def _put_manuals(stage: Path) -> None:
 
 def _put_units(stage: Path) -> None:
     units = ROOT / "systemd"
-    for unit in (*units.glob("*.service"), *units.glob("*.socket")):
-        _put(unit, stage / "usr/lib/systemd/system" / unit.name)
+    for kind, folder in (("system", units), ("user", units / "user")):
+        for unit in (*folder.glob("*.service"), *folder.glob("*.socket")):
+            target = stage / "usr/lib/systemd" / kind / unit.name
+            _put(unit, target)
+            target.write_text(unit.read_text().replace("%h/.local/bin", f"/{HOME}/bin"))
     _put(units / "sysusers.conf", stage / "usr/lib/sysusers.d/stoker.conf")
     _put(units / "tmpfiles.conf", stage / "usr/lib/tmpfiles.d/stoker.conf")
     _put(PARTS / "needrestart.conf", stage / "etc/needrestart/conf.d/stoker.conf")

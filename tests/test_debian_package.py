@@ -87,6 +87,7 @@ def test_package_when_installed_then_its_daemon_and_all_that_helps_are_there(ins
         "/usr/share/fish/vendor_completions.d/stoker.fish",
         "/usr/share/doc/stoker/examples/stoker.toml",
         "/usr/lib/systemd/system/stoker-web.service",
+        "/usr/lib/systemd/user/stoker.service",
     ):
         assert installed.run(f"test -s {file} && dpkg-query --search {file}") == f"stoker: {file}"
     # What Python compiled at run time would be no file of the package, and stay behind.

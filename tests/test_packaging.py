@@ -55,10 +55,10 @@ def tree() -> set[str]:
         package
         | manuals
         | {
-            f"stoker/{folder}/{path.name}"
+            f"stoker/{path.relative_to(ROOT)}"
             for folder in ("migrations", "systemd")
             for kind in SHIPPED
-            for path in (ROOT / folder).glob(kind)
+            for path in (ROOT / folder).rglob(kind)
         }
     )
 

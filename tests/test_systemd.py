@@ -7,6 +7,7 @@ exists here: `systemd-analyze verify` looks for it.
 from __future__ import annotations
 
 import configparser
+import os
 import shutil
 import subprocess
 import sys
@@ -32,13 +33,22 @@ def verify(folder: Path, unit: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def verify_for_user(folder: Path, unit: str) -> subprocess.CompletedProcess[str]:
+    """The same for the units of a user, of whom `systemd-analyze` needs a home and a runtime directory."""
+    for source in (*(UNITS / "user").glob("*.service"), *(UNITS / "user").glob("*.socket")):
+        (folder / source.name).write_text(source.read_text().replace("%h/.local/bin", str(PROGRAMS)))
+    command = ["systemd-analyze", "--user", "verify", "--man=no", "--recursive-errors=no", str(folder / unit)]
+    environ = {**os.environ, "XDG_RUNTIME_DIR": str(folder), "HOME": str(folder)}
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+
+
 def seconds(name: str) -> int:
     return int(service()["Service"][name])
 
 
-def service() -> configparser.ConfigParser:
+def service(path: str = "stoker.service") -> configparser.ConfigParser:
     parser = configparser.ConfigParser(interpolation=None)
-    parser.read(UNITS / "stoker.service")
+    parser.read(UNITS / path)
     return parser
 
 
@@ -48,6 +58,22 @@ def test_unit_when_verified_then_systemd_has_nothing_to_say(unit: str, tmp_path:
     result = verify(tmp_path, unit)
 
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", ["stoker.service", "stoker.socket"])
+def test_user_unit_when_verified_then_systemd_has_nothing_to_say(unit: str, tmp_path: Path) -> None:
+    result = verify_for_user(tmp_path, unit)
+
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_user_unit_when_compared_then_the_daemon_is_kept_alive_as_by_the_system() -> None:
+    of_system, of_user = service()["Service"], service("user/stoker.service")["Service"]
+
+    differing = {name for name in of_user if of_user[name] != of_system.get(name)}
+
+    assert differing == {"execstart", "runtimedirectorymode"}
 
 
 @needs_systemd
