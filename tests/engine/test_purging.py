@@ -149,5 +149,5 @@ async def test_purge_when_its_pass_was_cancelled_then_its_message_removes_nothin
     assert turn.finish().purge is None
 
 
-async def test_purge_when_only_changes_may_go_then_a_turn_removes_them(state: Opened, memory: LiveState) -> None:
+async def test_purge_when_only_changes_may_go_then_a_turn_gives_them_up(state: Opened, memory: LiveState) -> None:
     assert await removed(state, memory, Candidates(changes=7)) == PurgePortion(NOW.wall, changes=7)

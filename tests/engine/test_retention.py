@@ -52,6 +52,18 @@ def test_purge_when_jobs_have_ended_then_their_rows_logs_and_changes_go(daemon: 
     assert (daemon.stop(), daemon.restart_quietly()) == (0, 0)
 
 
+def test_purge_when_an_earlier_one_was_interrupted_then_it_deletes_what_that_gave_up(daemon: DaemonProcess) -> None:
+    daemon.stop()
+    with closing(sqlite3.connect(daemon.state_dir / "stoker.db", isolation_level=None)) as connection:
+        connection.execute("INSERT INTO meta VALUES ('changes_given_up', (SELECT max(seq) - 1 FROM changes))")
+    daemon.start()
+
+    with daemon.client() as client:
+        assert purge(client, queue="default")["changes"] == 0
+
+    assert daemon.rows("SELECT min(seq) > 1 FROM changes") == [(1,)]
+
+
 def test_purge_when_queues_are_made_meanwhile_then_it_is_carried_out(
     client: stoker.Client, shared: DaemonProcess
 ) -> None:

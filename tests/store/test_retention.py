@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from stoker.core.errors import ChangesRemoved
 from stoker.core.job.conditions import ConditionGroup
 from stoker.core.job.model import Need, Reason, State
 from stoker.core.requests import JobFilter
@@ -33,7 +32,7 @@ from stoker.store.database import make_shrinkable
 from stoker.store.recoveries import Recovery
 from stoker.store.retention import PurgePortion
 from stoker.store.writer import Batch, store
-from tests.support.batches import accepted, change, put
+from tests.support.batches import change, put
 from tests.support.jobs import attempt, checkpoint, job, running, spec
 
 if TYPE_CHECKING:
@@ -256,27 +255,6 @@ def test_purge_when_a_job_has_many_rows_then_each_commit_writes_few(database: sq
     assert count(database, "purged_jobs") == 601
 
 
-def test_changes_when_a_prefix_is_removed_then_the_chain_goes_on_from_its_hash(database: sqlite3.Connection) -> None:
-    head = store(database, accepted(*(job(id=ident) for ident in range(1, 6))), changes.GENESIS).head
-    hashes = rows(database, "SELECT hash FROM changes ORDER BY seq")
-
-    head = store(database, Batch(purge=PurgePortion(0, changes=3), changes=[change(6)]), head).head
-
-    assert rows(database, "SELECT seq FROM changes ORDER BY seq") == [4, 5, 6]
-    assert rows(database, "SELECT value FROM meta WHERE key = 'changes_purged_hash'") == [hashes[2]]
-    assert changes.last(database) == (6, head)
-    assert changes.insert_rows([replace(change(4, subject="4"), payload={"n": 4})], hashes[2])[0][0][-1] == hashes[3]
-
-
-def test_changes_when_they_are_large_then_few_go_in_one_commit(database: sqlite3.Connection) -> None:
-    text = "x" * (retention.SWEPT_BYTES // 2)
-    log = [replace(change(seq), payload={"text": text if seq in (2, 3) else ""}) for seq in range(1, 7)]
-    store(database, Batch(changes=log), changes.GENESIS)
-
-    assert [retention.few_changes(database, first, 6) for first in (1, 2, 3, 4)] == [3, 3, 6, 6]
-    assert retention.few_changes(database, 4, 5) == 5
-
-
 def test_workflows_when_their_flows_are_long_then_their_pages_are_known(database: sqlite3.Connection) -> None:
     add_workflow(database, replace(workflow(1), flow="x" * 40_960))
 
@@ -291,33 +269,6 @@ def test_purge_when_rows_are_large_then_few_go_in_one_piece(database: sqlite3.Co
     retention.purge(database, PurgePortion(0, list(range(1, 3 * retention.FEW_JOBS))))
 
     assert retention.sweep_rows(database).removed == retention.FEW_JOBS
-
-
-def test_changes_when_a_purge_says_nothing_then_the_trigger_refuses_to_delete(database: sqlite3.Connection) -> None:
-    store(database, accepted(job()), changes.GENESIS)
-
-    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-        database.execute(retention.DELETE_CHANGES, (1,))
-
-
-def test_cursor_when_changes_behind_it_were_removed_then_it_is_refused(database: sqlite3.Connection) -> None:
-    head = store(database, accepted(*(job(id=ident) for ident in (1, 2, 3))), changes.GENESIS).head
-    changes.check_cursor(database, 0)
-    store(database, Batch(purge=PurgePortion(0, changes=2), changes=[change(4)]), head)
-
-    assert [one.seq for one in changes.after(database, 2, 4, 9).changes] == [3, 4]
-    with pytest.raises(ChangesRemoved, match="up to 2 were removed"):
-        changes.after(database, 1, 4, 9)
-    assert (changes.begins(database, 3), changes.begins(database, 2)) == (True, False)
-
-
-def test_restart_when_all_but_the_last_change_went_then_the_log_goes_on(database: sqlite3.Connection) -> None:
-    head = store(database, accepted(job()), changes.GENESIS).head
-    head = store(database, Batch(purge=PurgePortion(0, changes=1), changes=[change(2)]), head).head
-
-    store(database, Batch(changes=[change(3)]), changes.last(database)[1])
-
-    assert rows(database, "SELECT seq FROM changes") == [2, 3]
 
 
 # --- the sweeps ---------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 PAYLOAD = 9  # its index in the parameters of INSERT
 LAST_AT = "SELECT at FROM changes ORDER BY seq DESC LIMIT 1"
 LAST = "SELECT seq, hash FROM changes ORDER BY seq DESC LIMIT 1"
+GIVEN_UP = "changes_given_up"  # the key in meta: up to this seq changes are to be removed
 # A purge removes the oldest changes and stores the seq and hash of the last removed one: the chain goes on from it.
 PURGED = """
 SELECT (SELECT value FROM meta WHERE key = 'changes_purged'), (SELECT value FROM meta WHERE key = 'changes_purged_hash')

@@ -2,7 +2,8 @@
 
 `purge` is part of the commit of a turn. It adds jobs to the list `purging_jobs`, which hides them from every query, and
 checkpoints to `checkpoint_purges`. Ids are never used twice, so nothing can refer to these any more, and sweeps remove
-their rows later, in pieces. A job without a row stays in the list `purged_jobs` until its log directory is removed.
+their rows later, in pieces. A job without a row stays in the list `purged_jobs` until its log directory is removed. Old
+changes are given up in that commit and deleted later, too (`old_changes`).
 Invariant: everything that is still to be removed is in one of the lists.
 """
 
@@ -17,7 +18,7 @@ from msgspec import Struct
 
 from stoker.core.retention import EndedItem, NamedWork, StillNeeded
 from stoker.core.workflow.checkpoint import chain_of
-from stoker.store import conditions, given_ids
+from stoker.store import changes, conditions, given_ids
 from stoker.store.database import json_array
 from stoker.store.jobs import NOT_PURGED
 from stoker.store.queues import SET_META
@@ -45,12 +46,6 @@ WHERE id IN (SELECT value FROM json_each(?)) AND finished_at IS NOT NULL AND {NO
 WORKFLOWS_ENDED_AT = """
 SELECT id, finished_at FROM workflows WHERE id IN (SELECT value FROM json_each(?)) AND finished_at IS NOT NULL
 """
-CHANGE_SIZES = "SELECT seq, length(payload) FROM changes WHERE seq BETWEEN ? AND ? ORDER BY seq"
-OLDEST_CHANGES = "SELECT seq, at FROM changes WHERE seq > ? ORDER BY seq LIMIT ?"
-COUNT_CHANGES = """
-SELECT count(*) FROM changes
-WHERE seq < coalesce((SELECT seq FROM changes WHERE at >= ?1 ORDER BY seq LIMIT 1), ?2 + 1) AND seq <= ?2
-"""
 
 MARK_KEYS = """
 UPDATE idempotency SET purged_at = ?1, (purged_state, purged_workflow) = (
@@ -65,8 +60,6 @@ SELECT chain, max(seq) FROM checkpoints WHERE chain IN (SELECT value FROM json_e
 ON CONFLICT (chain) DO UPDATE SET seq = excluded.seq
 """
 DELETE_WORKFLOWS = "DELETE FROM workflows WHERE id IN (SELECT value FROM json_each(?))"
-HASH_OF_CHANGE = "SELECT hash FROM changes WHERE seq = ?"
-DELETE_CHANGES = "DELETE FROM changes WHERE seq <= ?"
 
 LISTED_JOBS = "SELECT id FROM purging_jobs LIMIT ?"
 DELETE_ATTEMPTS = """
@@ -112,8 +105,6 @@ KEPT_RECOVERIES = 1_000
 SWEPT_RECOVERIES = 10  # the plan of one may have megabytes
 SWEPT_ROWS = 48  # in one piece: a millisecond, for which an answer may wait
 SWEPT_JOB_ROWS = 192  # in one piece that ends early when a commit waits
-SWEPT_CHANGES = 64  # in one turn: half a millisecond, for which its answers wait
-CHANGES_PAGES = 16  # of WAL, for so many
 SWEPT_PAGES = 96  # of the rows in one piece
 FEW_JOBS = 8  # removed before the pages are counted again, and before a commit that waits has its turn
 SWEPT_BYTES = 1024 * 1024
@@ -210,27 +201,6 @@ def workflows_ended_at(connection: sqlite3.Connection, ids: Iterable[int]) -> di
     return dict(connection.execute(WORKFLOWS_ENDED_AT, (json_array(ids),)).fetchall())
 
 
-def few_changes(connection: sqlite3.Connection, first: int, last: int) -> int:
-    """The last of the changes from `first` to `last` that one commit may delete with all before it."""
-    up_to, room = first, SWEPT_BYTES
-    last = min(last, first + SWEPT_CHANGES - 1)  # their numbers have no gaps
-    for seq, size in connection.execute(CHANGE_SIZES, (first, last)).fetchall():
-        if room <= 0:
-            break
-        up_to, room = seq, room - size
-    return up_to
-
-
-def oldest_changes(connection: sqlite3.Connection, after: int, limit: int) -> list[tuple[int, int]]:
-    """Seq and time of the oldest changes behind `after` that are left."""
-    return connection.execute(OLDEST_CHANGES, (after, limit)).fetchall()
-
-
-def count_changes(connection: sqlite3.Connection, before: int, newest: int) -> int:
-    """The number of changes that a purge would remove: those before the first newer one, and up to `newest`."""
-    return int(connection.execute(COUNT_CHANGES, (before, newest)).fetchone()[0])
-
-
 class Candidates(Struct, frozen=True):
     """Jobs and workflows that a turn may remove, with the times of their ends, and the steps of the workflows.
 
@@ -249,7 +219,7 @@ class Candidates(Struct, frozen=True):
 
 
 class PurgePortion(Struct, frozen=True):
-    """All that one turn removes. `workflows`: the jobs of each; `changes`: the last seq to remove, 0 for none."""
+    """All that one turn removes. `workflows`: the jobs of each; `changes`: the last seq to give up, 0 for none."""
 
     at: int
     jobs: list[int] = []
@@ -259,7 +229,7 @@ class PurgePortion(Struct, frozen=True):
     @property
     def pages(self) -> int:
         """An estimate of the pages of WAL that it takes: it was compared with the growth of the WAL."""
-        return len(self.all_jobs) // 16 + len(self.workflows) + (CHANGES_PAGES if self.changes else 0)
+        return len(self.all_jobs) // 16 + len(self.workflows)
 
     @property
     def chains(self) -> list[str]:
@@ -280,14 +250,7 @@ def purge(connection: sqlite3.Connection, portion: PurgePortion) -> None:
     connection.execute(LIST_CHECKPOINTS, (json_array(portion.chains),))
     connection.execute(DELETE_WORKFLOWS, (json_array(portion.workflows),))
     if portion.changes:
-        _purge_changes(connection, portion.changes)
-
-
-def _purge_changes(connection: sqlite3.Connection, seq: int) -> None:
-    """Delete changes. A trigger allows it only up to the seq in `meta`; the chain goes on from the hash in `meta`."""
-    (digest,) = connection.execute(HASH_OF_CHANGE, (seq,)).fetchone()
-    connection.executemany(SET_META, [("changes_purged", seq), ("changes_purged_hash", digest)])
-    connection.execute(DELETE_CHANGES, (seq,))
+        connection.execute(SET_META, (changes.GIVEN_UP, portion.changes))
 
 
 class Swept(NamedTuple):

@@ -1,4 +1,4 @@
-"""The leftovers of a purge: rows, log directories, checkpoints, keys, archives, free pages of the file.
+"""The leftovers of a purge: rows, changes, log directories, checkpoints, keys, archives, free pages of the file.
 
 No row refers to them any more, so they are removed in small pieces, outside of turns. Invariant: after a crash the next
 pass continues, because the leftovers are listed in the database or found by their age.
@@ -14,6 +14,7 @@ from stoker.engine.memory import LiveState
 from stoker.executors.launcher_pool import LauncherPool
 from stoker.ops import archive
 from stoker.process.log_directories import IN_ONE_BUCKET, bucket_of, remove_bucket, remove_logs
+from stoker.store import old_changes
 from stoker.store import retention as rows
 from stoker.store.reader import Reader
 from stoker.store.retention import Swept
@@ -50,6 +51,7 @@ class Leftovers:
         """Remove all of purged jobs and shrink the file. False if `pace` ran out before the end."""
         return (
             await self.sweep_rows(pace)
+            and await self.sweep_changes(pace)
             and await self._sweep_logs(pace)
             and await self._repeat(pace, rows.sweep_checkpoints)
             and await self._repeat(pace, rows.shrink, SHRUNK_PAGES)
@@ -58,6 +60,10 @@ class Leftovers:
     async def sweep_rows(self, pace: Pace) -> bool:
         """Remove the rows of purged jobs. False if `pace` ran out before the end."""
         return await self._repeat(pace, rows.sweep_rows, lambda: self._writer.awaited)
+
+    async def sweep_changes(self, pace: Pace) -> bool:
+        """Delete the changes that were given up. False if `pace` ran out before the end."""
+        return await self._repeat(pace, old_changes.sweep, lambda: self._writer.awaited)
 
     async def _repeat(self, pace: Pace, piece: Callable[..., Swept], *args: object) -> bool:
         while not pace.is_over:

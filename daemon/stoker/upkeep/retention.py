@@ -40,6 +40,7 @@ from stoker.core.units import age
 from stoker.core.workflow.state import ENDED
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState
+from stoker.store import changes, old_changes
 from stoker.store import retention as rows
 from stoker.store.reader import Reader
 from stoker.store.retention import Candidates, PurgeGroup, PurgePortion
@@ -262,23 +263,21 @@ class Retention:
         Each removal adds a change: without `least` an idle daemon would add one in every pass, to remove the last one.
         """
         newest = newest_removable(self._memory.committed_seq, keep_last)
-        while not pace.is_over:
+        first = await self._reader.run(changes.last_removed)
+        while await self._leftovers.sweep_changes(pace):  # those of a pass that was interrupted, too
             old = await self._old_changes(before, newest, least)
             if len(old) < least:
-                return
-            while old:
-                async with pace.piece():
-                    up_to = await self._reader.run(rows.few_changes, old[0], old[-1])
-                    await self._inbox.ask(Purging(Candidates(changes=up_to), actor))
-                removed.changes += up_to + 1 - old[0]
-                old = range(up_to + 1, old.stop)
+                break
+            async with pace.piece():
+                await self._inbox.ask(Purging(Candidates(changes=old[-1]), actor))
+        removed.changes += await self._reader.run(changes.last_removed) - first
 
     async def _old_changes(self, before: int, newest: int, least: int) -> range:
         """The next changes to remove from the beginning of the log: `least` or more, unless there are fewer."""
         first, last, after = 1, 0, 0
         now, is_over = self._clock.now().wall, False
         while not is_over and last - first + 1 < least:
-            oldest = await self._reader.run(rows.oldest_changes, after, CHANGES)
+            oldest = await self._reader.run(old_changes.oldest, after, CHANGES)
             if not oldest:
                 break
             first, after = first if after else oldest[0][0], oldest[-1][0]
@@ -333,7 +332,7 @@ class Retention:
                     sizes.update(await self._reader.run(sizes_of, portion))
             if asked.takes_all:
                 newest = newest_removable(self._memory.committed_seq, 0)
-                removed.changes = await self._reader.run(rows.count_changes, asked.before, newest)
+                removed.changes = await self._reader.run(old_changes.count, asked.before, newest)
         return {**removed.view(), "log_bytes": sizes["logs"], "checkpoint_bytes": sizes["checkpoints"]}
 
 
