@@ -23,6 +23,7 @@ from .logs import LogExistsError, LogFile
 from .outputs import PIPE_VARIABLE, Outputs
 from .process_tree import MAX_PASSES, Delivery, ProcessTree
 from .runs import CLOSING, ENDED, RUNNING, Run, Runs
+from .sharing import share_output
 from .spawn import Spawner
 
 if TYPE_CHECKING:
@@ -36,13 +37,16 @@ STOPPING = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGH
 
 
 class Launcher:
-    def __init__(self, launcher: str, instance: str, outcome_log: OutcomeLog) -> None:
+    """`shared_work`: the directory of outputs that the daemon, another user, is to read; None if it is our user."""
+
+    def __init__(self, launcher: str, instance: str, outcome_log: OutcomeLog, shared_work: str | None = None) -> None:
         self.outbox: list[Message] = []
         self.outputs = Outputs()
         self.lack: OSError | None = None  # what the host lacked in the last call of `reap`
         self._launcher = launcher
         self._instance = instance
         self._outcome_log = outcome_log
+        self._shared_work = shared_work
         self._epoch = 0
         self._hears_leaked = False
         self._reported_leaked = (0, 0)
@@ -281,6 +285,8 @@ class Launcher:
     def _record_exit(self, run: Run, status: int, usage: resource.struct_rusage, own_rss_kib: int) -> None:
         left = self._tree.has(run.run_id)
         self._read_rest(run, over=not left)
+        if self._shared_work is not None:
+            share_output(self._shared_work, run.run_id)
         signum = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         oom = run.cgroup is not None and _was_out_of_memory(run.cgroup)
         run.exit = {

@@ -1,7 +1,7 @@
 """The listening socket, and the connections of daemons.
 
-Refuses peers of another user. Never blocks: frames that a peer does not take wait in a buffer, which is bounded by the
-outcomes that are not yet acknowledged.
+Refuses peers but the daemon's user and root. Never blocks: frames that a peer does not take wait in a buffer, which is
+bounded by the outcomes that are not yet acknowledged.
 """
 
 from __future__ import annotations
@@ -22,16 +22,22 @@ CREDENTIALS = struct.Struct("iII")
 
 
 def listen(directory: int, name: str) -> socket.socket:
-    """A private socket. It is bound through a descriptor of its directory, as an address has at most 107 bytes."""
+    """A socket for our user, and for our group unless the umask denies it.
+
+    It is bound through a descriptor of its directory, as an address has at most 107 bytes.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    os.fchmod(listener.fileno(), 0o600)
+    os.fchmod(listener.fileno(), 0o660)
     listener.bind(f"/proc/self/fd/{directory}/{name}")
     listener.listen(BACKLOG)
     return listener
 
 
-def accept(listener: socket.socket) -> DaemonPeer | None:
-    """The next connection, if it is from our own user or root. Raises OSError where the host lacks what it takes."""
+def accept(listener: socket.socket, daemon_uid: int) -> DaemonPeer | None:
+    """The next connection, if it is from the daemon's user or root.
+
+    Raises OSError where the host lacks what it takes.
+    """
     try:
         sock, _ = listener.accept()
     except (BlockingIOError, ConnectionAbortedError):  # the peer has gone again
@@ -39,7 +45,7 @@ def accept(listener: socket.socket) -> DaemonPeer | None:
     sock.setblocking(False)  # noqa: FBT003
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
     _pid, uid, _gid = CREDENTIALS.unpack(raw)
-    if uid not in {0, os.geteuid()}:
+    if uid not in {0, daemon_uid}:
         sock.close()
         return None
     return DaemonPeer(sock)

@@ -32,6 +32,8 @@ STAT_BLOCK_BYTES = 512
 FOLLOWER_WAIT_S = 10.0
 # A reader removes a directory that it made if that stays empty, perhaps just before we make the log in it.
 OPEN_TRIES = 8
+# The umask takes the rights of the group away, unless that is the group of the daemon (main.py).
+FILE_MODE, DIRECTORY_MODE = 0o640, 0o770
 
 
 class LogExistsError(Exception):
@@ -165,9 +167,9 @@ def _open_in_its_directory(path: str, flags: int) -> int:
     """Open a log; make its directory if needed. Raises OSError, ENOENT if the directory was removed each time."""
     for _ in range(OPEN_TRIES - 1):
         with contextlib.suppress(FileNotFoundError):
-            return os.open(path, flags, 0o600)
+            return os.open(path, flags, FILE_MODE)
         _make_directory(os.path.dirname(path))
-    return os.open(path, flags, 0o600)
+    return os.open(path, flags, FILE_MODE)
 
 
 def require_regular(fd: int) -> None:
@@ -185,12 +187,12 @@ def _require_writable(directory: str) -> None:
 
 
 def _make_directory(path: str) -> None:
-    """Private at every level, which os.makedirs is not."""
+    """With our umask at every level, which os.makedirs does not use."""
     try:
-        os.mkdir(path, 0o700)
+        os.mkdir(path, DIRECTORY_MODE)
     except FileExistsError:
         return
     except FileNotFoundError:
         _make_directory(os.path.dirname(path))
         with contextlib.suppress(FileExistsError):  # a reader that waits for the log has made it meanwhile
-            os.mkdir(path, 0o700)
+            os.mkdir(path, DIRECTORY_MODE)

@@ -42,8 +42,9 @@ SIGNALFD_BYTES = 128 * 32
 
 
 class LauncherLoop:
-    def __init__(self, launcher: Launcher, listener: socket.socket) -> None:
+    def __init__(self, launcher: Launcher, listener: socket.socket, daemon_uid: int) -> None:
         self._launcher = launcher
+        self._daemon_uid = daemon_uid
         self._listener = listener
         self._deaths = kernel.open_signalfd(signal.SIGCHLD)
         self._epoll = select.epoll()
@@ -136,7 +137,7 @@ class LauncherLoop:
 
     def _accept(self) -> None:
         try:
-            peer = accept(self._listener)
+            peer = accept(self._listener, self._daemon_uid)
         except OSError as error:
             self._pause_listening(error)
             return

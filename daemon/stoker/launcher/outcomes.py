@@ -10,7 +10,7 @@ import contextlib
 import os
 
 from . import frames
-from .logs import require_regular
+from .logs import FILE_MODE, require_regular
 
 # A worker can put a FIFO there: opening that without O_NONBLOCK waits for a reader.
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -24,7 +24,7 @@ class OutcomeLog:
     def append(self, outcomes: list[frames.Message]) -> None:
         """Write all outcomes durably. After an OSError all count as not written, and the caller may try again."""
         lines = b"".join(map(frames.line, outcomes))
-        fd = os.open(self._path, APPEND, 0o600)
+        fd = os.open(self._path, APPEND, FILE_MODE)
         try:
             require_regular(fd)
             _append_whole(fd, lines)
