@@ -53,7 +53,7 @@ else
 endif
 
 test-faults: $(READY) tools ## every torture at length, from a new seed, which is printed (STOKER_SEED=... replays it; N=1000 for more)
-	STOKER_FAULTS=$${N:-300} $(BIN)/python -m pytest tests/faults tests/simulation -s --timeout 7200 $(ARGS)
+	STOKER_FAULTS=$${N:-300} $(BIN)/python -m pytest tests/faults tests/simulation tests/spawner -s --timeout 7200 $(ARGS)
 
 test-mutants: $(READY) tools ## break the code one line at a time: a test must notice each (ARGS='--only NAME' or '--list')
 	$(BIN)/python -m tests.mutants.run $(ARGS)

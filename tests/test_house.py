@@ -40,7 +40,7 @@ def without(paths: Iterable[Path], *exceptions: str) -> list[Path]:
 
 PRODUCT = python("daemon")
 TESTS = python("tests")
-LAUNCHER = python("daemon/stoker/launcher")
+LAUNCHER = python("daemon/stoker/launcher", "daemon/stoker/spawner")
 EVERYTHING = python("daemon", "tests", "benchmarks", "migrations", "systemd")
 
 
@@ -291,7 +291,7 @@ BROKEN_ARROWS = {
     "Imports point down only": ("store/jobs.py", "import stoker.engine"),
     "The core is pure": ("core/job/retry.py", "import asyncio"),
     "The client starts fast": ("rpc/wire.py", "import msgspec"),
-    "The launcher stands alone": ("process/client.py", "import stoker.launcher"),
+    "The launcher and the spawner stand alone": ("process/client.py", "import stoker.launcher"),
 }
 
 

@@ -53,7 +53,7 @@ def service(path: str = "stoker.service") -> configparser.ConfigParser:
 
 
 @needs_systemd
-@pytest.mark.parametrize("unit", ["stoker.service", "stoker.socket", "stoker-web.service"])
+@pytest.mark.parametrize("unit", ["stoker.service", "stoker.socket", "stoker-web.service", "stoker-launcher.service"])
 def test_unit_when_verified_then_systemd_has_nothing_to_say(unit: str, tmp_path: Path) -> None:
     result = verify(tmp_path, unit)
 

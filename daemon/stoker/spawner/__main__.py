@@ -1,0 +1,17 @@
+"""Lets `python -I -S .../spawner/__main__.py` run this directory as a package of its own.
+
+By path, because it runs as root and must not load the rest of Stoker.
+"""
+
+import os
+import sys
+
+if not __package__:
+    # PEP 366: relative imports work once the package's name is known and its parent directory is searched.
+    __package__ = os.path.basename(os.path.dirname(os.path.abspath(__file__)))
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    __import__(__package__)
+
+from .main import main
+
+sys.exit(main(sys.argv[1:]))
