@@ -100,6 +100,33 @@ def test_folding_when_a_step_needs_another_of_its_each_then_these_stay_apart() -
     assert [node.label for node in graph_shape.folded(nodes(("a:1", []), ("a:2", ["a:1"])))] == ["a:1", "a:2"]
 
 
+def test_folding_when_the_list_came_at_run_time_then_the_group_is_one_node() -> None:
+    steps = [
+        Node("list", [], "succeeded"),
+        Node("compile", [("list", "ok")], "succeeded"),
+        *(Node(f"compile[{number}]", [("compile", "ok")], "running") for number in range(3)),
+        Node("link", [("compile", "ok"), *((f"compile[{number}]", "ok") for number in range(3))], "waiting"),
+    ]
+
+    layers = graph_shape.layered(graph_shape.folded(steps))
+    before = graph_shape.folded([Node("compile", [], "waiting")])
+
+    assert names(layers) == [["list"], ["compile"], ["link"]]
+    assert (layers[1][0].label, layers[1][0].state_text) == ("compile x3", "running")
+    assert [node.label for node in before] == ["compile"]
+
+
+def test_graph_when_a_step_has_an_if_then_every_format_shows_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = flow_file(tmp_path, {"a": OK, "b": {**OK, "needs": ["a"], "if": "needs.a.exit_code == 0"}})
+
+    assert shown(capfd, file)[1].splitlines()[-1] == "2  • b    ← a  if needs.a.exit_code == 0"
+    assert json.loads(shown(capfd, file, "--json")[1])["steps"][1]["if"] == "needs.a.exit_code == 0"
+    for form in DRAWINGS:
+        assert "b, if needs.a.exit_code == 0" in shown(capfd, file, "--format", form)[1]
+
+
 def test_text_when_a_layer_is_long_then_urgent_steps_are_shown_and_the_rest_counted() -> None:
     layer = [Node(f"s{number:04}", [], "succeeded") for number in range(1_000)]
     layer[700].state = "failed"

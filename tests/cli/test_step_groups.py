@@ -16,7 +16,7 @@ def a_step(name: str, state: str = "waiting", **fields: Any) -> StepView:
     plain = {
         "name": name, "job": 1, "state": state, "reason": None, "error": None, "exit_code": None, "signal": None,
         "attempts": 0, "failures": 0, "needs": [], "when": None, "conditions_open": [], "critical": True,
-        "resume": "restart", "reused": None, "handler": None,
+        "resume": "restart", "reused": None, "run_if": None, "handler": None,
     }  # fmt: skip
     return cast("StepView", plain | fields)
 
@@ -59,6 +59,12 @@ def test_group_when_a_step_stands_for_it_then_that_step_is_not_counted() -> None
     (row,) = step_groups.grouped([a_step("compile", "succeeded"), *fan_out("compile", "succeeded", "running")])
 
     assert step_groups.cells(row)[:4] == ("compile x2", "-", "running", "1/2 done, 1 running")
+
+
+def test_step_when_it_has_an_if_then_the_remark_says_so() -> None:
+    (row,) = step_groups.grouped([a_step("a", "skipped", run_if="parameters.env == 'prod'")])
+
+    assert step_groups.remark(row) == "if parameters.env == 'prod'"
 
 
 def test_rows_when_there_are_very_many_then_those_that_need_a_look_are_kept() -> None:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from tests.support import flows, work
-from tests.support.flow_files import sent
+from tests.support.flow_files import sent, written
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +53,25 @@ def test_show_when_steps_are_many_then_groups_filters_and_progress_are_shown(
     assert [step["name"] for step in group["steps"]] == [f"bad[{item}]" for item in ITEMS]
     assert unknown.stderr.endswith("hint: did you mean bad?\n")
     assert analysed.index("failure") < analysed.index("workflow  ")
+
+
+def test_show_when_a_list_came_at_run_time_then_its_steps_stand_with_their_group(
+    shared: DaemonProcess, tmp_path: Path
+) -> None:
+    steps = {
+        "list": flows.step("""echo 'files=["a", "b"]' >> $STOKER_OUTPUT"""),
+        "compile": flows.step("true", each={"step": "list", "output": "files"}),
+        "last": {**flows.step("true", "compile"), "if": "needs.compile.size() == 2"},
+    }
+    source = written(tmp_path, json.dumps({**flows.flow(steps), "name": "later"}), "flow.json")
+
+    planned = shared.cli("workflow", "submit", "--dry-run", source).stdout
+    flow = shared.cli("workflow", "submit", "--wait", source).stdout.strip()
+    shown = shared.cli("workflow", "show", flow).stdout.partition("\nSTEP")[2].splitlines()[1:]
+
+    assert [line.split()[0] for line in shown] == ["list", "compile", "compile[a]", "compile[b]", "last"]
+    assert shown[-1].endswith("  if needs.compile.size() == 2")
+    assert planned.endswith("  last (if needs.compile.size() == 2)\n")
 
 
 def test_show_when_an_earlier_run_succeeded_then_the_time_left_is_estimated(

@@ -6,6 +6,7 @@ import pytest
 
 from stoker.core.errors import StepNotFound
 from stoker.core.workflow.step_names import (
+    beside_groups,
     entries_of,
     fan_out_of,
     found_steps,
@@ -96,3 +97,25 @@ def test_typed_name_when_nothing_is_like_it_then_a_command_lists_the_steps() -> 
 
     assert many.value.hint == "stoker workflow show 7 --steps"
     assert many.value.message.endswith("step14, step15, and 12 more)")
+
+
+def test_order_when_lists_came_at_run_time_then_their_steps_stand_behind_their_group() -> None:
+    first = ["list", "compile", "all", "link", "old[x]", "old[x]/run", "in[a]/many", "in[a]:begin"]
+    later = ["compile[b]", "all[1]:begin", "all[1]/run", "all[1]", "compile[a]", "in[a]/many[1]"]
+
+    assert beside_groups(first + later) == [
+        "list",
+        "compile",
+        "compile[b]",
+        "compile[a]",
+        "all",
+        "all[1]:begin",
+        "all[1]/run",
+        "all[1]",
+        "link",
+        "old[x]",
+        "old[x]/run",
+        "in[a]/many",
+        "in[a]/many[1]",
+        "in[a]:begin",
+    ]

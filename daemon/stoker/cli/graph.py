@@ -115,6 +115,7 @@ def _of_file(source: str) -> tuple[str, list[Node]]:
             None,
             critical=step.critical,
             conditions=step.conditions,
+            run_if=None if step.run_if is None else step.run_if.text,
             handler=step.handler,
         )
         for step in plan.steps
@@ -132,6 +133,7 @@ def _as_json(title: str, layers: Layers) -> dict[str, Any]:
             "states": node.states,
             "critical": node.critical,
             "handler": node.handler,
+            "if": node.run_if,
             "needs": [{"step": need, "on": on} for need, on in node.needs],
             "conditions_open": node.conditions,
         }
@@ -160,7 +162,8 @@ def text_lines(title: str, layers: Layers, *, unfolded: bool) -> list[tuple[str,
             margin = str(number).rjust(number_width) if place == 0 else " " * number_width
             needs = [need_text(need, condition) for need, condition in node.needs]
             arrow = f"← {few(needs, len(needs) if unfolded else FEW_NEEDS)}" if needs else ""
-            line = f"{margin}  {next(columns)} {node.label.ljust(width)}  {node.state_text.ljust(state_width)}  {arrow}"
+            line = f"{margin}  {next(columns)} {node.label.ljust(width)}  {node.state_text.ljust(state_width)}"
+            line += "".join(f"  {text}" for text in (arrow, node.if_text) if text)
             lines.append((line.rstrip(), render.STATE_COLOURS.get(node.state or "", "")))
         if more:
             lines.append((f"{' ' * number_width}  … {more}", render.DIM))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 STATES = ("running", "paused", "rolling_back", "succeeded", "failed", "cancelled")
 DONE = ("succeeded", "superseded")
 PAGE = 1000
+MOST_IF = 60  # characters of an expression
 HEADERS = ("ID", "STATE", "DONE", "NOT DONE", "AGE", "TOOK", "NAME")
 
 
@@ -140,12 +141,14 @@ def _target(need: dict[str, Any]) -> str:
 
 
 def _plan_remark(table: str, step: dict[str, Any]) -> str:
-    """`width 2; when any_failed`, `when work(failed)`, `finally`: what a reader of the layers would not expect."""
+    """`width 2; when any_failed`, `if item != 'x'`, `finally`: what a reader of the layers would not expect."""
     handler = [] if table == nested_flows.TABLES[0] else [table]
     width = [f"width {step['width']}"] if "width" in step else []
     needs = [(_target(need), need.get("on", "ok")) for need in step.get("needs", ()) if isinstance(need, dict)]
     words = step.get("when") or " ".join(need_text(need, on) for need, on in needs if on != "ok")
-    return "; ".join([*handler, *width, *([f"when {words}"] if words else [])])
+    whens = [f"when {words}"] if words else []
+    ifs = [render.cut(f"if {step['if']}", MOST_IF)] if "if" in step else []
+    return "; ".join([*handler, *width, *whens, *ifs])
 
 
 @Command(

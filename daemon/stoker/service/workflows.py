@@ -24,7 +24,7 @@ from stoker.core.workflow.reuse import ReuseWish
 from stoker.core.workflow.rollback import target_of
 from stoker.core.workflow.selection import Selection, select
 from stoker.core.workflow.state import Again, Intent, Step, Workflow, WorkflowFilter, behind, to_reset
-from stoker.core.workflow.step_names import found_steps
+from stoker.core.workflow.step_names import beside_groups, found_steps
 from stoker.engine.memory.blueprint import steps_of
 from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.engine.turn import Turn
@@ -250,6 +250,7 @@ def _without_value(stored: StoredWorkflow) -> list[int]:
 
 def _steps(stored: StoredWorkflow, errors: dict[int, str], open_conditions: dict[int, list[str]]) -> list[StepView]:
     by_job: dict[int, Step] = {step.job_id: step for step in steps_of(stored.workflow)}
+    by_name = {standing.step: standing for standing in stored.steps}
     return [
         {
             "name": standing.step,
@@ -270,5 +271,5 @@ def _steps(stored: StoredWorkflow, errors: dict[int, str], open_conditions: dict
             "reused": standing.reused,
             "handler": None if (handler := by_job[standing.job_id].handler) is None else handler.value,
         }
-        for standing in stored.steps
+        for standing in map(by_name.__getitem__, beside_groups([*by_name]))
     ]

@@ -19,10 +19,10 @@ from stoker.core.workflow.expansion import GroupPlan, members, needs_of, rewired
 from stoker.core.workflow.fan_out import EXPAND, Planned
 from stoker.core.workflow.items import item_text
 from stoker.core.workflow.mistakes import Mistake, refuse
-from stoker.core.workflow.nesting import BEGINS, unfold, with_inner_steps
+from stoker.core.workflow.nesting import unfold, with_inner_steps
 from stoker.core.workflow.plan import MAX_EDGES
 from stoker.core.workflow.state import ENDING, Intent, Step, Workflow
-from stoker.core.workflow.step_names import fan_out_of
+from stoker.core.workflow.step_names import BEGINS, fan_out_of
 from stoker.engine import conditions
 from stoker.engine.dependents import need_now
 from stoker.engine.inbox import RequestMessage

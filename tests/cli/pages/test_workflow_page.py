@@ -47,7 +47,8 @@ def test_workflow_when_a_step_failed_then_its_page_says_why_and_draws_each_step(
     shared: DaemonProcess, browser: Browser
 ) -> None:
     with shared.client() as client:
-        workflow = ended_flow(client, {"a": step("exit 3"), "b": step("true", "a"), "c": step("true")})
+        last = {**step("true", "a"), "if": "needs.a.exit_code == 0"}
+        workflow = ended_flow(client, {"a": step("exit 3"), "b": last, "c": step("true")})
         job = job_of(client, workflow, "a")
 
     shown = browser.get(f"/workflows/{workflow}")
@@ -56,6 +57,8 @@ def test_workflow_when_a_step_failed_then_its_page_says_why_and_draws_each_step(
     assert "a exited with 3" in shown
     assert f'<a href="/jobs/{job}">{job}</a>' in shown
     assert "✗ failed" in shown
+    assert "b: skipped, if needs.a.exit_code == 0</title>" in shown
+    assert "<bdi>if needs.a.exit_code == 0</bdi>" in shown
 
 
 def test_workflow_when_its_steps_go_on_then_an_open_page_follows(
@@ -133,6 +136,17 @@ def test_workflow_when_groups_are_large_then_each_has_a_row_that_leads_to_its_st
     assert "skip-step?step=work%5Ba/b%5D" in of_work
     assert f"step work[a/b] of workflow {workflow}" in one
     assert "work x122" in skipped
+
+
+def test_workflow_when_it_waits_for_no_queue_then_its_page_says_for_what(
+    shared: DaemonProcess, browser: Browser
+) -> None:
+    with shared.client() as client:
+        workflow = sent_flow(client, {"a": {**step("true"), "wait_for": "event:go"}})
+        shown = browser.get(f"/workflows/{workflow}")
+        client.call("workflow.cancel", {"id": workflow})
+
+    assert re.search(r"<bdi>a</bdi></a> waits, <bdi>has waited \S+ for event:go</bdi>", shown)
 
 
 def test_workflow_when_it_has_ten_thousand_steps_then_its_page_stays_small(

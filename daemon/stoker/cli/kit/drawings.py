@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from stoker.cli.kit.naming import few
-from stoker.cli.kit.render import visible
+from stoker.cli.kit.render import cut, visible
 
 SIGNS = {
     "waiting": "·", "queued": "○", "running": "▶", "held": "‖", "succeeded": "✓", "failed": "✗", "cancelled": "⊘",
@@ -26,16 +26,18 @@ PLAIN = ("#ffffff", "#6b7280")
 # Sizes in the SVG, in pixels.
 CHAR, FONT, PAD, ROW, BOX, GAP, TOP, MARGIN = 7.3, 12, 10, 46, 32, 70, 40, 20
 MOST_CHARS = 40
+MOST_IF = 60  # characters of an expression
 MOST_CONDITIONS = 3  # that are named
 
 
 class Node:
     """A step, or the `count` steps that one `each` made; `states` counts these by state.
 
-    `conditions`: what it waits for beside its needs. `handler`: the table of a handler, which runs after all steps.
+    `conditions`: what it waits for beside its needs. `run_if`: the expression that decides whether it runs. `handler`:
+    the table of a handler, which runs after all steps.
     """
 
-    __slots__ = ("conditions", "count", "critical", "handler", "name", "needs", "state", "states")
+    __slots__ = ("conditions", "count", "critical", "handler", "name", "needs", "run_if", "state", "states")
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class Node:
         count: int = 1,
         states: dict[str, int] | None = None,
         conditions: Sequence[str] = (),
+        run_if: str | None = None,
         handler: str | None = None,
     ) -> None:
         self.name = name
@@ -56,6 +59,7 @@ class Node:
         self.count = count
         self.states = states or {}
         self.conditions = list(conditions)
+        self.run_if = run_if
         self.handler = handler
 
     @property
@@ -64,6 +68,11 @@ class Node:
         times = f" x{self.count}" if self.count > 1 else ""
         kind = self.handler or ("" if self.critical else "may fail")
         return f"{self.name}{times} ({kind})" if kind else f"{self.name}{times}"
+
+    @property
+    def if_text(self) -> str:
+        """`if parameters.env == 'prod'`, or nothing."""
+        return "" if self.run_if is None else cut(f"if {self.run_if}", MOST_IF)
 
     @property
     def state_text(self) -> str:
@@ -226,7 +235,8 @@ def _ids(layers: Sequence[Sequence[Node]]) -> dict[str, str]:
 
 
 def _label(node: Node) -> str:
-    return visible(f"{sign(node.state)} {node.label}" if node.state else node.label)
+    label = f"{node.label}, {node.if_text}" if node.if_text else node.label
+    return visible(f"{sign(node.state)} {label}" if node.state else label)
 
 
 DRAWINGS = {"mermaid": mermaid, "dot": dot, "svg": svg}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stoker.cli.kit.drawings import Node
 from stoker.cli.kit.naming import edges
-from stoker.core.workflow.step_names import group_of
+from stoker.core.workflow.step_names import fan_out_of, group_of
 
 if TYPE_CHECKING:
     from stoker.core.views import StepView
@@ -44,6 +44,7 @@ def of_step(step: StepView) -> Node:
         step["state"],
         critical=step["critical"],
         conditions=step["conditions_open"] if step["state"] == "waiting" else (),
+        run_if=step["run_if"],
         handler=step["handler"],
     )
 
@@ -64,7 +65,7 @@ def fold(nodes: list[Node], place: Callable[[str], str], *, within: bool = False
     """One node for all steps of the same `place`.
 
     A need may lead from one step of a place to another one of it: then they stay apart, unless such needs are to be
-    hidden `within` their node.
+    hidden `within` their node. The step that stands for a group until its list is known is one of that group.
     """
     apart: set[str] = set()
     while True:
@@ -90,16 +91,20 @@ def _cycle(nodes: list[Node]) -> list[str]:
 
 
 def _merged(name: str, members: list[Node], names: Mapping[str, str], *, within: bool) -> Node:
-    needs = dict.fromkeys((names[need], on) for node in members for need, on in node.needs)
+    needs = dict.fromkeys(
+        (names[need], on) for node in members for need, on in node.needs if need != fan_out_of(node.name)
+    )
     if within:
         needs = {(need, on): None for need, on in needs if need != name}
+    stand_ins = {fan_out_of(node.name) for node in members}
+    counted = [node for node in members if node.name not in stand_ins or node.state not in (None, "succeeded")]
     states: dict[str, int] = {}
-    for node in members:
+    for node in counted:
         if node.state:
             states[node.state] = states.get(node.state, 0) + 1
     worst = min(states, key=URGENT.index, default=None)
     first = members[0]
-    count = first.count if len(members) == 1 else len(members)
+    count = first.count if len(members) == 1 else len(counted)
     conditions = list(dict.fromkeys(text for node in members for text in node.conditions))
     return Node(
         name,
@@ -109,6 +114,7 @@ def _merged(name: str, members: list[Node], names: Mapping[str, str], *, within:
         count=count,
         states=states,
         conditions=conditions,
+        run_if=first.run_if,
         handler=first.handler,
     )
 

@@ -16,7 +16,7 @@ from stoker.cli.kit.naming import few, groups, need_texts
 from stoker.cli.kit.progress import bar
 from stoker.core.reason_words import last_line
 from stoker.core.units import counted, span
-from stoker.core.workflow.step_names import group_of
+from stoker.core.workflow.step_names import fan_out_of, group_of
 
 if TYPE_CHECKING:
     from stoker.core.views import EarlierRuns, StepView, WorkflowDetails
@@ -36,8 +36,9 @@ class StepGroup(NamedTuple):
 
     @property
     def counted_steps(self) -> Sequence[StepView]:
-        """Without the step that only stands for the group, which a list known at run time has."""
-        return [step for step in self.steps if step["name"] != self.name] if len(self.steps) > 1 else self.steps
+        """Without a step that only stands for the group, which a list known at run time has."""
+        stand_ins = {fan_out_of(step["name"]) for step in self.steps}
+        return [step for step in self.steps if step["name"] not in stand_ins]
 
     @property
     def state(self) -> str:
@@ -111,9 +112,10 @@ def needs(row: StepGroup) -> str:
 
 
 def remark(row: StepGroup) -> str:
-    """Of one step its error, or the earlier step that it was reused from; of a group the steps that went wrong."""
+    """What is special about it, with its `if`; of one step its error, of a group the steps that went wrong."""
     first = row.steps[0]
     kind = first["handler"] or (None if first["critical"] else "may fail")
+    condition = first["run_if"] and render.cut(f"if {first['run_if']}", REMARK_WIDTH)
     if len(row.steps) == 1:
         said = render.cut(last_line(row.steps[0].get("error") or ""), REMARK_WIDTH)
         reused = row.steps[0]["reused"] and f"reused from {row.steps[0]['reused']}"
@@ -121,7 +123,7 @@ def remark(row: StepGroup) -> str:
         said = few([step["name"] for step in row.steps if step["state"] in BAD], MOST_NAMED)
         count = sum(step["reused"] is not None for step in row.steps)
         reused = f"{count} reused" if count else None
-    return "; ".join(filter(None, (kind, reused, said)))
+    return "; ".join(filter(None, (kind, condition, reused, said)))
 
 
 def blocked_step(workflow: WorkflowDetails) -> StepView | None:

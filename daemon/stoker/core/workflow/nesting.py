@@ -17,10 +17,9 @@ from stoker.core.workflow.definition import Flow, ItemSource, StepParams
 from stoker.core.workflow.fan_out import BEGIN, Planned, control_work
 from stoker.core.workflow.mistakes import Mistake
 from stoker.core.workflow.state import Edge
-from stoker.core.workflow.step_names import entries_of, outer_of
+from stoker.core.workflow.step_names import BEGINS, entries_of, outer_of
 from stoker.core.workflow.template import pieces_of
 
-BEGINS = ":begin"
 _OF_INNER = frozenset({"name", "steps", "parameters", "defaults", "verify", "outputs"})
 _OF_OUTER = frozenset(
     {

@@ -17,9 +17,10 @@ from stoker.core.similar_names import nearest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 MOST_NAMED = 8
+BEGINS = ":begin"  # the end of the name of the step that begins a nested workflow
 _SEPARATOR = re.compile(r"/(?![^\[\]]*\])")  # a slash may also stand in a label
 _LABEL = re.compile(r"(?:\[[^\[\]]*\]|(?<!\Ajob)(?<!\Aworkflow):[0-9]+)\Z")
 
@@ -54,6 +55,21 @@ def outer_of(name: str) -> str:
 def fan_out_of(name: str) -> str | None:
     """The step whose items made this one, as in `build[x]/link` for `build[x]/link[1]`; None if it has no label."""
     return name[: name.rindex("[")] if name.endswith("]") else None
+
+
+def beside_groups(names: Sequence[str]) -> list[str]:
+    """The names in their order, but steps whose list came at run time behind the step that stands for their group."""
+    at = {name: index for index, name in enumerate(names)}
+    return sorted(names, key=lambda name: _place(name, at))
+
+
+def _place(name: str, at: Mapping[str, int]) -> int:
+    parts = path_of(name)
+    for count in range(1, len(parts) + 1):
+        group = fan_out_of("/".join(parts[:count]).removesuffix(BEGINS))
+        if group is not None and group in at:
+            return at[group]
+    return at[name]
 
 
 def stands_for(asked: str, name: str) -> bool:

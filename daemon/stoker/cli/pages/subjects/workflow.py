@@ -135,7 +135,7 @@ def _graph(parts: GraphParts, steps: Sequence[StepView], asked: Asked) -> dict[s
             "name": name,
             "state": state,
             "class": node.state,
-            "title": f"{node.label}: {node.state_text}",
+            "title": ", ".join(filter(None, (f"{node.label}: {node.state_text}", node.if_text))),
             "link": link if only is None else f"/jobs/{jobs[only]}",
         }
 
