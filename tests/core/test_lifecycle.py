@@ -33,6 +33,7 @@ from stoker.core.job.model import (
     StopReason,
 )
 from stoker.core.job.run_if import Decision, RunIf
+from stoker.core.job.taken_over import TakenOver
 from stoker.core.job.transition import Transitioned
 from tests.support.jobs import NOW, attempt, exited, job, running, spec
 
@@ -93,7 +94,7 @@ EVENTS: dict[str, ev.Event] = {
     "TtlPassed": ev.TtlPassed(),
     "DeadlinePassed": ev.DeadlinePassed(),
     "Superseded": ev.Superseded(by=8),
-    "Reused": ev.Reused(),
+    "Reused": ev.Reused(earlier=TakenOver(1, "a", 2)),
     "Aborted": ev.Aborted(),
     "Cancel": ev.Cancel(),
     "Retry": ev.Retry(),

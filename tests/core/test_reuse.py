@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -49,8 +50,8 @@ def earlier(**changed: Any) -> EarlierRun:
     return EarlierRun(12, steps | {name: replace(steps[name], **fields) for name, fields in changed.items()})
 
 
-def decided(steps: Steps, run: EarlierRun | None, **wish: Any) -> list[ReuseDecision]:
-    return list(decide(steps.values(), ReuseWish(earlier=run, **wish)))
+def decided(steps: Steps, run: EarlierRun | None, running: Collection[str] = (), **wish: Any) -> list[ReuseDecision]:
+    return list(decide(steps.values(), ReuseWish(earlier=run, **wish), running))
 
 
 def whys(steps: Steps, run: EarlierRun | None, **wish: Any) -> dict[str, str]:
@@ -125,10 +126,36 @@ def test_decide_when_the_step_is_new_or_there_was_no_run_then_it_runs() -> None:
     assert set(whys(offered(), None).values()) == {"there is no earlier run"}
 
 
-def test_decide_when_a_step_adds_others_then_it_runs() -> None:
-    control = Spec(command="stoker.expand", working_dir="/", execution_mode=ExecutionMode.IN_PROCESS)
+EXPANDING = Spec(command="stoker.expand", working_dir="/", execution_mode=ExecutionMode.IN_PROCESS)
 
-    assert whys(offered(link=control), earlier(link={"spec": control})) == {"link": "it adds steps to the workflow"}
+
+def test_decide_when_a_step_adds_others_then_those_behind_it_are_compared_later() -> None:
+    """Even if the earlier run has the needs of after the expansion."""
+    run = earlier(get={"spec": EXPANDING}, compile={"needs": (Edge("get[a]"),)})
+
+    get, *behind = decided(offered(get=EXPANDING), run)
+    changed = decided(offered(get=EXPANDING, compile=replace(SPEC, stdin="x")), run)
+
+    assert (get.taken, get.later, get.why) == (None, False, "it adds steps to the workflow, and each is compared then")
+    later = "it is compared once get has added its steps"
+    assert behind == [ReuseDecision(name, later, later=True) for name in ("compile", "link")]
+    assert [one.why for one in changed[1:]] == ["stdin changed", "its need compile runs"]
+
+
+def test_decide_when_others_are_not_reused_then_only_those_behind_them_run() -> None:
+    steps = {name: one for name, one in offered().items() if name != "get"}
+
+    assert whys(steps, earlier()) == {}
+    assert whys(steps, earlier(), running={"get"})["compile"] == "its need get runs"
+    assert whys(steps, earlier(), running={"compile"}) == {}  # it was not decided yet
+
+
+def test_decide_when_a_nested_flow_hands_on_the_same_then_its_end_is_taken_over() -> None:
+    end = Spec(command="stoker.collect", args=("o={{a.o}}",), working_dir="/", execution_mode=ExecutionMode.IN_PROCESS)
+    run = earlier(link={"spec": end})
+
+    assert whys(offered(link=end), run) == {}
+    assert whys(offered(link=replace(end, args=("o={{a.p}}",))), run) == {"link": "outputs changed"}
 
 
 SOURCES = replace(SPEC, sources=("*.c",), produces=("a.o",))
@@ -180,6 +207,8 @@ def test_decide_when_the_part_begins_in_the_middle_then_its_steps_run() -> None:
 
     assert outside == ReuseDecision("get", "outside the part", TakenOver(12, "get", 1, '{"by":"get"}'))
     assert {one.why for one in inside} == {"the part begins with it or before it"}
+    runs = [ReuseWish(earlier=run, begins=begins).later for run in (earlier(), None) for begins in (False, True)]
+    assert runs == [12, None, None, None]
 
 
 def test_taken_over_when_it_is_stored_then_it_is_read_back() -> None:

@@ -64,9 +64,9 @@ def test_reuse_when_the_last_step_changed_then_only_it_runs_with_the_earlier_out
     assert answer["reuse"] == {
         "workflow": earlier,
         "steps": [
-            {"step": "get", "reused": True, "why": "same command"},
-            {"step": "compile", "reused": True, "why": "same command and inputs"},
-            {"step": "link", "reused": False, "why": "args changed"},
+            {"step": "get", "reused": True, "why": "same command", "later": False},
+            {"step": "compile", "reused": True, "why": "same command and inputs", "later": False},
+            {"step": "link", "reused": False, "why": "args changed", "later": False},
         ],
     }
 
@@ -153,6 +153,86 @@ def test_reuse_when_the_part_begins_in_the_middle_then_what_is_outside_hands_on(
     assert (answer["met"], set(answer["steps"])) == ([], {"compile", "link"})
     source = job_of(client, earlier, "compile")
     assert text_of(client, answer["steps"]["link"]) == f'{{"compile":{{"from":"{source}"}}}}'
+
+
+def listing(names: str) -> str:
+    return f'printf "files=[{names}]\\n" >> "$STOKER_OUTPUT"'
+
+
+def by_list(names: str, work: str = OUTPUT) -> dict[str, Any]:
+    return {
+        "list": step(listing(names)),
+        "work": step(work, each={"step": "list", "output": "files"}),
+        "sum": step(SHOWN, "work"),
+        "end": step("exit 0", "sum"),
+    }
+
+
+def test_reuse_when_a_list_is_the_same_then_nothing_made_of_it_runs(client: stoker.Client) -> None:
+    earlier = ran(client, by_list("1, 2"))
+
+    answer = reused(client, earlier, by_list("1, 2"))
+
+    assert flow_end(client, answer["id"]) == "succeeded"
+    steps = steps_of(client, answer["id"])
+    assert {name: one["reused"] for name, one in steps.items() if name != "work"} == {
+        name: f"{earlier}/{name}" for name in ("list", "work[1]", "work[2]", "sum", "end")
+    }
+    assert [one["why"] for one in answer["reuse"]["steps"]] == [
+        "same command",
+        "it adds steps to the workflow, and each is compared then",
+        *["it is compared once work has added its steps"] * 2,
+    ]
+
+
+def test_reuse_when_a_new_list_has_one_more_item_then_only_that_runs(client: stoker.Client) -> None:
+    earlier = ran(client, by_list("1, 2"))
+
+    workflow = reused(client, earlier, by_list("1, 2, 3"))["id"]
+
+    assert flow_end(client, workflow) == "succeeded"
+    steps = steps_of(client, workflow)
+    assert {name for name, one in steps.items() if one["reused"]} == {"work[1]", "work[2]"}
+    made = {f"work[{n}]": job_of(client, earlier if n < 3 else workflow, f"work[{n}]") for n in (1, 2, 3)}
+    text = text_of(client, steps["sum"]["job"])
+    assert msgspec.json.decode(text) == {name: {"from": str(job)} for name, job in made.items()}
+    why = {name: changes(client, one["job"], "not_reused") for name, one in steps.items() if one["reused"] is None}
+    assert {name: told[0]["details"]["why"] for name, told in why.items() if told} == {
+        "work[3]": f"workflow {earlier} has no such step",
+        "sum": "its need work[3] runs",
+        "end": "its need sum runs",
+    }
+
+
+def test_reuse_when_a_person_runs_a_list_again_then_its_steps_run_again(client: stoker.Client) -> None:
+    workflow = reused(client, ran(client, by_list("1")), by_list("1"))["id"]
+    settled(client, workflow)
+
+    client.call("workflow.retry", {"id": workflow, "step": "list"})
+
+    assert flow_end(client, workflow) == "succeeded"
+    assert {one["reused"] for one in steps_of(client, workflow).values()} == {None}
+
+
+def nested(outputs: str = "{{link.from}}", **link: Any) -> dict[str, Any]:
+    inner = {"list": step(listing("1")), "work": step(OUTPUT, each={"step": "list", "output": "files"})}
+    inner["link"] = step(OUTPUT, "work", **link)
+    child = {"name": "child", "steps": inner, "outputs": {"made": outputs}}
+    return {"get": step("exit 0"), "build": {"workflow": child, "needs": ["get"]}, "use": step(SHOWN, "build")}
+
+
+def test_reuse_when_a_nested_flow_is_the_same_then_its_end_is_taken_over(client: stoker.Client) -> None:
+    earlier = ran(client, nested())
+
+    same, other = reused(client, earlier, nested())["id"], reused(client, earlier, nested("x{{link.from}}"))["id"]
+
+    assert [flow_end(client, one) for one in (same, other)] == ["succeeded", "succeeded"]
+    runs = {name for name, one in steps_of(client, same).items() if one["reused"] is None}
+    assert runs == {"build/work"}  # it adds the steps
+    more = {name for name, one in steps_of(client, other).items() if one["reused"] is None}
+    assert more == {"build/work", "build", "use"}
+    link = job_of(client, earlier, "build/link")
+    assert text_of(client, steps_of(client, other)["use"]["job"]) == f'{{"build":{{"made":"x{link}"}}}}'
 
 
 def test_reuse_when_the_daemon_is_killed_then_what_was_reused_stays_so(daemon: DaemonProcess, gate: Gate) -> None:

@@ -18,6 +18,7 @@ from stoker.core.job import events as ev
 from stoker.core.job.lifecycle import TABLE, step
 from stoker.core.job.model import FINAL, Attempt, Job, NeedOn, OnOrphan, Outcome, Reason, State, StopReason
 from stoker.core.job.run_if import Decision, RunIf
+from stoker.core.job.taken_over import TakenOver
 from tests.support.jobs import NEVER_STARTED, NOW, UNSEEN, attempt, exited, job, spec
 
 ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"
@@ -43,6 +44,7 @@ def events_of(kind: type[ev.Event], of: Job) -> Iterator[ev.Event]:
         ev.Retry: [ev.Retry(needs_open=count) for count in either],
         ev.Restart: [ev.Restart(yes=True, needs_open=count) for count in either],
         ev.Superseded: [ev.Superseded(by=8)],
+        ev.Reused: [ev.Reused(earlier=TakenOver(1, "a", 2))],
         ev.Edit: [ev.Edit(changes={"priority": 5}, moved_ms=0)],
     }
     yield from sample[kind] if kind in sample else [kind()]

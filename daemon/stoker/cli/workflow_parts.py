@@ -53,5 +53,8 @@ def print_part(answer: WorkflowAccepted) -> None:
 
 def print_reuse(reuse: ReuseView) -> None:
     """A line for each step: whether it runs, and why."""
-    rows = [(step["step"], "no" if step["reused"] else "yes", step["why"]) for step in reuse["steps"]]
+    rows = [
+        (step["step"], "no" if step["reused"] else "later" if step["later"] else "yes", step["why"])
+        for step in reuse["steps"]
+    ]
     table.show(REUSE_HEADERS, rows, whole=True)

@@ -175,11 +175,15 @@ ChangeShape = TypedDict(
 
 
 class StepReused(TypedDict):
-    """Whether the end of an earlier step is taken over, and why or why not."""
+    """Whether the end of an earlier step is taken over, and why or why not.
+
+    `later`: that is decided once a list that comes later has added its steps.
+    """
 
     step: str
     reused: bool
     why: str
+    later: bool
 
 
 class ReuseView(TypedDict):

@@ -193,7 +193,8 @@ MEANINGS: Final[dict[E, Meaning]] = {
         "Take out one of the needs in `cycle`.",
     ),
     E.WORKFLOW_EXPANDED: Meaning(
-        "A step handed on a list; the group `step` got `added` new steps, and `skipped` are not in the list any more."
+        "A step handed on a list; the group `step` got `added` new steps, and `skipped` are not in the list any more. "
+        "`reused`: how many of these and of the steps behind them took over an end of the earlier run (`--reuse`)."
     ),
     E.WORKFLOW_ROLLED_BACK: Meaning(
         "A workflow was set back to a checkpoint.",

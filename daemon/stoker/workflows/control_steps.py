@@ -36,6 +36,7 @@ from stoker.executors.in_process import OwnHandler, StepFailed
 from stoker.store import attempts, jobs, workflows
 from stoker.store.reader import Reader
 from stoker.workflows.expansion import Expansion
+from stoker.workflows.reuse import later_wish
 
 
 class ControlSteps:
@@ -60,7 +61,8 @@ class ControlSteps:
         assert isinstance(source, ItemSource), "only a group without a list of its own is expanded"
         handed = await self._output(run, f"{place.outer}{source.step}")
         group = await asyncio.to_thread(_group, place, source, handed)
-        await self._inbox.ask(Expansion(self._intake, call.run_id, run.workflow, group))
+        wish = await later_wish(self._reader, run, name)
+        await self._inbox.ask(Expansion(self._intake, call.run_id, run.workflow, group, wish))
 
     async def _collect(self, call: Call) -> str | None:
         """End a nested workflow: fail if a critical step of it did, else hand on its outputs."""

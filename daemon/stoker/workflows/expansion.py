@@ -1,18 +1,20 @@
 """The expansion of a group at run time: one turn adds its steps, and gives the steps behind it their new needs.
 
 Invariants: it is complete or nothing of it is stored; to expand again with the same list changes nothing, so a crash at
-any point does no harm; steps that are no longer in the list are skipped, never removed.
+any point does no harm; steps that are no longer in the list are skipped, never removed. A workflow that reuses an
+earlier run takes its ends over when a group is expanded for the first time: a later run of steps is wanted as such.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from graphlib import TopologicalSorter
+from typing import Any, NamedTuple
 
 from stoker.core.errors import FlowInvalid, NotAllowed
 from stoker.core.job import events as ev
 from stoker.core.job.dependencies import need_failed
-from stoker.core.job.model import STOKER, Job, Need, NeedOn, Reason, Spec, State
+from stoker.core.job.model import STOKER, Actor, Job, Need, NeedOn, Reason, Spec, State
 from stoker.core.schedule.model import Origin
 from stoker.core.workflow.definition import MAX_STEPS
 from stoker.core.workflow.expansion import GroupPlan, members, needs_of, rewired
@@ -21,7 +23,8 @@ from stoker.core.workflow.items import item_text
 from stoker.core.workflow.mistakes import Mistake, refuse
 from stoker.core.workflow.nesting import unfold, with_inner_steps
 from stoker.core.workflow.plan import MAX_EDGES
-from stoker.core.workflow.state import ENDING, Intent, Step, Workflow
+from stoker.core.workflow.reuse import Compared, ReuseDecision, ReuseWish, decide
+from stoker.core.workflow.state import ENDING, Intent, Step, Workflow, behind
 from stoker.core.workflow.step_names import BEGINS, fan_out_of
 from stoker.engine import conditions
 from stoker.engine.dependents import need_now
@@ -32,7 +35,15 @@ from stoker.engine.turn import LogLine, Turn
 from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
 from stoker.workflows.dependencies import may_be_rewired, rewire_step
-from stoker.workflows.step_specs import ITEM_VARIABLE, StepOwner, accept_steps, step_mistake, step_row, step_spec
+from stoker.workflows.step_specs import (
+    ITEM_VARIABLE,
+    StepOwner,
+    accept_steps,
+    step_mistake,
+    step_row,
+    step_spec,
+    taken_over,
+)
 
 PENDING = (State.WAITING, State.QUEUED)
 SHOWN = 20  # names in the log of changes
@@ -51,13 +62,17 @@ class Expansion(RequestMessage[int]):
 
     weight = 32
 
-    def __init__(self, intake: Intake, run_id: str, workflow: Workflow, group: GroupPlan) -> None:
+    def __init__(
+        self, intake: Intake, run_id: str, workflow: Workflow, group: GroupPlan, wish: ReuseWish | None = None
+    ) -> None:
+        """`wish`: the earlier run that the workflow reuses."""
         super().__init__()
         self._intake = intake
         self._run_id = run_id
         self._workflow_id = workflow.id
         self._owner_uid = workflow.owner_uid
         self._group = group
+        self._wish = wish
 
     def declare_reads(self, wanted: Wanted) -> None:
         wanted.workflows.add(self._workflow_id)
@@ -80,15 +95,17 @@ class Expansion(RequestMessage[int]):
         self._check_size(run, new, behind)
         added = yield from self._planned(turn, run, new)
         specs = yield from self._specs(turn, run, job, added)
+        reuse = {} if before else (yield from self._reuse(turn, run, added, specs, [after for _, after in behind]))
         gone = [*self._gone(turn, run, before.difference(names))]
         if added or behind or gone:
             turn.touched_workflows.add(run.workflow.id)
             run.steps |= {one.step.job_id: one.step for one in added}
             turn.memory.workflows.widen(run, self._group.widths)
-            yield from self._add(turn, run, added, specs)
+            yield from self._add(turn, run, added, specs, reuse)
             yield from self._rewire(turn, run, [after for _, after in behind])
             yield from self._skip(turn, run, job, gone)
-            yield from self._record(turn, run, job, len(added), gone)
+            yield from self._take_over(turn, run, reuse)
+            yield from self._record(turn, run, job, len(added), gone, reuse)
         self.answer_after(turn, len(names))
 
     def _expanding(self, turn: Turn) -> tuple[LiveWorkflow, Job]:
@@ -179,7 +196,57 @@ class Expansion(RequestMessage[int]):
         refuse(list(mistakes))
         return specs
 
-    def _add(self, turn: Turn, run: LiveWorkflow, added: Sequence[_New], specs: Sequence[Spec]) -> Generator[None]:
+    def _reuse(
+        self, turn: Turn, run: LiveWorkflow, added: Sequence[_New], specs: Sequence[Spec], rewired: Sequence[Step]
+    ) -> Generator[None, None, dict[str, ReuseDecision]]:
+        """A decision for each new step, and for those behind the group that could not be compared before."""
+        found: dict[str, ReuseDecision] = {}
+        if self._wish is None:
+            return found
+        ready: list[tuple[Compared, Spec]] = [(one.planned, spec) for one, spec in zip(added, specs, strict=True)]
+        steps = run.steps | {step.job_id: step for step in (*rewired, *(one.step for one in added))}
+        after = behind(steps.values(), [self._group.name]) - {one.step.name for one in added}
+        order = TopologicalSorter({step.name: [edge.step for edge in step.needs] for step in steps.values()})
+        named = {step.name: step for step in steps.values()}
+        yield
+        waiting = [named[name] for name in order.static_order() if name in after]
+        ready += [
+            (step, job.spec) for step in waiting if not (job := turn.job(step.job_id)).attempts and job.state in PENDING
+        ]
+        for decision in decide(ready, self._wish, self._not_reused(turn, run)):
+            found[decision.step] = decision
+            yield
+        return found
+
+    def _not_reused(self, turn: Turn, run: LiveWorkflow) -> list[str]:
+        """The steps that run themselves, so that those behind them do. One that has added steps hands on nothing."""
+        return [
+            step.name
+            for step in run.steps.values()
+            if run.reasons[step.name] is not Reason.REUSED
+            and step.name != self._group.name
+            and not (run.states[step.name] is State.SUCCEEDED and turn.job(step.job_id).spec.command == EXPAND)
+        ]
+
+    def _take_over(self, turn: Turn, run: LiveWorkflow, reuse: Mapping[str, ReuseDecision]) -> Iterator[None]:
+        """No answer tells the reasons of the other steps, so their histories do."""
+        for name, decision in reuse.items():
+            job_id = run.jobs[name]
+            if decision.taken is None:
+                turn.note_job(turn.job(job_id), "not_reused", {"why": decision.why})
+            else:
+                turn.step(job_id, taken_over(decision.taken, Actor(self._owner_uid)))
+                turn.set_needs(job_id, ())
+            yield
+
+    def _add(
+        self,
+        turn: Turn,
+        run: LiveWorkflow,
+        added: Sequence[_New],
+        specs: Sequence[Spec],
+        reuse: Mapping[str, ReuseDecision],
+    ) -> Generator[None]:
         steps = []
         for one, spec in zip(added, specs, strict=True):
             steps.append(
@@ -188,6 +255,8 @@ class Expansion(RequestMessage[int]):
             yield
         yield from accept_steps(turn, self._intake, run, steps)
         for one, spec in zip(added, specs, strict=True):
+            if (decision := reuse.get(one.step.name)) is not None and decision.taken is not None:
+                continue
             for need in one.needs:
                 if need_now(turn, need, spec.when) is False:
                     turn.step(one.step.job_id, need_failed(need.on, turn.job(need.job)))
@@ -204,12 +273,27 @@ class Expansion(RequestMessage[int]):
             turn.step(run.jobs[name], ev.NeedFailed(needed=job.id, on=NeedOn.OK, reason=Reason.NOT_NEEDED))
             yield
 
-    def _record(self, turn: Turn, run: LiveWorkflow, job: Job, added: int, gone: Sequence[str]) -> Iterator[None]:
+    def _record(
+        self,
+        turn: Turn,
+        run: LiveWorkflow,
+        job: Job,
+        added: int,
+        gone: Sequence[str],
+        reuse: Mapping[str, ReuseDecision],
+    ) -> Iterator[None]:
         """The flow as it is now, and a whole context: no link of the chain tells of steps that were added."""
         run.workflow = rewritten(run, self._group.widths)
         turn.batch.workflows[run.workflow.id] = run.workflow
         yield
-        about = {"step": self._group.name, "job": job.id, "items": len(self._group.steps), "added": added}
+        about: dict[str, Any] = {
+            "step": self._group.name,
+            "job": job.id,
+            "items": len(self._group.steps),
+            "added": added,
+        }
+        if self._wish is not None:
+            about["reused"] = sum(one.taken is not None for one in reuse.values())
         turn.record("workflow", str(run.workflow.id), "expanded", {**about, "skipped": sorted(gone)[:SHOWN]})
         turn.checkpoint(turn.memory.workflows.context(run, turn.now.wall))
         about["skipped"] = len(gone)

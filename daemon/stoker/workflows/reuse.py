@@ -1,11 +1,11 @@
-"""The earlier run that a submit reuses: found, and read before the turn that decides.
+"""The earlier run that a submit or an expansion reuses: found, and read before the turn that decides.
 
 The decisions are made in `core.workflow.reuse`. Invariant: a person reuses only runs of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 from msgspec import Struct
@@ -16,7 +16,9 @@ from stoker.core.job.taken_over import FileHashes
 from stoker.core.workflow.checkpoint import Checkpoint, opened
 from stoker.core.workflow.definition import FlowRequest
 from stoker.core.workflow.reuse import EarlierRun, EarlierStep, ReuseWish
-from stoker.engine.memory.blueprint import steps_of
+from stoker.core.workflow.state import behind
+from stoker.engine.memory.blueprint import blueprint, steps_of
+from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.host.file_hashes import FilesWanted, hashes_of
 from stoker.store import attempts, checkpoints, workflows
 from stoker.store import jobs as job_rows
@@ -40,8 +42,23 @@ async def wish_of(reader: Reader, request: FlowRequest, owner_uid: int) -> Reuse
     if workflow == "latest":
         workflow = await reader.run(workflows.newest_named, request.flow.name, owner_uid)
     earlier = None if workflow is None else await _earlier_run(reader, int(workflow), owner_uid)
-    files = {} if earlier is None else await files_now({name: one.spec for name, one in earlier.steps.items()})
+    files = {} if earlier is None else await _files_of(earlier)
     return ReuseWish(earlier=earlier, begins=bool(request.part.starts), files=files)
+
+
+async def later_wish(reader: Reader, run: LiveWorkflow, group: str) -> ReuseWish | None:
+    """The facts for steps that are added to a workflow now, and for those behind `group`; None if nothing is reused."""
+    workflow = blueprint(run.workflow).reuse
+    rows = [] if workflow is None else await reader.run(workflows.by_ids, [workflow])
+    if not rows:  # there was none, or it was purged
+        return None
+    ahead = run.jobs.keys() - behind(run.steps.values(), [group])
+    earlier = await _steps_of(reader, rows[0], ahead)
+    return ReuseWish(earlier=earlier, files=await _files_of(earlier))
+
+
+async def _files_of(run: EarlierRun) -> dict[str, FileHashes]:
+    return await files_now({name: one.spec for name, one in run.steps.items()})
 
 
 async def files_now(specs: Mapping[str, Spec]) -> dict[str, FileHashes]:
@@ -86,13 +103,14 @@ async def _earlier_run(reader: Reader, workflow: int, owner_uid: int) -> Earlier
     return await _steps_of(reader, rows[0])
 
 
-async def _steps_of(reader: Reader, stored: StoredWorkflow) -> EarlierRun:
+async def _steps_of(reader: Reader, stored: StoredWorkflow, without: Collection[str] = ()) -> EarlierRun:
     """Its steps; those that are being purged are gone."""
-    ids = [one.job_id for one in stored.steps]
+    steps = [step for step in steps_of(stored.workflow) if step.name not in without]
+    ids = [step.job_id for step in steps]
     jobs = await reader.run(job_rows.by_ids, ids)
     outputs = await reader.run(attempts.outputs, ids)
     files = await files_then(reader, jobs.values())
-    steps = {
+    found = {
         step.name: EarlierStep(
             job=job.id,
             state=job.state,
@@ -103,7 +121,7 @@ async def _steps_of(reader: Reader, stored: StoredWorkflow) -> EarlierRun:
             output=outputs.get(job.id),
             files=files.get(job.id),
         )
-        for step in steps_of(stored.workflow)
+        for step in steps
         if (job := jobs.get(step.job_id)) is not None
     }
-    return EarlierRun(stored.workflow.id, steps)
+    return EarlierRun(stored.workflow.id, found)

@@ -12,7 +12,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.errors import QueueNotFound, StokerError
-from stoker.core.job.model import Need, Spec
+from stoker.core.job import events as ev
+from stoker.core.job.model import Actor, Need, Spec
+from stoker.core.job.taken_over import TakenOver
 from stoker.core.schedule.model import Origin
 from stoker.core.workflow.fan_out import Planned
 from stoker.core.workflow.items import item_text
@@ -85,6 +87,11 @@ def step_row(planned: Planned, job_id: int) -> Step:
         fail_fast=planned.group if planned.sent.fail_fast is True else None,
         abort_on=planned.abort_on,
     )
+
+
+def taken_over(earlier: TakenOver, owner: Actor) -> ev.Reused:
+    """The event by which a step takes over this end."""
+    return ev.Reused(earlier=earlier, actor=replace(owner, note=f"from {earlier.place}"))
 
 
 def accept_steps(

@@ -17,7 +17,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.errors import IdempotencyConflict, QueueFull, StokerError
-from stoker.core.job import events as ev
 from stoker.core.job.model import Actor, Need, Spec
 from stoker.core.schedule.model import Origin
 from stoker.core.sorted_json import encode_sorted
@@ -36,7 +35,7 @@ from stoker.engine.turn import Turn
 from stoker.store.keys import Keyed
 from stoker.store.loading import Wanted
 from stoker.store.writer import NewKey
-from stoker.workflows.step_specs import StepOwner, accept_steps, step_mistake, step_row, step_spec
+from stoker.workflows.step_specs import StepOwner, accept_steps, step_mistake, step_row, step_spec, taken_over
 
 
 class WorkflowOffer(Struct, frozen=True, kw_only=True):
@@ -61,11 +60,15 @@ class WorkflowOffer(Struct, frozen=True, kw_only=True):
 
 
 class StepReuse(Struct, frozen=True):
-    """Whether the end of an earlier step is taken over, and why or why not."""
+    """Whether the end of an earlier step is taken over, and why or why not.
+
+    `later`: that is decided once other steps were added to the workflow.
+    """
 
     step: str
     reused: bool
     why: str
+    later: bool = False
 
 
 class ReuseAnswer(Struct, frozen=True):
@@ -250,7 +253,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         wish = self._offer.reuse
         if wish is None:
             return None
-        steps = tuple(StepReuse(one.step, one.taken is not None, one.why) for one in decisions)
+        steps = tuple(StepReuse(one.step, one.taken is not None, one.why, one.later) for one in decisions)
         return ReuseAnswer(None if wish.earlier is None else wish.earlier.workflow, steps)
 
     def _accept(
@@ -268,7 +271,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         yield from accept_steps(turn, self._intake, run, steps, seen=self.seen)
         turn.checkpoint(turn.memory.workflows.context(run, turn.now.wall))
         for name, earlier in taken.items():
-            turn.step(run.jobs[name], ev.Reused(actor=replace(owner, note=f"from {earlier.place}")))
+            turn.step(run.jobs[name], taken_over(earlier, owner))
             yield
         if self._offer.key:
             first = next(iter(run.steps))
@@ -282,7 +285,12 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         first = memory.last_id + 1
         steps = tuple(step_row(step, first + index) for index, step in enumerate(offer.plan.steps))
         plan = Blueprint(
-            flow=offer.sent, parameters=offer.parameters, steps=steps, widths=offer.plan.widths, limits=offer.limits
+            flow=offer.sent,
+            parameters=offer.parameters,
+            steps=steps,
+            widths=offer.plan.widths,
+            limits=offer.limits,
+            reuse=None if offer.reuse is None else offer.reuse.later,
         )
         workflow = Workflow(
             id=memory.workflows.last_id,

@@ -12,6 +12,7 @@ from msgspec import Struct, field
 from stoker.core.job.limits import Bounds
 from stoker.core.job.model import STOKER, Actor, Attempt, Identity, Need, NeedOn, Outcome, Reason, StopReason, When
 from stoker.core.job.run_if import Decision
+from stoker.core.job.taken_over import TakenOver
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -140,7 +141,9 @@ class Rewired(Event, frozen=True):
 
 
 class Reused(Event, frozen=True):
-    """A step succeeds without an attempt: it takes over the end that its spec names."""
+    """A step succeeds without an attempt: it takes over this end."""
+
+    earlier: TakenOver
 
 
 class Aborted(Event, frozen=True):

@@ -191,6 +191,11 @@ def _ends(state: State, reason: Reason) -> Rule:
     return lambda job, _attempt, _event, now: end(job, state, reason, now)
 
 
+def _reused(job: Job, attempt: Attempt | None, event: ev.Reused, now: Now) -> Transitioned:
+    taken = replace(job, spec=replace(job.spec, reused=event.earlier), needs_open=0)
+    return _ends(State.SUCCEEDED, Reason.REUSED)(taken, attempt, event, now)
+
+
 def _stops(reason: StopReason) -> Rule:
     """The open attempt is stopped, and the job goes on from its end."""
     return lambda job, attempt, _event, _now: stop_for(job, attempt, reason)
@@ -213,7 +218,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
             ev.DeadlinePassed: _ends(State.EXPIRED, Reason.DEADLINE),
             ev.NeedFailed: _need_failed,
             ev.Superseded: _superseded,
-            ev.Reused: _ends(State.SUCCEEDED, Reason.REUSED),
+            ev.Reused: _reused,
             ev.Aborted: _ends(State.CANCELLED, Reason.ABORTED),
             ev.Cancel: verbs.cancel,
             ev.Skip: verbs.skip,

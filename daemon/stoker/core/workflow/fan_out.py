@@ -191,7 +191,7 @@ def _made(
             filled = template.fill(item)
             planned = Planned(name=step_name(name, label), sent=filled.step, group=name, item=item, label=label)
             filled = filled._replace(size=filled.size + len(item_text(item)))
-            yield _as_nested(planned, filled) if nested else (planned, filled)
+            yield _as_nested(planned, sent, filled) if nested else (planned, filled)
     elif sent.fans_out:
         source = sent.each if isinstance(sent.each, ItemSource) else ItemSource()
         filled = Filled(control_work(sent, EXPAND), OVERHEAD, template.mistakes)
@@ -199,7 +199,7 @@ def _made(
     else:
         filled = template.fill()
         planned = Planned(name=name, sent=filled.step)
-        yield _as_nested(planned, filled) if nested else (planned, filled)
+        yield _as_nested(planned, sent, filled) if nested else (planned, filled)
 
 
 def _items(sent: StepParams, of_each: int | None, names: TemplateNames) -> tuple[Sequence[Item] | None, list[Mistake]]:
@@ -229,10 +229,13 @@ def _collecting(sent: StepParams) -> StepParams:
     return msgspec.structs.replace(control_work(sent, COLLECT), env=sent.parameters)
 
 
-def _as_nested(planned: Planned, filled: Filled[StepParams]) -> tuple[Planned, Filled[StepParams]]:
+def _as_nested(planned: Planned, sent: StepParams, filled: Filled[StepParams]) -> tuple[Planned, Filled[StepParams]]:
+    """Its arguments are the outputs that the nested workflow hands on, so that a reuse compares these, too."""
+    assert sent.workflow is not UNSET, "only a nested workflow has an end"
     given = {name: str(value) for name, value in (filled.step.env or {}).items()}
     mistakes = [one._replace(path=one.path.replace("env", "parameters", 1)) for one in filled.mistakes]
-    work = msgspec.structs.replace(filled.step, env=UNSET)
+    outputs = tuple(f"{name}={text}" for name, text in sent.workflow.outputs.items())
+    work = msgspec.structs.replace(filled.step, env=UNSET, args=outputs)
     return msgspec.structs.replace(planned, sent=work, given=given, control=True), filled._replace(mistakes=mistakes)
 
 

@@ -2,12 +2,13 @@
 
 Owns the comparison of a step with the same step of the earlier run, and its words. Invariants: a step is taken over
 only if it succeeded there, each step that it needs is taken over, and all that decides about its work is the same;
-every step gets a reason.
+every step gets a reason. A step that adds others runs; what needs it is compared once it has added them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -15,13 +16,13 @@ from stoker.core.job.model import ExecutionMode, Reason, Spec, State, When
 from stoker.core.job.taken_over import FileHashes, TakenOver
 from stoker.core.units import counted, few
 from stoker.core.workflow.definition import OUTSIDE
-from stoker.core.workflow.fan_out import COLLECT, EXPAND, Planned
+from stoker.core.workflow.fan_out import COLLECT, EXPAND
+from stoker.core.workflow.handlers import Handler
 from stoker.core.workflow.state import Edge
 
 # By command, why such a step of Stoker's own runs again: the same command may do something else.
 AGAIN = {
-    EXPAND: "it adds steps to the workflow",
-    COLLECT: "it ends a flow inside the workflow",
+    EXPAND: "it adds steps to the workflow, and each is compared then",
     OUTSIDE: "it looks at work outside of the workflow",
 }
 MOST_NAMED = 3
@@ -30,6 +31,19 @@ _COMPARED = (
     "command", "args", "stdin", "working_dir", "umask", "execution_mode", "success_exit_codes", "sources",
     "produces",
 )  # fmt: skip
+
+
+class Compared(Protocol):
+    """A step of the plan of a workflow, or of its row."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def needs(self) -> tuple[Edge, ...]: ...
+    @property
+    def when(self) -> When | None: ...
+    @property
+    def handler(self) -> Handler | None: ...
 
 
 class EarlierStep(Struct, frozen=True, kw_only=True):
@@ -68,26 +82,46 @@ class ReuseWish(Struct, frozen=True, kw_only=True):
     outside: Collection[str] = ()
     files: Mapping[str, FileHashes] = {}
 
+    @property
+    def later(self) -> int | None:
+        """The run with which steps are compared that are added to the workflow later."""
+        return None if self.earlier is None or self.begins else self.earlier.workflow
+
 
 class ReuseDecision(Struct, frozen=True):
-    """`taken`: the end that is taken over; None if the step runs."""
+    """`taken`: the end that is taken over; None if the step runs, or if that is decided `later`."""
 
     step: str
     why: str
     taken: TakenOver | None = None
+    later: bool = False
 
 
-def decide(steps: Iterable[tuple[Planned, Spec]], wish: ReuseWish) -> Iterator[ReuseDecision]:
-    """One decision for each step, in an order in which the steps can run."""
-    running: dict[str, None] = {}
+def decide(
+    steps: Iterable[tuple[Compared, Spec]], wish: ReuseWish, running: Collection[str] = ()
+) -> Iterator[ReuseDecision]:
+    """One decision for each step, in an order in which the steps can run. `running`: others that are not reused."""
+    run, adding = set(running), dict[str, str]()  # the second: of steps that are compared later, what adds steps first
     for planned, spec in steps:
-        decision = _decide(planned, spec, wish, running)
-        if decision.taken is None:
-            running[planned.name] = None
+        decision = _decide(planned, spec, wish, run, adding)
+        name = planned.name
+        run.discard(name)
+        if decision.later:
+            adding[name] = next(adding[edge.step] for edge in planned.needs if edge.step in adding)
+        elif decision.taken is None and _is(EXPAND, spec):
+            adding[name] = name
+        elif decision.taken is None:
+            run.add(name)
         yield decision
 
 
-def _decide(planned: Planned, spec: Spec, wish: ReuseWish, running: Collection[str]) -> ReuseDecision:
+def _is(command: str, spec: Spec) -> bool:
+    return spec.execution_mode is ExecutionMode.IN_PROCESS and spec.command == command
+
+
+def _decide(
+    planned: Compared, spec: Spec, wish: ReuseWish, running: Collection[str], adding: Mapping[str, str]
+) -> ReuseDecision:
     name, run = planned.name, wish.earlier
     if run is None:
         return ReuseDecision(name, "there is no earlier run")
@@ -97,16 +131,25 @@ def _decide(planned: Planned, spec: Spec, wish: ReuseWish, running: Collection[s
     taken = TakenOver(run.workflow, name, earlier.job, earlier.output, earlier.files)
     if name in wish.outside:
         return ReuseDecision(name, "outside the part", taken)
+    first = next((adding[edge.step] for edge in planned.needs if edge.step in adding), None)
     why = (
         _why_anyway(planned, spec, earlier, wish, running)
-        or _changed(planned, spec, earlier)
+        or _changed(planned, spec, earlier, same_needs=first is not None or _same_needs(planned, earlier))
         or changed_files(spec, earlier.files, wish.files.get(name))
     )
-    return ReuseDecision(name, _same(planned, earlier.files), taken) if why is None else ReuseDecision(name, why)
+    if why is not None:
+        return ReuseDecision(name, why)
+    if first is not None:
+        return ReuseDecision(name, f"it is compared once {first} has added its steps", later=True)
+    return ReuseDecision(name, _same(planned, earlier.files), taken)
+
+
+def _same_needs(planned: Compared, earlier: EarlierStep) -> bool:
+    return set(planned.needs) == set(earlier.needs)
 
 
 def _why_anyway(
-    planned: Planned, spec: Spec, earlier: EarlierStep, wish: ReuseWish, running: Collection[str]
+    planned: Compared, spec: Spec, earlier: EarlierStep, wish: ReuseWish, running: Collection[str]
 ) -> str | None:
     """Why a step runs even if nothing of its own has changed; None if it need not."""
     if planned.handler is not None:
@@ -116,18 +159,18 @@ def _why_anyway(
     if earlier.state is not State.SUCCEEDED:
         reason = "" if earlier.reason is None else f" ({earlier.reason.value})"
         return f"it is {earlier.state.value}{reason} in the earlier run"
-    if spec.execution_mode is ExecutionMode.IN_PROCESS and spec.command in AGAIN:
-        return AGAIN[str(spec.command)]
-    return next((f"its need {edge.step} runs" for edge in planned.needs if edge.step in running), None)
+    again = next((why for command, why in AGAIN.items() if _is(command, spec)), None)
+    return again or next((f"its need {edge.step} runs" for edge in planned.needs if edge.step in running), None)
 
 
-def _changed(planned: Planned, spec: Spec, earlier: EarlierStep) -> str | None:
+def _changed(planned: Compared, spec: Spec, earlier: EarlierStep, *, same_needs: bool) -> str | None:
     """The fields that differ, in words."""
-    changed = [name for name in _COMPARED if getattr(spec, name) != getattr(earlier.spec, name)]
+    words = {"args": "outputs"} if _is(COLLECT, spec) else {}
+    changed = [words.get(name, name) for name in _COMPARED if getattr(spec, name) != getattr(earlier.spec, name)]
     changed += ["if"] if spec.run_if != earlier.spec.run_if else []
     then, now = earlier.spec.env, spec.env
     changed += sorted(f"env {name}" for name in then.keys() | now.keys() if then.get(name) != now.get(name))
-    if set(planned.needs) != set(earlier.needs):
+    if not same_needs:
         changed.append("needs")
     elif planned.when is not earlier.when:
         changed.append("when")
@@ -153,7 +196,7 @@ def _unlike(noun: str, then: Mapping[str, str], now: Mapping[str, str]) -> Itera
             yield f"{noun} {path} {how}"
 
 
-def _same(planned: Planned, files: FileHashes | None) -> str:
+def _same(planned: Compared, files: FileHashes | None) -> str:
     """The result of the comparison, in words."""
     counts = () if files is None else ((len(files.sources), "source"), (len(files.produces), "product"))
     same = "same command and inputs" if planned.needs else "same command"

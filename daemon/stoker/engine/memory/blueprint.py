@@ -14,13 +14,17 @@ from stoker.core.workflow.state import Step, Workflow
 
 
 class Blueprint(Struct, frozen=True, kw_only=True):
-    """The content of the column `workflows.flow`: the flow as it was sent, its parameters, its steps and their jobs."""
+    """The content of the column `workflows.flow`: the flow as it was sent, its parameters, its steps and their jobs.
+
+    `reuse`: the earlier run whose ends are also taken over by steps that are added later.
+    """
 
     flow: msgspec.Raw
     parameters: dict[str, str]
     steps: tuple[Step, ...]
     widths: dict[str, int] = {}
     limits: FlowLimits = FlowLimits()
+    reuse: int | None = None
 
 
 _decode = msgspec.json.Decoder(Blueprint).decode
