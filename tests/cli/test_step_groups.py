@@ -61,7 +61,7 @@ def test_group_when_a_step_stands_for_it_then_that_step_is_not_counted() -> None
     assert step_groups.cells(row)[:4] == ("compile x2", "-", "running", "1/2 done, 1 running")
 
 
-def test_step_when_it_has_an_if_then_the_remark_says_so() -> None:
+def test_step_when_it_has_an_if_then_the_remark_has_it() -> None:
     (row,) = step_groups.grouped([a_step("a", "skipped", run_if="parameters.env == 'prod'")])
 
     assert step_groups.remark(row) == "if parameters.env == 'prod'"

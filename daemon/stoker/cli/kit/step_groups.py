@@ -112,7 +112,7 @@ def needs(row: StepGroup) -> str:
 
 
 def remark(row: StepGroup) -> str:
-    """What is special about it, with its `if`; of one step its error, of a group the steps that went wrong."""
+    """Its `if` and how it differs from others; of one step its error, of a group the steps that went wrong."""
     first = row.steps[0]
     kind = first["handler"] or (None if first["critical"] else "may fail")
     condition = first["run_if"] and render.cut(f"if {first['run_if']}", REMARK_WIDTH)
