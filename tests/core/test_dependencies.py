@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from stoker.core.job.dependencies import NeedStanding, all_failed, all_met, need_failed, need_met, watches_failure
+from stoker.core.job.dependencies import (
+    NeedStanding,
+    all_failed,
+    all_met,
+    graver,
+    need_failed,
+    need_met,
+    watches_failure,
+)
 from stoker.core.job.events import NeedFailed
 from stoker.core.job.model import NeedOn, Reason, State, When
 from tests.support.jobs import job
@@ -59,6 +67,14 @@ def test_skip_when_a_need_cannot_be_met_then_the_reason_tells_a_failure_from_no_
     other = job(State.FAILED, reason=needed)
 
     assert need_failed(on, other) == NeedFailed(needed=other.id, on=on, reason=reason)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_skip_when_two_needs_cannot_be_met_then_a_failure_counts_in_each_order(order: int) -> None:
+    reasons = (Reason.NOT_NEEDED, Reason.DEPENDENCY)[::order]
+    one, other = (NeedFailed(needed=index, on=NeedOn.OK, reason=reason) for index, reason in enumerate(reasons))
+
+    assert graver(graver(None, one), other).reason is Reason.DEPENDENCY
 
 
 DONE = NeedStanding(State.SUCCEEDED, Reason.EXIT)

@@ -45,6 +45,14 @@ def test_why_when_a_handler_waits_then_it_is_for_the_steps_of_its_workflow() -> 
     assert (blocker.hint, blocker.details) == ("stoker workflow show 7", {"workflow": 7})
 
 
+def test_why_when_a_need_was_harmlessly_unmet_then_it_says_what_the_others_decide() -> None:
+    blocker = why(job(State.WAITING, needs_open=1, not_needed=True), open_needs=[3])
+
+    assert blocker.message == (
+        "waits for job 3 to end; if none of them fails it is skipped (not_needed), as another need of it ended so"
+    )
+
+
 def test_why_when_many_needs_are_open_then_the_sentence_stays_short() -> None:
     blocker = why(job(State.WAITING, needs_open=9), open_needs=range(11, 20))
 

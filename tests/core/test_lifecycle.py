@@ -46,6 +46,7 @@ Woke            queued    bug       bug       bug       bug    bug       bug    
 NeedMet         queued    bug       bug       held      -      bug       bug     bug       bug     bug        bug
 ConditionMet    queued    bug       bug       held      held   succeeded failed  cancelled expired superseded skipped
 Decided         queued    bug       bug       held      held   bug       bug     bug       bug     bug        bug
+Unneeded        waiting   bug       bug       held      -      bug       bug     bug       bug     bug        bug
 NeedFailed      skipped   skipped   bug       skipped   -      bug       bug     bug       bug     bug        bug
 Dispatched      bug       running   bug       bug       bug    bug       bug     bug       bug     bug        bug
 StopWanted      bug       bug       running   none      held   bug       bug     bug       bug     bug        bug
@@ -82,6 +83,7 @@ EVENTS: dict[str, ev.Event] = {
     "Woke": ev.Woke(),
     "NeedMet": ev.NeedMet(),
     "ConditionMet": ev.ConditionMet(number=0),
+    "Unneeded": ev.Unneeded(),
     "Decided": ev.Decided(decision=Decision.RUN),
     "NeedFailed": ev.NeedFailed(needed=3, on=NeedOn.OK),
     "Dispatched": ev.Dispatched(attempt=attempt(ordinal=2, run_id="7.2.b")),
@@ -115,7 +117,8 @@ def cells() -> list[tuple[str, str, str]]:
 
 def scene(column: str, event: str) -> tuple[Job, Attempt | None]:
     """A job in the state of `column`, which waits for nothing except what `event` reports."""
-    needs_open = 1 if event.startswith("Need") and column in ("waiting", "held") else 0
+    open_needs = {"NeedMet": 1, "NeedFailed": 1, "Unneeded": 2} if column in ("waiting", "held") else {}
+    needs_open = open_needs.get(event, 0)
     state = State.HELD if column == "stuck" else State(column)
     if column in ("running", "stuck"):
         of = job(state, attempts=1, asked=spec(wait_for="event:go"))

@@ -14,12 +14,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stoker.core.clock import Now
 from stoker.core.errors import InvalidParams, NotAllowed
 from stoker.core.job import events as ev
 from stoker.core.job.admission import AdmissionQueue, Group, QueuedJob, admit, place
-from stoker.core.job.dependencies import need_met
+from stoker.core.job.dependencies import need_failed, need_met
 from stoker.core.job.lifecycle import step
 from stoker.core.job.model import (
     FINAL,
@@ -211,7 +212,16 @@ class Host(RuleBasedStateMachine):
                 if life.job.final or not life.job.needs_open or met is None:
                     continue
                 life.open_needs = tuple(other for other in life.open_needs if other is not need)
-                self.happen(life, ev.NeedMet() if met else ev.NeedFailed(needed=need.job, on=need.on))
+                self.happen(life, self.end_of_need(life.job, need, ended, met=met))
+
+    def end_of_need(self, of: Job, need: Need, ended: Job, *, met: bool) -> ev.Event:
+        """As the engine does: what harms nothing is decided with the last need."""
+        if met and not (of.not_needed and of.needs_open == 1):
+            return ev.NeedMet()
+        failed = need_failed(need.on, ended)
+        if met:
+            return replace(failed, reason=Reason.NOT_NEEDED)
+        return ev.Unneeded() if failed.reason is Reason.NOT_NEEDED and of.needs_open > 1 else failed
 
     def pick(self, number: int, *states: State) -> Life | None:
         """Some job in one of `states`, chosen by a drawn number."""

@@ -92,6 +92,26 @@ def test_need_failed_when_the_job_waits_then_it_is_skipped_and_releases_dependen
     assert after == Transitioned(expected, effects=(ev.ReleaseDependents(7),))
 
 
+@pytest.mark.parametrize("state", [State.WAITING, State.HELD])
+def test_unneeded_when_other_needs_are_open_then_they_decide(state: State) -> None:
+    after = step(job(state, needs_open=2), None, ev.Unneeded(), NOW)
+
+    assert after == Transitioned(job(state, needs_open=1, not_needed=True))
+
+
+@pytest.mark.parametrize("event", [ev.Retry(needs_open=1), ev.Reset(needs_open=1)])
+def test_unneeded_when_the_job_runs_again_then_it_is_forgotten(event: ev.Event) -> None:
+    before = job(State.SKIPPED, reason=Reason.NOT_NEEDED, not_needed=True, finished_at=NOW.wall)
+
+    assert not step(before, None, event, NOW).job.not_needed
+
+
+def test_unneeded_when_its_needs_are_changed_then_it_is_forgotten() -> None:
+    changed = ev.Rewired(needs=(), when=None, needs_open=0)
+
+    assert step(job(State.WAITING, not_needed=True, needs_open=1), None, changed, NOW).job == job(State.QUEUED)
+
+
 # --- ttl and deadline -------------------------------------------------------------------------------------
 
 

@@ -9,13 +9,12 @@ import pytest
 from stoker.core.errors import FlowInvalid, InvalidParams, NotAllowed
 from tests.support.facts import until
 from tests.support.flows import job_of, sent_flow, settled, step, step_states, workflow_view
-from tests.support.work import end_of, shell, submit
+from tests.support.work import Gate, end_of, job_view, shell, submit
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import stoker
-    from tests.support.work import Gate
 
 
 def ends(client: stoker.Client, workflow: int) -> dict[str, tuple[str, str]]:
@@ -68,6 +67,99 @@ def test_any_failed_when_a_failure_skipped_the_need_then_it_counts_as_failed(cli
 
     assert shown["link"] == BLOCKED
     assert shown["alert"] == shown["short"] == shown["of-the-group"] == RAN
+
+
+@pytest.mark.parametrize("late", ["bad", "idle"])
+def test_needs_when_they_end_in_either_order_then_a_failure_decides(
+    client: stoker.Client, gate: Gate, late: str
+) -> None:
+    steps = {
+        "gate": gate.spec(),
+        "bad": step("exit 1", *(["gate"] if late == "bad" else [])),
+        "idle": {**step("exit 0", *(["gate"] if late == "idle" else [])), "if": "1 > 2"},
+        "both": step("exit 0", "bad", "idle"),
+        "alert": step("exit 0", "both", when="any_failed"),
+    }
+    workflow = sent_flow(client, steps)
+    end_of(client, job_of(client, workflow, "idle" if late == "bad" else "bad"))
+    until(
+        lambda: late == "idle" or job_view(client, job_of(client, workflow, "both"))["not_needed"], why="its first end"
+    )
+
+    gate.open()
+
+    shown = ends(client, workflow)
+    assert (shown["idle"], shown["both"], shown["alert"]) == (NOT_NEEDED, BLOCKED, RAN)
+
+
+def test_needs_when_one_is_not_needed_then_the_step_waits_for_the_others(client: stoker.Client, gate: Gate) -> None:
+    steps = {
+        "slow": gate.spec(),
+        "idle": {**step("exit 0"), "if": "1 > 2"},
+        "both": step("exit 0", "idle", "slow"),
+        "behind": step("exit 0", "both"),
+    }
+    workflow = sent_flow(client, steps)
+    both = job_of(client, workflow, "both")
+    until(lambda: job_view(client, both)["not_needed"], why="the end of idle")
+    assert "it is skipped (not_needed)" in client.call("job.why", {"id": both})["message"]
+
+    gate.open()
+
+    shown = ends(client, workflow)
+    assert (shown["both"], shown["behind"]) == (NOT_NEEDED, NOT_NEEDED)
+    for need in ("idle", "slow"):
+        answer = client.call("job.retry", {"id": job_of(client, workflow, need)})
+        assert both in answer["taken_up"]
+        settled(client, workflow)
+
+
+@pytest.mark.parametrize(("change", "end"), [("add_need", NOT_NEEDED), ("remove_need", RAN)])
+def test_change_of_needs_when_one_was_not_needed_then_those_of_now_decide(
+    client: stoker.Client, gate: Gate, change: str, end: tuple[str, str]
+) -> None:
+    steps = {
+        "slow": gate.spec(),
+        "idle": {**step("exit 0"), "if": "1 > 2"},
+        "more": step("exit 0"),
+        "both": step("exit 0", "idle", "slow"),
+    }
+    workflow = sent_flow(client, steps)
+    until(lambda: job_view(client, job_of(client, workflow, "both"))["not_needed"], why="the end of idle")
+
+    need = "more" if change == "add_need" else "idle"
+    client.call(f"workflow.{change}", {"id": workflow, "step": "both", "need": need})
+
+    gate.open()
+    assert ends(client, workflow)["both"] == end
+
+
+@pytest.mark.parametrize("order", [["bad", "good"], ["good", "bad"]])
+def test_job_when_its_needs_end_in_either_order_then_a_failure_decides(
+    client: stoker.Client, tmp_path: Path, order: list[str]
+) -> None:
+    scripts, gates = {"bad": "exit 1", "good": "exit 0"}, {name: Gate(tmp_path / name) for name in order}
+    needed = {name: submit(client, gates[name].spec(scripts[name])) for name in order}
+    needs = [{"job": needed["bad"], "on": "ok"}, {"job": needed["good"], "on": "failed"}]
+    job = submit(client, shell("exit 0"), needs=needs)
+
+    for name in order:
+        gates[name].open()
+        end_of(client, needed[name])
+        until(lambda: job_view(client, job)["not_needed"] or job_view(client, job)["state"] == "skipped")
+
+    assert end_of(client, job) == BLOCKED
+
+
+def test_skip_when_the_failed_need_is_skipped_then_the_others_decide(client: stoker.Client) -> None:
+    steps = {"bad": step("exit 1"), "idle": {**step("exit 0"), "if": "1 > 2"}, "both": step("exit 0", "bad", "idle")}
+    workflow = sent_flow(client, steps)
+    assert ends(client, workflow)["both"] == BLOCKED
+
+    client.call("workflow.skip", {"id": workflow, "step": "bad"})
+
+    assert settled(client, workflow, "succeeded") == "succeeded"
+    assert ends(client, workflow)["both"] == NOT_NEEDED
 
 
 def test_handler_when_it_was_not_needed_then_a_retry_of_any_need_takes_it_up(client: stoker.Client, gate: Gate) -> None:

@@ -200,7 +200,7 @@ CREATE TABLE jobs (
         json_object('rate/' || json_extract(policy, '$.rate_key'), 1)))
 ) VIRTUAL, conditions_open INTEGER NOT NULL DEFAULT 0 CHECK (conditions_open >= 0), hook TEXT CHECK (length(hook) BETWEEN 1 AND 64), hook_change INTEGER CHECK (hook_change IS NULL OR (hook_change > 0 AND hook IS NOT NULL)), debounce_by INTEGER, labels TEXT GENERATED ALWAYS AS (
     CASE WHEN json_valid(policy) THEN json_extract(policy, '$.labels') END
-) VIRTUAL, undecided INTEGER NOT NULL DEFAULT 0 CHECK (undecided = 0 OR undecided = 1),
+) VIRTUAL, undecided INTEGER NOT NULL DEFAULT 0 CHECK (undecided = 0 OR undecided = 1), not_needed INTEGER NOT NULL DEFAULT 0 CHECK (not_needed = 0 OR not_needed = 1),
     CHECK ((state = 'succeeded' OR state = 'failed' OR state = 'cancelled' OR state = 'expired' OR state = 'superseded'
             OR state = 'skipped') = (finished_at IS NOT NULL)),
     CHECK (finished_at IS NULL OR reason IS NOT NULL),

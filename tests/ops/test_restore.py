@@ -412,6 +412,7 @@ DROP TABLE job_events;
 ALTER TABLE jobs DROP COLUMN conditions_open;
 DROP INDEX jobs_undecided;
 ALTER TABLE jobs DROP COLUMN undecided;
+ALTER TABLE jobs DROP COLUMN not_needed;
 DROP INDEX workflows_labelled;
 ALTER TABLE workflows DROP COLUMN labels;
 ALTER TABLE workflows DROP COLUMN deadline;

@@ -29,6 +29,7 @@ from stoker.store import checkpoints, snapshot, workflows
 from stoker.workflows.submit import WorkflowAnswer
 from tests.simulation.laws import LATE_MS, RATES, Laws
 from tests.simulation.life import Life
+from tests.simulation.need_laws import NeedLaws
 
 ON_THE_WAY = """
 SELECT id, state, intent FROM workflows WHERE finished_at IS NULL AND intent IN ('rollback', 'cancel', 'abort')
@@ -110,6 +111,7 @@ class FlowLaws:
         self._capacity = capacity
         self.answered: dict[int, list[str]] = {}
         self.verbs: Counter[str] = Counter()
+        self._needs_laws = NeedLaws(connection, laws)
         self._committed = 0  # transactions since memory and rows were compared
 
     def numbers(self, sql: str, *parameters: object) -> list[int]:
@@ -160,6 +162,7 @@ class FlowLaws:
 
     def stored(self, memory: LiveState) -> None:
         """A transaction went through."""
+        self._needs_laws.stored()
         self._committed += 1
         if self._committed >= COMPARED_EVERY:
             self._committed = 0

@@ -65,7 +65,7 @@ HOT: list[tuple[str, str, Any, str]] = [
     ("open attempts", attempts.OPEN, (), "attempts_open"),
     ("the end of a run", attempts.SETTLE, (None,) * 21 + (1, 1, "a"), "PRIMARY KEY"),
     ("the newest end of a job", attempts.NEWEST_END, (1,), "PRIMARY KEY"),
-    ("a change of a job", jobs.UPDATE, (None,) * 17 + (1,), "INTEGER PRIMARY KEY"),
+    ("a change of a job", jobs.UPDATE, (None,) * 18 + (1,), "INTEGER PRIMARY KEY"),
     ("the last change", changes.LAST, (), "changes"),
     ("changes behind a cursor", changes.AFTER, (5, 9, 5), "INTEGER PRIMARY KEY"),
     ("history of a job behind a cursor", changes.OF_JOB_AFTER, (1, 5, 5), "changes_job"),

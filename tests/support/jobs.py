@@ -201,6 +201,7 @@ def jobs(draw: st.DrawFn, idents: st.SearchStrategy[int] = positives) -> Job:
         failures=draw(amounts),
         orphanings=draw(amounts),
         needs_open=draw(amounts),
+        not_needed=draw(st.booleans()),
         undecided=of.run_if is not None and draw(st.booleans()),
         conditions_open=draw(st.integers(0, all_open(of.wait_for))),
         wake_at=draw(maybe(amounts)),

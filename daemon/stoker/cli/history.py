@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 # Fields of a change that only --json shows. The times of an end are in its line and in the table of attempts.
 HIDDEN = (
-    "state", "key", "order_key", "checkpoint_floor", "needs_open", "conditions_open", "undecided", "started_at",
-    "finished_at",
+    "state", "key", "order_key", "checkpoint_floor", "needs_open", "conditions_open", "undecided", "not_needed",
+    "started_at", "finished_at",
 )  # fmt: skip
 CHANGE_HEADERS = ("SEQ", "AT", "FROM", "TO", "CAUSE", "BY", "DETAILS")
 TAIL_LINES = 20

@@ -88,6 +88,8 @@ def _needing(job: Job, ids: Sequence[int]) -> Blocker:
     hint = f"stoker why {ids[0]}" if ids else None
     of_key = job.spec.supersede_key is not None and not {need.job for need in job.spec.needs}.issuperset(ids)
     rule = "; jobs of one supersede_key run one after the other" if of_key else ""
+    if job.not_needed:
+        rule += "; if none of them fails it is skipped (not_needed), as another need of it ended so"
     return Blocker("needs", f"waits for {jobs_text(ids)} to end{rule}", hint, {"needs": ids})
 
 

@@ -101,6 +101,7 @@ class JobView(_SpecView):
     needs_open: int
     conditions_open: list[str]
     undecided: bool
+    not_needed: bool
     awaits_token: bool
     wake_at: int | None
     expires_at: int | None

@@ -18,8 +18,9 @@ from stoker.core.requests import JobChanges
 
 # The fields of a job that change during its life; all others are its spec.
 MUTABLE = (
-    "state", "reason", "attempts", "failures", "orphanings", "needs_open", "conditions_open", "undecided", "wake_at",
-    "expires_at", "started_at", "finished_at", "exit_code", "signal", "checkpoint_floor", "order_key", "superseded_by",
+    "state", "reason", "attempts", "failures", "orphanings", "needs_open", "conditions_open", "undecided", "not_needed",
+    "wake_at", "expires_at", "started_at", "finished_at", "exit_code", "signal", "checkpoint_floor", "order_key",
+    "superseded_by",
 )  # fmt: skip
 _mutable_values = attrgetter(*MUTABLE)
 DERIVED = frozenset({"needs_open"})  # follows from the rows of needs: alone it makes no change

@@ -23,7 +23,7 @@ from stoker.core.job.dependencies import (
     need_met,
     skipped_for_need,
 )
-from stoker.core.job.model import Job, Need, When
+from stoker.core.job.model import Job, Need, NeedOn, Reason, When
 from stoker.engine import conditions, superseding
 from stoker.engine.inbox import Message
 from stoker.engine.turn import Turn
@@ -83,15 +83,27 @@ def _release(turn: Turn, dependent: Dependent) -> None:
     if not turn.still_needs(dependent.job_id, dependent.needed):
         return
     met = need_met(dependent.on, needed, job.spec.when)
-    if met is False:  # the row of this need stays, so that a retry of the needed job finds this one
-        turn.step(dependent.job_id, need_failed(dependent.on, needed))
-    elif met:
+    if met:
         meet_need(turn, job, dependent.needed)
+    elif met is False:
+        _fail_need(turn, job, need_failed(dependent.on, needed))
+
+
+def _fail_need(turn: Turn, job: Job, failed: ev.NeedFailed) -> None:
+    """A failure decides at once; one that harms nothing does so with the last need, as another one may still fail."""
+    if failed.reason is Reason.DEPENDENCY:
+        turn.step(job.id, failed)  # the row of this need stays, so that a retry of the needed job finds this one
+    elif job.needs_open > 1:
+        turn.meet_need(job.id, failed.needed)
+        turn.step(job.id, ev.Unneeded())
+    else:
+        turn.keep_needs(job)
+        turn.step(job.id, failed)
 
 
 def meet_need(turn: Turn, job: Job, needed: int) -> None:
-    """One need of a job is met; with the last of a step all are judged together."""
-    if job.needs_open == 1 and (failed := failed_together(turn, job)) is not None:
+    """One need of a job is met; with the last all are judged together."""
+    if job.needs_open == 1 and (failed := failed_together(turn, job, needed)) is not None:
         turn.keep_needs(job)
         turn.step(job.id, failed)
     else:
@@ -99,13 +111,15 @@ def meet_need(turn: Turn, job: Job, needed: int) -> None:
         turn.step(job.id, ev.NeedMet())
 
 
-def failed_together(turn: Turn, job: Job) -> ev.NeedFailed | None:
-    """The event for a step whose needs have all ended, if their ends together do not let it start."""
+def failed_together(turn: Turn, job: Job, last: int) -> ev.NeedFailed | None:
+    """The event for a job whose needs have all ended, if their ends together do not let it start; `last` was one."""
+    if job.not_needed:
+        return ev.NeedFailed(needed=last, on=NeedOn.ANY, reason=Reason.NOT_NEEDED)
     if job.workflow_id is None or job.spec.when not in OVER_ALL:
         return None
     run = turn.memory.workflows.runs[job.workflow_id]
     ends = [NeedStanding(run.states[edge.step], run.reasons[edge.step]) for edge in run.steps[job.id].needs]
-    return None if all_met(job.spec.when, ends) else all_failed(job.spec.when, job.spec.needs[-1].job, ends)
+    return None if all_met(job.spec.when, ends) else all_failed(job.spec.when, last, ends)
 
 
 def apply_command(turn: Turn, job_id: int, event: ev.Event) -> Job:
@@ -128,12 +142,16 @@ def _check_inputs(turn: Turn, job_id: int) -> None:
 
 
 def run_again(turn: Turn, job_id: int, event: ev.Retry | ev.Restart | ev.Reset, resetting: Collection[int] = ()) -> Job:
-    """Let a job run again once its open needs are met: those that have not ended, or are reset in the same turn."""
+    """Let a job run again once its open needs are met: those that have not ended, or are reset in the same turn.
+
+    After a reset `judge_needs` decides about needs that ended otherwise; a person's retry ignores them.
+    """
     spec = turn.job(job_id).spec
+    counts = (None, False) if isinstance(event, ev.Reset) else (None,)
     pending = [
         need
         for need in spec.needs
-        if need.job in resetting or need_now(turn, need, spec.when) is None or _is_closed_gate(turn, need, job_id)
+        if need.job in resetting or need_now(turn, need, spec.when) in counts or _is_closed_gate(turn, need, job_id)
     ]
     job = turn.step(job_id, replace(event, needs_open=len(pending)))
     turn.set_needs(job_id, pending)
@@ -162,18 +180,23 @@ def _run_skipped_again(turn: Turn, job: Job, event: ev.Event) -> Generator[None,
     behind: dict[int, list[int]] = {}
     for each in turn.loaded.skipped_behind:
         behind.setdefault(each.needed, []).append(each.job_id)
-    queued: list[int] = []
+    queued: dict[int, None] = {}
     ahead = deque([job.id])
     while ahead:
         for job_id in behind.pop(ahead.popleft(), ()):
             dependent = turn.job(job_id)
-            if _can_run_again(turn, dependent):
-                turn.withdraw_cancel(dependent, "taken_up", event.actor)
-                run_again(turn, job_id, ev.Reset(actor=event.actor, floor=dependent.checkpoint_floor))
-                queued.append(job_id)
+            if job_id not in queued and _can_run_again(turn, dependent, queued):
+                queued[job_id] = None
                 ahead.append(job_id)
-                yield
-    return queued
+    for job_id in queued:
+        dependent = turn.job(job_id)
+        turn.withdraw_cancel(dependent, "taken_up", event.actor)
+        run_again(turn, job_id, ev.Reset(actor=event.actor, floor=dependent.checkpoint_floor), queued)
+        yield
+    for job_id in queued:
+        judge_needs(turn, job_id)
+        yield
+    return list(queued)
 
 
 def _run_handlers_again(
@@ -190,7 +213,7 @@ def _run_handlers_again(
         run_again(turn, job_id, ev.Reset(actor=event.actor, floor=run.head.seq), reset)
         yield
     for job_id in reset:
-        skip_where_hopeless(turn, job_id, reset)
+        judge_needs(turn, job_id)
         yield
     return reset
 
@@ -213,16 +236,14 @@ def check_handlers(turn: Turn, job_id: int, event: ev.Event) -> None:
             )
 
 
-def skip_where_hopeless(turn: Turn, job_id: int, resetting: Collection[int]) -> None:
-    """Skip a step if its needs can no longer be met: the needed steps have ended otherwise, and stay so."""
+def judge_needs(turn: Turn, job_id: int) -> None:
+    """Judge the needs of a job that was just reset or added, of those that have ended and stay so."""
     job = turn.job(job_id)
     for need in job.spec.needs:
-        needed = turn.find(need.job)
-        if need.job in resetting or needed is None or need_met(need.on, needed, job.spec.when) is not False:
-            continue
-        turn.step(job_id, need_failed(need.on, needed))
-        return
-    if not job.needs_open and (failed := failed_together(turn, job)) is not None:
+        if turn.still_needs(job_id, need.job):
+            _release(turn, Dependent(need.job, job_id, need.on))
+    job, needs = turn.job(job_id), job.spec.needs
+    if needs and not job.needs_open and (failed := failed_together(turn, job, needs[-1].job)) is not None:
         turn.keep_needs(job)
         turn.step(job_id, failed)
 
@@ -231,10 +252,21 @@ def _is_overdue(turn: Turn, job: Job) -> bool:
     return job.spec.deadline is not None and job.spec.deadline <= turn.now.wall
 
 
-def _can_run_again(turn: Turn, job: Job) -> bool:
-    hopeless = any(need_now(turn, need, job.spec.when) is False for need in job.spec.needs)
-    replaced = bool(superseding.unfinished(turn, job.supersedes))
+def _can_run_again(turn: Turn, job: Job, queued: Collection[int]) -> bool:
+    """Whether none of its needs has failed for good; `queued` run again, too."""
+    hopeless = any(need.job not in queued and has_failed(turn, need, job.spec.when) for need in job.spec.needs)
+    key = job.supersedes
+    replaced = key is not None and any(turn.job(other).supersedes == key for other in queued)
+    replaced = replaced or bool(superseding.unfinished(turn, key))
     return skipped_for_need(job.state, job.reason) and not _is_overdue(turn, job) and not hopeless and not replaced
+
+
+def has_failed(turn: Turn, need: Need, when: When | None) -> bool:
+    """Whether a job with this need cannot start, and that is a failure. A need of a purged job is one."""
+    needed = turn.find(need.job)
+    if needed is None or need_met(need.on, needed, when) is not False:
+        return needed is None
+    return need_failed(need.on, needed).reason is Reason.DEPENDENCY
 
 
 def need_now(turn: Turn, need: Need, when: When | None) -> bool | None:

@@ -17,7 +17,7 @@ from msgspec import Struct
 from stoker.core.answers import SubmitAnswer
 from stoker.core.errors import IdempotencyConflict, InvalidParams, JobNotFound, StokerError
 from stoker.core.job import events as ev
-from stoker.core.job.dependencies import need_failed, need_met
+from stoker.core.job.dependencies import graver, need_failed, need_met
 from stoker.core.job.model import Job, Need, Queue, Spec, State
 from stoker.core.job.transition import debounce_by
 from stoker.core.requests import JobDefaults, JobParams
@@ -179,7 +179,7 @@ class Submission(CommandRequest[Answers]):
         return differing
 
     def _needs(self, turn: Turn, spec: Spec) -> tuple[tuple[Need, ...], ev.NeedFailed | None]:
-        """The needs that are not met yet, and the first that can never be met."""
+        """The needs that are not met yet, and the gravest that can never be met."""
         unmet: list[Need] = []
         failed: ev.NeedFailed | None = None
         for index, need in enumerate(spec.needs):
@@ -189,7 +189,7 @@ class Submission(CommandRequest[Answers]):
                 raise JobNotFound(f"{path}: there is no job {need.job} of yours", hint="stoker ls --all", path=path)
             met = need_met(need.on, job)
             if met is False:
-                failed = failed or need_failed(need.on, job)
+                failed = graver(failed, need_failed(need.on, job))
             if not met:
                 unmet.append(need)
         return tuple(unmet), failed

@@ -101,8 +101,8 @@ SPEC_WIDTH = 20
 _STATE_FIELDS = tuple(name for name in Job.__struct_fields__ if name != "spec")  # each has a column of its name
 _CHANGING = (
     "state", "reason", "pid", "attempts", "failures", "orphanings", "needs_open", "conditions_open",
-    "undecided", "wake_at", "expires_at", "started_at", "finished_at", "exit_code", "signal", "checkpoint_floor",
-    "superseded_by",
+    "undecided", "not_needed", "wake_at", "expires_at", "started_at", "finished_at", "exit_code", "signal",
+    "checkpoint_floor", "superseded_by",
 )  # fmt: skip
 _TRUTH = {0: False, 1: True}
 _state_row = attrgetter(*_STATE_FIELDS)
@@ -261,7 +261,8 @@ def _of_text_column(column: str) -> AnyText:
 @strict("jobs")
 def from_row(row: Sequence[Any]) -> Job:
     values = dict(zip(_STATE_FIELDS, row[SPEC_WIDTH:], strict=True))
-    values["undecided"] = _TRUTH.get(values["undecided"])
+    for name in ("undecided", "not_needed"):
+        values[name] = _TRUTH.get(values[name])
     job = msgspec.convert(values | {"spec": spec_of(row)}, Job)
     if job.conditions_open and job.conditions_open & ~all_open(job.spec.wait_for):
         raise ValueError(f"job {job.id} waits for a condition that it does not have")

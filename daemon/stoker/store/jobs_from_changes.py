@@ -41,6 +41,7 @@ class ChangedValues(TypedDict, total=False):
     orphanings: Any
     conditions_open: Any
     undecided: Any
+    not_needed: Any
     wake_at: Any
     expires_at: Any
     started_at: Any
@@ -69,7 +70,7 @@ class Payload(ChangedValues, total=False):
     job: FirstValues
 
 
-COUNTED = ("attempts", "failures", "orphanings", "conditions_open", "undecided", "checkpoint_floor")
+COUNTED = ("attempts", "failures", "orphanings", "conditions_open", "undecided", "not_needed", "checkpoint_floor")
 BEFORE_SUBMIT = {name: 0 if name in COUNTED else None for name in ChangedValues.__annotations__}
 
 Rows = Sequence[tuple[Any, ...]]

@@ -20,7 +20,7 @@ from stoker.core.job import events as ev
 from stoker.core.job.model import FINAL, Actor, Reason, State, StopReason
 from stoker.core.workflow.state import ENDING, Intent, behind
 from stoker.engine import conditions
-from stoker.engine.dependents import run_again, skip_where_hopeless
+from stoker.engine.dependents import judge_needs, run_again
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.memory.live_workflow import CANCEL_ALL, LiveWorkflow, open_steps
 from stoker.engine.turn import Turn
@@ -181,8 +181,8 @@ def reset_steps(
         floor = floors.get(run.steps[job_id].name, 0)
         run_again(turn, job_id, ev.Reset(actor=actor, floor=floor, **asdict(budget)), resetting)
         yield
-    for job_id in resetting:
-        skip_where_hopeless(turn, job_id, resetting)
+    for job_id in sorted(resetting):
+        judge_needs(turn, job_id)
         yield
 
 

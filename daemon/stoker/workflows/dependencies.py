@@ -16,7 +16,7 @@ from stoker.core.job.dependencies import OVER_ALL, need_met, skipped_for_need
 from stoker.core.job.model import Actor, Job, Need, NeedOn, State, When
 from stoker.core.workflow.cycles import cycle_mistake, find_cycle
 from stoker.core.workflow.state import Edge, Step
-from stoker.engine.dependents import need_now
+from stoker.engine.dependents import has_failed, need_now
 from stoker.engine.memory.live_workflow import LiveWorkflow, rewritten
 from stoker.engine.turn import Turn
 from stoker.workflows import commands
@@ -99,7 +99,7 @@ def _is_open(turn: Turn, job: Job, need: Need, when: When | None) -> bool:
     """
     met = need_now(turn, need, when)
     if met is False and not job.final:
-        return need.job in turn.memory.needed
+        return need.job in turn.memory.needed or (job.not_needed and not has_failed(turn, need, when))
     return met is not True
 
 

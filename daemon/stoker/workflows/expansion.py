@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from stoker.core.errors import FlowInvalid, NotAllowed
 from stoker.core.job import events as ev
-from stoker.core.job.dependencies import need_failed
 from stoker.core.job.model import STOKER, Actor, Job, Need, NeedOn, Reason, Spec, State
 from stoker.core.schedule.model import Origin
 from stoker.core.workflow.definition import MAX_STEPS
@@ -27,7 +26,7 @@ from stoker.core.workflow.reuse import Compared, ReuseDecision, ReuseWish, decid
 from stoker.core.workflow.state import ENDING, Intent, Step, Workflow, behind
 from stoker.core.workflow.step_names import BEGINS, fan_out_of
 from stoker.engine import conditions
-from stoker.engine.dependents import need_now
+from stoker.engine.dependents import judge_needs, need_now
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.intake import Intake
 from stoker.engine.memory.live_workflow import LiveWorkflow, rewritten
@@ -254,13 +253,9 @@ class Expansion(RequestMessage[int]):
             )
             yield
         yield from accept_steps(turn, self._intake, run, steps)
-        for one, spec in zip(added, specs, strict=True):
-            if (decision := reuse.get(one.step.name)) is not None and decision.taken is not None:
-                continue
-            for need in one.needs:
-                if need_now(turn, need, spec.when) is False:
-                    turn.step(one.step.job_id, need_failed(need.on, turn.job(need.job)))
-                    break
+        for one in added:
+            if (decision := reuse.get(one.step.name)) is None or decision.taken is None:
+                judge_needs(turn, one.step.job_id)
             yield
 
     def _rewire(self, turn: Turn, run: LiveWorkflow, behind: Sequence[Step]) -> Iterator[None]:

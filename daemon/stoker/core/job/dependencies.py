@@ -2,7 +2,8 @@
 
 Owns the meaning of `ok`, `failed` and `any`, and of the conditions over all needs of a step. A job that a person
 skipped counts as ok, so that its dependents go on; a job that was skipped because of its own needs does not. Of a step
-it counts as failed if a failure was the cause. A condition over all needs is decided once each of them has ended.
+it counts as failed if a failure was the cause. A failure decides about a job at once; all else, as a need that can no
+longer be met without harm, or a condition over all needs, once each of them has ended: so no order of ends matters.
 """
 
 from __future__ import annotations
@@ -73,6 +74,11 @@ def need_failed(on: NeedOn, needed: Job) -> NeedFailed:
     """
     harmless = on is NeedOn.FAILED or needed.reason is Reason.NOT_NEEDED
     return NeedFailed(needed=needed.id, on=on, reason=Reason.NOT_NEEDED if harmless else Reason.DEPENDENCY)
+
+
+def graver(one: NeedFailed | None, other: NeedFailed) -> NeedFailed:
+    """The event for a job of which both needs can never be met: a failure counts, whichever came first."""
+    return other if one is None or (one.reason, other.reason) == (Reason.NOT_NEEDED, Reason.DEPENDENCY) else one
 
 
 def all_failed(when: When | None, last: int, needed: Iterable[NeedStanding]) -> NeedFailed:

@@ -41,6 +41,10 @@ class NeedFailed(Event, frozen=True):
     reason: Reason = Reason.DEPENDENCY
 
 
+class Unneeded(Event, frozen=True):
+    """A need can no longer be met, without harm: with the last the job is skipped, or once another fails."""
+
+
 class Decided(Event, frozen=True):
     """The `if` of a step was decided; the note of the actor is its text, or why it has no value."""
 

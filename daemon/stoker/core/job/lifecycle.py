@@ -79,6 +79,12 @@ def _need_failed(job: Job, _attempt: Attempt | None, event: ev.NeedFailed, now: 
     return end(job, State.SKIPPED, event.reason, now)
 
 
+def _unneeded(job: Job, _attempt: Attempt | None, _event: ev.Unneeded, _now: Now) -> Transitioned:
+    """It goes on waiting: if another need fails, that is why it is skipped, in whichever order they end."""
+    assert job.needs_open > 1, "with its last need a job is skipped"
+    return Transitioned(replace(job, needs_open=job.needs_open - 1, not_needed=True))
+
+
 def _dispatch(job: Job, _attempt: Attempt | None, event: ev.Dispatched, _now: Now) -> Transitioned:
     started = replace(job, state=State.RUNNING, attempts=event.attempt.ordinal, wake_at=None)
     return Transitioned(started, event.attempt, (ev.Launch(event.attempt),))
@@ -229,7 +235,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
         },
     ),
     **_rows([State.WAITING], {ev.Woke: _wake, ev.NeedMet: _need_met}),
-    **_rows([State.WAITING, State.HELD], {ev.Decided: _decided}),
+    **_rows([State.WAITING, State.HELD], {ev.Decided: _decided, ev.Unneeded: _unneeded}),
     **_rows([State.WAITING, State.HELD, *FINAL], {ev.ConditionMet: _condition_met}),
     **_rows([State.QUEUED], {ev.Dispatched: _dispatch}),
     **_rows(

@@ -232,6 +232,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False):
     needs_open: int = 0
     conditions_open: int = 0  # bit n: condition n of `wait_for`
     undecided: bool = False  # its `if` is still to be decided
+    not_needed: bool = False  # so ended one of its needs, while others are open
     wake_at: int | None = None
     expires_at: int | None = None
     order_key: int = 0

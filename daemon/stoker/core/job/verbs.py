@@ -64,7 +64,8 @@ def rewire(job: Job, attempt: Attempt | None, event: ev.Rewired, now: Now) -> Tr
     """New needs for a step that has not started; a held step stays held."""
     _no_attempt(job, attempt)
     spec = replace(job.spec, needs=event.needs, when=event.when)
-    rewired = replace(job, spec=spec, needs_open=event.needs_open, undecided=spec.run_if is not None)
+    undecided = spec.run_if is not None
+    rewired = replace(job, spec=spec, needs_open=event.needs_open, undecided=undecided, not_needed=False)
     if job.state not in (State.WAITING, State.QUEUED):
         return Transitioned(rewired)
     expires_at = expiry(rewired, now) if job.attempts == 0 else job.expires_at
@@ -87,6 +88,7 @@ def _again(job: Job, now: Now, spec: Spec, **changes: Any) -> Transitioned:
         "orphanings": 0,
         "needs_open": 0,
         "undecided": spec.run_if is not None,
+        "not_needed": False,
         "wake_at": None,
         "exit_code": None,
         "signal": None,
