@@ -66,7 +66,7 @@ class Daemon:
     ) -> None:
         self._config = config
         self._config_file = file
-        self._directory = StateDirectory(root)
+        self._directory = StateDirectory(root, environ.get("CREDENTIALS_DIRECTORY"))
         self._entrance = Entrance(address, config.access, sdnotify.listeners(environ, os.getpid()))
         self._environ = environ
         self._umask = umask
@@ -132,7 +132,7 @@ class Daemon:
             socket=str(self._entrance.path),
             instance=opened.instance.id,
             tokens=Tokens(opened.instance.token_key),
-            work_files=WorkFiles(self._directory.root),
+            work_files=WorkFiles(self._directory.root, opened.instance.id, self._environ),
             epoch=opened.instance.epoch,
             base=allowed(self._environ, self._config.daemon.env_allow, self._config.daemon.path),
             umask=self._umask,

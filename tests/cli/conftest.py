@@ -50,7 +50,7 @@ def view(job: int, state: str = "queued", **fields: Any) -> dict[str, Any]:
         "ttl_ms": None, "timeout_ms": None, "grace_ms": 10_000, "on_orphan": "fail", "survive": False, "run_at": None,
         "needs": [], "resources": {}, "limits": {}, "nice": 0, "umask": None, "labels": {}, "rate_key": None,
         "supersede_key": None, "supersede_running": "finish", "debounce_ms": 0, "debounce_max_ms": None,
-        "superseded_by": None,
+        "superseded_by": None, "secrets": [],
         "owner_uid": 0, "trace_id": "0" * 32,
         "created_at": AT_MS, "started_at": None, "finished_at": None, "exit_code": None, "signal": None,
         "log": None, "stopping": False,

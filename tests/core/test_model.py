@@ -26,7 +26,7 @@ def test_states_when_listed_then_they_are_those_of_the_design() -> None:
 def test_reasons_when_listed_then_they_are_those_of_the_design() -> None:
     assert " ".join(Reason) == (
         "exit signal timeout deadline ttl oom unresponsive orphaned lost stuck poison spawn_error user superseded "
-        "aborted dependency not_needed output condition shutdown restored damaged reused"
+        "aborted dependency not_needed output condition shutdown restored damaged reused secrets"
     )
 
 

@@ -19,6 +19,7 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (HANDLER | {"limits": Limits(open_files=9)}, "limits", "no effect on a handler"),
     (HANDLER | {"nice": 3}, "nice", "no effect on a handler"),
     (HANDLER | {"survive": True}, "survive", "no effect on a handler"),
+    (HANDLER | {"secrets": ("TOKEN",)}, "secrets", "no effect on a handler"),
     (HANDLER | {"warn_signal": 10, "warn_before_ms": 1, "timeout_ms": 9}, "warn_signal", "no effect on a handler"),
     (HANDLER | {"notify": True}, "notify", "no process that could report"),
     (HANDLER | {"heartbeat_ms": 1}, "heartbeat_ms", "no process that could report"),

@@ -159,7 +159,7 @@ CREATE TABLE jobs (
                         OR reason = 'ttl' OR reason = 'oom' OR reason = 'unresponsive' OR reason = 'orphaned'
                         OR reason = 'lost' OR reason = 'stuck' OR reason = 'poison' OR reason = 'spawn_error'
                         OR reason = 'user' OR reason = 'superseded' OR reason = 'dependency'
-                        OR reason = 'shutdown' OR reason = 'not_needed' OR reason = 'output' OR reason = 'restored' OR reason = 'damaged' OR reason = 'reused' OR reason = 'condition' OR reason = 'aborted'),
+                        OR reason = 'shutdown' OR reason = 'not_needed' OR reason = 'output' OR reason = 'restored' OR reason = 'damaged' OR reason = 'reused' OR reason = 'condition' OR reason = 'aborted' OR reason = 'secrets'),
     priority        INTEGER NOT NULL,
     execution_mode  TEXT NOT NULL CHECK (execution_mode = 'subprocess' OR execution_mode = 'in_process'
                         OR execution_mode = 'cluster'),
@@ -285,6 +285,12 @@ CREATE TABLE schedules (
     last_job      INTEGER,
     last_workflow INTEGER,
     CHECK ((job IS NULL) <> (flow IS NULL))
+) STRICT, WITHOUT ROWID;
+CREATE TABLE secrets (
+    job_id  INTEGER NOT NULL,
+    name    TEXT NOT NULL,
+    sealed  BLOB NOT NULL,
+    PRIMARY KEY (job_id, name)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE sqlite_sequence(name,seq);
 CREATE TABLE workflows (

@@ -388,6 +388,7 @@ DELETE FROM sqlite_schema WHERE type = 'trigger' AND name LIKE 'outbox!_%' ESCAP
 PRAGMA writable_schema = RESET;
 DROP TRIGGER checkpoints_are_not_replaced;
 DROP TABLE purging_jobs;
+DROP TABLE secrets;
 DROP TABLE outbox;
 DROP TABLE schedules;
 DROP INDEX attempts_touching;
@@ -425,7 +426,7 @@ UPDATE sqlite_schema
 SET sql = replace(sql,
     ' OR reason = ''restored'' OR reason = ''damaged'' OR reason = ''reused'' OR reason = ''condition''', '')
 WHERE name = 'jobs';
-UPDATE sqlite_schema SET sql = replace(sql, ' OR reason = ''aborted''', '') WHERE name = 'jobs';
+UPDATE sqlite_schema SET sql = replace(sql, ' OR reason = ''aborted'' OR reason = ''secrets''', '') WHERE name = 'jobs';
 UPDATE sqlite_schema SET sql = replace(sql, ' OR stop_reason = ''aborted''', '') WHERE name = 'attempts';
 UPDATE sqlite_schema SET sql = replace(sql, ' OR intent = ''abort''', '') WHERE name = 'workflows';
 UPDATE sqlite_schema SET sql = replace(sql, 'PRIMARY KEY (job_id, needed)', 'PRIMARY KEY (job_id, needed),

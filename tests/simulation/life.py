@@ -28,6 +28,7 @@ from stoker.store import instance, snapshot
 from stoker.store.open import Opened
 from stoker.store.reader import Reader
 from stoker.store.reserve import Reserve
+from stoker.store.secret_box import SecretBox
 from stoker.store.writer import Writer
 from stoker.telemetry.otel import Telemetry
 from stoker.upkeep.host_state import FOLLOWING
@@ -97,7 +98,7 @@ class Life:
             who = instance.begin(disk.database, LOCK, host.boot_id, PID_NAMESPACE)
             writer = Writer(disk, state.head, Reserve(ROOT / "reserve", 0), Unbounded())  # type: ignore[arg-type]
             writer.keep_reserve = lambda: setattr(writer, "full", False)  # type: ignore[method-assign]
-            opened = Opened(writer, Reader(disk), Reader(disk), who, 1, state)  # type: ignore[arg-type]
+            opened = Opened(writer, Reader(disk), Reader(disk), who, 1, state, SecretBox(bytes(32)))  # type: ignore[arg-type]
             context = WorkerContext(
                 state_dir=ROOT,
                 socket="s",

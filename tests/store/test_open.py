@@ -141,6 +141,7 @@ async def test_open_when_the_directory_is_new_then_all_of_it_is_private(
         "reserve",
         "high-water.json",
         "outcomes",
+        "secrets.key",
     }
     assert modes.pop("outcomes") == 0o700
     assert set(modes.values()) == {0o600}

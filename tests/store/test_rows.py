@@ -195,6 +195,7 @@ def test_policy_when_it_is_empty_then_its_defaults_are_those_of_the_file_format(
         "debounce_ms": 0,
         "debounce_max_ms": None,
         "hook_data": {},
+        "secrets": (),
         "sources": (),
         "produces": (),
         "reused": None,

@@ -75,7 +75,7 @@ READERS: dict[str, Callable[[sqlite3.Connection], object]] = {
 # Tables whose rows are keys and numbers only, or are read by checks of their own: no value is made of them.
 OTHERS = {
     *("needs", "job_events", "idempotency", "purging_jobs", "purged_jobs", "checkpoint_purges"),
-    *("changes", "recoveries", "migrations", "outbox", "sqlite_sequence"),
+    *("changes", "recoveries", "migrations", "outbox", "secrets", "sqlite_sequence"),
 }
 # No value is made of these columns: a row is found by it, only SQL asks for it, or a job gets it as it is.
 NOT_MADE = {

@@ -16,9 +16,10 @@ from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.store import attempts, jobs
 from stoker.store.attempts import Needed
 from stoker.store.directory import StateDirectory
+from stoker.store.keys import NewKey
 from stoker.store.recoveries import Recovery
 from stoker.store.retention import Swept
-from stoker.store.writer import CHECKPOINT_PAGES, PAGE_BYTES, Batch, NewKey
+from stoker.store.writer import CHECKPOINT_PAGES, PAGE_BYTES, Batch
 from tests.support.batches import accepted, chain_holds, change, newest, opening, over, running, tables
 from tests.support.facts import DEADLINE_S
 from tests.support.jobs import attempt, checkpoint, exited, job, spec

@@ -28,7 +28,8 @@ from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
 from stoker.executors.launcher_pool import LauncherPool
 from stoker.store import sizes, snapshot
-from stoker.store.writer import Batch, NewKey
+from stoker.store.keys import NewKey
+from stoker.store.writer import Batch
 from stoker.telemetry.otel import Telemetry
 from stoker.telemetry.stalls import Stalls
 from stoker.upkeep import retention

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import stoker
     from tests.support.daemon import DaemonProcess
 
+SECRET = {"TOKEN": {"base64": "c2VjcmV0"}}
 FAR = 4_000_000_000_000  # UTC milliseconds: no job starts before it
 DAY_MS = 86_400_000
 HOOKS = """
@@ -72,7 +73,7 @@ def _ended(client: stoker.Client) -> None:
     client.call("event.emit", {"name": "go", "data": {"n": 1}, "idempotency_key": "k", "keep_ms": 3_600_000})
     ends = [
         submit(client, shell("exit 0"), wait_for="event:go", rate_key="mail", idempotency_key="ein Schlüssel"),
-        submit(client, shell("echo hello; exit 3"), name="failing", max_attempts=2, base_delay_ms=1),
+        submit(client, shell("echo hello; exit 3"), name="failing", max_attempts=2, base_delay_ms=1, secrets=SECRET),
         submit(client, shell("kill -9 $$")),
         submit(client, shell("sleep 60"), timeout_ms=50),
         submit(client, shell("exit 0"), limits={"open_files": 64}, queue="bulk", resources={"gpu": 1}),

@@ -131,6 +131,7 @@ class Phrases:
             "supersede_key": lambda: f"s{dice.randrange(3)}", "debounce_ms": lambda: dice.choice([1, 60_000]),
             "debounce_max_ms": lambda: dice.choice([1, 60_000]),
             "supersede_running": lambda: dice.choice(["finish", "stop"]),
+            "secrets": lambda: {dice.choice(["A", "b_1", "1", ""]): {"base64": dice.choice(["AAAA", "", "%"])}},
             "key": lambda: dice.choice(["k1", "k2", "*"]), "rate_key": lambda: dice.choice(["k1", "k3"]),
             "rate": lambda: dice.choice(["1000/s", "5/m", "0/s"]), "burst": lambda: dice.randint(1, 9),
             "idempotency_key": lambda: f"k{dice.randrange(9)}",

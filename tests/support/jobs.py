@@ -174,6 +174,7 @@ specs = st.builds(
     rate_key=maybe(texts),
     nice=st.integers(-20, 19),
     supersede_key=maybe(texts),
+    secrets=st.lists(texts, max_size=2).map(tuple),
     supersede_running=st.sampled_from(SupersedeRunning),
     debounce_ms=amounts,
     debounce_max_ms=maybe(amounts),

@@ -50,6 +50,7 @@ OF_A_JOB: Final = {
     "STOKER_ITEM": "the item of `each` that the step is for",
     "STOKER_SCHEDULE": "the schedule that submitted it",
     "STOKER_SCHEDULED_FOR": "the time that the run is for (RFC 3339)",
+    "STOKER_SECRETS_DIR": "the directory with a file for each of its secrets",
     "STOKER_EVENT_FILE": "a file with the data of the events that it waited for, as JSON",
     "STOKER_HOOK": "the hook that submitted it",
     "STOKER_HOOK_ON": "the kind of the change that a hook is for",

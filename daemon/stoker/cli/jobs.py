@@ -196,6 +196,7 @@ def facts(job: JobDetails) -> list[tuple[str, object]]:
         ("umask", None if job["umask"] is None else f"{job['umask']:03o}"),
         ("labels", _pairs(job["labels"])),
         ("env", _pairs({name: _text(value) for name, value in job["env_vars"].items()})),
+        ("secrets", ", ".join(job["secrets"]) or None),
         ("trace", job["trace_id"]),
         ("log", job["log"] or ("none: it printed nothing" if job["attempts"] else None)),
     ]

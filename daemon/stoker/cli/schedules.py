@@ -31,6 +31,7 @@ NOT_IN_A_TEMPLATE = (
     "--deadline",
     "--after",
     "--idempotency-key",
+    "--secret",
     "--supersede-key",
     "--supersede-running",
     "--debounce",

@@ -48,6 +48,7 @@ JOB: Final = {
     "limits": "limits of an attempt: memory, CPU time, processes, open files, size of files",
     "nice": "-20 to 19: a higher number gives way to other processes; below 0 needs root",
     "max_log_bytes": "how much of the log is kept: its head and tail (default: 67108864)",
+    "secrets": "secrets by name, each {base64}: the job reads them from files in $STOKER_SECRETS_DIR",
     "idempotency_key": "a second submit with the same key returns the same job",
     "supersede_key": "replace the older jobs with this key that have not started",
     "supersede_running": "what an older job that runs does first: finish or stop (default: finish)",

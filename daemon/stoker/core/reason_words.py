@@ -27,6 +27,7 @@ SENTENCES = {
     "damaged": "its row in the database is damaged, so it was not started",
     "restored": "a backup was restored, and it may have run since that was made",
     "reused": "its earlier end was taken over, as nothing that it depends on has changed",
+    "secrets": "its secrets are not there any more, so it was not started",
     "shutdown": "stopped with the daemon",
 }
 HANDLER_FAILED = "its handler failed"  # an in-process job has the reason `exit`, and no exit code

@@ -25,6 +25,7 @@ from stoker.core.errors import InvalidParams
 from stoker.core.job import conditions
 from stoker.core.job.conditions import Tree
 from stoker.core.job.model import ExecutionMode, NeedOn, OnOrphan, QueueClass, Reason, State, SupersedeRunning
+from stoker.core.job.secret_values import Secrets
 from stoker.core.raw_bytes import RawBytes
 from stoker.core.units import instant
 
@@ -175,6 +176,7 @@ class JobParams(JobWork, frozen=True, kw_only=True):
     supersede_running: SupersedeRunning | UnsetType = UNSET
     debounce_ms: Duration | UnsetType = UNSET
     debounce_max_ms: Duration | UnsetType | None = UNSET
+    secrets: Secrets | UnsetType = UNSET
 
 
 class CheckpointPart(Params, frozen=True, kw_only=True):

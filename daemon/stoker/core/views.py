@@ -76,6 +76,7 @@ class _SpecView(TypedDict):
     debounce_ms: int
     debounce_max_ms: int | None
     max_log_bytes: int
+    secrets: list[str]
     traceparent: str | None
     schedule: str | None
     scheduled_for: int | None

@@ -11,7 +11,6 @@ from typing import Any, Literal, NotRequired, TypedDict
 State = Literal[
     "waiting", "queued", "running", "held", "succeeded", "failed", "cancelled", "expired", "superseded", "skipped"
 ]
-
 WorkflowState = Literal["running", "paused", "succeeded", "failed", "cancelled", "rolling_back"]
 
 
@@ -86,6 +85,7 @@ class JobOptions(TypedDict, total=False):
     supersede_running: Literal["finish", "stop"]
     debounce_ms: int
     debounce_max_ms: int | None
+    secrets: dict[str, RawBytesShape]
     traceparent: str
 
 

@@ -22,18 +22,22 @@ from msgspec.structs import replace
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.errors import CheckpointDamaged
-from stoker.core.job.model import ExecutionMode, Job
+from stoker.core.job import events as ev
+from stoker.core.job.model import ExecutionMode, Job, Reason
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.checkpoint import opened
 from stoker.core.workflow.nesting import seen_as
 from stoker.engine.heartbeats import Heartbeats
 from stoker.engine.memory import LiveState
 from stoker.engine.step_files import StepFiles
-from stoker.executors.base import Executor, Sink, Start, never_started
+from stoker.executors.base import Executor, Report, Sink, Start, never_started
+from stoker.process.secret_files import NoPrivatePlace
 from stoker.process.work_files import InputsFile, WorkFiles
-from stoker.store import attempts, checkpoints, conditions
+from stoker.store import attempts, checkpoints, conditions, secret_rows
 from stoker.store.attempts import Needed
 from stoker.store.reader import Reader
+from stoker.store.secret_box import SecretBox
+from stoker.store.secret_rows import SecretsGone
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
@@ -57,6 +61,7 @@ class AttemptInputs:
         sink: Sink,
         background: BackgroundTasks,
         step_files: StepFiles,
+        box: SecretBox,
     ) -> None:
         self._reader = reader
         self._work_files = work_files
@@ -66,6 +71,7 @@ class AttemptInputs:
         self._sink = sink
         self._background = background
         self._step_files = step_files
+        self._box = box
         self._held: set[str] = set()
 
     def holds(self, run_id: str) -> bool:
@@ -92,7 +98,7 @@ class AttemptInputs:
     def _ready(self, start: Start, ends: Mapping[int, Needed]) -> Start | None:
         """The start with its inputs; None if they must be read or written in the reader's thread."""
         spec = start.job.spec
-        if start.job.attempts > 1 or spec.wait_for is not None or spec.hook is not None or spec.sources:
+        if start.job.attempts > 1 or spec.wait_for is not None or spec.hook is not None or spec.sources or spec.secrets:
             return None
         if not (jobs := start.needed):
             return start
@@ -140,30 +146,36 @@ class AttemptInputs:
             if start.job.spec.sources:
                 await self._step_files.before_start(start.attempt.run_id, start.job.spec)
         provided: list[Start] = []
-        missing = starts
+        missing: Sequence[Start] = starts
         while missing:
-            written = await self._write(missing)
-            provided += (start for start in written if start is not None)
-            missing = [start for start, done in zip(missing, written, strict=True) if done is None]
+            ready, missing = await self._write(missing)
+            provided += ready
             if missing:
                 await asyncio.sleep(AGAIN_S)  # polls: the kernel sends no notice of free space
                 missing = [start for start in missing if self._may_begin(start)]
         return [start for start in provided if self._may_begin(start)]
 
-    async def _write(self, starts: Sequence[Start]) -> list[Start | None]:
+    async def _write(self, starts: Sequence[Start]) -> tuple[list[Start], list[Start]]:
         """Write the files of all in one hop to the reader's thread: a hop costs as much as a start.
 
-        None for one whose files could not be written.
+        Returns the starts that are ready, and those whose files could not be written now. One that may not start at all
+        is in neither: its end is reported.
         """
-        written: list[Start | None] = []
-        for start, inputs in zip(starts, await self._reader.run(_write_all, self._work_files, starts), strict=True):
+        ready: list[Start] = []
+        later: list[Start] = []
+        written = await self._reader.run(_write_all, self._work_files, self._box, starts)
+        for start, inputs in zip(starts, written, strict=True):
             for damaged in inputs.damaged:
                 log(LogEvent.CHECKPOINT_DAMAGED, job=start.job.id, checkpoint=damaged.details["id"], error=damaged)
             if inputs.error is not None:
                 log(LogEvent.CHECKPOINT_FAILED, job=start.job.id, attempt=start.attempt.ordinal, error=inputs.error)
-            ready = replace(start, inputs=inputs.variable, events=inputs.events)
-            written.append(ready if inputs.error is None else None)
-        return written
+            if inputs.refused is not None:
+                self._sink([Report(start.attempt.run_id, ev.Refused(inputs.refused, Reason.SECRETS))])
+            elif inputs.error is not None:
+                later.append(start)
+            else:
+                ready.append(replace(start, inputs=inputs.variable, events=inputs.events))
+        return ready, later
 
     def _hand_over(self, starts: Sequence[Start]) -> None:
         """Hand the starts to their executors, after the sockets for heartbeats are bound."""
@@ -260,20 +272,34 @@ def _end(one: Needed) -> dict[str, Any]:
 
 
 class _Written(Struct, frozen=True):
-    """The inputs of one start: STOKER_INPUTS, the events of a handler, the damaged checkpoints, and what failed."""
+    """The inputs of one start: STOKER_INPUTS, the events of a handler, the damaged checkpoints, and what failed.
+
+    `refused`: why the job may not start.
+    """
 
     variable: str | None = "{}"
     events: Mapping[str, Any] = field(default_factory=dict)
     damaged: Sequence[CheckpointDamaged] = ()
     error: OSError | None = None
+    refused: str | None = None
 
 
-def _write_all(connection: sqlite3.Connection, work_files: WorkFiles, starts: Sequence[Start]) -> list[_Written]:
+def _write_all(
+    connection: sqlite3.Connection, work_files: WorkFiles, box: SecretBox, starts: Sequence[Start]
+) -> list[_Written]:
     same: dict[bytes, str] = {}
-    return [_write(connection, work_files, start, same) for start in starts]
+    written = []
+    for start in starts:
+        try:
+            written.append(_write(connection, work_files, box, start, same))
+        except (SecretsGone, NoPrivatePlace) as why:
+            written.append(_Written(refused=str(why)))
+    return written
 
 
-def _write(connection: sqlite3.Connection, work_files: WorkFiles, start: Start, same: dict[bytes, str]) -> _Written:
+def _write(
+    connection: sqlite3.Connection, work_files: WorkFiles, box: SecretBox, start: Start, same: dict[bytes, str]
+) -> _Written:
     job, run_id = start.job, start.attempt.run_id
     data, damaged = None, list[CheckpointDamaged]()
     if job.attempts > 1:
@@ -290,6 +316,8 @@ def _write(connection: sqlite3.Connection, work_files: WorkFiles, start: Start, 
             work_files.put_events(run_id, msgspec.json.encode(job.spec.hook_data) + b"\n", same)
         if start.needed:
             _write_needs(_needs(connection, job, start.needed), InputsFile(work_files.inputs(run_id)), variable)
+        if job.spec.secrets:
+            work_files.secrets.put(run_id, secret_rows.of_job(connection, box, job))
     except OSError as error:
         return _Written(error=error)
     return _Written(variable.text, damaged=damaged)

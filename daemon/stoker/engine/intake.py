@@ -10,7 +10,7 @@ import asyncio
 import random
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +20,7 @@ from stoker.core.errors import QueueFull, StokerError
 from stoker.core.job.admission import order_key
 from stoker.core.job.conditions import all_open, changes_awaited
 from stoker.core.job.model import Job, Need, Queue, Spec, State
+from stoker.core.job.secret_values import SecretValue
 from stoker.core.job.transition import submitted
 from stoker.core.requests import JobWork
 from stoker.core.schedule.model import Origin
@@ -35,6 +36,12 @@ from stoker.store.jobs import spec_hash
 RETRY_HINT_MS = 1_000
 NOTHING_SEEN: Mapping[str, str] = MappingProxyType({})
 T = TypeVar("T")
+SecretDigest = Callable[[str, SecretValue], str]
+"""A keyed digest of a secret, by its name and its value."""
+
+
+def no_secrets(name: str, _value: SecretValue) -> str:
+    raise AssertionError(f"secret {name} came to an intake without a key")
 
 
 class CommandRequest(RequestMessage[T]):
@@ -70,8 +77,11 @@ class Places(NamedTuple):
 class Intake:
     """The parts that every submission uses, and the one place where a job becomes a row."""
 
-    def __init__(self, specs: SpecDefaults, ageing_ms: int, max_queued: int) -> None:
+    def __init__(
+        self, specs: SpecDefaults, ageing_ms: int, max_queued: int, secret_digest: SecretDigest = no_secrets
+    ) -> None:
         self.specs = specs
+        self.secret_digest = secret_digest
         self._ageing_ms = ageing_ms
         self._max_queued = max_queued or None
         self.closed: StokerError | None = None  # why no job is accepted now

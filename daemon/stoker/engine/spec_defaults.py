@@ -26,7 +26,10 @@ from stoker.core.units import instant
 from stoker.engine.memory import LiveState
 
 # The fields that become the field of the spec with that name; a step has not all of them.
-_SENT = frozenset(JobParams.__struct_fields__) - {"limits", "needs", "idempotency_key"} | {"sources", "produces"}
+_SENT = frozenset(JobParams.__struct_fields__) - {"limits", "needs", "idempotency_key", "secrets"} | {
+    "sources",
+    "produces",
+}
 
 
 class Merged(NamedTuple):
@@ -73,6 +76,8 @@ class SpecDefaults:
         # to_builtins leaves out what was not sent, ten times as fast as a loop over the fields.
         given = {name: getattr(sent, name) for name in msgspec.to_builtins(sent) if name in _SENT}
         given["needs"] = needs
+        if isinstance(sent, JobParams) and sent.secrets is not UNSET:
+            given["secrets"] = tuple(sorted(sent.secrets))
         if sent.limits is not UNSET:
             given["limits"] = Limits(**msgspec.structs.asdict(sent.limits))
         spec = Spec(**(merged.values | given))

@@ -24,12 +24,11 @@ from stoker.core.requests import JobDefaults, JobParams
 from stoker.core.schedule.model import Origin
 from stoker.core.units import spoken
 from stoker.engine import conditions, superseding
-from stoker.engine.intake import CommandRequest, Intake, from_schedule
+from stoker.engine.intake import CommandRequest, Intake, SecretDigest, from_schedule, no_secrets
 from stoker.engine.spec_defaults import check, needs_of
 from stoker.engine.turn import Turn
-from stoker.store.keys import Keyed
+from stoker.store.keys import Keyed, NewKey
 from stoker.store.loading import Wanted
-from stoker.store.writer import NewKey
 
 _FIRST_SENT = (*JobDefaults.__struct_fields__, "command", "args")
 MOST_SHOWN = 80  # characters of a value in a message
@@ -128,7 +127,7 @@ class Submission(CommandRequest[Answers]):
         sent, problem = self._jobs[index], self.problems[index]
         if problem is not None:
             raise problem
-        digest = key_digest(sent) if sent.idempotency_key else b""
+        digest = key_digest(sent, self._intake.secret_digest) if sent.idempotency_key else b""
         earlier = self._earlier_answer(turn, sent, sent.idempotency_key, digest) if sent.idempotency_key else None
         if earlier is not None:
             return earlier
@@ -205,6 +204,8 @@ class Submission(CommandRequest[Answers]):
         open_needs = (*prepared.open_needs, *superseding.needs_of_running(turn, older))
         by = debounce_by(prepared.spec, older, turn.now)
         job = self._intake.accept(turn, prepared.spec, self._owner, open_needs, key, self.seen, debounce_by=by)
+        if prepared.sent.secrets:
+            turn.batch.secrets[job.id] = prepared.sent.secrets
         self._remember_key(turn, prepared, job.id)
         if prepared.failed_need is not None:
             job = turn.step(job.id, prepared.failed_need)
@@ -228,11 +229,15 @@ def _shown(name: str, value: object) -> str:
     return "not set" if value is None else spoken(name, value) if isinstance(value, int) else repr(value)
 
 
-def key_digest(sent: JobParams) -> bytes:
+def key_digest(sent: JobParams, secret_digest: SecretDigest = no_secrets) -> bytes:
     """The hash of a spec as it was sent, with its key. Unset fields are left out, so that new fields change no hash.
+
+    Of a secret it has a keyed digest: a reader of the hash has no key to try values with.
 
     The order of the fields is part of it, and stays that of the first version: the command came after the defaults.
     """
     built = msgspec.to_builtins(sent)
+    if sent.secrets:
+        built["secrets"] = {name: secret_digest(name, value) for name, value in sorted(sent.secrets.items())}
     first = {name: built[name] for name in _FIRST_SENT if name in built}
     return hashlib.blake2b(msgspec.json.encode(first | built), digest_size=16).digest()

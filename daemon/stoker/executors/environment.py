@@ -59,6 +59,7 @@ class WorkerContext(Struct, frozen=True, kw_only=True):
             **({} if start.workflow_state is None else {"STOKER_WORKFLOW_STATE": start.workflow_state}),
             **({} if start.inputs is None else {"STOKER_INPUTS": start.inputs}),
             **({"STOKER_EVENT_FILE": self.work_files.events(attempt.run_id)} if job.spec.wait_for else {}),
+            **({"STOKER_SECRETS_DIR": self.work_files.secrets.directory(attempt.run_id)} if job.spec.secrets else {}),
             **({"STOKER_HOOK_FILE": self.work_files.events(attempt.run_id)} if job.spec.hook else {}),
             "TRACEPARENT": self.telemetry.traceparent(job, attempt.run_id),
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from stoker.core.sorted_json import encode_sorted
 from stoker.files import make_regular, open_regular
 from stoker.paths import SOCKET_PATH_BYTES
 from stoker.process.attempt_logs import last_words, log_of
+from stoker.process.secret_files import SecretFiles, places
 
 
 class RunOutput(Struct, frozen=True):
@@ -44,7 +45,10 @@ UNCHANGED_S = 2.5
 
 
 class WorkFiles:
-    def __init__(self, state_dir: Path) -> None:
+    """`secrets`: the files that are not here, as they may not lie on a disk; `environ` says where they may."""
+
+    def __init__(self, state_dir: Path, instance: str = "", environ: Mapping[str, str] | None = None) -> None:
+        self.secrets = SecretFiles(() if environ is None else places(environ), instance)
         self._root = state_dir / "work"
         self._state_dir = state_dir
         self._guessed = 0  # how many names the directory has
@@ -54,6 +58,7 @@ class WorkFiles:
 
     def prepare(self, open_runs: Container[str]) -> None:
         """Make the directory and the files that all runs share; remove those of runs that have ended."""
+        self.secrets.prepare(open_runs)
         self._root.mkdir(mode=0o700, exist_ok=True)
         for entry in os.scandir(self._root):
             if entry.name.rpartition(".")[0] not in open_runs:
@@ -184,6 +189,7 @@ class WorkFiles:
         return replace(outcome, output=output.text, output_refused=output.error is not None, error=error)
 
     def remove(self, run_ids: Sequence[str]) -> None:
+        self.secrets.remove(run_ids)
         there = self.names(len(run_ids) * len(SUFFIXES))
         for run_id in run_ids:
             for suffix in SUFFIXES:

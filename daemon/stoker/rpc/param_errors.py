@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 from stoker.core.command_limits import MAX_SHOWN
 from stoker.core.errors import InvalidParams
 from stoker.core.job.conditions import FORMS
+from stoker.core.job.secret_values import NAME_RULE
 from stoker.core.requests import MAX_INT, RateSettings
 from stoker.core.similar_names import did_you_mean
 from stoker.core.units import spoken
@@ -56,6 +57,7 @@ _HINTS = {
     "traceparent": "a W3C trace context: 00-<32 hex digits>-<16 hex digits>-01",
     "label": "as in team=blue",
     "rate_key": _RATE_KEY_HINT,
+    "secrets": f'as in {{"TOKEN": {{"base64": "c2VjcmV0"}}}}; the name has {NAME_RULE}',
     "wait_for": FORMS + ', or a group: {"all": ["event:a", "idle"]}, {"any": [...]}',
 }
 _NAMES_ELSEWHERE = {  # what other tools call a field
@@ -181,7 +183,8 @@ def _first_refused(mapping: dict[str, Any], kind: Any) -> str:
 def _about_key(place: Place, within: str) -> InvalidParams:
     (mapping,) = [kind for kind in _alternatives(place.kind) if get_origin(kind) is dict]
     key = _first_refused(place.value, mapping)
-    return _error(place._replace(steps=(*place.steps, f".{_shown_key(key)}")), within, "not a valid name", _NAME_HINT)
+    hint = _HINTS["secrets"] if place.steps[-1:] == (".secrets",) else _NAME_HINT
+    return _error(place._replace(steps=(*place.steps, f".{_shown_key(key)}")), within, "not a valid name", hint)
 
 
 def _about_field(place: Place, within: str, what: str, name: str) -> InvalidParams:
@@ -207,6 +210,8 @@ def _about_value(place: Place, within: str, message: str, params: type[Struct]) 
         return _error(place, within, beyond, limit)
     if message.startswith("base64: "):
         return _error(place, within, message.partition(" - at ")[0].removeprefix("base64: "), None)
+    if ".secrets" in place.steps:
+        return _error(place, within, "not allowed here, and not shown as it may be a secret", limit)
     too_long = _TOO_LONG.match(message)
     if too_long:
         return _error(place, within, f"{len(place.value)} characters; the limit is {too_long[1]}", SHORTER)

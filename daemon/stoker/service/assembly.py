@@ -88,6 +88,7 @@ class Assembly:
         self.clock = SystemClock(opened.instance.anchor)
         self.reader = opened.reader  # for the daemon itself, so that it never waits for a query of a client
         self.queries = opened.queries
+        self.box = opened.box
         self.tokens = context.tokens
         self.telemetry = context.telemetry
         self.stalls = Stalls(self.telemetry)
@@ -115,7 +116,9 @@ class Assembly:
         self.inbox = Inbox()
         self.subscriptions = Subscriptions(self.reader, opened.snapshot.history, self.memory.last_seq)
         self.timers = Timers()
-        self.intake = Intake(SpecDefaults(self.config), self.config.jobs.ageing_ms, self.config.jobs.max_queued)
+        self.intake = Intake(
+            SpecDefaults(self.config), self.config.jobs.ageing_ms, self.config.jobs.max_queued, opened.box.digest
+        )
         self.preflight = Preflight(self.clock, native(self.context.base["PATH"]))
         self.log_threads = start_threads(LOG_THREADS, "logs")
 
@@ -148,6 +151,7 @@ class Assembly:
             sink.report,
             self.background,
             step_files,
+            self.box,
         )
 
     def _build_effects(self) -> None:

@@ -106,6 +106,8 @@ class WorkerService:
         run = self._engine.memory.runs.get(job.id)
         if run is not None:
             own["STOKER_ATTEMPT"] = str(run.attempt.ordinal)
+            if job.spec.secrets:
+                own["STOKER_SECRETS_DIR"] = context.work_files.secrets.directory(run.attempt.run_id)
             own["STOKER_CHECKPOINT"] = context.work_files.checkpoint(run.attempt.run_id)
             own["STOKER_INPUTS_FILE"] = context.work_files.inputs(run.attempt.run_id, needs=bool(job.needed or failed))
         return {**context.base, **job.spec.env, **own}

@@ -20,7 +20,7 @@ from stoker.core.clock import wall_ms
 from stoker.core.errors import BackupFailed, CannotCreate, DiskFull
 from stoker.core.units import volume
 from stoker.files import free_bytes, make_regular, sync
-from stoker.store import changes
+from stoker.store import changes, secret_rows
 from stoker.store.backup_files import (
     UNFINISHED,
     BackupFile,
@@ -141,6 +141,9 @@ def _copy(source: sqlite3.Connection, fresh: Path, progress: Progress) -> None:
                 progress((total - left) * page_size, total * page_size)
 
             source.backup(target, pages=STEP_PAGES, progress=step)
+        if secret_rows.exist(source):
+            with closing(sqlite3.connect(fresh, isolation_level=None)) as copy:
+                secret_rows.strip(copy)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -51,10 +51,11 @@ class Aside(Struct, frozen=True):
 
 
 class StateDirectory:
-    """The paths of one instance, and its lock."""
+    """The paths of one instance, and its lock. `credentials`: where the service manager puts those of the daemon."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, credentials: str | None = None) -> None:
         self.root = root
+        self.credentials = credentials
         self.database = root / "stoker.db"
         self.aside = root / "state.json"
         self.high_water = root / "high-water.json"

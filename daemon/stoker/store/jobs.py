@@ -78,6 +78,7 @@ class SpecRemainder(Struct, frozen=True, omit_defaults=True):
     sources: tuple[str, ...] = ()
     produces: tuple[str, ...] = ()
     reused: TakenOver | None = None
+    secrets: tuple[str, ...] = ()
 
 
 class _KnownRemainder(SpecRemainder, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -14,6 +14,14 @@ INSERT = "INSERT INTO idempotency (owner_uid, key, spec_hash, job_id, created_at
 BY_KEY = "SELECT spec_hash, job_id, purged_state, purged_workflow FROM idempotency WHERE owner_uid = ? AND key = ?"
 
 
+class NewKey(Struct, frozen=True):
+    owner_uid: int
+    key: str
+    spec_hash: bytes
+    job_id: int
+    created_at: int
+
+
 class Keyed(Struct, frozen=True):
     """The job that a key was used for, and the hash of its spec as it was sent.
 
@@ -24,6 +32,10 @@ class Keyed(Struct, frozen=True):
     job_id: int
     purged_state: str | None = None
     purged_workflow: int | None = None
+
+
+def new_row(new: NewKey) -> tuple[int, str, bytes, int, int]:
+    return new.owner_uid, new.key, new.spec_hash, new.job_id, new.created_at
 
 
 def by_keys(connection: sqlite3.Connection, keys: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Keyed]:

@@ -39,6 +39,7 @@ from stoker.store.migrate import migrate, refuse_unknown, schema_of
 from stoker.store.queues import meta
 from stoker.store.reader import Queries, Reader
 from stoker.store.reserve import Reserve
+from stoker.store.secret_box import SecretBox, open_box
 from stoker.store.snapshot import Snapshot
 from stoker.store.writer import Writer
 
@@ -52,6 +53,7 @@ class Opened(Struct, frozen=True):
     instance: Instance
     schema: int
     snapshot: Snapshot
+    box: SecretBox
     feed: JournalFeed | None = None
 
 
@@ -98,7 +100,8 @@ async def _open(
         high_water = _high_water(directory, life, state)
         _sync(directory)
         feed = JournalFeed(Journal(directory.journal, life.id, schema, armed=armed, end=end)) if journaled else None
-        writer = await _writer(directory, database, state, reserve_bytes, high_water, feed)
+        box = _box(directory)
+        writer = await _writer(directory, database, state, reserve_bytes, high_water, feed, box)
         reader = Reader(await open_reader(directory.database))
         queries = Queries(await open_reader(directory.database), await open_reader(directory.database))
     except UNREADABLE as error:
@@ -107,7 +110,14 @@ async def _open(
     except BaseException:
         await database.close()
         raise
-    return Opened(writer, reader, queries, life, schema, state, feed)
+    return Opened(writer, reader, queries, life, schema, state, box, feed)
+
+
+def _box(directory: StateDirectory) -> SecretBox:
+    try:
+        return open_box(directory.root, directory.credentials)
+    except OSError as error:
+        raise storage_error(directory.root, error) from error
 
 
 def _sync(directory: StateDirectory) -> None:
@@ -138,8 +148,9 @@ async def _writer(
     reserve_bytes: int,
     high_water: HighWater,
     feed: JournalFeed | None,
+    box: SecretBox,
 ) -> Writer:
-    writer = Writer(database, state.head, Reserve(directory.reserve, reserve_bytes), high_water, feed)
+    writer = Writer(database, state.head, Reserve(directory.reserve, reserve_bytes), high_water, feed, box)
     try:
         writer.keep_reserve()
     except OSError as error:

@@ -18,11 +18,12 @@ import msgspec
 from msgspec import Struct
 
 from stoker.core.errors import CorruptRecord
+from stoker.store import secret_rows
 from stoker.store.database import json_array, transaction
 from stoker.store.queues import SET_META
 
 LOG = "changes"
-NOT_JOURNALED = ("outbox", LOG)
+NOT_JOURNALED = ("outbox", LOG, secret_rows.TABLE)
 PORTION_BYTES = 256 * 1024
 ROW_BYTES = 64  # of a row without its texts
 MOST_KEYS = 2  # columns of a primary key; the outbox has as many columns for them

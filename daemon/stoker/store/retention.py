@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from stoker.core.retention import EndedItem, NamedWork, StillNeeded
 from stoker.core.workflow.checkpoint import chain_of
-from stoker.store import changes, conditions, given_ids
+from stoker.store import changes, conditions, given_ids, secret_rows
 from stoker.store.database import json_array
 from stoker.store.jobs import NOT_PURGED
 from stoker.store.queues import SET_META
@@ -247,6 +247,7 @@ def purge(connection: sqlite3.Connection, portion: PurgePortion) -> None:
     given_ids.keep(connection)
     connection.execute(MARK_KEYS, (portion.at, ids))
     connection.execute(LIST_JOBS, (ids,))
+    connection.execute(secret_rows.FORGET_PURGED, (ids,))
     connection.execute(LIST_CHECKPOINTS, (json_array(portion.chains),))
     connection.execute(DELETE_WORKFLOWS, (json_array(portion.workflows),))
     if portion.changes:

@@ -18,6 +18,7 @@ from msgspec import Struct, field
 
 from stoker.core.errors import DiskFull, StorageFailed
 from stoker.core.job.model import Attempt, Change, Job, NeedOn, Queue, Resource
+from stoker.core.job.secret_values import Secrets
 from stoker.core.named_events import NamedEvent
 from stoker.core.rate import Rate
 from stoker.core.schedule.model import Schedule
@@ -36,6 +37,7 @@ from stoker.store import (
     recoveries,
     retention,
     schedules,
+    secret_rows,
     workflows,
 )
 from stoker.store.database import Database, copy_wal, transaction
@@ -43,6 +45,7 @@ from stoker.store.directory import FULL
 from stoker.store.high_water import HighWater, Mark
 from stoker.store.journal_feed import JournalFeed
 from stoker.store.reserve import Reserve, is_full
+from stoker.store.secret_box import SecretBox
 from stoker.store.strict import failed_read
 
 P = ParamSpec("P")
@@ -59,14 +62,6 @@ FORGOTTEN_PAGES = 10  # of entries that are deleted at once
 LONE_ROWS = 4  # the first rows of a transaction share few pages of tables and indexes; further ones do
 
 
-class NewKey(Struct, frozen=True):
-    owner_uid: int
-    key: str
-    spec_hash: bytes
-    job_id: int
-    created_at: int
-
-
 class Batch(Struct):
     """The rows that one turn writes, at most one entry for each row."""
 
@@ -76,7 +71,7 @@ class Batch(Struct):
     new_attempts: dict[str, Attempt] = field(default_factory=dict)
     attempts: dict[str, Attempt] = field(default_factory=dict)
     holds: dict[str, dict[str, int]] = field(default_factory=dict)
-    keys: list[NewKey] = field(default_factory=list)
+    keys: list[keys.NewKey] = field(default_factory=list)
     needs: dict[int, dict[int, NeedOn]] = field(default_factory=dict)  # job: all of its open needs, by needed job
     needs_met: set[tuple[int, int]] = field(default_factory=set)
     new_events: dict[int, NamedEvent] = field(default_factory=dict)
@@ -95,6 +90,7 @@ class Batch(Struct):
     meta: dict[str, Any] = field(default_factory=dict)
     recovery: recoveries.Recovery | None = None
     purge: retention.PurgePortion | None = None
+    secrets: dict[int, Secrets] = field(default_factory=dict)  # of new jobs
     changes: list[Change] = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -163,10 +159,12 @@ def store(
     head: bytes,
     needed: Collection[int] = (),
     feed: JournalFeed | None = None,
+    box: SecretBox | None = None,
 ) -> Stored:
     """Commit a batch, then read how the jobs `needed` ended: a second hop to the thread costs more than the read."""
     with _journaled(connection, feed) as written:
         stored = _write(connection, batch, head)
+        secret_rows.write(connection, box, batch.secrets, batch.jobs.values())
         written.bytes, written.changes = stored.pages * PAGE_BYTES, stored.changes
     try:
         return stored._replace(ends=attempts.needed(connection, needed) if needed else ())
@@ -190,7 +188,7 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
     _many(connection, jobs.DROP_NEEDS, [(job_id,) for job_id in batch.needs if job_id not in batch.new_jobs])
     _many(connection, jobs.INSERT_NEED, jobs.need_rows(batch.needs))
     _write_conditions(connection, batch)
-    _many(connection, keys.INSERT, [(k.owner_uid, k.key, k.spec_hash, k.job_id, k.created_at) for k in batch.keys])
+    _many(connection, keys.INSERT, [keys.new_row(key) for key in batch.keys])
     _many(connection, attempts.SETTLE, [attempts.settle_row(attempt) for attempt in ended], exact=True)
     _many(connection, jobs.UPDATE, [jobs.update_row(job) for job in batch.jobs.values()], exact=True)
     _many(connection, jobs.UPDATE_SPEC, [jobs.spec_row(job) for job in batch.respecified.values()], exact=True)
@@ -256,13 +254,20 @@ class Writer:
     """One commit at a time. `full`: a commit found the disk full; `waiting`: a commit waits for space now."""
 
     def __init__(
-        self, database: Database, head: bytes, room: Reserve, high_water: HighWater, feed: JournalFeed | None = None
+        self,
+        database: Database,
+        head: bytes,
+        room: Reserve,
+        high_water: HighWater,
+        feed: JournalFeed | None = None,
+        box: SecretBox | None = None,
     ) -> None:
         self._database = database
         self._head = head
         self._room = room
         self._high_water = high_water
         self._feed = feed
+        self._box = box
         self._in_doubt: StorageFailed | None = None
         self._since_checkpoint = 0
         self.full = False
@@ -318,7 +323,7 @@ class Writer:
 
     def _cover_and_store(self, connection: sqlite3.Connection, batch: Batch, needed: Collection[int]) -> Stored:
         self._high_water.cover(given_out(batch))
-        return store(connection, batch, self._head, needed, self._feed)
+        return store(connection, batch, self._head, needed, self._feed, self._box)
 
     async def catch_up(self) -> None:
         """Hand some more rows to a journal that is behind, and delete entries of the outbox that it has."""

@@ -32,9 +32,8 @@ from stoker.engine.intake import CommandRequest, Intake, drawn_trace_id
 from stoker.engine.memory.blueprint import Blueprint, width_of
 from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.engine.turn import Turn
-from stoker.store.keys import Keyed
+from stoker.store.keys import Keyed, NewKey
 from stoker.store.loading import Wanted
-from stoker.store.writer import NewKey
 from stoker.workflows.step_specs import StepOwner, accept_steps, step_mistake, step_row, step_spec, taken_over
 
 

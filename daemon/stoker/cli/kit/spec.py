@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 
-from stoker.cli.kit import render, values
+from stoker.cli.kit import render, secret_sources, values
 from stoker.cli.kit.parser import Option
 from stoker.core.errors import FrameTooLarge, UsageError
 from stoker.rpc.client import of_any_bytes
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STDIN_LIMIT_BYTES = 64 * 1024
 SENT_BYTES = 1_000_000  # of the 1 MiB of a frame; the rest is for the envelope and the keys
-FIELDS_OF_PAIRS = ("env", "labels", "resources", "limits")
+FIELDS_OF_PAIRS = ("env", "labels", "resources", "limits", "secrets")
 NOT_A_FIELD = ("safe", "in_process", "wait_any")
 
 
@@ -78,6 +78,14 @@ SPEC = (
         "K[=V]",
         "an environment variable; without a value it is copied from here; repeatable",
         convert=variable,
+        many=True,
+    ),
+    Option(
+        "--secret",
+        "NAME=FILE|-|env:VAR",
+        "a value that the job reads from $STOKER_SECRETS_DIR/NAME, and nothing shows; repeatable",
+        convert=secret_sources.secret,
+        to="secrets",
         many=True,
     ),
     Option("--working-dir", "DIR", "the directory to run in (default: here)", convert=directory),
@@ -185,6 +193,8 @@ def given_fields(given: Given) -> dict[str, Any]:
     for field in FIELDS_OF_PAIRS:
         if field in spec:
             spec[field] = dict(spec[field])
+    if len(given["secrets"] or ()) > len(spec.get("secrets", ())):
+        raise UsageError("--secret: a name is given twice", hint="give each secret a name of its own")
     if given["wait_any"]:
         spec["wait_for"] = [*spec.get("wait_for", ()), {"any": given["wait_any"]}]
     if "wait_for" in spec:

@@ -75,9 +75,10 @@ class Ended(Event, frozen=True):
 
 
 class Refused(Event, frozen=True):
-    """The launcher found files of this attempt on disk, so the attempt had been started before: nothing is started."""
+    """Nothing is started. The launcher found files of this attempt, so it had been started before; or see `reason`."""
 
     why: str
+    reason: Reason = Reason.LOST
 
 
 class Adopted(Event, frozen=True):

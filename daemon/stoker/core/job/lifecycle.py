@@ -154,7 +154,7 @@ def _refused(job: Job, attempt: Attempt | None, event: ev.Refused, now: Now) -> 
     assert attempt is not None, "a running job has an open attempt"
     outcome = Outcome(kind=OutcomeKind.NEVER_STARTED, error=event.why, ended_at=now.wall)
     closed = replace(attempt, outcome=outcome, ended_at=now.wall)
-    after = _unless_replaced(replace(job, state=State.HELD, reason=Reason.LOST), attempt, now)
+    after = _unless_replaced(replace(job, state=State.HELD, reason=event.reason), attempt, now)
     return Transitioned(after.job, closed, (ev.Settled(attempt.run_id), *after.effects))
 
 

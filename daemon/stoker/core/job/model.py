@@ -65,6 +65,7 @@ class Reason(StrEnum):
     RESTORED = "restored"
     DAMAGED = "damaged"
     REUSED = "reused"
+    SECRETS = "secrets"
 
 
 class StopReason(StrEnum):
@@ -165,9 +166,8 @@ class Spec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     unresponsive_kill_ms: int = 180_000
     run_at: int | None = None
     needs: tuple[Need, ...] = ()
-    when: When | None = (
-        None  # None, as of a single job: each as its `on` says, and a need that was skipped did not fail
-    )
+    # None, as of a single job: each as its `on` says, and a need that was skipped did not fail
+    when: When | None = None
     run_if: RunIf | None = None  # of a step: decided once its needs have ended, before it is queued
     wait_for: Tree | None = None
     on_orphan: OnOrphan = OnOrphan.FAIL
@@ -191,6 +191,7 @@ class Spec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     hook_data: dict[str, Any] = field(default_factory=dict)
     sources: tuple[str, ...] = ()  # patterns of files that it reads, relative to its directory
     produces: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()  # their names, sorted
     reused: TakenOver | None = None  # the end that it takes over instead of running, until a person runs it again
 
     @property

@@ -78,7 +78,7 @@ def _no_process(field: str) -> Rule:
 
 
 RULES = (
-    *map(_no_process, ("env", "stdin", "limits", "nice", "survive", "warn_signal")),
+    *map(_no_process, ("env", "stdin", "limits", "nice", "survive", "warn_signal", "secrets")),
     Rule(
         "notify",
         lambda spec, _: spec.notify and spec.execution_mode is ExecutionMode.IN_PROCESS,

@@ -1,0 +1,121 @@
+"""The files through which an attempt reads its secrets: a directory for each run, in a file system in memory.
+
+Owns their place, and their end: the files of a run are gone once it is settled, also if the daemon was killed. They
+never touch a disk, but the kernel may move pages of a tmpfs to swap. Invariants: the directory is private from its
+first instant; one of another user is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Container, Iterable, Mapping
+from pathlib import Path
+
+from stoker.files import DIRECTORY, MAKE, remove_tree
+
+MOUNTINFO = Path("/proc/self/mountinfo")  # proc(5)
+IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+PRIVATE = 0o077
+
+
+class NoPrivatePlace(Exception):
+    """This host has no place for secrets; the text says why."""
+
+
+def places(environ: Mapping[str, str]) -> list[Path]:
+    """Where secrets may lie, the best first: the service's own directory, that of the user's session, that of all."""
+    runtime = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return [Path(place) for place in (runtime, environ.get("XDG_RUNTIME_DIR"), "/dev/shm") if place]  # noqa: S108
+
+
+class SecretFiles:
+    """`candidates`: directories of the host, of which the first that is in memory is used. `instance`: whose files."""
+
+    def __init__(self, candidates: Iterable[Path], instance: str) -> None:
+        self._candidates = list(candidates)
+        place = next((place for place in self._candidates if _is_in_memory(place)), None)
+        self._root = None if place is None else place / f"stoker-secrets-{instance}"
+        self._given: set[str] = set()
+
+    def check(self) -> None:
+        """Raises NoPrivatePlace."""
+        if self._root is None:
+            where = ", ".join(map(str, self._candidates))
+            raise NoPrivatePlace(f"no directory in memory that this daemon can write (tmpfs): looked at {where}")
+
+    def directory(self, run_id: str) -> str:
+        """STOKER_SECRETS_DIR of a run that got secrets."""
+        return f"{self._root}/{run_id}"
+
+    def put(self, run_id: str, values: Mapping[str, bytes]) -> None:
+        """Write the secrets of a run. Raises NoPrivatePlace, or OSError if there is no room."""
+        self.check()
+        assert self._root is not None
+        with contextlib.suppress(FileExistsError):
+            self._root.mkdir(mode=0o700)
+        parent = os.open(self._root, DIRECTORY)
+        try:
+            _check_own(self._root, os.fstat(parent))
+            self._given.add(run_id)
+            _remove(run_id, parent)  # what a try that failed has left
+            os.mkdir(run_id, mode=0o700, dir_fd=parent)
+            own = os.open(run_id, DIRECTORY, dir_fd=parent)
+            try:
+                for name, value in values.items():
+                    with os.fdopen(os.open(name, MAKE, 0o400, dir_fd=own), "wb") as file:
+                        file.write(value)
+            finally:
+                os.close(own)
+        finally:
+            os.close(parent)
+
+    def prepare(self, open_runs: Container[str]) -> None:
+        """At a start: remove the files of runs that have ended, and remember the others."""
+        if self._root is None or not self._root.is_dir() or self._root.is_symlink():
+            return
+        if os.access(self._root, os.R_OK):
+            self._given = {path.name for path in self._root.iterdir()}
+        self.remove([run_id for run_id in self._given if run_id not in open_runs])
+
+    def remove(self, run_ids: Iterable[str]) -> None:
+        """Remove the files of runs that have ended, and with the last run the directory."""
+        ended = self._given.intersection(run_ids) if self._given else ()
+        if not ended or self._root is None:
+            return
+        with contextlib.suppress(FileNotFoundError):  # a person removed all of it
+            parent = os.open(self._root, DIRECTORY)
+            try:
+                for run_id in ended:
+                    _remove(run_id, parent)
+            finally:
+                os.close(parent)
+        self._given.difference_update(ended)
+        if not self._given:
+            with contextlib.suppress(OSError):  # of a start that was just written, or of another user
+                self._root.rmdir()
+
+
+def _remove(run_id: str, parent: int) -> None:
+    """The values go first. What the job itself made there may withstand: it does no harm, and goes at the next boot."""
+    with contextlib.suppress(FileNotFoundError):
+        os.chmod(run_id, 0o700, dir_fd=parent)
+        with contextlib.suppress(PermissionError):
+            remove_tree(run_id, parent)
+
+
+def _check_own(root: Path, status: os.stat_result) -> None:
+    if status.st_uid != os.geteuid() or status.st_mode & PRIVATE:
+        raise NoPrivatePlace(f"{root} belongs to another user, or is open to others: remove it")
+
+
+def _is_in_memory(place: Path) -> bool:
+    try:
+        status = place.stat()
+        mounts = MOUNTINFO.read_text("utf-8", "surrogateescape").split("\n")[:-1]
+    except OSError:
+        return False
+    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    kinds = {fields[fields.index("-") + 1] for line in mounts if (fields := line.split())[2] == device}
+    return stat.S_ISDIR(status.st_mode) and bool(kinds & IN_MEMORY) and os.access(place, os.W_OK | os.X_OK)

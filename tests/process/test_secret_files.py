@@ -1,0 +1,120 @@
+"""The files with the secrets of a run: private from the start, in memory only, and gone with the run."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.process.secret_files import NoPrivatePlace, SecretFiles, places
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+IN_MEMORY = Path("/dev/shm")
+RUN, OTHER = "1.1.0123456789abcdef", "2.1.0123456789abcdef"
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as place:
+        yield Path(place)
+
+
+def test_secrets_when_put_then_only_their_owner_can_read_them(memory: Path) -> None:
+    files = SecretFiles([memory], "i")
+    umask = os.umask(0)
+    try:
+        files.put(RUN, {"A": b"one", "B": b"\0"})
+    finally:
+        os.umask(umask)
+
+    root = memory / "stoker-secrets-i"
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (root, root / RUN, root / RUN / "A")}
+    assert list(modes.values()) == [0o700, 0o700, 0o400]
+    assert files.directory(RUN) == str(root / RUN)
+    assert {path.name: path.read_bytes() for path in (root / RUN).iterdir()} == {"A": b"one", "B": b"\0"}
+
+
+def test_secrets_when_their_run_has_ended_then_they_are_gone_and_others_stay(memory: Path) -> None:
+    files = SecretFiles([memory], "i")
+    for run in (RUN, OTHER):
+        files.put(run, {"A": b"one"})
+
+    files.remove([RUN, "3.1.0123456789abcdef"])
+    assert [path.name for path in (memory / "stoker-secrets-i").iterdir()] == [OTHER]
+    files.remove([OTHER])
+    assert list(memory.iterdir()) == []
+
+
+def test_secrets_when_the_job_made_a_mess_there_then_its_values_are_gone(memory: Path) -> None:
+    files = SecretFiles([memory], "i")
+    files.put(RUN, {"A": b"one"})
+    own = Path(files.directory(RUN))
+    (own / "deep" / "er").mkdir(parents=True)
+    (own / "link").symlink_to("/etc")
+    own.chmod(0)
+
+    files.remove([RUN])
+
+    assert not own.exists()
+    assert Path("/etc/passwd").exists()
+
+
+def test_start_when_runs_ended_without_a_daemon_then_their_secrets_are_removed(memory: Path) -> None:
+    killed = SecretFiles([memory], "i")
+    for run in (RUN, OTHER):
+        killed.put(run, {"A": b"one"})
+
+    files = SecretFiles([memory], "i")
+    files.prepare({OTHER})
+
+    assert [path.name for path in (memory / "stoker-secrets-i").iterdir()] == [OTHER]
+    files.remove([OTHER])
+    assert list(memory.iterdir()) == []
+
+
+def test_secrets_when_written_again_after_a_failed_try_then_the_new_ones_are_there(memory: Path) -> None:
+    files = SecretFiles([memory], "i")
+    files.put(RUN, {"A": b"one", "C": b"left"})
+
+    files.put(RUN, {"A": b"two"})
+
+    assert {path.name: path.read_bytes() for path in Path(files.directory(RUN)).iterdir()} == {"A": b"two"}
+
+
+def test_secrets_when_no_directory_is_in_memory_then_they_are_refused(tmp_path: Path) -> None:
+    files = SecretFiles([Path("/proc"), tmp_path / "missing"], "i")
+
+    with pytest.raises(NoPrivatePlace, match="looked at /proc, "):
+        files.put(RUN, {"A": b"one"})
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o701])
+def test_secrets_when_their_directory_is_open_to_others_then_they_are_refused(memory: Path, mode: int) -> None:
+    (memory / "stoker-secrets-i").mkdir()
+    (memory / "stoker-secrets-i").chmod(mode)
+
+    with pytest.raises(NoPrivatePlace, match="open to others"):
+        SecretFiles([memory], "i").put(RUN, {"A": b"one"})
+
+
+def test_secrets_when_their_directory_is_a_link_then_nothing_is_written(memory: Path, tmp_path: Path) -> None:
+    (memory / "stoker-secrets-i").symlink_to(tmp_path)
+    files = SecretFiles([memory], "i")
+    files.prepare(())
+
+    with pytest.raises(OSError, match="Not a directory"):
+        files.put(RUN, {"A": b"one"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_places_when_the_service_has_its_own_then_it_comes_first() -> None:
+    environ = {"RUNTIME_DIRECTORY": "/run/stoker:/run/more", "XDG_RUNTIME_DIR": "/run/user/7"}
+
+    assert [str(place) for place in places(environ)] == ["/run/stoker", "/run/user/7", "/dev/shm"]
+    assert [str(place) for place in places({})] == ["/dev/shm"]
