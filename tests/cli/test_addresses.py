@@ -90,6 +90,47 @@ def test_group_when_a_command_acts_on_it_then_it_acts_on_its_open_steps(shared: 
     ]
 
 
+def test_jobs_when_a_workflow_or_its_steps_filter_them_then_only_these_are_listed(
+    shared: DaemonProcess, tmp_path: Path
+) -> None:
+    flow = sent(shared, tmp_path, {"a": {**SHUT, "each": ["x", "y"]}, "ab": SHUT, "old": {**SHUT, "needs": ["a"]}})
+
+    def listed(where: str) -> list[str]:
+        return [job["step"] for job in shown(shared, "ls", "--workflow", where)["jobs"]]
+
+    whole, group, one = listed(flow), listed(f"{flow}/a"), listed(f"w{flow}/a[y]")
+    missing = [shared.cli("ls", "--workflow", where) for where in ("999", f"{flow}/b", "999/a")]
+    cancelled = shared.cli("cancel", "--workflow", f"{flow}/a", "--yes")
+    shared.cli("workflow", "cancel", flow)
+
+    assert sorted(whole) == ["a[x]", "a[y]", "ab", "old"]
+    assert (sorted(group), one) == (["a[x]", "a[y]"], ["a[y]"])
+    assert [done.returncode for done in missing] == [65, 65, 65]
+    assert missing[0].stderr == "stoker: there is no workflow 999\nhint: stoker workflow ls\n"
+    assert missing[1].stderr.startswith(f"stoker: step: workflow {flow} has no step 'b' (it has: a, ab, old)\n")
+    assert cancelled.stdout.count("cancelled") == 2
+
+
+def test_submit_when_it_is_to_start_after_a_group_then_it_needs_each_step(
+    shared: DaemonProcess, tmp_path: Path
+) -> None:
+    later = {**SHUT, "each": {"step": "list", "output": "files"}}
+    flow = sent(shared, tmp_path, {"a": {**SHUT, "each": ["x", "y"]}, "list": SHUT, "later": later})
+
+    job = shared.cli("submit", "--after", f"{flow}/a:any", "--after", f"{flow}/list", "true").stdout.strip()
+    needs = shown(shared, "show", job)["needs"]
+    refused = shared.cli("submit", "--after", f"{flow}/later", "true")
+    shared.cli("workflow", "cancel", flow)
+
+    steps = [int(job_of(shared, flow, name)) for name in ("a[x]", "a[y]", "list")]
+    assert needs == [{"job": steps[0], "on": "any"}, {"job": steps[1], "on": "any"}, {"job": steps[2], "on": "ok"}]
+    assert refused.returncode == 64
+    assert refused.stderr == (
+        f"stoker: the steps of {flow}/later are not known yet: their list comes at run time\n"
+        f"hint: --wait-for workflow:{flow} starts it after the whole workflow\n"
+    )
+
+
 def test_group_when_its_list_came_at_run_time_then_views_show_its_steps(shared: DaemonProcess, tmp_path: Path) -> None:
     steps = {
         "list": flows.step("""echo 'files=["a", "bb"]' >> $STOKER_OUTPUT"""),

@@ -169,7 +169,8 @@ def test_why_when_a_job_waits_then_one_sentence_is_printed(desk: Desk) -> None:
         (("--ended-since", "1h", "--ended-until", "2h"), "--ended-until 2h: "),
         (("--label", "a"), "--label: 'a' is not KEY=VALUE\n"),
         (("--label", ""), "--label: '' is not KEY=VALUE\n"),
-        (("--workflow", "x/99"), "--workflow: 'x/99' is not the id of a workflow\n"),
+        (("--workflow", "x/99"), "--workflow: 'x/99' names no step\n"),
+        (("--workflow", "x99"), "--workflow: 'x99' is not the id of a workflow\n"),
     ],
 )
 def test_filter_when_it_is_wrong_then_the_option_is_named_as_it_was_typed(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.cli.kit import values
+from stoker.cli.kit import spec, values
+from stoker.cli.kit.addresses import StepAddress
 from stoker.core import units
 from stoker.core.clock import wall_ms
 from stoker.core.errors import UsageError
@@ -181,10 +182,12 @@ def test_limit_when_it_is_wrong_then_it_is_refused(text: str) -> None:
 
 
 def test_need_when_an_end_is_named_then_it_is_kept_else_it_is_ok() -> None:
-    assert values.need("42") == {"job": 42, "on": "ok"}
-    assert values.need("42:any") == {"job": 42, "on": "any"}
+    assert spec.need("42") == {"job": 42, "on": "ok"}
+    assert spec.need("42:any") == {"job": 42, "on": "any"}
+    assert spec.need("7/compile[a:b]:failed") == {"job": StepAddress((7, "compile[a:b]")), "on": "failed"}
+    assert spec.need("7/job:41") == {"job": StepAddress((7, "job:41")), "on": "ok"}
     with pytest.raises(UsageError, match="done"):
-        values.need("42:done")
+        spec.need("42:done")
 
 
 def test_exit_codes_when_there_are_ranges_then_each_code_is_listed() -> None:

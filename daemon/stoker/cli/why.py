@@ -32,7 +32,7 @@ def why(given: Given) -> None:
     if given["json"]:
         render.json_document(answer)
     else:
-        _print(answer["message"], answer["hint"])
+        _print(answer["message"], answer.get("hint"))
 
 
 def _why_group(given: Given, group: NamedGroup) -> None:

@@ -251,8 +251,8 @@ class JobFilter(Params, frozen=True, kw_only=True):
     """The jobs to list; empty `states` or `reasons` means all.
 
     Newest first, with the cursor `before`; or oldest first, with the cursor `after` (0: from the first). `search`: a
-    text in the name, the command or an argument; the case of ASCII letters does not count. `ended_since` and
-    `ended_until`: only jobs that have ended.
+    text in the name, the command or an argument; the case of ASCII letters does not count. `step`: only those of
+    `workflow` that it names. `ended_since` and `ended_until`: only jobs that have ended.
     """
 
     states: tuple[State, ...] = ()
@@ -261,6 +261,7 @@ class JobFilter(Params, frozen=True, kw_only=True):
     name_prefix: Title | None = None
     label: LabelText | None = None
     workflow: JobId | None = None
+    step: StepName | None = None
     search: Title | None = None
     created_since: Instant | None = None
     created_until: Instant | None = None
@@ -275,6 +276,10 @@ class JobFilter(Params, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _check_order("created_until", self.created_until, "created_since", self.created_since)
         _check_order("ended_until", self.ended_until, "ended_since", self.ended_since)
+        if self.step is not None and self.workflow is None:
+            raise InvalidParams(
+                "step: names steps of a workflow, and none is named", path="step", hint="add `workflow`"
+            )
 
 
 FinalState = Literal["succeeded", "failed", "cancelled", "expired", "superseded", "skipped"]

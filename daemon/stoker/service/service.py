@@ -51,11 +51,12 @@ from stoker.service.overview import OverviewService
 from stoker.service.rates import RateService
 from stoker.service.schedules import ScheduleService
 from stoker.service.status import queue_views, resource_views, status_view
-from stoker.service.views import attempt_view, change_view, job_now, job_views, stored_workflow
+from stoker.service.views import attempt_view, change_view, job_now, job_views, no_workflow, stored_workflow
 from stoker.service.workers import WorkerService
 from stoker.service.workflows import WorkflowService
 from stoker.store import attempts, changes, job_search, keys
 from stoker.store import jobs as job_rows
+from stoker.store import workflows as workflow_rows
 from stoker.upkeep.health import Health
 
 if TYPE_CHECKING:
@@ -152,20 +153,31 @@ class Service:
         raise JobNotFound("no job was submitted with this key", hint="stoker ls --all")
 
     async def list(self, job_filter: JobFilter) -> JobPage:
-        """A page of matching jobs. Raises QueueNotFound."""
+        """A page of matching jobs. Raises QueueNotFound, WorkflowNotFound, StepNotFound."""
         if job_filter.queue is not None:
             self._engine.memory.queue(job_filter.queue, "queue")
-        jobs, following = await self._search(job_filter)
+        steps = await self._steps(job_filter.workflow, job_filter.step)
+        jobs, following = await self._search(job_filter, steps)
         return {"jobs": await job_views(self._engine, jobs), "next": following}
 
-    async def _search(self, job_filter: JobFilter) -> tuple[Sequence[Job], int | None]:
+    async def _steps(self, workflow_id: int | None, step: str | None) -> Sequence[str] | None:
+        """The steps of the workflow that a filter names; None if it names none."""
+        if workflow_id is None:
+            return None
+        if step is not None:
+            return [one["name"] for one in (await self.workflows.steps(workflow_id, step))["steps"]]
+        if workflow_id not in await self._engine.queries.run(workflow_rows.states, [workflow_id]):
+            raise no_workflow(self._engine, workflow_id)
+        return None
+
+    async def _search(self, job_filter: JobFilter, steps: Sequence[str] | None) -> tuple[Sequence[Job], int | None]:
         """A page of jobs, and the cursor of the next. A page is short if its search took ANSWER_S: the next goes on."""
         found: list[Job] = []
         size, portion, began = 0, job_filter, time.monotonic()
         name = "before" if job_filter.after is None else "after"
         while True:
             portion = msgspec.structs.replace(portion, limit=job_filter.limit + 1 - len(found))
-            scan = await self._engine.queries.search(job_search.scan, portion)
+            scan = await self._engine.queries.search(job_search.scan, portion, steps)
             found += scan.jobs
             size += scan.size
             if len(found) > job_filter.limit:

@@ -132,10 +132,13 @@ async def stored_workflow(engine: Engine, workflow_id: int) -> StoredWorkflow:
     """A workflow as it is on disk. Raises WorkflowNotFound."""
     rows = await engine.queries.run(workflows.by_ids, [workflow_id])
     if not rows:
-        removed = REMOVED if workflow_id <= engine.memory.workflows.last_id else ""
-        message = f"there is no workflow {workflow_id}{removed}"
-        raise WorkflowNotFound(message, hint="stoker workflow ls", id=workflow_id)
+        raise no_workflow(engine, workflow_id)
     return rows[0]
+
+
+def no_workflow(engine: Engine, workflow_id: int) -> WorkflowNotFound:
+    removed = REMOVED if workflow_id <= engine.memory.workflows.last_id else ""
+    return WorkflowNotFound(f"there is no workflow {workflow_id}{removed}", hint="stoker workflow ls", id=workflow_id)
 
 
 def change_view(change: Change) -> RecordedChange:

@@ -8,7 +8,7 @@ rows are read. Invariant: a portion takes some tens of milliseconds, however man
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -73,14 +73,14 @@ class Range(Struct, frozen=True):
         return self.low if self.newest_first else self.high
 
 
-def scan(connection: sqlite3.Connection, wanted: JobFilter) -> Scan:
-    """The jobs that match a filter in the next portion."""
+def scan(connection: sqlite3.Connection, wanted: JobFilter, steps: Collection[str] | None = None) -> Scan:
+    """The jobs that match a filter in the next portion. `steps`: those that it names."""
     ended = [state for state in State if state in FINAL and (not wanted.states or state in wanted.states)]
     living = [state for state in State if state not in FINAL and (not wanted.states or state in wanted.states)]
     whole = _whole(connection, wanted, only_open=not ended)
     if whole.low > whole.high:
         return Scan([], None, 0)
-    search = _Search(connection, wanted)
+    search = _Search(connection, wanted, steps)
     few = _few(connection, living)
     portion = whole
     if wanted.workflow is None and (few is None or wanted.search is not None):
@@ -130,10 +130,12 @@ def _read(connection: sqlite3.Connection, ids: Sequence[int], following: int | N
 class _Search:
     """A filter as conditions of SQL."""
 
-    def __init__(self, connection: sqlite3.Connection, wanted: JobFilter) -> None:
+    def __init__(self, connection: sqlite3.Connection, wanted: JobFilter, steps: Collection[str] | None) -> None:
         self._connection = connection
         self._wanted = wanted
         self.conditions = [*_conditions(wanted)]
+        if steps is not None:
+            self.conditions.append(("step IN (SELECT value FROM json_each(?))", (json_array(steps),)))
         self._where = "".join(f" AND {condition}" for condition, _ in self.conditions)
         self._values = [value for _, values in self.conditions for value in values]
 

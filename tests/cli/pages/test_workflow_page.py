@@ -43,6 +43,19 @@ def test_list_when_a_state_is_chosen_then_only_its_workflows_are_shown(shared: D
     assert f'href="/workflows/{good}"' in browser.get("/workflows")
 
 
+def test_list_when_a_label_is_chosen_then_only_its_workflows_are_shown(shared: DaemonProcess, browser: Browser) -> None:
+    with shared.client() as client:
+        blue = client.submit_workflow({"name": "b", "steps": {"a": step("true")}, "labels": {"team": "<b>lue"}})["id"]
+        other = ended_flow(client, {"a": step("true")})
+
+    shown = browser.get("/workflows?label=team%3D%3Cb%3Elue")
+
+    assert f'href="/workflows/{blue}"' in shown
+    assert f'href="/workflows/{other}"' not in shown
+    assert '<a href="/workflows?label=team%3D%3Cb%3Elue"><bdi>team=&lt;b&gt;lue</bdi></a>' in shown
+    assert "team=&lt;b&gt;lue" in browser.get(f"/workflows/{blue}")
+
+
 def test_workflow_when_a_step_failed_then_its_page_says_why_and_draws_each_step(
     shared: DaemonProcess, browser: Browser
 ) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from stoker.core.views import StepStandingView
 
 MOST_NAMED = 5
+OPEN = ("waiting", "queued", "running", "held")
+EXPAND = "stoker.expand"  # the command of a step that stands for a group until its list is known
 
 
 class StepAddress(tuple[int, str]):
@@ -105,6 +107,21 @@ def jobs_named(given: Given, words: Iterable[str], states: Collection[str] | Non
             raise UsageError(problem, hint=f"stoker workflow show {asked[0]} --steps")
         jobs |= dict.fromkeys(step["job"] for step in fitting)
     return list(jobs)
+
+
+def jobs_to_need(given: Given, asked: int | StepAddress) -> list[int]:
+    """The jobs whose end is the end of what was named. Raises UsageError for a group that has no steps yet."""
+    if not isinstance(asked, StepAddress):
+        return [asked]
+    steps = _steps(given, asked)
+    if len(steps) == 1 and steps[0]["name"] == asked[1] and steps[0]["state"] in OPEN:
+        job = call(given, "job.get", {"id": steps[0]["job"], "limit": 1})
+        if job["command"] == EXPAND:
+            raise UsageError(
+                f"the steps of {asked} are not known yet: their list comes at run time",
+                hint=f"--wait-for workflow:{asked[0]} starts it after the whole workflow",
+            )
+    return [step["job"] for step in steps]
 
 
 def _steps(given: Given, asked: StepAddress) -> list[StepStandingView]:

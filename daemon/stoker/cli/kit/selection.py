@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import outcome, values
+from stoker.cli.kit.addresses import StepAddress, address
 from stoker.cli.kit.naming import workflow_id
 from stoker.cli.kit.parser import Given, Option
 from stoker.core.reason_words import SENTENCES
@@ -16,6 +17,11 @@ from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
     from stoker.core.views import JobView
+
+
+def _workflow_or_steps(text: str) -> int | StepAddress:
+    return address(text) if "/" in text else workflow_id(text)
+
 
 STATES = ("waiting", "queued", "running", "held", *outcome.FINAL)
 # The order in which jobs are shown: running, held for a person, waiting, ended.
@@ -33,7 +39,9 @@ FIELDS = {
         "only jobs with this text in their name, command or an argument, in small or capital letters",
     ),
     "label": Option("--label", "K=V", "only jobs with this label", convert=values.label),
-    "workflow": Option("--workflow", "ID", "only steps of this workflow", convert=workflow_id),
+    "workflow": Option(
+        "--workflow", "ID[/STEP]", "only steps of this workflow, or those that STEP names", convert=_workflow_or_steps
+    ),
     "reasons": Option(
         "--why",
         "REASON,…",
@@ -61,7 +69,10 @@ PAGE = 1000
 
 def filter_fields(given: Given) -> dict[str, Any]:
     """The parameters of job.list that were given, except the states."""
-    return {field: given[option.to] for field, option in FIELDS.items() if given[option.to] is not None}
+    fields = {field: given[option.to] for field, option in FIELDS.items() if given[option.to] is not None}
+    if isinstance(asked := fields.get("workflow"), StepAddress):
+        fields["workflow"], fields["step"] = asked
+    return fields
 
 
 def has_filter(given: Given) -> bool:

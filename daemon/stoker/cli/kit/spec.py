@@ -11,6 +11,7 @@ import os
 import time
 
 from stoker.cli.kit import render, secret_sources, values
+from stoker.cli.kit.addresses import address, jobs_to_need
 from stoker.cli.kit.parser import Option
 from stoker.core.errors import FrameTooLarge, UsageError
 from stoker.rpc.client import of_any_bytes
@@ -58,6 +59,16 @@ def input_text(text: str) -> str:
         return data.decode()
     except UnicodeDecodeError:
         raise UsageError(f"{text} is not UTF-8 text", hint="let the job read the file: sh -c 'CMD < FILE'") from None
+
+
+def need(text: str) -> dict[str, Any]:
+    """`42`, `42:failed`, `7/compile:any`: the job or the steps to wait for, and how they must end."""
+    word, colon, end = text.rpartition(":")
+    if end in ("ok", "failed", "any"):
+        return {"job": address(word), "on": end}
+    if colon and "/" not in text:  # in the name of a step a colon may stand
+        raise UsageError(f"{text!r}: {end!r} is not one of ok, failed, any")
+    return {"job": address(text), "on": "ok"}
 
 
 def condition(text: str) -> str:
@@ -116,8 +127,8 @@ SPEC = (
     Option(
         "--after",
         "ID[:ok|failed|any]",
-        "start after this job has ended (default: ok); repeatable",
-        convert=values.need,
+        "start after this job, step or group of steps has ended (default: ok); repeatable",
+        convert=need,
         to="needs",
         many=True,
     ),
@@ -195,6 +206,8 @@ def given_fields(given: Given) -> dict[str, Any]:
             spec[field] = dict(spec[field])
     if len(given["secrets"] or ()) > len(spec.get("secrets", ())):
         raise UsageError("--secret: a name is given twice", hint="give each secret a name of its own")
+    if "needs" in spec:
+        spec["needs"] = [{**one, "job": job} for one in spec["needs"] for job in jobs_to_need(given, one["job"])]
     if given["wait_any"]:
         spec["wait_for"] = [*spec.get("wait_for", ()), {"any": given["wait_any"]}]
     if "wait_for" in spec:

@@ -221,14 +221,6 @@ def _limit_name(name: str) -> str:
     return name
 
 
-def need(text: str) -> dict[str, object]:
-    """`42`, `42:failed`, `42:any`: the job to wait for, and how it must end."""
-    job, _, end = text.partition(":")
-    if end not in ("", "ok", "failed", "any"):
-        raise UsageError(f"{text!r}: {end!r} is not one of ok, failed, any")
-    return {"job": job_id(job), "on": end or "ok"}
-
-
 def _converted(name: str, convert: Callable[[str], int], text: str) -> int:
     """The value of a `NAME=VALUE`. Raises UsageError with the name."""
     try:

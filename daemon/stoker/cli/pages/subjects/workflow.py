@@ -44,6 +44,7 @@ async def read(client: AsyncClient, asked: Asked) -> Mapping[str, Any]:
         "workflow": workflow,
         "blocked": blocked,
         "why": why,
+        "labels": " ".join(f"{name}={value}" for name, value in workflow["labels"].items()),
         "done": workflows.done_steps(workflow["counts"]),
         "stale": [outcome.stale(one) for one in workflow["stale"]],
         "analysis": _analysis(workflow["analysis"]),

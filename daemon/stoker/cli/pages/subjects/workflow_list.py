@@ -1,4 +1,4 @@
-"""The list of workflows, with a filter by state.
+"""The list of workflows, with a filter by state and label.
 
 Owns the number of rows of a page; the daemon filters, and its cursor leads to older workflows.
 """
@@ -21,11 +21,13 @@ ROWS: Final = 50
 
 async def read(client: AsyncClient, asked: Asked) -> Mapping[str, Any]:
     states = [state for state in asked.texts("state") if state in STATES]
-    page = await client.call("workflow.list", states=states, before=asked.optional_number("before"), limit=ROWS)
+    filters = {"states": states, "label": asked.text("label")}
+    page = await client.call("workflow.list", **filters, before=asked.optional_number("before"), limit=ROWS)
     return {
         "workflows": [_row(workflow) for workflow in page["workflows"]],
         "next": page["next"],
         "chosen": states,
+        "label": filters["label"],
         "states": STATES,
     }
 
