@@ -131,6 +131,7 @@ def test_build_when_a_step_makes_no_product_then_it_fails_with_the_name(project:
 
 
 def test_build_when_the_daemon_is_killed_then_the_next_build_has_what_was_done(project: Project) -> None:
+    project.edit("build.toml", "[steps.link]", "[steps.link]\nsurvive = true")
     project.edit("build.toml", '"cc build/*.o', '"while test -e wait; do sleep 0.05; done; cc build/*.o')
     (project.root / "wait").touch()
     flow = int(project.submit().stdout)
@@ -141,8 +142,27 @@ def test_build_when_the_daemon_is_killed_then_the_next_build_has_what_was_done(p
     (project.root / "wait").unlink()
 
     with project.daemon.client() as client:
+        assert flow_end(client, flow) == "succeeded"
+    assert project.built() == set()
+
+
+def test_build_when_a_step_ends_while_no_daemon_runs_then_its_files_are_looked_at(project: Project) -> None:
+    project.edit("build.toml", '"cc build/*.o', '"while test -e wait; do sleep 0.05; done; cc build/*.o')
+    project.edit("build.toml", 'produces = ["build/calc"]', 'produces = ["build/calc", "build/calc.map"]')
+    (project.root / "wait").touch()
+    flow = int(project.submit().stdout)
+    with project.daemon.client() as client:
+        until(lambda: {one["name"]: one["state"] for one in workflow_view(client, flow)["steps"]}["link"] == "running")
+        link = workflow_view(client, flow)["steps"][4]
+
+    project.daemon.kill9()
+    (project.root / "wait").unlink()
+    until((project.root / "build" / "calc").exists, why="the end of the worker")
+    project.daemon.start()
+
+    with project.daemon.client() as client:
         assert flow_end(client, flow) == "failed"
-    assert project.built() == {"link", "test"}
+        assert "build/calc.map: no such file" in client.why(link["job"])["message"]
 
 
 def test_resume_when_a_source_of_a_verified_step_changed_then_it_runs_again(project: Project) -> None:

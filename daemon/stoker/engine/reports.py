@@ -20,7 +20,7 @@ from stoker.core.shortage import NO_SHORTAGE, start_failed
 from stoker.engine.dependents import release_dependents
 from stoker.engine.inbox import Inbox, Message, PostMessage
 from stoker.engine.memory import LiveState, OpenRun
-from stoker.engine.step_files import StepFiles, produced
+from stoker.engine.step_files import StepEnd, StepFiles
 from stoker.engine.turn import AcknowledgeUnknown, LogLine, StopDelivered, Turn, Watch
 from stoker.executors.base import Report
 from stoker.process.outcomes import cut_short
@@ -134,13 +134,17 @@ class ReportSink:
 
     def _looks_at_files(self, report: Report) -> bool:
         run = self._memory.by_run(report.run_id)
-        return run is not None and isinstance(report.event, ev.Ended) and produced(run.job.spec, report.event.outcome)
+        return (
+            run is not None
+            and isinstance(report.event, ev.Ended)
+            and StepEnd(run.job.spec, report.event.outcome).has_files
+        )
 
     async def _report_with_files(self, report: Report) -> None:
         whole, run = self._with_results(report), self._memory.by_run(report.run_id)
         if run is not None and isinstance(whole.event, ev.Ended):
-            outcome = await self._step_files.at_end(report.run_id, run.job.spec, whole.event.outcome)
-            whole = Report(report.run_id, replace(whole.event, outcome=outcome))
+            outcomes = await self._step_files.at_ends({report.run_id: StepEnd(run.job.spec, whole.event.outcome)})
+            whole = Report(report.run_id, replace(whole.event, outcome=outcomes[report.run_id]))
         self._inbox.post(Reports([whole], self._clock, self._memory))
 
     async def _report_once_read(self, report: Report) -> None:

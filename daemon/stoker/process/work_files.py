@@ -35,7 +35,8 @@ class RunOutput(Struct, frozen=True):
 
 
 NO_OUTPUT = RunOutput()
-SUFFIXES = OUTPUT, CHECKPOINT, INPUTS, EVENTS = ".output", ".checkpoint", ".inputs", ".events"
+SUFFIXES = OUTPUT, CHECKPOINT, INPUTS, EVENTS, SOURCES = ".output", ".checkpoint", ".inputs", ".events", ".sources"
+MOST_SOURCES_BYTES = 16 << 20  # 2 000 paths of 4 KiB, as JSON
 # The cost of reading the directory, by its number of names, in lookups of a missing name.
 NAMES_PER_LOOKUP = 6
 NAMES_PER_LISTING = 15
@@ -112,6 +113,15 @@ class WorkFiles:
         os.chmod(path, 0o400)  # noqa: PTH101 - against workers that write to it by mistake
         same.clear()  # their contents may be large
         same[data] = path
+
+    def put_sources(self, run_id: str, hashes: bytes) -> None:
+        """The hashes of its sources, until its end."""
+        self._put(f"{self._root}/{run_id}{SOURCES}", hashes)
+
+    def take_sources(self, run_id: str) -> bytes:
+        """Raises OSError."""
+        with open(open_regular(f"{self._root}/{run_id}{SOURCES}"), "rb") as file:  # noqa: PTH123 - a descriptor
+            return file.read(MOST_SOURCES_BYTES)
 
     def _put(self, path: str, data: bytes) -> None:
         with open(make_regular(path), "wb") as file:  # noqa: PTH123 - a descriptor

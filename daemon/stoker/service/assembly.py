@@ -124,8 +124,10 @@ class Assembly:
 
     def _build_executors(self) -> None:
         """The parts that start and stop attempts; their reports go to the inbox."""
-        step_files = StepFiles(self.memory)
-        sink = ReportSink(self.inbox, self.memory, self.context.work_files, self.clock, self.background, step_files)
+        self.step_files = StepFiles(self.context.work_files)
+        sink = ReportSink(
+            self.inbox, self.memory, self.context.work_files, self.clock, self.background, self.step_files
+        )
         self.local = LocalExecutor(
             self.context,
             self.stalls.watched(sink.report),
@@ -150,7 +152,7 @@ class Assembly:
             self.heartbeats,
             sink.report,
             self.background,
-            step_files,
+            self.step_files,
             self.box,
         )
 
@@ -191,6 +193,7 @@ class Assembly:
             self.safe_mode,
             self.attempt_inputs,
             self.context.work_files,
+            self.step_files,
             self.background,
             state_dir=self.state_dir,
             of=opened.instance,

@@ -17,12 +17,13 @@ from msgspec.structs import replace
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock
-from stoker.core.job.model import Outcome, State
+from stoker.core.job.model import State
 from stoker.core.job.recovery import Action, Fact, Finding, plan, validate
 from stoker.engine.attempt_inputs import AttemptInputs
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.reports import Settle
+from stoker.engine.step_files import StepEnd, StepFiles
 from stoker.engine.turn import Turn
 from stoker.executors.local import LocalExecutor
 from stoker.process import evidence
@@ -63,6 +64,7 @@ class RecoveryService:
         safe_mode: SafeModeSwitch,
         attempt_inputs: AttemptInputs,
         work_files: WorkFiles,
+        step_files: StepFiles,
         background: BackgroundTasks,
         *,
         state_dir: Path,
@@ -77,6 +79,7 @@ class RecoveryService:
         self._safe_mode = safe_mode
         self._attempt_inputs = attempt_inputs
         self._work_files = work_files
+        self._step_files = step_files
         self._patience_s = min(PATIENCE_S, stuck_ms / 1_000)
         self._state_dir = state_dir
         self._instance = of.id
@@ -290,18 +293,20 @@ class RecoveryService:
             self._local.receive(launcher, [held.exit])
 
     async def _follow(self, result: RecoveryFindings, row: Recovery | None) -> Followed:
-        outcomes = await asyncio.to_thread(self._outcomes, result)
+        ends = await asyncio.to_thread(self._ends_of, result)
+        outcomes = {run_id: end.outcome for run_id, end in ends.items()} | await self._step_files.at_ends(ends)
         return await self._inbox.ask(Recovered(result.plan, outcomes, row))
 
-    def _outcomes(self, result: RecoveryFindings) -> dict[str, Outcome]:
-        """The outcomes of the runs that the plan settles, with the results that these left."""
+    def _ends_of(self, result: RecoveryFindings) -> dict[str, StepEnd]:
+        """The ends of the runs that the plan settles, with the results that these left."""
         specs = {run.attempt.run_id: run.job.spec for run in result.runs}
-        outcomes = {}
+        ends = {}
         for decision in result.plan.decisions:
             if decision.action is Action.SETTLE and decision.finding.outcome is not None:
-                run_id = decision.run_id
-                outcomes[run_id] = self._work_files.with_results(run_id, specs[run_id], decision.finding.outcome)
-        return outcomes
+                run_id, spec = decision.run_id, specs[decision.run_id]
+                outcome = self._work_files.with_results(run_id, spec, decision.finding.outcome)
+                ends[run_id] = StepEnd(spec, outcome)
+        return ends
 
     def _settle_written(self, result: RecoveryFindings) -> None:
         """Outcomes that launchers wrote down for attempts that are not open."""
