@@ -21,8 +21,13 @@ from stoker.config.settings import BackupSettings
 from stoker.core.clock import SystemClock, wall_ms
 from stoker.core.errors import BackupFailed
 from stoker.store import backup as making
+from stoker.store import changes
 from stoker.store.backup_files import listed, make_directory, path_in
+from stoker.store.database import open_writer
 from stoker.store.directory import StateDirectory
+from stoker.store.high_water import HighWater
+from stoker.store.reserve import Reserve
+from stoker.store.writer import Writer
 from stoker.telemetry.otel import Telemetry
 from stoker.upkeep import backups as of_upkeep
 from stoker.upkeep.backups import Backups
@@ -32,6 +37,8 @@ from tests.support.past import leave_queued
 from tests.support.work import end_of, shell, submit
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tests.support.daemon import DaemonProcess
 
 # The last state of each job, from the log of changes up to a sequence number.
@@ -176,6 +183,13 @@ async def large(stopped_daemon: DaemonProcess) -> StateDirectory:
     return directory
 
 
+@pytest.fixture
+async def writer(large: StateDirectory) -> AsyncIterator[Writer]:
+    database = await open_writer(large.database)
+    yield Writer(database, changes.GENESIS, Reserve(large.root / "reserve", 0), HighWater(large.root / "mark"))
+    await database.close()
+
+
 def test_backup_when_it_is_asked_by_one_line_and_read_to_its_end_then_it_is_there(daemon: DaemonProcess) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(daemon.socket))
@@ -191,13 +205,13 @@ def test_backup_when_it_is_asked_by_one_line_and_read_to_its_end_then_it_is_ther
 
 
 async def test_backup_when_its_client_hangs_up_then_it_is_given_up_and_nothing_is_left(
-    large: StateDirectory, monkeypatch: pytest.MonkeyPatch
+    large: StateDirectory, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(of_upkeep, "SHOWN_S", 0.0)
     monkeypatch.setattr(making, "STEP_PAGES", 1)  # thousands of steps
     verified: list[object] = []
     monkeypatch.setattr(making, "find_damage", verified.append)
-    backups = Backups(Config(), large, SystemClock(0), Telemetry(), BackgroundTasks())
+    backups = Backups(Config(), large, writer, SystemClock(0), Telemetry(), BackgroundTasks())
 
     steps = backups.make()
     first = await anext(steps)
@@ -209,13 +223,13 @@ async def test_backup_when_its_client_hangs_up_then_it_is_given_up_and_nothing_i
 
 
 async def test_backup_when_the_clock_is_behind_then_one_is_made_and_the_next_comes_in_time(
-    large: StateDirectory,
+    large: StateDirectory, writer: Writer
 ) -> None:
     make_directory(large.backups)
     path_in(large.backups, wall_ms() + 86_400_000, 9).touch()  # made while the clock was ahead
     clock = SetClock(0, wall=wall_ms())
     background = BackgroundTasks()
-    backups = Backups(Config(backup=BackupSettings(every="1h")), large, clock, Telemetry(), background)
+    backups = Backups(Config(backup=BackupSettings(every="1h")), large, writer, clock, Telemetry(), background)
 
     counts = []
     for minute in range(130):
@@ -227,8 +241,10 @@ async def test_backup_when_the_clock_is_behind_then_one_is_made_and_the_next_com
     assert [counts.index(number) for number in (1, 2, 3)] == [1, 61, 121]
 
 
-async def test_backup_when_the_directory_was_replaced_then_no_backup_of_another_is_made(large: StateDirectory) -> None:
-    backups = Backups(Config(), large, SystemClock(0), Telemetry(), BackgroundTasks())
+async def test_backup_when_the_directory_was_replaced_then_no_backup_of_another_is_made(
+    large: StateDirectory, writer: Writer
+) -> None:
+    backups = Backups(Config(), large, writer, SystemClock(0), Telemetry(), BackgroundTasks())
     large.database.rename(large.root / "away.db")
     large.database.write_bytes((large.root / "away.db").read_bytes())
 

@@ -14,13 +14,13 @@ from stoker.store.database import open_writer, transaction
 from stoker.store.high_water import HighWater
 from stoker.store.journal import Journal, new_chain, read_outbox
 from stoker.store.journal_chains import newest_chain
-from stoker.store.journal_feed import MOST_FORGOTTEN, PORTION, PORTIONS, JournalFeed
+from stoker.store.journal_feed import FORGET_AFTER, MOST_FORGOTTEN, PORTION, PORTIONS, JournalFeed
 from stoker.store.journal_files import files, find_end, lines, read_line
 from stoker.store.migrate import migrate, schema_of
 from stoker.store.queues import SET_META
 from stoker.store.reserve import Reserve
-from stoker.store.writer import Writer, store
-from tests.support.batches import accepted
+from stoker.store.writer import Batch, Writer, store
+from tests.support.batches import accepted, change
 from tests.support.jobs import job
 
 if TYPE_CHECKING:
@@ -100,6 +100,42 @@ async def test_sweep_when_it_changed_rows_then_no_later_commit_reads_them(
 
     await writer.close()
     assert handed == 0
+
+
+async def test_sweep_when_it_is_not_synced_then_the_journal_waits_for_the_sync(
+    connection: sqlite3.Connection, feed: JournalFeed, tmp_path: Path
+) -> None:
+    """After a power loss the database may lack it: a journal that has it would be of another future."""
+    while feed.behind:
+        feed.collect(connection)
+    database = await open_writer(tmp_path / "stoker.db")
+    writer = Writer(database, changes.GENESIS, Reserve(tmp_path / "reserve", 0), HighWater(tmp_path / "mark"), feed)
+    while feed.journal.durable.last - feed._forgotten >= FORGET_AFTER:
+        await writer.catch_up()
+    wal, lines = tmp_path / "stoker.db-wal", feed.journal._lines
+    handed = [lines.qsize()]
+
+    async def synced() -> bool:
+        handed.append(lines.qsize())
+        return await writer.read(lambda connection: connection.execute("PRAGMA synchronous").fetchone() == (2,))
+
+    await writer.sweep(_swept)
+    seen = [await synced()]
+    before = wal.read_bytes()
+    await writer.sync_sweeps()
+    seen.append(await synced())
+    wrote = wal.read_bytes() != before
+    async with writer.being_copied():
+        await writer.sweep(_swept)
+        seen.append(await synced())
+    await writer.sweep(_swept)
+    await writer.commit(Batch(changes=[change(changes.last(connection)[0] + 1)]))
+    seen.append(await synced())
+
+    await writer.close()
+    assert seen == [False, True, True, True]
+    assert wrote  # SQLite does not sync a commit that writes nothing
+    assert [now - earlier for earlier, now in pairwise(handed)] == [0, 1, 1, 2]
 
 
 def _swept(connection: sqlite3.Connection) -> retention.Swept:

@@ -261,7 +261,7 @@ class Assembly:
             self.refusals,
             opened.instance.off,
         )
-        self.backups = Backups(self.config, directory, self.clock, self.telemetry, self.background)
+        self.backups = Backups(self.config, directory, opened.writer, self.clock, self.telemetry, self.background)
 
     def _build_upkeep(self) -> None:
         """The parts that watch the checkpoints and the host, and the one timer for all periodic duties."""

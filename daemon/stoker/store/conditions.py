@@ -101,7 +101,7 @@ REPLACE_KEPT = f"""
 UPDATE events SET keep_until = 0, data = iif(reached = 0 AND next_after IS NULL, '', data)
 WHERE owner_uid = ?1 AND name = ?2 AND keep_until <= ?3 AND id < ?4 AND one = 0 AND {IS_KEPT}
 """
-replaced_row = attrgetter("owner_uid", "name", "keep_until", "id")  # the parameters of REPLACE_KEPT
+_replaced_row = attrgetter("owner_uid", "name", "keep_until", "id")
 UNDELIVERED = f"SELECT {HEADS} FROM events WHERE next_after IS NOT NULL ORDER BY +id"
 GIVEN = """
 SELECT name, events.id, emitted_at, events.owner_uid, data FROM job_events JOIN events ON events.id = event_id
@@ -230,6 +230,13 @@ def of_jobs(connection: sqlite3.Connection, job_ids: Iterable[int]) -> dict[int,
     for job_id, condition in connection.execute(OF_JOBS, (json_array(job_ids),)):
         conditions.setdefault(job_id, []).append(condition)
     return conditions
+
+
+def replaced_rows(new: Iterable[NamedEvent]) -> list[tuple[Any, ...]]:
+    """The parameters of REPLACE_KEPT: the newest of each name takes the place of older events."""
+    kept = [event for event in new if event.keep_until and not event.one]
+    newest = {(event.owner_uid, event.name, event.keep_until): event for event in kept}
+    return [_replaced_row(event) for event in newest.values()]
 
 
 def key_rows(events: Iterable[NamedEvent]) -> list[tuple[int, str, int]]:

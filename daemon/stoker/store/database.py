@@ -325,6 +325,17 @@ def _refuse_lost(path: Path, aside: Path) -> None:
         )
 
 
+def sync_commits(connection: sqlite3.Connection, *, wanted: bool) -> None:
+    """Whether each commit is durable; those that are not become so with the next one that is, or with `copy_wal`."""
+    connection.execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
+
+
+def write_header(connection: sqlite3.Connection) -> None:
+    """Write the first page of the database as it is."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    connection.execute(f"PRAGMA user_version = {version}")
+
+
 def copy_wal(connection: sqlite3.Connection) -> int:
     """Copy the WAL into the database, without waiting for readers; returns the number of copied pages."""
     _busy, _pages, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

@@ -3,19 +3,23 @@
 Owns how far the outbox and the log of changes were read, and how many entries were deleted. Only the writer's thread
 uses it. Mostly the rows are read in the transaction that writes them: to begin one of their own would cost more than
 to read them. Rows that cannot be read or handed over now stay in the outbox, and are read later.
-Invariant: no entry is deleted before its row is durable in a file.
+Invariants: no entry is deleted before its row is durable in a file; no file has a row that a power loss could take
+from the database.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from stoker.core.clock import wall_ms
 from stoker.core.errors import CorruptRecord
 from stoker.store import outbox
-from stoker.store.database import snapshot
+from stoker.store.database import snapshot, transaction
 from stoker.store.journal import Handed, Journal
 from stoker.store.journal_files import Line, Position
 
@@ -45,6 +49,7 @@ class JournalFeed:
         self._start = journal.start
         self._read = self._start.position
         self._read_bytes = 0
+        self._held: list[Handed] = []  # of commits that were not synced yet
         self._forgotten = 0
         self._unfinished = False  # more lines of the same commits follow the last one
         self._behind = False
@@ -59,8 +64,8 @@ class JournalFeed:
 
     @property
     def lags(self) -> bool:
-        """Whether rows are to be read, or many entries to be deleted."""
-        return self.behind or self.journal.durable.last - self._forgotten > MOST_FORGOTTEN
+        """Whether rows are to be read or handed over, or many entries to be deleted."""
+        return self.behind or bool(self._held) or self.journal.durable.last - self._forgotten > MOST_FORGOTTEN
 
     @property
     def waiting_bytes(self) -> int:
@@ -116,12 +121,16 @@ class JournalFeed:
         self._behind = more
         return lines
 
-    def hand_over(self, lines: Sequence[tuple[Line, int]]) -> int:
-        """Give lines whose rows are committed to the journal; returns their number."""
+    def hand_over(self, lines: Sequence[tuple[Line, int]], *, synced: bool = True) -> int:
+        """Give lines whose rows are committed to the journal, once a commit was `synced`; returns their number."""
         for line, size in lines:
             self._read, self._unfinished = line.position, line.more
             self._read_bytes += size
-            self.journal.put(Handed(self._start, line, size))
+            self._held.append(Handed(self._start, line, size))
+        if synced:
+            for handed in self._held:
+                self.journal.put(handed)
+            self._held.clear()
         return len(lines)
 
     def _follow_start(self) -> None:
@@ -164,3 +173,31 @@ class JournalFeed:
             self._tables = {table.name: table for table in outbox.tables(connection)}
             self._log = outbox.table(connection, outbox.LOG)
         return self._log
+
+
+class WrittenRows(Struct):
+    """About how many bytes a transaction writes, and the rows that it adds to the log of changes."""
+
+    bytes: int = 0
+    changes: Rows = ()
+
+
+@contextmanager
+def journaled(
+    connection: sqlite3.Connection, feed: JournalFeed | None, *, synced: bool = True
+) -> Iterator[WrittenRows]:
+    """A transaction whose rows the journal gets after the commit; in it, entries that the journal has are deleted.
+
+    The rows are read before the commit, unless the journal is behind: a read that fails in a transaction may end that,
+    and rows of earlier commits may be damaged. `synced`: whether the connection syncs this commit, and with it all
+    earlier ones.
+    """
+    written = WrittenRows()
+    with transaction(connection):
+        yield written
+        if feed is not None:
+            behind = feed.behind
+            lines = () if behind else feed.read(connection, written.bytes, written.changes)
+            feed.forget(connection, lines)
+    if feed is not None:
+        feed.hand_over(feed.read(connection) if behind else lines, synced=synced)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from msgspec import Struct, field
@@ -40,10 +40,10 @@ from stoker.store import (
     secret_rows,
     workflows,
 )
-from stoker.store.database import Database, copy_wal, transaction
+from stoker.store.database import Database, copy_wal, sync_commits, write_header
 from stoker.store.directory import FULL
 from stoker.store.high_water import HighWater, Mark
-from stoker.store.journal_feed import JournalFeed
+from stoker.store.journal_feed import JournalFeed, journaled
 from stoker.store.reserve import Reserve, is_full
 from stoker.store.secret_box import SecretBox
 from stoker.store.strict import failed_read
@@ -128,31 +128,6 @@ def _many(connection: sqlite3.Connection, sql: str, rows: list[tuple[Any, ...]],
         raise sqlite3.IntegrityError(f"{hit} of {len(rows)} rows were there to update: {sql.split()[1]}")
 
 
-class WrittenRows(Struct):
-    """About how many bytes a transaction writes, and the rows that it adds to the log of changes."""
-
-    bytes: int = 0
-    changes: Sequence[tuple[Any, ...]] = ()
-
-
-@contextlib.contextmanager
-def _journaled(connection: sqlite3.Connection, feed: JournalFeed | None) -> Iterator[WrittenRows]:
-    """A transaction whose rows the journal gets after the commit; in it, entries that the journal has are deleted.
-
-    The rows are read before the commit, unless the journal is behind: a read that fails in a transaction may end that,
-    and rows of earlier commits may be damaged.
-    """
-    written = WrittenRows()
-    with transaction(connection):
-        yield written
-        if feed is not None:
-            behind = feed.behind
-            lines = () if behind else feed.read(connection, written.bytes, written.changes)
-            feed.forget(connection, lines)
-    if feed is not None:
-        feed.hand_over(feed.read(connection) if behind else lines)
-
-
 def store(
     connection: sqlite3.Connection,
     batch: Batch,
@@ -162,7 +137,7 @@ def store(
     box: SecretBox | None = None,
 ) -> Stored:
     """Commit a batch, then read how the jobs `needed` ended: a second hop to the thread costs more than the read."""
-    with _journaled(connection, feed) as written:
+    with journaled(connection, feed) as written:
         stored = _write(connection, batch, head)
         secret_rows.write(connection, box, batch.secrets, batch.jobs.values())
         written.bytes, written.changes = stored.pages * PAGE_BYTES, stored.changes
@@ -175,6 +150,7 @@ def store(
 def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
     ended = [attempt for attempt in batch.attempts.values() if not attempt.open]
     going = [attempt for attempt in batch.attempts.values() if attempt.open]
+    new = [attempts.insert_row(attempt, batch.holds.get(attempt.run_id, {})) for attempt in batch.new_attempts.values()]
     _many(connection, queues.UPSERT_QUEUE, [queues.queue_row(queue) for queue in batch.queues.values()])
     _many(connection, queues.UPSERT_RESOURCE, [queues.resource_row(one) for one in batch.resources.values()])
     _many(connection, rates.DELETE, [(key,) for key, rate in batch.rates.items() if rate is None])
@@ -192,7 +168,7 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
     _many(connection, attempts.SETTLE, [attempts.settle_row(attempt) for attempt in ended], exact=True)
     _many(connection, jobs.UPDATE, [jobs.update_row(job) for job in batch.jobs.values()], exact=True)
     _many(connection, jobs.UPDATE_SPEC, [jobs.spec_row(job) for job in batch.respecified.values()], exact=True)
-    _many(connection, attempts.INSERT, [_attempt_row(batch, attempt) for attempt in batch.new_attempts.values()])
+    _many(connection, attempts.INSERT, new)
     _many(connection, attempts.UPDATE, [attempts.update_row(attempt) for attempt in going], exact=True)
     _many(connection, workflows.INSERT, [workflows.insert_row(one) for one in batch.new_workflows.values()])
     _many(connection, workflows.UPDATE, [workflows.update_row(one) for one in batch.workflows.values()], exact=True)
@@ -215,13 +191,7 @@ def _write_conditions(connection: sqlite3.Connection, batch: Batch) -> None:
     _many(connection, conditions.INSERT_EVENT, [conditions.event_row(event) for event in batch.new_events.values()])
     _many(connection, conditions.UPDATE_EVENT, [conditions.update_row(event) for event in batch.events.values()])
     _many(connection, conditions.INSERT_GIVEN, batch.given_events)
-    _many(connection, conditions.REPLACE_KEPT, [conditions.replaced_row(event) for event in _newest_kept(batch)])
-
-
-def _newest_kept(batch: Batch) -> Iterable[NamedEvent]:
-    """The events that take the place of older ones, the newest of each name."""
-    kept = [event for event in batch.new_events.values() if event.keep_until and not event.one]
-    return {(event.owner_uid, event.name, event.keep_until): event for event in kept}.values()
+    _many(connection, conditions.REPLACE_KEPT, conditions.replaced_rows(batch.new_events.values()))
 
 
 def _pages(batch: Batch, changed: list[tuple[Any, ...]]) -> int:
@@ -235,10 +205,6 @@ def _pages(batch: Batch, changed: list[tuple[Any, ...]]) -> int:
     data += 2 * sum(len(row[changes.PAYLOAD]) for row in changed)
     purged = 0 if batch.purge is None else batch.purge.pages
     return COMMIT_PAGES + rows + min(rows, LONE_ROWS) + data // PAGE_BYTES + purged
-
-
-def _attempt_row(batch: Batch, attempt: Attempt) -> tuple[Any, ...]:
-    return attempts.insert_row(attempt, batch.holds.get(attempt.run_id, {}))
 
 
 def given_out(batch: Batch) -> Mark:
@@ -270,6 +236,9 @@ class Writer:
         self._box = box
         self._in_doubt: StorageFailed | None = None
         self._since_checkpoint = 0
+        self._copies = 0  # that are made of the database now
+        self._syncs = True  # whether the connection syncs each commit
+        self._unsynced = False  # whether a sweep was committed since the last sync
         self.full = False
         self.waiting = False
 
@@ -323,11 +292,34 @@ class Writer:
 
     def _cover_and_store(self, connection: sqlite3.Connection, batch: Batch, needed: Collection[int]) -> Stored:
         self._high_water.cover(given_out(batch))
-        return store(connection, batch, self._head, needed, self._feed, self._box)
+        self._sync_commits(connection, wanted=True)
+        stored = store(connection, batch, self._head, needed, self._feed, self._box)
+        self._unsynced = False
+        return stored
+
+    def _sync_commits(self, connection: sqlite3.Connection, *, wanted: bool) -> None:
+        if wanted is not self._syncs:
+            sync_commits(connection, wanted=wanted)
+            self._syncs = wanted
 
     async def catch_up(self) -> None:
-        """Hand some more rows to a journal that is behind, and delete entries of the outbox that it has."""
-        await self.sweep(lambda _connection: retention.Swept(0, FORGOTTEN_PAGES))
+        """Hand some more rows to a journal that is behind, delete entries of the outbox that it has, sync sweeps."""
+        await self._sweep(lambda _connection: retention.Swept(0, FORGOTTEN_PAGES), synced=True)
+
+    async def sync_sweeps(self) -> None:
+        """Make durable what was swept, and let the journal have it. Raises StorageFailed or DiskFull."""
+        if self._unsynced:
+            await self.catch_up()
+
+    @contextlib.asynccontextmanager
+    async def being_copied(self) -> AsyncGenerator[None]:
+        """Sync every commit inside: the journal would not fit to a copy that has what a power loss takes back."""
+        self._copies += 1
+        try:
+            await self.sync_sweeps()
+            yield
+        finally:
+            self._copies -= 1
 
     async def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kw: P.kwargs) -> T:
         """Read committed rows in the writer's thread, between two commits."""
@@ -344,30 +336,42 @@ class Writer:
         On a full disk it raises DiskFull, and nothing was done.
         """
         try:
-            return await self._database.run(function, *args, **kw)
+            return await self._database.run(self._synced, function, *args, **kw)
         except sqlite3.Error as error:
             if is_full(error, self._room.path.parent):
                 raise DiskFull(f"upkeep: {error}") from error
             self._in_doubt = StorageFailed(f"upkeep: {error}")
             raise self._in_doubt from error
 
+    def _synced(self, connection: sqlite3.Connection, function: Callable[..., int], *args: Any, **kw: Any) -> int:
+        self._sync_commits(connection, wanted=True)
+        return function(connection, *args, **kw)
+
     async def sweep(
         self, function: Callable[Concatenate[sqlite3.Connection, P], retention.Swept], *args: P.args, **kw: P.kwargs
     ) -> bool:
         """As `maintain`, for one of many pieces, each in a transaction; the WAL is copied after some of them.
 
-        The journal gets the rows at once, and the entries of earlier ones are deleted: otherwise the next commits would
-        do that, and their answers would wait.
-        Returns whether another piece may find something.
+        A piece is not synced, as the next commit is: a power loss takes back what will be swept again. The rows for the
+        journal are read at once, and the entries of earlier ones are deleted: otherwise the next commits would do that,
+        and their answers would wait. Returns whether another piece may find something.
         """
+        return await self._sweep(lambda connection: function(connection, *args, **kw), synced=False)
+
+    async def _sweep(self, function: Callable[[sqlite3.Connection], retention.Swept], *, synced: bool) -> bool:
         pages = 0
 
         def piece(connection: sqlite3.Connection) -> int:
             nonlocal pages
-            with _journaled(connection, self._feed) as written:
-                swept = function(connection, *args, **kw)
+            # A journal that is behind may begin anew, with a copy of all rows.
+            syncs = synced or self._copies > 0 or (self._feed is not None and self._feed.behind)
+            self._sync_commits(connection, wanted=syncs)
+            with journaled(connection, self._feed, synced=syncs) as written:
+                swept = function(connection)
                 written.bytes = swept.pages * PAGE_BYTES
-            pages = swept.pages
+                if syncs and self._unsynced:
+                    write_header(connection)  # a transaction that writes nothing is not synced
+            self._unsynced, pages = not syncs, swept.pages
             return 0 if swept.is_last else swept.removed
 
         more = await self.maintain(piece)

@@ -26,6 +26,7 @@ from stoker.store.backup import back_up, target
 from stoker.store.backup_files import BackupFile, listed, remove, remove_unfinished
 from stoker.store.database import reading
 from stoker.store.directory import StateDirectory
+from stoker.store.writer import Writer
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.telemetry.otel import Counted, Telemetry
@@ -42,9 +43,16 @@ class Backups:
     """Call `tick` about every second."""
 
     def __init__(
-        self, config: Config, directory: StateDirectory, clock: Clock, telemetry: Telemetry, background: BackgroundTasks
+        self,
+        config: Config,
+        directory: StateDirectory,
+        writer: Writer,
+        clock: Clock,
+        telemetry: Telemetry,
+        background: BackgroundTasks,
     ) -> None:
         self._config = config
+        self._writer = writer
         self._directory = directory
         self._clock = clock
         self._telemetry = telemetry
@@ -99,7 +107,7 @@ class Backups:
         async with self._one:
             began = time.monotonic()
             try:
-                async with aclosing(self._steps(to)) as steps:
+                async with self._writer.being_copied(), aclosing(self._steps(to)) as steps:
                     async for progress in steps:
                         yield progress
             except StokerError as error:

@@ -49,13 +49,15 @@ class Leftovers:
 
     async def sweep(self, pace: Pace) -> bool:
         """Remove all of purged jobs and shrink the file. False if `pace` ran out before the end."""
-        return (
+        is_done = (
             await self.sweep_rows(pace)
             and await self.sweep_changes(pace)
             and await self._sweep_logs(pace)
             and await self._repeat(pace, rows.sweep_checkpoints)
             and await self._repeat(pace, rows.shrink, SHRUNK_PAGES)
         )
+        await self._writer.sync_sweeps()
+        return is_done
 
     async def sweep_rows(self, pace: Pace) -> bool:
         """Remove the rows of purged jobs. False if `pace` ran out before the end."""
