@@ -17,6 +17,7 @@ import pytest
 
 from stoker.cli import main
 from stoker.cli.kit import render
+from stoker.core.access import Viewer
 from stoker.core.answers import JobStanding
 from stoker.core.errors import JobNotFound
 from stoker.core.job.model import State
@@ -75,12 +76,12 @@ class DeskService(MemoryService):
         self.changed.set()
         self.changed = asyncio.Event()
 
-    async def get(self, job_id: int, before: int | None, limit: int) -> Any:
+    async def get(self, job_id: int, before: int | None, limit: int, viewer: Viewer) -> Any:
         if job_id not in self.views:
             raise JobNotFound(f"there is no job {job_id}", hint="stoker ls")
         return self.views[job_id]
 
-    async def list(self, wanted: JobFilter) -> Any:
+    async def list(self, wanted: JobFilter, viewer: Viewer) -> Any:
         matching = [one for one in reversed(self.views.values()) if not wanted.states or one["state"] in wanted.states]
         matching = [one for one in matching if wanted.before is None or one["id"] < wanted.before]
         if wanted.after is not None:
@@ -89,7 +90,7 @@ class DeskService(MemoryService):
         return {"jobs": cut, "next": cut[-1]["id"] if len(matching) > len(cut) else None}
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
-        views = [await self.get(job, None, 1) for job in job_ids]
+        views = [await self.get(job, None, 1, Viewer()) for job in job_ids]
         self.waits_open += 1
         while not all(one["state"] in FINAL for one in views):
             await self.changed.wait()
@@ -107,7 +108,7 @@ class DeskService(MemoryService):
         return super().command(verb, sent, peer_uid)
 
     async def logs(self, job_id: int, ordinal: int | None, start: LogStart, *, follow: bool) -> LogFeed:
-        await self.get(job_id, None, 1)
+        await self.get(job_id, None, 1, Viewer())
         return LogFeed(ordinal or 1, self._log(job_id, ordinal or 1, follow=follow))
 
     async def _log(self, job_id: int, ordinal: int, *, follow: bool) -> AsyncGenerator[Chunk, None]:
@@ -124,11 +125,11 @@ class DeskService(MemoryService):
         finally:
             self.feeds_open -= 1
 
-    async def status(self) -> Any:
+    async def status(self, viewer: Viewer) -> Any:
         return {"version": "0.1.0", "last_seq": self.seq, "history": "0123456789abcdef"}
 
     async def watch(
-        self, after_seq: int | None, history: str | None, job_id: int | None, workflow_id: int | None
+        self, after_seq: int | None, history: str | None, job_id: int | None, workflow_id: int | None, viewer: Viewer
     ) -> ChangeFeed:
         after = self.seq if after_seq is None else after_seq
         return ChangeFeed(after, self._watch(after))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stoker.core.access import AccessRules, Role
+from stoker.core.access import AccessRules, Role, Viewer
 
 OWN, STRANGER, NOBODY = 900, 1_001, 65_534
 MEMBERS, OPERATORS, ADMINS = 100, 200, 300
@@ -44,3 +44,16 @@ def test_access_when_others_may_use_the_daemon_then_it_is_shared(access: AccessR
 
 def test_roles_when_named_then_the_word_is_lower_case() -> None:
     assert [role.word for role in Role] == ["submitter", "operator", "admin"]
+
+
+@pytest.mark.parametrize(
+    ("role", "sees", "owns"), [(Role.SUBMITTER, 5, 5), (Role.OPERATOR, None, 5), (Role.ADMIN, None, None)]
+)
+def test_viewer_when_it_has_a_role_then_it_sees_and_owns_that_much(
+    role: Role, sees: int | None, owns: int | None
+) -> None:
+    viewer = Viewer(5, role)
+
+    assert (viewer.sees, viewer.owns) == (sees, owns)
+    assert viewer.looks_into(5)
+    assert viewer.looks_into(6) is (role is Role.ADMIN)

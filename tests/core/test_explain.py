@@ -20,6 +20,7 @@ from stoker.core.job.model import (
 from stoker.core.job.run_if import RunIf
 from stoker.core.job_facts import Blocker, JobFacts, RateWait
 from stoker.core.shortage import Shortage
+from stoker.core.standstill import Standstill, Wait
 from stoker.core.workflow.state import Intent
 from tests.support.jobs import NOW, attempt, job, running, spec
 
@@ -280,6 +281,34 @@ def test_why_when_there_is_less_of_a_resource_than_is_asked_then_no_holder_is_bl
 
 def test_why_when_no_job_holds_a_resource_then_the_hint_makes_it_larger() -> None:
     assert why(job(asked=spec(resources={"gpu": 2})), free={}).hint == "stoker resource set gpu 2"
+
+
+def test_why_when_jobs_of_other_users_are_in_the_way_then_they_are_counted() -> None:
+    hidden = frozenset({7, 8, 9})
+    one = job(id=4, asked=spec(resources={"gpu": 1}))
+    facts = {"capacity": {"gpu": 2}, "free": {"gpu": 0}, "hidden": hidden}
+
+    some = why(one, holders={"gpu": [3, 8, 9]}, **facts)
+    none = why(one, holders={"gpu": [8]}, **facts)
+    kept = why(one, capacity={"gpu": 2}, free={"gpu": 1}, reserved={7: {"gpu": 2}}, hidden=hidden)
+
+    assert some.message == "needs 1 of resource 'gpu', 0 free, held by job 3 and 2 jobs of other users"
+    assert (some.details["holders"], some.details["others"], some.hint) == ([3], 2, "stoker show 3")
+    assert none.message == "needs 1 of resource 'gpu', 0 free, held by 1 job of other users"
+    assert (none.details["holders"], none.hint) == ([], "stoker resource ls")
+    assert kept.message == "needs 1 of resource 'gpu'; 1 free, set aside for 1 job of other users, which goes first"
+    assert (kept.details["set_aside_for"], kept.hint) == ([], "stoker resource ls")
+
+
+def test_why_when_a_standstill_has_jobs_of_other_users_then_none_is_named() -> None:
+    found = Standstill("bulk", {3: [Wait(jobs=(9,))]})
+    full = {"queue": Queue(name="bulk", max_running=1), "queue_running": 1, "standstill": found}
+
+    own, others = why(job(), **full), why(job(), **full, hidden=frozenset({9}))
+
+    assert "job 3 waits for job 9" in own.message
+    assert others.message == "all running jobs of queue 'bulk' (1) wait for jobs that are queued behind them"
+    assert others.details == {"queue": "bulk", "waits": []}
 
 
 def test_why_when_the_job_runs_then_that_is_the_answer() -> None:

@@ -7,7 +7,6 @@ import socket
 
 import pytest
 
-from stoker.core.access import Role
 from stoker.rpc.peer import Peer, peer_of
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can take other groups")
@@ -40,8 +39,3 @@ def test_peer_when_it_is_in_many_groups_then_all_are_known(count: int) -> None:
     groups = list(range(100_000, 100_000 + count))
 
     assert peer_with(groups).gids == {os.getegid(), *groups}
-
-
-@pytest.mark.parametrize(("role", "only"), [(Role.ADMIN, None), (Role.OPERATOR, 5), (Role.SUBMITTER, 5)])
-def test_peer_when_it_is_no_admin_then_it_sees_only_its_own(role: Role, only: int | None) -> None:
-    assert Peer(5, 1, role=role).only == only

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from stoker.core.access import Viewer
 from stoker.core.job.model import STOKER, Job
 from stoker.core.requests import JobWork
 from stoker.core.schedule.model import Misfire, Overlap, Schedule
@@ -105,7 +106,7 @@ class ScheduleClients:
             self._ask(
                 life,
                 f"set schedule {name}",
-                lambda: ScheduleSetting(life.engine.intake, invented, STOKER, replaces=True),
+                lambda: ScheduleSetting(life.engine.intake, invented, STOKER, Viewer(), replaces=True),
             )
         elif self._chance.random() < 0.4 and schedule.overlap is not Overlap.SKIP:
             self._ask(

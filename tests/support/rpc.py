@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import uvloop
 
 from stoker.background.tasks import BackgroundTasks
+from stoker.core.access import Viewer
 from stoker.core.answers import JobStanding, SubmitAnswer
 from stoker.core.errors import JobNotFound, StokerError
 from stoker.core.job.model import State
@@ -104,7 +105,7 @@ class MemoryService(Service):
         """A job that makes every answer about it that large."""
         return JobParams(command="x" * size)
 
-    async def get(self, job_id: int, before: int | None, limit: int) -> Any:
+    async def get(self, job_id: int, before: int | None, limit: int, viewer: Viewer) -> Any:
         self.gets += 1
         if self.crash_next:
             raise RuntimeError("a bug of ours")
@@ -115,7 +116,7 @@ class MemoryService(Service):
     async def history(self, job_id: int, after: int, limit: int) -> Any:
         return {"changes": [], "attempts": [], "next": None}
 
-    async def why(self, job_id: int) -> Any:
+    async def why(self, job_id: int, viewer: Viewer) -> Any:
         return {"id": job_id, "state": "queued", "code": "slot", "message": "no room", "details": {}}
 
     def waiting(self, token: str | None, wait: Wait) -> AbstractContextManager[None]:
@@ -146,7 +147,7 @@ class MemoryService(Service):
             self.feeds_open -= 1
 
     async def watch(
-        self, after_seq: int | None, history: str | None, job_id: int | None, workflow_id: int | None
+        self, after_seq: int | None, history: str | None, job_id: int | None, workflow_id: int | None, viewer: Viewer
     ) -> ChangeFeed:
         return ChangeFeed(after_seq or 0, self._changes(after_seq or 0))
 
@@ -169,13 +170,13 @@ class MemoryService(Service):
     def pause_queue(self, name: str, peer_uid: int, note: str | None, *, paused: bool) -> asyncio.Future[Any]:
         return _answered({"name": name, "paused": paused})
 
-    async def resources(self) -> Any:
+    async def resources(self, viewer: Viewer) -> Any:
         return {"resources": []}
 
     def set_resource(self, name: str, capacity: int, peer_uid: int, note: str | None) -> asyncio.Future[Any]:
         return _answered({"name": name, "capacity": capacity})
 
-    async def status(self) -> Any:
+    async def status(self, viewer: Viewer) -> Any:
         return {"version": "0.1.0"}
 
     async def health(self) -> Any:
@@ -195,7 +196,7 @@ class MemoryService(Service):
             raise JobNotFound("no job was submitted with this key", hint="stoker ls")
         return SubmitAnswer(self.keys[key], State.QUEUED, existing=True)
 
-    async def list(self, job_filter: JobFilter) -> Any:
+    async def list(self, job_filter: JobFilter, viewer: Viewer) -> Any:
         return {"jobs": [{"id": job_id} for job_id in self.jobs][: job_filter.limit], "next": None}
 
 
@@ -265,10 +266,12 @@ class ServerThread:
 class RawClient:
     """A socket that sends exactly the bytes it is given."""
 
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
+    def __init__(self, to: Path | socket.socket) -> None:
+        """`to`: the path of a server, or a socket that is connected to it."""
+        self.socket = to if isinstance(to, socket.socket) else socket.socket(socket.AF_UNIX)
         self.socket.settimeout(READ_TIMEOUT_S)
-        self.socket.connect(str(path))
+        if isinstance(to, Path):
+            self.socket.connect(str(to))
         self._reader = self.socket.makefile("rb")
 
     def __enter__(self) -> Self:

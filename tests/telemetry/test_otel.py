@@ -210,6 +210,7 @@ def test_metrics_when_everything_has_happened_then_the_names_are_those_of_the_de
     telemetry.count(Counted.ORPHANED_JOBS, 3)
     telemetry.count(Counted.ZOMBIES_CLEANED, 2)
     telemetry.count(Counted.PURGED_JOBS, 3)
+    telemetry.count(Counted.ACCESS_DENIED)
     for what in (Counted.CHECKPOINT_FAILURES, Counted.BACKUP_FAILURES, Counted.SLOW_TURNS, Counted.SLOW_CALLBACKS):
         telemetry.count(what)
     telemetry.count(Counted.THROTTLE_EVENTS, labels={otel.ATTR_CAUSE: "cpu,memory"})
@@ -235,6 +236,7 @@ def test_metrics_when_everything_has_happened_then_the_names_are_those_of_the_de
         "job.run_ms": 0,
         "commit.batch_size": 0,
         "commit.ms": 0,
+        "access.denied": 1,
         "loop.slow_turns": 1,
         "loop.slow_callbacks": 1,
     }
@@ -253,6 +255,7 @@ def test_metrics_when_nothing_has_happened_then_counters_stand_at_zero(memory: M
         "checkpoint.failures": 0,
         "retention.purged_jobs": 0,
         "backup.failures": 0,
+        "access.denied": 0,
         "loop.slow_turns": 0,
         "loop.slow_callbacks": 0,
     }

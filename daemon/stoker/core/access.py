@@ -27,6 +27,26 @@ class Role(IntEnum):
         return self.name.lower()
 
 
+class Viewer(Struct, frozen=True):
+    """The user of a request. In a list an operator sees the jobs of all, but not what they run."""
+
+    uid: int = 0
+    role: Role = Role.ADMIN
+
+    @property
+    def sees(self) -> int | None:
+        """The owner whose jobs it may see; None: those of all."""
+        return self.uid if self.role is Role.SUBMITTER else None
+
+    @property
+    def owns(self) -> int | None:
+        """The owner of the things that it may look into and change; None: those of all."""
+        return None if self.role is Role.ADMIN else self.uid
+
+    def looks_into(self, owner_uid: int) -> bool:
+        return self.owns in (None, owner_uid)
+
+
 class AccessRules(Struct, frozen=True, kw_only=True):
     """The section [access] in numbers. `group`: whose members may submit; None if the daemon's user alone may.
 

@@ -163,7 +163,7 @@ def _capped(_job: Job, facts: JobFacts) -> Blocker | None:
     if queue.max_running is None or facts.queue_running < queue.max_running:
         return None
     if facts.standstill is not None:
-        return _standing_still(facts.standstill)
+        return _standing_still(facts.standstill, facts)
     return Blocker(
         "queue_full",
         f"queue {queue.name!r} runs {counted(facts.queue_running, 'job')}, its limit max_running",
@@ -188,14 +188,18 @@ def _no_slot(_job: Job, facts: JobFacts) -> Blocker | None:
     if facts.running < facts.slots:
         return None
     if facts.standstill is not None:
-        return _standing_still(facts.standstill)
+        return _standing_still(facts.standstill, facts)
     taken = "the only slot is taken" if facts.slots == 1 else f"all {facts.slots} slots are taken"
     ahead = f"{counted(facts.ahead, 'job')} of its queue before it" if facts.ahead else "it is the next of its queue"
     message = f"{taken}; {ahead}"
     return Blocker("slot", message, "stoker ls --state running", {"slots": facts.slots, "ahead": facts.ahead})
 
 
-def _standing_still(found: Standstill) -> Blocker:
+def _standing_still(found: Standstill, facts: JobFacts) -> Blocker:
+    if not facts.hidden.isdisjoint(found.named):
+        whose = "the daemon" if found.queue is None else f"queue {found.queue!r}"
+        message = f"all running jobs of {whose} ({len(found.waits)}) wait for jobs that are queued behind them"
+        return Blocker("standstill", message, found.remedy, {"queue": found.queue, "waits": []})
     waits = [
         {"job": job, "jobs": list(wait.jobs), "workflow": wait.workflow}
         for job, each in found.waits.items()

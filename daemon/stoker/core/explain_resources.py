@@ -29,39 +29,43 @@ def _set_aside(name: str, facts: JobFacts) -> int:
 
 
 def _set_aside_for_others(name: str, amount: int, facts: JobFacts) -> Blocker:
-    jobs, free = [job_id for job_id, needs in facts.reserved.items() if name in needs], facts.free.get(name, 0)
+    jobs, others = _seen([job_id for job_id, needs in facts.reserved.items() if name in needs], facts)
+    free = facts.free.get(name, 0)
     return Blocker(
         "resource",
-        f"needs {amount} of resource {name!r}; {free} free, set aside for {jobs_text(jobs)}, which goes first",
-        f"stoker why {jobs[0]}",
+        f"needs {amount} of resource {name!r}; {free} free, set aside for {jobs_text(jobs, others)}, which goes first",
+        f"stoker why {jobs[0]}" if jobs else "stoker resource ls",
         {
             "resource": name,
             "wanted": amount,
             "capacity": facts.capacity.get(name, 0),
             "free": free,
             "set_aside_for": jobs,
+            **_counted(others),
         },
     )
 
 
 def _lacks(job: Job, name: str, amount: int, facts: JobFacts) -> Blocker:
-    holders, free, capacity = list(facts.holders.get(name, ())), facts.free.get(name, 0), facts.capacity.get(name, 0)
+    holders, others = _seen(facts.holders.get(name, ()), facts)
+    free, capacity = facts.free.get(name, 0), facts.capacity.get(name, 0)
     if "/" in name:  # a width: no person can name a resource so
         return _narrow(job, name, capacity, holders)
-    held = f", held by {jobs_text(holders)}" if holders else ""
+    held = f", held by {jobs_text(holders, others)}" if holders or others else ""
     enough = amount <= capacity  # if not, waiting for the holders does not help
     first = "; it is next: units that become free are kept for it" if job.id in facts.reserved else ""
     return Blocker(
         "resource",
         f"needs {amount} of resource {name!r}, "
         + (f"{max(0, free)} free{held}{first}" if enough else f"and its capacity is {capacity}"),
-        f"stoker show {holders[0]}" if enough and holders else f"stoker resource set {name} {amount}",
+        _next_command(name, amount, holders, enough=enough, others=others),
         {
             "resource": name,
             "wanted": amount,
             "capacity": capacity,
             "free": free,
             "holders": holders,
+            **_counted(others),
             "reserved": job.id in facts.reserved,
         },
     )
@@ -76,6 +80,23 @@ def _narrow(job: Job, name: str, width: int, holders: list[int]) -> Blocker:
     return Blocker("width", message, f"stoker workflow show {job.workflow_id}", details)
 
 
-def jobs_text(ids: Sequence[object]) -> str:
-    """`job 3`, `jobs 3, 4 and 7 more`."""
-    return f"{'job' if len(ids) == 1 else 'jobs'} {few(ids, MOST_NAMED)}"
+def _next_command(name: str, amount: int, holders: Sequence[int], *, enough: bool, others: int) -> str:
+    if enough and (holders or others):
+        return f"stoker show {holders[0]}" if holders else "stoker resource ls"
+    return f"stoker resource set {name} {amount}"
+
+
+def _seen(ids: Sequence[int], facts: JobFacts) -> tuple[list[int], int]:
+    """The jobs that may be named, and the number of the others."""
+    seen = [job_id for job_id in ids if job_id not in facts.hidden]
+    return seen, len(ids) - len(seen)
+
+
+def _counted(others: int) -> dict[str, int]:
+    return {"others": others} if others else {}
+
+
+def jobs_text(ids: Sequence[object], others: int = 0) -> str:
+    """`job 3`, `jobs 3, 4 and 7 more`; `job 3 and 2 jobs of other users`."""
+    named = [f"{'job' if len(ids) == 1 else 'jobs'} {few(ids, MOST_NAMED)}"] if ids or not others else []
+    return " and ".join([*named, *([f"{counted(others, 'job')} of other users"] if others else [])])

@@ -35,7 +35,7 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     that waits; `unmet`: needs that did not end as needed; `decision`: what was noted as its `if` was decided;
     `narrowed`: the limit of its queue under pressure; `rates`: those without a token, by the words for their queue or
     key; `seen`: how its open conditions about files and the host stand, in words; `standstill`: that of its queue or
-    of the daemon.
+    of the daemon; `hidden`: jobs of other users, which are counted but not named.
     """
 
     now: Now
@@ -68,6 +68,7 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     frozen: bool = False
     stale_ms: int | None = None
     standstill: Standstill | None = None
+    hidden: frozenset[int] = frozenset()
 
 
 class Blocker(Struct, frozen=True):

@@ -51,6 +51,11 @@ class Standstill(Struct, frozen=True):
         verb, them = ("waits", "it") if len(self.waits) == 1 else ("wait", "them")
         return f"{every}{whose} {verb} for jobs that are queued behind {them}: {self._named()}"
 
+    @property
+    def named(self) -> set[int]:
+        """The jobs that it names."""
+        return {*self.waits, *(job for each in self.waits.values() for wait in each for job in wait.jobs)}
+
     def _named(self) -> str:
         shown = sorted(self.waits.items())[:MOST_NAMED]
         more = len(self.waits) - len(shown)

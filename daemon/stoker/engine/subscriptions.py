@@ -37,7 +37,7 @@ class ChangeFeed(NamedTuple):
     """Changes after the cursor `seq`, in order, in batches; it ends only when its reader closes it."""
 
     seq: int
-    changes: AsyncGenerator[list[ChangeShape], None]
+    changes: AsyncGenerator[Sequence[ChangeShape], None]
 
 
 class Waiter:
@@ -156,7 +156,7 @@ class Subscriptions:
 
     async def _follow(
         self, cursor: int, subject: Subject, query: Callable[..., ChangePage], *of: int
-    ) -> AsyncGenerator[list[ChangeShape], None]:
+    ) -> AsyncGenerator[Sequence[ChangeShape], None]:
         follower = Follower()
         self._followers[subject].add(follower)
         try:

@@ -26,7 +26,6 @@ from typing import Any, Protocol
 
 from msgspec import UNSET
 
-from stoker.core.access import Role
 from stoker.core.errors import (
     AnswerTooLarge,
     Draining,
@@ -38,12 +37,15 @@ from stoker.core.errors import (
 )
 from stoker.host.threads import start_threads
 from stoker.rpc import frames
+from stoker.rpc.denials import Denials
 from stoker.rpc.frames import Request, RequestId
 from stoker.rpc.open_calls import OpenCalls
 from stoker.rpc.peer import Peer
+from stoker.rpc.roles import denial, named_by
 from stoker.rpc.round_robin import RoundRobin
 from stoker.rpc.table import Later, MethodKind, Stream
 from stoker.rpc.wire import MAX_FRAME_BYTES
+from stoker.service.ownership import NOT_FOUND, Named
 from stoker.service.service import Service
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
@@ -73,6 +75,7 @@ class Backend:
         self.watched = watched
         self.turns = RoundRobin(watched)
         self.open_calls = OpenCalls()
+        self.denials = Denials(service.count_denial)
         self.max_streams = max_streams
         self.streams: set[asyncio.Task[None]] = set()
         self.tasks: set[asyncio.Future[Any]] = set()
@@ -94,6 +97,8 @@ class Calls:
         self._tasks = backend.tasks
         self._open_calls = backend.open_calls
         self._peer = peer
+        self._denials = backend.denials
+        self._order = asyncio.Lock()
         self._streams = Streams(connection, backend.streams, backend.max_streams, self.error_for)
         self._waits: set[asyncio.Future[Any]] = set()
         self._reads: deque[Request] = deque()  # that wait for the one under way
@@ -143,14 +148,35 @@ class Calls:
             self._refuse(request, error)
 
     def _denial(self, request: Request) -> PermissionDenied | None:
-        if self._peer.role is Role.ADMIN:
-            return None
-        return PermissionDenied(f"{request.name} is for admins", hint="ask one of them")
+        denied = denial(request.name, self._peer)
+        if denied is not None:
+            self._denials.note(self._peer, request.name, denied)
+        return denied
+
+    def _call(self, request: Request) -> Any:
+        """Call the handler; for things that may be another user's, after it is known whose they are."""
+        named = named_by(request.name, self._peer, request.params)
+        if named is None and not self._order.locked():
+            return request.method.handler(self._service, self._peer, request.params)
+        return self._call_checked(request, named or Named())
+
+    async def _call_checked(self, request: Request, named: Named) -> Any:
+        """Handlers are called in the order of their requests, also while an earlier one waits for its check."""
+        async with self._order:
+            try:
+                await self._service.ownership.check(self._peer.uid, named)
+            except NOT_FOUND as error:
+                self._denials.note(self._peer, request.name, error)
+                raise
+            result = request.method.handler(self._service, self._peer, request.params)
+        if isinstance(result, Later):
+            return result.render(await result.future)
+        return await result if hasattr(result, "__await__") else result
 
     def _begin_call(self, request: Request) -> None:
         if request.method.kind is MethodKind.WAIT:
             self._check_awaited(request.params.awaited)
-        result = request.method.handler(self._service, self._peer, request.params)
+        result = self._call(request)
         if not (isinstance(result, Later) or hasattr(result, "__await__")):
             self._answer(request, result)
             return
@@ -179,7 +205,7 @@ class Calls:
         """Call the handler. Its synchronous part may raise, too."""
         if request.batch and request.batch.full:
             raise _too_large_together()
-        return await request.method.handler(self._service, self._peer, request.params)  # type: ignore[misc]
+        return await self._call(request)
 
     def _read(self, request: Request, future: asyncio.Future[Any]) -> None:
         self._reading = None
@@ -190,7 +216,7 @@ class Calls:
         if request.batch or request.id is UNSET:
             raise InvalidRequest(f"{request.name} streams: send it alone and with an id")
         self._streams.check_room()
-        opening: Any = request.method.handler(self._service, self._peer, request.params)
+        opening = self._call(request)
         self._streams.begin(request.id, request.name, opening)
 
     def _future_of(self, result: Awaitable[Any], kind: MethodKind) -> asyncio.Future[Any]:

@@ -13,6 +13,6 @@ from stoker.rpc.table import Method, MethodKind
 EVENT_METHODS: dict[str, Method[Any]] = {
     "event.emit": Method(EmitParams, lambda service, peer, sent: service.events.emit(sent, peer.uid)),
     "event.list": Method(
-        EventListParams, lambda service, peer, sent: service.events.list(sent, peer.uid), MethodKind.READ
+        EventListParams, lambda service, peer, sent: service.events.list(sent, peer.viewer), MethodKind.READ
     ),
 }

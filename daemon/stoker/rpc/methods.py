@@ -113,8 +113,8 @@ def _slot(answer: SubmitAnswer | StokerError, index: int) -> object:
     return {"error": (answer if placed else answer.within(f"jobs[{index}]")).to_wire()}
 
 
-def _get(service: Service, _peer: Peer, params: schema.GetParams) -> object:
-    return service.get(params.id, params.before, params.limit)
+def _get(service: Service, peer: Peer, params: schema.GetParams) -> object:
+    return service.get(params.id, params.before, params.limit, peer.viewer)
 
 
 def _history(service: Service, _peer: Peer, params: schema.HistoryParams) -> object:
@@ -160,8 +160,8 @@ def _log_notification(attempt: int, chunk: Chunk) -> Reply:
     return {**where, "data": base64.b64encode(chunk.data).decode()}
 
 
-async def _watch(service: Service, _peer: Peer, params: schema.WatchParams) -> Stream:
-    feed = await service.watch(params.after, params.history, params.job, params.workflow)
+async def _watch(service: Service, peer: Peer, params: schema.WatchParams) -> Stream:
+    feed = await service.watch(params.after, params.history, params.job, params.workflow, peer.viewer)
     jobs = () if params.job is None else (params.job,)
     waiting = service.waiting(params.token, Wait(jobs=jobs, workflow=params.workflow))
     return Stream({"seq": feed.seq}, _change_notifications(feed, waiting))
@@ -212,7 +212,7 @@ METHODS: dict[str, Method[Any]] = {
         lambda service, peer, sent: service.find(peer.uid, sent.idempotency_key),
         MethodKind.READ,
     ),
-    "job.list": Method(JobFilter, lambda service, _peer, wanted: service.list(wanted), MethodKind.READ),
+    "job.list": Method(JobFilter, lambda service, peer, wanted: service.list(wanted, peer.viewer), MethodKind.READ),
     "job.edit": Method(schema.EditParams, _edit),
     "job.cancel": _verb(Verb.CANCEL),
     "job.retry": _verb(Verb.RETRY, RetryParams),
@@ -222,7 +222,7 @@ METHODS: dict[str, Method[Any]] = {
     "job.restart": _verb(Verb.RESTART, RestartParams),
     "job.wait": Method(schema.WaitParams, _wait, MethodKind.WAIT),
     "job.logs": Method(schema.LogsParams, _logs, MethodKind.STREAM),
-    "job.why": Method(JobParam, lambda service, _, job: service.why(job.id), MethodKind.READ),
+    "job.why": Method(JobParam, lambda service, peer, job: service.why(job.id, peer.viewer), MethodKind.READ),
     "job.environment": Method(JobParam, lambda service, _, job: service.workers.environment(job.id), MethodKind.READ),
     "worker.get": Method(
         schema.WorkerParams, lambda service, _, params: service.workers.get(params.job), MethodKind.READ
@@ -239,12 +239,12 @@ METHODS: dict[str, Method[Any]] = {
     ),
     "queue.pause": Method(schema.QueueParams, _pause),
     "queue.resume": Method(schema.QueueParams, _resume),
-    "resource.list": Method(schema.NoParams, lambda service, _peer, _: service.resources(), MethodKind.READ),
+    "resource.list": Method(schema.NoParams, lambda service, peer, _: service.resources(peer.viewer), MethodKind.READ),
     "resource.set": Method(schema.ResourceSetParams, _set_resource),
     "rate.list": Method(schema.NoParams, lambda service, _peer, _: service.rates.list(), MethodKind.READ),
     "rate.set": Method(RateSettings, lambda service, peer, settings: service.rates.set(settings, peer.uid)),
     "rate.remove": Method(schema.RateParams, _remove_rate),
-    "system.status": Method(schema.NoParams, lambda service, _peer, _: service.status(), MethodKind.READ),
+    "system.status": Method(schema.NoParams, lambda service, peer, _: service.status(peer.viewer), MethodKind.READ),
     "system.health": Method(schema.NoParams, lambda service, _peer, _: service.health(), MethodKind.READ),
     "system.settings": Method(schema.NoParams, lambda service, _peer, _: service.settings(), MethodKind.READ),
     "system.reload": Method(schema.NoParams, lambda service, _peer, _: service.reload()),

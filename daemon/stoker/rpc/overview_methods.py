@@ -46,12 +46,14 @@ class RecoveryGetParams(Params, frozen=True, kw_only=True):
 
 OVERVIEW_METHODS: dict[str, Method[Any]] = {
     "system.overview": Method(
-        OverviewParams, lambda service, _peer, sent: service.overview.overview(sent.limit), MethodKind.READ
+        OverviewParams, lambda service, peer, sent: service.overview.overview(sent.limit, peer.viewer), MethodKind.READ
     ),
     "system.load": Method(NoParams, lambda service, _peer, _sent: service.overview.load(), MethodKind.READ),
     "attempt.list": Method(
         AttemptListParams,
-        lambda service, _peer, sent: service.overview.attempts(sent.since, sent.until, sent.before, sent.limit),
+        lambda service, peer, sent: service.overview.attempts(
+            sent.since, sent.until, sent.before, sent.limit, peer.viewer
+        ),
         MethodKind.READ,
     ),
     "recovery.list": Method(

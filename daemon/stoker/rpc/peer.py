@@ -12,7 +12,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from stoker.core.access import Role
+from stoker.core.access import Role, Viewer
 
 SO_PEERGROUPS = 59
 MOST_GROUPS = 65_536  # NGROUPS_MAX of Linux
@@ -31,9 +31,8 @@ class Peer(NamedTuple):
     role: Role = Role.ADMIN
 
     @property
-    def only(self) -> int | None:
-        """The user whose things it may look at; None if those of all."""
-        return None if self.role is Role.ADMIN else self.uid
+    def viewer(self) -> Viewer:
+        return Viewer(self.uid, self.role)
 
 
 def peer_of(sock: socket.socket, connection: int) -> Peer:

@@ -33,39 +33,39 @@ def _read(sent: ScheduleParams) -> ScheduleRequest:
 
 
 def _add(service: Service, peer: Peer, request: ScheduleRequest) -> object:
-    return service.schedules.add(request.sent, request.flow, peer.uid)
+    return service.schedules.add(request.sent, request.flow, peer.viewer)
 
 
 SCHEDULE_METHODS: dict[str, Method[Any]] = {
     "schedule.add": Method(ScheduleParams, _add, reader=_read),
     "schedule.list": Method(
         schema.ScheduleListParams,
-        lambda service, _peer, sent: service.schedules.list(sent.after, sent.limit),
+        lambda service, peer, sent: service.schedules.list(sent.after, sent.limit, peer.viewer),
         MethodKind.READ,
     ),
     "schedule.get": Method(
-        schema.ScheduleParam, lambda service, _peer, sent: service.schedules.get(sent.name), MethodKind.READ
+        schema.ScheduleParam, lambda service, peer, sent: service.schedules.get(sent.name, peer.viewer), MethodKind.READ
     ),
     "schedule.next": Method(
         schema.ScheduleNextParams,
-        lambda service, _peer, sent: service.schedules.next(sent.name, sent.count),
+        lambda service, peer, sent: service.schedules.next(sent.name, sent.count, peer.viewer),
         MethodKind.READ,
     ),
     "schedule.remove": Method(
         schema.ScheduleVerbParams,
-        lambda service, peer, sent: service.schedules.remove(sent.name, Actor(peer.uid, sent.reason)),
+        lambda service, peer, sent: service.schedules.remove(sent.name, Actor(peer.uid, sent.reason), peer.viewer),
     ),
     "schedule.pause": Method(
         schema.ScheduleVerbParams,
-        lambda service, peer, sent: service.schedules.pause(sent.name, Actor(peer.uid, sent.reason)),
+        lambda service, peer, sent: service.schedules.pause(sent.name, Actor(peer.uid, sent.reason), peer.viewer),
     ),
     "schedule.resume": Method(
         schema.ScheduleVerbParams,
-        lambda service, peer, sent: service.schedules.resume(sent.name, Actor(peer.uid, sent.reason)),
+        lambda service, peer, sent: service.schedules.resume(sent.name, Actor(peer.uid, sent.reason), peer.viewer),
     ),
     "schedule.run": Method(
         schema.ScheduleVerbParams,
-        lambda service, peer, sent: service.schedules.run(sent.name, Actor(peer.uid, sent.reason)),
+        lambda service, peer, sent: service.schedules.run(sent.name, Actor(peer.uid, sent.reason), peer.viewer),
         brings_work=True,
     ),
 }

@@ -69,7 +69,7 @@ WORKFLOW_METHODS: dict[str, Method[Any]] = {
         MethodKind.READ,
     ),
     "workflow.list": Method(
-        WorkflowFilter, lambda service, _peer, wanted: service.workflows.list(wanted), MethodKind.READ
+        WorkflowFilter, lambda service, peer, wanted: service.workflows.list(wanted, peer.viewer), MethodKind.READ
     ),
     "workflow.pause": _verb(WorkflowParams, lambda workflows, sent, actor: workflows.pause(sent.id, actor)),
     "workflow.cancel": _verb(WorkflowParams, lambda workflows, sent, actor: workflows.cancel(sent.id, actor)),

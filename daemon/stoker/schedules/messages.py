@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterable, Mapping
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from stoker.core.access import Viewer
 from stoker.core.errors import InvalidParams, ScheduleDeclared, ScheduleExists, StokerError
 from stoker.core.job.model import STOKER, Actor
 from stoker.core.requests import JobWork
@@ -110,12 +111,13 @@ def pause_unreadable(turn: Turn, schedule: Schedule, problem: str) -> None:
 class ScheduleSetting(CommandRequest[Schedule]):
     """Add a schedule, or replace one. Its command is checked like the command of a job."""
 
-    def __init__(self, intake: Intake, schedule: Schedule, actor: Actor, *, replaces: bool) -> None:
+    def __init__(self, intake: Intake, schedule: Schedule, actor: Actor, viewer: Viewer, *, replaces: bool) -> None:
         self._work = runs.work_of(schedule)
         super().__init__([] if self._work is None else [self._work])
         self._intake = intake
         self._schedule = schedule
         self._actor = actor
+        self._viewer = viewer
         self._replaces = replaces
 
     def declare_reads(self, wanted: Wanted) -> None:
@@ -129,6 +131,9 @@ class ScheduleSetting(CommandRequest[Schedule]):
     def _check(self, turn: Turn) -> None:
         name = self._schedule.name
         before = turn.memory.schedules.get(name)
+        if before is not None and not self._viewer.looks_into(before.owner_uid):
+            hint = "choose another name: those of schedules are shared by all users"
+            raise ScheduleExists(f"name: {name!r} is taken by another user", hint=hint, path="name")
         if before is not None and before.declared:
             raise declared(name)
         if before is not None and not self._replaces:
@@ -240,7 +245,8 @@ class ScheduleRunNow(RequestMessage[ScheduleRunAnswer]):
             raise self._intake.closed
         schedule = turn.memory.schedules.find(self._schedule.name)
         asked = self._schedule
-        if (schedule.job, schedule.flow, schedule.overlap) != (asked.job, asked.flow, asked.overlap):
+        now = (schedule.owner_uid, schedule.job, schedule.flow, schedule.overlap)
+        if now != (asked.owner_uid, asked.job, asked.flow, asked.overlap):
             raise ScheduleExists(f"schedule {schedule.name!r} was replaced meanwhile", hint="run it again")
         schedule = yield from runs.submit(turn, self._intake, schedule, self._origin, self._offer, self._seen)
         update_schedule(turn, schedule)

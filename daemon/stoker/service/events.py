@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from stoker.core.access import Viewer
 from stoker.core.named_events import KEPT_OF_A_USER, EmitParams, EventListParams, NamedEvent
 from stoker.engine.named_events import Emission
 from stoker.service.engine import Engine
@@ -27,15 +28,15 @@ class EventService:
     def emit(self, sent: EmitParams, peer_uid: int) -> asyncio.Future[EmitAnswer]:
         return self._engine.request(Emission(sent, peer_uid))
 
-    async def list(self, sent: EventListParams, peer_uid: int) -> EventPage:
+    async def list(self, sent: EventListParams, viewer: Viewer) -> EventPage:
         """A page of events, newest first."""
-        rows = await self._engine.queries.run(conditions.page, peer_uid, sent.name, sent.before, sent.limit)
+        rows = await self._engine.queries.run(conditions.page, viewer.owns or 0, sent.name, sent.before, sent.limit)
         now = self._engine.clock.now().wall
         events = [_view(event, size, now) for event, size in rows]
         return {
             "events": events,
             "next": events[-1]["id"] if len(events) == sent.limit else None,
-            "kept": await self._engine.queries.run(conditions.count_kept_of_owner, peer_uid, now),
+            "kept": await self._engine.queries.run(conditions.count_kept_of_owner, viewer.uid, now),
             "most_kept": KEPT_OF_A_USER,
         }
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from stoker.core.access import Viewer
 from stoker.core.explain import explain
 from stoker.core.job.dependencies import OVER_ALL, UNMET, need_met
 from stoker.core.job.model import Attempt, Job, State
@@ -18,6 +21,7 @@ from stoker.core.units import instant
 from stoker.engine.memory import LiveState
 from stoker.process.identity import is_asleep
 from stoker.service.engine import Engine
+from stoker.service.ownership import Ownership
 from stoker.store import attempts, decisions, jobs
 from stoker.upkeep.housekeeping import LOW
 
@@ -25,8 +29,14 @@ if TYPE_CHECKING:
     from stoker.core.views import Explanation
 
 
-async def explanation_of(engine: Engine, job: Job) -> Explanation:
-    blocker = explain(job, await _facts(engine, job))
+async def explanation_of(engine: Engine, job: Job, viewer: Viewer, ownership: Ownership) -> Explanation:
+    """Jobs of others that are in its way are counted, not named, unless the viewer may look into all."""
+    facts = await _facts(engine, job)
+    if viewer.owns is not None:
+        named = {*facts.reserved, *(job_id for ids in facts.holders.values() for job_id in ids)}
+        named |= set() if facts.standstill is None else facts.standstill.named
+        facts = replace(facts, hidden=frozenset(named - await ownership.jobs_of(viewer.owns, named)))
+    blocker = explain(job, facts)
     return {
         "id": job.id,
         "state": job.state.value,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from stoker.core.access import Viewer
 from stoker.core.errors import InvalidParams
 from stoker.core.load import INTERVAL_MS, KEPT_MS
 from stoker.core.units import instant
@@ -37,14 +38,15 @@ class OverviewService:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def overview(self, limit: int) -> OverviewView:
+    async def overview(self, limit: int, viewer: Viewer) -> OverviewView:
         """At most `limit` running jobs and as many failed ones."""
         engine, at = self._engine, self._engine.clock.now().wall
-        first = sorted(engine.memory.runs.values(), key=lambda run: (run.attempt.created_at, run.job.id))[:limit]
+        runs = [run for run in engine.memory.runs.values() if viewer.sees in (None, run.job.owner_uid)]
+        first = sorted(runs, key=lambda run: (run.attempt.created_at, run.job.id))[:limit]
         running = await engine.queries.run(jobs.by_ids, [run.job.id for run in first])
-        failed = await engine.queries.run(timeline.failed_last, limit)
-        ends = await engine.queries.run(timeline.ends_since, at - KEPT_MS)
-        views = await job_views(engine, [*running.values(), *failed])
+        failed = await engine.queries.run(timeline.failed_last, limit, viewer.sees)
+        ends = await engine.queries.run(timeline.ends_since, at - KEPT_MS, viewer.sees)
+        views = await job_views(engine, [*running.values(), *failed], viewer)
         return {
             "at": at,
             "queues": queue_views(engine),
@@ -61,14 +63,16 @@ class OverviewService:
         ]
         return cast("LoadView", {"interval_ms": INTERVAL_MS, "samples": samples})
 
-    async def attempts(self, since: int, until: int | None, before: str | None, limit: int) -> AttemptPage:
+    async def attempts(
+        self, since: int, until: int | None, before: str | None, limit: int, viewer: Viewer
+    ) -> AttemptPage:
         """The attempts that ran at some time between `since` and `until` (None: now). Raises InvalidParams."""
         until = self._engine.clock.now().wall if until is None else until
         if until < since:
             raise InvalidParams(f"until: {instant(until)} is before since, {instant(since)}", path="until")
         at, _, run_id = (before or "").partition("/")
         behind = (int(at), run_id) if before else None
-        page = await self._engine.queries.run(timeline.touching, since, until, behind, limit)
+        page = await self._engine.queries.run(timeline.touching, since, until, behind, limit, viewer.sees)
         return {
             "attempts": [self._attempt(row) for row in page.rows],
             "next": page.next and f"{page.next[0]}/{page.next[1]}",

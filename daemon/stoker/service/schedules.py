@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from stoker.core.access import Viewer
 from stoker.core.job.model import Actor
 from stoker.core.schedule.model import Schedule
 from stoker.core.schedule.request import ScheduleParams, checked
@@ -58,15 +59,15 @@ class ScheduleService:
         self._engine = engine
         self._workflows = workflows
 
-    async def add(self, sent: ScheduleParams, flow: FlowRequest | None, peer_uid: int) -> ScheduleView:
+    async def add(self, sent: ScheduleParams, flow: FlowRequest | None, viewer: Viewer) -> ScheduleView:
         """Store a schedule once its template was checked as if it was submitted now."""
         now = self._engine.clock.now().wall
-        schedule = await asyncio.to_thread(checked, sent, peer_uid, now)  # many slots may have to be counted
+        schedule = await asyncio.to_thread(checked, sent, viewer.uid, now)  # many slots may have to be counted
         if flow is not None:
-            await self._workflows.submit(flow, peer_uid)  # a dry run
+            await self._workflows.submit(flow, viewer.uid)  # a dry run
         schedule = await self._remembering(schedule)
-        actor = Actor(peer_uid, sent.reason)
-        setting = ScheduleSetting(self._engine.intake, schedule, actor, replaces=sent.replace)
+        actor = Actor(viewer.uid, sent.reason)
+        setting = ScheduleSetting(self._engine.intake, schedule, actor, viewer, replaces=sent.replace)
         return _view(await self._engine.submit(setting))
 
     async def _remembering(self, schedule: Schedule) -> Schedule:
@@ -76,16 +77,16 @@ class ScheduleService:
             return replace(schedule, last_slot=slot, last_job=run.job_id, last_workflow=run.workflow_id)
         return schedule
 
-    async def list(self, after: str, limit: int) -> SchedulePage:
+    async def list(self, after: str, limit: int, viewer: Viewer) -> SchedulePage:
         """A page of schedules, by name."""
-        rows = sorted(each for each in self._engine.memory.schedules.names() if each > after)
+        rows = sorted(each for each in self._engine.memory.schedules.names(viewer.owns) if each > after)
         page = [self._engine.memory.schedules.find(name) for name in rows[:limit]]
         views = await asyncio.to_thread(lambda: [_view(schedule) for schedule in page])  # templates may be long
         return {"schedules": views, "next": rows[limit - 1] if len(rows) > limit else None}
 
-    async def get(self, name: str) -> ScheduleDetails:
+    async def get(self, name: str, viewer: Viewer) -> ScheduleDetails:
         """A schedule with its template and its newest runs. Raises ScheduleNotFound."""
-        schedule = self._engine.memory.schedules.find(name)
+        schedule = self._engine.memory.schedules.find(name, viewer.owns)
         runs = await self._engine.queries.run(schedules.runs, schedule, RUNS_SHOWN)
         return {
             **_view(schedule),
@@ -97,46 +98,46 @@ class ScheduleService:
             ],
         }
 
-    async def next(self, name: str, count: int) -> ComingSlots:
+    async def next(self, name: str, count: int, viewer: Viewer) -> ComingSlots:
         """The next slots of a schedule, paused or not."""
-        schedule = self._engine.memory.schedules.find(name)
+        schedule = self._engine.memory.schedules.find(name, viewer.owns)
         now = self._engine.clock.now().wall
         slots = await asyncio.to_thread(_coming, schedule, max(now, schedule.passed), count)
         return {"name": name, "zone": schedule.zone, "slots": slots}
 
-    def remove(self, name: str, actor: Actor) -> asyncio.Future[ScheduleRemoved]:
+    def remove(self, name: str, actor: Actor, viewer: Viewer) -> asyncio.Future[ScheduleRemoved]:
         def remove(turn: Turn) -> ScheduleRemoved:
-            if turn.memory.schedules.find(name).declared:
+            if turn.memory.schedules.find(name, viewer.owns).declared:
                 raise declared(name)
             remove_schedule(turn, name, actor)
             return {"name": name}
 
         return self._engine.request(TurnChange(remove))
 
-    def pause(self, name: str, actor: Actor) -> asyncio.Future[ScheduleView]:
-        return self._change(name, "paused", actor, lambda schedule, _now: replace(schedule, paused=True))
+    def pause(self, name: str, actor: Actor, viewer: Viewer) -> asyncio.Future[ScheduleView]:
+        return self._change(name, "paused", actor, viewer, lambda schedule, _now: replace(schedule, paused=True))
 
-    def resume(self, name: str, actor: Actor) -> asyncio.Future[ScheduleView]:
+    def resume(self, name: str, actor: Actor, viewer: Viewer) -> asyncio.Future[ScheduleView]:
         """Slots of the time of its pause are passed over."""
         return self._change(
-            name, "resumed", actor, lambda schedule, now: pass_over(replace(schedule, paused=False), now)
+            name, "resumed", actor, viewer, lambda schedule, now: pass_over(replace(schedule, paused=False), now)
         )
 
     def _change(
-        self, name: str, cause: str, actor: Actor, change: Callable[[Schedule, int], Schedule]
+        self, name: str, cause: str, actor: Actor, viewer: Viewer, change: Callable[[Schedule, int], Schedule]
     ) -> asyncio.Future[ScheduleView]:
         def apply(turn: Turn) -> ScheduleView:
-            before = turn.memory.schedules.find(name)
+            before = turn.memory.schedules.find(name, viewer.owns)
             if before.paused != (cause == "paused"):
                 set_schedule(turn, change(before, turn.now.wall), cause, actor)
             return _view(turn.memory.schedules.find(name))
 
         return self._engine.request(TurnChange(apply))
 
-    async def run(self, name: str, actor: Actor) -> ScheduleRunAnswer:
+    async def run(self, name: str, actor: Actor, viewer: Viewer) -> ScheduleRunAnswer:
         """Submit a run now."""
         schedules = self._engine.memory.schedules
-        schedule = schedules.find(name)
+        schedule = schedules.find(name, viewer.owns)
         clock = self._engine.schedule_clock
         offer = await clock.offer_of(schedule)
         seen = await clock.seen_for(schedule, offer)

@@ -16,11 +16,13 @@ import msgspec
 from msgspec import UNSET
 
 from stoker.config import Reloaded
+from stoker.core.access import Viewer
 from stoker.core.answers import JobStanding, SubmitAnswer
 from stoker.core.errors import InvalidParams, JobNotFound, WaitTimeout
 from stoker.core.job import events as ev
 from stoker.core.job.model import Actor, Attempt, Job, Queue, Resource
 from stoker.core.rate import changed
+from stoker.core.redaction import redacted_attempt
 from stoker.core.requests import (
     JobChanges,
     JobFilter,
@@ -41,6 +43,7 @@ from stoker.engine.settings import TurnChange, set_queue, set_resource
 from stoker.engine.submit import Answers, Submission
 from stoker.engine.subscriptions import ChangeFeed, ended
 from stoker.engine.turn import Turn
+from stoker.service.changes import WatchStart, watch
 from stoker.service.checkpoints import CheckpointService
 from stoker.service.engine import Engine
 from stoker.service.events import EventService
@@ -48,15 +51,17 @@ from stoker.service.explanation import explanation_of
 from stoker.service.hooks import HookService
 from stoker.service.logs import LogFeed, LogStart, log_feed
 from stoker.service.overview import OverviewService
+from stoker.service.ownership import Ownership
 from stoker.service.rates import RateService
 from stoker.service.schedules import ScheduleService
-from stoker.service.status import queue_views, resource_views, status_view
-from stoker.service.views import attempt_view, change_view, job_now, job_views, no_workflow, stored_workflow
+from stoker.service.status import jobs_seen, queue_views, resource_views, status_view
+from stoker.service.views import attempt_view, change_view, job_now, job_views, no_workflow
 from stoker.service.workers import WorkerService
 from stoker.service.workflows import WorkflowService
 from stoker.store import attempts, changes, job_search, keys
 from stoker.store import jobs as job_rows
 from stoker.store import workflows as workflow_rows
+from stoker.telemetry.otel import Counted
 from stoker.upkeep.health import Health
 
 if TYPE_CHECKING:
@@ -103,6 +108,7 @@ class Service:
         self.checkpoints = CheckpointService(engine)
         self.workers = WorkerService(engine)
         self.overview = OverviewService(engine)
+        self.ownership = Ownership(engine.queries)
         self.backups = engine.backups
         self._facts = facts
         self._health = health
@@ -121,11 +127,13 @@ class Service:
     def edit(self, job_id: int, changes: JobChanges, peer_uid: int, note: str | None) -> asyncio.Future[JobStanding]:
         return self._engine.request(Editing(self._engine.intake, job_id, changes, Actor(peer_uid, note)))
 
-    async def get(self, job_id: int, before: int | None, limit: int) -> JobDetails:
+    async def get(self, job_id: int, before: int | None, limit: int, viewer: Viewer) -> JobDetails:
         """One job with its newest attempts, or with the newest of those before that ordinal."""
         job = await job_now(self._engine, job_id)
-        (view,) = await job_views(self._engine, [job])
+        (view,) = await job_views(self._engine, [job], viewer)
         page, older = await self._attempts(job, before, limit)
+        if not viewer.looks_into(job.owner_uid):
+            page = [redacted_attempt(attempt) for attempt in page]
         waiting = [] if job.final else await self._engine.queries.run(job_rows.dependents, job_id, 0, MOST_DEPENDENTS)
         behind = [dependent.job_id for dependent in waiting]
         return {**view, "attempts_list": page, "attempts_before": older, "dependents": behind}
@@ -152,13 +160,17 @@ class Service:
             )
         raise JobNotFound("no job was submitted with this key", hint="stoker ls --all")
 
-    async def list(self, job_filter: JobFilter) -> JobPage:
-        """A page of matching jobs. Raises QueueNotFound, WorkflowNotFound, StepNotFound."""
+    async def list(self, job_filter: JobFilter, viewer: Viewer) -> JobPage:
+        """A page of matching jobs. Commands are searched only in jobs that it may look into.
+
+        Raises QueueNotFound, WorkflowNotFound, StepNotFound.
+        """
         if job_filter.queue is not None:
             self._engine.memory.queue(job_filter.queue, "queue")
         steps = await self._steps(job_filter.workflow, job_filter.step)
-        jobs, following = await self._search(job_filter, steps)
-        return {"jobs": await job_views(self._engine, jobs), "next": following}
+        only = viewer.sees if job_filter.search is None else viewer.owns
+        jobs, following = await self._search(job_filter, steps, only)
+        return {"jobs": await job_views(self._engine, jobs, viewer), "next": following}
 
     async def _steps(self, workflow_id: int | None, step: str | None) -> Sequence[str] | None:
         """The steps of the workflow that a filter names; None if it names none."""
@@ -170,14 +182,16 @@ class Service:
             raise no_workflow(self._engine, workflow_id)
         return None
 
-    async def _search(self, job_filter: JobFilter, steps: Sequence[str] | None) -> tuple[Sequence[Job], int | None]:
+    async def _search(
+        self, job_filter: JobFilter, steps: Sequence[str] | None, only: int | None
+    ) -> tuple[Sequence[Job], int | None]:
         """A page of jobs, and the cursor of the next. A page is short if its search took ANSWER_S: the next goes on."""
         found: list[Job] = []
         size, portion, began = 0, job_filter, time.monotonic()
         name = "before" if job_filter.after is None else "after"
         while True:
             portion = msgspec.structs.replace(portion, limit=job_filter.limit + 1 - len(found))
-            scan = await self._engine.queries.search(job_search.scan, portion, steps)
+            scan = await self._engine.queries.search(job_search.scan, portion, steps, only)
             found += scan.jobs
             size += scan.size
             if len(found) > job_filter.limit:
@@ -206,9 +220,9 @@ class Service:
         unstoppable = self._engine.local.unstoppable(attempt.run_id)
         return attempt_view(job, attempt, self._engine.memory, unstoppable)
 
-    async def why(self, job_id: int) -> Explanation:
+    async def why(self, job_id: int, viewer: Viewer) -> Explanation:
         """Explain why a job does not run, or why it ended as it did."""
-        return await explanation_of(self._engine, await job_now(self._engine, job_id))
+        return await explanation_of(self._engine, await job_now(self._engine, job_id), viewer, self.ownership)
 
     async def wait(self, job_ids: Sequence[int], *, any_one: bool, timeout_ms: int | None) -> Sequence[JobStanding]:
         """Wait until the jobs have ended, or one of them has. Raises JobNotFound, WaitTimeout, TooManyWaits."""
@@ -293,8 +307,8 @@ class Service:
 
         return self._engine.request(TurnChange(change))
 
-    async def resources(self) -> ResourceList:
-        return {"resources": resource_views(self._engine.memory)}
+    async def resources(self, viewer: Viewer) -> ResourceList:
+        return {"resources": resource_views(self._engine.memory, viewer)}
 
     def set_resource(
         self, name: str, capacity: int, peer_uid: int, note: str | None
@@ -307,10 +321,10 @@ class Service:
 
     # --- the daemon ---
 
-    async def status(self) -> StatusView:
-        stale = await self._engine.staleness.find()
+    async def status(self, viewer: Viewer) -> StatusView:
+        stale = await self._engine.staleness.find(jobs_seen(self._engine.memory, viewer))
         return {
-            **status_view(self._engine),
+            **status_view(self._engine, viewer),
             **self._facts(),
             "usage": await self._engine.usage.describe(),
             "retention_off": self._engine.retention.describe_time_off(),
@@ -358,34 +372,13 @@ class Service:
         drain, timeout_ms = self._engine.drain, self._engine.config.daemon.drain_timeout_ms
         return {"draining": True, "waits_for": drain.waits_for, "timeout_ms": timeout_ms}
 
-    async def watch(
-        self, after_seq: int | None, history: str | None, job_id: int | None, workflow_id: int | None
-    ) -> ChangeFeed:
-        """The log of changes after `after_seq`, as it grows; after 0 all changes that are left.
+    def count_denial(self) -> None:
+        self._engine.telemetry.count(Counted.ACCESS_DENIED)
 
-        `history`: the id that `system.status` had beside that number. Raises JobNotFound, WorkflowNotFound,
-        ChangesRemoved, HistoryChanged.
-        """
-        if job_id is not None and workflow_id is not None:
-            raise InvalidParams("workflow: watch a job or a workflow, not both", path="workflow")
-        if workflow_id is not None:
-            await stored_workflow(self._engine, workflow_id)
-        if job_id is not None:
-            await job_now(self._engine, job_id)
-        if after_seq is not None and history is not None:
-            self._engine.subscriptions.history.check_cursor(history, after_seq)
-        if after_seq is not None and after_seq > self._engine.subscriptions.seq:
-            newest = self._engine.subscriptions.seq
-            raise InvalidParams(
-                f"after: {after_seq} is beyond the newest change, {newest}: a restore may have gone back before it",
-                hint=f"stoker watch --since {newest}",
-                path="after",
-            )
-        if after_seq == 0:  # all that are left: they come after those that were removed
-            after_seq = await self._engine.queries.run(changes.last_removed)
-        elif after_seq is not None and not (job_id and await self._engine.queries.run(changes.begins, job_id)):
-            await self._engine.queries.run(changes.check_cursor, after_seq)
-        return self._engine.subscriptions.watch(after_seq, job_id, workflow_id)
+    async def watch(
+        self, after_seq: int | None, history: str | None, job_id: int | None, workflow_id: int | None, viewer: Viewer
+    ) -> ChangeFeed:
+        return await watch(self._engine, self.ownership, WatchStart(after_seq, history, job_id, workflow_id), viewer)
 
 
 def _event(verb: Verb, actor: Actor, sent: VerbParams) -> ev.Event:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from stoker.core.access import Viewer
 from stoker.core.clock import Now
 from stoker.core.job.admission import paused
 from stoker.core.job.model import State
@@ -45,9 +46,23 @@ def queue_views(engine: Engine) -> list[QueueView]:
     ]
 
 
-def resource_views(memory: LiveState) -> list[ResourceView]:
+def jobs_seen(memory: LiveState, viewer: Viewer) -> set[int] | None:
+    """The running jobs that a viewer may look into; None: all."""
+    if viewer.owns is None:
+        return None
+    return {job_id for job_id, run in memory.runs.items() if run.job.owner_uid == viewer.owns}
+
+
+def resource_views(memory: LiveState, viewer: Viewer) -> list[ResourceView]:
+    """All resources; of the jobs that hold some those that the viewer may look into."""
+    seen = jobs_seen(memory, viewer)
     return [
-        {"name": name, "capacity": resource.capacity, "used": memory.used[name], "holders": memory.holders(name)}
+        {
+            "name": name,
+            "capacity": resource.capacity,
+            "used": memory.used[name],
+            "holders": [job_id for job_id in memory.holders(name) if seen is None or job_id in seen],
+        }
         for name, resource in sorted(memory.resources.items())
     ]
 
@@ -57,7 +72,7 @@ def _mode(engine: Engine) -> str:
     return (engine.dispatcher.closed or "running") if refusal is None else refusal.message
 
 
-def status_view(engine: Engine) -> EngineStatus:
+def status_view(engine: Engine, viewer: Viewer) -> EngineStatus:
     """The part of `system.status` that comes from the engine."""
     memory, pressure, safe_mode = engine.memory, engine.throttle.pressure, engine.safe_mode.state
     return {
@@ -70,7 +85,7 @@ def status_view(engine: Engine) -> EngineStatus:
         "waiting": memory.total(State.WAITING),
         "held": memory.total(State.HELD),
         "queues": queue_views(engine),
-        "resources": resource_views(memory),
+        "resources": resource_views(memory, viewer),
         "rates": rate_views(memory, engine.clock.now().steady),
         "memory": memory_view(engine),
         "slow_turns": engine.stalls.turns,

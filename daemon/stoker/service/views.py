@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from stoker.core.access import Viewer
 from stoker.core.errors import JobNotFound, WorkflowNotFound
 from stoker.core.job.conditions import open_texts
 from stoker.core.job.limits import describe
 from stoker.core.job.model import Attempt, Change, ExecutionMode, Job, Reason, Spec, State
 from stoker.core.job.verdict import suspected_limit
+from stoker.core.redaction import redacted_job
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.memory.rates import buckets_of
 from stoker.engine.subscriptions import change_fields
@@ -114,7 +116,7 @@ async def job_now(engine: Engine, job_id: int) -> Job:
     return laid_over(rows[job_id], engine.memory)[0]
 
 
-async def job_views(engine: Engine, shown: Sequence[Job]) -> list[JobView]:
+async def job_views(engine: Engine, shown: Sequence[Job], viewer: Viewer) -> list[JobView]:
     """Jobs as `job.get` and `job.list` show them."""
     ids = [job.id for job in shown]
     stale = await engine.staleness.ages(ids)
@@ -125,7 +127,8 @@ async def job_views(engine: Engine, shown: Sequence[Job]) -> list[JobView]:
         return log_path(engine.state_dir, job.id, job.attempts) if has_log else None
 
     now_ms = engine.clock.now().steady
-    return [job_view(job, engine.memory, now_ms, log(job), stale.get(job.id)) for job in shown]
+    views = [job_view(job, engine.memory, now_ms, log(job), stale.get(job.id)) for job in shown]
+    return [view if viewer.looks_into(view["owner_uid"]) else redacted_job(view) for view in views]
 
 
 async def stored_workflow(engine: Engine, workflow_id: int) -> StoredWorkflow:

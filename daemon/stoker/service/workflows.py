@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from stoker.core.access import Viewer
 from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import Actor, NeedOn, Reason, State
 from stoker.core.workflow import strategies
@@ -132,9 +133,11 @@ class WorkflowService:
         }
         return shown
 
-    async def list(self, workflow_filter: WorkflowFilter) -> WorkflowPage:
+    async def list(self, workflow_filter: WorkflowFilter, viewer: Viewer) -> WorkflowPage:
         wanted = workflow_filter
-        page = await self._engine.queries.run(workflows.page, wanted.before, wanted.states, wanted.label, wanted.limit)
+        page = await self._engine.queries.run(
+            workflows.page, wanted.before, wanted.states, wanted.label, wanted.limit, viewer.sees
+        )
         last = page[-1].workflow.id if len(page) == workflow_filter.limit else None
         return {"workflows": [_view(stored, self._engine) for stored in page], "next": last}
 

@@ -73,17 +73,22 @@ class Range(Struct, frozen=True):
         return self.low if self.newest_first else self.high
 
 
-def scan(connection: sqlite3.Connection, wanted: JobFilter, steps: Collection[str] | None = None) -> Scan:
-    """The jobs that match a filter in the next portion. `steps`: those that it names."""
+def scan(
+    connection: sqlite3.Connection,
+    wanted: JobFilter,
+    steps: Collection[str] | None = None,
+    owner_uid: int | None = None,
+) -> Scan:
+    """The jobs that match a filter in the next portion. `steps`: those that it names; `owner_uid`: those of a user."""
     ended = [state for state in State if state in FINAL and (not wanted.states or state in wanted.states)]
     living = [state for state in State if state not in FINAL and (not wanted.states or state in wanted.states)]
     whole = _whole(connection, wanted, only_open=not ended)
     if whole.low > whole.high:
         return Scan([], None, 0)
-    search = _Search(connection, wanted, steps)
+    search = _Search(connection, wanted, steps, owner_uid)
     few = _few(connection, living)
     portion = whole
-    if wanted.workflow is None and (few is None or wanted.search is not None):
+    if wanted.workflow is None and (few is None or wanted.search is not None or owner_uid is not None):
         portion = whole.cut(ROWS)
     elif wanted.workflow is None and search.conditions:
         portion = whole.cut(ENTRIES)
@@ -130,12 +135,20 @@ def _read(connection: sqlite3.Connection, ids: Sequence[int], following: int | N
 class _Search:
     """A filter as conditions of SQL."""
 
-    def __init__(self, connection: sqlite3.Connection, wanted: JobFilter, steps: Collection[str] | None) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        wanted: JobFilter,
+        steps: Collection[str] | None,
+        owner_uid: int | None,
+    ) -> None:
         self._connection = connection
         self._wanted = wanted
         self.conditions = [*_conditions(wanted)]
         if steps is not None:
             self.conditions.append(("step IN (SELECT value FROM json_each(?))", (json_array(steps),)))
+        if owner_uid is not None:
+            self.conditions.append(("owner_uid = ?", (owner_uid,)))
         self._where = "".join(f" AND {condition}" for condition, _ in self.conditions)
         self._values = [value for _, values in self.conditions for value in values]
 

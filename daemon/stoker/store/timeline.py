@@ -21,14 +21,15 @@ from stoker.store.strict import strict
 ENDED_TOUCHING = """
 SELECT created_at, run_id FROM attempts
 WHERE ended_at IS NOT NULL AND length(ended_at - created_at) = ? AND created_at > ? AND created_at <= ?
-    AND (created_at, run_id) < (?, ?) AND ended_at >= ?
+    AND (created_at, run_id) < (?, ?) AND ended_at >= ?{owner}
 ORDER BY created_at DESC, run_id DESC LIMIT ?
 """
 OPEN_TOUCHING = """
 SELECT created_at, run_id FROM attempts
-WHERE ended_at IS NULL AND created_at <= ? AND (created_at, run_id) < (?, ?)
+WHERE ended_at IS NULL AND created_at <= ? AND (created_at, run_id) < (?, ?){owner}
 ORDER BY created_at DESC, run_id DESC LIMIT ?
 """
+OF_OWNER = " AND (SELECT owner_uid FROM jobs WHERE id = job_id) = ?"
 TIMELINE = f"""
 SELECT attempts.job_id, attempts.ordinal, attempts.run_id, jobs.queue, jobs.name, jobs.workflow_id, jobs.step,
     jobs.state, attempts.ordinal = jobs.attempts, attempts.created_at, attempts.started_at, attempts.ended_at,
@@ -40,12 +41,14 @@ WHERE {NOT_PURGED}
 ORDER BY attempts.created_at DESC, attempts.run_id DESC
 """
 FAILED_LAST = f"""
-SELECT {jobs.COLUMNS} FROM jobs WHERE state IN ('failed', 'expired') AND {NOT_PURGED} ORDER BY finished_at DESC LIMIT ?
+SELECT {jobs.COLUMNS} FROM jobs WHERE state IN ('failed', 'expired') AND {NOT_PURGED}
+    AND (?1 IS NULL OR owner_uid = ?1) ORDER BY finished_at DESC LIMIT ?2
 """
 ENDS_SINCE = """
 SELECT state, count(*) FROM (
-    SELECT state FROM jobs WHERE finished_at IS NOT NULL AND finished_at >= ? ORDER BY finished_at DESC LIMIT ?
-) GROUP BY state
+    SELECT state, owner_uid FROM jobs WHERE finished_at IS NOT NULL AND finished_at >= ?1
+    ORDER BY finished_at DESC LIMIT ?2
+) WHERE ?3 IS NULL OR owner_uid = ?3 GROUP BY state
 """
 MOST_DIGITS = 14  # of a duration in milliseconds: three thousand years
 COUNTED_ENDS = 20_000  # at most: 5 ms, and an open page asks each second
@@ -81,14 +84,24 @@ class Timeline(Struct, frozen=True):
 
 
 def touching(
-    connection: sqlite3.Connection, since: int, until: int, behind: tuple[int, str] | None, limit: int
+    connection: sqlite3.Connection,
+    since: int,
+    until: int,
+    behind: tuple[int, str] | None,
+    limit: int,
+    owner_uid: int | None = None,
 ) -> Timeline:
-    """The attempts that ran at some time between `since` and `until`. `behind`: the `next` of the page before."""
+    """The attempts that ran at some time between `since` and `until`. `behind`: the `next` of the page before.
+
+    `owner_uid`: only of the jobs of that user.
+    """
     edge = behind or AFTER_ALL
-    found = list(connection.execute(OPEN_TOUCHING, (until, *edge, limit + 1)))
+    of_owner, owner = ("", ()) if owner_uid is None else (OF_OWNER, (owner_uid,))
+    still_open, ended = OPEN_TOUCHING.format(owner=of_owner), ENDED_TOUCHING.format(owner=of_owner)
+    found = list(connection.execute(still_open, (until, *edge, *owner, limit + 1)))
     for digits in range(1, MOST_DIGITS + 1):
-        parameters = (digits, since - 10**digits, min(until, edge[0]), *edge, since, limit + 1)
-        found += connection.execute(ENDED_TOUCHING, parameters)
+        parameters = (digits, since - 10**digits, min(until, edge[0]), *edge, since, *owner, limit + 1)
+        found += connection.execute(ended, parameters)
     newest: list[tuple[int, str]] = sorted(found, reverse=True)[: limit + 1]
     shown = newest[:limit]
     rows = connection.execute(TIMELINE, (json_array(run_id for _, run_id in shown),))
@@ -102,9 +115,9 @@ def _timeline_row(row: Any) -> TimelineRow:
     return TimelineRow(**values | {"is_last": bool(values["is_last"])})
 
 
-def failed_last(connection: sqlite3.Connection, limit: int) -> list[Job]:
-    """The jobs that failed or expired last, newest end first."""
-    return [jobs.from_row(row) for row in connection.execute(FAILED_LAST, (limit,))]
+def failed_last(connection: sqlite3.Connection, limit: int, owner_uid: int | None = None) -> list[Job]:
+    """The jobs that failed or expired last, newest end first; those of a user, or all."""
+    return [jobs.from_row(row) for row in connection.execute(FAILED_LAST, (owner_uid, limit))]
 
 
 class Ends(Struct, frozen=True):
@@ -114,7 +127,7 @@ class Ends(Struct, frozen=True):
     counted_all: bool
 
 
-def ends_since(connection: sqlite3.Connection, since: int) -> Ends:
-    """The newest ends since that time, at most COUNTED_ENDS."""
-    counts = dict(connection.execute(ENDS_SINCE, (since, COUNTED_ENDS)))
+def ends_since(connection: sqlite3.Connection, since: int, owner_uid: int | None = None) -> Ends:
+    """The newest ends since that time, among the newest COUNTED_ENDS of all; those of a user, or all."""
+    counts = dict(connection.execute(ENDS_SINCE, (since, COUNTED_ENDS, owner_uid)))
     return Ends(counts, sum(counts.values()) < COUNTED_ENDS)

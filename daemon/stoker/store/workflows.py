@@ -51,6 +51,7 @@ PAGE = f"""
 SELECT {COLUMNS} FROM workflows WHERE (?1 IS NULL OR id < ?1)
     AND (?2 = '[]' OR state IN (SELECT value FROM json_each(?2)))
     AND (?3 IS NULL OR id IN (SELECT id FROM workflows WHERE labels <> '{{}}' AND instr(labels, ?3) > 0))
+    AND (?5 IS NULL OR owner_uid = ?5)
 ORDER BY id DESC LIMIT ?4
 """
 
@@ -134,10 +135,11 @@ def page(
     states: Collection[WorkflowState],
     label: str | None,
     limit: int,
+    owner_uid: int | None = None,
 ) -> list[StoredWorkflow]:
-    """Workflows before the id `before`, newest first. Empty `states` means all."""
+    """Workflows before the id `before`, newest first. Empty `states` means all, no `owner_uid` those of all users."""
     wanted = json_array(state.value for state in states)
-    found = connection.execute(PAGE, (before, wanted, None if label is None else label_text(label), limit))
+    found = connection.execute(PAGE, (before, wanted, None if label is None else label_text(label), limit, owner_uid))
     return _with_steps(connection, [from_row(row) for row in found])
 
 

@@ -316,6 +316,11 @@ MEANINGS: Final[dict[E, Meaning]] = {
         " answers, or the user may not connect.",
         "Read `error` and `uid`; `[rpc]` has the limits.",
     ),
+    E.ACCESS_DENIED: Meaning(
+        "A user asked for something that is not theirs: a method beyond their role, or a job, workflow or checkpoint"
+        " that does not exist or belongs to another user. A user has at most one line a second; `denied` counts all.",
+        "Read `uid` and `method`. If the user should have the right, `[access]` names the groups (docs/access.md).",
+    ),
     E.REQUEST_FAILED: Meaning(
         "A request failed because of a bug; the client got an error, and nothing else is affected.",
         "Report `method`, `error` and `stack`.",

@@ -152,4 +152,5 @@ class LogEvent(StrEnum):
     DISK_OK = "disk_ok", INFO
     STORAGE_FAILED = "storage_failed", CRITICAL
     CLIENT_REFUSED = "client_refused", WARNING
+    ACCESS_DENIED = "access_denied", WARNING
     REQUEST_FAILED = "request_failed", ERROR

@@ -82,6 +82,7 @@ class Counted(StrEnum):
     CHECKPOINT_FAILURES = "checkpoint.failures", "checkpoints that could not be stored"
     PURGED_JOBS = "retention.purged_jobs", "ended jobs that were removed"
     BACKUP_FAILURES = "backup.failures", "backups that failed"
+    ACCESS_DENIED = "access.denied", "requests of users who lack the right to them"
     SLOW_TURNS = "loop.slow_turns", "parts of a turn that kept the event loop for too long"
     SLOW_CALLBACKS = "loop.slow_callbacks", "other callbacks that kept the event loop for too long"
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 import msgspec
 from msgspec import Struct
 
-from stoker.core.errors import CheckpointDamaged, PermissionDenied, WorkflowNotFound
+from stoker.core.errors import CheckpointDamaged, WorkflowNotFound
 from stoker.core.job.model import Job, Reason, Spec
 from stoker.core.job.taken_over import FileHashes
 from stoker.core.workflow.checkpoint import Checkpoint, opened
@@ -37,7 +37,7 @@ class _End(Struct):
 
 
 async def wish_of(reader: Reader, request: FlowRequest, owner_uid: int) -> ReuseWish:
-    """The facts for the decisions. Raises WorkflowNotFound or PermissionDenied."""
+    """The facts for the decisions. Raises WorkflowNotFound."""
     workflow = request.reuse
     if workflow == "latest":
         workflow = await reader.run(workflows.newest_named, request.flow.name, owner_uid)
@@ -91,15 +91,9 @@ def _files_in(end: Checkpoint) -> FileHashes | None:
 
 async def _earlier_run(reader: Reader, workflow: int, owner_uid: int) -> EarlierRun:
     rows = await reader.run(workflows.by_ids, [workflow])
-    if not rows:
+    if not rows or rows[0].workflow.owner_uid != owner_uid:
         hint = "stoker workflow ls, or --reuse latest"
-        raise WorkflowNotFound(f"reuse: there is no workflow {workflow}", path="reuse", hint=hint, id=workflow)
-    if rows[0].workflow.owner_uid != owner_uid:
-        raise PermissionDenied(
-            f"reuse: workflow {workflow} is of another user (uid {rows[0].workflow.owner_uid})",
-            path="reuse",
-            hint="reuse a run of your own: stoker workflow ls",
-        )
+        raise WorkflowNotFound(f"reuse: there is no workflow {workflow} of yours", path="reuse", hint=hint, id=workflow)
     return await _steps_of(reader, rows[0])
 
 

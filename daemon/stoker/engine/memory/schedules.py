@@ -7,7 +7,7 @@ passed over when they come up.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from stoker.core.errors import ScheduleNotFound, TooManySchedules
 from stoker.core.schedule.model import Schedule
@@ -31,17 +31,18 @@ class LiveSchedules:
     def __iter__(self) -> Iterator[Schedule]:
         return iter(self._rows.values())
 
-    def names(self) -> Iterable[str]:
-        return self._rows.keys()
+    def names(self, owner_uid: int | None = None) -> Collection[str]:
+        """Of all schedules, or of those of a user."""
+        return [name for name, schedule in self._rows.items() if owner_uid in (None, schedule.owner_uid)]
 
     def get(self, name: str) -> Schedule | None:
         return self._rows.get(name)
 
-    def find(self, name: str) -> Schedule:
-        """Raises ScheduleNotFound."""
+    def find(self, name: str, owner_uid: int | None = None) -> Schedule:
+        """`owner_uid`: only one of that user's. Raises ScheduleNotFound."""
         schedule = self._rows.get(name)
-        if schedule is None:
-            hint = did_you_mean(name, self._rows) or "stoker schedule ls"
+        if schedule is None or owner_uid not in (None, schedule.owner_uid):
+            hint = did_you_mean(name, self.names(owner_uid)) or "stoker schedule ls"
             raise ScheduleNotFound(f"name: there is no schedule {name!r}", hint=hint, path="name")
         return schedule
 
