@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from stoker.core.job.admission import QueuedJob
 from stoker.core.job.limits import NO_LIMITS, Limits
-from stoker.core.job.model import FINAL, Need, OnOrphan, Reason, RunId, Spec, State
+from stoker.core.job.model import FINAL, Need, OnOrphan, Reason, Spec, State
+from stoker.core.job.run_id import RunId
 from stoker.core.rate import KEY_PREFIX
 from stoker.core.workflow.state import Edge, Step
 from tests.support.jobs import NOW, attempt, exited, job, spec

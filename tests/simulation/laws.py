@@ -11,7 +11,8 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
-from stoker.core.job.model import FINAL, IN_PROCESS, Attempt, OutcomeKind, RunId, StopReason
+from stoker.core.job.model import FINAL, IN_PROCESS, Attempt, OutcomeKind, StopReason
+from stoker.core.job.run_id import RunId
 from stoker.core.rate import Rate
 from stoker.store.writer import Batch
 from tests.simulation.host import Process

@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from stoker.core.errors import StokerError
-from stoker.core.job.model import RunId
+from stoker.core.job.run_id import RunId
 from stoker.core.workflow.checkpoint import Checkpoint, CheckpointKind, opened
 from stoker.core.workflow.context import rebuild
 from stoker.store import checkpoints

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stoker.core.job.model import RunId
+from stoker.core.job.run_id import RunId
 
 if TYPE_CHECKING:
     from pathlib import Path

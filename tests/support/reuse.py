@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from stoker.core.job.model import Attempt, Identity, RunId
+from stoker.core.job.model import Attempt, Identity
+from stoker.core.job.run_id import RunId
 from stoker.process import identity as identities
 from tests.support.facts import until
 from tests.support.instance import shows_itself

@@ -14,7 +14,7 @@ import re
 
 from msgspec import Struct
 
-from stoker.core.job.model import RunId
+from stoker.core.job.run_id import RunId
 
 TRACE_ID_BYTES = 16
 SAMPLED = 0x01

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from stoker.core.job import events as ev
 from stoker.core.job.admission import AdmissionQueue, QueuedJob, admit, paused
-from stoker.core.job.model import Attempt, ExecutionMode, Job, Reason, RunId
+from stoker.core.job.model import Attempt, ExecutionMode, Job, Reason
+from stoker.core.job.run_id import RunId
 from stoker.core.shortage import startable, tried
 from stoker.engine.memory import LiveState
 from stoker.engine.memory.ready_queue import Lane

@@ -17,8 +17,9 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from stoker.core.clock import Clock, Now
-from stoker.core.job.model import Attempt, Job, RunId
+from stoker.core.job.model import Attempt, Job
 from stoker.core.job.notice import Notice, judge_silence, read_notice
+from stoker.core.job.run_id import RunId
 from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState, WorkerStatus
 from stoker.engine.timers import Alarm, Alarms, Limit, Timers, Unresponsive

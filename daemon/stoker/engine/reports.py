@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import SystemClock
 from stoker.core.job import events as ev
-from stoker.core.job.model import Actor, Outcome, OutcomeKind, Reason, RunId, State
+from stoker.core.job.model import Actor, Outcome, OutcomeKind, Reason, State
+from stoker.core.job.run_id import RunId
 from stoker.core.shortage import NO_SHORTAGE, start_failed
 from stoker.engine.dependents import release_dependents
 from stoker.engine.inbox import Inbox, Message, PostMessage

@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from stoker.core.job.model import Identity, RunId
+from stoker.core.job.model import Identity
+from stoker.core.job.run_id import RunId
 from stoker.process import messages
 from stoker.process.stopping import Ladder, Sweep, SweepResult
 from stoker.telemetry.events import LogEvent

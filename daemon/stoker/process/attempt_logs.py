@@ -21,7 +21,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from stoker.core.job.model import RunId
+from stoker.core.job.run_id import RunId
 from stoker.files import open_regular
 
 CHUNK = 256 * 1024

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from stoker.core.job.model import Identity, RunId
+from stoker.core.job.model import Identity
+from stoker.core.job.run_id import RunId
 from stoker.process.hanging_reads import read_in_time
 
 PROC = Path("/proc")

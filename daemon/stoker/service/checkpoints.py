@@ -21,7 +21,8 @@ from stoker.core.errors import (
     InvalidParams,
     StaleAttempt,
 )
-from stoker.core.job.model import Job, RunId
+from stoker.core.job.model import Job
+from stoker.core.job.run_id import RunId
 from stoker.core.requests import CheckpointPart
 from stoker.core.workflow.checkpoint import (
     GZIP_ABOVE_BYTES,

@@ -16,7 +16,8 @@ from msgspec.structs import asdict
 
 from stoker.core.errors import InvalidParams
 from stoker.core.job import events as ev
-from stoker.core.job.model import Actor, Job, Reason, RunId, State
+from stoker.core.job.model import Actor, Job, Reason, State
+from stoker.core.job.run_id import RunId
 from stoker.core.schedule.model import Schedule
 from stoker.core.schedule.slots import pass_over
 from stoker.core.units import instant

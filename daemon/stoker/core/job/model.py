@@ -315,23 +315,6 @@ class Identity(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 IN_PROCESS = "in-process"  # in place of a launcher, for handlers that run inside the daemon
 
 
-class RunId(Struct, frozen=True):
-    """The name of an attempt everywhere: `<job>.<attempt>.<16 random hex digits>`."""
-
-    job_id: int
-    ordinal: int
-    nonce: str
-
-    @classmethod
-    def parse(cls, text: str) -> RunId:
-        """Raises ValueError for any other text."""
-        job_id, ordinal, nonce = text.split(".")
-        return cls(int(job_id), int(ordinal), nonce)
-
-    def __str__(self) -> str:
-        return f"{self.job_id}.{self.ordinal}.{self.nonce}"
-
-
 class Attempt(Struct, frozen=True, kw_only=True, gc=False):
     """One row of `attempts`: one run of a job."""
 
