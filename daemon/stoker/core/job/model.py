@@ -3,8 +3,7 @@
 Owns the closed lists (states, reasons, modes) and the shape of the rows in the store. Times are integer UTC
 milliseconds (`*_at`) or milliseconds of duration (`*_ms`).
 
-Invariants: a Spec holds everything that was asked; a Job adds only its current state; a Job with an open Attempt is
-`running` or `held`.
+Invariants: a Spec holds all that was asked; a Job adds only its state; one with an open Attempt is `running` or `held`.
 """
 
 from __future__ import annotations
