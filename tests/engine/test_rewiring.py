@@ -313,3 +313,47 @@ def test_cancel_when_one_step_is_cancelled_then_its_dependents_are_released(clie
 
     assert settled(client, workflow) == "failed"
     assert step_states(client, workflow) == {"a": "cancelled", "b": "skipped", "c": "succeeded"}
+
+
+def test_add_need_when_groups_are_named_then_each_open_step_waits_for_each(client: stoker.Client, gate: Gate) -> None:
+    script = f'test "$STOKER_ITEM" = b || exit 0; read _ < {gate.path}; :'
+    of_list = step("true", "hold", each={"step": "list", "output": "files"})
+    steps = {
+        "list": step("echo 'files=[1, 2]' >> $STOKER_OUTPUT"),
+        "hold": gate.spec(),
+        "compile": step(script, each=["a", "b"]),
+        "test": step("true", "hold", each=["a", "b"]),
+        "later": of_list,
+    }
+    workflow = sent_flow(client, steps)
+    running(client, job_of(client, workflow, "compile[b]"))
+    until(lambda: step_states(client, workflow)["compile[a]"] == "succeeded", why="the first item")
+
+    added = client.call("workflow.add_need", {"id": workflow, "step": "test", "need": "compile"})
+    again = client.call("workflow.remove_need", {"id": workflow, "step": "test", "need": "compile"})
+    with pytest.raises(InvalidParams, match="does not need 'compile'"):
+        client.call("workflow.remove_need", {"id": workflow, "step": "test", "need": "compile"})
+    with pytest.raises(NotAllowed, match=r"step compile\[a\] has started"):
+        client.call("workflow.add_need", {"id": workflow, "step": "compile", "need": "test"})
+    client.call("workflow.add_need", {"id": workflow, "step": "test", "need": "later"})
+    with pytest.raises(FlowInvalid, match="a cycle"):
+        client.call("workflow.add_need", {"id": workflow, "step": "later", "need": "test"})
+
+    assert (added["changed"], added["left"]) == (["test[a]", "test[b]"], [])
+    assert [one["step"] for one in added["needs"]] == ["hold", "compile[a]", "compile[b]"]
+    assert [one["step"] for one in again["needs"]] == ["hold"]
+    gate.open()
+    assert settled(client, workflow) == "succeeded"
+    assert [one["step"] for one in needs_of(client, workflow, "test[b]")] == ["hold", "later[1]", "later[2]"]
+
+
+def test_add_need_when_a_part_of_a_group_has_started_then_the_rest_waits(client: stoker.Client, gate: Gate) -> None:
+    steps = {"hold": gate.spec(), "work": {**gate.spec(), "each": ["a", "b"], "width": 1}}
+    workflow = sent_flow(client, steps)
+    running(client, job_of(client, workflow, "work[a]"))
+
+    added = client.call("workflow.add_need", {"id": workflow, "step": "work", "need": "hold"})
+
+    assert (added["changed"], added["left"]) == (["work[b]"], ["work[a]"])
+    gate.open()
+    assert settled(client, workflow) == "succeeded"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import msgspec
 import pytest
 
-from stoker.core import daemon_views, hook_views, overview_views, rate_views, views, wire_types
+from stoker.core import daemon_views, hook_views, overview_views, rate_views, views, wire_types, workflow_answers
 from stoker.core.event_views import EventPage
 from stoker.core.schedule import views as schedule_views
 from stoker.core.wire_types import ChangeShape, CheckpointPage
@@ -138,16 +138,16 @@ def test_answers_when_commands_change_a_workflow_then_they_are_of_their_types(cl
     workflow = sent_flow(client, steps)
     until(lambda: step_states(client, workflow)["b"] == "running", why="the second step")
 
-    check(call(client, "workflow.pause", id=workflow), wire_types.WorkflowPaused)
-    check(call(client, "workflow.add_need", id=workflow, step="d", need="c"), wire_types.NeedsChanged)
-    check(call(client, "workflow.remove_need", id=workflow, step="d", need="c"), wire_types.NeedsChanged)
-    check(call(client, "workflow.skip", id=workflow, step="c"), wire_types.StepSkipped)
-    check(call(client, "workflow.resume", id=workflow, explain=True), wire_types.ResumePlan)
-    check(call(client, "workflow.resume", id=workflow), wire_types.WorkflowResumed)
-    check(call(client, "workflow.cancel", id=workflow), wire_types.WorkflowCancelled)
+    check(call(client, "workflow.pause", id=workflow), workflow_answers.WorkflowPaused)
+    check(call(client, "workflow.add_need", id=workflow, step="d", need="c"), workflow_answers.NeedsChanged)
+    check(call(client, "workflow.remove_need", id=workflow, step="d", need="c"), workflow_answers.NeedsChanged)
+    check(call(client, "workflow.skip", id=workflow, step="c"), workflow_answers.StepSkipped)
+    check(call(client, "workflow.resume", id=workflow, explain=True), workflow_answers.ResumePlan)
+    check(call(client, "workflow.resume", id=workflow), workflow_answers.WorkflowResumed)
+    check(call(client, "workflow.cancel", id=workflow), workflow_answers.WorkflowCancelled)
     flow_end(client, workflow)
-    check(call(client, "workflow.retry", id=workflow), wire_types.WorkflowRetried)
-    check(call(client, "workflow.rollback", id=workflow, to="latest"), wire_types.WorkflowRolledBack)
+    check(call(client, "workflow.retry", id=workflow), workflow_answers.WorkflowRetried)
+    check(call(client, "workflow.rollback", id=workflow, to="latest"), workflow_answers.WorkflowRolledBack)
 
     newest = client.checkpoints(workflow=workflow)["checkpoints"][0]["id"]
     check(call(client, "checkpoint.get", id=newest), wire_types.CheckpointView)
@@ -190,17 +190,17 @@ def test_check_when_an_answer_has_another_shape_then_it_is_noticed(change: dict[
 
 def test_fields_when_any_answer_about_a_workflow_is_printed_then_each_is_there() -> None:
     answers = [
-        wire_types.WorkflowPaused,
-        wire_types.WorkflowCancelled,
-        wire_types.WorkflowRetried,
-        wire_types.StepSkipped,
-        wire_types.NeedsChanged,
-        wire_types.WorkflowResumed,
-        wire_types.WorkflowRolledBack,
+        workflow_answers.WorkflowPaused,
+        workflow_answers.WorkflowCancelled,
+        workflow_answers.WorkflowRetried,
+        workflow_answers.StepSkipped,
+        workflow_answers.NeedsChanged,
+        workflow_answers.WorkflowResumed,
+        workflow_answers.WorkflowRolledBack,
     ]
     fields = {name: kind for answer in answers for name, kind in get_type_hints(answer).items()}
 
-    assert get_type_hints(wire_types.WorkflowCommandAnswer) == fields
+    assert get_type_hints(workflow_answers.WorkflowCommandAnswer) == fields
 
 
 def test_pieces_when_a_log_is_read_then_they_are_of_their_type(client: Client) -> None:

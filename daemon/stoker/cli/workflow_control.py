@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from stoker.cli.control import REASON, TIMEOUT
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call
-from stoker.cli.kit.naming import WAIT, checkpoint_id, few, need_texts, workflow_id
+from stoker.cli.kit.naming import WAIT, checkpoint_id, few, groups, need_texts, workflow_id
 from stoker.cli.kit.parser import JSON, Command, Given, Option, reason_of
 from stoker.cli.kit.progress import QUIET
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from stoker.core.wire_types import ResumedStep, WorkflowCommandAnswer
+    from stoker.core.workflow_answers import ResumedStep, WorkflowCommandAnswer
 
 # The lists in an answer that are printed besides the state, in this order. Others are for --json only.
 REPORTED: dict[Literal["running", "stopping", "reset", "not_undone", "stuck", "spared"], str] = {
@@ -151,10 +151,14 @@ def skip(given: Given) -> int:
 @Command(
     words="ID STEP NEED[:ok|failed|any]",
     options=(REASON, JSON),
-    examples=("stoker workflow add-need 7 deploy approval", "stoker workflow add-need 7 report tests:any"),
+    examples=(
+        "stoker workflow add-need 7 deploy approval",
+        "stoker workflow add-need 7 report tests:any",
+        "stoker workflow add-need 7 compile approval           # each step of a group that has not started",
+    ),
 )
 def add_need(given: Given) -> int:
-    """STEP then also waits for NEED. A cycle is refused."""
+    """STEP then also waits for NEED; each may be a group of steps. A cycle is refused."""
     _, step, word = given["words"]
     need, colon, end = word.rpartition(":")
     if end not in ("ok", "failed", "any"):  # the colon is part of a name: `compile[a:b]`, `compile:3`
@@ -168,7 +172,7 @@ def add_need(given: Given) -> int:
     examples=("stoker workflow remove-need 7 deploy approval --reason 'approved by mail'",),
 )
 def remove_need(given: Given) -> int:
-    """STEP no longer waits for NEED."""
+    """STEP no longer waits for NEED; each may be a group of steps."""
     _, step, need = given["words"]
     return _call("remove_need", given, {"step": step, "need": need})
 
@@ -197,7 +201,7 @@ def _print_answer(ident: int, answer: WorkflowCommandAnswer, *, stopping: bool) 
     render.line(f"workflow {ident} {state}")
     render.flush()  # before the notes, where both go to the same place
     if "needs" in answer:
-        render.note(f"{answer['step']} needs: {few(need_texts(answer), MOST_SHOWN) or 'nothing'}")
+        _print_needs(answer)
     if warning := answer.get("chain_warning"):
         render.note(warning)
     to = answer.get("to")
@@ -212,6 +216,15 @@ def _print_answer(ident: int, answer: WorkflowCommandAnswer, *, stopping: bool) 
             render.note(f"{words}: {few(steps, MOST_SHOWN)}")
     if going_on := answer.get("going_on"):
         render.note(f"run without the result of {answer['step']}: {few(going_on, MOST_SHOWN)}")
+
+
+def _print_needs(answer: WorkflowCommandAnswer) -> None:
+    if len(answer["changed"]) > 1:
+        render.note(f"needs changed: {few(groups(answer['changed']), MOST_SHOWN)}")
+    else:
+        render.note(f"{answer['step']} needs: {few(need_texts(answer), MOST_SHOWN) or 'nothing'}")
+    if answer["left"]:
+        render.note(f"started before, so left as they are: {few(groups(answer['left']), MOST_SHOWN)}")
 
 
 def _print_plan(steps: list[ResumedStep]) -> None:

@@ -10,7 +10,6 @@ from typing import Any, Literal, TypedDict
 
 from stoker.core.wire_types import (
     ChangeShape,
-    EdgeView,
     GroupShape,
     LimitsShape,
     NeedShape,
@@ -18,6 +17,7 @@ from stoker.core.wire_types import (
     State,
     WorkflowState,
 )
+from stoker.core.workflow_answers import EdgeView
 
 
 class TakenOverView(TypedDict):

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Any, Final, TypedDict
 
-from stoker.core import daemon_views, event_views, hook_views, overview_views, rate_views, views, wire_types
+from stoker.core import (
+    daemon_views,
+    event_views,
+    hook_views,
+    overview_views,
+    rate_views,
+    views,
+    wire_types,
+    workflow_answers,
+)
 from stoker.core.answers import EditedJob, JobStanding, SubmitAnswer
 from stoker.core.schedule import views as schedule_views
 
@@ -55,14 +64,14 @@ ANSWERS: Final[dict[str, tuple[Any, ...]]] = {
     "workflow.get": (views.WorkflowDetails, views.AnalysedWorkflow),
     "workflow.steps": (views.StepList,),
     "workflow.list": (views.WorkflowPage,),
-    "workflow.pause": (wire_types.WorkflowPaused,),
-    "workflow.cancel": (wire_types.WorkflowCancelled,),
-    "workflow.retry": (wire_types.WorkflowRetried,),
-    "workflow.skip": (wire_types.StepSkipped,),
-    "workflow.add_need": (wire_types.NeedsChanged,),
-    "workflow.remove_need": (wire_types.NeedsChanged,),
-    "workflow.resume": (wire_types.WorkflowResumed, wire_types.ResumePlan),
-    "workflow.rollback": (wire_types.WorkflowRolledBack,),
+    "workflow.pause": (workflow_answers.WorkflowPaused,),
+    "workflow.cancel": (workflow_answers.WorkflowCancelled,),
+    "workflow.retry": (workflow_answers.WorkflowRetried,),
+    "workflow.skip": (workflow_answers.StepSkipped,),
+    "workflow.add_need": (workflow_answers.NeedsChanged,),
+    "workflow.remove_need": (workflow_answers.NeedsChanged,),
+    "workflow.resume": (workflow_answers.WorkflowResumed, workflow_answers.ResumePlan),
+    "workflow.rollback": (workflow_answers.WorkflowRolledBack,),
     "checkpoint.save": (wire_types.SavedCheckpoint, wire_types.ReceivedPiece),
     "checkpoint.get": (wire_types.CheckpointView, wire_types.CheckpointPiece, wire_types.ContextView),
     "checkpoint.list": (wire_types.CheckpointPage,),

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
         WorkflowPage,
         WorkflowView,
     )
-    from stoker.core.wire_types import (
+    from stoker.core.workflow_answers import (
         NeedsChanged,
         ResumePlan,
         StepSkipped,

@@ -27,7 +27,13 @@ from stoker.engine.turn import Turn
 from stoker.store.loading import Wanted
 
 if TYPE_CHECKING:
-    from stoker.core.wire_types import StepSkipped, WorkflowCancelled, WorkflowPaused, WorkflowRetried, WorkflowStanding
+    from stoker.core.workflow_answers import (
+        StepSkipped,
+        WorkflowCancelled,
+        WorkflowPaused,
+        WorkflowRetried,
+        WorkflowStanding,
+    )
 
 P = ParamSpec("P")
 A = TypeVar("A")

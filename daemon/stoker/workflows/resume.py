@@ -49,7 +49,7 @@ from stoker.workflows import chain, commands
 from stoker.workflows.reuse import files_now, files_then
 
 if TYPE_CHECKING:
-    from stoker.core.wire_types import ResumedStep, ResumePlan, WorkflowResumed
+    from stoker.core.workflow_answers import ResumedStep, ResumePlan, WorkflowResumed
 
 THREAD_NAME = "resume-strategy"
 MAX_HANGING = 16  # a strategy that never returns keeps its thread until the daemon ends

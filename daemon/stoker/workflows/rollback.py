@@ -32,7 +32,7 @@ from stoker.telemetry.logs import log
 from stoker.workflows import commands
 
 if TYPE_CHECKING:
-    from stoker.core.wire_types import RollbackTarget, WorkflowRolledBack
+    from stoker.core.workflow_answers import RollbackTarget, WorkflowRolledBack
 
 _target = msgspec.json.Decoder(Target).decode
 

@@ -15,7 +15,6 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from stoker.core.clock import Now
-from stoker.core.errors import InvalidParams
 from stoker.core.job.model import FINAL, Attempt, Job, Reason, State
 from stoker.core.workflow.checkpoint import Head, chain_of
 from stoker.core.workflow.definition import FlowLimits
@@ -101,19 +100,6 @@ class LiveWorkflow(Struct):
         """Keep the hash of the output that a step took over."""
         if job.spec.reused is not None and job.spec.reused.output is not None:
             self.outputs[job.step or ""] = digest(job.spec.reused.output)
-
-    def check_step(self, step: str, path: str = "step") -> str:
-        """The name, if it is that of one step. Raises StepNotFound or InvalidParams for `path`."""
-        if step in self.states:
-            return step
-        found = self.steps_named(step, path)
-        if len(found) > 1:
-            raise InvalidParams(
-                f"{path}: {step!r} is a group of {len(found)} steps, and this takes one: {found[0]}, for example",
-                path=path,
-                hint=f"stoker workflow show {self.workflow.id} --steps",
-            )
-        return found[0]
 
     def handlers(self, roots: AbstractSet[str]) -> set[str]:
         """The steps that run again with `roots`, because they watch how these end."""

@@ -26,7 +26,8 @@ from stoker.rpc.async_client import AsyncClient
 
 if TYPE_CHECKING:
     from stoker.core.views import WorkflowDetails
-    from stoker.core.wire_types import ContextView, ResumePlan
+    from stoker.core.wire_types import ContextView
+    from stoker.core.workflow_answers import ResumePlan
 
 MOST_NAMED: Final = 12
 OPEN: Final = ("running", "paused", "rolling_back")
