@@ -7,6 +7,7 @@ mistake. The daemon checks the flow.
 from __future__ import annotations
 
 import json
+import os.path
 import re
 import sys
 import tomllib
@@ -15,7 +16,7 @@ from pathlib import PurePath
 from typing import Any
 
 from stoker.cli import item_files, nested_flows
-from stoker.cli.kit import render, values
+from stoker.cli.kit import render, secret_sources, values
 from stoker.cli.kit.spec import current_umask, here, overdue, resolve
 from stoker.core.errors import FlowInvalid, FrameTooLarge, ParseError, StokerError, UsageError
 from stoker.core.leaves import leaves, nul_problem
@@ -43,6 +44,7 @@ def _read_file(source: str) -> dict[str, Any]:
     is_json = source.endswith(".json") or (not source.endswith(".toml") and raw.lstrip()[:1] == b"{")
     source = shown(source)
     flow = _json(source, raw) if is_json else _toml(source, raw)
+    secret_sources.place(os.path.dirname(source), flow)
     mistakes = [f"{source}: {mistake}" for mistake in (*item_files.put_in(source, flow), *_unusable(flow))]
     if mistakes:
         raise FlowInvalid(f"{source} has {counted(len(mistakes), 'mistake')}", errors=mistakes)
@@ -66,6 +68,17 @@ def _complete(flow: dict[str, Any]) -> None:
         command = step.get("command")
         if isinstance(command, str) and "{{" not in command and step.get("execution_mode") != "in_process":
             step["command"] = raw_text(resolve(command, {**_env(defaults), **_env(step)}))
+
+
+def secrets(flow: dict[str, Any]) -> dict[str, Any]:
+    """The values of the secrets of a flow and of those that are nested in it, as they are sent. Raises UsageError."""
+    sources: dict[str, str] = {}
+    for path, one in nested_flows.flows(flow):
+        for name, source in secret_sources.declared(one).items():
+            if sources.setdefault(name, source) != source:
+                hint = "give one of them another name"
+                raise UsageError(f"{path}secrets.{name}: an outer or earlier flow has another source for it", hint=hint)
+    return {name: secret_sources.sent(name, source) for name, source in sources.items()}
 
 
 def overdue_steps(flow: dict[str, Any]) -> Iterator[tuple[str, str]]:

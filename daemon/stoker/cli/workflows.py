@@ -87,11 +87,13 @@ def submit(given: Given) -> int:
 def _submit(given: Given, flow: dict[str, Any]) -> WorkflowAccepted:
     """Submit; with `--block` as often as needed until the queues have room for all steps."""
     parameters, room = _parameters(given["param"]), room_wait(given)
-    options = {
+    options: dict[str, Any] = {
         "idempotency_key": given["idempotency_key"],
         "dry_run": given["dry_run"],
         **workflow_parts.part_params(given),
     }
+    if values := flowfile.secrets(flow):
+        options["secrets"] = values
     with connect(given) as client:
         while True:
             try:

@@ -59,6 +59,7 @@ JOB: Final = {
 
 STEP: Final = {
     **JOB,
+    "secrets": "the names of the secrets that the step reads from files in $STOKER_SECRETS_DIR",
     "needs": "steps that must have ended first: names, or {step, on} with on = ok, failed or any (default: ok); with"
     ' same = "item", of another list the step of the same item; {job: 41} and {workflow: 12} are work outside',
     "when": "which ends of its needs let the step run: all_ok, any_failed, all_failed, any_ok, or always; in place of"
@@ -95,6 +96,7 @@ FLOW: Final = {
     "max_running": "how many of its steps may run at once",
     "concurrency": "one run at a time of all workflows of a user with this key, in which {{NAME}} is replaced; policy:"
     " queue (wait, the default), skip (store nothing) or supersede (cancel the older one)",
+    "secrets": "the sources of secrets by name: a file, env:VARIABLE, or - for standard input; the client reads them",
     "on_failure": "steps that run once all others have ended, if the workflow is to fail; they need only each other",
     "on_success": "steps that run once all others have ended, if the workflow is not to fail; they need only each"
     " other",

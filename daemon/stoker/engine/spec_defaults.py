@@ -76,8 +76,8 @@ class SpecDefaults:
         # to_builtins leaves out what was not sent, ten times as fast as a loop over the fields.
         given = {name: getattr(sent, name) for name in msgspec.to_builtins(sent) if name in _SENT}
         given["needs"] = needs
-        if isinstance(sent, JobParams) and sent.secrets is not UNSET:
-            given["secrets"] = tuple(sorted(sent.secrets))
+        if secrets := getattr(sent, "secrets", None):  # of a job with their values, of a step their names
+            given["secrets"] = tuple(sorted(set(secrets)))
         if sent.limits is not UNSET:
             given["limits"] = Limits(**msgspec.structs.asdict(sent.limits))
         spec = Spec(**(merged.values | given))

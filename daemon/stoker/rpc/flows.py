@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from stoker.core.command_limits import MAX_SHOWN
 from stoker.core.errors import InvalidParams
+from stoker.core.job.secret_values import SecretName, Secrets
 from stoker.core.requests import (
     Budget,
     Duration,
@@ -60,6 +61,7 @@ class WorkflowSubmitParams(Params, frozen=True, kw_only=True):
     """`flow` is read separately, so that all of its mistakes are reported at once.
 
     `target`: submit these steps and all that they need; `from`: these and all that need them; both: what lies between.
+    `secrets`: the values of the secrets that the flow declares.
     `reuse`: take over the steps of this workflow, or of the newest one of that name, that are unchanged.
     """
 
@@ -70,6 +72,7 @@ class WorkflowSubmitParams(Params, frozen=True, kw_only=True):
     target: StepNames = ()
     start: StepNames = field(default=(), name="from")
     reuse: JobId | Literal["latest"] | None = None
+    secrets: Secrets = field(default_factory=dict)
 
 
 class FlowHead(Params, frozen=True, kw_only=True):
@@ -81,6 +84,7 @@ class FlowHead(Params, frozen=True, kw_only=True):
     labels: Labels = msgspec.field(default_factory=dict)
     priority: Priority | UnsetType = UNSET
     outputs: dict[Name, Text] = msgspec.field(default_factory=dict)
+    secrets: dict[SecretName, Text] = msgspec.field(default_factory=dict)
     timeout_ms: Duration | None = None
     deadline_ms: Duration | None = None
     max_running: Budget | None = None
@@ -126,6 +130,7 @@ def read_flow(params: WorkflowSubmitParams) -> FlowRequest:
         dry_run=params.dry_run,
         part=Part(params.target, params.start),
         reuse=params.reuse,
+        secrets=params.secrets,
         mistakes=tuple(mistakes),
         unsure=frozenset(unsure),
         unlocatable=frozenset(name for name, fields in unsure.items() if _hides_program(fields)),
@@ -173,6 +178,7 @@ def _read_flow(sent: dict[str, Any], place: str, mistakes: list[Mistake], depth:
         max_running=head.max_running,
         concurrency=head.concurrency,
         outputs=head.outputs,
+        secrets=head.secrets,
         parameters=_declared(sent["parameters"]) if "parameters" in wrong else head.parameters,
     )
     return _ReadFlow(flow, unsure)

@@ -88,6 +88,7 @@ class WorkflowService:
             owner_uid=peer_uid,
             key=request.idempotency_key,
             dry_run=request.dry_run,
+            secrets=request.secrets,
             limits=request.flow.limits,
         )
         future = engine.submit(WorkflowSubmission(engine.intake, offer))

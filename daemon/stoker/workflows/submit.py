@@ -16,8 +16,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stoker.core.errors import IdempotencyConflict, QueueFull, StokerError
+from stoker.core.errors import IdempotencyConflict, InvalidParams, QueueFull, StokerError
 from stoker.core.job.model import Actor, Need, Spec
+from stoker.core.job.secret_values import Secrets
 from stoker.core.schedule.model import Origin
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.definition import ConcurrencyPolicy, FlowLimits, Part
@@ -28,7 +29,7 @@ from stoker.core.workflow.plan import Plan
 from stoker.core.workflow.reuse import ReuseDecision, ReuseWish, decide
 from stoker.core.workflow.state import Intent, Workflow, WorkflowState
 from stoker.engine import conditions
-from stoker.engine.intake import CommandRequest, Intake, drawn_trace_id
+from stoker.engine.intake import CommandRequest, Intake, SecretDigest, drawn_trace_id
 from stoker.engine.memory.blueprint import Blueprint, width_of
 from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.engine.turn import Turn
@@ -40,6 +41,7 @@ from stoker.workflows.step_specs import StepOwner, accept_steps, step_mistake, s
 class WorkflowOffer(Struct, frozen=True, kw_only=True):
     """A workflow as it was sent, and its plan; `origin`: the schedule that submits it.
 
+    `secrets`: the values of those that its steps name.
     `part`: the part of it that is wanted; `met`: the needs outside of that part, which count as met.
     """
 
@@ -54,6 +56,7 @@ class WorkflowOffer(Struct, frozen=True, kw_only=True):
     owner_uid: int
     key: str | None = None
     dry_run: bool = False
+    secrets: Secrets = {}
     limits: FlowLimits = FlowLimits()
     origin: Origin | None = None
 
@@ -104,7 +107,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         self._offer = offer
         self._owner = StepOwner(offer.name, offer.owner_uid, offer.origin)
         self._warnings: dict[str, None] = {}  # in order, and those of the steps of one `each` only once
-        self._digest = _digest(offer)
+        self._digest = _digest(offer, intake.secret_digest)
 
     def declare_reads(self, wanted: Wanted) -> None:
         if self._offer.key:
@@ -232,6 +235,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         if step.handler is not None:
             needs = (gate(ids[step.name]), *needs)
         spec, errors = step_spec(turn, self._intake, self._owner, step, needs)
+        errors += (_no_value(name) for name in spec.secrets if name not in self._offer.secrets)
         if problem is not None and step.needs and problem.details.get("may_come"):
             mistake = step_mistake(step, problem)
             self._warnings[f"{mistake.path}: {mistake.message}"] = None
@@ -268,6 +272,9 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
             for step, spec in zip(self._offer.plan.steps, specs, strict=True)
         ]
         yield from accept_steps(turn, self._intake, run, steps, seen=self.seen)
+        for step, spec, _ in steps:
+            if spec.secrets and step.name not in taken:
+                turn.batch.secrets[run.jobs[step.name]] = {name: self._offer.secrets[name] for name in spec.secrets}
         turn.checkpoint(turn.memory.workflows.context(run, turn.now.wall))
         for name, earlier in taken.items():
             turn.step(run.jobs[name], taken_over(earlier, owner))
@@ -315,8 +322,15 @@ def _answer(run: LiveWorkflow, **about: Any) -> WorkflowAnswer:
     return WorkflowAnswer(id=run.workflow.id, state=run.workflow.state, steps={**run.jobs}, **about)
 
 
-def _digest(offer: WorkflowOffer) -> bytes:
+def _no_value(name: str) -> InvalidParams:
+    hint = "send it in `secrets` of workflow.submit; a schedule cannot have secrets: let the command read a file"
+    return InvalidParams(f"secrets: no value was sent for {name}", hint=hint, path="secrets")
+
+
+def _digest(offer: WorkflowOffer, secret_digest: SecretDigest) -> bytes:
     """The hash of all that was asked; a workflow without further wishes has that of earlier versions."""
     asked = (offer.part, offer.reuse_asked)
     wishes = b"" if offer.part.whole and offer.reuse_asked is None else encode_sorted(asked)
+    if offer.secrets:
+        wishes += encode_sorted({name: secret_digest(name, value) for name, value in offer.secrets.items()})
     return hashlib.blake2b(bytes(offer.sent) + encode_sorted(offer.parameters) + wishes, digest_size=16).digest()

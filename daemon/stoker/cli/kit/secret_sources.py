@@ -5,12 +5,16 @@ Owns the checks of that source. A value is not shown in any message. Nothing her
 
 from __future__ import annotations
 
-import os
+import os.path
 import shlex
 import stat
 from binascii import b2a_base64
 
 from stoker.core.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 LIMIT_BYTES = 64 * 1024
 OTHERS_READ = 0o004
@@ -24,7 +28,26 @@ def secret(text: str) -> tuple[str, dict[str, str]]:
         raise UsageError(f"{name or repr(name)} has no source", hint=HINT)
     if not name:
         raise UsageError("a secret without a name", hint=HINT)
-    return name, {"base64": b2a_base64(value_of(name, source), newline=False).decode()}
+    return name, sent(name, source)
+
+
+def sent(name: str, source: str) -> dict[str, str]:
+    """The value as it is sent. Raises UsageError."""
+    return {"base64": b2a_base64(value_of(name, source), newline=False).decode()}
+
+
+def declared(flow: dict[str, Any]) -> dict[str, str]:
+    """The sources in the table `secrets` of a flow. The daemon refuses a table or an entry of another type."""
+    table = flow.get("secrets")
+    entries = table.items() if isinstance(table, dict) else ()
+    return {name: source for name, source in entries if isinstance(source, str)}
+
+
+def place(folder: str, flow: dict[str, Any]) -> None:
+    """Files of secrets are named as seen from the flow file."""
+    for name, source in declared(flow).items():
+        if source != "-" and not source.startswith("env:"):
+            flow["secrets"][name] = os.path.join(folder, source)
 
 
 def value_of(name: str, source: str) -> bytes:

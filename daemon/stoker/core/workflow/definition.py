@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from stoker.core.job import conditions
 from stoker.core.job.conditions import Tree
 from stoker.core.job.model import NeedOn, When
+from stoker.core.job.secret_values import MAX_SECRETS, SecretName, Secrets
 from stoker.core.raw_bytes import RawBytes
 from stoker.core.requests import (
     MAX_LABELS,
@@ -148,6 +149,7 @@ class StepParams(JobWork, frozen=True, kw_only=True):
     width: Budget | UnsetType = UNSET
     fail_fast: bool | UnsetType = UNSET
     abort_on: ExitCodes | UnsetType = UNSET
+    secrets: Annotated[tuple[SecretName, ...], Meta(max_length=MAX_SECRETS)] | UnsetType = UNSET
 
     needs: Annotated[tuple[StepName | StepNeed, ...], Meta(max_length=MAX_NEEDS)] = ()
     when: StepWhen | UnsetType = UNSET
@@ -260,6 +262,7 @@ class Flow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=T
     labels: dict[str, str] = {}
     priority: int | UnsetType = UNSET
     outputs: dict[str, str] = {}
+    secrets: dict[str, str] = {}
     timeout_ms: Duration | None = None
     deadline_ms: Duration | None = None
     max_running: Budget | None = None
@@ -339,6 +342,7 @@ class FlowRequest(Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     part: Part = Part()
     reuse: int | Literal["latest"] | None = None
+    secrets: Secrets = {}
     mistakes: tuple[Mistake, ...] = ()
     unsure: frozenset[str] = frozenset()
     unlocatable: frozenset[str] = frozenset()

@@ -20,7 +20,7 @@ from stoker.core.workflow.state import Edge
 from stoker.core.workflow.step_names import BEGINS, entries_of, outer_of
 from stoker.core.workflow.template import pieces_of
 
-_OF_INNER = frozenset({"name", "steps", "parameters", "defaults", "verify", "outputs"})
+_OF_INNER = frozenset({"name", "steps", "parameters", "defaults", "verify", "outputs", "secrets"})
 _OF_OUTER = frozenset(
     {
         "needs",

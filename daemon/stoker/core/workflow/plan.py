@@ -37,6 +37,7 @@ from stoker.core.workflow.handlers import phase
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake
 from stoker.core.workflow.nesting import unfold, wrong_fields, wrong_outputs
 from stoker.core.workflow.state import Edge
+from stoker.core.workflow.step_secrets import wrong_secrets
 from stoker.core.workflow.template import TemplateNames, filled_text, named
 
 WHOLE = ""  # in place of a group: the width of all steps of a workflow
@@ -197,6 +198,7 @@ def _judge(
     """Add the mistakes of one step against the rest of its flow."""
     path = flow.path(name)
     mistakes += wrong_fields(path, step)
+    mistakes += wrong_secrets(flow, path, step)
     seen: dict[str, set[str]] = {}  # by entry: what of it is needed
     for need, where in _named_needs(step, path):
         wrong = _wrong_need(flow, name, need, seen, hinted=len(mistakes) < MAX_MISTAKES)

@@ -29,7 +29,7 @@ MOST_NAMED = 3
 # The fields that decide about the work of a step. `env` and files are compared by name.
 _COMPARED = (
     "command", "args", "stdin", "working_dir", "umask", "execution_mode", "success_exit_codes", "sources",
-    "produces",
+    "produces", "secrets",
 )  # fmt: skip
 
 
