@@ -189,9 +189,30 @@ async def test_turns_when_each_takes_the_whole_time_then_the_loop_goes_on_after_
     shared = round_robin.RoundRobin(lambda callback: callback)
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
     for number in range(4):
-        shared.ask(Slow(number))
+        shared.ask(Slow(number), 0)
     asyncio.get_running_loop().call_soon(lambda: taken_before.append(len(taken)))
     await until_async(lambda: len(taken) == 4)
 
     assert taken_before == [1]
     assert taken == [0, 1, 2, 3]
+
+
+async def test_turns_when_one_user_has_many_connections_then_another_waits_for_one_turn() -> None:
+    taken: list[str] = []
+
+    class Client:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def take_turn(self, _until: float) -> None:
+            taken.append(self.name)
+
+    shared = round_robin.RoundRobin(lambda callback: callback)
+    for number in range(100):
+        shared.ask(Client(f"many {number}"), 1)
+    for number in range(2):
+        shared.ask(Client(f"few {number}"), 2)
+    await until_async(lambda: len(taken) == 102)
+
+    assert taken[:6] == ["many 0", "few 0", "many 1", "few 1", "many 2", "many 3"]
+    assert taken[-1] == "many 99"

@@ -16,7 +16,7 @@ from typing import Any
 
 from stoker.core.errors import DaemonUnreachable, NoAnswer, StokerError
 from stoker.rpc import wire
-from stoker.rpc.conversation import default_path, error_of, unreachable
+from stoker.rpc.conversation import check_server, default_path, error_of, unreachable
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024  # a workflow of 10 000 steps takes a few MiB
 READ_BYTES = 64 * 1024
@@ -90,6 +90,11 @@ class _Connection:
             reader, writer = await asyncio.open_unix_connection(os.fspath(path), limit=READ_BYTES)
         except OSError as error:
             raise unreachable(path, error) from error
+        try:
+            check_server(writer.get_extra_info("socket"), os.fspath(path))
+        except BaseException:
+            writer.close()
+            raise
         return cls(reader, writer)
 
     @property

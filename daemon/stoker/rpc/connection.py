@@ -194,7 +194,7 @@ class ClientConnection(asyncio.Protocol):
         """Ask for a turn: one, however often this is called before it."""
         if not self._turn_due:
             self._turn_due = True
-            self._gate.backend.turns.ask(self)
+            self._gate.backend.turns.ask(self, self.peer.uid)
 
     def take_turn(self, until: float) -> None:
         """Begin the requests that there is room for, send the answers, then continue, pause or close."""

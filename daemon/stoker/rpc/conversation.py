@@ -184,6 +184,11 @@ class Conversation:
         except OSError as error:
             connecting.close()
             raise unreachable(self.socket_path, error) from error
+        try:
+            check_server(connecting, self.socket_path)
+        except BaseException:
+            connecting.close()
+            raise
         self._socket = connecting
         self._reader = connecting.makefile("rb")
         return connecting
@@ -266,6 +271,22 @@ def default_path() -> str:
     from stoker.paths import first_within_reach, socket_paths  # noqa: PLC0415 - not for a job, which has STOKER_SOCKET
 
     return first_within_reach(socket_paths(None, os.environ, os.getuid()), os.path.exists)
+
+
+def check_server(connected: socket.socket, path: str) -> None:
+    """Raises PermissionDenied unless the server is root, this user, or the owner of the socket's directory.
+
+    Without this another user could listen at a path in /tmp, and get the commands that are submitted there.
+    """
+    _, uid, _ = struct.unpack("=iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if uid in (0, os.geteuid()):
+        return
+    owner = os.stat(os.path.dirname(path) or ".").st_uid  # noqa: PTH116, PTH120 - pathlib is slow to load
+    if uid != owner:
+        raise PermissionDenied(
+            f"{path} is served by uid {uid}, which is neither root, nor you, nor the owner of its directory ({owner})",
+            hint="name the socket of a daemon that you trust with --socket or STOKER_SOCKET",
+        )
 
 
 def error_of(answer: dict[str, Any]) -> StokerError:

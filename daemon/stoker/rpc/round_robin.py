@@ -1,7 +1,8 @@
-"""The turns of all connections: one after the other, for a few milliseconds in each iteration of the event loop.
+"""The turns of all connections: users in turn, and of each user its connections in turn, for a few milliseconds in each
+iteration of the event loop.
 
 Owns the order. Invariant: an iteration of the loop stays short, and a connection waits for at most one turn of each
-other one, however many are busy.
+other user, and of each other one of its own user, however many are busy.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ class TurnTaker(Protocol):
 
 class RoundRobin:
     def __init__(self, watched: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
-        self._due: deque[TurnTaker] = deque()
+        self._due: dict[int, deque[TurnTaker]] = {}  # by user, in the order of the users' turns
+        self._waiting = 0
         self._scheduled = False
         self._callback = watched(self._serve)
         self._loop: asyncio.AbstractEventLoop | None = None  # asked for once: Python 3.11 makes a system call of it
 
-    def ask(self, taker: TurnTaker) -> None:
-        """Let it take one turn, after all that have asked before."""
-        self._due.append(taker)
+    def ask(self, taker: TurnTaker, uid: int) -> None:
+        """Let it take one turn, after all of its user that have asked before."""
+        self._due.setdefault(uid, deque()).append(taker)
+        self._waiting += 1
         self._schedule()
 
     def _schedule(self) -> None:
@@ -38,14 +41,23 @@ class RoundRobin:
             self._loop = self._loop or asyncio.get_running_loop()
             self._loop.call_soon(self._callback)
 
+    def _next(self) -> TurnTaker:
+        """The next connection of the first user, who comes last from now on."""
+        uid, takers = next(iter(self._due.items()))
+        del self._due[uid]
+        taker = takers.popleft()
+        if takers:
+            self._due[uid] = takers
+        self._waiting -= 1
+        return taker
+
     def _serve(self) -> None:
         self._scheduled = False
         now = time.perf_counter()
         end = now + TURN_S
         try:
             while self._due and now < end:
-                taker = self._due.popleft()
-                taker.take_turn(now + TURN_S / (1 + len(self._due)))
+                self._next().take_turn(now + TURN_S / (1 + self._waiting))
                 now = time.perf_counter()
         finally:
             self._schedule()
