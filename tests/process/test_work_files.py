@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stoker.core.job.model import Outcome, OutcomeKind
 from stoker.core.outputs import MAX_BYTES
-from stoker.process.work_files import NAMES_PER_LISTING, NAMES_PER_LOOKUP, NO_OUTPUT, OUTPUT, RunOutput, WorkFiles
+from stoker.process.shared_files import MOST, SharedFiles
+from stoker.process.work_files import (
+    NAMES_PER_LISTING,
+    NAMES_PER_LOOKUP,
+    NO_OUTPUT,
+    OUTPUT,
+    InputsFile,
+    RunOutput,
+    WorkFiles,
+    inputs_text,
+)
 from tests.support.facts import DEADLINE_S, until
 from tests.support.jobs import spec
 
@@ -135,24 +147,76 @@ def test_results_when_names_are_known_then_only_a_file_among_them_is_read(work_f
     assert (unread.output, read.output) == (None, '{"a":"1"}')
 
 
-def test_events_when_runs_have_the_same_then_they_share_a_file_that_is_read_only(work_files: WorkFiles) -> None:
-    same: dict[bytes, str] = {}
+PUTS = [(WorkFiles.put_events, WorkFiles.events), (WorkFiles.put_inputs, WorkFiles.inputs)]
+Put = Callable[[WorkFiles, str, bytes], None]
+PathOf = Callable[[WorkFiles, str], str]
+each_put = pytest.mark.parametrize(("put", "path_of"), PUTS, ids=["events", "inputs"])
+
+
+@each_put
+def test_file_when_runs_get_the_same_then_they_share_one_that_is_read_only(
+    work_files: WorkFiles, put: Put, path_of: PathOf
+) -> None:
     runs = (RUN, "8.1.b", "9.1.c")
     for run, data in zip(runs, (b"a", b"a", b"b"), strict=True):
-        work_files.put_events(run, data, same)
+        put(work_files, run, data)
 
-    files = [Path(work_files.events(run)).stat() for run in runs]
-    assert [file.st_nlink for file in files] == [2, 2, 1]
+    files = [Path(path_of(work_files, run)).stat() for run in runs]
+    assert files[0].st_ino == files[1].st_ino != files[2].st_ino
     assert {stat.S_IMODE(file.st_mode) for file in files} == {0o400}
-    assert [Path(work_files.events(run)).read_bytes() for run in runs] == [b"a", b"a", b"b"]
+    assert [Path(path_of(work_files, run)).read_bytes() for run in runs] == [b"a", b"a", b"b"]
 
 
-def test_events_when_the_other_run_has_ended_then_the_file_is_written_anew(work_files: WorkFiles) -> None:
-    same: dict[bytes, str] = {}
-    work_files.put_events(RUN, b"a", same)
-    Path(work_files.events(RUN)).unlink()
+@each_put
+def test_file_when_the_other_run_has_ended_then_the_next_gets_the_same(
+    work_files: WorkFiles, put: Put, path_of: PathOf
+) -> None:
+    put(work_files, RUN, b"a")
+    inode = Path(path_of(work_files, RUN)).stat().st_ino
+    work_files.remove([RUN])
 
-    work_files.put_events("8.1.b", b"a", same)
-    work_files.put_events("8.1.b", b"a", {})  # a second try, over the file of the first
+    put(work_files, "8.1.b", b"a")
 
-    assert Path(work_files.events("8.1.b")).read_bytes() == b"a"
+    assert Path(path_of(work_files, "8.1.b")).stat().st_ino == inode
+    put(work_files, "8.1.b", b"c")  # a second try, over the file of the first
+    assert Path(path_of(work_files, "8.1.b")).read_bytes() == b"c"
+
+
+def test_file_when_a_worker_changed_its_own_then_no_other_run_gets_that(work_files: WorkFiles) -> None:
+    work_files.put_inputs(RUN, b"a")
+    changed = Path(work_files.inputs(RUN))
+    changed.chmod(0o600)
+    changed.write_bytes(b"changed")
+
+    work_files.put_inputs("8.1.b", b"a")
+
+    assert Path(work_files.inputs("8.1.b")).read_bytes() == b"a"
+
+
+def test_file_when_many_contents_were_kept_then_the_oldest_make_room(work_files: WorkFiles, tmp_path: Path) -> None:
+    runs = [f"{number}.1.a" for number in range(MOST + 5)]
+    for number, run in enumerate(runs):
+        work_files.put_inputs(run, b"%d" % number)
+    work_files.remove(runs)
+
+    assert len(list((tmp_path / "work").glob("same*"))) == MOST
+    work_files.put_inputs(RUN, b"0")
+    assert Path(work_files.inputs(RUN)).read_bytes() == b"0"
+
+
+def test_file_when_no_link_can_be_made_then_each_run_gets_its_own(tmp_path: Path) -> None:
+    files = SharedFiles(str(tmp_path / "missing" / "same"))
+
+    for name in ("one", "other"):
+        files.put(str(tmp_path / name), b"a")
+
+    assert [(tmp_path / name).read_bytes() for name in ("one", "other")] == [b"a", b"a"]
+
+
+def test_inputs_when_they_are_written_at_once_then_they_are_as_need_by_need(tmp_path: Path) -> None:
+    ends: list[tuple[str, dict[str, Any]]] = [("a", {"state": "succeeded"}), ("b", {"state": "failed"})]
+    file = InputsFile(str(tmp_path / "inputs"))
+    file.add(ends)
+    file.close()
+
+    assert inputs_text(ends) == (tmp_path / "inputs").read_bytes()

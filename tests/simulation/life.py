@@ -75,7 +75,10 @@ class NothingHandedOn(WorkFiles):
         job, attempt, _ = run_id.split(".")
         return LISTS[(int(job) + int(attempt)) % len(LISTS)]
 
-    def put_events(self, run_id: str, data: bytes, same: dict[bytes, str]) -> None:  # noqa: ARG002 - as its like
+    def put_events(self, run_id: str, data: bytes) -> None:  # noqa: ARG002 - as its like
+        self._deny()
+
+    def put_inputs(self, run_id: str, data: bytes) -> None:  # noqa: ARG002 - as its like
         self._deny()
 
     def remove(self, run_ids: Iterable[str]) -> None:

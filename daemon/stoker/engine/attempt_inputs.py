@@ -32,7 +32,7 @@ from stoker.engine.memory import LiveState
 from stoker.engine.step_files import StepFiles
 from stoker.executors.base import Executor, Report, Sink, Start, never_started
 from stoker.process.secret_files import NoPrivatePlace
-from stoker.process.work_files import InputsFile, WorkFiles
+from stoker.process.work_files import InputsFile, WorkFiles, inputs_text
 from stoker.store import attempts, checkpoints, conditions, secret_rows
 from stoker.store.attempts import Needed
 from stoker.store.reader import Reader
@@ -106,11 +106,11 @@ class AttemptInputs:
         size = sum(len(one.output or "") for one in needed)
         if len(needed) < len(jobs) or size > SMALL_INPUTS_BYTES:
             return None
-        variable = _InputsVariable()
+        variable, seen = _InputsVariable(), _seen(start.job, needed)
+        variable.add(seen)
         try:
-            _write_needs(
-                [_seen(start.job, needed)], InputsFile(self._work_files.inputs(start.attempt.run_id)), variable
-            )
+            if spec.execution_mode is not ExecutionMode.IN_PROCESS:
+                self._work_files.put_inputs(start.attempt.run_id, inputs_text((one.name, _end(one)) for one in seen))
         except OSError:  # it is written again, in the thread
             return None
         return replace(start, inputs=variable.text)
@@ -287,19 +287,16 @@ class _Written(Struct, frozen=True):
 def _write_all(
     connection: sqlite3.Connection, work_files: WorkFiles, box: SecretBox, starts: Sequence[Start]
 ) -> list[_Written]:
-    same: dict[bytes, str] = {}
     written = []
     for start in starts:
         try:
-            written.append(_write(connection, work_files, box, start, same))
+            written.append(_write(connection, work_files, box, start))
         except (SecretsGone, NoPrivatePlace) as why:
             written.append(_Written(refused=str(why)))
     return written
 
 
-def _write(
-    connection: sqlite3.Connection, work_files: WorkFiles, box: SecretBox, start: Start, same: dict[bytes, str]
-) -> _Written:
+def _write(connection: sqlite3.Connection, work_files: WorkFiles, box: SecretBox, start: Start) -> _Written:
     job, run_id = start.job, start.attempt.run_id
     data, damaged = None, list[CheckpointDamaged]()
     if job.attempts > 1:
@@ -311,9 +308,9 @@ def _write(
         if data is not None:
             work_files.put_checkpoint(run_id, data)
         if job.spec.wait_for is not None:
-            work_files.put_events(run_id, msgspec.json.encode(events) + b"\n", same)
+            work_files.put_events(run_id, msgspec.json.encode(events) + b"\n")
         if job.spec.hook is not None:
-            work_files.put_events(run_id, msgspec.json.encode(job.spec.hook_data) + b"\n", same)
+            work_files.put_events(run_id, msgspec.json.encode(job.spec.hook_data) + b"\n")
         if start.needed:
             _write_needs(_needs(connection, job, start.needed), InputsFile(work_files.inputs(run_id)), variable)
         if job.spec.secrets:

@@ -25,6 +25,7 @@ from stoker.files import make_regular, open_regular
 from stoker.paths import SOCKET_PATH_BYTES
 from stoker.process.attempt_logs import last_words, log_of
 from stoker.process.secret_files import SecretFiles, places
+from stoker.process.shared_files import SharedFiles
 
 
 class RunOutput(Struct, frozen=True):
@@ -52,6 +53,8 @@ class WorkFiles:
         self.secrets = SecretFiles(() if environ is None else places(environ), instance)
         self._root = state_dir / "work"
         self._state_dir = state_dir
+        self._same_inputs = SharedFiles(f"{self._root}/same{INPUTS}")
+        self._same_events = SharedFiles(f"{self._root}/same{EVENTS}")
         self._guessed = 0  # how many names the directory has
         self._changed_at = -1  # when the directory was changed, as it says
         self._seen_at = 0.0  # when that was seen first (monotonic)
@@ -95,24 +98,11 @@ class WorkFiles:
     def put_checkpoint(self, run_id: str, data: bytes) -> None:
         self._put(self.checkpoint(run_id), data)
 
-    def put_events(self, run_id: str, data: bytes, same: dict[bytes, str]) -> None:
-        """`same`: the file that was written before, by its content.
+    def put_events(self, run_id: str, data: bytes) -> None:
+        self._same_events.put(self.events(run_id), data)
 
-        Runs with the same events share one file, which is read-only. A file of its own for each would cost up to a
-        millisecond: ext4 passes over all inodes that were freed in the last seconds before it finds one.
-        """
-        path = self.events(run_id)
-        if (other := same.get(data)) is not None:
-            try:
-                os.link(other, path)
-            except OSError:  # the other run has ended, an older file is there, or there are no links
-                pass
-            else:
-                return
-        self._put(path, data)
-        os.chmod(path, 0o400)  # noqa: PTH101 - against workers that write to it by mistake
-        same.clear()  # their contents may be large
-        same[data] = path
+    def put_inputs(self, run_id: str, data: bytes) -> None:
+        self._same_inputs.put(self.inputs(run_id), data)
 
     def put_sources(self, run_id: str, hashes: bytes) -> None:
         """The hashes of its sources, until its end."""
@@ -224,13 +214,22 @@ class InputsFile:
     def add(self, ends: Iterable[tuple[str, dict[str, Any]]]) -> None:
         """Add needs by name, each with `state reason exit_code outputs`. Raises OSError."""
         for name, end in ends:
-            self._file.write(self._before + msgspec.json.encode(name) + b":" + msgspec.json.encode(end))
+            self._file.write(self._before + _input(name, end))
             self._before = b",\n"
 
     def close(self) -> None:
         """Complete the file. Raises OSError."""
         with self._file:
             self._file.write(b"{}\n" if self._before == b"{" else b"}\n")
+
+
+def _input(name: str, end: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(name) + b":" + msgspec.json.encode(end)
+
+
+def inputs_text(ends: Iterable[tuple[str, dict[str, Any]]]) -> bytes:
+    """The content of an `InputsFile` with these needs."""
+    return b"{" + b",\n".join(_input(name, end) for name, end in ends) + b"}\n"
 
 
 def parse_output(written: bytes) -> RunOutput:
