@@ -6,10 +6,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from stoker.core.job.model import NeedOn, When
 from stoker.core.job.run_if import RunIf
-from stoker.core.workflow.definition import Flow, FlowRequest, ItemSource, StepDefaults, StepParams
+from stoker.core.workflow.definition import Concurrency, Flow, FlowRequest, ItemSource, StepDefaults, StepParams
 from stoker.core.workflow.fan_out import BEGIN, COLLECT
 from stoker.core.workflow.nesting import has_later_list, inner_flow, is_critical, seen_as, split_word
 from stoker.core.workflow.plan import Plan, plan_flow
@@ -117,6 +118,43 @@ def test_word_when_names_have_dots_then_the_step_is_found() -> None:
     flow = Flow(name="flow", steps={"b.c": step()})
 
     assert split_word(flow, "b.c.y.z") == ("b.c", "y.z")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "instead"),
+    [
+        ("timeout_ms", 1_000, "timeout_ms in the steps"),
+        ("deadline_ms", 1_000, "timeout_ms in the steps"),
+        ("concurrency", Concurrency(key="k"), "in the flow that is submitted"),
+        ("on_failure", {"h": step()}, 'when = "any_failed"'),
+        ("on_success", {"h": step()}, "with `needs`"),
+        ("finally", {"h": step()}, 'when = "always"'),
+    ],
+)
+def test_plan_when_a_nested_flow_has_a_field_of_whole_ones_then_it_is_refused(
+    field: str, value: Any, instead: str
+) -> None:
+    name = "finally_" if field == "finally" else field
+    build = replace(nest({"a": step()}), workflow=Flow(name="inner", steps={"a": step()}, **{name: value}))
+
+    (mistake,) = plan_of({"build": build}).mistakes
+
+    assert mistake.path == f"steps.build.workflow.{field}"
+    assert instead in (mistake.hint or "")
+
+
+def test_plan_when_a_nested_flow_has_labels_and_limits_then_its_steps_have_them() -> None:
+    inner = Flow(
+        name="inner", steps={"a": step(labels={"b": "2"}), "c": step()}, labels={"a": "1"}, priority=7, max_running=1
+    )
+    deep = Flow(name="deep", steps={"build": replace(step(), command="", workflow=inner), "d": step()}, max_running=3)
+
+    plan = plan_of({"x": replace(step(), command="", workflow=deep)}, max_running=9)
+
+    made = {one.name: one.sent for one in plan.steps}
+    assert (made["x/build/a"].labels, made["x/build/c"].labels) == ({"a": "1", "b": "2"}, {"a": "1"})
+    assert (made["x/build/c"].priority, made["x/d"].priority) == (7, msgspec.UNSET)
+    assert (plan.widths, plan.labels) == ({"": 9, "x/": 3, "x/build/": 1}, {})
 
 
 def test_plan_when_a_list_comes_later_at_two_depths_then_it_is_refused() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from stoker.core.job.model import NeedOn, When
 from stoker.core.workflow import strategies
-from stoker.core.workflow.definition import Flow, FlowRequest, Part, StepParams, StepWhen
+from stoker.core.workflow.definition import Flow, FlowRequest, ItemSource, Part, StepParams, StepWhen
 from stoker.core.workflow.plan import plan_flow
 from stoker.core.workflow.selection import Selection, select
 from stoker.core.workflow.state import Edge
@@ -93,6 +95,40 @@ def test_select_when_needs_are_outside_then_the_condition_is_over_those_inside()
 
     assert (steps["docs"].needs, steps["docs"].when) == ((), None)
     assert (steps["alert"].needs, steps["alert"].when) == ((Edge("docs", NeedOn.ANY),), When.ANY_FAILED)
+
+
+def lost(steps: dict[str, StepParams], *starts: str, completed: Collection[str] = ()) -> list[tuple[str, str]]:
+    plan = plan_flow(FlowRequest(flow=Flow(name="f", steps=steps, max_running=2), raw=msgspec.Raw(b"{}")), None)
+    selection = select(plan, Part(starts=starts), completed)
+    assert selection.plan.mistakes or selection.plan.widths[""] == 2
+    return [(one.path, one.message) for one in selection.plan.mistakes]
+
+
+def test_select_when_ifs_and_lists_are_of_what_is_outside_then_each_is_a_mistake() -> None:
+    steps = {
+        "get": step(),
+        "all": step(each=("x", "y")),
+        "list": replace(step("get", "all"), run_if="needs.get.exit_code == 0 && needs.all.size() > 1"),
+        "work": replace(step("get"), each=ItemSource(step="list", output="o"), run_if="item != 'needs.get'"),
+        "sum": replace(step("work", "get"), run_if="needs.work.size() > 1"),
+    }
+
+    words = "which is outside of the part"
+    asked = [("steps.list.if", f"it asks for {name!r}, {words}") for name in ("all", "get")]
+    assert lost(steps, "list") == asked
+    assert lost(steps, "work") == [("steps.work.each", f"its list comes from 'list', {words}")]
+    assert sorted(lost(steps, "list", "sum", "work")) == asked
+    assert lost(steps, "work", completed={"list"}) == []
+    assert lost(steps, "get", "all") == []
+
+
+def test_select_when_an_output_of_a_nested_flow_is_outside_then_it_is_a_mistake() -> None:
+    inner = Flow(name="i", steps={"a": step(), "b": step("a")}, outputs={"o": "{{a.x}}", "p": "{{b.x}}"})
+    steps = {"build": StepParams(workflow=inner), "use": step("build")}
+
+    words = "{{a.x}} is an output of a step that is outside of the part"
+    assert lost(steps, "build/b") == [("steps.build.workflow.outputs.o", words)]
+    assert lost(steps, "build/b", completed={"build/a"}) == []
 
 
 def test_select_when_names_are_wrong_then_each_is_a_mistake() -> None:

@@ -12,6 +12,7 @@ from stoker.core.workflow.step_names import (
     found_steps,
     group_of,
     outer_of,
+    outers_of,
     path_of,
     steps_named,
 )
@@ -53,6 +54,7 @@ def test_name_when_it_leads_through_flows_then_each_entry_and_label_is_known() -
 
     assert entries_of(name) == [("build", "a/b"), ("c:1", "d"), ("e", None)]
     assert (outer_of(name), outer_of("e")) == ("build[a/b]/c:1[d]/", "")
+    assert outers_of(name) == ["", "build[a/b]/", "build[a/b]/c:1[d]/"]
     assert (fan_out_of("build[a/b]/c[d]"), fan_out_of(name)) == ("build[a/b]/c", None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -177,19 +178,25 @@ def test_ends_when_a_crash_came_before_their_second_half_then_the_start_goes_on(
         assert step_states(client, ended) == {"a": "skipped", "alert": "skipped", "clean": "succeeded"}
 
 
+def two_run(client: stoker.Client, workflow: int) -> bool:
+    return list(step_states(client, workflow).values()).count("running") == 2
+
+
 def test_most_running_when_it_is_set_then_no_more_steps_of_the_workflow_run_at_once(
     client: stoker.Client, gate: Gate
 ) -> None:
     steps = {name: gate.spec("exit 0") for name in "abc"}
     workflow = sent_flow(client, steps, max_running=2)
+    nested = sent_flow(client, {"x": {"workflow": {"name": "child", "steps": steps, "max_running": 2}}})
 
-    until(lambda: list(step_states(client, workflow).values()).count("running") == 2, why="two steps")
-    waits = next(name for name, state in step_states(client, workflow).items() if state == "queued")
-    why = client.call("job.why", {"id": job_of(client, workflow, waits)})
-    assert "at most 2 steps of workflow" in why["message"]
+    for flow_id, of in (workflow, f"workflow {workflow}"), (nested, "'x'"):
+        until(partial(two_run, client, flow_id), why="two steps")
+        waits = next(name for name, state in step_states(client, flow_id).items() if state == "queued")
+        why = client.call("job.why", {"id": job_of(client, flow_id, waits)})
+        assert f"at most 2 steps of {of} run at once" in why["message"]
     gate.open()
 
-    assert flow_end(client, workflow) == "succeeded"
+    assert [flow_end(client, one) for one in (workflow, nested)] == ["succeeded", "succeeded"]
 
 
 def test_labels_when_the_flow_has_some_then_it_and_its_steps_are_found_by_them(client: stoker.Client) -> None:

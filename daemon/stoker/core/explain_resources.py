@@ -73,7 +73,7 @@ def _lacks(job: Job, name: str, amount: int, facts: JobFacts) -> Blocker:
 
 def _narrow(job: Job, name: str, width: int, holders: list[int]) -> Blocker:
     """A limit of its workflow, or of its group, for steps that run at once."""
-    group = name.partition("/")[2]
+    group = name.partition("/")[2].removesuffix("/")  # of a nested workflow its steps have this before their names
     what = f"of {group!r}" if group else f"of workflow {job.workflow_id}"
     message = f"at most {counted(width, 'step')} {what} run at once" + (f": {jobs_text(holders)}" if holders else "")
     details = {"group": group or None, "width": width, "holders": holders}

@@ -19,8 +19,8 @@ from stoker.core.schedule.model import Origin
 from stoker.core.workflow.fan_out import Planned
 from stoker.core.workflow.items import item_text
 from stoker.core.workflow.mistakes import Mistake
-from stoker.core.workflow.plan import WHOLE
 from stoker.core.workflow.state import Step
+from stoker.core.workflow.step_names import outers_of
 from stoker.engine import conditions
 from stoker.engine.intake import Intake, from_schedule
 from stoker.engine.memory.blueprint import width_of
@@ -107,7 +107,8 @@ def accept_steps(
     """
     workflow = run.workflow
     for planned, spec, open_needs in steps:
-        groups = (WHOLE,) if planned.group is None else (WHOLE, planned.group)
+        flows = outers_of(planned.name)  # each may have a `max_running`
+        groups = flows if planned.group is None else [*flows, planned.group]
         widths = {width: 1 for group in groups if (width := width_of(workflow.id, group)) in run.widths}
         limited = replace(spec, resources=spec.resources | widths) if widths else spec
         job = intake.accept(

@@ -20,7 +20,20 @@ from stoker.core.workflow.state import Edge
 from stoker.core.workflow.step_names import BEGINS, entries_of, outer_of
 from stoker.core.workflow.template import pieces_of
 
-_OF_INNER = frozenset({"name", "steps", "parameters", "defaults", "verify", "outputs", "secrets"})
+_WHOLE_TIME = (
+    "a limit of time is one of the whole workflow",
+    "timeout_ms in the steps, or in the flow that is submitted",
+)
+_WHOLE_END = "such a handler waits for the whole workflow"
+# The fields of a flow that have no meaning inside another one, with what to write instead.
+_NOT_INNER = {
+    "timeout_ms": _WHOLE_TIME,
+    "deadline_ms": _WHOLE_TIME,
+    "concurrency": ("only whole workflows wait for each other", "say it in the flow that is submitted"),
+    "on_failure": (_WHOLE_END, 'a step of this flow with `needs` and when = "any_failed"'),
+    "on_success": (_WHOLE_END, "a step of this flow with `needs`"),
+    "finally_": (_WHOLE_END, 'a step of this flow with `needs` and when = "always"'),
+}
 _OF_OUTER = frozenset(
     {
         "needs",
@@ -54,13 +67,9 @@ def wrong_fields(path: str, step: StepParams) -> Iterator[Mistake]:
     if isinstance(step.each, ItemSource) and has_later_list(step.workflow):
         message = "a group whose list comes from a step cannot have another such group inside"
         yield Mistake(f"{path}.each", message, "let one step hand on the whole list")
-    yield from (
-        Mistake(
-            f"{path}.workflow.{field}", "only the outermost flow can say it", "say it in the flow that is submitted"
-        )
-        for field in set(Flow.__struct_fields__) - _OF_INNER
-        if getattr(step.workflow, field) != getattr(_FLOW, field)
-    )
+    for field, (message, hint) in _NOT_INNER.items():
+        if getattr(step.workflow, field) != getattr(_FLOW, field):
+            yield Mistake(f"{path}.workflow.{field.removesuffix('_')}", message, hint)
 
 
 def wrong_outputs(flow: Flow) -> Iterator[Mistake]:

@@ -6,18 +6,21 @@ the names that a person types stand for steps and for whole groups.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.similar_names import did_you_mean
 from stoker.core.workflow.definition import OUTSIDE, Part
+from stoker.core.workflow.expression import references
 from stoker.core.workflow.fan_out import Planned
 from stoker.core.workflow.mistakes import Mistake
+from stoker.core.workflow.nesting import seen_as
 from stoker.core.workflow.plan import Plan, layered
 from stoker.core.workflow.state import behind
-from stoker.core.workflow.step_names import group_of, steps_named
+from stoker.core.workflow.step_names import fan_out_of, group_of, outer_of, outers_of, steps_named
+from stoker.core.workflow.template import pieces_of
 
 
 class Selection(Struct, frozen=True):
@@ -53,7 +56,31 @@ def select(plan: Plan, part: Part, completed: Collection[str] = ()) -> Selection
     if mistakes:
         return Selection(replace(plan, mistakes=tuple(mistakes)))
     chosen |= {step.name for step in plan.steps if step.handler is not None} | _waiting(plan.steps, chosen)
-    return _cut_out(plan, chosen, completed)
+    cut = _cut_out(plan, chosen, completed)
+    inside = {step.name for step in cut.plan.steps}
+    lost = [one for step in plan.steps if step.name in chosen for one in _lost(step, inside)]
+    return Selection(replace(plan, mistakes=tuple(dict.fromkeys(lost)))) if lost else cut
+
+
+def _lost(step: Planned, inside: Collection[str]) -> Iterator[Mistake]:
+    """The ends that a step looks at and that are outside of the part: it could only fail."""
+    cut = {seen for edge in step.needs if edge.step not in inside if (seen := seen_as(edge.step, step.name))}
+    hint = "choose it too, or take over its end: --reuse latest"
+    if step.run_if is not None:
+        asked = references(step.run_if.text)["needs"]
+        for need in dict.fromkeys(fan_out_of(need) or need for need in sorted(cut)):
+            if need in asked:
+                yield Mistake(f"{step.path}.if", f"it asks for {need!r}, which is outside of the part", hint)
+    if step.source is not None and f"{outer_of(step.name)}{step.source.step}" not in inside:
+        message = f"its list comes from {step.source.step!r}, which is outside of the part"
+        yield Mistake(f"{step.path}.each", message, hint)
+    if step.inner is not None:
+        for text in step.sent.args or ():
+            name, _, value = str(text).partition("=")
+            for word in pieces_of(value)[1::2]:
+                if any(word.startswith(f"{need.removeprefix(step.name + '/')}.") for need in cut):
+                    message = f"{{{{{word}}}}} is an output of a step that is outside of the part"
+                    yield Mistake(f"{step.path}.workflow.outputs.{name}", message, hint)
 
 
 def _chosen(steps: Sequence[Planned], named: Mapping[str, list[str]], part: Part) -> set[str]:
@@ -90,7 +117,7 @@ def _cut_out(plan: Plan, chosen: Collection[str], completed: Collection[str]) ->
             inside = tuple(edge for edge in kept if edge.step in chosen or edge.step in outside)
             steps.append(replace(step, needs=inside, when=step.when if inside else None))
     met = tuple(name for name in needs if name not in chosen and name not in outside)
-    groups = {step.group for step in steps}
+    groups = {step.group for step in steps}.union(*(outers_of(step.name) for step in steps))
     widths = {group: width for group, width in plan.widths.items() if group in groups}
     return Selection(replace(plan, steps=tuple(steps), widths=widths, layers=layered(steps)), met, outside)
 

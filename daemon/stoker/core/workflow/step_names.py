@@ -52,6 +52,12 @@ def outer_of(name: str) -> str:
     return "".join(f"{part}/" for part in outer)
 
 
+def outers_of(name: str) -> list[str]:
+    """The same for each flow that the step is in, from the outermost, whose steps share no beginning."""
+    *outer, _ = path_of(name)
+    return ["".join(f"{part}/" for part in outer[:depth]) for depth in range(len(outer) + 1)]
+
+
 def fan_out_of(name: str) -> str | None:
     """The step whose items made this one, as in `build[x]/link` for `build[x]/link[1]`; None if it has no label."""
     return name[: name.rindex("[")] if name.endswith("]") else None
