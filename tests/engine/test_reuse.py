@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from stoker.core.errors import PermissionDenied, StokerError
+from stoker.core.errors import StokerError, WorkflowNotFound
 from stoker.core.workflow.definition import Flow, FlowRequest, StepParams
 from stoker.workflows.reuse import wish_of
 from tests.support.facts import until
@@ -279,7 +279,7 @@ def test_reuse_when_the_run_is_of_another_user_then_it_is_refused(shared: Daemon
         flow=Flow(name="flow", steps={"a": StepParams(command="true")}), raw=msgspec.Raw(b"{}"), reuse=earlier
     )
 
-    with pytest.raises(PermissionDenied, match="is of another user"):
+    with pytest.raises(WorkflowNotFound, match="of yours"):
         asyncio.run(wish_of(rows_of(shared), request, 64_242))
 
 
