@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 UNSEEN = {"unseen", "never_started"}
 FINAL = {"succeeded", "failed", "cancelled", "expired", "superseded", "skipped"}
 AGAIN = {"retry", "restart", "release", "reset"}
-AT_FIRST = dict.fromkeys(("attempts", "failures", "orphanings", "checkpoint_floor"), 0)
+AT_FIRST = dict.fromkeys(("attempts", "failures", "orphanings", "not_needed", "checkpoint_floor"), 0)
 CHAINED = "seq, at, kind, subject, from_state, to_state, cause, actor_uid"
 
 

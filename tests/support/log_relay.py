@@ -28,6 +28,7 @@ class LogRelay(threading.Thread):
         self._pipe = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._target = target
+        self._reading = threading.Lock()  # held from the look at `_flows` to the read: after `block` nothing is read
         self._flows = threading.Event()
         self._flows.set()
         self._over = False
@@ -36,11 +37,14 @@ class LogRelay(threading.Thread):
         with self._target.open("ab", buffering=0) as target:
             while not self._over or _ready(self._pipe, select.POLLIN, 0):
                 self._flows.wait()
-                if _ready(self._pipe, select.POLLIN, LOOK_MS) and self._flows.is_set():
-                    target.write(os.read(self._pipe, PIPE_BYTES))
+                if _ready(self._pipe, select.POLLIN, LOOK_MS):
+                    with self._reading:
+                        if self._flows.is_set():
+                            target.write(os.read(self._pipe, PIPE_BYTES))
 
     def block(self) -> None:
-        self._flows.clear()
+        with self._reading:
+            self._flows.clear()
 
     def unblock(self) -> None:
         self._flows.set()

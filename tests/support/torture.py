@@ -242,12 +242,11 @@ class Faults:
         relay = self._daemon.relay
         assert relay is not None, "this daemon's stderr is no pipe"
         relay.block()
-        with contextlib.suppress(NeverCame):
-            until(lambda: relay.blocked, timeout_s=5)
-        if relay.blocked:
-            until(self._answered, why="an answer while stderr is blocked")
-            assert relay.blocked
-            self.fired["stderr"] += 1
+        self._daemon.signal(signal.SIGHUP)  # it logs that it has read its settings
+        until(lambda: relay.blocked, why="a line of the log in the pipe")
+        until(self._answered, why="an answer while stderr is blocked")
+        assert relay.blocked
+        self.fired["stderr"] += 1
 
     def _kill_launcher(self) -> None:
         running = launchers(self._daemon.state_dir)
