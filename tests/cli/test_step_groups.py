@@ -61,6 +61,13 @@ def test_group_when_a_step_stands_for_it_then_that_step_is_not_counted() -> None
     assert step_groups.cells(row)[:4] == ("compile x2", "-", "running", "1/2 done, 1 running")
 
 
+def test_needs_when_they_are_of_a_matrix_then_each_group_is_one() -> None:
+    needs = [{"step": f"test[linux,3.{minor}]", "on": "ok"} for minor in (11, 12)]
+    (row,) = step_groups.grouped([a_step("report", needs=needs, when="any_ok")])
+
+    assert step_groups.needs(row) == "test[linux,3.11; linux,3.12](any_ok)"
+
+
 def test_step_when_it_has_an_if_then_the_remark_has_it() -> None:
     (row,) = step_groups.grouped([a_step("a", "skipped", run_if="parameters.env == 'prod'")])
 

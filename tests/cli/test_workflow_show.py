@@ -71,6 +71,7 @@ def test_show_when_a_list_came_at_run_time_then_its_steps_stand_with_their_group
 
     assert [line.split()[0] for line in shown] == ["list", "compile", "compile[a]", "compile[b]", "last"]
     assert shown[-1].endswith("  if needs.compile.size() == 2")
+    assert "  compile (for each of list.files)\n" in planned
     assert planned.endswith("  last (if needs.compile.size() == 2)\n")
 
 

@@ -150,7 +150,9 @@ def _plan_remark(table: str, step: dict[str, Any]) -> str:
     words = step.get("when") or " ".join(need_text(need, on) for need, on in needs if on != "ok")
     whens = [f"when {words}"] if words else []
     ifs = [render.cut(f"if {step['if']}", MOST_IF)] if "if" in step else []
-    return "; ".join([*handler, *width, *whens, *ifs])
+    each = step.get("each")
+    lists = [f"for each of {each['step']}.{each['output']}"] if isinstance(each, dict) and "output" in each else []
+    return "; ".join([*handler, *lists, *width, *whens, *ifs])
 
 
 @Command(

@@ -12,7 +12,7 @@ from stoker.core.workflow.step_names import group_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
 MOST_NAMES = 8
@@ -53,7 +53,8 @@ def _together(group: str, names: list[str]) -> str:
         return f"{group} x{len(names)}"  # the labels stand within the names, as in `all[x]/run`
     labels = [name.removeprefix(group).strip("[:]") for name in names]
     more = [f"… {len(labels) - MOST_LABELS} more"] if len(labels) > MOST_LABELS else []
-    return f"{group}[{', '.join([*labels[:MOST_LABELS], *more])}]"
+    between = "; " if any("," in label for label in labels) else ", "  # a label of a matrix has commas
+    return f"{group}[{between.join([*labels[:MOST_LABELS], *more])}]"
 
 
 def few(names: list[str], most: int = MOST_NAMES) -> str:
@@ -75,3 +76,12 @@ def need_text(need: str, condition: str) -> str:
 
 def need_texts(step: Mapping[str, Any]) -> list[str]:
     return [need_text(need, condition) for need, condition in edges(step)]
+
+
+def needs_by_group(steps: Iterable[Mapping[str, Any]]) -> list[str]:
+    """All needs of these steps, each once: `compile[lexer, parser](any_ok)`."""
+    names: dict[str, dict[str, None]] = {}
+    for step in steps:
+        for need, condition in edges(step):
+            names.setdefault(condition, {})[need] = None
+    return [need_text(group, condition) for condition, needs in names.items() for group in groups([*needs])]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stoker.cli.kit import outcome, render
 from stoker.cli.kit.graph_shape import URGENT
-from stoker.cli.kit.naming import few, groups, need_texts
+from stoker.cli.kit.naming import few, needs_by_group
 from stoker.cli.kit.progress import bar
 from stoker.core.reason_words import last_line
 from stoker.core.units import counted, span
@@ -108,7 +108,7 @@ def cells(row: StepGroup) -> tuple[object, ...]:
 
 def needs(row: StepGroup) -> str:
     """The needs of its steps, each once."""
-    return few(groups(list(dict.fromkeys(text for step in row.steps for text in need_texts(step)))))
+    return few(needs_by_group(row.steps))
 
 
 def remark(row: StepGroup) -> str:
