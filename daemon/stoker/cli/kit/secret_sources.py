@@ -6,7 +6,6 @@ Owns the checks of that source. A value is not shown in any message. Nothing her
 from __future__ import annotations
 
 import os.path
-import shlex
 import stat
 from binascii import b2a_base64
 
@@ -86,6 +85,8 @@ def _file(path: str) -> bytes:
                 f"{path} is not a file", hint="what comes through a pipe: COMMAND | stoker submit --secret NAME=-"
             )
         if mode & OTHERS_READ:
+            import shlex  # noqa: PLC0415 - every submit loads this module, and shlex loads regular expressions
+
             raise UsageError(
                 f"{path} can be read by everybody (mode {stat.S_IMODE(mode):o})", hint=f"chmod 600 {shlex.quote(path)}"
             )
