@@ -376,6 +376,19 @@ async def test_file_when_most_of_it_is_free_then_it_shrinks_in_pieces(state: Ope
     assert least <= pieces <= least + 1
 
 
+def test_file_when_a_commit_waits_then_few_pages_are_given_back(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("CREATE TABLE large (data)")
+        connection.execute(
+            "INSERT INTO large VALUES (zeroblob(?))", (2 * retention.SLACK_PAGES * retention.PAGE_BYTES,)
+        )
+        connection.execute("DELETE FROM large")
+
+        assert retention.shrink(connection, 100, lambda: True).removed == retention.FEW_PAGES
+        assert retention.shrink(connection, 100, lambda: False).removed == 100
+
+
 def test_file_when_an_earlier_release_made_it_then_it_is_rewritten_once(
     database: sqlite3.Connection, tmp_path: Path
 ) -> None:

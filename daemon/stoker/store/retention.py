@@ -107,6 +107,7 @@ SWEPT_ROWS = 48  # in one piece: a millisecond, for which an answer may wait
 SWEPT_JOB_ROWS = 192  # in one piece that ends early when a commit waits
 SWEPT_PAGES = 96  # of the rows in one piece
 FEW_JOBS = 8  # removed before the pages are counted again, and before a commit that waits has its turn
+FEW_PAGES = 8  # given back before a commit that waits has its turn
 SWEPT_BYTES = 1024 * 1024
 PAGE_BYTES = 4_096
 # Free pages that stay in the file: the next jobs need them, and moving pages to and fro costs more than they do.
@@ -345,15 +346,21 @@ def forget_recoveries(connection: sqlite3.Connection) -> Swept:
     return Swept(connection.execute(FORGET_RECOVERIES, (SWEPT_RECOVERIES, KEPT_RECOVERIES)).rowcount)
 
 
-def shrink(connection: sqlite3.Connection, pages: int) -> Swept:
-    """Give up to `pages` free pages of the file back to the file system; the next checkpoint truncates it."""
+def shrink(connection: sqlite3.Connection, pages: int, awaited: Callable[[], bool] = lambda: False) -> Swept:
+    """Give up to `pages` free pages of the file back to the file system, fewer if the writer is `awaited`.
+
+    The next checkpoint truncates the file.
+    """
     free, total = _pragma(connection, "freelist_count"), _pragma(connection, "page_count")
     excess = min(pages, free - max(SLACK_PAGES, total // SLACK_SHARE))
     if excess <= 0 or not _pragma(connection, "auto_vacuum"):
         return Swept(0)
-    for _ in range(excess):  # a step of this pragma frees one page, and `execute` takes one, as it has no columns
+    count = 0
+    while count < excess and (not count or count % FEW_PAGES or not awaited()):
+        # a step of this pragma frees one page, and `execute` takes one, as it has no columns
         connection.execute("PRAGMA incremental_vacuum(1)")
-    return Swept(excess, 2 * excess)
+        count += 1
+    return Swept(count, 2 * count)
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

@@ -25,7 +25,7 @@ from stoker.upkeep.pace import Pace
 
 DIRECTORIES = 500  # of jobs, in one piece
 PIECE_S = 0.2  # limit of a piece
-SHRUNK_PAGES = 16  # in one piece
+SHRUNK_PAGES = 96  # in one piece that ends early when a commit waits
 
 
 class Leftovers:
@@ -54,18 +54,21 @@ class Leftovers:
             and await self.sweep_changes(pace)
             and await self._sweep_logs(pace)
             and await self._repeat(pace, rows.sweep_checkpoints)
-            and await self._repeat(pace, rows.shrink, SHRUNK_PAGES)
+            and await self._repeat(pace, rows.shrink, SHRUNK_PAGES, self._commit_waits)
         )
         await self._writer.sync_sweeps()
         return is_done
 
     async def sweep_rows(self, pace: Pace) -> bool:
         """Remove the rows of purged jobs. False if `pace` ran out before the end."""
-        return await self._repeat(pace, rows.sweep_rows, lambda: self._writer.awaited)
+        return await self._repeat(pace, rows.sweep_rows, self._commit_waits)
 
     async def sweep_changes(self, pace: Pace) -> bool:
         """Delete the changes that were given up. False if `pace` ran out before the end."""
-        return await self._repeat(pace, old_changes.sweep, lambda: self._writer.awaited)
+        return await self._repeat(pace, old_changes.sweep, self._commit_waits)
+
+    def _commit_waits(self) -> bool:
+        return self._writer.awaited
 
     async def _repeat(self, pace: Pace, piece: Callable[..., Swept], *args: object) -> bool:
         while not pace.is_over:
