@@ -34,6 +34,18 @@ def test_standstill_when_all_wait_for_jobs_behind_them_then_it_names_each() -> N
     assert found.remedy.startswith("stoker queue set bulk --max-running 3; ")
 
 
+def test_standstill_when_queues_block_each_other_then_it_names_both() -> None:
+    known = {NINE: QUEUED, TEN: Standing(queues=frozenset({"other"}))}
+
+    found = standstill("bulk", {5: [TEN], 6: [NINE], 7: [NINE]}, known, ["bulk", "other"], {"other": 2})
+
+    assert str(found).startswith(
+        "all 3 running jobs of queues 'bulk', 'other' wait for jobs that are queued behind them: job 5 waits for job 10"
+    )
+    assert found is not None
+    assert found.remedy.startswith("stoker queue set bulk --max-running 2; ")
+
+
 @pytest.mark.parametrize(
     "nine",
     [

@@ -64,6 +64,32 @@ def test_wait_when_all_running_jobs_do_so_then_one_line_is_logged_and_a_slot_end
     assert len(told(shared, queue="pair")) == 1
 
 
+def test_wait_when_two_queues_block_each_other_then_one_line_names_both(
+    shared: DaemonProcess, client: stoker.Client, program: str, tmp_path: Path
+) -> None:
+    gates, names = {name: Gate(tmp_path / name) for name in ("left", "right")}, ("left", "right")
+    for name in names:
+        client.call("queue.set", {"name": name, "max_running": 1})
+    parents = [
+        submit(client, gates[name].spec(f"{program} run --queue {other} -- true"), queue=name)
+        for name, other in (names, names[::-1])
+    ]
+    for parent in parents:
+        running(client, parent)
+
+    for gate in gates.values():
+        gate.open()
+
+    event = next(iter(until(lambda: told(shared, running=2, queue="left") + told(shared, running=2, queue="right"))))
+    other = "right" if event["queue"] == "left" else "left"
+    assert event["why"].startswith(f"all 2 running jobs of queues {event['queue']!r}, {other!r} wait for jobs")
+    behind = [*queued(client, "left"), *queued(client, "right")]
+    assert [client.why(job)["code"] for job in behind] == ["standstill"] * 2
+    client.call("queue.set", {"name": "left", "max_running": 2})
+    assert [end_of(client, job)[0] for job in (*parents, *behind)] == ["succeeded"] * 4
+    assert len(told(shared, queue="left") + told(shared, queue="right")) == 1
+
+
 def test_wait_when_it_holds_each_slot_of_the_daemon_then_a_cancel_ends_it(
     shared: DaemonProcess, client: stoker.Client, program: str
 ) -> None:

@@ -197,8 +197,7 @@ def _no_slot(_job: Job, facts: JobFacts) -> Blocker | None:
 
 def _standing_still(found: Standstill, facts: JobFacts) -> Blocker:
     if not facts.hidden.isdisjoint(found.named):
-        whose = "the daemon" if found.queue is None else f"queue {found.queue!r}"
-        message = f"all running jobs of {whose} ({len(found.waits)}) wait for jobs that are queued behind them"
+        message = f"all running jobs of {found.where} ({len(found.waits)}) wait for jobs that are queued behind them"
         return Blocker("standstill", message, found.remedy, {"queue": found.queue, "waits": []})
     waits = [
         {"job": job, "jobs": list(wait.jobs), "workflow": wait.workflow}

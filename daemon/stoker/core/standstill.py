@@ -1,4 +1,4 @@
-"""A standstill: all running jobs of a queue, or of the daemon, wait for jobs that are queued behind them.
+"""A standstill: all running jobs of a queue, of several or of the daemon wait for jobs that are queued behind them.
 
 Owns the decision, from what programs inside running jobs wait for, and its words. Nothing follows from it by itself: a
 person raises a limit or cancels a job. Invariant: while one of the running jobs waits for nothing, or for a job that
@@ -8,12 +8,14 @@ may run, it is no standstill.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from types import MappingProxyType
 
 from msgspec import Struct
 
 from stoker.core.units import counted, few
 
 MOST_NAMED = 5
+NONE_BESIDE: Mapping[str, int] = MappingProxyType({})
 
 
 class Wait(Struct, frozen=True):
@@ -40,16 +42,25 @@ class Standing(Struct, frozen=True):
 
 
 class Standstill(Struct, frozen=True):
-    """The running jobs with what each waits for. `queue`: the one whose limit they reach; None: that of the daemon."""
+    """The running jobs with what each waits for. `queue`: the one whose limit they reach; None: that of the daemon.
+
+    `beside`: other full queues, whose running jobs belong to it, by the number of these: each blocks another one.
+    """
 
     queue: str | None
     waits: Mapping[int, Sequence[Wait]]
+    beside: Mapping[str, int] = NONE_BESIDE
 
     def __str__(self) -> str:
-        whose = "" if self.queue is None else f" of queue {self.queue!r}"
+        whose = "" if self.queue is None else f" of {self.where}"
         every = "the only running job" if len(self.waits) == 1 else f"all {len(self.waits)} running jobs"
         verb, them = ("waits", "it") if len(self.waits) == 1 else ("wait", "them")
         return f"{every}{whose} {verb} for jobs that are queued behind {them}: {self._named()}"
+
+    @property
+    def where(self) -> str:
+        names = ", ".join(repr(name) for name in (self.queue, *sorted(self.beside)))
+        return "the daemon" if self.queue is None else f"{'queues' if self.beside else 'queue'} {names}"
 
     @property
     def named(self) -> set[int]:
@@ -65,7 +76,7 @@ class Standstill(Struct, frozen=True):
     @property
     def remedy(self) -> str:
         """The next command of a person, and how to do without it."""
-        most = len(self.waits) + 1
+        most = len(self.waits) - sum(self.beside.values()) + 1
         more = (
             f"set [daemon] max_running to {most} or more, then: stoker config reload"
             if self.queue is None
@@ -75,15 +86,19 @@ class Standstill(Struct, frozen=True):
 
 
 def standstill(
-    queue: str | None, waits: Mapping[int, Sequence[Wait]], standings: Mapping[Wait, Standing], behind: Container[str]
+    queue: str | None,
+    waits: Mapping[int, Sequence[Wait]],
+    standings: Mapping[Wait, Standing],
+    behind: Container[str],
+    beside: Mapping[str, int] = NONE_BESIDE,
 ) -> Standstill | None:
     """Judge the jobs that hold all slots of a queue, or of the daemon: what each waits for, and how that stands.
 
-    `behind`: the queues whose jobs cannot start before one of these slots is free.
+    `behind`: the queues whose jobs cannot start before one of these slots is free. `beside`: see Standstill.
     """
     asked = [standings[wait] for each in waits.values() for wait in each]
     stands = all(waits.values()) and all(_is_stuck(standing, behind) for standing in asked)
-    return Standstill(queue, waits) if stands and any(standing.queues for standing in asked) else None
+    return Standstill(queue, waits, beside) if stands and any(standing.queues for standing in asked) else None
 
 
 def _is_stuck(standing: Standing, behind: Container[str]) -> bool:

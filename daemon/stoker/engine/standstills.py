@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -113,33 +114,42 @@ class Standstills:
         while self._look_again:
             self._look_again = False
             for queue in set(self._full()) - self._logged:
-                found = await self.find(queue)
+                found = None if queue in self._logged else await self.find(queue)
                 if found is not None:
-                    self._logged.add(queue)
+                    self._logged |= {queue, *found.beside}
                     log(LogEvent.QUEUE_STANDSTILL, queue=queue, running=len(found.waits), why=str(found))
         self._looking = False
 
     async def find(self, queue: str | None) -> Standstill | None:
-        """The standstill of a queue, or of the whole daemon, as it is now."""
-        if queue not in self._full():
-            return None
-        waits = self._waits_of(queue)
-        standings = await self._standings(waits)
-        if waits != self._waits_of(queue) or queue not in self._full():  # it changed meanwhile
-            return None
-        return standstill(queue, waits, standings, self._behind(queue))
+        """The standstill of a queue, or of the whole daemon, as it is now.
 
-    def _waits_of(self, queue: str | None) -> dict[int, tuple[Wait, ...]]:
+        Full queues for whose jobs its jobs wait belong to it: queues can block each other.
+        """
+        together = frozenset({queue})
+        while together.issubset(self._full()):
+            waits = self._waits_of(together)
+            standings = await self._standings(waits)
+            full = set(self._full())
+            if waits != self._waits_of(together) or not together <= full:  # it changed meanwhile
+                return None
+            further = full.intersection(name for each in standings.values() for name in each.queues) - together
+            if queue is None or not further:
+                beside = {name: self._memory.running[name] for name in together if name not in (None, queue)}
+                return standstill(queue, waits, standings, self._behind(together), beside)
+            together |= further
+        return None
+
+    def _waits_of(self, queues: AbstractSet[str | None]) -> dict[int, tuple[Wait, ...]]:
         return {
             job: tuple(self._waits.get(run.attempt.run_id, ()))
             for job, run in self._memory.runs.items()
-            if queue in (None, run.job.spec.queue)
+            if None in queues or run.job.spec.queue in queues
         }
 
-    def _behind(self, queue: str | None) -> list[str]:
-        """The queues whose jobs wait for a slot of this one, or of the daemon."""
-        names = self._memory.queues if queue is None else (queue,)
-        return [name for name in names if not self._memory.queues[name].paused]
+    def _behind(self, queues: AbstractSet[str | None]) -> list[str]:
+        """The queues whose jobs wait for a slot of these, or of the daemon."""
+        paused = {name for name, queue in self._memory.queues.items() if queue.paused}
+        return [name for name in self._memory.queues if (None in queues or name in queues) and name not in paused]
 
     async def _standings(self, waits: Mapping[int, Sequence[Wait]]) -> dict[Wait, Standing]:
         asked = {wait for each in waits.values() for wait in each}
