@@ -120,7 +120,7 @@ def test_commands_when_typed_then_they_print_what_is_shown(block: Block, shared:
         for verb in ("pause", "resume"):
             shared.cli("queue", verb, "default")
     if "needs flow.toml" in block.mark:
-        (flow,) = (other.text for other in blocks(TEXT) if other.language == "toml" and "a file" in other.mark)
+        (flow,) = (other.text for other in blocks(TEXT) if other.language == "toml" and "a file, written" in other.mark)
         (shared.home / "flow.toml").write_text(flow)
     steps = [(match["command"].replace("\n> ", "\n"), match["output"]) for match in COMMAND.finditer(block.text)]
     mark = "-- the next command --"
