@@ -360,7 +360,7 @@ def shrink(connection: sqlite3.Connection, pages: int, awaited: Callable[[], boo
         # a step of this pragma frees one page, and `execute` takes one, as it has no columns
         connection.execute("PRAGMA incremental_vacuum(1)")
         count += 1
-    return Swept(count, 2 * count)
+    return Swept(count, count)  # of WAL about as many pages, by its growth
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
