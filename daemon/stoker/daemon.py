@@ -30,10 +30,12 @@ from stoker.core.units import counted
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.environment import WorkerContext, allowed
 from stoker.executors.handlers import load_handlers
+from stoker.foreign import PLACE
 from stoker.host.threads import start_threads
 from stoker.paths import first_within_reach, socket_paths, state_dir, with_state_dir
 from stoker.process import open_files
 from stoker.process.identity import boot_id, pid_namespace
+from stoker.process.run_roots import RunRoots
 from stoker.process.work_files import WorkFiles
 from stoker.rpc.entrance import Entrance
 from stoker.service.engine import Engine
@@ -132,7 +134,8 @@ class Daemon:
             socket=str(self._entrance.path),
             instance=opened.instance.id,
             tokens=Tokens(opened.instance.token_key),
-            work_files=WorkFiles(self._directory.root, opened.instance.id, self._environ),
+            work_files=WorkFiles(self._directory.root, opened.instance.id, self._environ, self._roots()),
+            spawner=self._config.run_as.spawner,
             epoch=opened.instance.epoch,
             base=allowed(self._environ, self._config.daemon.env_allow, self._config.daemon.path),
             umask=self._umask,
@@ -140,6 +143,15 @@ class Daemon:
             cgroups=cgroups,
         )
         return Engine(self._config, self._directory, opened, context, self._background, self._watchdog)
+
+    def _roots(self) -> RunRoots:
+        """The directories of runs. Those of users count also after a change back to `service`, for runs of before."""
+        submitter = self._config.run_as.user == "submitter"
+        users = Path(self._config.run_as.directory)
+        if not submitter and not users.is_dir():
+            return RunRoots(self._directory.root)
+        PLACE.begin(str(users))
+        return RunRoots(self._directory.root, users, submitter=submitter)
 
     async def _recover(self, engine: Engine) -> None:
         """Recover and begin to dispatch. Raises StorageFailed."""

@@ -17,7 +17,11 @@ import stat
 import time
 from pathlib import Path
 
+from stoker.foreign import MAX_BYTES, PLACE, reached
+
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+# A link, a socket, a device that is not there; another file system where that is not expected.
+NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EXDEV})
 LOCK_S = 0.5
 LOCK_TRIES = 25
 MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -33,14 +37,15 @@ class NotRegular(OSError):
 
 def open_regular(path: str | Path) -> int:
     """A descriptor for reading. Raises FileNotFoundError (also if the file loses its name meanwhile) or NotRegular."""
+    owner = PLACE.owner_of(str(path))
     try:
-        descriptor = os.open(path, READ)
+        descriptor = os.open(path, READ) if owner is None else PLACE.open(str(path), READ)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):  # a link, a socket, a device that is not there
+        if error.errno in NOT_REGULAR:
             raise NotRegular(path) from error
         raise
     try:
-        _check(path, os.fstat(descriptor))
+        (_check if owner is None else _check_foreign)(path, os.fstat(descriptor))
     except BaseException:
         os.close(descriptor)
         raise
@@ -48,9 +53,11 @@ def open_regular(path: str | Path) -> int:
 
 
 def read_regular(path: str | Path) -> bytes:
-    """The whole content. Raises as `open_regular` does."""
+    """The whole content. Raises as `open_regular` does, and EFBIG for a large file of another user."""
     with open(open_regular(path), "rb") as file:
-        return file.read()
+        if PLACE.owner_of(str(path)) is not None and os.fstat(file.fileno()).st_size > MAX_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+        return file.read(-1 if PLACE.owner_of(str(path)) is None else MAX_BYTES)
 
 
 def paths_in(directory: Path, suffix: str) -> list[Path]:
@@ -123,13 +130,26 @@ def _check(path: str | Path, opened: os.stat_result) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
+def _check_foreign(path: str | Path, opened: os.stat_result) -> None:
+    """A file of the user, by one name only, so that it is no hard link to the file of another."""
+    if not stat.S_ISREG(opened.st_mode) or opened.st_uid != PLACE.owner_of(str(path)) or opened.st_nlink > 1:
+        raise NotRegular(path)
+
+
 def make_regular(path: str) -> int:
-    """A descriptor for writing to a new file, which replaces an existing file of that name."""
-    try:
-        return os.open(path, MAKE, 0o600)
-    except FileExistsError:
-        os.unlink(path)  # noqa: PTH108 - as everywhere here, a path may be text
-        return os.open(path, MAKE, 0o600)
+    """A descriptor for writing to a new file, which replaces an existing file of that name.
+
+    In the directory of a user that user can read it, and others cannot enter that directory.
+    """
+    with reached(path) as name:
+        try:
+            descriptor = os.open(name, MAKE, 0o600)
+        except FileExistsError:
+            os.unlink(name)  # noqa: PTH108 - as everywhere here, a path may be text
+            descriptor = os.open(name, MAKE, 0o600)
+    if PLACE.owner_of(path) is not None:
+        os.fchmod(descriptor, 0o644)
+    return descriptor
 
 
 def write_new(path: Path, content: bytes) -> None:

@@ -101,7 +101,9 @@ def test_spec_when_it_exists_then_it_cannot_be_changed() -> None:
 def test_run_id_when_parsed_then_it_is_written_again_and_anything_else_is_refused() -> None:
     assert RunId.parse("42.1.00ff00ff00ff00ff") == RunId(42, 1, "00ff00ff00ff00ff")
     assert str(RunId(42, 1, "00ff00ff00ff00ff")) == "42.1.00ff00ff00ff00ff"
-    for text in ("", "42", "42.1", "42.one.ff", "4.2.1.ff"):
+    assert RunId.parse("42.1.00ff00ff00ff00ff.1000") == RunId(42, 1, "00ff00ff00ff00ff", 1000)
+    assert str(RunId(42, 1, "00ff00ff00ff00ff", 1000)) == "42.1.00ff00ff00ff00ff.1000"
+    for text in ("", "42", "42.1", "42.one.ff", "4.2.1.ff", "4.2.1.0.0"):
         with pytest.raises(ValueError, match=r"unpack|invalid literal"):
             RunId.parse(text)
 

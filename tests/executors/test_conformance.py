@@ -55,7 +55,7 @@ class Bench:
         self._jobs += 1
         spec = jobs.spec(execution_mode=self.mode, grace_ms=GRACE_MS, env=PATH, **self.works[work])
         job = jobs.job(State.RUNNING, asked=spec, id=self._jobs, attempts=1)
-        named = launcher or self.executor.launcher
+        named = launcher or self.executor.launcher_for(job)
         assert named is not None
         run_id = f"{job.id}.1.{secrets.token_hex(8)}"
         return Start(job, Attempt(run_id=run_id, job_id=job.id, ordinal=1, launcher=named, created_at=1))
@@ -277,7 +277,7 @@ async def test_acknowledge_when_repeated_then_it_is_harmless(bench: Bench) -> No
 
 
 async def test_launcher_when_asked_then_attempts_can_name_one(bench: Bench) -> None:
-    assert bench.executor.launcher
+    assert bench.executor.launcher_for(jobs.job(State.QUEUED))
 
 
 # --- where outcomes are kept: the launcher ------------------------------------------------------------------

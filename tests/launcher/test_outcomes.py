@@ -38,7 +38,7 @@ def on_call(host: LauncherHost, name: str) -> tuple[LaunchOrder, Path]:
 
 
 def written(host: LauncherHost) -> dict[str, Exited]:
-    return {exited.run_id: exited for _, outcomes in read_outcomes(host.state_dir) for exited in outcomes}
+    return {exited.run_id: exited for _, outcomes in read_outcomes(host.roots) for exited in outcomes}
 
 
 async def ended_without_daemon(host: LauncherHost) -> tuple[LauncherClient, LaunchOrder, LaunchOrder]:
@@ -88,7 +88,7 @@ async def test_outcome_when_the_daemon_goes_before_it_acknowledged_then_it_is_wr
 
     client.close()
 
-    await until_async(lambda: find_launchers(host.state_dir).alive == [])
+    await until_async(lambda: find_launchers(host.roots).alive == [])
     assert list(written(host)) == [unsettled.run_id]
 
 
@@ -103,7 +103,7 @@ async def test_outcome_when_its_ack_waits_behind_many_orders_then_it_is_not_writ
 
     client.close()
 
-    await until_async(lambda: find_launchers(host.state_dir).alive == [])
+    await until_async(lambda: find_launchers(host.roots).alive == [])
     assert set(written(host)) == {order.run_id for order in orders}
 
 
@@ -113,7 +113,7 @@ async def test_outcome_when_a_daemon_is_there_then_nothing_is_written(host: Laun
     await host.run(client, host.order("/bin/true"))
     await client.list_runs()
 
-    assert read_outcomes(host.state_dir) == []
+    assert read_outcomes(host.roots) == []
 
 
 async def test_outcome_when_its_tree_still_lives_then_it_is_written_once_that_is_gone(host: LauncherHost) -> None:
@@ -154,7 +154,7 @@ async def test_outcome_when_the_disk_does_not_take_it_then_it_is_tried_again(hos
     client.close()
     errors = host.state_dir / "launchers" / f"{client.launcher}.err"
     await until_async(lambda: "outcomes are not written" in errors.read_text())
-    alive = find_launchers(host.state_dir).alive
+    alive = find_launchers(host.roots).alive
     directory.mkdir()
 
     await until_async(lambda: order.run_id in written(host))
@@ -196,7 +196,7 @@ async def test_outcome_when_the_disk_fails_then_it_is_written_before_the_launche
     await host.gone_from_proc(client.facts.pid)
     attached.detach()
     assert [call.injected for call in calls_of(trace)].count(True) == 1
-    ((_, outcomes),) = read_outcomes(host.state_dir)
+    ((_, outcomes),) = read_outcomes(host.roots)
     assert set(outcomes) == {host.first_report(Exited, order)}
 
 
@@ -208,7 +208,7 @@ async def test_outcome_when_a_line_is_read_then_it_equals_the_message_on_the_soc
     client.close()
     await until_async(lambda: order.run_id in written(host))
 
-    (path, outcomes), *others = read_outcomes(host.state_dir)
+    (path, outcomes), *others = read_outcomes(host.roots)
     assert (path.stem, others) == (client.launcher, [])
     assert outcomes == [host.first_report(Exited, order)]
     assert json.loads(path.read_text())["op"] == "exit"
@@ -238,7 +238,7 @@ async def test_launcher_when_a_daemon_is_connected_then_it_stays_though_nothing_
     os.kill(client.facts.pid, signal.SIGTERM)
 
     assert await client.list_runs() == []
-    assert find_launchers(host.state_dir).alive == [client.launcher]
+    assert find_launchers(host.roots).alive == [client.launcher]
 
 
 async def test_launcher_when_it_gets_sigterm_then_it_stays_until_its_workers_have_ended(host: LauncherHost) -> None:

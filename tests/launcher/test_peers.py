@@ -55,7 +55,7 @@ async def test_peer_when_it_never_reads_then_runs_go_on_and_every_outcome_is_kep
     deaf.close()
 
     await until_async(lambda: ended(client.facts.pid), why="the end of the launcher")
-    ((_, outcomes),) = read_outcomes(host.state_dir)
+    ((_, outcomes),) = read_outcomes(host.roots)
     assert {outcome.run_id for outcome in outcomes} == {order.run_id for order in orders}
     assert {outcome.exit_code for outcome in outcomes} == {1}
 

@@ -135,7 +135,7 @@ async def test_client_when_it_closes_behind_an_unread_order_then_that_starts_not
         await until_async(lambda: client._connection._transport is None, why="the end of the socket")
 
     (exited,) = await until_async(
-        lambda: [exited for _, outcomes in read_outcomes(host.state_dir) for exited in outcomes],
+        lambda: [exited for _, outcomes in read_outcomes(host.roots) for exited in outcomes],
         why="the outcome, written down",
     )
     assert (exited.run_id, exited.declined, log_of(order)) == (order.run_id, True, "")

@@ -28,7 +28,7 @@ async def test_find_when_some_are_dead_then_the_lock_tells_and_the_oldest_come_f
     os.kill(second.facts.pid, signal.SIGKILL)
     await host.gone_from_proc(second.facts.pid)
 
-    assert find_launchers(host.state_dir) == ([first.launcher, tenth.launcher], [second.launcher])
+    assert find_launchers(host.roots) == ([first.launcher, tenth.launcher], [second.launcher])
 
 
 async def test_find_when_a_worker_put_a_fifo_in_place_of_a_lock_then_it_is_named(host: LauncherHost) -> None:
@@ -37,7 +37,7 @@ async def test_find_when_a_worker_put_a_fifo_in_place_of_a_lock_then_it_is_named
     os.mkfifo(lock)
 
     with pytest.raises(NotRegular, match=str(lock)):
-        find_launchers(host.state_dir)
+        find_launchers(host.roots)
 
 
 # Attaches to a process as a debugger, and never waits for it.
@@ -64,7 +64,7 @@ async def test_find_when_it_is_frozen_then_it_is_alive(host: LauncherHost) -> No
     client = await host.start()
     os.kill(client.facts.pid, signal.SIGSTOP)
 
-    assert find_launchers(host.state_dir).alive == [client.launcher]
+    assert find_launchers(host.roots).alive == [client.launcher]
 
 
 async def test_find_when_only_a_worker_outlived_it_then_it_is_dead(host: LauncherHost) -> None:
@@ -75,11 +75,11 @@ async def test_find_when_only_a_worker_outlived_it_then_it_is_dead(host: Launche
     await host.gone_from_proc(client.facts.pid)
 
     assert host.workers()
-    assert find_launchers(host.state_dir) == ([], [client.launcher])
+    assert find_launchers(host.roots) == ([], [client.launcher])
 
 
 async def test_find_when_there_is_no_directory_yet_then_no_launcher_is_found(host: LauncherHost) -> None:
-    assert find_launchers(host.state_dir) == ([], [])
+    assert find_launchers(host.roots) == ([], [])
 
 
 async def test_remains_when_they_are_removed_then_only_last_words_stay(host: LauncherHost) -> None:
@@ -91,7 +91,7 @@ async def test_remains_when_they_are_removed_then_only_last_words_stay(host: Lau
     words.write_text("no space left")
 
     for client in (silent, speaking, silent):
-        remove_remains(host.state_dir, client.launcher)
+        remove_remains(host.roots, client.launcher)
 
     assert list((host.state_dir / "launchers").iterdir()) == [words]
 
@@ -106,7 +106,7 @@ async def test_start_when_the_launcher_cannot_begin_then_its_own_words_are_the_e
     with pytest.raises(CannotCreate, match="it is broken"):
         await start_launcher(host.state_dir, 1, host.instance, host.hear)
 
-    assert find_launchers(host.state_dir).alive == []
+    assert find_launchers(host.roots).alive == []
 
 
 async def test_start_when_we_hold_descriptors_then_the_launcher_does_not_inherit_them(host: LauncherHost) -> None:
@@ -155,7 +155,7 @@ async def test_launcher_when_its_daemon_never_says_hello_then_it_waits_and_holds
 
     await client.list_runs()
 
-    assert find_launchers(host.state_dir).alive == [client.launcher]
+    assert find_launchers(host.roots).alive == [client.launcher]
 
 
 async def test_launcher_when_it_dies_then_its_zombie_is_reaped_while_we_live(host: LauncherHost) -> None:

@@ -11,6 +11,7 @@ import pytest
 from stoker.core.errors import CorruptRecord
 from stoker.process.messages import Exited
 from stoker.process.outcomes import read_outcomes, remove_outcomes
+from stoker.process.run_roots import RunRoots
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,26 +32,26 @@ def log(tmp_path: Path) -> Path:
 
 
 def test_outcomes_when_nothing_was_written_then_the_list_is_empty(tmp_path: Path) -> None:
-    assert read_outcomes(tmp_path) == []
+    assert read_outcomes(RunRoots(tmp_path)) == []
 
 
 def test_outcomes_when_lines_are_whole_then_each_is_read_in_order(tmp_path: Path, log: Path) -> None:
     log.write_bytes(line(exited("1.1.aa")) + line(exited("2.1.bb", 3)))
 
-    assert read_outcomes(tmp_path) == [(log, [exited("1.1.aa"), exited("2.1.bb", 3)])]
+    assert read_outcomes(RunRoots(tmp_path)) == [(log, [exited("1.1.aa"), exited("2.1.bb", 3)])]
 
 
 def test_outcomes_when_a_run_was_written_twice_then_it_is_reported_once(tmp_path: Path, log: Path) -> None:
     log.write_bytes(line(exited("1.1.aa")) * 2)
 
-    assert read_outcomes(tmp_path) == [(log, [exited("1.1.aa")])]
+    assert read_outcomes(RunRoots(tmp_path)) == [(log, [exited("1.1.aa")])]
 
 
 @pytest.mark.parametrize("kept", range(1, len(line(exited("2.1.bb"))), 7))
 def test_outcomes_when_the_last_line_is_torn_then_only_it_is_passed_over(tmp_path: Path, log: Path, kept: int) -> None:
     log.write_bytes(line(exited("1.1.aa")) + line(exited("2.1.bb"))[:-1][:kept])
 
-    assert read_outcomes(tmp_path) == [(log, [exited("1.1.aa")])]
+    assert read_outcomes(RunRoots(tmp_path)) == [(log, [exited("1.1.aa")])]
 
 
 @pytest.mark.parametrize(
@@ -63,14 +64,14 @@ def test_outcomes_when_a_whole_line_is_damaged_then_it_is_refused_by_name(
     log.write_bytes(line(exited("1.1.aa")) + damage + line(exited("2.1.bb")))
 
     with pytest.raises(CorruptRecord, match=r"3-cafe0000\.log"):
-        read_outcomes(tmp_path)
+        read_outcomes(RunRoots(tmp_path))
 
 
 def test_outcomes_when_a_fifo_has_the_name_of_a_log_then_no_one_waits_for_it(tmp_path: Path, log: Path) -> None:
     os.mkfifo(log)
 
     with pytest.raises(CorruptRecord, match="not a regular file"):
-        read_outcomes(tmp_path)
+        read_outcomes(RunRoots(tmp_path))
 
 
 def test_outcomes_when_they_are_removed_then_only_those_named_go(tmp_path: Path, log: Path) -> None:
@@ -81,4 +82,4 @@ def test_outcomes_when_they_are_removed_then_only_those_named_go(tmp_path: Path,
     remove_outcomes([log])
     remove_outcomes([log])
 
-    assert [path for path, _ in read_outcomes(tmp_path)] == [other]
+    assert [path for path, _ in read_outcomes(RunRoots(tmp_path))] == [other]

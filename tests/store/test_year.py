@@ -27,6 +27,7 @@ from stoker.engine.loop import Loop
 from stoker.engine.memory import LiveState
 from stoker.engine.turn import Turn
 from stoker.executors.launcher_pool import LauncherPool
+from stoker.process.run_roots import RunRoots
 from stoker.store import sizes, snapshot
 from stoker.store.keys import NewKey
 from stoker.store.writer import Batch
@@ -106,7 +107,7 @@ class Year:
             self.inbox, state.writer, self.memory, self.clock, NoDispatch(), NoHooks(), Stalls(telemetry), after_commit
         )
         reader = state.reader
-        leftovers = Leftovers(reader, state.writer, self.memory, root, self.launchers)
+        leftovers = Leftovers(reader, state.writer, self.memory, RunRoots(root), self.launchers)
         usage = Usage(reader, root / "stoker.db", self.clock)
         self.retention = Retention(
             config,

@@ -25,6 +25,7 @@ from stoker.process.connection import dial
 from stoker.process.identity import read_stat
 from stoker.process.launchers import start_launcher
 from stoker.process.messages import Exited, Gone, LauncherReport, LaunchOrder, LaunchRefused, RunState, Setup, Started
+from stoker.process.run_roots import RunRoots
 from tests.support.facts import DEADLINE_S, until, until_async
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class LauncherHost:
         self.home = Path(tempfile.mkdtemp(prefix="stoker-"))
         self.state_dir = self.home / "state"
         self.state_dir.mkdir()
+        self.roots = RunRoots(self.state_dir)
         self.instance = secrets.token_hex(8)
         self.never = self.home / f"never-{self.instance}"
         os.mkfifo(self.never)

@@ -151,9 +151,14 @@ class AttemptInputs:
             ready, missing = await self._write(missing)
             provided += ready
             if missing:
+                provided += (start for start in missing if self._executor_of(start).refuses(start))
+                missing = [start for start in missing if not self._executor_of(start).refuses(start)]
                 await asyncio.sleep(AGAIN_S)  # polls: the kernel sends no notice of free space
                 missing = [start for start in missing if self._may_begin(start)]
         return [start for start in provided if self._may_begin(start)]
+
+    def _executor_of(self, start: Start) -> Executor:
+        return self._executors[start.job.spec.execution_mode]
 
     async def _write(self, starts: Sequence[Start]) -> tuple[list[Start], list[Start]]:
         """Write the files of all in one hop to the reader's thread: a hop costs as much as a start.

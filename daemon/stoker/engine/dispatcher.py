@@ -21,6 +21,7 @@ from stoker.engine.memory import LiveState
 from stoker.engine.memory.ready_queue import Lane
 from stoker.engine.turn import LogLine, Turn
 from stoker.executors.base import Executor
+from stoker.process.run_roots import uid_of
 from stoker.store.jobs import is_damaged
 from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
@@ -160,12 +161,12 @@ class Dispatcher:
             turn.loaded.jobs.setdefault(job.id, job)
             turn.step(job.id, ev.Hold(reason=Reason.DAMAGED))
             return False
-        launcher = self._executors[job.spec.execution_mode].launcher
+        launcher = self._executors[job.spec.execution_mode].launcher_for(job)
         if launcher is None:
             return True
         ordinal = job.attempts + 1
         attempt = Attempt(
-            run_id=str(RunId(job.id, ordinal, next(self._nonces))),
+            run_id=str(RunId(job.id, ordinal, next(self._nonces), uid_of(launcher))),
             job_id=job.id,
             ordinal=ordinal,
             launcher=launcher,

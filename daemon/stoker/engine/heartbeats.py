@@ -24,6 +24,7 @@ from stoker.engine.inbox import Inbox
 from stoker.engine.memory import LiveState, WorkerStatus
 from stoker.engine.timers import Alarm, Alarms, Limit, Timers, Unresponsive
 from stoker.executors.launcher_pool import LauncherPool
+from stoker.foreign import reached
 from stoker.process.notices import Datagram, listen, may_notify, receive
 from stoker.process.work_files import WorkFiles
 from stoker.telemetry.events import LogEvent
@@ -92,8 +93,8 @@ class Heartbeats:
             if notify is not None:
                 self._shut(notify)
                 self._memory.worker_status.pop(run_id, None)
-                with contextlib.suppress(OSError):
-                    os.unlink(self._work_files.notice_address(run_id))  # noqa: PTH108 - as in `process.work_files`
+                with contextlib.suppress(OSError), reached(self._work_files.notice_address(run_id)) as name:
+                    os.unlink(name)  # noqa: PTH108 - as in `process.work_files`
 
     def stop(self) -> None:
         """Close the sockets; their names stay for the next daemon to bind again."""
@@ -135,7 +136,9 @@ class Heartbeats:
         identity = None if run is None else run.attempt.identity
         reaper = None if run is None else self._launchers.pid_of(run.attempt.launcher)
         notice = read_notice(datagram.data)
-        if notice is None or not may_notify(datagram, None if identity is None else identity.pid, reaper):
+        if notice is None or not may_notify(
+            datagram, None if identity is None else identity.pid, reaper, RunId.parse(notify.run_id).uid
+        ):
             status.ignored += 1
         else:
             self._apply(notify, status, notice)

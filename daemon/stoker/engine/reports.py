@@ -165,7 +165,8 @@ class Settle(Message):
     def __init__(self, run_id: str, outcome: Outcome) -> None:
         self._run_id = run_id
         self._outcome = outcome
-        self._job_id = RunId.parse(run_id).job_id
+        name = RunId.parse(run_id)
+        self._job_id, self._uid = name.job_id, name.uid
 
     def declare_reads(self, wanted: Wanted) -> None:
         wanted.run_ids.add(self._run_id)
@@ -178,7 +179,9 @@ class Settle(Message):
             payload = {"run_id": self._run_id, "outcome": self._outcome}
             turn.record("system", self._run_id, "unknown_outcome", payload)
             job = turn.find(self._job_id)
-            if job is not None and job.state in (State.WAITING, State.QUEUED):
+            # A launcher of another user may have made this run up: it may say nothing of the jobs of others.
+            theirs = job is None or self._uid not in (None, job.owner_uid)
+            if job is not None and not theirs and job.state in (State.WAITING, State.QUEUED):
                 note = f"an unexpected outcome of {self._run_id}"
                 turn.step(job.id, ev.Hold(actor=Actor(note=note), reason=Reason.LOST))
         turn.effects.append(AcknowledgeUnknown(self._run_id))

@@ -52,9 +52,11 @@ def never_started(start: Start) -> Report:
 
 
 class Executor(Protocol):
-    @property
-    def launcher(self) -> str | None:
-        """The launcher that would start an attempt now; None while there is none."""
+    def launcher_for(self, job: Job) -> str | None:
+        """The launcher that would start an attempt of this job now; None while there is none."""
+
+    def refuses(self, start: Start) -> bool:
+        """Whether it can only report that this cannot start, so that its inputs are not needed."""
 
     def start(self, starts: Sequence[Start]) -> None:
         """Begin these attempts."""

@@ -23,6 +23,8 @@ from stoker.executors.base import Start
 from stoker.process.attempt_logs import log_name
 from stoker.process.cgroup import Leaf
 from stoker.process.messages import LaunchOrder, Setup
+from stoker.process.run_roots import RunRoots
+from stoker.process.spawner import UserAccount
 from stoker.process.work_files import WorkFiles
 from stoker.telemetry.otel import Telemetry
 
@@ -40,11 +42,18 @@ class WorkerContext(Struct, frozen=True, kw_only=True):
     cgroups: AttemptCgroups
     tokens: Tokens
     work_files: WorkFiles
+    spawner: str = ""  # the socket of the service that starts the launchers of other users
 
-    def variables(self, start: Start) -> dict[str, AnyText]:
+    @property
+    def roots(self) -> RunRoots:
+        return self.work_files.roots
+
+    def variables(self, start: Start, account: UserAccount | None = None) -> dict[str, AnyText]:
+        """`account`: that of the user as whom it runs; None if that is the user of the daemon."""
         job, attempt = start.job, start.attempt
         return {
             **self.base,
+            **({} if account is None else account.variables),
             **job.spec.env,
             **self._notify_variables(job, attempt.run_id),
             **job_variables(job),
@@ -75,17 +84,22 @@ class WorkerContext(Struct, frozen=True, kw_only=True):
         """The umask that the client sent with the job, else the one that the daemon was started with."""
         return self.umask if job.spec.umask is None else job.spec.umask
 
-    def order(self, start: Start) -> LaunchOrder:
-        """The order for the launcher. Makes the attempt's cgroup, which must exist first. Raises OSError."""
+    def order(self, start: Start, account: UserAccount | None = None) -> LaunchOrder:
+        """The order for the launcher. Makes the attempt's cgroup, which must exist first. Raises OSError.
+
+        A job of another user has none: its launcher may not move processes within the subtree of the daemon.
+        """
         job, attempt = start.job, start.attempt
-        leaf = self.cgroups.make(attempt.run_id, job.spec.limits)
+        leaf = None if account is not None else self.cgroups.make(attempt.run_id, job.spec.limits)
+        if account is not None and not start.needed:
+            self.work_files.put_no_inputs(attempt.run_id)
         return LaunchOrder(
             epoch=self.epoch,
             run_id=attempt.run_id,
             argv=(job.spec.command, *job.spec.args),
-            env=self.variables(start),
+            env=self.variables(start, account),
             working_dir=job.spec.working_dir,
-            log=f"{self.state_dir}/{log_name(job.id, attempt.ordinal)}",
+            log=f"{self.roots.of_run(attempt.run_id)}/{log_name(job.id, attempt.ordinal)}",
             max_log_bytes=job.spec.max_log_bytes,
             umask=self.umask_of(job),
             stdin=job.spec.stdin,

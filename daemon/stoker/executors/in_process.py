@@ -14,7 +14,7 @@ from functools import partial
 
 from stoker.core.clock import boot_ms, wall_ms
 from stoker.core.job import events as ev
-from stoker.core.job.model import IN_PROCESS, Identity, Outcome, OutcomeKind
+from stoker.core.job.model import IN_PROCESS, Identity, Job, Outcome, OutcomeKind
 from stoker.core.raw_bytes import native, storable
 from stoker.executors.base import Report, Sink, Start
 from stoker.executors.handlers import HANDLERS, OWN_PREFIX, Call, Handler, Transient
@@ -39,9 +39,11 @@ class InProcessExecutor:
         self._own = own or {}
         self._tasks: dict[str, asyncio.Task[Outcome]] = {}
 
-    @property
-    def launcher(self) -> str | None:
+    def launcher_for(self, _job: Job) -> str | None:
         return IN_PROCESS
+
+    def refuses(self, _start: Start) -> bool:
+        return False
 
     def start(self, starts: Sequence[Start]) -> None:
         for start in starts:

@@ -108,19 +108,21 @@ class LauncherPool:
                 await asyncio.sleep(CONNECT_AGAIN_S)
         finally:
             self._connecting.pop(launcher, None)
-        self._admit(client)
+        self.admit(client)
         return client
 
     async def _connect(self, launcher: str) -> LauncherClient | None:
         """Try once. Gives None if it failed and the launcher's lock says that it lives."""
-        client = LauncherClient(self._context.state_dir, launcher, self._receive, stuck_ms=self._stuck_ms)
+        client = LauncherClient(
+            self._context.roots.of_launcher(launcher), launcher, self._receive, stuck_ms=self._stuck_ms
+        )
         self._connecting[launcher] = client
         try:
             await client.connect()
             await client.hello(self._context.epoch, self._context.instance)
         except (OSError, AlreadyRunning) as error:
             client.close()
-            if launcher not in find_launchers(self._context.state_dir).alive:
+            if launcher not in find_launchers(self._context.roots).alive:
                 raise LauncherDead(launcher) from error
             return None
         except BaseException:
@@ -181,11 +183,11 @@ class LauncherPool:
             return False
         log(LogEvent.LAUNCHER_STARTED, launcher=client.launcher, pid=client.facts.pid)
         self._newest = client
-        self._admit(client)
+        self.admit(client)
         self._ready()
         return True
 
-    def _admit(self, client: LauncherClient) -> None:
+    def admit(self, client: LauncherClient) -> None:
         """Receive its messages from now on. It may have been lost since it answered."""
         self._clients[client.launcher] = client
         if client.lost:

@@ -16,12 +16,14 @@ from msgspec.structs import replace
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import wall_ms
 from stoker.core.job import events as ev
-from stoker.core.job.model import Identity, Outcome, OutcomeKind, Spec
+from stoker.core.job.model import Identity, Job, Outcome, OutcomeKind, Spec
+from stoker.core.job.run_id import RunId
 from stoker.executors.base import Report, Sink, Start, never_started
 from stoker.executors.environment import WorkerContext
 from stoker.executors.launcher_pool import LauncherPool
 from stoker.executors.local_run import LocalRun
 from stoker.executors.orphan_logs import OrphanLogs
+from stoker.executors.user_launchers import UserLaunchers
 from stoker.executors.without_launcher import end_without_launcher, stop_orphan
 from stoker.process import messages
 from stoker.process.client import LauncherClient
@@ -51,7 +53,10 @@ class LocalExecutor:
         self._ready = ready
         self._lost: list[str] = []  # launchers
         self.launchers = LauncherPool(context, self.receive, self._launcher_ready, self._background, stuck_ms=stuck_ms)
-        self._orphan_logs = OrphanLogs(context.state_dir, self.launchers)
+        self._users = UserLaunchers(
+            context, self.launchers, self.receive, self._background, self._start_of_user, sink, stuck_ms=stuck_ms
+        )
+        self._orphan_logs = OrphanLogs(context.roots, self._launcher_of)
         self._runs: dict[str, LocalRun] = {}
         self._clients: dict[str, LauncherClient] = {}  # the launcher of each run
         self._orphans: dict[str, Identity | None] = {}  # runs without a launcher: their main processes
@@ -61,15 +66,31 @@ class LocalExecutor:
         self._orphan_logs.ask()
         self._ready()
 
+    def _start_of_user(self, starts: Sequence[Start]) -> None:
+        self._launcher_ready()
+        self.start(starts)
+
     def _run(self, run_id: str) -> LocalRun:
         return self._runs.setdefault(run_id, LocalRun(run_id))
 
     # --- runs and their launchers ---
 
+    def launcher_for(self, job: Job) -> str | None:
+        uid = self._context.roots.runs_as(job.owner_uid)
+        return self.launcher if uid is None else self._users.named(uid)
+
     @property
     def launcher(self) -> str | None:
+        """The one for new runs of the daemon's own user."""
         newest = self.launchers.newest
         return None if newest is None else newest.launcher
+
+    def _launcher_of(self, uid: int | None) -> LauncherClient | None:
+        """The launcher that takes new runs of a user; None: of the daemon's own."""
+        return self.launchers.newest if uid is None else self._users.current(uid)
+
+    def refuses(self, start: Start) -> bool:
+        return self._users.refusal(start) is not None
 
     def running(self, client: LauncherClient) -> int:
         return sum(owner is client for owner in self._clients.values())
@@ -99,8 +120,11 @@ class LocalExecutor:
 
     def _retire_idle(self, clients: Iterable[LauncherClient]) -> None:
         for client in clients:
-            if not self.running(client):
+            if not self.running(client) and not self._users.rest(client, self._is_idle):
                 self.launchers.retire(client)
+
+    def _is_idle(self, client: LauncherClient) -> bool:
+        return not self.running(client)
 
     def own(self, run_id: str, client: LauncherClient, grace_ms: int) -> None:
         """Note that this launcher has the run."""
@@ -112,6 +136,8 @@ class LocalExecutor:
         self._orphans[run_id] = identity
         self._run(run_id).grace_ms = spec.grace_ms
         self._orphan_logs.add(run_id, spec.max_log_bytes)
+        if (uid := RunId.parse(run_id).uid) is not None:
+            self._users.named(uid)  # only a launcher of that user may read its output and signal it
         if adopt:
             self._background.retry(f"watch of {run_id}", partial(self._watch_orphan, run_id, identity))
         if adopt and identity is not None:
@@ -134,11 +160,13 @@ class LocalExecutor:
         unsent: list[Report] = []
         for start in starts:
             client = self.launchers.get(start.attempt.launcher)
+            if client is None and self._users.hold(start):
+                continue
             if client is None or client.lost or client.stuck:
-                unsent.append(never_started(start))
+                unsent.append(self._users.refusal(start) or never_started(start))
                 continue
             try:
-                order = self._context.order(start)
+                order = self._context.order(start, client.account)
             except OSError as error:  # the daemon lacks descriptors, memory or a cgroup
                 unsent.append(Report(start.attempt.run_id, ev.Ended(outcome=order_failed(error))))
                 continue
@@ -156,6 +184,9 @@ class LocalExecutor:
         return self._context.cgroups.freeze(run_ids, frozen=frozen)
 
     def stop(self, run_id: str, grace_ms: int) -> None:
+        if (withdrawn := self._users.withdraw(run_id)) is not None:
+            self._sink([never_started(withdrawn)])
+            return
         self.freeze([run_id], frozen=False)  # a frozen process would get its SIGTERM only together with SIGKILL
         run = self._run(run_id)
         run.grace_ms = grace_ms if run.grace_ms is None else min(grace_ms, run.grace_ms)
@@ -237,7 +268,7 @@ class LocalExecutor:
             self._sink([Report(run_id, stuck)])
 
     def _sweep(self, run_id: str, identity: Identity | None) -> Sweep:
-        return self._run(run_id).sweep_of(self._context.instance, identity)
+        return self._run(run_id).sweep_of(self._context.instance, identity, self._users.deliverer(run_id))
 
     def _end_orphan(self, run_id: str, *, stopped: bool) -> None:
         if run_id in self._orphans:

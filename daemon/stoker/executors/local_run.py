@@ -13,7 +13,7 @@ from typing import Any
 from stoker.core.job.model import Identity
 from stoker.core.job.run_id import RunId
 from stoker.process import messages
-from stoker.process.stopping import Ladder, Sweep, SweepResult
+from stoker.process.stopping import Deliver, Ladder, Sweep, SweepResult
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 
@@ -37,10 +37,10 @@ class LocalRun:
         self.reassigned: Callable[[], Coroutine[Any, Any, None]] | None = None
         self.unstoppable: list[int] = []
 
-    def sweep_of(self, instance: str, identity: Identity | None) -> Sweep:
+    def sweep_of(self, instance: str, identity: Identity | None, deliver: Deliver | None = None) -> Sweep:
         """The sweep of this run. `identity`: of its main process, where that is known."""
         if self._sweep is None:
-            self._sweep = Sweep(instance, [self._run_id], refused=self.note_unstoppable)
+            self._sweep = Sweep(instance, [self._run_id], refused=self.note_unstoppable, deliver=deliver)
         if identity is not None:
             self._sweep.add_main(self._run_id, identity)
         return self._sweep

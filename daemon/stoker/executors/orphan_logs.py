@@ -7,28 +7,32 @@ the workers' pipes, and a stop must not wait for it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
-from stoker.executors.launcher_pool import LauncherPool
-from stoker.process.attempt_logs import log_of
+from stoker.core.job.run_id import RunId
+from stoker.process.client import LauncherClient
 from stoker.process.messages import OrphanLog
+from stoker.process.run_roots import RunRoots
 
 CATCH_UP_S = 2.0
 
 
 class OrphanLogs:
-    """Call `ask` whenever there is a new launcher."""
+    """Call `ask` whenever there is a new launcher.
 
-    def __init__(self, state_dir: Path, launchers: LauncherPool) -> None:
-        self._state_dir = state_dir
-        self._launchers = launchers
+    `reader_of` gives the launcher that may read the logs of a user (None: our own), if there is one.
+    """
+
+    def __init__(self, roots: RunRoots, reader_of: Callable[[int | None], LauncherClient | None]) -> None:
+        self._roots = roots
+        self._reader_of = reader_of
         self._logs: dict[str, OrphanLog] = {}
         self._unasked: set[str] = set()
         self._asked = asyncio.Event()
 
     def add(self, run_id: str, max_log_bytes: int) -> None:
-        log = str(log_of(self._state_dir, run_id))
+        log = str(self._roots.log_of(run_id))
         self._logs[run_id] = OrphanLog(run_id=run_id, log=log, max_log_bytes=max_log_bytes)
         if not self._unasked:  # one search of /proc finds the pipes of all that are added in this turn
             asyncio.get_running_loop().call_soon(self.ask)
@@ -39,11 +43,16 @@ class OrphanLogs:
         self._unasked.discard(run_id)
 
     def ask(self) -> None:
-        """Ask the newest launcher to read all of them; a log that it reads already is not affected."""
-        newest = self._launchers.newest
-        if newest is not None and self._logs:
-            newest.read_logs(self._logs.values())
-            self._unasked.clear()
+        """Ask the newest launcher of each user to read its logs; one that it reads already is not affected."""
+        of_users: dict[int | None, list[OrphanLog]] = {}
+        for run_id, orphan_log in self._logs.items():
+            of_users.setdefault(RunId.parse(run_id).uid, []).append(orphan_log)
+        for uid, logs in of_users.items():
+            reader = self._reader_of(uid)
+            if reader is not None:
+                reader.read_logs(logs)
+                self._unasked.difference_update(one.run_id for one in logs)
+        if of_users:
             self._asked.set()
             self._asked = asyncio.Event()
 
@@ -53,5 +62,6 @@ class OrphanLogs:
             async with asyncio.timeout(CATCH_UP_S):
                 while run_id in self._unasked:
                     await self._asked.wait()
-                if self._launchers.newest is not None:
-                    await self._launchers.newest.list_runs()
+                reader = self._reader_of(RunId.parse(run_id).uid)
+                if reader is not None:
+                    await reader.list_runs()

@@ -20,6 +20,7 @@ from . import kernel, rlimits
 from .command import HOST_LACKS, SpawnFailedError
 from .error_log import log_error
 from .logs import LogExistsError, LogFile
+from .orphans import signal_orphans
 from .outputs import PIPE_VARIABLE, Outputs
 from .process_tree import MAX_PASSES, Delivery, ProcessTree
 from .runs import CLOSING, ENDED, RUNNING, Run, Runs
@@ -57,7 +58,7 @@ class Launcher:
         self._spawner = Spawner()
         self._has_pidfs = kernel.has_pidfs()
         self._commands = {"list": self._list, "launch": self._launch, "signal": self._signal, "ack": self._acknowledge}
-        self._commands["read_logs"] = self._read_logs
+        self._commands |= {"read_logs": self._read_logs, "signal_orphans": self._signal_orphans}
 
     @property
     def idle(self) -> bool:
@@ -176,6 +177,11 @@ class Launcher:
 
     def _read_logs(self, message: Message) -> None:
         self.outputs.take_over({run["run_id"]: run for run in message["runs"]})
+
+    def _signal_orphans(self, message: Message) -> None:
+        delivery = signal_orphans(message["processes"], message["signal"])
+        answer = {"op": "signalled", "run_id": message["run_id"], "tag": message["tag"], "delivered": bool(delivery)}
+        self.outbox.append({**answer, "refused": sorted(delivery.refused)})
 
     # --- starting
 

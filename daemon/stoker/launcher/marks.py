@@ -20,7 +20,7 @@ LIMIT = b"Max realtime timeout"
 
 def mark_of(run_id: str) -> int:
     """The mark of a run, from the random part of its id. Raises ValueError for any other text."""
-    return LOWEST | int(run_id.rpartition(".")[2], 16) & (LOWEST - 1)
+    return LOWEST | int(run_id.split(".")[2], 16) & (LOWEST - 1)
 
 
 def read_mark(pid: int) -> int:

@@ -33,6 +33,7 @@ from stoker.process import evidence
 from stoker.process import identity as identities
 from stoker.process.launchers import Launchers, find_launchers
 from stoker.process.outcomes import read_outcomes
+from stoker.process.run_roots import RunRoots
 from stoker.store.directory import StateDirectory
 from stoker.store.inspect import InspectedState, inspecting
 
@@ -91,7 +92,7 @@ def preview(root: str) -> Preview:
 
 
 def _preview(root: Path, seen: InspectedState) -> Preview:
-    launchers = find_launchers(root)
+    launchers = find_launchers(RunRoots(root))
     findings = _findings(root, seen, launchers)
     recovery_plan = plan(seen.runs, findings, seen.epoch + 1)
     scan = identities.scan(seen.instance)
@@ -116,7 +117,7 @@ def _findings(root: Path, seen: InspectedState, launchers: Launchers) -> Mapping
     attempts = [attempt for _, attempt in seen.runs]
     if seen.copied:
         return evidence.of_a_copy(attempts)
-    written = {exited.run_id: exited for _, outcomes in read_outcomes(root) for exited in outcomes}
+    written = {exited.run_id: exited for _, outcomes in read_outcomes(RunRoots(root)) for exited in outcomes}
     launcher_facts = evidence.LauncherFacts(written=written)
     written_findings = {attempt.run_id: evidence.without_proc(attempt, launcher_facts) for attempt in attempts}
     settled = {run_id: finding for run_id, finding in written_findings.items() if finding is not None}

@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from stoker.core.job.run_id import RunId
 from stoker.files import open_regular
+from stoker.foreign import PLACE, reached
 
 CHUNK = 256 * 1024
 TAIL_SEARCH_BYTES = 1 << 28  # any process of the daemon's user can make a log of terabytes without a byte in it
@@ -114,8 +115,9 @@ async def _open_when_there(path: Path, closed: asyncio.Event) -> int | None:
             if descriptor is not None or over:
                 break
             if watch is None:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                directory_made = True
+                if PLACE.owner_of(str(path)) is None:  # the log of another user is polled until it is there
+                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    directory_made = True
                 watch = _Watch(path.parent, IN_CREATE | IN_DELETE_SELF)
             else:
                 await watch.changed(closed)
@@ -277,7 +279,8 @@ def _watched(path: Path, mask: int, readable: Callable[[int], None]) -> int | No
     descriptor: int | None = None
     try:
         descriptor = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
-        _checked(_libc.inotify_add_watch(descriptor, os.fsencode(path), mask))
+        with reached(os.fspath(path)) as name:
+            _checked(_libc.inotify_add_watch(descriptor, os.fsencode(name), mask))
         asyncio.get_running_loop().add_reader(descriptor, readable, descriptor)
     except OSError as error:
         if descriptor is not None:

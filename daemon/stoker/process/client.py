@@ -11,13 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from msgspec.structs import replace
+
 from stoker.core.errors import AlreadyRunning
 from stoker.core.job.model import Identity
-from stoker.process.connection import AskTooLarge, LauncherConnection, dial, peer_pid
+from stoker.process.connection import (
+    MAX_ANSWER_BYTES,
+    MAX_FOREIGN_ANSWER_BYTES,
+    AskTooLarge,
+    LauncherConnection,
+    dial,
+    peer_pid,
+)
 from stoker.process.messages import (
     Acknowledge,
     Answer,
@@ -39,8 +48,11 @@ from stoker.process.messages import (
     ReadLogs,
     SignalAsk,
     Signalled,
+    SignalOrphans,
     Started,
 )
+from stoker.process.run_roots import belongs_to, uid_of
+from stoker.process.spawner import UserAccount
 
 Sink = Callable[[str, list[LauncherReport]], None]
 
@@ -62,12 +74,16 @@ class LauncherClient:
         self._state_dir = state_dir
         self._sink = sink
         self._tick_s = stuck_ms / 1_000 / SILENT_TICKS
-        self._connection = LauncherConnection(self._receive, self._lose)
+        self.uid = uid_of(launcher)
+        self.account: UserAccount | None = None  # of the user as whom it runs, if this daemon started it
+        limit = MAX_ANSWER_BYTES if self.uid is None else MAX_FOREIGN_ANSWER_BYTES
+        self._connection = LauncherConnection(self._receive, self._lose, limit)
         self._tags = itertools.count(1)
         self._facts: Hello | None = None
         self._greeting: asyncio.Future[Hello] | None = None
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._launching: set[str] = set()
+        self._of_orphans: set[int] = set()  # tags
         self._watch: asyncio.TimerHandle | None = None
         self._silent_ticks = 0
 
@@ -115,6 +131,15 @@ class LauncherClient:
         self._ask(SignalAsk(tag=tag, run_id=run_id, signal=signal, scope=scope))
         return answer
 
+    def signal_orphans(
+        self, run_id: str, processes: Iterable[tuple[int, int]], signal: int
+    ) -> asyncio.Future[Sequence[int]]:
+        """Signal processes of a run whose launcher died. Gives the pids that it may not signal. As `signal`."""
+        tag, answer = self._expect()
+        self._of_orphans.add(tag)
+        self._ask(SignalOrphans(tag=tag, run_id=run_id, processes=tuple(processes), signal=signal))
+        return answer
+
     def list_runs(self, run_ids: Iterable[str] = ()) -> asyncio.Future[list[ListedRun]]:
         """A snapshot of all runs it holds, and of `run_ids`; those that it calls unknown it will never start.
 
@@ -156,7 +181,7 @@ class LauncherClient:
             return
         reports: list[LauncherReport] = []
         self._answered(reports)
-        for answer in answers:
+        for answer in answers if self.uid is None else self._of_our_user(answers):
             if isinstance(answer, Started | Exited | Gone):
                 self._launching.discard(answer.run_id)
                 reports.append(answer)
@@ -164,6 +189,18 @@ class LauncherClient:
                 self._resolve(answer, reports)
         if reports:
             self._sink(self.launcher, reports)
+
+    def _of_our_user(self, answers: Iterable[Answer]) -> Iterator[Answer]:
+        """Without what it says about runs of other users, as it may be a program of its user that pretends."""
+        for answer in answers:
+            if isinstance(answer, Listed):
+                yield replace(answer, runs=[run for run in answer.runs if self._may_speak_of(run)])
+            elif isinstance(answer, Hello | Leaked) or answer.run_id is None or belongs_to(answer.run_id, self.uid):
+                yield answer
+
+    def _may_speak_of(self, run: ListedRun) -> bool:
+        named = [run.run_id, *(part.run_id for part in (run.started, run.exit) if part is not None)]
+        return all(belongs_to(run_id, self.uid) for run_id in named)
 
     def _resolve(
         self, answer: Hello | Leaked | Listed | Signalled | LaunchRefused, reports: list[LauncherReport]
@@ -179,6 +216,9 @@ class LauncherClient:
             case Listed():
                 self.leaked = answer.leaked
                 self._settle(self._asked.pop(answer.tag, None), answer.runs)
+            case Signalled(tag=tag) if tag in self._of_orphans:
+                self._of_orphans.discard(tag)
+                self._settle(self._asked.pop(tag, None), answer.refused)
             case Signalled():
                 reports.append(answer)
                 self._settle(self._asked.pop(answer.tag, None), answer.delivered)
@@ -226,7 +266,7 @@ class LauncherClient:
             self._reject(_gone(self.launcher))
         return tag, answer
 
-    def _ask(self, ask: HelloAsk | LaunchOrder | SignalAsk | ListAsk) -> None:
+    def _ask(self, ask: HelloAsk | LaunchOrder | SignalAsk | ListAsk | SignalOrphans) -> None:
         self._connection.send(ask)
         if self._watch is None:
             self._silent_ticks = 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -20,6 +21,7 @@ from typing import cast
 
 import msgspec
 
+from stoker.foreign import DIRECTORY, PLACE
 from stoker.process.messages import MAX_FRAME_BYTES, Answer, Ask
 
 LENGTH = struct.Struct(">I")
@@ -29,8 +31,9 @@ ENCODER = msgspec.json.Encoder()
 # Half of the limit of a launcher, so that one more message never makes a batch too large.
 CUT_BYTES = MAX_FRAME_BYTES // 2
 MAX_ASK_BYTES = MAX_FRAME_BYTES - len("[]")
-# A launcher is trusted, and its answer to `list` grows with the number of its runs.
+# A launcher of our own user is trusted, and its answer to `list` grows with the number of its runs.
 MAX_ANSWER_BYTES = 1 << 30
+MAX_FOREIGN_ANSWER_BYTES = 64 << 20
 
 
 class AskTooLarge(Exception):
@@ -44,15 +47,29 @@ def dial(state_dir: Path, launcher: str) -> socket.socket:
     The address goes through a descriptor of the directory: it has at most 107 bytes, and the path may be longer.
     """
     with contextlib.ExitStack() as opened:
-        directory = os.open(state_dir / "launchers", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = _open_directory(f"{state_dir}/launchers")
         opened.callback(os.close, directory)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             sock.connect(f"/proc/self/fd/{directory}/{launcher}.sock")
+            check_peer(sock, PLACE.owner_of(f"{state_dir}/"))
         except OSError:
             sock.close()
             raise
     return sock
+
+
+def _open_directory(path: str) -> int:
+    if PLACE.owner_of(path) is None:
+        return os.open(path, DIRECTORY)
+    return PLACE.open(path, DIRECTORY)
+
+
+def check_peer(sock: socket.socket, uid: int | None) -> None:
+    """Raises PermissionError if another user's launcher was expected and someone else listens: nothing was sent yet."""
+    _, listening, _ = CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+    if uid not in (None, listening):
+        raise PermissionError(errno.EPERM, f"uid {listening} listens there, not uid {uid}")
 
 
 def peer_pid(sock: socket.socket) -> int:
@@ -64,7 +81,13 @@ def peer_pid(sock: socket.socket) -> int:
 class LauncherConnection(asyncio.Protocol):
     """Calls `received` for every frame, and `lost` once when the connection ends."""
 
-    def __init__(self, received: Callable[[list[Answer]], None], lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        received: Callable[[list[Answer]], None],
+        lost: Callable[[], None],
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+    ) -> None:
+        self._max_answer_bytes = max_answer_bytes
         self._received = received
         self._lost = lost
         self._transport: asyncio.WriteTransport | None = None
@@ -117,7 +140,7 @@ class LauncherConnection(asyncio.Protocol):
         start = 0
         while len(self._unread) - start >= LENGTH.size:
             (length,) = LENGTH.unpack_from(self._unread, start)
-            if length > MAX_ANSWER_BYTES:
+            if length > self._max_answer_bytes:
                 self._abandon()
                 break
             end = start + LENGTH.size + length

@@ -230,6 +230,13 @@ class Marks(Struct, frozen=True):
     launcher: str | None = None
 
 
+def owner_of(pid: int) -> int | None:
+    """The user of a process; None when it is gone."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return (PROC / str(pid)).stat().st_uid
+    return None
+
+
 def read_marks(pid: int) -> Marks:
     """Empty when the process is gone or has no such variable. Raises PermissionError when it cannot be read."""
     marks = read_in_time(lambda one: _marks(_read_environ(one)), [pid])
@@ -268,7 +275,10 @@ class MarkedProcesses(Struct, frozen=True):
     marked: dict[int, list[int]] = field(default_factory=dict)
 
     def of_run(self, run_id: str) -> list[int]:
-        return [*self.runs.get(run_id, ()), *self.marked.get(mark_of(run_id), ())]
+        """Of a run of another user only that user's processes: any user can give a process the mark of any run."""
+        found = [*self.runs.get(run_id, ()), *self.marked.get(mark_of(run_id), ())]
+        uid = RunId.parse(run_id).uid if found else None
+        return found if uid is None else [pid for pid in found if owner_of(pid) == uid]
 
 
 def scan(instance: str) -> MarkedProcesses:

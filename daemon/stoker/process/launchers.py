@@ -14,14 +14,18 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from stoker.core.errors import CannotCreate
-from stoker.files import open_regular, paths_in, read_regular
+from stoker.files import NotRegular, open_regular, paths_in, read_regular
+from stoker.foreign import PLACE, reached
 from stoker.process import open_files
 from stoker.process.client import LauncherClient, Sink
+from stoker.process.run_roots import RunRoots, uid_of
+from stoker.process.spawner import SpawnRefused, Wish, ask
 
 PROGRAM = Path(__file__).resolve().parent.parent / "launcher" / "__main__.py"
 # The variables that a launcher needs; those of workers come with each order. An interpreter with shared libraries in a
@@ -32,6 +36,7 @@ READY = b"+"
 START_S = 30.0  # for an interpreter on a busy host; it may hang in a dead file system
 REAP_AGAIN_S = 1.0
 LOCK = 3
+MAX_OF_USER = 64  # launchers of one user that are looked at: the user can make as many locks as the disk takes
 
 
 class LauncherDead(Exception):
@@ -46,24 +51,88 @@ class Launchers(NamedTuple):
     dead: list[str]
 
 
-def find_launchers(state_dir: Path) -> Launchers:
+def find_launchers(roots: RunRoots) -> Launchers:
     """Every launcher that has a lock file; `alive` are those that hold it. Oldest epoch first.
 
-    Raises OSError, NotRegular if a worker has put something else in place of a lock.
+    Raises OSError, NotRegular if a worker of our own user has put something else in place of a lock.
     """
     launchers = Launchers([], [])
-    for path in sorted(paths_in(state_dir / "launchers", ".lock"), key=_epoch):
+    for path in sorted((path for root in roots for path in _locks(root)), key=_epoch):
         with contextlib.suppress(FileNotFoundError):  # it left meanwhile
-            (launchers.alive if _held(path) else launchers.dead).append(path.stem)
+            held = _held_by_user(path) if PLACE.owner_of(str(path)) is not None else _held(path)
+            (launchers.alive if held else launchers.dead).append(path.stem)
     return launchers
 
 
-def remove_remains(state_dir: Path, launcher: str) -> None:
+def _locks(root: Path) -> list[Path]:
+    """The lock files in a directory. In that of another user only those with names of that user's launchers count."""
+    uid = PLACE.owner_of(f"{root}/")
+    if uid is None:
+        return paths_in(root / "launchers", ".lock")
+    with contextlib.suppress(OSError), reached(f"{root}/launchers/") as directory:
+        names = (name.removesuffix(".lock") for name in os.listdir(directory) if name.endswith(".lock"))  # noqa: PTH208
+        return [root / "launchers" / f"{name}.lock" for name in islice(_of(uid, names), MAX_OF_USER)]
+    return []
+
+
+def _of(uid: int, launchers: Iterable[str]) -> Iterator[str]:
+    return (name for name in launchers if uid_of(name) == uid)
+
+
+def _held_by_user(path: Path) -> bool:
+    """Whether a launcher of another user lives. Without a proper lock it counts as dead: /proc tells of its runs."""
+    with contextlib.suppress(NotRegular, PermissionError):
+        return _held(path)
+    return False
+
+
+def remove_remains(roots: RunRoots, launcher: str) -> None:
     """Remove the files of a dead launcher, except a stderr file with something in it."""
-    stem = state_dir / "launchers" / launcher
+    if uid_of(launcher) is not None:
+        _remove_of_user(roots, launcher)
+        return
+    stem = roots.state_dir / "launchers" / launcher
     errors = stem.with_suffix(".err")
     for path in (stem.with_suffix(".sock"), *((errors,) if _empty(errors) else ()), stem.with_suffix(".lock")):
         path.unlink(missing_ok=True)
+
+
+def _remove_of_user(roots: RunRoots, launcher: str) -> None:
+    for suffix in (".sock", ".err", ".lock"):
+        path = f"{roots.of_launcher(launcher)}/launchers/{launcher}{suffix}"
+        with contextlib.suppress(OSError), reached(path) as name:
+            os.unlink(name)  # noqa: PTH108 - a name of a descriptor
+
+
+async def start_user_launcher(
+    roots: RunRoots, spawner: str, wish: Wish, sink: Sink, *, stuck_ms: int = 5_000
+) -> LauncherClient:
+    """Have the spawner start a launcher as another user, connect and say hello.
+
+    Raises SpawnRefused, and OSError if it cannot be reached. One that hangs leaves by itself, as it gets no hello.
+    """
+    ready, ready_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        account = await asyncio.to_thread(ask, spawner, wish, ready_end, str(roots.users))
+    except BaseException:
+        os.close(ready)
+        raise
+    finally:
+        os.close(ready_end)
+    client = LauncherClient(roots.of_user(wish.uid), wish.launcher, sink, stuck_ms=stuck_ms)
+    client.account = account
+    try:
+        async with asyncio.timeout(START_S):
+            await _until_ready(ready, roots.of_user(wish.uid), wish.launcher)
+            await client.connect()
+            await client.hello(wish.epoch, wish.instance)
+    except BaseException as error:
+        client.close()
+        if isinstance(error, TimeoutError | CannotCreate):
+            words = str(error) or f"the launcher {wish.launcher} was not ready within {START_S:g} s"
+            raise SpawnRefused(words, transient=True) from error
+        raise
+    return client
 
 
 async def start_launcher(

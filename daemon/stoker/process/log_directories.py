@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from stoker.files import DIRECTORY, remove_tree
+from stoker.foreign import reached
 
 IN_ONE_BUCKET = 1_000
 
@@ -48,9 +49,21 @@ def remove_logs(logs: Path, ids: Iterable[int], limit_s: float = 60.0) -> Remove
     return removed
 
 
+def remove_logs_of_all(roots: Sequence[Path], ids: Sequence[int], limit_s: float = 60.0) -> RemovedLogs:
+    """As `remove_logs` in each of these directories. A job counts as done once its logs are in none of them.
+
+    What a user does not let the daemon remove stays in that user's directory, and is no error of the daemon.
+    """
+    removed = remove_logs(roots[0] / "logs", ids, limit_s)
+    for root in roots[1:]:
+        remove_logs(root / "logs", removed.ids, limit_s)
+    return removed
+
+
 def _remove_in_bucket(bucket: Path, ids: list[int], removed: RemovedLogs, end: float) -> None:
     try:
-        descriptor = os.open(bucket, DIRECTORY)
+        with reached(str(bucket)) as name:
+            descriptor = os.open(name, DIRECTORY)
     except FileNotFoundError:
         removed.ids += ids  # none of these jobs has written anything
         removed.last = ids[-1]
@@ -89,6 +102,7 @@ def _remove(name: str, bucket: int) -> None:
 
 def remove_bucket(logs: Path, bucket: int) -> None:
     """Remove the directory of a thousand jobs that are all gone, with the logs that launchers wrote too late."""
-    with suppress(OSError):
-        remove_logs(logs, [int(name) for name in os.listdir(logs / str(bucket)) if name.isdecimal()])  # noqa: PTH208
-        (logs / str(bucket)).rmdir()
+    with suppress(OSError), reached(str(logs / str(bucket))) as name:
+        if not Path(name).is_symlink():
+            remove_logs(logs, [int(job) for job in os.listdir(name) if job.isdecimal()])  # noqa: PTH208
+            Path(name).rmdir()

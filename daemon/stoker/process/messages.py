@@ -104,7 +104,19 @@ class ReadLogs(Struct, frozen=True, kw_only=True, tag_field="op", tag="read_logs
     runs: tuple[OrphanLog, ...]
 
 
-Ask = HelloAsk | ListAsk | LaunchOrder | SignalAsk | Acknowledge | ReadLogs
+class SignalOrphans(Struct, frozen=True, kw_only=True, tag_field="op", tag="signal_orphans"):
+    """Signal processes of a run whose launcher died, each by its pid and start time. Answered by Signalled.
+
+    As ReadLogs, for a launcher that this daemon started.
+    """
+
+    tag: int
+    run_id: str
+    processes: tuple[tuple[int, int], ...]
+    signal: int
+
+
+Ask = HelloAsk | ListAsk | LaunchOrder | SignalAsk | Acknowledge | ReadLogs | SignalOrphans
 
 
 # --- launcher to daemon -----------------------------------------------------------------------------------

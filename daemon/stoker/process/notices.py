@@ -1,8 +1,9 @@
 """The datagram socket on which the worker of one attempt sends sd_notify(3) messages to the daemon.
 
 Owns binding, receiving and the check of the sender; core.job.notice parses the text. Invariants: a socket in the file
-system has mode 0600 from its first instant; descriptors in a message are closed at once, as `systemd-notify` waits for
-that; nothing here reads the memory of a worker (environ, cmdline), as that can hang for ever.
+system has mode 0600 from its first instant, and is opened to a user only in a directory that lets in that user and us;
+descriptors in a message are closed at once, as `systemd-notify` waits for that; nothing here reads the memory of a
+worker (environ, cmdline), as that can hang for ever.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import array
 import contextlib
 import os
 import socket
+import stat
 import struct
 from typing import NamedTuple
 
 from stoker.core.job.notice import MAX_NOTICE_BYTES
+from stoker.foreign import PLACE, reached
 from stoker.process.identity import read_stat
 
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid (unix(7))
@@ -41,13 +44,27 @@ def listen(address: str) -> socket.socket:
             sock.bind(f"\0{address[1:]}")
         else:
             os.fchmod(sock.fileno(), 0o600)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(address)  # noqa: PTH108 - of a daemon that died; the name belongs to this run
-            sock.bind(address)
+            with reached(address) as name:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name)  # noqa: PTH108 - of a daemon that died; the name belongs to this run
+                sock.bind(name)
+                if PLACE.owner_of(address) is not None:
+                    _let_in(name)
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def _let_in(name: str) -> None:
+    """Let the user of the directory send to our new socket. By a descriptor: the user may have replaced it by now."""
+    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        state = os.fstat(descriptor)
+        if stat.S_ISSOCK(state.st_mode) and state.st_uid == os.geteuid():
+            os.chmod(f"/proc/self/fd/{descriptor}", 0o666)  # noqa: PTH101, S103 - the directory bars all others
+    finally:
+        os.close(descriptor)
 
 
 def receive(sock: socket.socket) -> Datagram | None:
@@ -72,14 +89,14 @@ def _close_all(payload: bytes) -> None:
         os.close(fd)
 
 
-def may_notify(datagram: Datagram, main: int | None, reaper: int | None) -> bool:
-    """Whether the sender is of our user, or root, and may be of the tree of the worker `main`.
+def may_notify(datagram: Datagram, main: int | None, reaper: int | None, uid: int | None = None) -> bool:
+    """Whether the sender is of the run's user (`uid`; None: our own) or root, and may be of the tree of `main`.
 
     A sender that has ended, as short programs have, or is a child of the launcher (`reaper`) is believed: only this run
     has the address, and the user is the same. So is one that cannot be examined for lack of a descriptor: that must not
     make a worker count as silent.
     """
-    if datagram.uid not in (0, os.geteuid()):
+    if datagram.uid not in (0, os.geteuid() if uid is None else uid):
         return False
     with contextlib.suppress(PermissionError):  # of an ancestor of another user, where /proc is mounted with hidepid=1
         return main is None or _is_below(datagram.pid, main, reaper)

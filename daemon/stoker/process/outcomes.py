@@ -9,8 +9,10 @@ that cannot be read is damage and raises; a file is removed only after its outco
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -22,26 +24,47 @@ from stoker.core.job import events as ev
 from stoker.core.job.model import Identity, Outcome, OutcomeKind
 from stoker.core.job.recovery import NEVER_STARTED
 from stoker.files import NotRegular, paths_in, read_regular, sync
+from stoker.foreign import PLACE, reached
 from stoker.process.connection import AskTooLarge
 from stoker.process.messages import Exited, HelloRefusal, LaunchRefused, Started
+from stoker.process.run_roots import RunRoots, belongs_to, uid_of
 
 # The signals by which a service manager, or an operating system that shuts down, ends processes.
 ENDING = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+MAX_OF_USER = 64  # logs of one user that are read
 DECODER = msgspec.json.Decoder(Exited)
 
 
-def read_outcomes(state_dir: Path) -> list[tuple[Path, list[Exited]]]:
+def read_outcomes(roots: RunRoots) -> list[tuple[Path, list[Exited]]]:
     """Every outcome log with its outcomes; the stem of its path is the launcher's id. Raises CorruptRecord.
 
     Connect to the living launchers first: a launcher writes here only while no daemon is connected.
     """
-    return [(path, _read(path)) for path in paths_in(state_dir / "outcomes", ".log")]
+    return [log for root in roots for log in _read_logs(root)]
+
+
+def _read_logs(root: Path) -> Iterator[tuple[Path, list[Exited]]]:
+    uid = PLACE.owner_of(f"{root}/")
+    if uid is None:
+        yield from ((path, _read(path)) for path in paths_in(root / "outcomes", ".log"))
+        return
+    with contextlib.suppress(OSError), reached(f"{root}/outcomes/") as directory:
+        names = [name for name in os.listdir(directory) if uid_of(name.removesuffix(".log")) == uid]  # noqa: PTH208
+        for name in names[:MAX_OF_USER]:
+            # What a user has spoiled is as if it were not written: /proc tells of these runs.
+            with contextlib.suppress(OSError, CorruptRecord):
+                path = root / "outcomes" / name
+                yield path, [exited for exited in _read(path) if belongs_to(exited.run_id, uid)]
 
 
 def remove_outcomes(paths: Iterable[Path]) -> None:
     """Call after the commit of their outcomes. Durable: a log that came back would count again."""
     directories = set()
     for path in paths:
+        if PLACE.owner_of(str(path)) is not None:
+            with contextlib.suppress(OSError), reached(str(path)) as name:
+                os.unlink(name)  # noqa: PTH108 - a name of a descriptor
+            continue
         path.unlink(missing_ok=True)
         directories.add(path.parent)
     for directory in directories:

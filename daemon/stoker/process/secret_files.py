@@ -2,7 +2,7 @@
 
 Owns their place, and their end: the files of a run are gone once it is settled, also if the daemon was killed. They
 never touch a disk, but the kernel may move pages of a tmpfs to swap. Invariants: the directory is private from its
-first instant; one of another user is not used.
+first instant, but for the user as whom a run runs; one of another user is not used.
 """
 
 from __future__ import annotations
@@ -10,14 +10,21 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import struct
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
+from stoker.core.job.run_id import RunId
 from stoker.files import DIRECTORY, MAKE, remove_tree
 
 MOUNTINFO = Path("/proc/self/mountinfo")  # proc(5)
 IN_MEMORY = frozenset({"tmpfs", "ramfs"})
-PRIVATE = 0o077
+FOR_OTHERS = 0o077
+PASSED = 0o711  # where a run of another user got secrets: others may pass, and find no name
+# The form of an ACL in its extended attribute (linux/posix_acl_xattr.h).
+ACL_VERSION, NO_ID = 2, 0xFFFF_FFFF
+USER_OBJ, USER, GROUP_OBJ, MASK, OTHER = 0x01, 0x02, 0x04, 0x10, 0x20
+READ, WRITE, ENTER = 4, 2, 5
 
 
 class NoPrivatePlace(Exception):
@@ -62,10 +69,16 @@ class SecretFiles:
             _remove(run_id, parent)  # what a try that failed has left
             os.mkdir(run_id, mode=0o700, dir_fd=parent)
             own = os.open(run_id, DIRECTORY, dir_fd=parent)
+            uid = RunId.parse(run_id).uid
             try:
                 for name, value in values.items():
                     with os.fdopen(os.open(name, MAKE, 0o400, dir_fd=own), "wb") as file:
                         file.write(value)
+                        if uid is not None:
+                            _admit(uid, file.fileno(), READ)
+                if uid is not None:
+                    _admit(uid, own, ENTER)
+                    os.fchmod(parent, PASSED)
             finally:
                 os.close(own)
         finally:
@@ -105,8 +118,16 @@ def _remove(run_id: str, parent: int) -> None:
             remove_tree(run_id, parent)
 
 
+def _admit(uid: int, descriptor: int, rights: int) -> None:
+    """Let another user read a file, or enter a directory, as one more entry of its ACL (acl(5)). Raises OSError."""
+    entries = [(USER_OBJ, ENTER | WRITE, NO_ID), (USER, rights, uid), (GROUP_OBJ, 0, NO_ID), (MASK, rights, NO_ID)]
+    entries.append((OTHER, 0, NO_ID))
+    acl = ACL_VERSION.to_bytes(4, "little") + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    os.setxattr(descriptor, "system.posix_acl_access", acl)
+
+
 def _check_own(root: Path, status: os.stat_result) -> None:
-    if status.st_uid != os.geteuid() or status.st_mode & PRIVATE:
+    if status.st_uid != os.geteuid() or status.st_mode & FOR_OTHERS not in (0, PASSED & FOR_OTHERS):
         raise NoPrivatePlace(f"{root} belongs to another user, or is open to others: remove it")
 
 

@@ -13,7 +13,7 @@ import os
 import resource
 import signal
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -74,12 +74,25 @@ class SweepResult(Struct, frozen=True):
     left: tuple[int, ...] = ()
 
 
+class TreeMember(Struct, frozen=True):
+    """A process that was found, pinned by a pidfd."""
+
+    pid: int
+    pidfd: int
+    start_ticks: int
+
+
+# Sends a signal to these processes. Gives the pids that it may not signal; None if it reached none.
+Deliver = Callable[[Sequence[TreeMember], signal.Signals], Awaitable[Sequence[int] | None]]
+
+
 class Sweep:
     """Stops every process of some runs. `mains`: the main processes whose identity is known, by run.
 
     A process stays pinned from its first sight until it ends, as it may be found only once: a child with an emptied
     environment is found by its parent, which may end first. So all stops of a run share one sweep, which carries them
     out one after the other. `refused` gets the pids that the kernel does not let us signal, whenever these change.
+    `deliver` sends the signals in our place, where the processes are those of another user.
     Close it, or use it in a `with`.
     """
 
@@ -89,10 +102,12 @@ class Sweep:
         run_ids: Collection[str],
         mains: Mapping[str, Identity] | None = None,
         refused: Callable[[Sequence[int]], None] = lambda _pids: None,
+        deliver: Deliver | None = None,
     ) -> None:
         self._mains = dict(mains or {})
         self._find = partial(find_members, instance, set(run_ids), self._mains)
         self._on_refused = refused
+        self._deliver = deliver
         self._members: dict[int, TreeMember] = {}
         self._reached: set[tuple[int, int]] = set()
         self._refused: list[int] = []
@@ -147,7 +162,7 @@ class Sweep:
             if not self._members:
                 break
             self._unpin_ended()  # one that ended since may have left a child that this search missed
-            self._signal(signum)
+            await self._signal(signum)
             hurry = self._hurry if signum is signal.SIGTERM else None
             await _until_ended(list(self._members.values()), ALL_REFUSED_S if self._all_refused() else wait_s, hurry)
             self._unpin_ended()
@@ -176,8 +191,15 @@ class Sweep:
             os.close(member.pidfd)
         self._members.clear()
 
-    def _signal(self, signum: signal.Signals) -> None:
-        refused = sorted(_signal(list(self._members.values()), signum, self._reached))
+    async def _signal(self, signum: signal.Signals) -> None:
+        members = list(self._members.values())
+        if self._deliver is None:
+            refused = sorted(_signal(members, signum, self._reached))
+        else:
+            delivered = await self._deliver(members, signum)
+            refused = sorted(delivered or ())
+            if delivered is not None:
+                self._reached.update((one.pid, one.start_ticks) for one in members if one.pid not in refused)
         if refused and refused != self._refused:
             self._on_refused(refused)
         self._refused = refused
@@ -228,12 +250,6 @@ async def await_end(identity: Identity, instance: str, run_id: str) -> None:
 
 
 # --- finding ----------------------------------------------------------------------------------------------
-
-
-class TreeMember(Struct, frozen=True):
-    pid: int
-    pidfd: int
-    start_ticks: int
 
 
 def find_members(

@@ -18,12 +18,15 @@ from msgspec.structs import replace
 
 from stoker.core import outputs
 from stoker.core.job.model import Outcome, Spec
+from stoker.core.job.run_id import RunId
 from stoker.core.job.verdict import failed_by_itself
 from stoker.core.shortage import OWN_SHORTAGES
 from stoker.core.sorted_json import encode_sorted
 from stoker.files import make_regular, open_regular
+from stoker.foreign import PLACE, reached
 from stoker.paths import SOCKET_PATH_BYTES
-from stoker.process.attempt_logs import last_words, log_of
+from stoker.process.attempt_logs import last_words
+from stoker.process.run_roots import RunRoots
 from stoker.process.secret_files import SecretFiles, places
 from stoker.process.shared_files import SharedFiles
 
@@ -47,12 +50,21 @@ UNCHANGED_S = 2.5
 
 
 class WorkFiles:
-    """`secrets`: the files that are not here, as they may not lie on a disk; `environ` says where they may."""
+    """`secrets`: the files that are not here, as they may not lie on a disk; `environ` says where they may.
 
-    def __init__(self, state_dir: Path, instance: str = "", environ: Mapping[str, str] | None = None) -> None:
+    In the directory of a user (`roots`), `work` can be written by that user and by the daemon.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        instance: str = "",
+        environ: Mapping[str, str] | None = None,
+        roots: RunRoots | None = None,
+    ) -> None:
         self.secrets = SecretFiles(() if environ is None else places(environ), instance)
+        self.roots = RunRoots(state_dir) if roots is None else roots
         self._root = state_dir / "work"
-        self._state_dir = state_dir
         self._same_inputs = SharedFiles(f"{self._root}/same{INPUTS}")
         self._same_events = SharedFiles(f"{self._root}/same{EVENTS}")
         self._guessed = 0  # how many names the directory has
@@ -64,45 +76,72 @@ class WorkFiles:
         """Make the directory and the files that all runs share; remove those of runs that have ended."""
         self.secrets.prepare(open_runs)
         self._root.mkdir(mode=0o700, exist_ok=True)
-        for entry in os.scandir(self._root):
-            if entry.name.rpartition(".")[0] not in open_runs:
-                self._remove(entry.path)
+        for root in self.roots:
+            self._remove_ended(root / "work", open_runs)
         shared = self.inputs("", needs=False)
         self._put(shared, b"{}\n")
         os.chmod(shared, 0o400)  # noqa: PTH101 - against workers that write to it by mistake
 
+    def _remove_ended(self, work: Path, open_runs: Container[str]) -> None:
+        """Remove the files of runs that have ended. The directory of a user may be whatever the user has made of it."""
+        try:
+            with reached(f"{work}/") as directory:
+                names = os.listdir(directory)  # noqa: PTH208 - a name of a descriptor
+        except OSError:
+            if PLACE.owner_of(str(work)) is None:
+                raise
+            return
+        for name in names:
+            if name.rpartition(".")[0] not in open_runs:
+                self._remove(f"{work}/{name}")
+
+    def _work(self, run_id: str) -> str:
+        return f"{self.roots.of_run(run_id)}/work" if run_id else str(self._root)
+
     def output(self, run_id: str) -> str:
         """STOKER_OUTPUT: the file that a worker writes its outputs to."""
-        return f"{self._root}/{run_id}{OUTPUT}"
+        return f"{self._work(run_id)}/{run_id}{OUTPUT}"
 
     def checkpoint(self, run_id: str) -> str:
         """STOKER_CHECKPOINT: its newest checkpoint, if there is one."""
-        return f"{self._root}/{run_id}{CHECKPOINT}"
+        return f"{self._work(run_id)}/{run_id}{CHECKPOINT}"
 
     def inputs(self, run_id: str, *, needs: bool = True) -> str:
         """STOKER_INPUTS_FILE: how its needs ended, and their outputs; jobs without needs share one file."""
-        return f"{self._root}/{run_id}{INPUTS}" if needs else f"{self._root}/none"
+        own = needs or (run_id != "" and self.is_foreign(run_id))
+        return f"{self._work(run_id)}/{run_id}{INPUTS}" if own else f"{self._root}/none"
 
     def events(self, run_id: str) -> str:
         """STOKER_EVENT_FILE: the named events that its job waited for; or STOKER_HOOK_FILE: the change of its hook."""
-        return f"{self._root}/{run_id}{EVENTS}"
+        return f"{self._work(run_id)}/{run_id}{EVENTS}"
 
     def notice_address(self, run_id: str) -> str:
         """NOTIFY_SOCKET: a path, or an abstract name (`@`) where the path is longer than a socket's address may be.
 
         A path through our descriptor of the directory, as `process.connection` uses, means nothing to a worker.
         """
-        path = f"{self._root}/{run_id}.notify"
+        path = f"{self._work(run_id)}/{run_id}.notify"
         return path if len(os.fsencode(path)) <= SOCKET_PATH_BYTES else f"@stoker-{run_id}"
+
+    def put_no_inputs(self, run_id: str) -> None:
+        """The inputs of a run without needs, for another user, who cannot read the shared file. Raises OSError."""
+        self._put(self.inputs(run_id), b"{}\n")
 
     def put_checkpoint(self, run_id: str, data: bytes) -> None:
         self._put(self.checkpoint(run_id), data)
 
     def put_events(self, run_id: str, data: bytes) -> None:
-        self._same_events.put(self.events(run_id), data)
+        self._put_same(self._same_events, run_id, self.events(run_id), data)
 
     def put_inputs(self, run_id: str, data: bytes) -> None:
-        self._same_inputs.put(self.inputs(run_id), data)
+        self._put_same(self._same_inputs, run_id, self.inputs(run_id), data)
+
+    def _put_same(self, same: SharedFiles, run_id: str, path: str, data: bytes) -> None:
+        """Runs of other users share no file: each can read only what is in the own directory."""
+        if self.is_foreign(run_id):
+            self._put(path, data)
+        else:
+            same.put(path, data)
 
     def put_sources(self, run_id: str, hashes: bytes) -> None:
         """The hashes of its sources, until its end."""
@@ -116,6 +155,10 @@ class WorkFiles:
     def _put(self, path: str, data: bytes) -> None:
         with open(make_regular(path), "wb") as file:  # noqa: PTH123 - a descriptor
             file.write(data)
+
+    def is_foreign(self, run_id: str) -> bool:
+        """Whether its files lie in the directory of another user."""
+        return self.roots.users is not None and RunId.parse(run_id).uid is not None
 
     def names(self, lookups: int) -> Collection[str] | None:
         """The names that are there, where to know them all costs less than to look for so many; else None.
@@ -173,14 +216,15 @@ class WorkFiles:
 
     def last_words(self, run_id: str) -> str | None:
         """The end of the log of a run that failed, as far as it can be read."""
-        return last_words(log_of(self._state_dir, run_id))
+        return last_words(self.roots.log_of(run_id))
 
     def with_results(self, run_id: str, spec: Spec, outcome: Outcome, there: Collection[str] | None = None) -> Outcome:
         """The outcome with the run's output, or why that is refused, and with the last words of one that failed.
 
         `there`: the names of all files since its end, where they are known. Raises OSError as `take_output` does.
         """
-        none = outcome.exit_code is None or (there is not None and f"{run_id}{OUTPUT}" not in there)
+        known = there is not None and not self.is_foreign(run_id)
+        none = outcome.exit_code is None or (known and f"{run_id}{OUTPUT}" not in (there or ()))
         output = NO_OUTPUT if none else self.take_output(run_id)
         words = self.last_words(run_id) if failed_by_itself(spec, outcome) else None
         if output is NO_OUTPUT and words is None:
@@ -192,16 +236,24 @@ class WorkFiles:
         self.secrets.remove(run_ids)
         there = self.names(len(run_ids) * len(SUFFIXES))
         for run_id in run_ids:
+            work, known = self._work(run_id), None if self.is_foreign(run_id) else there
             for suffix in SUFFIXES:
-                if there is None or run_id + suffix in there:
-                    self._remove(f"{self._root}/{run_id}{suffix}")
+                if known is None or run_id + suffix in known:
+                    self._remove(f"{work}/{run_id}{suffix}")
 
     def _remove(self, path: str) -> None:
         # For every job: Path and contextlib.suppress cost more than the call.
-        try:  # noqa: SIM105
-            os.unlink(path)  # noqa: PTH108
+        try:
+            if PLACE.owner_of(path) is None:
+                os.unlink(path)  # noqa: PTH108
+                return
+            with reached(path) as name:
+                os.unlink(name)  # noqa: PTH108
         except (FileNotFoundError, IsADirectoryError, PermissionError):
             pass  # a worker may have made a directory of that name; it does no harm
+        except OSError:
+            if PLACE.owner_of(path) is None:
+                raise
 
 
 class InputsFile:

@@ -119,7 +119,7 @@ class Assembly:
         self.intake = Intake(
             SpecDefaults(self.config), self.config.jobs.ageing_ms, self.config.jobs.max_queued, opened.box.digest
         )
-        self.preflight = Preflight(self.clock, native(self.context.base["PATH"]))
+        self.preflight = Preflight(self.clock, native(self.context.base["PATH"]), blind=self.context.roots.submitter)
         self.log_threads = start_threads(LOG_THREADS, "logs")
 
     def _build_executors(self) -> None:
@@ -195,7 +195,6 @@ class Assembly:
             self.context.work_files,
             self.step_files,
             self.background,
-            state_dir=self.state_dir,
             of=opened.instance,
             stuck_ms=self.config.launcher.stuck_ms,
         )
@@ -204,7 +203,7 @@ class Assembly:
         """The loop, and the parts that act after each of its commits, in order."""
         self.decisions = Decisions(self.reader, self.inbox, self.background)
         self.followups = FollowUps(self.memory, self.reader, self.inbox, self.background)
-        self.archives = Archives(self.queries, self.state_dir, self.background)
+        self.archives = Archives(self.queries, self.context.roots, self.background)
         self.rooms = Rooms(self.memory, self.intake)
         self.standstills = Standstills(self.memory, self.dispatcher, self.tokens, self.reader, self.background)
         self.throttle = Throttle(
@@ -254,7 +253,7 @@ class Assembly:
             self.inbox,
             self.memory,
             self.clock,
-            Leftovers(self.queries, opened.writer, self.memory, directory.root, self.local.launchers),
+            Leftovers(self.queries, opened.writer, self.memory, self.context.roots, self.local.launchers),
             self.usage,
             self.telemetry,
             self.background,

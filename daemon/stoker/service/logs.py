@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from stoker.core.errors import AttemptNotFound, LogUnreadable
 from stoker.core.job.model import Job, State
-from stoker.process.attempt_logs import Chunk, log_path, tail_offset
+from stoker.process.attempt_logs import Chunk, tail_offset
 from stoker.process.attempt_logs import follow as follow_log
 from stoker.service.engine import Engine
 from stoker.service.views import job_now
@@ -53,7 +53,7 @@ async def _chunks(
 ) -> AsyncGenerator[Chunk, None]:
     closed = asyncio.Event()
     watcher = asyncio.ensure_future(_close_when_over(engine, job.id, ordinal, closed)) if follow else None
-    path = log_path(engine.state_dir, job.id, ordinal)
+    path = engine.context.roots.log_path(job.owner_uid, job.id, ordinal)
     loop = asyncio.get_running_loop()
     try:
         if watcher is None:
@@ -86,7 +86,7 @@ async def _refuse_lost_log(engine: Engine, job: Job, ordinal: int) -> None:
     if outcome is not None and outcome.log_bytes:
         raise LogUnreadable(
             f"the log of job {job.id}, attempt {ordinal}, is gone: {outcome.log_bytes} bytes were written to it",
-            hint=f"ls -l {shlex.quote(str(log_path(engine.state_dir, job.id, ordinal).parent))}",
+            hint=f"ls -l {shlex.quote(str(engine.context.roots.log_path(job.owner_uid, job.id, ordinal).parent))}",
         )
 
 

@@ -47,10 +47,14 @@ Directories = tuple[str, str]  # working_dir, PATH
 
 
 class Preflight:
-    """Finds out whether commands could be executed, in a thread of its own."""
+    """Finds out whether commands could be executed, in a thread of its own.
 
-    def __init__(self, clock: Clock, default_path: str) -> None:
+    `blind`: jobs run as other users, so only their launchers can see what these may execute.
+    """
+
+    def __init__(self, clock: Clock, default_path: str, *, blind: bool = False) -> None:
         self._clock = clock
+        self._blind = blind
         self._default_path = default_path
         self._cache: dict[Place, tuple[int, CommandProblem]] = {}
         self._checking: set[Place] = set()  # their results are used until there are new ones
@@ -106,7 +110,7 @@ class Preflight:
 
     def _place(self, sent: JobWork) -> Place | None:
         """The path to check for a job; None if there is none."""
-        if sent.execution_mode is ExecutionMode.IN_PROCESS:
+        if self._blind or sent.execution_mode is ExecutionMode.IN_PROCESS:
             return None
         directory = "/" if isinstance(sent.working_dir, UnsetType) else native(sent.working_dir)
         path = sent.env.get("PATH", self._default_path) if isinstance(sent.env, dict) else self._default_path

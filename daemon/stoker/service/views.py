@@ -22,7 +22,6 @@ from stoker.core.redaction import redacted_job
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.memory.rates import buckets_of
 from stoker.engine.subscriptions import change_fields
-from stoker.process.attempt_logs import log_path
 from stoker.service.engine import Engine
 from stoker.store import attempts, jobs, workflows
 from stoker.store.workflows import StoredWorkflow
@@ -124,7 +123,7 @@ async def job_views(engine: Engine, shown: Sequence[Job], viewer: Viewer) -> lis
 
     def log(job: Job) -> Path | None:
         has_log = job.attempts and job.id not in silent and job.spec.execution_mode is ExecutionMode.SUBPROCESS
-        return log_path(engine.state_dir, job.id, job.attempts) if has_log else None
+        return engine.context.roots.log_path(job.owner_uid, job.id, job.attempts) if has_log else None
 
     now_ms = engine.clock.now().steady
     views = [job_view(job, engine.memory, now_ms, log(job), stale.get(job.id)) for job in shown]

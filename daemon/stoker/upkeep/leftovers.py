@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 
 from stoker.engine.memory import LiveState
 from stoker.executors.launcher_pool import LauncherPool
 from stoker.ops import archive
-from stoker.process.log_directories import IN_ONE_BUCKET, bucket_of, remove_bucket, remove_logs
+from stoker.process.log_directories import IN_ONE_BUCKET, bucket_of, remove_bucket, remove_logs_of_all
+from stoker.process.run_roots import RunRoots
 from stoker.store import old_changes
 from stoker.store import retention as rows
 from stoker.store.reader import Reader
@@ -36,14 +36,13 @@ class Leftovers:
         reader: Reader,
         writer: Writer,
         memory: LiveState,
-        state_dir: Path,
+        roots: RunRoots,
         launchers: LauncherPool,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._memory = memory
-        self._state_dir = state_dir
-        self._logs = state_dir / "logs"
+        self._roots, self._state_dir = roots, roots.state_dir
         self._launchers = launchers
         self._last_tried = 0  # the job whose logs were tried last: an interrupted sweep continues with the next one
 
@@ -101,14 +100,14 @@ class Leftovers:
                 if not ids:  # all were tried
                     self._last_tried = 0
                     break
-                removed = await asyncio.to_thread(remove_logs, self._logs, ids, PIECE_S)
+                removed = await asyncio.to_thread(remove_logs_of_all, list(self._roots), ids, PIECE_S)
                 if removed.ids:
                     await self._writer.sweep(rows.unlist_logs, removed.ids)
                 self._last_tried = removed.last
                 buckets.update(map(bucket_of, removed.ids))
                 failed = failed or removed.error
         if failed is not None:
-            log(LogEvent.RETENTION_FAILED, path=str(self._logs), error=failed)
+            log(LogEvent.RETENTION_FAILED, path=str(self._state_dir / "logs"), error=failed)
         for bucket in buckets:
             await self._remove_bucket(bucket)
         return not pace.is_over
@@ -117,7 +116,8 @@ class Leftovers:
         """Remove it only once all of its jobs are gone: until then a launcher may make a directory in it."""
         first, last = bucket * IN_ONE_BUCKET, (bucket + 1) * IN_ONE_BUCKET - 1
         if last < self._memory.last_id and not await self._reader.run(rows.has_jobs_between, first, last):
-            await asyncio.to_thread(remove_bucket, self._logs, bucket)
+            for root in self._roots:
+                await asyncio.to_thread(remove_bucket, root / "logs", bucket)
 
     async def remove_archives(self, before: int) -> int:
         """Remove the archives of ends before that time, if the workflow is gone or has ended again since."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -67,7 +66,6 @@ class RecoveryService:
         step_files: StepFiles,
         background: BackgroundTasks,
         *,
-        state_dir: Path,
         of: Instance,
         stuck_ms: int,
     ) -> None:
@@ -80,8 +78,8 @@ class RecoveryService:
         self._attempt_inputs = attempt_inputs
         self._work_files = work_files
         self._step_files = step_files
+        self._roots = work_files.roots
         self._patience_s = min(PATIENCE_S, stuck_ms / 1_000)
-        self._state_dir = state_dir
         self._instance = of.id
         self._of = of
         self._background = background.group()
@@ -183,7 +181,7 @@ class RecoveryService:
 
     async def _reconnect(self) -> dict[str, asyncio.Task[LauncherDead | None]]:
         """Connect to every living launcher; returns the greetings of silent ones, which go on."""
-        alive = find_launchers(self._state_dir).alive
+        alive = find_launchers(self._roots).alive
         greetings = {launcher: self._greet(launcher) for launcher in alive}
         if not greetings:
             return {}
@@ -196,7 +194,7 @@ class RecoveryService:
     async def _unborn(self) -> dict[str, list[int]]:
         """Children of dead launchers between fork and exec, by launcher: they could start a worker later, unseen."""
         processes = await asyncio.to_thread(identities.scan, self._instance)
-        alive = set(find_launchers(self._state_dir).alive)  # after the scan, to include launchers started meanwhile
+        alive = set(find_launchers(self._roots).alive)  # after the scan, to include launchers started meanwhile
         return {launcher: pids for launcher, pids in processes.launchers.items() if launcher not in alive}
 
     def _greet(self, launcher: str) -> asyncio.Task[LauncherDead | None]:
@@ -227,12 +225,12 @@ class RecoveryService:
     ) -> RecoveryFindings:
         """The facts and a valid plan; changes nothing. `among`: the launchers to be asked; None at a start: all."""
         # Listed before asking: a launcher of this list that does not answer counts as silent, even if it dies now.
-        alive = set(find_launchers(self._state_dir).alive)
+        alive = set(find_launchers(self._roots).alive)
         attempts = [run.attempt for run in runs]
         clients = [client for client in self._local.launchers if among is None or client.launcher in among]
         answered = await evidence.ask_launchers(clients, attempts, None if for_ever else self._patience_s)
         names = {client.launcher: client for client, _ in answered}
-        logs = [(path, ends) for path, ends in read_outcomes(self._state_dir) if among is None or path.stem in among]
+        logs = [(path, ends) for path, ends in read_outcomes(self._roots) if among is None or path.stem in among]
         written = {exited.run_id: self._local.credit_stop(exited) for _, ends in logs for exited in ends}
         held = {run.run_id: (client, self._credited(run)) for client, answer in answered for run in answer}
         launcher_facts = evidence.LauncherFacts(held, written, frozenset(alive - names.keys()))
@@ -316,7 +314,7 @@ class RecoveryService:
     async def _forget(self, result: RecoveryFindings) -> None:
         if result.outcome_logs:
             await self._inbox.barrier()
-            alive, logs = find_launchers(self._state_dir).alive, read_outcomes(self._state_dir)
+            alive, logs = find_launchers(self._roots).alive, read_outcomes(self._roots)
             remove_outcomes(result.committed_logs(logs, alive, self._memory.by_run))
 
     def _settle_unknown(self, exited: Exited) -> None:
@@ -326,8 +324,8 @@ class RecoveryService:
     async def _finish(self, result: RecoveryFindings) -> None:
         """Work that does not delay readiness: tidying up, leaked processes, the end of the row."""
         await self._forget(result)
-        for launcher in find_launchers(self._state_dir).dead:
-            remove_remains(self._state_dir, launcher)
+        for launcher in find_launchers(self._roots).dead:
+            remove_remains(self._roots, launcher)
         swept = await self._sweep_leaked()
         self._row = replace(self._row, finished_at=self._clock.now().wall, swept=swept)
         self._inbox.post(Remembered(self._row))

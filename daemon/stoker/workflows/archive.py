@@ -29,7 +29,8 @@ from stoker.engine.memory.blueprint import blueprint, width_of
 from stoker.engine.turn import Turn
 from stoker.executors.handlers import OWN_PREFIX
 from stoker.ops.archive import ArchiveFile, path_of
-from stoker.process.attempt_logs import log_path, tail
+from stoker.process.attempt_logs import tail
+from stoker.process.run_roots import RunRoots
 from stoker.store import attempts, changes, checkpoints, jobs, workflows
 from stoker.store.reader import Reader
 from stoker.store.workflows import StoredWorkflow
@@ -88,9 +89,9 @@ def _asked(job: Job, widths: Container[str]) -> dict[str, Any]:
 class Archives:
     """Writes one archive at a time."""
 
-    def __init__(self, reader: Reader, state_dir: Path, background: BackgroundTasks) -> None:
+    def __init__(self, reader: Reader, roots: RunRoots, background: BackgroundTasks) -> None:
         self._reader = reader
-        self._state_dir = state_dir
+        self._roots, self._state_dir = roots, roots.state_dir
         self._background = background
         self._one = asyncio.Lock()
 
@@ -213,7 +214,7 @@ class Archives:
         left = LOGS_BYTES
         for job in steps.values():
             if job.attempts:
-                path = log_path(self._state_dir, job.id, job.attempts)
+                path = self._roots.log_path(job.owner_uid, job.id, job.attempts)
                 head = {"job": job.id, "step": job.step, "attempt": job.attempts}
                 try:
                     data, size = await asyncio.to_thread(tail, path, min(TAIL_BYTES, left))

@@ -1,0 +1,82 @@
+"""Files in the directories of other users, which these can replace at any moment by whatever they like.
+
+Owns the one place of such directories (`[access] run_directory`) and the ways into it. A path below it is opened
+beneath it, through no link and on its own file system, so a user leads the daemon to nothing but own files. Who owns a
+directory follows from its name alone, a uid, as its parent belongs to root.
+
+Linux 5.6 or newer, for openat2(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+
+SYS_OPENAT2 = 437  # the same number on every architecture
+NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH = 0x01, 0x02, 0x04, 0x08
+DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+MAX_BYTES = 16 << 20  # of a file that is read as a whole
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+class OpenHow(ctypes.Structure):
+    """struct open_how of openat2(2)."""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class ForeignPlace:
+    """The directory above those of the users; until `begin` there is none, and every path is our own."""
+
+    def __init__(self) -> None:
+        self._prefix: str | None = None
+
+    def begin(self, directory: str) -> None:
+        self._prefix = f"{directory}/"
+
+    def owner_of(self, path: str) -> int | None:
+        """The uid of the user to whom a path belongs; None if it is one of our own."""
+        if self._prefix is None or not path.startswith(self._prefix):
+            return None
+        return int(path[len(self._prefix) :].split("/", 1)[0])
+
+    def open(self, path: str, flags: int) -> int:
+        """A descriptor of a path below it. Raises OSError: ELOOP for a link, EXDEV for another file system."""
+        assert self._prefix is not None
+        assert path.startswith(self._prefix)
+        root = os.open(self._prefix, ROOT)
+        try:
+            how = OpenHow(flags | os.O_CLOEXEC, 0, NO_XDEV | NO_MAGICLINKS | NO_SYMLINKS | BENEATH)
+            below = os.fsencode(path[len(self._prefix) :])
+            opened = _libc.syscall(SYS_OPENAT2, root, below, ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)))
+            if opened < 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), path)
+            return int(opened)
+        finally:
+            os.close(root)
+
+
+PLACE = ForeignPlace()
+
+
+@contextlib.contextmanager
+def reached(path: str) -> Iterator[str]:
+    """A name for `path` that no link in its directories leads elsewhere; our own paths stay as they are.
+
+    The last part of the name is not resolved: use it with calls that follow no link there.
+    """
+    if PLACE.owner_of(path) is None:
+        yield path
+        return
+    directory, _, name = path.rpartition("/")
+    descriptor = PLACE.open(directory, DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)
