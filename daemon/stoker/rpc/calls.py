@@ -99,6 +99,7 @@ class Calls:
         self._peer = peer
         self._denials = backend.denials
         self._order = asyncio.Lock()
+        self._unbegun_changes = 0  # that wait for a check, or behind one
         self._streams = Streams(connection, backend.streams, backend.max_streams, self.error_for)
         self._waits: set[asyncio.Future[Any]] = set()
         self._reads: deque[Request] = deque()  # that wait for the one under way
@@ -156,19 +157,23 @@ class Calls:
     def _call(self, request: Request) -> Any:
         """Call the handler; for things that may be another user's, after it is known whose they are."""
         named = named_by(request.name, self._peer, request.params)
-        if named is None and not self._order.locked():
+        changes = request.method.kind in (MethodKind.CALL, MethodKind.DIRECT)
+        if named is None and not (changes and self._unbegun_changes):
             return request.method.handler(self._service, self._peer, request.params)
-        return self._call_checked(request, named or Named())
+        self._unbegun_changes += changes
+        return self._call_checked(request, named or Named(), changes=changes)
 
-    async def _call_checked(self, request: Request, named: Named) -> Any:
-        """Handlers are called in the order of their requests, also while an earlier one waits for its check."""
-        async with self._order:
-            try:
+    async def _call_checked(self, request: Request, named: Named, *, changes: bool) -> Any:
+        """Handlers of changes are called in the order of their requests, also while one waits for its check."""
+        try:
+            async with self._order:
                 await self._service.ownership.check(self._peer.uid, named)
-            except NOT_FOUND as error:
-                self._denials.note(self._peer, request.name, error)
-                raise
-            result = request.method.handler(self._service, self._peer, request.params)
+                result = request.method.handler(self._service, self._peer, request.params)
+        except NOT_FOUND as error:
+            self._denials.note(self._peer, request.name, error)
+            raise
+        finally:
+            self._unbegun_changes -= changes
         if isinstance(result, Later):
             return result.render(await result.future)
         return await result if hasattr(result, "__await__") else result
