@@ -323,11 +323,13 @@ def test_add_need_when_groups_are_named_then_each_open_step_waits_for_each(clien
         "hold": gate.spec(),
         "compile": step(script, each=["a", "b"]),
         "test": step("true", "hold", each=["a", "b"]),
+        "made": step("true", each={"step": "list", "output": "files"}),
         "later": of_list,
     }
     workflow = sent_flow(client, steps)
     running(client, job_of(client, workflow, "compile[b]"))
     until(lambda: step_states(client, workflow)["compile[a]"] == "succeeded", why="the first item")
+    until(lambda: step_states(client, workflow).get("made[2]") == "succeeded", why="the list")
 
     added = client.call("workflow.add_need", {"id": workflow, "step": "test", "need": "compile"})
     again = client.call("workflow.remove_need", {"id": workflow, "step": "test", "need": "compile"})
@@ -335,6 +337,8 @@ def test_add_need_when_groups_are_named_then_each_open_step_waits_for_each(clien
         client.call("workflow.remove_need", {"id": workflow, "step": "test", "need": "compile"})
     with pytest.raises(NotAllowed, match=r"step compile\[a\] has started"):
         client.call("workflow.add_need", {"id": workflow, "step": "compile", "need": "test"})
+    of_made = client.call("workflow.add_need", {"id": workflow, "step": "test", "need": "made"})
+    client.call("workflow.remove_need", {"id": workflow, "step": "test", "need": "made"})
     client.call("workflow.add_need", {"id": workflow, "step": "test", "need": "later"})
     with pytest.raises(FlowInvalid, match="a cycle"):
         client.call("workflow.add_need", {"id": workflow, "step": "later", "need": "test"})
@@ -342,6 +346,7 @@ def test_add_need_when_groups_are_named_then_each_open_step_waits_for_each(clien
     assert (added["changed"], added["left"]) == (["test[a]", "test[b]"], [])
     assert [one["step"] for one in added["needs"]] == ["hold", "compile[a]", "compile[b]"]
     assert [one["step"] for one in again["needs"]] == ["hold"]
+    assert [one["step"] for one in of_made["needs"]] == ["hold", "made[1]", "made[2]"]
     gate.open()
     assert settled(client, workflow) == "succeeded"
     assert [one["step"] for one in needs_of(client, workflow, "test[b]")] == ["hold", "later[1]", "later[2]"]
