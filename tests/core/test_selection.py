@@ -122,6 +122,22 @@ def test_select_when_ifs_and_lists_are_of_what_is_outside_then_each_is_a_mistake
     assert lost(steps, "get", "all") == []
 
 
+def test_select_when_a_list_that_comes_later_is_outside_then_it_hands_on_nothing() -> None:
+    """Its steps are not in the plan, so the answer names the step that adds them as met."""
+    steps = {
+        "list": step(),
+        "work": replace(step(), each=ItemSource(step="list", output="o")),
+        "sum": step("work"),
+        "look": replace(step("work"), run_if="needs.work.size() > 1"),
+    }
+    plan = plan_flow(FlowRequest(flow=Flow(name="f", steps=steps), raw=msgspec.Raw(b"{}")), None)
+
+    selection = select(plan, Part(starts=("sum",)), {"list", "work", "work[a]"})
+
+    assert (selection.met, selection.outside) == (("work",), frozenset())
+    assert [path for path, _ in lost(steps, "look", completed={"work", "work[a]"})] == ["steps.look.if"]
+
+
 def test_select_when_an_output_of_a_nested_flow_is_outside_then_it_is_a_mistake() -> None:
     inner = Flow(name="i", steps={"a": step(), "b": step("a")}, outputs={"o": "{{a.x}}", "p": "{{b.x}}"})
     steps = {"build": StepParams(workflow=inner), "use": step("build")}

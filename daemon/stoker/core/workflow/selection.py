@@ -109,7 +109,8 @@ def _waiting(steps: Sequence[Planned], chosen: Collection[str]) -> set[str]:
 
 def _cut_out(plan: Plan, chosen: Collection[str], completed: Collection[str]) -> Selection:
     needs = {edge.step: None for step in plan.steps if step.name in chosen for edge in step.needs}
-    outside = frozenset(name for name in needs if name not in chosen and name in completed)
+    adding = {step.name for step in plan.steps if step.source is not None}  # the steps of its list are not in the plan
+    outside = frozenset(name for name in needs if name not in chosen and name in completed and name not in adding)
     steps = []
     for step in plan.steps:
         if step.name in chosen or step.name in outside:
