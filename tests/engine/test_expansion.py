@@ -41,7 +41,7 @@ def test_expansion_when_a_step_hands_on_a_list_then_each_item_runs_once(client: 
     assert settled(client, workflow) == "succeeded"
     *items, last = lines(ledger)
     assert (sorted(items), last) == (["a", '{"name":"b","size":2}'], "sum")
-    assert list(step_states(client, workflow)) == ["list", "work", "sum", "work[a]", "work[b]"]
+    assert list(step_states(client, workflow)) == ["list", "work", "work[a]", "work[b]", "sum"]
 
 
 @pytest.fixture
