@@ -204,9 +204,11 @@ def test_reuse_when_a_new_list_has_one_more_item_then_only_that_runs(client: sto
     }
 
 
-def test_reuse_when_a_person_runs_a_list_again_then_its_steps_run_again(client: stoker.Client) -> None:
-    workflow = reused(client, ran(client, by_list("1")), by_list("1"))["id"]
+@pytest.mark.parametrize("items", ["1", ""])
+def test_reuse_when_a_person_runs_a_list_again_then_its_steps_run_again(client: stoker.Client, items: str) -> None:
+    workflow = reused(client, ran(client, by_list(items)), by_list(items))["id"]
     settled(client, workflow)
+    assert steps_of(client, workflow)["end"]["reused"]
 
     client.call("workflow.retry", {"id": workflow, "step": "list"})
 

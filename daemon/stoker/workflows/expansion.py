@@ -94,9 +94,10 @@ class Expansion(RequestMessage[int]):
         self._check_size(run, new, behind)
         added = yield from self._planned(turn, run, new)
         specs = yield from self._specs(turn, run, job, added)
-        reuse = {} if before else (yield from self._reuse(turn, run, added, specs, [after for _, after in behind]))
+        first = not before and (added or job.attempts == 1)
+        reuse = (yield from self._reuse(turn, run, added, specs, [after for _, after in behind])) if first else {}
         gone = [*self._gone(turn, run, before.difference(names))]
-        if added or behind or gone:
+        if added or behind or gone or reuse:
             turn.touched_workflows.add(run.workflow.id)
             run.steps |= {one.step.job_id: one.step for one in added}
             turn.memory.workflows.widen(run, self._group.widths)
