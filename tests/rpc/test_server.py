@@ -315,7 +315,7 @@ def test_connection_when_the_peer_is_another_user_then_it_is_refused(server: Ser
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
-        os.setuid(65534)
+        os.setuid(70_005)
         stranger = server.connect()
         with contextlib.suppress(OSError):  # the server may have refused it already
             stranger.say(request("system.health", 1))
@@ -328,7 +328,7 @@ def test_connection_when_the_peer_is_another_user_then_it_is_refused(server: Ser
     theirs.close()
 
     assert code_of(answer) == "permission_denied"
-    assert "65534" in answer["error"]["message"]
+    assert "70005" in answer["error"]["message"]
 
 
 def test_reading_when_too_much_is_in_flight_then_it_stops_until_answers_leave(
