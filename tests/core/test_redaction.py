@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast, get_type_hints
 
 from stoker.core import views
-from stoker.core.redaction import HIDDEN_OF_ATTEMPTS, HIDDEN_OF_JOBS, redacted_attempt, redacted_job
+from stoker.core.redaction import HIDDEN_OF_ATTEMPTS, HIDDEN_OF_JOBS, redacted_attempt, redacted_job, without_values
 
 if TYPE_CHECKING:
     from stoker.core.views import AttemptView, JobView
@@ -128,3 +128,25 @@ def test_fields_when_all_are_listed_then_each_is_hidden_or_may_be_seen() -> None
     assert set(get_type_hints(views.JobView)) == SEEN_OF_JOBS | set(HIDDEN_OF_JOBS)
     assert set(get_type_hints(views.AttemptView)) == SEEN_OF_ATTEMPTS | set(HIDDEN_OF_ATTEMPTS)
     assert not SEEN_OF_JOBS & set(HIDDEN_OF_JOBS)
+
+
+def test_document_when_variables_are_named_as_secrets_then_their_values_are_hidden() -> None:
+    env = {"MY_TOKEN_2": "x", "Token": {"base64": "eA=="}, "MODE": "fast", "A.B": "y"}
+    document = {
+        "spec": {"env": env, "args": ["MY_TOKEN=x"]},
+        "steps": [{"env": env}, 3],
+        "env": None,
+        "MY_TOKEN": "a",
+    }
+
+    shown = without_values(document, ("*TOKEN*", "a.b"))
+
+    hidden = {"MY_TOKEN_2": "(hidden)", "Token": "(hidden)", "MODE": "fast", "A.B": "(hidden)"}
+    assert shown == {
+        "spec": {"env": hidden, "args": ["MY_TOKEN=x"]},
+        "steps": [{"env": hidden}, 3],
+        "env": None,
+        "MY_TOKEN": "a",
+    }
+    assert without_values(document, ()) == document
+    assert without_values({"env": {"AXB": "1", "MODE": "2"}}, ("a.b", "mod")) == {"env": {"AXB": "1", "MODE": "2"}}

@@ -114,6 +114,21 @@ def test_secret_when_it_differs_under_the_same_key_then_the_submit_is_refused(sh
         assert value not in answer.stderr
 
 
+def test_variable_when_its_name_is_that_of_a_secret_then_its_value_is_not_shown(shared: DaemonProcess) -> None:
+    env = {"MY_API_KEY": "CANARY", "github_token": "CANARY", "MODE": "fast"}
+    with shared.client() as client:
+        job = submit(client, shell('test "${#MY_API_KEY}" = 6'), env=env)
+        assert end_of(client, job) == ("succeeded", "exit")
+        client.call("schedule.add", {"name": "s", "timing": "@yearly", "job": {**shell(":"), "env": env}})
+        shown = [client.call("job.get", {"id": job}), client.call("job.history", {"id": job})]
+        shown.append(client.call("schedule.get", {"name": "s"}))
+        assert client.call("job.environment", {"id": job})["env"]["MY_API_KEY"] == "CANARY", "a shell needs it"
+    for view in shown:
+        assert "CANARY" not in json.dumps(view)
+        assert "(hidden)" in json.dumps(view)
+        assert "fast" in json.dumps(view)
+
+
 def test_secrets_when_their_job_is_purged_then_their_rows_are_gone(shared: DaemonProcess) -> None:
     with shared.client() as client:
         job = submit(client, shell("exit 1"), secrets={"A": {"base64": "AAAA"}})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Sections whose keys are all live, and single live keys of others.
 LIVE_SECTIONS: Final = frozenset(
-    {"retry", "idle", "memory", "psi", "access", "jobs", "checkpoints", "workflows", "retention", "backup"}
+    {"retry", "idle", "memory", "psi", "access", "privacy", "jobs", "checkpoints", "workflows", "retention", "backup"}
 )
 LIVE_KEYS: Final = frozenset(
     {

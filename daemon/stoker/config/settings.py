@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from stoker.config.access_section import AccessSettings
+from stoker.config.privacy_section import PrivacySettings
 from stoker.config.run_as_section import RunAsSettings
 from stoker.config.section import Section, aged, between, says
 from stoker.core.hooks import Hook
@@ -333,6 +334,7 @@ class Config(Struct, frozen=True, kw_only=True):
     rpc: RpcSettings = RpcSettings()
     access: AccessSettings = AccessSettings()
     run_as: RunAsSettings = RunAsSettings()
+    privacy: PrivacySettings = PrivacySettings()
     jobs: JobsSettings = JobsSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
     workflows: WorkflowSettings = WorkflowSettings()

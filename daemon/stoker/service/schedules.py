@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from stoker.core.access import Viewer
 from stoker.core.job.model import Actor
+from stoker.core.redaction import without_values
 from stoker.core.schedule.model import Schedule
 from stoker.core.schedule.request import ScheduleParams, checked
 from stoker.core.schedule.slots import jitter, pass_over
@@ -88,10 +89,11 @@ class ScheduleService:
         """A schedule with its template and its newest runs. Raises ScheduleNotFound."""
         schedule = self._engine.memory.schedules.find(name, viewer.owns)
         runs = await self._engine.queries.run(schedules.runs, schedule, RUNS_SHOWN)
+        hidden = self._engine.config.privacy.redact_env
         return {
             **_view(schedule),
-            "job": None if schedule.job is None else msgspec.Raw(schedule.job.encode()),
-            "flow": None if schedule.flow is None else msgspec.Raw(schedule.flow.encode()),
+            "job": None if schedule.job is None else without_values(msgspec.json.decode(schedule.job), hidden),
+            "flow": None if schedule.flow is None else without_values(msgspec.json.decode(schedule.flow), hidden),
             "runs": [
                 {"scheduled_for": run.slot, "job": run.job_id, "workflow": run.workflow_id, "state": run.state}
                 for run in runs

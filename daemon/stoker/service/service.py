@@ -204,7 +204,7 @@ class Service:
         """The changes of a job after that sequence number, and its newest attempts."""
         job = await job_now(self._engine, job_id)
         log, following = await self._engine.queries.run(changes.page_of_job, job_id, after, limit)
-        shown = [change_view(change) for change in log]
+        shown = [change_view(change, self._engine.config.privacy.redact_env) for change in log]
         removed = not await self._engine.queries.run(changes.begins, job_id)
         page, older = await self._attempts(job, None, limit)
         return {

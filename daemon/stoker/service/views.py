@@ -18,7 +18,7 @@ from stoker.core.job.conditions import open_texts
 from stoker.core.job.limits import describe
 from stoker.core.job.model import Attempt, Change, ExecutionMode, Job, Reason, Spec, State
 from stoker.core.job.verdict import suspected_limit
-from stoker.core.redaction import redacted_job
+from stoker.core.redaction import redacted_job, without_values
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.memory.rates import buckets_of
 from stoker.engine.subscriptions import change_fields
@@ -127,6 +127,8 @@ async def job_views(engine: Engine, shown: Sequence[Job], viewer: Viewer) -> lis
 
     now_ms = engine.clock.now().steady
     views = [job_view(job, engine.memory, now_ms, log(job), stale.get(job.id)) for job in shown]
+    for view in views:
+        view["env_vars"] = without_values({"env": view["env_vars"]}, engine.config.privacy.redact_env)["env"]
     return [view if viewer.looks_into(view["owner_uid"]) else redacted_job(view) for view in views]
 
 
@@ -143,7 +145,8 @@ def no_workflow(engine: Engine, workflow_id: int) -> WorkflowNotFound:
     return WorkflowNotFound(f"there is no workflow {workflow_id}{removed}", hint="stoker workflow ls", id=workflow_id)
 
 
-def change_view(change: Change) -> RecordedChange:
+def change_view(change: Change, hidden: tuple[str, ...]) -> RecordedChange:
+    """`hidden`: the names of variables whose values are not shown."""
     details = msgspec.json.decode(change.payload) if isinstance(change.payload, msgspec.Raw) else change.payload
     details.pop("note", None)
-    return {**change_fields(change), "details": details}
+    return {**change_fields(change), "details": without_values(details, hidden)}
