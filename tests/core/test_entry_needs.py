@@ -244,7 +244,7 @@ def test_matrix_when_the_step_also_has_each_then_both_are_refused() -> None:
 
 
 def test_defaults_when_compared_with_a_step_then_command_needs_and_items_are_missing() -> None:
-    own = {"command", "args", "needs", "when", "run_if", "each", "matrix", "workflow", "parameters"}
+    own = {"command", "args", "needs", "when", "run_if", "each", "matrix", "workflow", "parameters", "secrets"}
     assert set(StepParams.__struct_fields__) - set(StepDefaults.__struct_fields__) <= own
     assert set(JobDefaults.__struct_fields__) < set(StepDefaults.__struct_fields__)
 

@@ -60,8 +60,19 @@ def test_why_when_a_job_is_damaged_then_a_release_is_offered_only_after_a_repair
     )
 
 
+def test_why_when_the_secrets_are_gone_then_it_names_them_and_asks_for_a_new_submit() -> None:
+    of = job(State.HELD, reason=Reason.SECRETS, attempts=1)
+    refused = Outcome(kind=OutcomeKind.NEVER_STARTED, error="its secrets are gone (TOKEN)")
+
+    known, unknown = why(of, ended=attempt(of, outcome=refused)), why(of)
+
+    assert known.message == "was not started: its secrets are gone (TOKEN)"
+    assert known.hint == unknown.hint == "submit it again with its secrets, then: stoker cancel 7"
+    assert unknown.message == "was not started: its secrets cannot be given to it"
+
+
 def test_why_when_jobs_are_held_then_no_two_reasons_sound_the_same() -> None:
-    reasons = [*HELD_FOR, Reason.DAMAGED]
+    reasons = [*HELD_FOR, Reason.DAMAGED, Reason.SECRETS]
 
     assert len({why(job(State.HELD, reason=reason)).message for reason in reasons}) == len(reasons)
 

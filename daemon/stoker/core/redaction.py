@@ -1,4 +1,4 @@
-"""The parts of jobs that are not shown: the fields of another user's job, and the values of variables by their names. Pure.
+"""The parts of jobs that are not shown: the fields of another user's job, and values of variables by their names. Pure.
 
 Owns the fields of a job that an operator does not see, its command, data and paths, with what is shown instead; a test
 asks that each field of a job and of an attempt is either here or among those that may be seen.
