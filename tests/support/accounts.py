@@ -27,6 +27,8 @@ from tests.support import reachable
 from tests.support.facts import until
 
 PROGRAM = Path(stoker.__file__).parent / "spawner" / "__main__.py"
+# Those of its unit, systemd/stoker-launcher.service.
+RIGHTS = ("setpriv", "--bounding-set", "-all,+setuid,+setgid,+chown", "--no-new-privs")
 LOCK = Path(tempfile.gettempdir()) / "stoker-test-accounts.lock"
 TOOLS = ("useradd", "userdel", "groupadd", "groupdel", "usermod")
 
@@ -111,7 +113,7 @@ class SpawnerHost:
         self.policy.chmod(0o644)
 
     def start(self) -> None:
-        program = [sys.executable, "-I", "-S", os.fspath(PROGRAM)]
+        program = [*RIGHTS, sys.executable, "-I", "-S", os.fspath(PROGRAM)]
         options = ["--policy", os.fspath(self.policy), "--socket", os.fspath(self.socket)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(reachable.command(*program, *options), stderr=log, stdin=subprocess.DEVNULL)

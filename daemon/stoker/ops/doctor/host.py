@@ -31,7 +31,7 @@ NEARLY_FULL = 4  # times the space below which submits are refused
 FEW_INODES = 10_000
 INODES_PER_CENT = 1
 LARGE_WAL_BYTES = 256 * 1024 * 1024  # the daemon begins it anew at some megabytes
-UNITS = ("stoker.service", "stoker.socket", "stoker-web.service")
+UNITS = ("stoker.service", "stoker.socket", "stoker-web.service", "stoker-launcher.service")
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 Version = tuple[int, ...]
