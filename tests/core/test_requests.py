@@ -114,3 +114,9 @@ def test_filter_when_a_time_ends_before_it_begins_then_it_is_refused_with_its_pa
         JobFilter(**same | {f"{of}_since": 1_000_000_001_000, f"{of}_until": 1_000_000_000_000})
 
     assert refused.value.details["path"] == f"{of}_until"
+
+
+def test_filter_when_it_names_steps_of_no_workflow_then_it_is_refused() -> None:
+    with pytest.raises(InvalidParams, match="step: names steps of a workflow, and none is named"):
+        JobFilter(step="compile")
+    assert JobFilter(step="compile", workflow=7).step == "compile"
