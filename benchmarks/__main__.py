@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import (
     backup,
+    breadth,
     client_start,
     cost,
     depth,
@@ -50,6 +51,7 @@ BENCHMARKS: dict[str, Callable[[Scale], Iterator[table.Row]]] = {
     "footprint": footprint.rows,
     "client": client_start.rows,
     "depth": depth.rows,
+    "breadth": breadth.rows,
     "recovery": recovery.rows,
     "workflows": workflows.rows,
     "schedules": schedules.rows,
