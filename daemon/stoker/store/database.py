@@ -35,6 +35,7 @@ from stoker.core.job.model import (
 from stoker.core.schedule.model import Misfire, Overlap
 from stoker.core.workflow.checkpoint import CheckpointKind
 from stoker.core.workflow.state import Intent, Strategy, WorkflowState
+from stoker.store.hop import Hop
 from stoker.store.reserve import is_full
 
 P = ParamSpec("P")
@@ -98,9 +99,9 @@ class Database(aiosqlite.Connection):
         """Call `function(connection, ...)` in the thread and return what it returns."""
         if not self._running:
             raise ValueError("the connection is closed")
-        future = self._loop.create_future()
-        self._tx.put_nowait((future, partial(_call, function, self._conn, *args, **kw)))
-        return await future  # type: ignore[no-any-return]
+        hop = Hop[T](self._loop)
+        self._tx.put_nowait((hop, partial(_call, function, self._conn, *args, **kw)))  # type: ignore[arg-type]
+        return await hop
 
     @property
     def awaited(self) -> bool:
