@@ -82,9 +82,14 @@ class Barrier(RequestMessage[None]):
 
 
 class Inbox:
+    """The messages, and the sleep of the loop until there are some. Only one task waits: no event is made for it."""
+
     def __init__(self) -> None:
         self._messages: deque[Message] = deque()
-        self._news = asyncio.Event()
+        self._due = False  # there is a reason for a turn
+        self._asleep: asyncio.Future[None] | None = None
+        self._answered_s = 0.0  # when the last turn with a request was answered, by the clock of the event loop
+        self._loop: asyncio.AbstractEventLoop | None = None  # asked for once: Python 3.11 makes a system call of it
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -92,11 +97,13 @@ class Inbox:
     def post(self, message: Message) -> None:
         """Add a message; safe from any callback of the event loop's thread."""
         self._messages.append(message)
-        self._news.set()
+        self.wake()
 
     def wake(self) -> None:
         """Let the loop take a turn, even without a message: more jobs may be able to start."""
-        self._news.set()
+        self._due = True
+        if self._asleep is not None and not self._asleep.done():
+            self._asleep.set_result(None)
 
     def after_commit(self, turn: Turn) -> None:
         """Post the messages that the turn leaves to later ones."""
@@ -111,7 +118,7 @@ class Inbox:
     async def ask_first(self, request: RequestMessage[T]) -> T:
         """As `ask`, in the next turn, in front of all that waits."""
         self._messages.appendleft(request)
-        self._news.set()
+        self.wake()
         return await request.future
 
     async def barrier(self) -> None:
@@ -124,21 +131,36 @@ class Inbox:
 
     async def news(self) -> None:
         """Wait until there is a reason for a turn."""
-        await self._news.wait()
-        self._news.clear()
+        if not self._due:
+            await self._sleep(self._running_loop())
+        self._due = False
 
-    async def company(self, until_s: float) -> None:
-        """Wait, until that time of the event loop at most, for a request to go with the messages that wait."""
-        loop = asyncio.get_running_loop()
+    def note_answers(self) -> None:
+        """Requests are answered now: their clients may send the next ones at once."""
+        self._answered_s = self._running_loop().time()
+
+    async def company(self, after_answers_s: float) -> None:
+        """Wait, at most so long after the last answers, for a request to go with the messages that wait."""
+        loop, until_s = self._running_loop(), self._answered_s + after_answers_s
         while self._messages and not any(isinstance(message, RequestMessage) for message in self._messages):
             left_s = until_s - loop.time()
             if left_s <= 0:
                 return
-            self._news.clear()
-            timer = loop.call_later(left_s, self._news.set)
-            await self._news.wait()
+            timer = loop.call_later(left_s, self.wake)
+            await self._sleep(loop)
             timer.cancel()
-            self._news.clear()
+            self._due = False
+
+    async def _sleep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._asleep = loop.create_future()
+        try:
+            await self._asleep
+        finally:
+            self._asleep = None
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        self._loop = self._loop or asyncio.get_running_loop()
+        return self._loop
 
     def put_back(self, taken: Sequence[Message]) -> None:
         """Messages that were taken and wait again, in front of all others and in their order."""

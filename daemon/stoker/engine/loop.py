@@ -63,7 +63,6 @@ class Loop:
         self._stalls = stalls
         self._after_commit = after_commit
         self._stopping = False
-        self._answered_s = 0.0  # when the last turn with a request was answered, by the clock of the event loop
         self._computing_since = 0.0  # see Stalls.now
         self.turns = 0
 
@@ -87,7 +86,7 @@ class Loop:
         while True:
             await self._inbox.news()
             if not self._stopping:
-                await self._inbox.company(self._answered_s + COMPANY_S)
+                await self._inbox.company(COMPANY_S)
             more = await self._turn(self._inbox.take(TURN_LIMIT))
             if more or self._inbox:
                 self._inbox.wake()
@@ -140,7 +139,7 @@ class Loop:
         for part in self._after_commit:
             part.after_commit(turn)
         if any(isinstance(message, RequestMessage) for message in messages):
-            self._answered_s = asyncio.get_running_loop().time()
+            self._inbox.note_answers()
         self._measure("act", turn, messages)
 
     async def _in_pieces(self, turn: Turn, messages: Sequence[Message], work: Iterator[int]) -> None:
