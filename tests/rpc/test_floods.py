@@ -216,3 +216,45 @@ async def test_turns_when_one_user_has_many_connections_then_another_waits_for_o
 
     assert taken[:6] == ["many 0", "few 0", "many 1", "few 1", "many 2", "many 3"]
     assert taken[-1] == "many 99"
+
+
+class Counting:
+    """Takes turns, and counts them."""
+
+    def __init__(self, busy_s: float = 0.0) -> None:
+        self.busy_s = busy_s
+        self.turns = 0
+
+    def take_turn(self, _until: float) -> None:
+        self.turns += 1
+        ends = time.perf_counter() + self.busy_s
+        while time.perf_counter() < ends:
+            pass
+
+
+async def test_turn_when_no_other_is_due_then_it_is_taken_at_once() -> None:
+    shared, taker = round_robin.RoundRobin(lambda callback: callback), Counting()
+
+    shared.ask(taker, 0, now=True)
+
+    assert taker.turns == 1
+
+
+async def test_turn_when_another_is_due_then_it_comes_after_that() -> None:
+    shared, first, second = round_robin.RoundRobin(lambda callback: callback), Counting(), Counting()
+
+    shared.ask(first, 0)
+    shared.ask(second, 0, now=True)
+
+    assert second.turns == 0
+    await until_async(lambda: (first.turns, second.turns) == (1, 1))
+
+
+async def test_turn_when_many_ask_in_one_round_then_most_wait_for_the_next() -> None:
+    shared, takers = round_robin.RoundRobin(lambda callback: callback), [Counting(0.2), *(Counting() for _ in range(9))]
+
+    for taker in takers:
+        shared.ask(taker, 0, now=True)
+
+    assert [taker.turns for taker in takers] == [1] + [0] * 9
+    await until_async(lambda: all(taker.turns == 1 for taker in takers))

@@ -42,7 +42,7 @@ from stoker.rpc.frames import Request, RequestId
 from stoker.rpc.open_calls import OpenCalls
 from stoker.rpc.peer import Peer
 from stoker.rpc.roles import denial, named_by
-from stoker.rpc.round_robin import RoundRobin
+from stoker.rpc.round_robin import RoundRobin, Watched
 from stoker.rpc.table import Later, MethodKind, Stream
 from stoker.rpc.wire import MAX_FRAME_BYTES
 from stoker.service.ownership import NOT_FOUND, Named
@@ -57,14 +57,12 @@ MAX_AWAITED = 10_000  # jobs in all waits of a connection
 SHARED_THREADS = 4  # that read long frames of all other users
 
 
-Watched = Callable[[Callable[..., None]], Callable[..., None]]  # wraps a callback to measure its CPU time
-
-
 class Answerer(Protocol):
     def send(self, frame: bytes) -> None: ...
     def has_room(self) -> bool: ...
     async def room(self) -> None: ...
     def go_on(self) -> None: ...
+    def settled(self) -> None: ...
 
 
 class Backend:
@@ -250,7 +248,7 @@ class Calls:
             self._refuse(request, error)
         else:
             self._answer_with(request, render, future.result())
-        self._connection.go_on()
+        self._connection.settled()
 
     def _answer_with(self, request: Request, render: Callable[[Any], object] | None, result: object) -> None:
         try:

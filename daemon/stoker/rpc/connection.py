@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import select
-import socket
 import time
 from collections.abc import Iterator
-from typing import Protocol, cast
+from typing import cast
 
 from stoker.core.errors import FrameTimeout, FrameTooLarge, StokerError
 from stoker.rpc import frames
-from stoker.rpc.calls import Backend, Calls
-from stoker.rpc.capacity import Capacity
+from stoker.rpc.calls import Calls
 from stoker.rpc.frames import Request, requests_in
-from stoker.rpc.kept_bytes import Backlog, WaitingFrames
+from stoker.rpc.gate import Gate
+from stoker.rpc.kept_bytes import WaitingFrames
 from stoker.rpc.peer import Peer
 from stoker.rpc.wire import MAX_FRAME_BYTES, Framer
 from stoker.telemetry.events import LogEvent
@@ -36,17 +35,6 @@ LINGER_S = 1.0
 RESERVE_S = 1.0  # how long a connection of the reserve may stay idle
 
 
-class Gate(Protocol):
-    backend: Backend
-    unread: Backlog
-    capacity: Capacity
-    frame_timeout_s: float
-
-    def admit(self, connection: ClientConnection, sock: socket.socket) -> Peer: ...
-    def note_received(self, connection: ClientConnection) -> None: ...
-    def forget(self, connection: ClientConnection) -> None: ...
-
-
 class ClientConnection(asyncio.Protocol):
     """One client. `ordinary`: it may send any request; otherwise only short ones that bring no work."""
 
@@ -55,7 +43,7 @@ class ClientConnection(asyncio.Protocol):
     _calls: Calls
     _transport: asyncio.Transport
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate[ClientConnection]) -> None:
         self._gate = gate
         self._loop = asyncio.get_running_loop()
         self._open_calls = gate.backend.open_calls
@@ -131,8 +119,7 @@ class ClientConnection(asyncio.Protocol):
     def _drop_unread(self) -> None:
         self.inbox.clear()
         self._drop_unfinished()
-        self._requests = iter(())
-        self._held_back, self._waits = None, False
+        self._requests, self._held_back, self._waits = iter(()), None, False
 
     def _drop_unfinished(self) -> None:
         self._framer.drop()
@@ -188,13 +175,13 @@ class ClientConnection(asyncio.Protocol):
                     f"a frame may have {MAX_FRAME_BYTES} bytes", hint="split a batch; put a long command into a script"
                 )
             )
-        self.go_on()
+        self.go_on(now=True)
 
-    def go_on(self) -> None:
+    def go_on(self, *, now: bool = False) -> None:
         """Ask for a turn: one, however often this is called before it."""
         if not self._turn_due:
             self._turn_due = True
-            self._gate.backend.turns.ask(self, self.peer.uid)
+            self._gate.backend.turns.ask(self, self.peer.uid, now=now)
 
     def take_turn(self, until: float) -> None:
         """Begin the requests that there is room for, send the answers, then continue, pause or close."""
@@ -309,8 +296,7 @@ class ClientConnection(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def _frame_is_late(self) -> None:
-        self._frame_timer = None
-        limit = self._gate.frame_timeout_s
+        self._frame_timer, limit = None, self._gate.frame_timeout_s
         self.refuse(FrameTimeout(f"a frame must end within {limit:g} s", hint="end each request with a newline"))
         self.go_on()
 
@@ -347,7 +333,20 @@ class ClientConnection(asyncio.Protocol):
         self._unsent += len(frame)
         if self._unsent > MAX_UNSENT_BYTES:
             self._room.clear()
-        self.go_on()
+        if self._is_at_rest():
+            self._flush()  # no other answer can share this write
+        else:
+            self.go_on()
+
+    def settled(self) -> None:
+        """A call has ended and is answered: a further one may begin now, or the connection may close."""
+        if not self._is_at_rest():
+            self.go_on()
+
+    def _is_at_rest(self) -> bool:
+        """Whether a turn could do no more than send what there is."""
+        under_way = self._unbegun or self.inbox or self._in_thread or self._waits or self._calls
+        return not (self._turn_due or under_way or self._paused or self._last_read)
 
     async def room(self) -> None:
         """Wait until the client has taken enough of its answers."""

@@ -16,24 +16,42 @@ from typing import Protocol
 TURN_S = 0.005  # of all connections together in one iteration
 
 
+Watched = Callable[[Callable[..., None]], Callable[..., None]]  # wraps a callback to measure its CPU time
+
+
 class TurnTaker(Protocol):
     def take_turn(self, until: float) -> None:
         """Do something useful, and stop soon after `until` (of `time.perf_counter`)."""
 
 
 class RoundRobin:
-    def __init__(self, watched: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
+    def __init__(self, watched: Watched) -> None:
         self._due: dict[int, deque[TurnTaker]] = {}  # by user, in the order of the users' turns
         self._waiting = 0
         self._scheduled = False
         self._callback = watched(self._serve)
+        self._serve_now = watched(self._serve_one)
+        self._rests_until = 0.0  # when the next one may take its turn at once
         self._loop: asyncio.AbstractEventLoop | None = None  # asked for once: Python 3.11 makes a system call of it
 
-    def ask(self, taker: TurnTaker, uid: int) -> None:
-        """Let it take one turn, after all of its user that have asked before."""
-        self._due.setdefault(uid, deque()).append(taker)
-        self._waiting += 1
-        self._schedule()
+    def ask(self, taker: TurnTaker, uid: int, *, now: bool = False) -> None:
+        """Let it take one turn, after all of its user that have asked before.
+
+        `now`: here, if no other one is due, which saves a round of the event loop. After such a turn others wait for
+        the next round for as long as it took: many that ask in one round would make it long.
+        """
+        if now and not self._scheduled and time.perf_counter() >= self._rests_until:
+            self._serve_now(taker)
+        else:
+            self._due.setdefault(uid, deque()).append(taker)
+            self._waiting += 1
+            self._schedule()
+
+    def _serve_one(self, taker: TurnTaker) -> None:
+        began = time.perf_counter()
+        taker.take_turn(began + TURN_S)
+        ended = time.perf_counter()
+        self._rests_until = ended + (ended - began)
 
     def _schedule(self) -> None:
         if self._due and not self._scheduled:

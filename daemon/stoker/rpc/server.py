@@ -19,7 +19,7 @@ from itertools import count
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.access import AccessRules
 from stoker.core.errors import PermissionDenied, StokerError
-from stoker.rpc.calls import Backend, Watched
+from stoker.rpc.calls import Backend
 from stoker.rpc.capacity import RESERVE, Capacity
 from stoker.rpc.connection import ClientConnection
 from stoker.rpc.kept_bytes import (
@@ -33,6 +33,7 @@ from stoker.rpc.kept_bytes import (
 )
 from stoker.rpc.listener import ClientListener
 from stoker.rpc.peer import Peer, peer_of
+from stoker.rpc.round_robin import Watched
 from stoker.service.service import Service
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
