@@ -35,7 +35,7 @@ from stoker.store.journal_files import (
     whole_files,
 )
 
-GATHER_S = 0.02  # commits of this time share one write and one sync: to sync after each would cost jobs a tenth
+GATHER_S = 0.05  # commits of this time share one write and one sync: to sync after each would cost jobs a tenth
 
 
 class Outbox(Struct, frozen=True):

@@ -23,7 +23,7 @@ from typing import Final
 MAX_WAITING_BYTES: Final = 4 << 20
 # After a write the lines of this time share the next one: a busy daemon would wake the thread for each turn, and the
 # two would compete for the interpreter. A line after a quiet moment is written at once.
-GATHER_S: Final = 0.02
+GATHER_S: Final = 0.05
 
 
 class LogWriter:
