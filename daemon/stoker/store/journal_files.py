@@ -226,6 +226,7 @@ class Tail:
         self._directory = directory
         self._rotated_bytes = rotated_bytes
         self._descriptor = -1
+        self._opened: os.stat_result | None = None  # the file of the descriptor; only what says which file it is counts
         self._digest = START
         self._size = 0
         self.path = directory
@@ -245,6 +246,7 @@ class Tail:
         _write(self._descriptor, text)
         os.fsync(self._descriptor)
         sync(self._directory)
+        self._opened = os.fstat(self._descriptor)
         self._size, self.header = len(text), header
 
     def resume(self, end: End) -> None:
@@ -262,6 +264,7 @@ class Tail:
         os.fsync(self._descriptor)
         fresh.replace(end.path)
         sync(self._directory)
+        self._opened = os.fstat(self._descriptor)
         self.path, self.header, self._digest, self._size = end.path, end.header, end.digest, end.size
 
     def write(self, lines: Iterable[Line]) -> None:
@@ -286,7 +289,7 @@ class Tail:
     def in_place(self) -> bool:
         """Whether the file is still at its path."""
         try:
-            return os.path.samestat(self.path.lstat(), os.fstat(self._descriptor))
+            return self._opened is not None and os.path.samestat(self.path.lstat(), self._opened)
         except (FileNotFoundError, NotADirectoryError):
             return False
 
