@@ -157,7 +157,7 @@ class Dispatcher:
         if job is None:
             self._unread.add(chosen.id)
             return True
-        if is_damaged(job):
+        if job.id not in turn.batch.new_jobs and is_damaged(job):  # one that is new was not read
             turn.loaded.jobs.setdefault(job.id, job)
             turn.step(job.id, ev.Hold(reason=Reason.DAMAGED))
             return False
