@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from stoker.rpc import methods, open_calls, round_robin
 from tests.support.facts import until, until_async
 from tests.support.rpc import READ_TIMEOUT_S, ServerThread, request
@@ -218,43 +220,60 @@ async def test_turns_when_one_user_has_many_connections_then_another_waits_for_o
     assert taken[-1] == "many 99"
 
 
-class Counting:
-    """Takes turns, and counts them."""
+class StillClock:
+    """A clock that only a taker moves on."""
 
-    def __init__(self, busy_s: float = 0.0) -> None:
-        self.busy_s = busy_s
+    def __init__(self) -> None:
+        self.now_s = 1.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+
+class Counting:
+    """Takes turns of so many seconds, and counts them."""
+
+    def __init__(self, clock: StillClock, took_s: float = 0.0) -> None:
+        self.clock = clock
+        self.took_s = took_s
         self.turns = 0
 
     def take_turn(self, _until: float) -> None:
         self.turns += 1
-        ends = time.perf_counter() + self.busy_s
-        while time.perf_counter() < ends:
-            pass
+        self.clock.now_s += self.took_s
 
 
-async def test_turn_when_no_other_is_due_then_it_is_taken_at_once() -> None:
-    shared, taker = round_robin.RoundRobin(lambda callback: callback), Counting()
+@pytest.fixture
+def still_clock(monkeypatch: pytest.MonkeyPatch) -> StillClock:
+    clock = StillClock()
+    monkeypatch.setattr(round_robin, "time", clock)
+    return clock
+
+
+async def test_turn_when_no_other_is_due_then_it_is_taken_at_once(still_clock: StillClock) -> None:
+    shared, taker = round_robin.RoundRobin(lambda callback: callback), Counting(still_clock)
 
     shared.ask(taker, 0, now=True)
 
     assert taker.turns == 1
 
 
-async def test_turn_when_another_is_due_then_it_comes_after_that() -> None:
-    shared, first, second = round_robin.RoundRobin(lambda callback: callback), Counting(), Counting()
+async def test_turn_when_another_is_due_then_it_comes_after_that(still_clock: StillClock) -> None:
+    shared, takers = round_robin.RoundRobin(lambda callback: callback), [Counting(still_clock) for _ in range(2)]
 
-    shared.ask(first, 0)
-    shared.ask(second, 0, now=True)
+    shared.ask(takers[0], 0)
+    shared.ask(takers[1], 0, now=True)
 
-    assert second.turns == 0
-    await until_async(lambda: (first.turns, second.turns) == (1, 1))
+    assert takers[1].turns == 0
+    await until_async(lambda: [taker.turns for taker in takers] == [1, 1])
 
 
-async def test_turn_when_many_ask_in_one_round_then_most_wait_for_the_next() -> None:
-    shared, takers = round_robin.RoundRobin(lambda callback: callback), [Counting(0.2), *(Counting() for _ in range(9))]
+async def test_turn_when_many_ask_in_one_round_then_most_wait_for_the_next(still_clock: StillClock) -> None:
+    shared = round_robin.RoundRobin(lambda callback: callback)
+    takers = [Counting(still_clock, took_s=0.001) for _ in range(9)]
 
     for taker in takers:
         shared.ask(taker, 0, now=True)
 
-    assert [taker.turns for taker in takers] == [1] + [0] * 9
+    assert [taker.turns for taker in takers] == [1] + [0] * 8
     await until_async(lambda: all(taker.turns == 1 for taker in takers))
