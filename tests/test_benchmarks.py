@@ -19,7 +19,7 @@ from tests.support import strace
 
 ROOT = Path(__file__).parents[1]
 JOBS = 200
-CALLS_A_JOB = 70  # 20 where eight jobs share a turn, 62 where each has its own
+CALLS_A_JOB = 70  # 27 where eight jobs share a turn, 65 where each has its own
 
 
 def ratio(value: float, *, more_is_better: bool) -> Row:
