@@ -65,6 +65,50 @@ def test_secrets_when_the_job_made_a_mess_there_then_its_values_are_gone(memory:
     assert Path("/etc/passwd").exists()
 
 
+@pytest.mark.parametrize("swap", ["file", "link", "link for all runs", "file for all runs", "closed"])
+def test_secrets_when_the_job_swaps_their_directory_then_the_end_is_quiet(
+    memory: Path, tmp_path: Path, swap: str
+) -> None:
+    """A job of the daemon's user can do so; its end must not stop the daemon, now or at its next start."""
+    tmp_path.chmod(0o755)
+    for at_start in (False, True):
+        files = SecretFiles([memory], "i")
+        files.put(RUN, {"A": b"one"})
+        root = memory / "stoker-secrets-i"
+        swapped = root if "all" in swap else root / RUN
+        if swap == "closed":
+            swapped.chmod(0)
+        else:
+            swapped.rename(memory / f"moved-{at_start}")
+            swapped.symlink_to(tmp_path) if "link" in swap else swapped.write_text("x")
+
+        if at_start:
+            SecretFiles([memory], "i").prepare(())
+        else:
+            files.remove([RUN])
+
+        assert not (root / RUN).is_symlink()
+        assert not (root / RUN).exists()
+        assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+        if root.is_symlink() or root.is_file():
+            root.unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the files of another user")
+def test_start_when_another_user_made_the_directory_then_it_is_left_alone(memory: Path, tmp_path: Path) -> None:
+    """In /dev/shm everybody can make it while no run has secrets, with links to files of the daemon in it."""
+    tmp_path.chmod(0o755)
+    root = memory / "stoker-secrets-i"
+    root.mkdir()
+    (root / RUN).symlink_to(tmp_path)
+    os.chown(root, 70_001, 70_001)
+
+    SecretFiles([memory], "i").prepare(())
+
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert (root / RUN).is_symlink()
+
+
 def test_start_when_runs_ended_without_a_daemon_then_their_secrets_are_removed(memory: Path) -> None:
     killed = SecretFiles([memory], "i")
     for run in (RUN, OTHER):

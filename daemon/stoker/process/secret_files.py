@@ -2,7 +2,7 @@
 
 Owns their place, and their end: the files of a run are gone once it is settled, also if the daemon was killed. They
 never touch a disk, but the kernel may move pages of a tmpfs to swap. Invariants: the directory is private from its
-first instant, but for the user as whom a run runs; one of another user is not used.
+first instant, but for the user as whom a run runs; one of another user is not used, nor followed where it leads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import os
 import stat
 import struct
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from stoker.core.job.run_id import RunId
@@ -20,6 +20,7 @@ from stoker.files import DIRECTORY, MAKE, remove_tree
 MOUNTINFO = Path("/proc/self/mountinfo")  # proc(5)
 IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 FOR_OTHERS = 0o077
+HERE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 PASSED = 0o711  # where a run of another user got secrets: others may pass, and find no name
 # The form of an ACL in its extended attribute (linux/posix_acl_xattr.h).
 ACL_VERSION, NO_ID = 2, 0xFFFF_FFFF
@@ -86,10 +87,9 @@ class SecretFiles:
 
     def prepare(self, open_runs: Container[str]) -> None:
         """At a start: remove the files of runs that have ended, and remember the others."""
-        if self._root is None or not self._root.is_dir() or self._root.is_symlink():
-            return
-        if os.access(self._root, os.R_OK):
-            self._given = {path.name for path in self._root.iterdir()}
+        with self._opened() as root:
+            if root is not None:
+                self._given = set(os.listdir(root))  # noqa: PTH208 - a descriptor
         self.remove([run_id for run_id in self._given if run_id not in open_runs])
 
     def remove(self, run_ids: Iterable[str]) -> None:
@@ -97,25 +97,42 @@ class SecretFiles:
         ended = self._given.intersection(run_ids) if self._given else ()
         if not ended or self._root is None:
             return
-        with contextlib.suppress(FileNotFoundError):  # a person removed all of it
-            parent = os.open(self._root, DIRECTORY)
-            try:
+        with self._opened() as root:
+            if root is not None:
                 for run_id in ended:
-                    _remove(run_id, parent)
-            finally:
-                os.close(parent)
+                    _remove(run_id, root)
         self._given.difference_update(ended)
         if not self._given:
             with contextlib.suppress(OSError):  # of a start that was just written, or of another user
                 self._root.rmdir()
 
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int | None]:
+        """A descriptor of the directory of all runs; None if it is gone, or what is there now is not ours."""
+        try:
+            root = None if self._root is None else os.open(self._root, DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            root = None
+        try:
+            yield root if root is not None and os.fstat(root).st_uid == os.geteuid() else None
+        finally:
+            if root is not None:
+                os.close(root)
+
 
 def _remove(run_id: str, parent: int) -> None:
     """The values go first. What the job itself made there may withstand: it does no harm, and goes at the next boot."""
-    with contextlib.suppress(FileNotFoundError):
-        os.chmod(run_id, 0o700, dir_fd=parent)
-        with contextlib.suppress(PermissionError):
-            remove_tree(run_id, parent)
+    with contextlib.suppress(OSError):
+        try:
+            found = os.open(run_id, HERE, dir_fd=parent)
+        except NotADirectoryError:  # the job has put a file or a link there
+            os.unlink(run_id, dir_fd=parent)
+            return
+        try:
+            os.chmod(f"/proc/self/fd/{found}", 0o700)  # noqa: PTH101 - by its name it could be a link by now
+        finally:
+            os.close(found)
+        remove_tree(run_id, parent)
 
 
 def _admit(uid: int, descriptor: int, rights: int) -> None:
