@@ -10,19 +10,23 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.core.errors import StateRefused
 from stoker.ops.doctor import host, run
 from stoker.ops.doctor.run import CHECKS
 from tests.support.daemon import DaemonProcess
 from tests.support.examined import by_command, content, edit, examined, findings, lose_index_entry, severities
 from tests.support.facts import until
 from tests.support.flows import flow_end, sent_flow, step
+from tests.support.peers import NEEDS_ROOT, can_be_others
 from tests.support.work import Gate, end_of, shell, submit
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
     from stoker.ops.doctor.examination import Check, Examination
 
+STRANGER = 70_005
 UNITS = Path(__file__).parents[2] / "systemd"
 NO_TRIGGERS = """
 DROP TRIGGER changes_are_immutable; DROP TRIGGER changes_keep_their_tail; DROP TRIGGER changes_are_gapless;
@@ -517,6 +522,34 @@ def test_socket_when_others_can_replace_it_then_its_directory_is_named(daemon: D
     found = findings(by_command(daemon))
 
     assert found == {"socket": [f"others can replace {daemon.socket}: {daemon.home} has mode 777"]}
+
+
+@pytest.mark.parametrize(("access", "found"), [("", {"warning"}), ('[access]\nusers = "everyone"\n', set())])
+def test_socket_when_every_user_can_connect_then_only_access_allows_it(
+    state: Path, tmp_path: Path, access: str, found: set[str]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(state / "sock"))
+        (state / "sock").chmod(0o666)
+
+        report = examined(state, config=made(tmp_path / "stoker.toml", access))
+
+    assert severities(report, "socket") == found
+
+
+@pytest.mark.skipif(not can_be_others(), reason=NEEDS_ROOT)
+def test_doctor_when_the_state_is_closed_to_the_user_then_it_refuses(state: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        closed = state.rename(Path(folder, "state"))
+        os.seteuid(STRANGER)
+        try:
+            with pytest.raises(StateRefused, match=f"{closed} belongs to .*, not to ") as refused:
+                examined(closed)
+        finally:
+            os.seteuid(0)
+
+    assert "run this as" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -33,3 +33,8 @@ class AccessSettings(Section, frozen=True):
         str, a_group_or_none('its members also see, hold and cancel the jobs of others; "" = no such group')
     ] = ""
     admin_group: Annotated[str, a_group_or_none('its members may do what root may; "" = no such group')] = ""
+
+    @property
+    def shared(self) -> bool:
+        """Whether anybody but root and the daemon's own user may use it."""
+        return self.users != "owner" or bool(self.operator_group or self.admin_group)

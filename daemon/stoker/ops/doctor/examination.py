@@ -117,14 +117,24 @@ def examining(
     directory: StateDirectory, host: Host, progress: Progress, *, locked: bool = False
 ) -> Iterator[Examination]:
     """Open a state as it is. `locked`: the caller has its lock. Raises StateRefused if its directory cannot be read."""
-    if not directory.root.is_dir():
-        raise StateRefused(f"{directory.root} is not a directory", hint="name the state with --state-dir")
+    _check_reach(directory)
     examination = Examination(directory, host, progress)
     with ExitStack() as stack:
         if not locked:
             _keep_daemons_out(examination, stack)
         _open(examination, stack)
         yield examination
+
+
+def _check_reach(directory: StateDirectory) -> None:
+    """To a user who may not list it each file would look lost, and the findings would ask for a restore."""
+    try:
+        os.scandir(directory.root).close()
+    except (FileNotFoundError, NotADirectoryError):
+        raise StateRefused(f"{directory.root} is not a directory", hint="name the state with --state-dir") from None
+    except OSError as error:
+        directory.check(reading=True)
+        raise StateRefused(f"state directory {directory.root}: {error.strerror}") from error
 
 
 def _keep_daemons_out(examination: Examination, stack: ExitStack) -> None:

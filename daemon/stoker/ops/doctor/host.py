@@ -172,7 +172,7 @@ def has_private_socket(examination: Examination) -> Found:
     if not stat.S_ISSOCK(status.st_mode):
         yield Symptom(f"{socket} is not a socket", f"ls -l {shlex.quote(str(socket))}; move it away")
         return
-    if status.st_mode & stat.S_IWOTH:
+    if status.st_mode & stat.S_IWOTH and not examination.settings.access.shared:
         yield Symptom(
             f"every user can connect to {socket} (mode {status.st_mode & 0o777:o})",
             f"chmod 600 {shlex.quote(str(socket))}",
