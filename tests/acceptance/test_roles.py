@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stoker.cli import jobs
 from stoker.rpc.methods import METHODS
 from stoker.rpc.roles import RIGHTS
 from tests.support.daemon import DaemonProcess
@@ -254,6 +255,23 @@ def test_lists_when_asked_by_others_then_they_show_what_the_role_may_see(
     of_workflow = {"workflow": things["workflow.get"]["id"]}
     assert len(result(clients["operator"], "job.list", **of_workflow)["jobs"]) == 2
     assert code_of(answer_of(clients["member"], "job.list", of_workflow)) == "workflow_not_found"
+
+
+def test_show_when_the_job_is_of_another_user_then_its_log_is_hidden_too(
+    clients: dict[str, RawClient], things: dict[str, dict[str, Any]]
+) -> None:
+    job = result(clients["operator"], "job.get", **things["job.get"])
+    job["attempts"] = 1
+    shown = dict(jobs.facts(job))
+
+    assert (shown["command"], shown["log"]) == ("(hidden)", "(hidden)")
+    assert jobs.title(job) == f"{SEEN}: (hidden)"
+
+
+def test_denial_when_the_role_is_too_low_then_it_names_both_roles(clients: dict[str, RawClient]) -> None:
+    error = answer_of(clients["operator"], "system.drain", {})["error"]
+
+    assert error["message"] == "system.drain is for admins, and the role of uid 70002 is operator"
 
 
 def test_watch_when_it_is_of_everything_then_a_user_gets_only_its_own(

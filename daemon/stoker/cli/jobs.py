@@ -17,6 +17,7 @@ from stoker.cli.kit.addresses import NamedGroup, job_or_group
 from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import JSON, Command, Given
 from stoker.cli.kit.selection import FILTER, Overview, filter_fields
+from stoker.core.redaction import HIDDEN_TEXT
 
 if TYPE_CHECKING:
     from stoker.core.views import JobDetails, JobView
@@ -101,7 +102,7 @@ def _ran_ms(job: JobView, now_ms: int) -> int | None:
 
 
 def title(job: JobView) -> str:
-    line = " ".join(map(quoted, (_program(job["command"]), *job["args"])))
+    line = HIDDEN_TEXT if _hidden(job) else " ".join(map(quoted, (_program(job["command"]), *job["args"])))
     named = f"{job['name']}: {line}" if job["name"] else line
     return f"w{job['workflow_id']} {named}" if job.get("workflow_id") else named
 
@@ -111,9 +112,14 @@ def _program(command: str | RawBytesShape) -> str | RawBytesShape:
     return command.rpartition("/")[2] or command if isinstance(command, str) else command
 
 
+def _hidden(job: JobView) -> bool:
+    """Whether it is another user's, of which an operator sees neither command nor log."""
+    return job["command"] == HIDDEN_TEXT
+
+
 def command_line(job: JobView) -> str:
     """The command as a shell would read it."""
-    return " ".join(quoted(word) for word in (job["command"], *job["args"]))
+    return HIDDEN_TEXT if _hidden(job) else " ".join(quoted(word) for word in (job["command"], *job["args"]))
 
 
 def quoted(word: str | RawBytesShape) -> str:
@@ -198,8 +204,12 @@ def facts(job: JobDetails) -> list[tuple[str, object]]:
         ("env", _pairs({name: _text(value) for name, value in job["env_vars"].items()})),
         ("secrets", ", ".join(job["secrets"]) or None),
         ("trace", job["trace_id"]),
-        ("log", job["log"] or ("none: it printed nothing" if job["attempts"] else None)),
+        ("log", HIDDEN_TEXT if _hidden(job) else _log(job)),
     ]
+
+
+def _log(job: JobView) -> str | None:
+    return job["log"] or ("none: it printed nothing" if job["attempts"] else None)
 
 
 def _text(word: str | RawBytesShape) -> str:

@@ -147,7 +147,7 @@ def denial(method: str, peer: Peer) -> PermissionDenied | None:
     if peer.role >= least:
         return None
     return PermissionDenied(
-        f"{method} is for {least.word}s, and uid {peer.uid} is a {peer.role.word}",
+        f"{method} is for {least.word}s, and the role of uid {peer.uid} is {peer.role.word}",
         hint=f"ask an {least.word}: [access] of the settings file names their group",
     )
 
