@@ -77,6 +77,24 @@ def test_socket_when_it_cannot_be_made_then_it_is_reported_once_and_made_later(r
     assert len(runtime.events("socket_lost")) == 1
 
 
+def test_socket_when_its_path_cannot_be_followed_then_the_daemon_goes_on() -> None:
+    daemon = DaemonProcess()
+    link, fresh = daemon.home / "link", daemon.home / "fresh"
+    link.symlink_to(".")
+    daemon.socket = link / "sock"
+    with daemon, daemon.client() as connected:
+        fresh.symlink_to("link")
+        fresh.replace(link)  # a loop, at once
+        until(lambda: daemon.events("socket_lost"))
+
+        fresh.symlink_to(".")
+        fresh.replace(link)
+
+        until(lambda: restored(daemon))
+        assert connected.call("system.health")["ok"]
+        assert daemon.stop() == 0
+
+
 def test_socket_when_a_stranger_serves_its_path_then_it_is_left_to_him(daemon: DaemonProcess) -> None:
     with socket.socket(socket.AF_UNIX) as stranger:
         daemon.socket.unlink()

@@ -79,8 +79,9 @@ class Address:
         """Remove the socket if it is still ours, and release the lock. Does nothing without a lock."""
         if self._lock is None:
             return
-        if self._bound is not None and not self.removed:
-            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a socket that stays does no harm
+            if self._bound is not None and not self.removed:
+                self.path.unlink()
         unlock_socket(self.path, self._lock)
         self._lock = None
 
@@ -237,13 +238,15 @@ class AddressWatch:
     async def run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            if self._address.removed:
-                await self._restore()
+            await self._look()
 
-    async def _restore(self) -> None:
-        """Try once. A failure is logged once, and tried again at the next look."""
+    async def _look(self) -> None:
+        """A failure is logged once, and tried again at the next look; a directory may be closed to the daemon."""
         try:
-            await self._server.move(self._address.bind_again())
+            if self._address.removed:
+                await self._server.move(self._address.bind_again())
+            elif not self._failed:
+                return
         except (StokerError, OSError) as error:
             if not self._failed:
                 log(LogEvent.SOCKET_LOST, socket=self._address.path, error=error)

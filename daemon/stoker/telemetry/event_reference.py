@@ -241,11 +241,11 @@ MEANINGS: Final[dict[E, Meaning]] = {
     ),
     # --- the host and clients ---
     E.SOCKET_LOST: Meaning(
-        "The socket file was removed or replaced, and could not be made again.",
+        "The socket file was removed or replaced, and could not be made again, or its path cannot be followed.",
         "Correct the rights of its directory; the daemon tries again.",
     ),
     E.SOCKET_RESTORED: Meaning(
-        "The socket file was removed or replaced, and is there again.",
+        "The socket file was removed, replaced or out of reach, and is there again.",
         "Find out what removes it, for example a cleaner of /tmp.",
     ),
     E.SOCKET_OUT_OF_REACH: Meaning(
