@@ -35,6 +35,9 @@ ENDED_JOBS = retention.ENDED.format(group=GROUP_OF_JOBS.sql, pages=GROUP_OF_JOBS
 NEWEST_JOB = retention.NEWEST_KEPT.format(group=GROUP_OF_JOBS.sql)
 ENDED_WORKFLOWS = retention.ENDED.format(group=GROUP_OF_WORKFLOWS.sql, pages=GROUP_OF_WORKFLOWS.pages)
 FOUND = f"SELECT id FROM jobs WHERE {job_search.ENDED} AND id BETWEEN ? AND ? ORDER BY id DESC"
+ENDED_TOUCHING, OPEN_TOUCHING = timeline.ENDED_TOUCHING.format(owner=""), timeline.OPEN_TOUCHING.format(owner="")
+ENDED_OF_OWNER = timeline.ENDED_TOUCHING.format(owner=timeline.OF_OWNER)
+OPEN_OF_OWNER = timeline.OPEN_TOUCHING.format(owner=timeline.OF_OWNER)
 AT = {"steady": 1, "wall": 1, "limit": 5}
 
 # Statement, parameters, and the index that must answer it.
@@ -96,11 +99,13 @@ HOT: list[tuple[str, str, Any, str]] = [
     ("events to go on with", conditions.UNDELIVERED, (), "events_undelivered"),
     ("conditions of purged jobs", retention.DELETE_CONDITIONS, ("[1]", 9), "PRIMARY KEY"),
     ("events of purged jobs", retention.DELETE_JOB_EVENTS, ("[1]", 9), "PRIMARY KEY"),
-    ("attempts that touched a time", timeline.ENDED_TOUCHING, (1, 0, 9, 9, "a", 5, 9), "attempts_touching"),
-    ("open attempts that touched a time", timeline.OPEN_TOUCHING, (9, 9, "a", 9), "attempts_open"),
+    ("attempts that touched a time", ENDED_TOUCHING, (1, 0, 9, 9, "a", 5, 9), "attempts_touching"),
+    ("attempts of a user in a time", ENDED_OF_OWNER, (1, 0, 9, 9, "a", 5, 7, 9), "attempts_touching"),
+    ("open attempts that touched a time", OPEN_TOUCHING, (9, 9, "a", 9), "attempts_open"),
+    ("open attempts of a user in a time", OPEN_OF_OWNER, (9, 9, "a", 7, 9), "attempts_open"),
     ("attempts of a timeline", timeline.TIMELINE, ("[]",), "PRIMARY KEY"),
-    ("what failed last", timeline.FAILED_LAST, (9,), "jobs_failed"),
-    ("ends of the last hour", timeline.ENDS_SINCE, (1, 9), "jobs_by_end"),
+    ("what failed last", timeline.FAILED_LAST, (None, 9), "jobs_failed"),
+    ("ends of the last hour", timeline.ENDS_SINCE, (1, 9, None), "jobs_by_end"),
     ("ended jobs of a state", FOUND, ("failed", "q", 1, 9), "jobs_found"),
     ("queues with ended jobs", job_search.NEXT_QUEUE, ("failed", ""), "jobs_found"),
     ("the first open job", job_search.FIRST_OPEN, (), "jobs_queued jobs_idle attempts_open"),
