@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,19 +16,44 @@ import pytest
 from stoker.store.directory import StateDirectory
 from stoker.store.migrate import migrate
 from stoker.store.open import Opened, open_state
+from tests.support.batches import put
 from tests.support.facts import until_async
+from tests.support.jobs import job, spec
 
 RESERVE_BYTES = 64 * 1024
 Open = Callable[..., Awaitable[Opened]]
 
 
+@contextmanager
+def migrated(folder: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(folder / "stoker.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        migrate(connection, folder / "backups")
+        yield connection
+
+
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     """A migrated database, as the writer's connection sees it."""
-    with closing(sqlite3.connect(tmp_path / "stoker.db", isolation_level=None)) as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        migrate(connection, tmp_path / "backups")
+    with migrated(tmp_path) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module", params=["empty", "analyzed"])
+def planned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    """To ask for plans only: a database that SQLite knows nothing about, and one it has counted.
+
+    A plan must not tip over between them. One for all tests of a module: a migration costs more than hundreds of plans.
+    """
+    with migrated(tmp_path_factory.mktemp("planned")) as connection:
+        if request.param == "analyzed":
+            put(
+                connection,
+                [job(id=ident, order_key=ident, asked=spec(queue=f"q{ident % 3}")) for ident in range(1, 400)],
+            )
+            connection.execute("ANALYZE")
+        connection.execute("PRAGMA query_only = ON")
         yield connection
 
 

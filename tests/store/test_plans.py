@@ -27,8 +27,6 @@ from stoker.store import (
     timeline,
     workflows,
 )
-from tests.support.batches import put
-from tests.support.jobs import job, spec
 
 GROUP_OF_JOBS, GROUP_OF_WORKFLOWS = retention.of_queue("default"), retention.workflows_named("w")
 ENDED_JOBS = retention.ENDED.format(group=GROUP_OF_JOBS.sql, pages=GROUP_OF_JOBS.pages)
@@ -121,15 +119,6 @@ def walks(plan_of: list[str]) -> list[str]:
     """The lines that read a whole table; walking a partial index reads only live rows."""
     whole = ("SCAN jobs", "SCAN attempts", "SCAN needs", "SCAN idempotency")
     return [line for line in plan_of if line.startswith(whole) and "INDEX" not in line]
-
-
-@pytest.fixture(params=["empty", "analyzed"])
-def planned(request: pytest.FixtureRequest, database: sqlite3.Connection) -> sqlite3.Connection:
-    """A database that SQLite knows nothing about, and one it has counted: a plan must not tip over between them."""
-    if request.param == "analyzed":
-        put(database, [job(id=ident, order_key=ident, asked=spec(queue=f"q{ident % 3}")) for ident in range(1, 400)])
-        database.execute("ANALYZE")
-    return database
 
 
 @pytest.mark.parametrize(("_what", "statement", "parameters", "index"), HOT, ids=[what for what, *_ in HOT])
