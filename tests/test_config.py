@@ -348,3 +348,39 @@ def test_access_when_it_is_for_the_owner_then_no_group_needs_to_exist(tmp_path: 
     rules = access_of(load(written(tmp_path, '[access]\ngroup = "gone9"'), {}).access)
 
     assert not rules.shared
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ('[queues.a]\nbackend = "slurm"', "[cluster] directory: it is missing"),
+        ('[cluster]\ndirectory = "shared"', "[cluster] directory: 'shared' is not an absolute path"),
+        ("[queues.a.slurm]\ncpus = 2", '[queues.a.slurm]: without backend = "slurm" it has no effect'),
+        ('[queues.a]\nbackend = "slurm"\n[queues.a.slurm]\ncpus = 0', "[queues.a.slurm] cpus"),
+        ('[queues.a]\nbackend = "slurm"\n[queues.a.slurm]\npartition = "-x"', "[queues.a.slurm] partition"),
+        (
+            '[queues.a]\nbackend = "slurm"\n[queues.a.slurm]\nextra = ["--wrap=id"]',
+            "[queues.a.slurm] extra: '--wrap=id' is not among the options that are allowed",
+        ),
+        (
+            '[cluster]\ndirectory = "/x"\n[run_as]\nuser = "submitter"\n[queues.a]\nbackend = "slurm"',
+            '[run_as] user = "submitter": on the cluster jobs of a would run as the user of the daemon',
+        ),
+    ],
+)
+def test_backend_when_it_is_mistaken_then_the_section_and_the_key_are_named(
+    tmp_path: Path, text: str, mistake: str
+) -> None:
+    with pytest.raises(ConfigInvalid) as refused:
+        load(written(tmp_path, text), {})
+
+    assert any(error.startswith(mistake) for error in refused.value.details["errors"])
+
+
+def test_backend_when_it_is_described_then_the_text_gives_the_same_settings(tmp_path: Path) -> None:
+    wishes = '[queues.a.slurm]\ncpus = 2\nextra = ["--gres=gpu:1"]\n'
+    text = f'[cluster]\ndirectory = "/x"\n[queues.a]\nbackend = "slurm"\n{wishes}'
+    config = load(written(tmp_path, text), {})
+
+    assert load(written(tmp_path, describe(config)), {}).backends() == config.backends()
+    assert config.backends()["a"].cpus == 2

@@ -13,6 +13,7 @@ from tests.support.jobs import spec
 
 HANDLER = {"execution_mode": ExecutionMode.IN_PROCESS}
 
+ON_CLUSTER = {"execution_mode": ExecutionMode.CLUSTER}
 BROKEN: list[tuple[dict[str, Any], str, str]] = [
     (HANDLER | {"env": {"A": "b"}}, "env", "no effect on a handler"),
     (HANDLER | {"stdin": "x"}, "stdin", "no effect on a handler"),
@@ -63,6 +64,10 @@ BROKEN: list[tuple[dict[str, Any], str, str]] = [
         "unresponsive_warn_ms",
         "4m is more than unresponsive_kill_ms, 3m",
     ),
+    ({**ON_CLUSTER, "survive": True}, "survive", "always outlives the daemon"),
+    ({**ON_CLUSTER, "notify": True}, "notify", "a node of a cluster cannot reach"),
+    ({**ON_CLUSTER, "heartbeat_ms": 1}, "heartbeat_ms", "a node of a cluster cannot reach"),
+    ({**ON_CLUSTER, "secrets": {"TOKEN": "0"}}, "secrets", "does not leave this host"),
 ]
 
 

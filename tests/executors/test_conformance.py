@@ -1,5 +1,5 @@
-"""The contract of executors/base.py, tested with every executor: `LocalExecutor` with a real launcher, and
-`InProcessExecutor`. A new executor gets a `Bench` here and passes the same tests.
+"""The contract of executors/base.py, tested with every executor: `LocalExecutor` with a real launcher,
+`InProcessExecutor`, and `ClusterExecutor` with a real Slurm. A new executor gets a `Bench` and passes the same tests.
 
 Owns the one list of promises that the engine relies on.
 """
@@ -8,29 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from stoker.background.tasks import BackgroundTasks
+from stoker.cluster.shared_directory import SharedDirectory
+from stoker.cluster.slurm import Slurm as SlurmCommands
+from stoker.core.cluster import ClusterOptions
 from stoker.core.job.events import Began, Delivered, Ended
 from stoker.core.job.model import Attempt, ExecutionMode, OutcomeKind, State
 from stoker.core.tokens import Tokens
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.base import Executor, Report, Start
+from stoker.executors.cluster import ClusterExecutor
 from stoker.executors.environment import WorkerContext
 from stoker.executors.handlers import HANDLERS, Call
 from stoker.executors.in_process import InProcessExecutor
 from stoker.executors.local import LocalExecutor
+from stoker.host.threads import start_threads
 from stoker.process.messages import RunState
 from stoker.process.work_files import WorkFiles
 from stoker.telemetry.otel import Telemetry
 from tests.support import jobs
 from tests.support.facts import until_async
 from tests.support.instance import LauncherHost
+from tests.support.slurm import Slurm, why_not
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
 GRACE_MS = 2_000
 PATH = {"PATH": "/usr/bin:/bin"}
@@ -77,6 +84,21 @@ class Bench:
         await self.report(self.begin("ok"), Ended)
 
 
+def context_of(host: LauncherHost) -> WorkerContext:
+    return WorkerContext(
+        state_dir=host.state_dir,
+        socket="/nowhere",
+        instance=host.instance,
+        epoch=1,
+        base=PATH,
+        umask=0o022,
+        telemetry=Telemetry(),
+        cgroups=AttemptCgroups(),
+        tokens=Tokens("00" * 32),
+        work_files=WorkFiles(host.state_dir),
+    )
+
+
 class LocalBench(Bench):
     mode = ExecutionMode.SUBPROCESS
 
@@ -87,18 +109,7 @@ class LocalBench(Bench):
             "fail": {"command": "/bin/false"},
             "stay": {"command": "/bin/sh", "args": ("-c", f"read _ < {host.never}")},
         }
-        context = WorkerContext(
-            state_dir=host.state_dir,
-            socket="/nowhere",
-            instance=host.instance,
-            epoch=1,
-            base=PATH,
-            umask=0o022,
-            telemetry=Telemetry(),
-            cgroups=AttemptCgroups(),
-            tokens=Tokens("00" * 32),
-            work_files=WorkFiles(host.state_dir),
-        )
+        context = context_of(host)
         self.local = LocalExecutor(context, self.hear, lambda: None, BackgroundTasks(), stuck_ms=5_000)
         self.executor = self.local
 
@@ -110,6 +121,41 @@ class InProcessBench(Bench):
     def __init__(self) -> None:
         super().__init__()
         self.executor = InProcessExecutor(self.hear)
+
+
+class ClusterBench(Bench):
+    mode = ExecutionMode.CLUSTER
+
+    def __init__(self, host: LauncherHost, slurm: Slurm) -> None:
+        super().__init__()
+        self.works = {
+            "ok": {"command": "/bin/true"},
+            "fail": {"command": "/bin/false"},
+            "stay": {"command": "/bin/sh", "args": ("-c", f"read _ < {host.never}")},
+        }
+        self.background = BackgroundTasks()
+        self.cluster = ClusterExecutor(
+            SharedDirectory(host.home / "shared", host.instance),
+            SlurmCommands(),
+            context_of(host),
+            lambda _queue: ClusterOptions(),
+            self.hear,
+            lambda: None,
+            start_threads(4, "cluster"),
+            self.background,
+            python=sys.executable,
+            window_ms=300_000,
+        )
+        self.executor = self.cluster
+        self._slurm = slurm
+
+    async def begin_all(self) -> None:
+        self.cluster.begin([])
+        await until_async(lambda: self.cluster.away is None, why="an answer of Slurm")
+
+    async def end(self) -> None:
+        await self.cluster.close()
+        self._slurm.run("scancel", "--user", "root", check=False)
 
 
 async def ok(_call: Call) -> None:
@@ -124,8 +170,34 @@ async def stay(_call: Call) -> None:
     await asyncio.Event().wait()
 
 
-@pytest.fixture(params=["local", "in_process"])
+NO_SLURM = why_not()
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Slurm]:
+    with Slurm() as one:
+        yield one
+
+
+@pytest.fixture(
+    params=[
+        "local",
+        "in_process",
+        pytest.param("cluster", marks=pytest.mark.skipif(NO_SLURM is not None, reason=str(NO_SLURM))),
+    ]
+)
 async def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    if request.param == "cluster":
+        slurm = request.getfixturevalue("slurm")
+        for name, value in slurm.environ.items():
+            monkeypatch.setenv(name, value)
+        host = LauncherHost()
+        outside = ClusterBench(host, slurm)
+        await outside.begin_all()
+        yield outside
+        await outside.end()
+        await host.end()
+        return
     if request.param == "in_process":
         for handler in (ok, fail, stay):
             monkeypatch.setitem(HANDLERS, f"conformance.{handler.__name__}", handler)

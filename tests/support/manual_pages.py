@@ -16,6 +16,7 @@ import msgspec
 from stoker.cli import main
 from stoker.cli.completion import DAEMON
 from stoker.cli.kit.parser import COMMON, Command, Option
+from stoker.config.cluster_section import SlurmSection
 from stoker.config.describing import as_toml, help_of
 from stoker.config.hook_section import HookSection
 from stoker.config.settings import SECTIONS, KeepSection, QueueSection
@@ -176,6 +177,7 @@ def _settings() -> Iterator[str]:
     yield from _section("retention.queues.NAME and retention.workflows.NAME", KeepSection)
     yield from _section("queues.NAME", QueueSection)
     yield from _text("`defaults` takes: " + ", ".join(JobDefaults.__struct_fields__) + ".")
+    yield from _section("queues.NAME.slurm", SlurmSection)
     yield ".Ss rates.KEY"
     yield from _text('The rate of a key of jobs (`rate_key`): `rate`, as in "10/s", and `burst`.')
     yield ".Ss schedules.NAME"
@@ -193,7 +195,8 @@ def _section(title: str, section: type[msgspec.Struct]) -> Iterator[str]:
     yield from _text(" ".join((section.__doc__ or "").split()))
     yield ".Bl -tag -width Ds"
     for field in msgspec.structs.fields(section):
-        value = "" if field.default in (msgspec.NODEFAULT, msgspec.UNSET, None, ()) else f" = {as_toml(field.default)}"
+        shown = field.default not in (msgspec.NODEFAULT, msgspec.UNSET, None, (), SlurmSection())
+        value = f" = {as_toml(field.default)}" if shown else ""
         yield f".It Sy {_escaped(field.encode_name)}" + (f" Li {_quoted(value.strip())}" if value else "")
         yield from _text(help_of(field.type) or "see above")
     yield ".El"

@@ -117,6 +117,8 @@ def _sentence(queue: QueueView) -> str:
     """`open, class low, at most 4 running; defaults: timeout=20m`."""
     bounds = [(queue["max_running"], "running"), (queue["max_queued"], "queued")]
     limits = [f"at most {bound} {state}" for bound, state in bounds if bound is not None]
+    if queue["backend"] is not None:
+        limits.append(f"handed to {queue['backend']}")
     if queue["min_running"] is not None:
         limits.append(f"under pressure fewer, down to {queue['min_running']}")
     if queue["rate"] is not None:

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, get_args
 import msgspec
 from msgspec import UNSET, Meta, Struct
 
+from stoker.config.cluster_section import SlurmSection
 from stoker.config.mistakes import number
 from stoker.config.section import Section
 from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection
@@ -48,6 +49,16 @@ QUEUES: Final = f"""\
 #
 # The keys of `defaults`, with the meaning that they have in a job:
 {fill(", ".join(JobDefaults.__struct_fields__), width=WIDTH, initial_indent="#   ", subsequent_indent="#   ")}
+#
+# A queue with a backend hands its jobs to Slurm (docs/slurm.md; [cluster] above), with these wishes:
+#   {", ".join(SlurmSection.__struct_fields__)}
+#
+# [queues.hpc]
+# backend = "slurm"
+# [queues.hpc.slurm]
+# partition = "long"
+# cpus = 8
+# extra = ["--gres=gpu:a100:2"]
 """
 
 
@@ -164,6 +175,8 @@ def _keep(kind: str, name: str, section: KeepSection) -> str:
 def _queue(name: str, section: QueueSection) -> str:
     table = f'queues."{name}"' if "." in name else f"queues.{name}"
     text = f"[{table}]\n{_lines(section)}"
+    if section.backend is not None:
+        text += f"[{table}.slurm]\n{_lines(section.slurm)}"
     if section.defaults is not UNSET:
         text += f"[{table}.defaults]\n{_lines(section.defaults)}"
     return text
@@ -189,7 +202,7 @@ def _lines(section: Struct, remarks: Mapping[str, str] = NO_REMARKS) -> str:
     text = ""
     for key in msgspec.structs.fields(section):
         value = getattr(section, key.name)
-        if value is UNSET or isinstance(value, Struct):
+        if value is UNSET or value is None or isinstance(value, Struct):
             continue
         line = f"{key.encode_name} = {as_toml(value)}"
         comment = " ".join(filter(None, (help_of(key.type), remarks.get(key.encode_name))))

@@ -21,6 +21,7 @@ from msgspec import UNSET, Struct, UnsetType, inspect
 from msgspec.structs import replace
 
 from stoker.config.accounts import missing_groups
+from stoker.config.cluster_section import SlurmSection, cluster_mistakes, mistakes_of_options
 from stoker.config.hook_section import HookSection
 from stoker.config.mistakes import rejected, unknown
 from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection, RateSection
@@ -181,6 +182,7 @@ class _Reader:
             if below > above and not self._wrong & {(section, low), (section, high)}:
                 self.errors.append(f"[{section}] {low} = {below:g} must not be above {high} = {above:g}")
         self.errors += missing_groups(config.access)
+        self.errors += cluster_mistakes(config.cluster, config.backends(), config.run_as.user)
         for name, queue in config.queues.items():
             self._check_defaults(f"queues.{name}.defaults", config.job_defaults(), queue.defaults)
         return config
@@ -217,7 +219,10 @@ class _Reader:
     def _read_queue(self, section: str, table: Any) -> dict[str, Any]:
         table = dict(table) if isinstance(table, dict) else table
         defaults = table.pop("defaults", {}) if isinstance(table, dict) else {}
+        slurm = table.pop("slurm", {}) if isinstance(table, dict) else {}
         values = self._read_table(section, QueueSection, table)
+        if slurm != {}:
+            values["slurm"] = self._read_slurm(section, values.get("backend"), slurm)
         self._check_rate(section, values.get("rate", UNSET), values.get("burst", UNSET))
         try:
             check_floor(values.get("min_running"), values.get("max_running"))
@@ -226,6 +231,13 @@ class _Reader:
         if defaults != {}:
             values["defaults"] = self._read_table(f"{section}.defaults", JobDefaults, defaults)
         return values
+
+    def _read_slurm(self, section: str, backend: str | None, table: Any) -> SlurmSection:
+        if backend is None:
+            self.errors.append(f'[{section}.slurm]: without backend = "slurm" it has no effect')
+        values = self._read_table(f"{section}.slurm", SlurmSection, table)
+        self.errors += mistakes_of_options(f"[{section}.slurm]", values.get("extra", ()))
+        return msgspec.convert(values, SlurmSection)
 
     def _read_rates(self, rates: Any) -> None:
         if not self._is_table("rates", rates):

@@ -15,9 +15,11 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from stoker.config.access_section import AccessSettings
+from stoker.config.cluster_section import ClusterSettings, SlurmSection
 from stoker.config.privacy_section import PrivacySettings
 from stoker.config.run_as_section import RunAsSettings
 from stoker.config.section import Section, aged, between, says
+from stoker.core.cluster import ClusterOptions
 from stoker.core.hooks import Hook
 from stoker.core.host_state import IdlePolicy
 from stoker.core.job.model import Queue, QueueClass
@@ -77,6 +79,9 @@ class RecoverySettings(Section, frozen=True):
     ] = 300_000
     survive: Annotated[bool, says("workers outlive the daemon, unless the job or its queue says otherwise")] = False
     max_orphanings: Annotated[int, between(1, MILLION, "after this many unseen ends a job is held as poison")] = 3
+    window_ms: Annotated[
+        int, between(1_000, MAX_DURATION_MS, "how long a cluster may not know a job that began before it is held")
+    ] = 300_000
 
 
 class CpuSettings(Section, frozen=True):
@@ -297,10 +302,13 @@ class QueueSection(Section, frozen=True):
     burst: Annotated[int, between(1, MILLION, "how many may start at once after a pause")] | UnsetType = UNSET
     paused: Annotated[bool, says("start no jobs of the queue")] | UnsetType = UNSET
     defaults: Annotated[JobDefaults, says("values that its jobs get unless they set their own")] | UnsetType = UNSET
+    backend: Annotated[Literal["slurm"] | None, says("hand its jobs to the engine of a cluster")] = None
+    slurm: Annotated[SlurmSection, says("what its jobs ask Slurm for")] = SlurmSection()
 
     def over(self, queue: Queue) -> Queue:
         """`queue` with the values that this section sets; start from `Queue(name=...)` for a new one."""
         values = {key: value for key, value in msgspec.structs.asdict(self).items() if value is not UNSET}
+        del values["backend"], values["slurm"]  # of the settings alone: they are an administrator's affair
         if self.defaults is not UNSET:
             values["defaults"] = msgspec.json.decode(msgspec.json.encode(self.defaults))
         if "rate" in values or "burst" in values:
@@ -331,6 +339,7 @@ class Config(Struct, frozen=True, kw_only=True):
     idle: IdleSettings = IdleSettings()
     launcher: LauncherSettings = LauncherSettings()
     cgroup: CgroupSettings = CgroupSettings()
+    cluster: ClusterSettings = ClusterSettings()
     rpc: RpcSettings = RpcSettings()
     access: AccessSettings = AccessSettings()
     run_as: RunAsSettings = RunAsSettings()
@@ -350,6 +359,10 @@ class Config(Struct, frozen=True, kw_only=True):
     rates: dict[str, RateSection] = field(default_factory=dict)
     schedules: dict[str, ScheduleParams] = field(default_factory=dict)
     hooks: dict[str, Hook] = field(default_factory=dict)
+
+    def backends(self) -> dict[str, ClusterOptions]:
+        """The queues whose jobs go to a cluster, with what these ask its engine for."""
+        return {name: queue.slurm.options() for name, queue in self.queues.items() if queue.backend is not None}
 
     def job_defaults(self) -> dict[str, Any]:
         """Values for fields of a spec that neither the job nor its queue sets."""

@@ -18,6 +18,7 @@ QueueView = TypedDict(
         "class": str,
         "max_running": int | None,
         "min_running": int | None,
+        "backend": str | None,
         "narrowed_to": int | None,
         "max_queued": int | None,
         "rate": TokensView | None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from stoker.core.explain_cluster import engine_away, on_cluster
 from stoker.core.explain_resources import MOST_NAMED, jobs_text, lacking
 from stoker.core.job.admission import paused
 from stoker.core.job.cause import cause, in_brackets
@@ -106,7 +107,18 @@ def _before_backoff(job: Job) -> str:
 
 def _queued(job: Job, facts: JobFacts) -> Blocker:
     """The first check that keeps the job from starting, in the daemon's own order."""
-    for check in (_closed, _workflow, _paused, _throttled, _capped, _rated, lacking, _no_slot, _short_host):
+    for check in (
+        _closed,
+        _workflow,
+        _paused,
+        _throttled,
+        _capped,
+        _rated,
+        lacking,
+        engine_away,
+        _no_slot,
+        _short_host,
+    ):
         blocker = check(job, facts)
         if blocker is not None:
             return blocker
@@ -185,7 +197,7 @@ def _rated(_job: Job, facts: JobFacts) -> Blocker | None:
 
 
 def _no_slot(_job: Job, facts: JobFacts) -> Blocker | None:
-    if facts.running < facts.slots:
+    if facts.cluster is not None or facts.running < facts.slots:
         return None
     if facts.standstill is not None:
         return _standing_still(facts.standstill, facts)
@@ -208,7 +220,7 @@ def _standing_still(found: Standstill, facts: JobFacts) -> Blocker:
 
 
 def _short_host(_job: Job, facts: JobFacts) -> Blocker | None:
-    if not facts.shortage.lasts:
+    if facts.cluster is not None or not facts.shortage.lasts:
         return None
     wait_ms = max(0, facts.shortage.try_at - facts.now.steady)
     message = f"the host cannot start a process ({facts.shortage.error}); the next try is {_when(wait_ms)}"
@@ -225,6 +237,11 @@ def _running(job: Job, facts: JobFacts) -> Blocker:
         if facts.unstoppable:
             details["unstoppable"] = list(facts.unstoppable)
         return Blocker("stopping", message, hint, details)
+    return on_cluster(job, facts) or _at_work(job, facts)
+
+
+def _at_work(job: Job, facts: JobFacts) -> Blocker:
+    attempt = facts.attempt
     pid = "" if job.pid is None else f", pid {job.pid}"
     if attempt is not None and facts.silent:
         message = f"is running (attempt {job.attempts}{pid}) as far as is known: {_unanswered(attempt)}"

@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from stoker.core.clock import Now
+from stoker.core.cluster import EngineJob
 from stoker.core.job.model import Attempt, Queue
 from stoker.core.shortage import NO_SHORTAGE, Shortage
 from stoker.core.standstill import Standstill
@@ -24,6 +25,13 @@ class RateWait(Struct, frozen=True):
     next_token_ms: int
 
 
+class ClusterFacts(Struct, frozen=True):
+    """The word of a cluster's engine about the open run of a job. `away`: why it does not answer."""
+
+    listed: EngineJob | None = None
+    away: str | None = None
+
+
 class JobFacts(Struct, frozen=True, kw_only=True):
     """The facts around a job. `attempt` is its open attempt, `ended` the newest one that has ended.
 
@@ -35,7 +43,8 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     that waits; `unmet`: needs that did not end as needed; `decision`: what was noted as its `if` was decided;
     `narrowed`: the limit of its queue under pressure; `rates`: those without a token, by the words for their queue or
     key; `seen`: how its open conditions about files and the host stand, in words; `standstill`: that of its queue or
-    of the daemon; `hidden`: jobs of other users, which are counted but not named.
+    of the daemon; `hidden`: jobs of other users, which are counted but not named; `cluster`: None for a job of this
+    host.
     """
 
     now: Now
@@ -69,6 +78,7 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     stale_ms: int | None = None
     standstill: Standstill | None = None
     hidden: frozenset[int] = frozenset()
+    cluster: ClusterFacts | None = None
 
 
 class Blocker(Struct, frozen=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from stoker.core.job import events as ev
@@ -47,10 +47,20 @@ def _nonces() -> Iterator[str]:
 
 
 class Dispatcher:
-    def __init__(self, memory: LiveState, executors: Mapping[ExecutionMode, Executor], slots: int) -> None:
+    def __init__(
+        self,
+        memory: LiveState,
+        executors: Mapping[ExecutionMode, Executor],
+        slots: int,
+        reaches_cluster: Callable[[], bool],
+        backends: Collection[str],
+    ) -> None:
+        """`backends`: the queues whose jobs take no slot of this host, as they run on the cluster."""
         self._memory = memory
         self._executors = executors
         self.slots = slots
+        self.backends = backends
+        self._cluster_answers = reaches_cluster
         self.throttled = False
         self._bar_changes = 0  # `workflows.bar_changes` when the lanes were last dropped
         self._unread: set[int] = set()  # chosen jobs whose whole rows must be read first
@@ -81,7 +91,7 @@ class Dispatcher:
 
     def declare_reads(self, wanted: Wanted) -> None:
         """Read the next jobs of lanes that have few left; as many as one turn may read."""
-        if not self._shut and self._free() > 0:
+        if not self._shut and (self._free() > 0 or self._reaches_cluster):
             room = READ_AT_ONCE
             for name, demand, lane in self._hungry():
                 if room <= 0:
@@ -99,19 +109,34 @@ class Dispatcher:
                     yield name, demand, lane
 
     def _free(self) -> int:
-        return self.slots - len(self._memory.runs)
+        """Slots of this host."""
+        elsewhere = sum(self._memory.running[name] for name in self.backends)
+        return self.slots - len(self._memory.runs) + elsewhere
+
+    @property
+    def _reaches_cluster(self) -> bool:
+        return bool(self.backends) and self._cluster_answers()
 
     def dispatch(self, turn: Turn) -> bool:
         """Open attempts for jobs that may start. Returns whether a further turn could start more."""
         self._memory.freed.update(self._memory.rates.arrived(turn.now.steady))
         free = min(startable(self._memory.shortage, self._free(), turn.now), STARTED_AT_ONCE)
         self._unread.clear()
-        if self._shut or free <= 0:
+        if self._shut or (free <= 0 and not self._reaches_cluster):
             return False
         self._reread_if_barred()
         if any(ready.unread and not self._paused(name) for name, ready in self._memory.ready.items()):
             return True  # an unread lane may have the jobs that go first
-        queues = self._memory.admission_queues(self._open_queues(), free, turn.now.steady)
+        names = self._open_queues()
+        more = free > 0 and self._dispatch_from(turn, [name for name in names if name not in self.backends], free)
+        if self._reaches_cluster:
+            of_cluster = [name for name in names if name in self.backends]
+            more = self._dispatch_from(turn, of_cluster, STARTED_AT_ONCE) or more
+        return more
+
+    def _dispatch_from(self, turn: Turn, names: Sequence[str], free: int) -> bool:
+        """Open attempts for the jobs of some queues, as many as may start."""
+        queues = self._memory.admission_queues(names, free, turn.now.steady)
         if not queues:
             return False
         jobs = self._admit(queues, free, turn.now.steady)
@@ -119,11 +144,13 @@ class Dispatcher:
             self._memory.pass_over(queue, turn.now.steady)
         held = [self._open(turn, job) for job in jobs].count(False)
         self._log_shortages(turn, [job for queue in queues for job, _ in queue.short])
-        left = startable(self._memory.shortage, self._free(), turn.now)
+        left = (
+            STARTED_AT_ONCE if names[0] in self.backends else startable(self._memory.shortage, self._free(), turn.now)
+        )
         more = held > 0 or len(jobs) == STARTED_AT_ONCE or bool(self._unread) or any(True for _ in self._hungry())
         return left > 0 and more
 
-    def _open_queues(self) -> Iterable[str]:
+    def _open_queues(self) -> Sequence[str]:
         """The queues whose jobs may start."""
         return [name for name in self._memory.ready if not self._paused(name)]
 

@@ -98,7 +98,9 @@ class Effects:
 
     def _warn(self, warnings: Sequence[Warn]) -> None:
         for warning in warnings:
-            self._local.signal(warning.run_id, warning.signum)
+            run = self._memory.by_run(warning.run_id)
+            if run is not None:
+                self._executors[run.job.spec.execution_mode].signal(warning.run_id, warning.signum)
 
     def _stop(self, stops: Sequence[ev.Stop]) -> None:
         for stop in stops:

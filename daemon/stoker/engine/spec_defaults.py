@@ -7,6 +7,7 @@ resources. Nothing is stored here.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -45,6 +46,7 @@ class SpecDefaults:
 
     def __init__(self, config: Config) -> None:
         self._settings = config.job_defaults()
+        self._on_cluster = frozenset(config.backends())
         self._merged: dict[str, Merged] = {}
 
     def _defaults(self, queue: Queue) -> Merged:
@@ -81,10 +83,23 @@ class SpecDefaults:
         if sent.limits is not UNSET:
             given["limits"] = Limits(**msgspec.structs.asdict(sent.limits))
         spec = Spec(**(merged.values | given))
-        problems = contradictions(spec, given, merged.given)
+        if queue.name in self._on_cluster and spec.execution_mode is ExecutionMode.SUBPROCESS:
+            spec = replace(spec, execution_mode=ExecutionMode.CLUSTER)
+        problems = chain(self._wrong_place(spec), contradictions(spec, given, merged.given))
         if spec.execution_mode is ExecutionMode.IN_PROCESS and sent.on_orphan is UNSET:
             return replace(spec, on_orphan=OnOrphan.REQUEUE), problems
         return spec, problems
+
+    def _wrong_place(self, spec: Spec) -> Iterator[InvalidParams]:
+        """The queue says where a job runs, and a handler runs in the daemon only."""
+        if (spec.execution_mode is ExecutionMode.CLUSTER) != (spec.queue in self._on_cluster):
+            handler = spec.execution_mode is ExecutionMode.IN_PROCESS
+            why = f"queue {spec.queue!r} hands its jobs to a cluster" if handler else "only a queue can give it"
+            yield InvalidParams(
+                f"execution_mode: {spec.execution_mode.value}: {why}",
+                path="execution_mode",
+                hint="stoker queue ls shows the queues, and which have a backend",
+            )
 
 
 def needs_of(sent: JobParams) -> tuple[Need, ...]:

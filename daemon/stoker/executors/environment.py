@@ -7,7 +7,7 @@ LISTEN_FDS and credentials are meant for the daemon.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -27,6 +27,16 @@ from stoker.process.run_roots import RunRoots
 from stoker.process.spawner import UserAccount
 from stoker.process.work_files import WorkFiles
 from stoker.telemetry.otel import Telemetry
+
+# Variables that mean nothing on a node of a cluster, and the files of a run there.
+AT_HOME = ("STOKER_SOCKET", "STOKER_TOKEN", "NOTIFY_SOCKET", "WATCHDOG_USEC")
+ON_NODE = {
+    "STOKER_OUTPUT": "output",
+    "STOKER_CHECKPOINT": "checkpoint",
+    "STOKER_INPUTS_FILE": "inputs",
+    "STOKER_EVENT_FILE": "events",
+    "STOKER_HOOK_FILE": "events",
+}
 
 
 class WorkerContext(Struct, frozen=True, kw_only=True):
@@ -104,6 +114,26 @@ class WorkerContext(Struct, frozen=True, kw_only=True):
             umask=self.umask_of(job),
             stdin=job.spec.stdin,
             setup=_setup(job.spec.limits, job.spec.nice, leaf),
+        )
+
+    def order_for_node(self, start: Start, path: Callable[[str], Path]) -> LaunchOrder:
+        """The order for a node of a cluster, which does not reach the daemon. `path` gives the files of the run."""
+        job, attempt = start.job, start.attempt
+        variables = self.variables(start)
+        for name in AT_HOME:
+            variables.pop(name, None)
+        files = {variable: str(path(name)) for variable, name in ON_NODE.items() if variable in variables}
+        return LaunchOrder(
+            epoch=self.epoch,
+            run_id=attempt.run_id,
+            argv=(job.spec.command, *job.spec.args),
+            env={**variables, **files},
+            working_dir=job.spec.working_dir,
+            log=str(path("log")),
+            max_log_bytes=job.spec.max_log_bytes,
+            umask=self.umask_of(job),
+            stdin=job.spec.stdin,
+            setup=_setup(job.spec.limits, job.spec.nice, None),
         )
 
 

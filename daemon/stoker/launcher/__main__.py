@@ -12,6 +12,11 @@ if not __package__:
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     __import__(__package__)
 
+if sys.argv[1] == "node":
+    from .node import main
+
+    sys.exit(main(sys.argv[2:]))
+
 from .main import main
 
 sys.exit(main(sys.argv[1:]))

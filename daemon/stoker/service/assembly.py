@@ -9,8 +9,11 @@ from pathlib import Path
 
 from stoker.background.cadence import Cadence, Duty
 from stoker.background.tasks import BackgroundTasks
+from stoker.cluster.shared_directory import SharedDirectory
+from stoker.cluster.slurm import Slurm
 from stoker.config import Config
 from stoker.core.clock import SystemClock
+from stoker.core.cluster import ClusterOptions
 from stoker.core.job.model import ExecutionMode
 from stoker.core.raw_bytes import native
 from stoker.core.workflow.fingerprint import digest
@@ -32,9 +35,11 @@ from stoker.engine.step_files import StepFiles
 from stoker.engine.subscriptions import Subscriptions
 from stoker.engine.timers import Timers
 from stoker.executors.base import Executor
+from stoker.executors.cluster import ClusterExecutor
 from stoker.executors.environment import WorkerContext
 from stoker.executors.in_process import InProcessExecutor
 from stoker.executors.local import LocalExecutor
+from stoker.executors.without_cluster import WithoutCluster
 from stoker.host.threads import start_threads
 from stoker.schedules.clock import ScheduleClock
 from stoker.service.preflight import Preflight
@@ -65,6 +70,7 @@ from stoker.workflows.control_steps import ControlSteps
 from stoker.workflows.followups import FollowUps
 from stoker.workflows.limits import WorkflowLimits
 
+CLUSTER_THREADS = 8  # each waits for a command of the engine, or for the shared directory
 LOG_THREADS = 4  # a read that hangs takes one of them; only reads of logs wait for a free one
 
 
@@ -120,6 +126,7 @@ class Assembly:
             SpecDefaults(self.config), self.config.jobs.ageing_ms, self.config.jobs.max_queued, opened.box.digest
         )
         self.preflight = Preflight(self.clock, native(self.context.base["PATH"]), blind=self.context.roots.submitter)
+        self.preflight.backends = self.config.backends().keys()
         self.log_threads = start_threads(LOG_THREADS, "logs")
 
     def _build_executors(self) -> None:
@@ -141,6 +148,8 @@ class Assembly:
             ExecutionMode.SUBPROCESS: self.local,
             ExecutionMode.IN_PROCESS: self.in_process,
         }
+        self.cluster = self._cluster(sink)
+        self._executors[ExecutionMode.CLUSTER] = self.cluster or WithoutCluster(sink.report)
         self.heartbeats = Heartbeats(
             self.memory, self.context.work_files, self.timers, self.clock, self.inbox, self.local.launchers
         )
@@ -156,9 +165,32 @@ class Assembly:
             self.box,
         )
 
+    def _cluster(self, sink: ReportSink) -> ClusterExecutor | None:
+        settings = self.config.cluster
+        if not settings.directory:
+            return None
+        return ClusterExecutor(
+            SharedDirectory(Path(settings.directory), self.instance),
+            Slurm(),
+            self.context,
+            lambda queue: self.config.backends().get(queue, ClusterOptions()),
+            sink.report,
+            self.inbox.wake,
+            start_threads(CLUSTER_THREADS, "cluster"),
+            self.background,
+            python=settings.python,
+            window_ms=self.config.recovery.window_ms,
+        )
+
     def _build_effects(self) -> None:
         """The parts that start attempts, watch them, and carry out what a turn decided."""
-        self.dispatcher = Dispatcher(self.memory, self._executors, self.config.daemon.slots)
+        self.dispatcher = Dispatcher(
+            self.memory,
+            self._executors,
+            self.config.daemon.slots,
+            lambda: self.cluster is not None and self.cluster.away is None,
+            self.config.backends().keys(),
+        )
         self.deadlines = Deadlines(
             self.timers,
             self.clock,

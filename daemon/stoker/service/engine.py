@@ -10,7 +10,7 @@ from functools import partial
 from typing import TypeVar
 
 from stoker.config import Config, Reloaded, merge_live
-from stoker.core.job.model import State
+from stoker.core.job.model import CLUSTER, State
 from stoker.engine.dependents import Dependents
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.intake import CommandRequest
@@ -73,6 +73,9 @@ class Engine(Assembly):
         await self.context.cgroups.remove_leftovers(set(self.memory.jobs_by_run))
         self.context.work_files.prepare(self.memory.jobs_by_run)
         await self.local.begin()
+        if self.cluster is not None:
+            on_cluster = [run for run in self.memory.runs.values() if run.attempt.launcher == CLUSTER]
+            self.cluster.begin([(run.attempt.run_id, run.job.spec.queue) for run in on_cluster])
         self.deadlines.begin()
         self.followups.begin(self.memory.workflows.runs)
         self.background.retry("archives of earlier failures", self.archives.catch_up)
@@ -106,6 +109,7 @@ class Engine(Assembly):
         self.config = config = reloaded.config
         set_level(config.log.level)
         self.dispatcher.slots = config.daemon.slots
+        self.dispatcher.backends = self.preflight.backends = config.backends().keys()
         for part in (self.throttle, self.condition_watch.host, self.retention, self.backups, self.journaling):
             part.use(config)
         self.staleness.use(config.workflows.stale_ms)
@@ -134,6 +138,8 @@ class Engine(Assembly):
         await self.background.close()
         await self.in_process.close()
         await self.local.close()
+        if self.cluster is not None:
+            await self.cluster.close()
         self.preflight.close()
         self.condition_watch.close()
         self.log_threads.shutdown(wait=False, cancel_futures=True)

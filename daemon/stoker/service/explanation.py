@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from stoker.core.access import Viewer
 from stoker.core.explain import explain
 from stoker.core.job.dependencies import OVER_ALL, UNMET, need_met
-from stoker.core.job.model import Attempt, Job, State
-from stoker.core.job_facts import JobFacts, RateWait
+from stoker.core.job.model import Attempt, ExecutionMode, Job, State
+from stoker.core.job_facts import ClusterFacts, JobFacts, RateWait
 from stoker.core.rate import KEY_PREFIX, QUEUE_PREFIX
 from stoker.core.standstill import Standstill
 from stoker.core.units import instant
@@ -92,7 +92,18 @@ async def _facts(engine: Engine, job: Job) -> JobFacts:
         intent=memory.workflows.intent_of(job),
         goes_after=memory.workflows.goes_after(job),
         standstill=await _standstill(engine, job) if job.state is State.QUEUED else None,
+        cluster=_on_cluster(engine, job),
     )
+
+
+def _on_cluster(engine: Engine, job: Job) -> ClusterFacts | None:
+    if job.spec.execution_mode is not ExecutionMode.CLUSTER:
+        return None
+    if engine.cluster is None:
+        return ClusterFacts(away="[cluster] directory is not set")
+    run = engine.memory.runs.get(job.id)
+    listed = None if run is None else engine.cluster.listed(run.attempt.run_id)
+    return ClusterFacts(listed, engine.cluster.away)
 
 
 async def _standstill(engine: Engine, job: Job) -> Standstill | None:

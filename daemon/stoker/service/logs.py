@@ -20,6 +20,8 @@ from stoker.service.engine import Engine
 from stoker.service.views import job_now
 from stoker.store import attempts
 
+PULL_S = 1.0
+
 
 class LogStart(NamedTuple):
     """Where reading begins: at an offset, or with the last lines, at most the last `tail_bytes` of them."""
@@ -53,9 +55,12 @@ async def _chunks(
 ) -> AsyncGenerator[Chunk, None]:
     closed = asyncio.Event()
     watcher = asyncio.ensure_future(_close_when_over(engine, job.id, ordinal, closed)) if follow else None
+    puller: asyncio.Future[None] | None = None
     path = engine.context.roots.log_path(job.owner_uid, job.id, ordinal)
     loop = asyncio.get_running_loop()
     try:
+        await _pull(engine, job.id, ordinal)
+        puller = asyncio.ensure_future(_keep_pulling(engine, job.id, ordinal)) if follow else None
         if watcher is None:
             closed.set()
         offset = start.offset or 0
@@ -75,8 +80,22 @@ async def _chunks(
             hint=f"ls -l {shlex.quote(str(path))}",
         ) from error
     finally:
-        if watcher is not None:
-            watcher.cancel()
+        for task in (watcher, puller):
+            if task is not None:
+                task.cancel()
+
+
+async def _pull(engine: Engine, job_id: int, ordinal: int) -> None:
+    """Bring the log of a run on a cluster up to date. Raises OSError."""
+    run = engine.memory.runs.get(job_id)
+    if engine.cluster is not None and run is not None and run.attempt.ordinal == ordinal:
+        await engine.cluster.pull_log(run.attempt.run_id)
+
+
+async def _keep_pulling(engine: Engine, job_id: int, ordinal: int) -> None:
+    while engine.cluster is not None:
+        await asyncio.sleep(PULL_S)  # polls: no file system tells of the changes of another host
+        await _pull(engine, job_id, ordinal)
 
 
 async def _refuse_lost_log(engine: Engine, job: Job, ordinal: int) -> None:

@@ -56,6 +56,7 @@ class Preflight:
         self._clock = clock
         self._blind = blind
         self._default_path = default_path
+        self.backends: Collection[str] = ()  # queues whose jobs do not run on this host
         self._cache: dict[Place, tuple[int, CommandProblem]] = {}
         self._checking: set[Place] = set()  # their results are used until there are new ones
         self._threads = start_threads(THREADS, "command-check")
@@ -110,8 +111,8 @@ class Preflight:
 
     def _place(self, sent: JobWork) -> Place | None:
         """The path to check for a job; None if there is none."""
-        if self._blind or sent.execution_mode is ExecutionMode.IN_PROCESS:
-            return None
+        if self._blind or sent.execution_mode is ExecutionMode.IN_PROCESS or sent.queue in self.backends:
+            return None  # a node of a cluster may have what this host lacks
         directory = "/" if isinstance(sent.working_dir, UnsetType) else native(sent.working_dir)
         path = sent.env.get("PATH", self._default_path) if isinstance(sent.env, dict) else self._default_path
         return (native(sent.command), directory, native(path))

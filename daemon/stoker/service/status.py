@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 def queue_views(engine: Engine) -> list[QueueView]:
     memory, throttled, now = engine.memory, engine.throttle.pressure.throttled, engine.clock.now()
+    backends = engine.config.backends()
     return [
         {
             "name": queue.name,
             "class": queue.queue_class,
             "max_running": queue.max_running,
             "min_running": queue.min_running,
+            "backend": "slurm" if queue.name in backends else None,
             "narrowed_to": memory.narrowed[queue.name].limit if queue.name in memory.narrowed else None,
             "max_queued": queue.max_queued,
             "rate": queue_tokens(memory, queue.name, now.steady),

@@ -122,7 +122,7 @@ async def job_views(engine: Engine, shown: Sequence[Job], viewer: Viewer) -> lis
     silent = await engine.queries.run(attempts.silent, ids)
 
     def log(job: Job) -> Path | None:
-        has_log = job.attempts and job.id not in silent and job.spec.execution_mode is ExecutionMode.SUBPROCESS
+        has_log = job.attempts and job.id not in silent and job.spec.execution_mode is not ExecutionMode.IN_PROCESS
         return engine.context.roots.log_path(job.owner_uid, job.id, job.attempts) if has_log else None
 
     now_ms = engine.clock.now().steady

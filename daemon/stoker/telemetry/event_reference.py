@@ -128,6 +128,12 @@ MEANINGS: Final[dict[E, Meaning]] = {
         "Processes of a job did not end after SIGKILL; mostly they wait for a dead disk or network file system.",
         "Look at `pids` with `ps -o pid,stat,wchan`; they end once the file system answers. The job stays `stopping`.",
     ),
+    E.CLUSTER_AWAY: Meaning(
+        "The engine of the cluster does not answer: its queues start nothing, and nothing is concluded about runs."
+        " See `error`.",
+        "sinfo",
+    ),
+    E.CLUSTER_BACK: Meaning("The engine of the cluster answers again."),
     E.WORKER_LEAKED: Meaning(
         "Processes of a run that had ended were found and stopped.",
         "A command of the job daemonises: let it stay in the foreground, or start it as a job of its own.",

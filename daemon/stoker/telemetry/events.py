@@ -81,6 +81,8 @@ class LogEvent(StrEnum):
     WORKER_UNRESPONSIVE = "worker_unresponsive", WARNING
     WORKER_UNHEARD = "worker_unheard", WARNING
     WORKER_UNSTOPPABLE = "worker_unstoppable", WARNING
+    CLUSTER_AWAY = "cluster_away", WARNING
+    CLUSTER_BACK = "cluster_back", INFO
     WORKER_LEAKED = "worker_leaked", WARNING
     HANDLER_RAISED = "handler_raised", ERROR
 

@@ -90,7 +90,7 @@ class Drain:
         return (
             self._safe_mode.state is None
             and run.job.state is State.RUNNING
-            and (self._stop_survivors or not run.job.spec.survive)
+            and (self._stop_survivors or not run.job.spec.outlives_daemon)
         )
 
     @property

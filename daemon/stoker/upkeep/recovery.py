@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock
-from stoker.core.job.model import State
+from stoker.core.job.model import CLUSTER, State
 from stoker.core.job.recovery import Action, Fact, Finding, plan, validate
 from stoker.engine.attempt_inputs import AttemptInputs
 from stoker.engine.inbox import Inbox
@@ -94,7 +94,8 @@ class RecoveryService:
         """
         async with asyncio.timeout(limit_s):
             late = await self._reconnect()
-            result = await self._plan_after_stopping_unborn(list(self._memory.runs.values()))
+            at_home = [run for run in self._memory.runs.values() if run.attempt.launcher != CLUSTER]
+            result = await self._plan_after_stopping_unborn(at_home)
         self.has_silent_launcher = bool(result.launcher_facts.silent)
         self._take_over(result)
         followed = await self._follow(result, replace(self._row, **counts(result.plan)))
@@ -166,7 +167,11 @@ class RecoveryService:
         """Check stuck attempts again: their processes may have ended, or can be proven now."""
         while True:
             await asyncio.sleep(RECHECK_S)  # polls: the end of a process that is not ours cannot be waited for
-            held = [run for run in self._memory.runs.values() if run.job.state is State.HELD]
+            held = [
+                run
+                for run in self._memory.runs.values()
+                if run.job.state is State.HELD and run.attempt.launcher != CLUSTER
+            ]
             stuck = [run for run in held if not self._local.owns(run.attempt.run_id)]
             if stuck and not await self._or_safe_mode(self._recheck(stuck)):
                 return

@@ -92,6 +92,7 @@ class OnOrphan(StrEnum):
 class ExecutionMode(StrEnum):
     SUBPROCESS = "subprocess"
     IN_PROCESS = "in_process"
+    CLUSTER = "cluster"  # given by the queue, never asked for
 
 
 class SupersedeRunning(StrEnum):
@@ -211,6 +212,11 @@ class Spec(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         return self.on_orphan is OnOrphan.REQUEUE
 
     @property
+    def outlives_daemon(self) -> bool:
+        """Whether a worker goes on when the daemon ends."""
+        return self.survive or self.execution_mode is ExecutionMode.CLUSTER
+
+    @property
     def has_notify_socket(self) -> bool:
         """Whether its worker gets a socket for reports (`NOTIFY_SOCKET`)."""
         return self.notify or self.heartbeat_ms is not None
@@ -311,7 +317,9 @@ class Identity(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     cgroup: str | None = None
 
 
-IN_PROCESS = "in-process"  # in place of a launcher, for handlers that run inside the daemon
+# In place of a launcher: for handlers that run inside the daemon, and for runs on a cluster.
+IN_PROCESS = "in-process"
+CLUSTER = "cluster"
 
 
 class Attempt(Struct, frozen=True, kw_only=True, gc=False):

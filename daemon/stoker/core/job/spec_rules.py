@@ -77,7 +77,22 @@ def _no_process(field: str) -> Rule:
     )
 
 
+def _not_on_a_cluster(field: str, why: str) -> Rule:
+    return Rule(
+        field,
+        lambda spec, given: (
+            spec.execution_mode is ExecutionMode.CLUSTER and field in given and bool(getattr(spec, field))
+        ),
+        lambda _: why,
+        f"leave {field} out, or submit to a queue of this host",
+    )
+
+
 RULES = (
+    _not_on_a_cluster("survive", "a job on a cluster always outlives the daemon"),
+    _not_on_a_cluster("notify", "a node of a cluster cannot reach the daemon's socket"),
+    _not_on_a_cluster("heartbeat_ms", "a node of a cluster cannot reach the daemon's socket"),
+    _not_on_a_cluster("secrets", "a secret does not leave this host"),
     *map(_no_process, ("env", "stdin", "limits", "nice", "survive", "warn_signal", "secrets")),
     Rule(
         "notify",

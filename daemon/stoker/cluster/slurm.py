@@ -1,0 +1,130 @@
+"""Slurm by its own commands: sbatch, squeue, scancel. Arguments only, no shell, and every call has an end.
+
+Owns the translation in both directions: options of a queue to options of sbatch, lines of squeue to jobs. Slurm has the
+id of a run in the comment of its job, so the job is found again when the answer of sbatch was lost. It decides nothing.
+
+Invariants: only the controller's word is an answer, and one that is away raises EngineAway; nothing of a client's is
+among the arguments.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from stoker.core.cluster import ClusterOptions, EngineJob, Phase
+
+# The controller answers within MessageTimeout of slurm.conf (10 s), and the commands try again for a while.
+CALL_S = 60.0
+SEPARATOR = "\x1f"
+COLUMNS = SEPARATOR.join(("%i", "%k", "%T", "%r"))
+PHASES = {
+    "PENDING": Phase.WAITS, "REQUEUED": Phase.WAITS, "REQUEUE_HOLD": Phase.WAITS, "REQUEUE_FED": Phase.WAITS,
+    "SPECIAL_EXIT": Phase.WAITS, "RESV_DEL_HOLD": Phase.WAITS, "CONFIGURING": Phase.WAITS,
+    "RUNNING": Phase.RUNS, "COMPLETING": Phase.RUNS, "STAGE_OUT": Phase.RUNS, "SIGNALING": Phase.RUNS,
+    "RESIZING": Phase.RUNS, "STOPPED": Phase.RUNS, "SUSPENDED": Phase.RUNS,
+}  # fmt: skip
+# How Slurm's commands begin to complain that the controller did not answer (slurm_errno.h).
+AWAY = (
+    "Unable to contact slurm controller",
+    "Could not establish a configuration source",
+    "Slurm backup controller in standby mode",
+    "Communication connection failure",
+    "Socket timed out",
+    "Connection refused",
+    "Zero Bytes were transmitted or received",
+    "Slurm temporarily unable to accept job",
+    "Resource temporarily unavailable",
+)
+
+
+class EngineAway(Exception):
+    """The engine of the cluster does not answer. Nothing is known, and what was asked for may have been done."""
+
+
+class EngineRefused(Exception):
+    """The engine answered, and did not do what was asked for."""
+
+
+class Slurm:
+    """Every call starts a process and may take up to CALL_S: none belongs into the event loop."""
+
+    def submit(
+        self, run_id: str, name: str, script: Path, arguments: Sequence[str], errors: Path, options: ClusterOptions
+    ) -> int:
+        """The id of the job. `errors` gets what the script complains of. Raises EngineRefused, or EngineAway, after
+        which the job may exist.
+        """
+        command = [
+            "sbatch", "--parsable", "--no-requeue", f"--job-name={name}", f"--comment={run_id}", "--export=NIL",
+            "--chdir=/", "--input=/dev/null", f"--output={str(errors).replace('%', '%%')}", *_asked(options),
+            str(script), *arguments,
+        ]  # fmt: skip
+        answer = _call(command)
+        return int(answer.split(";")[0])
+
+    def jobs(self) -> dict[str, EngineJob]:
+        """The jobs of this user that have a run, by its id; also those that ended in the last minutes (MinJobAge).
+
+        Raises EngineAway.
+        """
+        listed = _call(["squeue", "--me", "--noheader", "--states=all", f"--format={COLUMNS}"])
+        jobs = (_job(line) for line in listed.split("\n") if line)
+        return {job.run_id: job for job in jobs if job is not None}
+
+    def terminate(self, job: int) -> None:
+        """Send SIGTERM to the batch script, which stops the run. Raises EngineAway, or EngineRefused if it is over."""
+        _call(["scancel", "--batch", "--signal=TERM", str(job)])
+
+    def signal(self, job: int, signum: int) -> None:
+        """Send a signal to the batch script, which hands it on. Raises as `terminate` does."""
+        _call(["scancel", "--batch", f"--signal={signum}", str(job)])
+
+    def cancel(self, jobs: Sequence[int]) -> None:
+        """Remove jobs that wait, and kill those that run. Raises EngineAway."""
+        _call(["scancel", "--quiet", *map(str, jobs)])
+
+
+def _asked(options: ClusterOptions) -> list[str]:
+    named = {
+        "partition": options.partition,
+        "account": options.account,
+        "qos": options.qos,
+        "constraint": options.constraint,
+        "cpus-per-task": options.cpus,
+        "mem": None if options.memory_mb is None else f"{options.memory_mb}M",
+        "gpus": options.gpus,
+        "time": None if options.time_ms is None else _minutes(options.time_ms),
+    }
+    return [f"--{name}={value}" for name, value in named.items() if value is not None] + list(options.extra)
+
+
+def _minutes(time_ms: int) -> str:
+    """As Slurm writes it: minutes and seconds. Rounded up, as 0 means no limit."""
+    minutes, seconds = divmod(-(-time_ms // 1_000), 60)
+    return f"{minutes}:{seconds:02}"
+
+
+def _job(line: str) -> EngineJob | None:
+    number, run_id, state, reason = line.split(SEPARATOR)
+    if run_id.count(".") != 2:  # noqa: PLR2004 - a job of this user that is not ours
+        return None
+    return EngineJob(int(number), run_id, PHASES.get(state, Phase.OVER), state, reason)
+
+
+def _call(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603 - a command of Slurm, and arguments that this module made
+            command, capture_output=True, text=True, errors="replace", timeout=CALL_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineAway(f"{command[0]} did not end within {CALL_S:g} s") from error
+    except FileNotFoundError as error:
+        raise EngineAway(f"{command[0]} is not installed (Debian: slurm-client)") from error
+    if done.returncode == 0:
+        return done.stdout
+    said = done.stderr.strip().removeprefix(f"{command[0]}: ").removeprefix("error: ")
+    if any(words in done.stderr for words in AWAY):
+        raise EngineAway(f"{command[0]}: {said}")
+    raise EngineRefused(f"{command[0]}: {said}")

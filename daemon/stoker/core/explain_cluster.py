@@ -1,0 +1,59 @@
+"""The reason why a job of a cluster waits or runs: the part of `explain` that rests on the words of the engine.
+
+Owns the meaning of Slurm's reasons for people. A node's claim is newer than the engine's list, so a run that has begun
+runs, whatever the list still says.
+"""
+
+from __future__ import annotations
+
+from stoker.core.cluster import Phase
+from stoker.core.job.model import Job
+from stoker.core.job_facts import Blocker, JobFacts
+
+# What Slurm's commonest reasons for waiting mean (squeue(1), JOB REASON CODES).
+_REASONS = {
+    "Resources": "the nodes are busy",
+    "Priority": "jobs of a higher priority go first",
+    "Dependency": "it depends on another job of Slurm",
+    "BeginTime": "its time to begin has not come",
+    "ReqNodeNotAvail": "a node that it needs is not available",
+    "PartitionDown": "its partition is down",
+    "PartitionTimeLimit": "its time limit is above that of the partition",
+    "PartitionNodeLimit": "it asks for more nodes than the partition has",
+    "JobHeldAdmin": "an administrator of Slurm holds it",
+    "JobHeldUser": "it is held in Slurm",
+    "Licenses": "licences are taken",
+}
+
+
+def engine_away(_job: Job, facts: JobFacts) -> Blocker | None:
+    """Nothing is handed over while the engine does not answer."""
+    if facts.cluster is None or facts.cluster.away is None:
+        return None
+    message = f"queue {facts.queue.name!r} hands its jobs to Slurm, which does not answer: {facts.cluster.away}"
+    return Blocker("cluster_away", message, "sinfo", {"error": facts.cluster.away})
+
+
+def on_cluster(job: Job, facts: JobFacts) -> Blocker | None:
+    """How a job stands that was handed over."""
+    if facts.cluster is None:
+        return None
+    listed, away = facts.cluster.listed, facts.cluster.away
+    if away is not None:
+        message = f"was handed to Slurm, which does not answer now ({away}); its node records its end"
+        return Blocker("cluster_away", message, "sinfo", {"error": away})
+    began = facts.attempt is not None and facts.attempt.started_at is not None
+    if listed is None:
+        message = f"is running (attempt {job.attempts}) on the cluster" if began else "is being handed to Slurm"
+        return Blocker("running" if began else "cluster_waits", message, f"stoker why {job.id}")
+    details = {"engine_job": listed.id, "engine_state": listed.state, "engine_reason": listed.reason}
+    hint = f"scontrol show job {listed.id}"
+    if listed.phase is Phase.WAITS and not began:
+        meaning = _REASONS.get(listed.reason)
+        why = "" if listed.reason in ("", "None") else f": {listed.reason}" + (f" ({meaning})" if meaning else "")
+        return Blocker("cluster_waits", f"waits in Slurm as job {listed.id}{why}", hint, details)
+    if listed.phase is not Phase.OVER:
+        message = f"is running (attempt {job.attempts}) on the cluster, as job {listed.id} of Slurm"
+        return Blocker("running", message, f"stoker logs -f {job.id}", details)
+    message = f"job {listed.id} of Slurm is over ({listed.state}), and its record is awaited"
+    return Blocker("running", message, hint, details)

@@ -1,0 +1,55 @@
+"""A run on a cluster as the daemon knows it, between its order and its end.
+
+Owns the last word of the engine on the run, and since when it is the same. It decides nothing: `core.cluster` does.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from stoker.core.clock import boot_ms
+from stoker.core.cluster import ClaimedBy, EngineJob, Witnesses
+from stoker.executors.base import Start
+
+
+class ClusterRun(Struct):
+    """The knowledge about a run.
+
+    `start`: its order, until the engine has it. `number`: of its job in the engine. `listed`: the engine's last word on
+    it, the same since `same_since` (steady ms). `grace_ms`: of a stop that is wanted, `kill_at` the time of its last
+    resort. `ends`: its end is being reported.
+    """
+
+    run_id: str
+    queue: str
+    start: Start | None = None
+    claim: ClaimedBy | None = None
+    number: int | None = None
+    listed: EngineJob | None = None
+    same_since: int = 0
+    answered: bool = False
+    grace_ms: int | None = None
+    stop_sent: bool = False
+    kill_at: int | None = None
+    held: bool = False
+    ends: bool = False
+
+    def note_word(self, listed: EngineJob | None) -> None:
+        """Note the engine's word, and since when it is the same."""
+        before = None if self.listed is None else self.listed.state
+        now = None if listed is None else listed.state
+        if not self.answered or before != now:
+            self.same_since = boot_ms()
+        self.answered, self.listed = True, listed
+        if listed is not None:
+            self.number = listed.id
+
+    def seen(self, *, has_record: bool, answers: bool) -> Witnesses:
+        """The knowledge about it now. `answers`: whether the engine does."""
+        return Witnesses(
+            claim=self.claim,
+            has_record=has_record,
+            listed=self.listed,
+            answers=self.answered and answers,
+            since_ms=boot_ms() - self.same_since,
+        )

@@ -1,0 +1,258 @@
+"""One run on a node of a cluster: `python -I -S .../launcher/__main__.py node SHARED RUN_ID`, as a batch script.
+
+The daemon is on another host and shares only the directory SHARED. This process is the parent of the run, as a launcher
+is at home, and its record of the end is the truth about it: the engine of the cluster may forget the job.
+
+Owns the claim and the record. Invariants: a run is started only by the process whose claim is the first, and never
+after the daemon has revoked it by a claim of its own; the record is durable, and complete at the moment it appears; it
+is written once the whole process tree is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from . import kernel
+from .error_log import log_error
+from .launcher import Launcher
+
+if TYPE_CHECKING:
+    from .frames import Message
+
+SIGNALFD_BYTES = 128 * 32
+KILL_AGAIN_S = 1.0
+WRITE_AGAIN_S = 1.0
+REAP_AGAIN_S = 1.0
+# What the engine tells a job about itself. The rest of its environment is that of a person who submits.
+FROM_ENGINE = ("SLURM_", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL")
+NOT_STARTED = 127
+MADE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class NoOutcomeLog:
+    """In place of the outcome log of a launcher: the record has its place in the shared directory."""
+
+    def append(self, outcomes: list[Message]) -> None:
+        """Keep nothing."""
+
+
+def main(arguments: list[str]) -> int:
+    shared, run_id = arguments
+    _isolate()
+    claim = {"by": "node", "host": socket.gethostname(), "pid": os.getpid(), "boot_id": kernel.boot_id()}
+    claim |= {"engine_job": os.environ.get("SLURM_JOB_ID"), "at_ms": kernel.now_ms()}
+    if not put_first(f"{shared}/claims/{run_id}", claim):
+        log_error(f"run {run_id} was revoked, or is started elsewhere")
+        return 0
+    try:
+        order = _read_order(f"{shared}/runs/{run_id}/order")
+    except (OSError, ValueError) as error:
+        end = _never_started(run_id, f"its order on {claim['host']}: {error}")
+    else:
+        end = RunOnNode(order, f"{shared}/runs/{run_id}/stop").run_to_its_end()
+    record(f"{shared}/ends/{run_id}", end)
+    return _exit_status(end)
+
+
+def _read_order(path: str) -> dict[str, Any]:
+    """The order, with what the engine tells the job. Raises OSError or ValueError."""
+    with open(path, "rb") as file:
+        order: dict[str, Any] = json.load(file)
+    own = {name: text for name, text in os.environ.items() if name.startswith(FROM_ENGINE)}
+    order["env"] = own | order["env"]
+    return order
+
+
+def _never_started(run_id: str, why: str) -> dict[str, Any]:
+    failed = {"errno": errno.EIO, "error": why, "transient": True}
+    at = {"at_boot_ms": kernel.now_at_boot_ms(), "at_ms": kernel.now_ms()}
+    return {"op": "exit", "run_id": run_id, "spawn_error": failed, **at}
+
+
+def _exit_status(end: dict[str, Any]) -> int:
+    """For the engine, as a shell has it: the lists of the engine then show which jobs failed."""
+    if end.get("signal") is not None:
+        return 128 + int(end["signal"])
+    return NOT_STARTED if end.get("exit_code") is None else int(end["exit_code"])
+
+
+def _isolate() -> None:
+    """Signals come first: one that would come before the run can be stopped has to wait for that."""
+    kernel.keep_pending(signal.SIGTERM)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.close(null)
+    os.chdir("/")
+    kernel.ignore_signals()
+    kernel.become_subreaper()
+
+
+class RunOnNode:
+    """The run of one order. A SIGTERM from the engine begins its stop: SIGTERM to the tree, SIGKILL after the grace.
+
+    The daemon says in the file `stop` that the stop is its own, before it asks the engine for the signal.
+    """
+
+    def __init__(self, order: dict[str, Any], stop: str) -> None:
+        self._run_id: str = order["run_id"]
+        self._grace_s: float = order.pop("grace_ms") / 1_000
+        self._stop = stop
+        self._terms = kernel.open_signalfd(signal.SIGTERM)
+        self._deaths = kernel.open_signalfd(signal.SIGCHLD)
+        self._launcher = Launcher("node", order["env"]["STOKER_INSTANCE"], NoOutcomeLog())  # type: ignore[arg-type]
+        self._epoll = select.epoll()
+        for fd in (self._terms, self._deaths, self._launcher.outputs.fileno()):
+            self._epoll.register(fd, select.EPOLLIN)
+        self._end: Message | None = None
+        self._stop_is_ours = False
+        self._terminated = False
+        self._kill_at: float | None = None
+        self._reap_at: float | None = None
+        self._launcher.obey(order)
+
+    def run_to_its_end(self) -> dict[str, Any]:
+        """Return the end of the main process once nothing of its tree is left."""
+        while not self._is_over():
+            self._wait()
+            now = time.monotonic()
+            if self._reap_at is not None and now >= self._reap_at:
+                self._reap()
+            if self._kill_at is not None and now >= self._kill_at:
+                self._kill_at = now + KILL_AGAIN_S
+                self._signal(signal.SIGKILL)
+            if (due := self._launcher.outputs.due) is not None and now >= due:
+                self._resume_outputs(now)
+        assert self._end is not None
+        foreign = self._terminated and not self._stop_is_ours
+        stopped = self._end.get("stopped", False)
+        return {**self._end, "stopped": stopped and self._stop_is_ours, "shutdown": stopped and foreign}
+
+    def _is_over(self) -> bool:
+        """Whether the tree is gone, after its main process, whose end every later message repeats."""
+        for message in self._launcher.outbox:
+            if message["op"] == "exit":
+                self._end = message
+                # What a job leaves behind must not go on: the engine would give its processors to others.
+                if message.get("left") and self._kill_at is None:
+                    self._terminate()
+            elif message["op"] == "gone":
+                self._end = self._newest_end()
+            elif message["op"] == "refused":
+                raise RuntimeError(f"run {self._run_id}: {message['why']} {message['error']}")
+        self._launcher.outbox.clear()
+        return self._end is not None and not self._end.get("left") and self._launcher.outputs.idle
+
+    def _newest_end(self) -> Message:
+        """The end with what the processes did that outlived the main one: the size of the log."""
+        before, self._launcher.outbox = self._launcher.outbox, []
+        self._launcher.obey({"op": "list", "run_ids": [self._run_id], "tag": 0})
+        (answer,) = (message for message in self._launcher.outbox if message["op"] == "list")
+        self._launcher.outbox = before
+        end: Message = answer["runs"][0]["exit"]
+        return end
+
+    def _wait(self) -> None:
+        times = (self._kill_at, self._reap_at, self._launcher.outputs.due)
+        due = [at for at in times if at is not None]
+        for fd, _ in self._epoll.poll(max(0.0, min(due) - time.monotonic()) if due else None):
+            if fd == self._terms:
+                os.read(self._terms, SIGNALFD_BYTES)
+                self._note_stop()
+            elif fd == self._deaths:
+                os.read(self._deaths, SIGNALFD_BYTES)
+                self._reap()
+            else:
+                self._launcher.outputs.read()
+                if self._launcher.outputs.resting:
+                    self._epoll.modify(self._launcher.outputs.fileno(), 0)
+
+    def _resume_outputs(self, now: float) -> None:
+        self._launcher.outputs.resume(now)
+        if not self._launcher.outputs.resting:
+            self._epoll.modify(self._launcher.outputs.fileno(), select.EPOLLIN)
+
+    def _reap(self) -> None:
+        self._launcher.reap()
+        self._reap_at = None if self._launcher.lack is None else time.monotonic() + REAP_AGAIN_S
+
+    def _note_stop(self) -> None:
+        """Whose stop it is. Ours may shorten the grace, and may come a second time with none left."""
+        self._terminated = True
+        with contextlib.suppress(FileNotFoundError):
+            with open(self._stop, "rb") as file:
+                self._grace_s = min(self._grace_s, json.load(file)["grace_ms"] / 1_000)
+            self._stop_is_ours = True
+        self._terminate()
+
+    def _terminate(self) -> None:
+        if self._kill_at is None:
+            self._signal(signal.SIGTERM)
+        kill_at = time.monotonic() + self._grace_s
+        self._kill_at = kill_at if self._kill_at is None else min(self._kill_at, kill_at)
+
+    def _signal(self, signum: int) -> None:
+        self._launcher.obey({"op": "signal", "run_id": self._run_id, "signal": signum, "scope": "tree", "tag": 0})
+
+
+def put_first(path: str, content: dict[str, Any]) -> bool:
+    """Put a file there, whole and durable, if there is none. Returns whether this call did.
+
+    link(2) is atomic on NFS too, but its answer may get lost and the repetition fail: the number of links tells.
+    """
+    directory, _, name = path.rpartition("/")
+    own = f"{directory}/.{name}.{os.urandom(8).hex()}"
+    _write(own, content)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(own, path)
+        first = os.stat(own).st_nlink == 2  # noqa: PLR2004 - its own name and `path`
+    finally:
+        os.unlink(own)
+    _sync(directory)
+    return first
+
+
+def record(path: str, content: dict[str, Any]) -> None:
+    """Write the record, however long its file system is full or away: the engine ends this process if it must."""
+    directory, _, name = path.rpartition("/")
+    while True:
+        own = f"{directory}/.{name}.{os.urandom(8).hex()}"
+        try:
+            _write(own, content)
+            os.rename(own, path)
+            _sync(directory)
+        except OSError as error:
+            log_error(f"the end is not recorded: {error}")
+            with contextlib.suppress(OSError):
+                os.unlink(own)
+            time.sleep(WRITE_AGAIN_S)
+        else:
+            return
+
+
+def _write(path: str, content: dict[str, Any]) -> None:
+    fd = os.open(path, MADE, 0o600)
+    try:
+        data = json.dumps(content).encode()
+        while data:
+            data = data[os.write(fd, data) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync(directory: str) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

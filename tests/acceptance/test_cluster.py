@@ -1,0 +1,230 @@
+"""Jobs of a queue with a backend, on a real Slurm: the same life as at home, and the failures of both sides.
+
+Owns one cluster and one daemon for all of its tests. A test that takes a part away puts it back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import stoker
+from stoker.core.errors import InvalidParams
+from tests.support.daemon import DaemonProcess
+from tests.support.facts import until
+from tests.support.slurm import Slurm, why_not
+from tests.support.work import Gate, alive, attempts_of, end_of, job_view, lines, shell, submit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+SETTINGS = """
+[cluster]
+directory = "{home}/shared"
+[queues.hpc]
+backend = "slurm"
+[queues.hpc.slurm]
+partition = "main"
+cpus = 1
+[queues.down]
+backend = "slurm"
+[queues.down.slurm]
+partition = "down"
+[queues.nowhere]
+backend = "slurm"
+[queues.nowhere.slurm]
+partition = "nowhere"
+"""
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Slurm]:
+    with Slurm() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def daemon(slurm: Slurm) -> Iterator[DaemonProcess]:
+    one = DaemonProcess(environ=slurm.environ)
+    one.config.write_text(SETTINGS.format(home=one.home))
+    with one:
+        yield one
+
+
+@pytest.fixture
+def client(daemon: DaemonProcess) -> Iterator[stoker.Client]:
+    with daemon.client() as one:
+        yield one
+
+
+@pytest.fixture
+def gate(daemon: DaemonProcess) -> Iterator[Gate]:
+    one = Gate(daemon.home / "gate")
+    yield one
+    one.open()
+
+
+def on_cluster(script: str, **options: Any) -> dict[str, Any]:
+    return shell(script, queue="hpc", **options)
+
+
+def begun(client: stoker.Client, spec: dict[str, Any]) -> int:
+    """The id of a job that a node has begun. It has no pid here."""
+    job = submit(client, spec)
+    until(lambda: job_view(client, job)["started_at"], why=f"job {job} on a node")
+    return job
+
+
+def why(client: stoker.Client, job: int) -> Any:
+    return client.call("job.why", {"id": job})
+
+
+def test_job_when_its_queue_has_a_backend_then_its_log_and_its_end_come_home(
+    daemon: DaemonProcess, client: stoker.Client
+) -> None:
+    job = submit(client, on_cluster('echo "in $SLURM_JOB_ID"; exit 3'))
+
+    assert end_of(client, job) == ("failed", "exit")
+    view = job_view(client, job)
+    assert (view["exit_code"], view["execution_mode"]) == (3, "cluster")
+    log = daemon.cli("logs", str(job)).stdout
+    assert log.startswith("in ")
+    assert log.split()[1].isdecimal()
+    (attempt,) = attempts_of(client, job)
+    assert (attempt["launcher"], attempt["log_bytes"]) == ("cluster", len(log))
+
+
+def test_step_when_it_needs_one_on_the_cluster_then_it_gets_its_outputs_at_home(client: stoker.Client) -> None:
+    there = submit(client, on_cluster('echo "path=/data/x" >> "$STOKER_OUTPUT"'))
+    here = submit(client, shell('case "$STOKER_INPUTS" in *\'"/data/x"\'*) exit 0;; esac; exit 1'), needs=[there])
+    back = submit(client, on_cluster('grep -q succeeded "$STOKER_INPUTS_FILE" && exit 5'), needs=[here])
+
+    assert end_of(client, here) == ("succeeded", "exit")
+    assert end_of(client, back) == ("failed", "exit")
+    assert job_view(client, back)["exit_code"] == 5
+
+
+def test_cancel_when_processes_have_left_the_session_then_they_are_stopped_too(
+    daemon: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
+    pids = daemon.home / "pids"
+    script = f"setsid sh -c 'echo $$ >> {pids}; read _ < {gate.path}' & read _ < {gate.path}"
+    job = begun(client, on_cluster(script))
+    until(lambda: pids.exists() and lines(pids), why="the pid of a process in a session of its own")
+    assert why(client, job)["code"] == "running"
+
+    client.call("job.cancel", {"id": job})
+
+    assert end_of(client, job) == ("cancelled", "user")
+    assert not alive(int(lines(pids)[0]))
+
+
+def test_time_limit_when_a_job_is_on_the_cluster_then_it_is_stopped(client: stoker.Client, gate: Gate) -> None:
+    job = submit(client, on_cluster(f"read _ < {gate.path}", timeout_ms=500, grace_ms=500))
+
+    assert end_of(client, job) == ("failed", "timeout")
+
+
+def test_daemon_when_it_is_killed_then_the_next_one_takes_the_runs_over(
+    daemon: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
+    ledger = daemon.home / "ledger"
+    script = f"echo begin >> {ledger}; read _ < {gate.path}"
+    job = submit(client, on_cluster(f"{script}; echo end >> {ledger}; exit 7"))
+    meanwhile = submit(client, on_cluster(f"{script}; exit 8"))
+    until(lambda: ledger.exists() and lines(ledger) == ["begin", "begin"], why="both began")
+
+    daemon.kill9()
+    gate.open()
+    until(lambda: lines(ledger) == ["begin", "begin", "end"], why="the end of a run without a daemon")
+    daemon.start()
+
+    with daemon.client() as later:
+        assert end_of(later, job) == ("failed", "exit")
+        assert end_of(later, meanwhile) == ("failed", "exit")
+        assert [job_view(later, one)["exit_code"] for one in (job, meanwhile)] == [7, 8]
+        assert [len(attempts_of(later, one)) for one in (job, meanwhile)] == [1, 1]
+    assert lines(ledger) == ["begin", "begin", "end"]
+
+
+def test_controller_when_it_is_away_then_the_queue_waits_and_runs_go_on(
+    slurm: Slurm, client: stoker.Client, gate: Gate
+) -> None:
+    before = begun(client, on_cluster(f"read _ < {gate.path}; exit 7"))
+    slurm.stop_controller()
+    during = submit(client, on_cluster("exit 9"))
+    until(lambda: why(client, during)["code"] == "cluster_away", why="the engine is away")
+    gate.open()
+
+    assert end_of(client, before) == ("failed", "exit")
+    assert job_view(client, before)["exit_code"] == 7
+    slurm.start("slurmctld")
+
+    assert end_of(client, during) == ("failed", "exit")
+    assert job_view(client, during)["exit_code"] == 9
+
+
+def test_job_when_a_person_cancels_it_in_slurm_then_it_failed_for_that_reason(
+    slurm: Slurm, client: stoker.Client
+) -> None:
+    job = submit(client, shell(":", queue="down"))
+    waits = until(lambda: (found := why(client, job))["code"] == "cluster_waits" and found["details"] and found)
+    until(lambda: "its partition is down" in why(client, job)["message"], why="the reason of Slurm")
+
+    slurm.run("scancel", str(waits["details"]["engine_job"]))
+
+    assert end_of(client, job) == ("failed", "spawn_error")
+    assert "was cancelled before it started" in attempts_of(client, job)[0]["error"]
+
+
+def test_job_when_it_is_cancelled_while_slurm_has_it_then_slurm_drops_it(slurm: Slurm, client: stoker.Client) -> None:
+    job = submit(client, shell(":", queue="down"))
+    waits = until(lambda: (found := why(client, job))["code"] == "cluster_waits" and found["details"] and found)
+
+    client.call("job.cancel", {"id": job})
+
+    assert end_of(client, job) == ("cancelled", "user")
+    number = str(waits["details"]["engine_job"])
+    until(lambda: number not in slurm.run("squeue", "--noheader", "--format=%i").split(), why=f"the end of {number}")
+
+
+def test_submit_when_slurm_refuses_the_partition_then_the_job_fails_with_its_words(client: stoker.Client) -> None:
+    job = submit(client, shell(":", queue="nowhere"))
+
+    assert end_of(client, job) == ("failed", "spawn_error")
+    assert "invalid partition" in attempts_of(client, job)[0]["error"].lower()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"survive": True}, "survive: a job on a cluster always outlives the daemon"),
+        ({"heartbeat_ms": 1_000}, "heartbeat_ms: a node of a cluster cannot reach the daemon's socket"),
+        ({"execution_mode": "cluster", "queue": "default"}, "execution_mode: cluster: only a queue can give it"),
+    ],
+)
+def test_submit_when_a_cluster_cannot_give_it_then_it_is_refused(
+    client: stoker.Client, asked: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidParams) as refused:
+        submit(client, {**on_cluster(":"), **asked})
+
+    assert refused.value.message == message
+
+
+def test_drain_when_a_run_is_on_the_cluster_then_it_goes_on(
+    daemon: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
+    job = begun(client, on_cluster(f"read _ < {gate.path}; exit 7"))
+
+    assert daemon.stop() == 0
+    daemon.start()
+
+    with daemon.client() as later:
+        assert job_view(later, job)["state"] == "running"
+        gate.open()
+        assert end_of(later, job) == ("failed", "exit")
+        assert job_view(later, job)["exit_code"] == 7

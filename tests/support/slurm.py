@@ -1,0 +1,146 @@
+"""A Slurm for the tests of one process: munged, slurmctld and slurmd on free ports, in a temporary directory.
+
+Owns these three processes. The cluster has one node, this machine, which claims to have more processors than it has:
+jobs of tests mostly wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.support.facts import until
+
+if TYPE_CHECKING:
+    from typing import Self
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
+ENVIRON = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"}
+SETTINGS = """
+ClusterName=stoker
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={root}/munge/socket
+CredType=cred/munge
+SlurmctldPort={controller_port}
+SlurmdPort={node_port}
+SlurmctldPidFile={root}/slurmctld.pid
+SlurmdPidFile={root}/slurmd.pid
+StateSaveLocation={root}/state
+SlurmdSpoolDir={root}/spool
+SlurmctldLogFile={root}/slurmctld.log
+SlurmdLogFile={root}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+SchedulerType=sched/builtin
+SchedulerParameters=sched_interval=1,sched_min_interval=10000,batch_sched_delay=0
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+MinJobAge={min_job_age_s}
+ReturnToService=2
+KillWait=5
+MessageTimeout=10
+SlurmctldTimeout=30
+SlurmdTimeout=30
+SlurmdParameters=config_overrides
+NodeName={host} NodeAddr=127.0.0.1 CPUs=64 RealMemory=4000 State=UNKNOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=down Nodes=ALL Default=NO State=DOWN
+"""
+
+
+def why_not() -> str | None:
+    """Why Slurm cannot be started here; None if it can."""
+    if os.geteuid() != 0:
+        return "Slurm's daemons want root"
+    lacking = [program for program in PROGRAMS if shutil.which(program, path=ENVIRON["PATH"]) is None]
+    return f"not installed: {', '.join(lacking)} (Debian: slurm-wlm, munge)" if lacking else None
+
+
+class Slurm:
+    """The cluster. Commands find it by `environ`."""
+
+    def __init__(self, *, min_job_age_s: int = 300) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="stoker-slurm-"))
+        self.root.chmod(0o755)  # munged refuses its socket elsewhere
+        for name, mode in (("state", 0o755), ("spool", 0o755), ("munge", 0o755), ("key", 0o700)):
+            (self.root / name).mkdir(mode=mode)
+        ports = {"controller_port": _free_port(), "node_port": _free_port()}
+        self.settings = self.root / "slurm.conf"
+        host = socket.gethostname().partition(".")[0]
+        self.settings.write_text(SETTINGS.format(root=self.root, host=host, min_job_age_s=min_job_age_s, **ports))
+        key = self.root / "key" / "munge.key"
+        key.touch(mode=0o600)
+        key.write_bytes(os.urandom(128))
+        self.environ = {"SLURM_CONF": str(self.settings)}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            munge = self.root / "munge"
+            files = [f"--key-file={self.root}/key/munge.key", f"--socket={munge}/socket", f"--seed-file={munge}/seed"]
+            logs = [f"--pid-file={munge}/pid", f"--log-file={munge}/log"]
+            self._start("munged", "--foreground", "--force", *files, *logs)
+            until((munge / "socket").exists, why="munged's socket")
+            self.start("slurmctld")
+            self.start("slurmd")
+            until(self.is_idle, why="an idle node")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in ("slurmd", "slurmctld", "munged"):
+            self.kill(name)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def start(self, name: str) -> None:
+        """Start slurmctld or slurmd (again)."""
+        self._start(name, "-D", "-f", str(self.settings))
+
+    def _start(self, name: str, *arguments: str) -> None:
+        errors = (self.root / f"{name}.err").open("ab")
+        with errors:
+            self._processes[name] = subprocess.Popen(
+                [name, *arguments], env=ENVIRON | self.environ, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors
+            )
+
+    def kill(self, name: str, signum: int = signal.SIGKILL) -> None:
+        """End one of the daemons; the jobs of a node go on."""
+        process = self._processes.pop(name, None)
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signum)
+            process.wait(60)
+
+    def stop_controller(self) -> None:
+        """End slurmctld, which saves its state. One that is killed may give out the number of a job again."""
+        self.kill("slurmctld", signal.SIGTERM)
+
+    def is_idle(self) -> bool:
+        return "idle" in self.run("sinfo", "--noheader", "--format=%T", check=False)
+
+    def run(self, *command: str, check: bool = True) -> str:
+        done = subprocess.run(command, env=ENVIRON | self.environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 or not check, done.stderr
+        return done.stdout
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
