@@ -17,7 +17,6 @@ from stoker.core.workflow.checkpoint import (
     CheckpointKind,
     chain_of,
     opened,
-    owner_of,
     pack,
     verified,
 )
@@ -89,4 +88,3 @@ def test_checkpoint_when_it_is_of_the_first_version_then_it_is_still_opened() ->
 
 def test_chain_when_a_job_is_no_step_then_it_has_its_own() -> None:
     assert (chain_of(4, 7), chain_of(None, 7)) == ("w4", "j7")
-    assert (owner_of(chain_of(4)), owner_of(chain_of(None, 7))) == ("workflow 4", "job 7")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from stoker.core.errors import ChainBroken, CheckpointDamaged, CheckpointNotFound
-from stoker.core.workflow.checkpoint import Checkpoint, chain_of, owner_of
+from stoker.core.workflow.checkpoint import Checkpoint, chain_of
 from stoker.core.workflow.context import Context, rebuild
 from stoker.store import checkpoints
 from stoker.store.reader import Reader
@@ -71,9 +71,7 @@ async def target(reader: Reader, workflow_id: int, ident: int | None) -> Checkpo
             raise CheckpointNotFound(f"workflow {workflow_id} has no checkpoint", hint=hint)
         return newest[0]
     checkpoint = await reader.run(checkpoints.about, ident)
-    if checkpoint is None:
-        raise CheckpointNotFound(f"to: there is no checkpoint {ident}", hint=hint, path="to", id=ident)
-    if checkpoint.chain != chain:
-        message = f"to: checkpoint {ident} is one of {owner_of(checkpoint.chain)}, not of workflow {workflow_id}"
+    if checkpoint is None or checkpoint.chain != chain:  # in the same words: it may be one of another user
+        message = f"to: workflow {workflow_id} has no checkpoint {ident}"
         raise CheckpointNotFound(message, hint=hint, path="to", id=ident)
     return checkpoint

@@ -63,11 +63,6 @@ def chain_of(workflow_id: int | None, job_id: int | None = None) -> str:
     return f"j{job_id}" if workflow_id is None else f"w{workflow_id}"
 
 
-def owner_of(chain: str) -> str:
-    """The workflow or job that a chain belongs to, for messages."""
-    return f"{'workflow' if chain.startswith('w') else 'job'} {chain[1:]}"
-
-
 class Packed(Struct, frozen=True):
     """Data as it is stored, and its SHA-256. `size` is that of the data before packing, in bytes."""
 
