@@ -40,7 +40,6 @@ from stoker.process.work_files import WorkFiles
 from stoker.rpc.entrance import Entrance
 from stoker.service.engine import Engine
 from stoker.service.service import Service
-from stoker.service.status import launcher_views
 from stoker.store import reader
 from stoker.store.directory import StateDirectory, storage_error
 from stoker.store.open import Opened, open_state
@@ -259,7 +258,6 @@ class Daemon:
             "state_dir": str(self._directory.root),
             "socket": str(self._entrance.path),
             "connections": self._entrance.connections,
-            "launchers": launcher_views(engine),
             "recovery": engine.recovery.describe(),
             "log_lines_lost": logs.lost_lines(),
             "retrying": dict(self._background.retrying),

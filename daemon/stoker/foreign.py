@@ -4,6 +4,9 @@ Owns the one place of such directories (`[access] run_directory`) and the ways i
 beneath it, through no link and on its own file system, so a user leads the daemon to nothing but own files. Who owns a
 directory follows from its name alone, a uid, as its parent belongs to root.
 
+Owns also the rule for files that users name while jobs run as them: the daemon looks at what everybody may read, as it
+could read files of others that the one who asks cannot.
+
 Linux 5.6 or newer, for openat2(2).
 """
 
@@ -11,8 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
+import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 SYS_OPENAT2 = 437  # the same number on every architecture
 NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH = 0x01, 0x02, 0x04, 0x08
@@ -38,6 +44,10 @@ class ForeignPlace:
 
     def begin(self, directory: str) -> None:
         self._prefix = f"{directory}/"
+
+    @property
+    def begun(self) -> bool:
+        return self._prefix is not None
 
     def owner_of(self, path: str) -> int | None:
         """The uid of the user to whom a path belongs; None if it is one of our own."""
@@ -80,3 +90,22 @@ def reached(path: str) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}/{name}"
     finally:
         os.close(descriptor)
+
+
+def check_open_to_all(descriptor: int) -> None:
+    """Raises PermissionError if jobs run as other users, and the file of a descriptor is not open to all of them.
+
+    Its name is the one that the kernel knows, so a link to it leads past no closed directory.
+    """
+    if not PLACE.begun:
+        return
+    name = Path(f"/proc/self/fd/{descriptor}").readlink()
+    may_pass = all(parent.stat().st_mode & stat.S_IXOTH for parent in name.parents)
+    if not (may_pass and os.fstat(descriptor).st_mode & stat.S_IROTH):
+        raise PermissionError(errno.EACCES, "not everybody may read it", str(name))
+
+
+def check_passable(directory: Path, status: os.stat_result) -> None:
+    """Raises PermissionError if jobs run as other users, and not all of them may enter a directory."""
+    if PLACE.begun and not status.st_mode & stat.S_IXOTH:
+        raise PermissionError(errno.EACCES, "not everybody may enter it", str(directory))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stoker.core.job.taken_over import FileHashes
+from stoker.foreign import PLACE
 from stoker.host import file_hashes
 from stoker.host.file_hashes import DIRECTORY, FilesFound, FilesWanted, hashes_of
 from stoker.host.threads import count_threads
@@ -127,3 +128,22 @@ async def test_hashes_when_a_name_is_of_any_bytes_then_it_is_shown_printable(tre
     (tree / os.fsdecode(b"src/\xff.c")).write_text("x")
 
     assert "src/\\xff.c" in (await looked(tree, "src/*.c")).hashes.sources
+
+
+async def test_hashes_when_jobs_run_as_others_then_only_what_all_may_read_has_one(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon can read files of others that the user who names them cannot."""
+    monkeypatch.setattr(PLACE, "_prefix", "/nowhere/")
+    (tree / "src").chmod(0o750)
+    (tree / "link").symlink_to(tree / "src" / "a.c")
+
+    (open_to_all,) = await hashes_of([FilesWanted("/etc", ["passw?"])], ENOUGH_S)
+    listed, trees = await looked(tree, "src/*.c"), await looked(tree, "src/**/*.c")
+    named = [await looked(tree, source) for source in ("src/a.c", "src", "link")]
+
+    assert list(open_to_all.hashes.sources) == ["passwd"]
+    assert (listed.hashes, trees.hashes) == (FileHashes(), FileHashes())
+    for one in named:
+        assert one.hashes.sources == {}
+        assert "cannot be read: not everybody may read it" in str(one.hashes.unknown)

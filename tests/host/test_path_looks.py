@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.foreign import PLACE
 from stoker.host.inotify import Inotify
 from stoker.host.path_looks import MOST_LINKS, Sight, Surroundings, look_at_path
 
@@ -244,3 +245,19 @@ def test_look_when_a_link_leads_to_where_another_look_hangs_then_it_stops_before
 
     assert (sight.seen, sight.untold) == (None, "its file system does not answer")
     assert sight.at == str(tmp_path)
+
+
+def test_look_when_jobs_run_as_others_then_it_ends_at_a_closed_directory(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon can enter directories that the user who waits cannot."""
+    watched.path.parent.mkdir()
+    watched.path.touch()
+    assert watched.look().seen
+    monkeypatch.setattr(PLACE, "_prefix", "/nowhere/")
+    watched.path.parent.chmod(0o750)
+
+    sight = watched.look()
+
+    assert sight.seen is None
+    assert "cannot be read by the user of the daemon: not everybody may enter it" in sight.state

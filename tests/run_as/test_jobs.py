@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import pwd
 import signal
@@ -128,6 +129,31 @@ def test_secrets_when_a_job_has_some_then_its_user_alone_reads_them(
     assert secret == "private"
     assert spied.count("Permission denied") == 3
     assert not Path(path).exists()
+
+
+def test_sources_when_they_name_the_files_of_others_then_the_end_has_none(
+    system: RunAsDaemon, alice: stoker.Client
+) -> None:
+    """The daemon can read the logs and secrets of all, and the end of a step shows the hashes of its sources."""
+    member = system.accounts.add("member")
+    job = submit(alice, 'echo "$STOKER_SECRETS_DIR"; read _ < /dev/zero', secrets={"T": {"base64": "cGlu"}})
+    secrets = until(lambda: log_of(alice, job).strip(), why="its first line")
+    system.home.chmod(0o711)
+    places = [*secrets.split(), str(system.state_dir), str(Path(alice.call("job.get", {"id": job})["log"]).parent)]
+    steps = {"a": shell("exit 0", sources=[f"{place}/*" for place in places])}
+    with system.client_of(member) as client:
+        workflow = client.call("workflow.submit", {"flow": {"name": "curious", "steps": steps}})["id"]
+        until(lambda: client.call("workflow.get", {"id": workflow})["state"] == "succeeded", why="its end")
+        found = client.call("checkpoint.list", {"workflow": workflow})["checkpoints"]
+        (end,) = [one["id"] for one in found if one["kind"] == "step"]
+        written = base64.b64decode(client.call("checkpoint.get", {"id": end, "offset": 0})["data"]).decode()
+        launchers = [one["id"] for one in client.call("system.status")["launchers"]]
+    alice.call("job.cancel", {"id": job})
+
+    assert '"outcome":"exit"' in written
+    for place in places:
+        assert place.strip("/") not in written
+    assert all(one.count("-") == 1 or one.endswith(f"-{member.pw_uid}") for one in launchers)
 
 
 @pytest.mark.parametrize("place", ["log", "output"])

@@ -265,6 +265,7 @@ class EngineStatus(TypedDict):
     host: HostView
     files: FilesView
     strategies: list[str]
+    launchers: list[LauncherView]
     host_shortage: ShortageView | None
     history: str
     last_seq: int
@@ -306,7 +307,6 @@ class ProcessStatus(TypedDict):
     state_dir: str
     socket: str
     connections: int
-    launchers: list[LauncherView]
     recovery: RecoveryStatus
     log_lines_lost: int
     retrying: dict[str, str]

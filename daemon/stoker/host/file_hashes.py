@@ -19,6 +19,7 @@ from msgspec import Struct, field
 
 from stoker.core.job.taken_over import FileHashes
 from stoker.core.raw_bytes import AnyText, native, printable
+from stoker.foreign import check_open_to_all
 from stoker.host.file_patterns import matching
 from stoker.host.threads import count_threads, run_apart
 
@@ -123,11 +124,13 @@ def _hash(path: str, request: _Request) -> str | None:
 def _read(path: str, request: _Request) -> str:
     """Raises OSError."""
     if stat.S_ISDIR(mode := os.stat(path).st_mode):  # noqa: PTH116 - a path of any bytes
+        _check_directory(path)
         return DIRECTORY
     _check_regular(path, mode)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         _check_regular(path, os.fstat(descriptor).st_mode)  # a worker may have replaced it
+        check_open_to_all(descriptor)
         digest = hashlib.blake2b(digest_size=16)
         while piece := os.read(descriptor, PIECE):
             digest.update(piece)
@@ -136,6 +139,14 @@ def _read(path: str, request: _Request) -> str:
                 raise _FilesUnknownError(f"they have more than {MOST_BYTES >> 30} GiB")
             request.check()
         return digest.hexdigest()
+    finally:
+        os.close(descriptor)
+
+
+def _check_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        check_open_to_all(descriptor)
     finally:
         os.close(descriptor)
 

@@ -2,6 +2,8 @@
 
 A check is called for each name that is looked at, so a search over a whole disk can be ended. And `**` follows no link
 to a directory: two links to the directory that they stand in are a tree without an end.
+
+While jobs run as other users, a directory that not everybody may read counts as one that cannot be read.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
 
+from stoker.foreign import check_open_to_all
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 Check = Callable[[], None]
 
 
@@ -32,12 +37,19 @@ class _Tree:
         """The entries of a directory; none if it cannot be read."""
         self._check()
         try:
-            with os.scandir(self.path(at)) as entries:
+            descriptor = os.open(self.path(at), DIRECTORY)
+        except OSError:
+            return
+        try:
+            check_open_to_all(descriptor)
+            with os.scandir(descriptor) as entries:
                 for entry in entries:
                     self._check()
                     yield entry
         except OSError:
             return
+        finally:
+            os.close(descriptor)
 
 
 def _below(within: _Tree, at: str, parts: Sequence[str]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from typing import Final
 from msgspec import Struct, field
 
 from stoker.core.raw_bytes import printable
+from stoker.foreign import check_passable
 
 MOST_LINKS: Final = 40  # as the kernel
 # Other hosts change files there without a notice to this kernel, and some give no notice of changes at all.
@@ -87,6 +88,7 @@ def _walk(sight: Sight, path: str, watch: Watch | None, around: Surroundings) ->
         name = rest.popleft()
         if not stat.S_ISDIR(status.st_mode):
             raise _error(errno.ENOTDIR, directory)
+        check_passable(directory, status)
         if name == "..":
             directory = directory.parent
         else:

@@ -102,6 +102,7 @@ def status_view(engine: Engine, viewer: Viewer) -> EngineStatus:
         "host": engine.condition_watch.host.view(),
         "files": engine.condition_watch.files.view(),
         "strategies": strategies.all_names(),
+        "launchers": launcher_views(engine, viewer),
         "host_shortage": shortage_view(memory.shortage, engine.clock.now()),
         "history": engine.subscriptions.history.id,
         "last_seq": engine.subscriptions.seq,  # of the newest committed change, not of memory
@@ -129,8 +130,8 @@ def memory_view(engine: Engine) -> dict[str, int]:
     }
 
 
-def launcher_views(engine: Engine) -> list[LauncherView]:
-    """The launchers of `system.status`."""
+def launcher_views(engine: Engine, viewer: Viewer) -> list[LauncherView]:
+    """The launchers that a viewer may see: those of other users tell who has jobs, and how many run."""
     launchers = engine.local.launchers
     running = Counter(run.attempt.launcher for run in engine.memory.runs.values())
     return [
@@ -142,4 +143,5 @@ def launcher_views(engine: Engine) -> list[LauncherView]:
             "leaked": client.leaked,
         }
         for client in launchers.all
+        if client.uid is None or viewer.sees in (None, client.uid)
     ]
