@@ -31,7 +31,7 @@ COMPLETIONS = {
     "zsh": "usr/share/zsh/vendor-completions/_stoker",
     "fish": "usr/share/fish/vendor_completions.d/stoker.fish",
 }
-EXAMPLES = ("config/stoker.toml", "config/examples", "systemd/subgroup.conf")
+EXAMPLES = ("config/stoker.toml", "config/examples", "systemd/subgroup.conf", "systemd/split.conf")
 
 
 def main() -> None:

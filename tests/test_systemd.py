@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from stoker.config import Config
+from stoker.config.run_as_section import RunAsSettings
 from stoker.core.errors import EX_CONFIG, EX_USAGE
 
 UNITS = Path(__file__).parents[1] / "systemd"
@@ -52,6 +53,12 @@ def service(path: str = "stoker.service") -> configparser.ConfigParser:
     return parser
 
 
+def add_drop_in(folder: Path, name: str) -> None:
+    """Lay a drop-in of `stoker.service` beside the units that `verify` copies."""
+    (folder / "stoker.service.d").mkdir(exist_ok=True)
+    (folder / "stoker.service.d" / name).write_text((UNITS / name).read_text())
+
+
 @needs_systemd
 @pytest.mark.parametrize("unit", ["stoker.service", "stoker.socket", "stoker-web.service", "stoker-launcher.service"])
 def test_unit_when_verified_then_systemd_has_nothing_to_say(unit: str, tmp_path: Path) -> None:
@@ -77,14 +84,39 @@ def test_user_unit_when_compared_then_the_daemon_is_kept_alive_as_by_the_system(
 
 
 @needs_systemd
-def test_drop_in_when_verified_then_nothing_but_the_age_of_systemd_is_in_its_way(tmp_path: Path) -> None:
-    (tmp_path / "stoker.service.d").mkdir()
-    (tmp_path / "stoker.service.d" / "subgroup.conf").write_text((UNITS / "subgroup.conf").read_text())
+@pytest.mark.parametrize("drop_in", ["subgroup.conf", "split.conf"])
+def test_drop_in_when_verified_then_nothing_but_the_age_of_systemd_is_in_its_way(drop_in: str, tmp_path: Path) -> None:
+    add_drop_in(tmp_path, drop_in)
 
     result = verify(tmp_path, "stoker.service")
 
     complaints = [line for line in result.stderr.splitlines() if "'DelegateSubgroup'" not in line]
     assert complaints == []
+
+
+@needs_systemd
+@pytest.mark.parametrize(("drop_ins", "most"), [((), 65), (("split.conf",), 15)])
+def test_service_when_its_exposure_is_rated_then_it_is_no_more_than_promised(
+    drop_ins: tuple[str, ...], most: int, tmp_path: Path
+) -> None:
+    for name in drop_ins:
+        add_drop_in(tmp_path, name)
+    verify(tmp_path, "stoker.service")
+    command = ["systemd-analyze", "security", "--offline=yes", f"--threshold={most}", str(tmp_path / "stoker.service")]
+
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_split_drop_in_when_read_then_it_opens_the_directory_of_users() -> None:
+    launcher = service("stoker-launcher.service")["Service"]
+    split = (UNITS / "split.conf").read_text().splitlines()  # no configparser: keys may be there several times
+
+    assert f"ReadWritePaths=/var/lib/{launcher['StateDirectory']} /tmp /var/tmp" in split
+    assert RunAsSettings().directory == f"/var/lib/{launcher['StateDirectory']}"
+    assert launcher["Type"] == "exec"
+    assert {"Wants=stoker-launcher.service", "After=stoker-launcher.service"} <= set(split)
 
 
 @needs_systemd
