@@ -1,7 +1,7 @@
 """The attempts that ran in a time, newest first, and the jobs that ended last.
 
 Owns the use of the indexes that have what has ended (0021_index_ends.sql). Each query reads about as many rows as it
-returns, however many have ended.
+returns, however many have ended. For one user it also reads the rows of others that stand between theirs.
 """
 
 from __future__ import annotations
