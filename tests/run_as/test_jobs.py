@@ -149,6 +149,7 @@ def test_sources_when_they_name_the_files_of_others_then_the_end_has_none(
         written = base64.b64decode(client.call("checkpoint.get", {"id": end, "offset": 0})["data"]).decode()
         launchers = [one["id"] for one in client.call("system.status")["launchers"]]
     alice.call("job.cancel", {"id": job})
+    until(lambda: not Path(secrets).exists(), why="the end of its secrets")
 
     assert '"outcome":"exit"' in written
     for place in places:
