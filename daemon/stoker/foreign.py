@@ -1,6 +1,6 @@
 """Files in the directories of other users, which these can replace at any moment by whatever they like.
 
-Owns the one place of such directories (`[access] run_directory`) and the ways into it. A path below it is opened
+Owns the one place of such directories (`[run_as] directory`) and the ways into it. A path below it is opened
 beneath it, through no link and on its own file system, so a user leads the daemon to nothing but own files. Who owns a
 directory follows from its name alone, a uid, as its parent belongs to root.
 

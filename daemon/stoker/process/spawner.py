@@ -76,7 +76,8 @@ def ask(path: str, wish: Wish, ready: int, directory: str) -> UserAccount:
         raise SpawnRefused(words, transient=code == HOST)
     name, home, shell, used, _launcher = words.split("\0")
     if used != directory:
-        raise SpawnRefused(f"the spawner uses {used}, and [access] run_directory is {directory}", transient=False)
+        words = f"its policy run-as.toml has directory = {used!r}, and [run_as] directory of stokerd is {directory!r}"
+        raise SpawnRefused(f"{words}: make them the same", transient=False)
     return UserAccount(name, home, shell)
 
 

@@ -27,7 +27,7 @@ PARENT_MODE = 0o755
 def main(arguments: list[str]) -> int:
     options = {"--policy": POLICY, "--socket": SOCKET}
     if len(arguments) % 2 or not options.keys() >= set(arguments[::2]):
-        report(f"usage: spawner [--policy FILE] [--socket PATH], not {arguments}")
+        report(f"usage: stoker-spawner [--policy FILE] [--socket PATH], not {' '.join(arguments)}")
         return EX_USAGE
     options |= dict(zip(arguments[::2], arguments[1::2], strict=True))
     if os.geteuid() != 0:
