@@ -95,7 +95,7 @@ def test_drop_in_when_verified_then_nothing_but_the_age_of_systemd_is_in_its_way
 
 
 @needs_systemd
-@pytest.mark.parametrize(("drop_ins", "most"), [((), 65), (("split.conf",), 15)])
+@pytest.mark.parametrize(("drop_ins", "most"), [((), 70), (("split.conf",), 15)])
 def test_service_when_its_exposure_is_rated_then_it_is_no_more_than_promised(
     drop_ins: tuple[str, ...], most: int, tmp_path: Path
 ) -> None:
