@@ -142,6 +142,24 @@ def test_pause_when_nothing_else_is_asked_then_what_stopped_short_stays() -> Non
     assert (plans["a"].act, plans["b"].act) == (Act.LEAVE, Act.WAIT)
 
 
+@pytest.mark.parametrize(
+    ("a", "act"),
+    [
+        (FAILED, Act.AGAIN),
+        (ResumeStanding(State.CANCELLED, Reason.USER), Act.AGAIN),
+        (ResumeStanding(State.HELD, Reason.POISON, 3), Act.WAIT),
+        (ResumeStanding(State.QUEUED), Act.WAIT),
+        (DONE, Act.WAIT),
+    ],
+)
+@pytest.mark.parametrize("b", [ResumeStanding(State.WAITING), ResumeStanding(State.QUEUED)])
+def test_waiting_step_when_a_need_that_had_ended_runs_again_then_it_waits_for_it(
+    a: ResumeStanding, b: ResumeStanding, act: Act
+) -> None:
+    """Else it would start beside its need. One that has not ended is waited for anyway."""
+    assert planned(a, b, Edge("a", NeedOn.ANY), chosen=RESTART)["b"].act is act
+
+
 def test_fingerprint_when_it_changed_then_the_step_and_those_behind_it_run_again() -> None:
     changed = planned(DONE, DONE, changed={"a": "its environment has changed"}, verified={"b"})
     unproven = planned(DONE, DONE, changed={"a": "its environment has changed"})

@@ -361,3 +361,21 @@ def test_retry_when_a_job_outside_the_workflow_was_skipped_too_then_it_runs_agai
 
     assert answer["taken_up"] == [outside]
     assert end_of(client, outside) == RAN
+
+
+def test_resume_when_one_need_runs_again_then_the_step_waits_for_both(client: stoker.Client) -> None:
+    """The first need had ended as the step wants it."""
+    client.call("queue.set", {"name": "first"})
+    waits = {**step("exit 0"), "wait_for": "event:never"}
+    needs = [{"step": "a", "on": "any"}, "b"]
+    workflow = sent_flow(client, {"a": step("exit 1", queue="first"), "b": waits, "c": step("exit 0", needs=needs)})
+    until(lambda: step_states(client, workflow)["a"] == "failed", why="the first need")
+    client.call("queue.pause", {"name": "first"})
+
+    assert client.call("workflow.resume", {"id": workflow, "strategy": "restart"})["reset"] == ["a", "c"]
+
+    assert client.get(job_of(client, workflow, "c"))["needs_open"] == 2
+    client.call("workflow.skip", {"id": workflow, "step": "b"})
+    client.call("queue.resume", {"name": "first"})
+    until(lambda: step_states(client, workflow)["c"] == "succeeded", why="the step behind both")
+    assert step_states(client, workflow)["a"] == "failed"

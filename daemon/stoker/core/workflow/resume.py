@@ -21,7 +21,7 @@ from stoker.core.workflow.state import Step, Strategy, is_done
 
 
 class Act(StrEnum):
-    """The action for a step. `again`: it never started, and waits for its needs again; `wait`: it goes on as it is."""
+    """The action for a step. `again`: it waits for its needs again; `wait`: it goes on as it is."""
 
     KEEP = "keep"
     RESTART = "restart"
@@ -139,8 +139,12 @@ def _act_for(
     standing = standings[step.name]
     if is_done(standing.state, standing.reason):
         return _of_done(step, standing, asked, decided)
-    if standing.live or standing.state in _OPEN:
-        return Act.WAIT, "it runs, and is left to run" if standing.live else "it has not run yet"
+    if standing.live:
+        return Act.WAIT, "it runs, and is left to run"
+    if standing.state in _OPEN:
+        ended = [edge.step for edge in step.needs if standings[edge.step].state in FINAL]
+        again = next((need for need in ended if decided[need].act in RESET), None)
+        return (Act.AGAIN, f"{again} runs again") if again is not None else (Act.WAIT, "it has not run yet")
     why_left = _why_left(step, standings, asked, decided)
     if why_left is not None:
         return Act.LEAVE, why_left
