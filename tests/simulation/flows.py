@@ -61,7 +61,7 @@ class FlowClients:
 
         async def send(_note: str) -> WorkflowAnswer:
             wish = None if earlier is None else await wish_of(life.engine.queries, request, UID)
-            submission = WorkflowSubmission(life.engine.intake, _offer(request, wish))
+            submission = WorkflowSubmission(life.engine.intake, offer(request, wish))
             life.engine.inbox.post(submission)
             return await submission.future
 
@@ -242,7 +242,7 @@ VERBS: dict[str, Verb] = {
 }
 
 
-def _offer(request: FlowRequest, wish: ReuseWish | None) -> WorkflowOffer:
+def offer(request: FlowRequest, wish: ReuseWish | None) -> WorkflowOffer:
     planned = plan_flow(request, None)
     assert not planned.mistakes, planned.mistakes
     name = request.flow.name
