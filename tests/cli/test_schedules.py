@@ -33,7 +33,9 @@ command = "/bin/true"
 [schedules.flowing]
 timing = "@yearly"
 zone = "Europe/Berlin"
-flow = { name = "f", steps = { a = { command = "/bin/true" } } }
+flow = { name = "f", steps = { a = { command = "/bin/true" }, b = { command = "/bin/true" } } }
+target = ["b"]
+reuse = "latest"
 """
 
 
@@ -74,6 +76,25 @@ def test_schedule_when_it_submits_a_flow_then_a_mistake_names_its_place(shared: 
     assert stoker(shared, "run", "flow").stdout.strip().isdigit()
 
 
+def test_schedule_when_it_submits_a_part_then_ls_and_show_name_its_options(
+    shared: DaemonProcess, tmp_path: Path
+) -> None:
+    flow = tmp_path / "flow.toml"
+    flow.write_text('name = "f"\n[steps.a]\ncommand = "true"\n[steps.b]\ncommand = "true"\nneeds = ["a"]\n')
+    part = ("--target", "b", "--from", "b", "--reuse", "latest")
+    added = stoker(shared, "add", "part", "@daily", "--flow", str(flow), *part)
+    assert added.returncode == 0, added.stderr
+
+    words = " ".join(part)
+    assert words in stoker(shared, "show", "part").stdout
+    assert f"f {words}" in stoker(shared, "ls").stdout
+    shown = json.loads(stoker(shared, "show", "part", "--json").stdout)
+    assert shown["part"] == {"target": ["b"], "from": ["b"], "reuse": "latest"}
+    wrong = stoker(shared, "add", "wrong", "@daily", "--flow", str(flow), "--target", "bb")
+    assert (wrong.returncode, "there is no step 'bb'" in wrong.stderr) == (65, True), wrong.stderr
+    assert stoker(shared, "show", "wrong").returncode == 65
+
+
 @pytest.mark.parametrize(
     ("words", "status", "expected"),
     [
@@ -81,6 +102,8 @@ def test_schedule_when_it_submits_a_flow_then_a_mistake_names_its_place(shared: 
         (["add", "x", "0 0 31 2 *", "--", "true"], 65, "never comes"),
         (["add", "x", "@daily", "--zone", "Nowhere", "--", "true"], 65, "no time zone 'Nowhere'"),
         (["add", "x", "@daily", "--overlap", "never", "--", "true"], 64, "--overlap"),
+        (["add", "x", "@daily", "--target", "a", "--", "true"], 65, "--target"),
+        (["add", "x", "@daily", "--reuse", "none", "--", "true"], 64, "--reuse"),
         (["add", "a b", "@daily", "--", "true"], 65, 'NAME: not allowed: "a b"'),
         (["add", "x", "@daily", "--timeout", "0s", "--", "true"], 65, "stoker: --timeout 0s: 0ms is less than 1ms"),
         (["add", "x", "@daily", "--queue", "nope", "--", "true"], 65, "stoker: --queue nope: there is no queue"),
@@ -197,6 +220,7 @@ def test_settings_when_they_declare_schedules_then_only_the_file_changes_them(da
     assert daemon.cli("config", "reload").stdout == "changed: schedules.flowing, schedules.tick\n"
     until(lambda: json.loads(stoker(daemon, "show", "--json", "tick").stdout)["runs"])
     assert stoker(daemon, "run", "flowing").returncode == 0
+    assert "part      --target b --reuse latest" in stoker(daemon, "show", "flowing").stdout
 
     refused = stoker(daemon, "rm", "tick")
     assert (refused.returncode, "settings file" in refused.stderr) == (65, True)

@@ -283,7 +283,7 @@ CREATE TABLE schedules (
     next_slot     INTEGER CHECK (next_slot > passed),
     last_slot     INTEGER,
     last_job      INTEGER,
-    last_workflow INTEGER,
+    last_workflow INTEGER, part TEXT CHECK (part IS NULL OR flow IS NOT NULL),
     CHECK ((job IS NULL) <> (flow IS NULL))
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE secrets (

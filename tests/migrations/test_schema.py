@@ -169,6 +169,7 @@ VIOLATIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("schedules", SCHEDULE, {"next_slot": 0}),
     ("schedules", SCHEDULE, {"job": None}),
     ("schedules", SCHEDULE, {"flow": "{}"}),
+    ("schedules", SCHEDULE, {"part": "{}"}),
     *[("attempts", ATTEMPT | {"run_id": "b", "ordinal": 2}, wrong) for wrong in WRONG_ATTEMPTS],
     ("changes", CHANGE, {"hash": bytes(31)}),
     ("changes", CHANGE, {"seq": 0}),

@@ -60,6 +60,10 @@ def test_answers_when_they_are_about_schedules_then_they_are_of_their_types(clie
         check(call(client, "schedule.next", name=name), schedule_views.ComingSlots)
         check(call(client, "schedule.pause", name=name), schedule_views.ScheduleView)
         check(call(client, "schedule.resume", name=name), schedule_views.ScheduleView)
+    part = {"target": ["a"], "from": ["a"], "reuse": "latest"}
+    parted = call(client, "schedule.add", name="parts", timing="@daily", flow=flow, **part)
+    assert parted["part"] == part
+    check(parted, schedule_views.ScheduleView)
     check(call(client, "schedule.list"), schedule_views.SchedulePage)
     check(call(client, "schedule.remove", name="jobs"), schedule_views.ScheduleRemoved)
 

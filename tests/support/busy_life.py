@@ -58,6 +58,8 @@ def _schedules(client: stoker.Client) -> None:
     for name, what in {"yearly": {"job": shell(":")}, "graph": {"flow": flow({"a": step(":")})}}.items():
         client.call("schedule.add", {"name": name, "timing": "@yearly", **what})
         client.call("schedule.run", {"name": name})
+    part = {"flow": flow({"a": step(":")}), "target": ["a"], "reuse": "latest"}
+    client.call("schedule.add", {"name": "part", "timing": "@yearly", **part})
     client.call("schedule.add", {"name": "gone", "timing": "@yearly", "job": shell(":")})
     client.call("schedule.remove", {"name": "gone"})
 

@@ -184,7 +184,8 @@ def _settings() -> Iterator[str]:
     yield from _text(
         'A schedule: `timing` (a cron expression, @daily, "every 15m" or "at TIME"), `zone`, `misfire` (skip, latest,'
         " all), `catch_up_ms`, `overlap` (allow, skip, queue, supersede), `jitter_ms`, `paused`, and either `job`, with"
-        " the fields of a job, or `flow`, as in stoker-workflow(5)."
+        " the fields of a job, or `flow`, as in stoker-workflow(5). With a flow, `target` and `from` (lists of steps)"
+        ' submit a part, and `reuse` ("latest" or the id of a workflow) takes over unchanged steps.'
     )
     yield from _section("hooks.NAME", HookSection)
     yield from _see("stoker 1", "stoker-workflow 5", "stokerd 8")

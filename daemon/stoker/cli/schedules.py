@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from stoker.cli import flowfile
+from stoker.cli import flowfile, workflow_parts
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call, connect
 from stoker.cli.kit.parser import JSON, REASON, Command, Given, Option, reason_of
@@ -64,6 +64,16 @@ def policies(misfire: str, overlap: str) -> tuple[Option, ...]:
     )
 
 
+# The words of `workflow submit`; `latest` means another run.
+PART = (
+    *(option for option in workflow_parts.OPTIONS if option.to != "reuse"),
+    Option(
+        "--reuse",
+        "ID|latest",
+        "take over the steps of this workflow, or of the newest run of the schedule, that are unchanged",
+        convert=workflow_parts.earlier,
+    ),
+)
 LOCALTIME, ZONES = "/etc/localtime", "/zoneinfo/"
 
 
@@ -73,6 +83,7 @@ LOCALTIME, ZONES = "/etc/localtime", "/zoneinfo/"
     options=(
         *policies("latest", "skip"),
         Option("--flow", "FILE|-", "submit the workflow of this flow file, in place of a command"),
+        *PART,
         Option("--paused", None, "begin only with `stoker schedule resume`"),
         REPLACE,
         REASON,
@@ -83,6 +94,7 @@ LOCALTIME, ZONES = "/etc/localtime", "/zoneinfo/"
         "stoker schedule add backup '30 2 * * *' --zone Europe/Berlin -- /usr/local/bin/backup.sh",
         "stoker schedule add poll 'every 15m' --jitter 2m --timeout 10m -- ./poll.py",
         "stoker schedule add report @weekly --flow report.toml",
+        "stoker schedule add build 'every 1h' --flow build.toml --target link --reuse latest",
         "stoker schedule add once 'at 2026-12-24T18:00' -- ./lights.sh on",
     ),
 )
@@ -93,6 +105,7 @@ def add(given: Given) -> None:
     name, timing, *command = given["words"]
     params = {"name": name, "timing": timing, "zone": given["zone"] or here(), "replace": given["replace"]}
     params |= {key: value for key in ("misfire", "overlap", "reason") if (value := given[key])}
+    params |= workflow_parts.part_params(given)
     params |= {key: value for key in ("catch_up_ms", "jitter_ms") if (value := given[key]) is not None}
     if given["paused"]:
         params["paused"] = True
@@ -159,7 +172,7 @@ def ls(given: Given) -> None:
             each["zone"],
             render.when(each["next_slot"]),
             render.when(each["last_slot"]),
-            each["submits"],
+            submits_words(each),
         )
         for each in schedules
     ]
@@ -172,6 +185,10 @@ def _all(client: Client) -> Iterator[ScheduleView]:
         page = client.call("schedule.list", {"after": after, "limit": PAGE}, again=True)
         yield from page["schedules"]
         after = page["next"]
+
+
+def submits_words(schedule: ScheduleView) -> str:
+    return f"{schedule['submits']} {workflow_parts.part_words(schedule['part'])}".rstrip()
 
 
 def state_of(schedule: ScheduleView) -> str:
@@ -197,6 +214,7 @@ def show(given: Given) -> None:
             ("declared", "in the settings file" if schedule["declared"] else None),
             ("owner", schedule["owner_uid"]),
             ("submits", template_words(schedule)),
+            ("part", workflow_parts.part_words(schedule["part"]) or None),
         ]
     )
     if schedule["runs"]:

@@ -5,6 +5,7 @@ Owns these options and their words. The daemon chooses the steps.
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import render, table
@@ -13,13 +14,14 @@ from stoker.cli.kit.parser import Given, Option
 from stoker.core.units import counted
 
 if TYPE_CHECKING:
+    from stoker.core.schedule.views import FlowPartView
     from stoker.core.wire_types import ReuseView, WorkflowAccepted
 
 LATEST = "latest"
 REUSE_HEADERS = ("STEP", "RUNS", "WHY")
 
 
-def _earlier(text: str) -> int | str:
+def earlier(text: str) -> int | str:
     """`latest`, `7`, `#7` or `w7`."""
     return text if text == LATEST else workflow_id(text)
 
@@ -31,14 +33,24 @@ OPTIONS = (
         "--reuse",
         "ID|latest",
         "take over the steps of this workflow, or of the newest one of that name, that are unchanged",
-        convert=_earlier,
+        convert=earlier,
     ),
 )
 
 
 def part_params(given: Given) -> dict[str, Any]:
-    """The parameters of `workflow.submit` that these options give."""
+    """The parameters of `workflow.submit` and `schedule.add` that these options give."""
     return {name: given[name] for name in ("target", "from", "reuse") if given[name]}
+
+
+def part_words(part: FlowPartView | None) -> str:
+    """The options, as they are typed; empty for all of a workflow."""
+    if part is None:
+        return ""
+    words = [f"--target {shlex.quote(step)}" for step in part["target"]]
+    words += [f"--from {shlex.quote(step)}" for step in part["from"]]
+    words += [] if part["reuse"] is None else [f"--reuse {part['reuse']}"]
+    return " ".join(words)
 
 
 def print_part(answer: WorkflowAccepted) -> None:

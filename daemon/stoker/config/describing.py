@@ -98,6 +98,9 @@ SCHEDULES: Final = """\
 # [schedules.nightly.job]
 # command = "/usr/local/bin/backup"
 # args = ["--full"]
+#
+# With a flow, target = ["link"] and from = ["compile"] submit a part of it; reuse = "latest" (or the id of a workflow)
+# takes over unchanged steps.
 """
 
 
@@ -185,7 +188,7 @@ def _queue(name: str, section: QueueSection) -> str:
 def _schedule(schedule: ScheduleParams) -> str:
     """As one inline table a line: a flow has tables of any depth."""
     fields = msgspec.to_builtins(schedule)
-    own = {key: value for key, value in fields.items() if value is not None and key not in ("name", "replace")}
+    own = {key: value for key, value in fields.items() if value not in (None, ()) and key not in ("name", "replace")}
     return f"[schedules.{as_toml(schedule.name)}]\n" + "".join(
         f"{key} = {as_toml(value)}\n" for key, value in own.items()
     )

@@ -32,13 +32,15 @@ from stoker.core.job.spec_rules import contradictions_of_defaults
 from stoker.core.leaves import leaves, nul_problem
 from stoker.core.rate import HINT, changed
 from stoker.core.requests import JobDefaults, JobWork, RateName
+from stoker.core.schedule.model import FlowPart
 from stoker.core.schedule.request import ScheduleParams, checked
 from stoker.core.similar_names import nearest
 from stoker.core.throttle import check_floor
 from stoker.core.units import counted
-from stoker.core.workflow.definition import Flow, FlowRequest
+from stoker.core.workflow.definition import Flow, FlowRequest, Part
 from stoker.core.workflow.mistakes import refuse
 from stoker.core.workflow.plan import plan_flow
+from stoker.core.workflow.selection import select
 from stoker.paths import config_files
 
 QUEUE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
@@ -282,7 +284,7 @@ class _Reader:
             try:
                 schedule = checked(msgspec.convert({**table, "name": name}, ScheduleParams), 0, 0)
                 if schedule.flow is not None:
-                    _check_flow(schedule.flow)
+                    _check_flow(schedule.flow, schedule.flow_part)
             except (StokerError, msgspec.ValidationError) as error:
                 text = error.message if isinstance(error, StokerError) else str(error)
                 self.errors.append(f"[{section}] {text}")
@@ -339,10 +341,12 @@ class _Reader:
         return False
 
 
-def _check_flow(text: str) -> None:
-    """Raises ValidationError or FlowInvalid. Only the daemon checks what the host must have for it."""
+def _check_flow(text: str, wanted: FlowPart) -> None:
+    """Raises ValidationError or FlowInvalid. Only the daemon checks what the host and the earlier run must have."""
     flow = msgspec.json.decode(text, type=Flow)
-    refuse(list(plan_flow(FlowRequest(flow=flow, raw=msgspec.Raw(text.encode())), None).mistakes))
+    plan = plan_flow(FlowRequest(flow=flow, raw=msgspec.Raw(text.encode())), None)
+    completed = () if wanted.reuse is None else [step.name for step in plan.steps]
+    refuse(list(select(plan, Part(wanted.target, wanted.start), completed).plan.mistakes))
 
 
 def _keys(struct: type[Struct]) -> dict[str, Any]:

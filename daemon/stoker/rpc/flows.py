@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from functools import lru_cache
-from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType, field
+from msgspec import UNSET, UnsetType, field
 
 from stoker.core.command_limits import MAX_SHOWN
 from stoker.core.errors import InvalidParams
@@ -21,25 +21,24 @@ from stoker.core.job.secret_values import SecretName, Secrets
 from stoker.core.requests import (
     Budget,
     Duration,
-    JobId,
     JobParams,
     Name,
     Params,
     Priority,
-    StepName,
     Text,
     Title,
 )
 from stoker.core.similar_names import nearest
 from stoker.core.workflow.definition import (
     MAX_DEPTH,
-    MAX_NAMED_STEPS,
     Concurrency,
     Flow,
     FlowRequest,
     Labels,
     Part,
+    Reused,
     StepDefaults,
+    StepNames,
     StepParams,
 )
 from stoker.core.workflow.handlers import STEPS, Handler
@@ -54,7 +53,6 @@ _STEP_NAME_HINT = "letters, digits and . _ -, at most 48, the first a letter or 
 _OF_PROGRAM = frozenset({"command", "working_dir", "env", "execution_mode", "each", "matrix"})
 
 K = TypeVar("K", bound=Params)
-StepNames = Annotated[tuple[StepName, ...], Meta(max_length=MAX_NAMED_STEPS)]
 
 
 class WorkflowSubmitParams(Params, frozen=True, kw_only=True):
@@ -71,7 +69,7 @@ class WorkflowSubmitParams(Params, frozen=True, kw_only=True):
     dry_run: bool = False
     target: StepNames = ()
     start: StepNames = field(default=(), name="from")
-    reuse: JobId | Literal["latest"] | None = None
+    reuse: Reused | None = None
     secrets: Secrets = field(default_factory=dict)
 
 

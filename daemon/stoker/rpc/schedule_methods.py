@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from msgspec.structs import replace
-
 from stoker.core.job.model import Actor
 from stoker.core.schedule.request import ScheduleParams
 from stoker.core.workflow.definition import FlowRequest
@@ -29,7 +27,8 @@ class ScheduleRequest(NamedTuple):
 def _read(sent: ScheduleParams) -> ScheduleRequest:
     if sent.flow is None:
         return ScheduleRequest(sent, None)
-    return ScheduleRequest(sent, replace(read_flow(WorkflowSubmitParams(flow=sent.flow)), dry_run=True))
+    asked = WorkflowSubmitParams(flow=sent.flow, target=sent.target, start=sent.start, reuse=sent.reuse, dry_run=True)
+    return ScheduleRequest(sent, read_flow(asked))
 
 
 def _add(service: Service, peer: Peer, request: ScheduleRequest) -> object:

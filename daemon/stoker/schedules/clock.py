@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
+
+from msgspec.structs import replace
 
 from stoker.background.due_timer import DueTimer
 from stoker.background.tasks import BackgroundTasks
 from stoker.core.clock import Clock
+from stoker.core.errors import StokerError
 from stoker.core.schedule.model import Schedule
 from stoker.engine.inbox import Inbox
 from stoker.engine.intake import Intake
@@ -19,8 +23,10 @@ from stoker.engine.turn import Turn
 from stoker.host.threads import start_threads
 from stoker.schedules import runs
 from stoker.schedules.messages import ClockSetBack, SlotsDue
-from stoker.schedules.runs import SLOTS_AT_ONCE
+from stoker.schedules.runs import SLOTS_AT_ONCE, PlannedRuns
+from stoker.store.reader import Reader
 from stoker.upkeep.file_watch import FileWatch
+from stoker.workflows import reuse, submit
 from stoker.workflows.submit import WorkflowOffer
 
 SETTLING = "slots of schedules"  # the name of the task
@@ -33,6 +39,7 @@ class ScheduleClock:
         memory: LiveState,
         intake: Intake,
         inbox: Inbox,
+        reader: Reader,
         clock: Clock,
         background: BackgroundTasks,
         files: FileWatch,
@@ -40,6 +47,7 @@ class ScheduleClock:
         self._memory = memory
         self._intake = intake
         self._inbox = inbox
+        self._reader = reader
         self._clock = clock
         self._background = background
         self._files = files
@@ -77,10 +85,24 @@ class ScheduleClock:
         return await self._files.see(runs.changing(schedule, offer))
 
     async def offer_of(self, schedule: Schedule) -> WorkflowOffer | None:
-        """Plan the workflow of a schedule, in a thread as it may have thousands of steps. None if it has a job."""
+        """Plan the workflow of a schedule, in a thread as it may have thousands of steps. None if it has a job.
+
+        Raises WorkflowNotFound if the run that it reuses is gone.
+        """
         if schedule.flow is None:
             return None
-        return await asyncio.get_running_loop().run_in_executor(self._planner, runs.offer_of, schedule)
+        in_thread, owner = partial(asyncio.get_running_loop().run_in_executor, self._planner), schedule.owner_uid
+        request = await in_thread(runs.request_of, schedule.flow, schedule.flow_part)
+        wish = await reuse.wish_of(self._reader, request, owner, newest=schedule.last_workflow)
+        return await in_thread(submit.offer_of, request, wish, owner)
+
+    async def _offered(self, planned: PlannedRuns) -> PlannedRuns:
+        if planned.due is None or not planned.due.slots:
+            return planned
+        try:
+            return replace(planned, offer=await self.offer_of(planned.schedule))
+        except StokerError as refusal:
+            return replace(planned, refusal=refusal)
 
     def _rearm(self) -> None:
         """Set the timer to the next slot of all."""
@@ -100,6 +122,7 @@ class ScheduleClock:
         now = self._clock.now().wall
         while (due := self._memory.schedules.due(now, SLOTS_AT_ONCE)) and self._intake.closed is None:
             planned = await loop.run_in_executor(self._planner, runs.plan, due, now)
+            planned = [await self._offered(each) for each in planned]
             seen = await self._files.see(runs.changing_of_all(planned))
             await self._inbox.ask(SlotsDue(self._intake, planned, seen))
             now = self._clock.now().wall

@@ -57,22 +57,23 @@ class SlotsDue(RequestMessage[None]):
             # If another message of this turn changed the schedule, the clock asks again whether it is due.
             if self._intake.closed is None and turn.memory.schedules.get(schedule.name) is schedule:
                 if planned.due is not None:
-                    yield from self._settle(turn, schedule, planned.due, planned.offer)
+                    yield from self._settle(turn, planned, planned.due)
                 else:
                     pause_unreadable(turn, schedule, planned.problem)
             yield
         self.answer_after(turn, None)
 
-    def _settle(self, turn: Turn, schedule: Schedule, due: DueSlots, offer: WorkflowOffer | None) -> Generator[None]:
+    def _settle(self, turn: Turn, planned: PlannedRuns, due: DueSlots) -> Generator[None]:
+        schedule = planned.schedule
         if due.missed is not None:
             until = due.slots[0] if due.slots else due.passed + 1
             note_slots(turn, schedule.name, "missed", {"first": due.missed, "before": until})
         for slot in due.slots:
-            schedule = yield from self._run(turn, schedule, Origin(schedule.name, slot), offer)
+            schedule = yield from self._run(turn, schedule, Origin(schedule.name, slot), planned)
         update_schedule(turn, replace(schedule, passed=due.passed, next_slot=due.following))
 
     def _run(
-        self, turn: Turn, schedule: Schedule, origin: Origin, offer: WorkflowOffer | None
+        self, turn: Turn, schedule: Schedule, origin: Origin, planned: PlannedRuns
     ) -> Generator[None, None, Schedule]:
         if runs.was_submitted(turn, schedule, origin):
             return schedule
@@ -83,7 +84,9 @@ class SlotsDue(RequestMessage[None]):
             )
             return schedule
         try:
-            return (yield from runs.submit(turn, self._intake, schedule, origin, offer, self._seen))
+            if planned.refusal is not None:
+                raise planned.refusal
+            return (yield from runs.submit(turn, self._intake, schedule, origin, planned.offer, self._seen))
         except StokerError as error:
             note_slots(turn, schedule.name, "refused", {"slot": origin.scheduled_for, "because": error.message})
             return schedule
@@ -245,8 +248,8 @@ class ScheduleRunNow(RequestMessage[ScheduleRunAnswer]):
             raise self._intake.closed
         schedule = turn.memory.schedules.find(self._schedule.name)
         asked = self._schedule
-        now = (schedule.owner_uid, schedule.job, schedule.flow, schedule.overlap)
-        if now != (asked.owner_uid, asked.job, asked.flow, asked.overlap):
+        now = (schedule.owner_uid, schedule.job, schedule.flow, schedule.part, schedule.overlap)
+        if now != (asked.owner_uid, asked.job, asked.flow, asked.part, asked.overlap):
             raise ScheduleExists(f"schedule {schedule.name!r} was replaced meanwhile", hint="run it again")
         schedule = yield from runs.submit(turn, self._intake, schedule, self._origin, self._offer, self._seen)
         update_schedule(turn, schedule)

@@ -16,11 +16,9 @@ from stoker.core.errors import InvalidParams, StokerError
 from stoker.core.job.conditions import Tree, changes_awaited
 from stoker.core.job.model import NeedOn, SupersedeRunning
 from stoker.core.requests import JobParams, JobWork, NeedParams
-from stoker.core.schedule.model import Origin, Overlap, Schedule
+from stoker.core.schedule.model import FlowPart, Origin, Overlap, Schedule
 from stoker.core.schedule.slots import DueSlots, due_slots
-from stoker.core.workflow import strategies
-from stoker.core.workflow.definition import Flow, FlowRequest
-from stoker.core.workflow.plan import plan_flow
+from stoker.core.workflow.definition import Flow, FlowRequest, Part
 from stoker.engine import conditions
 from stoker.engine.intake import Intake
 from stoker.engine.submit import Submission
@@ -39,32 +37,27 @@ def work_of(schedule: Schedule) -> JobWork | None:
     return None if schedule.job is None else msgspec.json.decode(schedule.job, type=JobWork)
 
 
-def offer_of(schedule: Schedule) -> WorkflowOffer | None:
-    """The planned workflow of the template; None if the template is a job. Too slow for a turn."""
-    if schedule.flow is None:
-        return None
-    flow, raw = _flow(schedule.flow), msgspec.Raw(schedule.flow.encode())
-    return WorkflowOffer(
-        name=flow.name,
-        sent=raw,
-        parameters=flow.parameters,
-        plan=plan_flow(FlowRequest(flow=flow, raw=raw), strategies.all_names()),
-        owner_uid=schedule.owner_uid,
-        limits=flow.limits,
-    )
+def request_of(flow: str, wanted: FlowPart) -> FlowRequest:
+    """The request to submit the workflow of a template. Too slow for a turn."""
+    raw, part = msgspec.Raw(flow.encode()), Part(wanted.target, wanted.start)
+    return FlowRequest(flow=_flow(flow), raw=raw, part=part, reuse=wanted.reuse)
 
 
 class PlannedRuns(Struct, frozen=True):
-    """The due slots of a schedule. `due` is None if they cannot be computed, because of the `problem`."""
+    """The due slots of a schedule. `due` is None if they cannot be computed, because of the `problem`.
+
+    `refusal`: why a workflow cannot be offered for them.
+    """
 
     schedule: Schedule
     due: DueSlots | None
     offer: WorkflowOffer | None = None
+    refusal: StokerError | None = None
     problem: str = ""
 
 
 def plan(schedules: Iterable[Schedule], now: int) -> list[PlannedRuns]:
-    """Plan the runs of some due schedules: the first ones, up to SLOTS_AT_ONCE slots. A cron expression is slow."""
+    """The due slots of some due schedules: the first ones, up to SLOTS_AT_ONCE. A cron expression is slow."""
     planned: list[PlannedRuns] = []
     slots = 0
     for schedule in schedules:
@@ -77,10 +70,9 @@ def plan(schedules: Iterable[Schedule], now: int) -> list[PlannedRuns]:
 
 def _plan(schedule: Schedule, now: int) -> PlannedRuns:
     try:
-        due = due_slots(schedule, now)
+        return PlannedRuns(schedule, due_slots(schedule, now))
     except InvalidParams as error:
         return PlannedRuns(schedule, None, problem=error.message)
-    return PlannedRuns(schedule, due, offer_of(schedule) if due.slots else None)
 
 
 def declare_reads(wanted: Wanted, schedule: Schedule, origin: Origin, offer: WorkflowOffer | None) -> None:

@@ -252,7 +252,9 @@ class Assembly:
         host = HostState(self.config, self.clock, self.memory, self.inbox, self.throttle, self.background)
         self.condition_watch = ConditionWatch(self.memory, self.inbox, files, host)
         self.hooks = Hooks(self.intake, self.config.hooks.values())
-        self.schedule_clock = ScheduleClock(self.memory, self.intake, self.inbox, self.clock, self.background, files)
+        self.schedule_clock = ScheduleClock(
+            self.memory, self.intake, self.inbox, self.reader, self.clock, self.background, files
+        )
         self.workflow_limits = WorkflowLimits(self.memory, self.inbox, self.clock)
         waited_for = (self.rooms, self.standstills)
         followers = (self.followups, self.workflow_limits, self.archives, *waited_for, self.schedule_clock)

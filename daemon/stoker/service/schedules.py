@@ -32,6 +32,7 @@ from stoker.store import schedules
 if TYPE_CHECKING:
     from stoker.core.schedule.views import (
         ComingSlots,
+        FlowPartView,
         ScheduleDetails,
         SchedulePage,
         ScheduleRemoved,
@@ -64,9 +65,9 @@ class ScheduleService:
         """Store a schedule once its template was checked as if it was submitted now."""
         now = self._engine.clock.now().wall
         schedule = await asyncio.to_thread(checked, sent, viewer.uid, now)  # many slots may have to be counted
-        if flow is not None:
-            await self._workflows.submit(flow, viewer.uid)  # a dry run
         schedule = await self._remembering(schedule)
+        if flow is not None:
+            await self._workflows.submit(flow, viewer.uid, newest=schedule.last_workflow)  # a dry run
         actor = Actor(viewer.uid, sent.reason)
         setting = ScheduleSetting(self._engine.intake, schedule, actor, viewer, replaces=sent.replace)
         return _view(await self._engine.submit(setting))
@@ -153,6 +154,7 @@ def _view(schedule: Schedule) -> ScheduleView:
     return {
         "name": schedule.name,
         "submits": submits if isinstance(submits, str) else "(bytes)",
+        "part": _part(schedule),
         "owner_uid": schedule.owner_uid,
         "timing": schedule.timing,
         "zone": schedule.zone,
@@ -168,6 +170,13 @@ def _view(schedule: Schedule) -> ScheduleView:
         "last_job": schedule.last_job,
         "last_workflow": schedule.last_workflow,
     }
+
+
+def _part(schedule: Schedule) -> FlowPartView | None:
+    part = schedule.flow_part
+    if schedule.part is None:
+        return None
+    return {"target": list(part.target), "from": list(part.start), "reuse": part.reuse}
 
 
 def _coming(schedule: Schedule, after: int, count: int) -> list[SlotView]:

@@ -12,18 +12,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from msgspec.structs import replace
 
 from stoker.core.access import Viewer
 from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import Actor, NeedOn, Reason, State
-from stoker.core.workflow import strategies
 from stoker.core.workflow.definition import FlowRequest
-from stoker.core.workflow.plan import plan_flow
 from stoker.core.workflow.resume import ResumeOptions
-from stoker.core.workflow.reuse import ReuseWish
 from stoker.core.workflow.rollback import target_of
-from stoker.core.workflow.selection import Selection, select
 from stoker.core.workflow.state import Again, Intent, Step, Workflow, WorkflowFilter, behind, to_reset
 from stoker.core.workflow.step_names import beside_groups, found_steps
 from stoker.engine.memory.blueprint import steps_of
@@ -38,7 +33,7 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.workflows import chain, commands, dependencies, resume, reuse, rollback
 from stoker.workflows.archive import analysis_of
-from stoker.workflows.submit import WorkflowAnswer, WorkflowOffer, WorkflowSubmission
+from stoker.workflows.submit import WorkflowAnswer, WorkflowSubmission, offer_of
 
 if TYPE_CHECKING:
     from stoker.core.views import (
@@ -71,26 +66,11 @@ class WorkflowService:
         self._engine = engine
         self._planner = start_threads(1, "flow-plans")
 
-    async def submit(self, request: FlowRequest, peer_uid: int) -> WorkflowAnswer:
+    async def submit(self, request: FlowRequest, peer_uid: int, newest: int | None = None) -> WorkflowAnswer:
+        """`newest`: the workflow that `latest` means, if it is there."""
         engine, loop = self._engine, asyncio.get_running_loop()
-        # Even a short frame may hold thousands of steps: `each` makes many of one.
-        wish = None if request.reuse is None else await reuse.wish_of(engine.queries, request, peer_uid)
-        selected = await loop.run_in_executor(self._planner, _selected, request, wish)
-        offer = WorkflowOffer(
-            name=request.flow.name,
-            sent=request.raw,
-            parameters={**request.flow.parameters, **request.parameters},
-            plan=selected.plan,
-            part=request.part,
-            reuse=wish and replace(wish, outside=selected.outside),
-            reuse_asked=request.reuse,
-            met=selected.met,
-            owner_uid=peer_uid,
-            key=request.idempotency_key,
-            dry_run=request.dry_run,
-            secrets=request.secrets,
-            limits=request.flow.limits,
-        )
+        wish = await reuse.wish_of(engine.queries, request, peer_uid, newest)
+        offer = await loop.run_in_executor(self._planner, offer_of, request, wish, peer_uid)
         future = engine.submit(WorkflowSubmission(engine.intake, offer))
         future.add_done_callback(lambda done: _log_cycle(done, flow=request.flow.name))
         return await future
@@ -206,11 +186,6 @@ class WorkflowService:
     def command(self, workflow_id: int, decision: commands.Decision[A]) -> asyncio.Future[A]:
         """Apply a decision to a whole workflow in one turn."""
         return self._engine.request(commands.WorkflowCommand(workflow_id, decision))
-
-
-def _selected(request: FlowRequest, wish: ReuseWish | None) -> Selection:
-    completed = () if wish is None or wish.earlier is None else wish.earlier.completed
-    return select(plan_flow(request, strategies.all_names()), request.part, completed)
 
 
 def _log_cycle(done: asyncio.Future[Any], **where: object) -> None:

@@ -231,7 +231,7 @@ WHERE recorded IS NOT NULL AND (
     json_extract(recorded, '$.timing') IS NOT timing OR json_extract(recorded, '$.zone') IS NOT zone
     OR json_extract(recorded, '$.misfire') IS NOT misfire OR json_extract(recorded, '$.overlap') IS NOT overlap
     OR json_extract(recorded, '$.paused') IS NOT paused OR json_extract(recorded, '$.job') IS NOT job
-    OR json_extract(recorded, '$.flow') IS NOT flow
+    OR json_extract(recorded, '$.flow') IS NOT flow OR json_extract(recorded, '$.part') IS NOT part
 )
 """,
     "schedule {0} is not what its last change ({1}) says",

@@ -36,11 +36,18 @@ class _End(Struct):
     files: FileHashes | None = None
 
 
-async def wish_of(reader: Reader, request: FlowRequest, owner_uid: int) -> ReuseWish:
-    """The facts for the decisions. Raises WorkflowNotFound."""
+async def wish_of(reader: Reader, request: FlowRequest, owner_uid: int, newest: int | None = None) -> ReuseWish | None:
+    """The facts for the decisions; None if nothing is to be reused. Raises WorkflowNotFound.
+
+    `newest`: the workflow that `latest` means. If it is not there, that is the newest one of the name of the flow.
+    """
     workflow = request.reuse
+    if workflow is None:
+        return None
     if workflow == "latest":
-        workflow = await reader.run(workflows.newest_named, request.flow.name, owner_uid)
+        there = [] if newest is None else await reader.run(workflows.by_ids, [newest])
+        mine = [each.workflow.id for each in there if each.workflow.owner_uid == owner_uid]
+        workflow = mine[0] if mine else await reader.run(workflows.newest_named, request.flow.name, owner_uid)
     earlier = None if workflow is None else await _earlier_run(reader, int(workflow), owner_uid)
     files = {} if earlier is None else await _files_of(earlier)
     return ReuseWish(earlier=earlier, begins=bool(request.part.starts), files=files)

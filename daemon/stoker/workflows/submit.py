@@ -21,12 +21,14 @@ from stoker.core.job.model import Actor, Need, Spec
 from stoker.core.job.secret_values import Secrets
 from stoker.core.schedule.model import Origin
 from stoker.core.sorted_json import encode_sorted
-from stoker.core.workflow.definition import ConcurrencyPolicy, FlowLimits, Part
+from stoker.core.workflow import strategies
+from stoker.core.workflow.definition import ConcurrencyPolicy, FlowLimits, FlowRequest, Part
 from stoker.core.workflow.fan_out import Planned
 from stoker.core.workflow.handlers import gate
 from stoker.core.workflow.mistakes import Mistake, refuse
-from stoker.core.workflow.plan import Plan
+from stoker.core.workflow.plan import Plan, plan_flow
 from stoker.core.workflow.reuse import ReuseDecision, ReuseWish, decide
+from stoker.core.workflow.selection import select
 from stoker.core.workflow.state import Intent, Workflow, WorkflowState
 from stoker.engine import conditions
 from stoker.engine.intake import CommandRequest, Intake, SecretDigest, drawn_trace_id
@@ -59,6 +61,27 @@ class WorkflowOffer(Struct, frozen=True, kw_only=True):
     secrets: Secrets = {}
     limits: FlowLimits = FlowLimits()
     origin: Origin | None = None
+
+
+def offer_of(request: FlowRequest, wish: ReuseWish | None, owner_uid: int) -> WorkflowOffer:
+    """Plan the part that is asked for. Too slow for a turn: even a short request may have thousands of steps."""
+    completed = () if wish is None or wish.earlier is None else wish.earlier.completed
+    selected = select(plan_flow(request, strategies.all_names()), request.part, completed)
+    return WorkflowOffer(
+        name=request.flow.name,
+        sent=request.raw,
+        parameters={**request.flow.parameters, **request.parameters},
+        plan=selected.plan,
+        part=request.part,
+        reuse=wish and replace(wish, outside=selected.outside),
+        reuse_asked=request.reuse,
+        met=selected.met,
+        owner_uid=owner_uid,
+        key=request.idempotency_key,
+        dry_run=request.dry_run,
+        secrets=request.secrets,
+        limits=request.flow.limits,
+    )
 
 
 class StepReuse(Struct, frozen=True):

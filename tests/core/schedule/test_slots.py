@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from stoker.core.errors import InvalidParams
 from stoker.core.requests import JobWork
-from stoker.core.schedule.model import Misfire, Origin, Overlap, Schedule
+from stoker.core.schedule.model import FlowPart, Misfire, Origin, Overlap, Schedule
 from stoker.core.schedule.request import ScheduleParams, checked, schedule_of
 from stoker.core.schedule.slots import (
     LATE_MS,
@@ -226,6 +226,8 @@ def test_window_when_it_holds_too_many_slots_then_the_count_stops() -> None:
         ({"overlap": Overlap.SUPERSEDE, "job": None, "flow": {"name": "f"}}, "overlap"),
         ({"overlap": Overlap.QUEUE, "job": None, "flow": {"name": "f"}}, "overlap"),
         ({"job": None}, "job"),
+        ({"start": ("a",)}, "from"),
+        ({"reuse": "latest"}, "reuse"),
         ({"jitter_ms": MINUTE_MS}, "jitter_ms"),
         ({"misfire": Misfire.ALL, "catch_up_ms": 366 * 24 * HOUR_MS}, "catch_up_ms"),
     ],
@@ -239,6 +241,14 @@ def test_schedule_when_its_policies_contradict_each_other_then_the_field_is_name
         checked(ScheduleParams(**sent), 1, START)
 
     assert caught.value.details["path"] == path
+
+
+@pytest.mark.parametrize("part", [{}, {"target": ("a",), "start": ("b",), "reuse": 7}], ids=["all", "part"])
+def test_schedule_when_it_is_made_then_it_has_the_part_that_was_sent(part: dict[str, Any]) -> None:
+    made = checked(ScheduleParams(name="n", timing="@daily", flow={"name": "f"}, **part), 1, START)
+
+    assert made.flow_part == FlowPart(**part)
+    assert (made.part is None) == (not part)
 
 
 def test_schedule_when_it_comes_once_then_any_jitter_fits() -> None:

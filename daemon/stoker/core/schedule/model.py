@@ -6,8 +6,10 @@ Owns the closed lists of its policies and the shape of its row. Invariant: every
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
-from msgspec import Struct
+import msgspec
+from msgspec import Struct, field
 
 from stoker.core.units import instant
 
@@ -49,8 +51,16 @@ class Origin(Struct, frozen=True):
         return f"{slot}/{self.asked}" if self.asked else slot
 
 
+class FlowPart(Struct, frozen=True, omit_defaults=True):
+    """The part that a schedule submits of its workflow, as in `workflow.submit`; `latest` is its newest run."""
+
+    target: tuple[str, ...] = ()
+    start: tuple[str, ...] = field(default=(), name="from")
+    reuse: int | Literal["latest"] | None = None
+
+
 class Schedule(Struct, frozen=True, kw_only=True):
-    """One row of `schedules`. `job` or `flow`: the template, as JSON.
+    """One row of `schedules`. `job` or `flow`: the template, as JSON; `part`: a FlowPart, as JSON.
 
     `next_slot`: the first slot that is not settled, None after the last one. `declared`: it is in the settings file.
     `last_job`, `last_workflow`: its newest run, `last_slot` the time that this run is for.
@@ -68,12 +78,17 @@ class Schedule(Struct, frozen=True, kw_only=True):
     declared: bool = False
     job: str | None = None
     flow: str | None = None
+    part: str | None = None
     created_at: int
     passed: int
     next_slot: int | None
     last_slot: int | None = None
     last_job: int | None = None
     last_workflow: int | None = None
+
+    @property
+    def flow_part(self) -> FlowPart:
+        return FlowPart() if self.part is None else msgspec.json.decode(self.part, type=FlowPart)
 
 
 def runs_key(name: str) -> str:

@@ -9,14 +9,15 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 
 from stoker.core.errors import InvalidParams
 from stoker.core.requests import Delay, Duration, JobWork, Name, Note, Params
-from stoker.core.schedule.model import Misfire, Overlap, Schedule
+from stoker.core.schedule.model import FlowPart, Misfire, Overlap, Schedule
 from stoker.core.schedule.slots import MOST_CAUGHT_UP, caught_up
 from stoker.core.schedule.timing import LONGEST, first_slot, next_slot, slots_of
 from stoker.core.units import duration
+from stoker.core.workflow.definition import Reused, StepNames
 
 DAY_MS = 86_400_000
 GAPS_CHECKED = 100
@@ -25,7 +26,10 @@ Timing = Annotated[str, Meta(min_length=1, max_length=LONGEST)]
 
 
 class ScheduleParams(Params, frozen=True, kw_only=True):
-    """`job` or `flow`: the template. `replace`: replace a schedule of that name, if there is one."""
+    """`job` or `flow`: the template. `replace`: replace a schedule of that name, if there is one.
+
+    `target`, `from`, `reuse`: of the flow, as in `workflow.submit`; `latest` is the newest run of the schedule.
+    """
 
     name: Name
     timing: Timing
@@ -37,6 +41,9 @@ class ScheduleParams(Params, frozen=True, kw_only=True):
     paused: bool = False
     job: JobWork | None = None
     flow: dict[str, Any] | None = None
+    target: StepNames = ()
+    start: StepNames = field(default=(), name="from")
+    reuse: Reused | None = None
     replace: bool = False
     reason: Note | None = None
 
@@ -46,6 +53,7 @@ def schedule_of(sent: ScheduleParams, owner_uid: int, now: int, *, declared: boo
 
     A `declared` one was checked when the file was read; since then its only time may have passed.
     """
+    part = FlowPart(sent.target, sent.start, sent.reuse)
     return Schedule(
         name=sent.name,
         owner_uid=owner_uid,
@@ -59,6 +67,7 @@ def schedule_of(sent: ScheduleParams, owner_uid: int, now: int, *, declared: boo
         declared=declared,
         job=None if sent.job is None else msgspec.json.encode(sent.job).decode(),
         flow=None if sent.flow is None else msgspec.json.encode(sent.flow).decode(),
+        part=None if part == FlowPart() else msgspec.json.encode(part).decode(),
         created_at=now,
         passed=now,
         next_slot=next_slot(sent.timing, sent.zone, now),
@@ -71,10 +80,18 @@ def checked(sent: ScheduleParams, owner_uid: int, now: int) -> Schedule:
         raise InvalidParams("params: a schedule has a job or a flow", path="job", hint="give one of the two")
     slot = first_slot(sent.timing, sent.zone, now)
     schedule = schedule_of(sent, owner_uid, now)
+    _check_part(schedule)
     _check_overlap(schedule)
     _check_jitter(schedule, slot)
     _check_catch_up(schedule, now)
     return schedule
+
+
+def _check_part(schedule: Schedule) -> None:
+    if schedule.part is not None and schedule.flow is None:
+        option = next(iter(msgspec.to_builtins(schedule.flow_part)))
+        problem = f"{option}: it is for a workflow, and this schedule submits a job"
+        raise InvalidParams(problem, path=option, hint="leave it out, or give a flow in place of the job")
 
 
 def _check_overlap(schedule: Schedule) -> None:

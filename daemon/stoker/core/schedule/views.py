@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+# The part that a schedule submits of its workflow: names of steps, and the workflow to reuse, or `latest`. No class can
+# have a field with the name `from`.
+FlowPartView = TypedDict("FlowPartView", {"target": list[str], "from": list[str], "reuse": int | str | None})
+
 
 class ScheduleView(TypedDict):
     """`next_slot`: the time of the next run, before its jitter; None if there is none, or while it is paused.
 
-    `submits`: the command of its jobs, or the name of its workflows.
+    `submits`: the command of its jobs, or the name of its workflows; `part`: None if it submits all of them.
     """
 
     name: str
     submits: str
+    part: FlowPartView | None
     owner_uid: int
     timing: str
     zone: str

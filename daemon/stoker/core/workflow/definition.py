@@ -44,6 +44,8 @@ MAX_KEY = 256  # characters of a key of workflows that run one at a time
 MAX_DEPTH = 8  # flows inside each other
 MAX_PATTERNS = 100  # of files of a step
 MAX_NAMED_STEPS = 100  # in one request
+StepNames = Annotated[tuple[StepName, ...], Meta(max_length=MAX_NAMED_STEPS)]
+Reused = Annotated[JobId | Literal["latest"], Meta(title="the id of a workflow, or 'latest'")]
 OUTSIDE = "stoker.outside"  # the handler of a step that waits for work outside of its workflow
 
 

@@ -91,4 +91,4 @@ class LiveSchedules:
 
 
 def template_size(schedule: Schedule | None) -> int:
-    return 0 if schedule is None else len(schedule.job or schedule.flow or "")
+    return 0 if schedule is None else len(schedule.job or schedule.flow or "") + len(schedule.part or "")

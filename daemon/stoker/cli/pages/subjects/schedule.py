@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stoker.cli.kit import render
 from stoker.cli.pages.actions import ActionSubject, PageAction, offered
 from stoker.cli.pages.page import Asked, Page
-from stoker.cli.schedules import COMING, state_of
+from stoker.cli.schedules import COMING, state_of, submits_words
 from stoker.core.units import duration, span
 from stoker.rpc.async_client import AsyncClient
 
@@ -60,7 +60,7 @@ def _facts(schedule: ScheduleDetails) -> list[tuple[str, object]]:
         ("jitter", duration(schedule["jitter_ms"]) if schedule["jitter_ms"] else None),
         ("owner", f"uid {schedule['owner_uid']}"),
         ("declared", "in the settings file" if schedule["declared"] else None),
-        ("submits", render.visible(schedule["submits"])),
+        ("submits", render.visible(submits_words(schedule))),
     ]
 
 
