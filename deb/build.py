@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[1]
 PARTS = ROOT / "deb"
 PYTHON = "/usr/bin/python3"
 HOME = "opt/stoker"
-PROGRAMS = ("stoker", "stokerd")
+COMMANDS = ("stoker", "stokerd")  # what people type; units start the spawner by its path
+PROGRAMS = (*COMMANDS, "stoker-spawner")
 EXTRAS = "desktop,import,mcp,otlp,prometheus,tui,web"
 BUILT_FROM = ("daemon", "man", "migrations", "systemd", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 SCRIPTS = ("postinst", "prerm", "postrm")
@@ -127,7 +128,7 @@ def _put_completions(stage: Path) -> None:
         target.parent.mkdir(parents=True)
         target.write_text(script + "\n")
     (stage / "usr/bin").mkdir()
-    for program in PROGRAMS:
+    for program in COMMANDS:
         (stage / "usr/bin" / program).symlink_to(f"/{HOME}/bin/{program}")
 
 

@@ -79,6 +79,7 @@ def test_package_when_installed_then_its_daemon_and_all_that_helps_are_there(ins
     assert installed.run("systemctl is-active stoker.socket stoker.service") == "active\nactive"
     assert installed.run("systemctl is-enabled stoker.socket stoker.service") == "enabled\nenabled"
     assert installed.run("stoker run --working-dir / -- id -un") == "stoker"
+    assert "/etc/stoker/run-as.toml" in installed.run("/opt/stoker/bin/stoker-spawner 2>&1 || :")  # its policy, missing
     for file in (
         "/usr/share/man/man1/stoker.1.gz",
         "/usr/share/man/man8/stokerd.8.gz",
