@@ -54,11 +54,12 @@ class Pristine:
         self.ledger = ledger
         self.ran = sorted(lines(ledger))
         self.files = content(self.root)
+        self.modes = {name: (self.root / name).stat().st_mode & 0o777 for name in self.files}
         self.rows = rows_of(self.root)
         (self.backup,) = (self.root / "backups").glob("*.db")
 
     def put_back(self) -> None:
-        """The same bytes in the same directory, with the same lock file."""
+        """The same bytes and modes in the same directory, with the same lock file."""
         self.daemon.kill_all()
         for path in self.root.iterdir():
             if path.name != "lock":
@@ -67,6 +68,7 @@ class Pristine:
             path = self.root / name
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.write_bytes(data)
+            path.chmod(self.modes[name])
 
 
 def content(root: Path) -> dict[str, bytes]:
