@@ -215,6 +215,24 @@ async def test_output_when_the_pipes_cannot_be_searched_then_they_are_later(host
     await until_async(lambda: log_of(order) == "before\nafter\n", why="the rest of the output")
 
 
+@pytest.mark.parametrize("number", [1, 2])
+async def test_start_when_its_log_or_pipe_cannot_be_examined_then_no_descriptor_stays_open(
+    host: LauncherHost, number: int
+) -> None:
+    client, trace = await host.start(), host.home / "trace"
+    await host.run(client, host.shell(":"))
+    before = open_files(client)
+    attached = Attached(client.facts.pid, trace, "trace=newfstatat", f"inject=newfstatat:error=EIO:when={number}")
+
+    exited = await host.run(client, host.shell(":"))
+
+    attached.detach()
+    assert injected(trace) == 1
+    assert exited.spawn_error is not None
+    assert (exited.spawn_error.errno, exited.spawn_error.transient) == (errno.EIO, True)
+    assert open_files(client) == before
+
+
 # --- limits -----------------------------------------------------------------------------------------------
 
 

@@ -76,6 +76,8 @@ class LogFile:
         try:
             require_regular(fd)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            log.size = os.lseek(fd, 0, os.SEEK_END)
+            log._hole_bytes = max(0, log.size - os.fstat(fd).st_blocks * STAT_BLOCK_BYTES)
         except BlockingIOError:
             os.close(fd)
             return None
@@ -83,8 +85,6 @@ class LogFile:
             os.close(fd)
             raise
         log._fd = fd
-        log.size = os.lseek(fd, 0, os.SEEK_END)
-        log._hole_bytes = max(0, log.size - os.fstat(fd).st_blocks * STAT_BLOCK_BYTES)
         return log
 
     def splice(self, pipe: int) -> int:

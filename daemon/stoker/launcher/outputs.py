@@ -61,21 +61,20 @@ STOPS_EVERY_LOG = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOM
 
 
 class Output:
-    """The pipe of one run and its log. `over`: no process of the run is left to write."""
+    """The pipe of one run and its log. `over`: no process of the run is left to write.
 
-    __slots__ = ("_grown", "log", "over", "pipe", "run_id")
+    `name`: of a new pipe, as in /proc/PID/fd.
+    """
 
-    def __init__(self, run_id: str, pipe: int, log: LogFile) -> None:
+    __slots__ = ("_grown", "log", "name", "over", "pipe", "run_id")
+
+    def __init__(self, run_id: str, pipe: int, log: LogFile, name: str = "") -> None:
         self.run_id = run_id
+        self.name = name
         self.pipe = pipe
         self.log = log
         self.over = False
         self._grown = False
-
-    @property
-    def name(self) -> str:
-        """Its name in /proc/PID/fd."""
-        return f"pipe:[{os.fstat(self.pipe).st_ino}]"
 
     def waiting_bytes(self) -> int:
         count = array.array("i", [0])
@@ -146,13 +145,14 @@ class Outputs:
         pipe, write_end = os.pipe2(os.O_CLOEXEC)
         try:
             os.fchmod(write_end, PIPE_MODE)
+            name = f"{PIPE_NAME}{os.fstat(pipe).st_ino}]"  # before the last open: an error leaves none of them
             both_ends = os.open(f"/proc/self/fd/{write_end}", os.O_RDWR | os.O_CLOEXEC)
         except BaseException:
             os.close(pipe)
             raise
         finally:
             os.close(write_end)
-        return Output(run_id, pipe, log), both_ends
+        return Output(run_id, pipe, log, name), both_ends
 
     def watch(self, output: Output) -> None:
         """Read an output from now on, or as soon as the epoll accepts one more pipe."""
