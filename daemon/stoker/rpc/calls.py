@@ -77,15 +77,13 @@ class Backend:
         self.max_streams = max_streams
         self.streams: set[asyncio.Task[None]] = set()
         self.tasks: set[asyncio.Future[Any]] = set()
-        self.frame_threads: dict[int, ThreadPoolExecutor] = {}
-        self._admins = {0, os.geteuid()}
+        self._admins = frozenset({0, os.geteuid()})
+        shared = {-1 - number for number in range(SHARED_THREADS)}
+        self.frame_threads = {key: start_threads(1, "frames") for key in self._admins | shared}
 
     def frame_thread(self, uid: int) -> ThreadPoolExecutor:
         """Root and the daemon's own user have threads of their own: they do not wait for the long frames of others."""
-        key = uid if uid in self._admins else -1 - uid % SHARED_THREADS
-        if key not in self.frame_threads:
-            self.frame_threads[key] = start_threads(1, "frames")
-        return self.frame_threads[key]
+        return self.frame_threads[uid if uid in self._admins else -1 - uid % SHARED_THREADS]
 
 
 class Calls:
