@@ -227,6 +227,11 @@ DAMAGED_ROWS = {
             "schedule gone is there, but its last change (",
         ),
     ],
+    "secrets": [
+        ("INSERT INTO secrets VALUES (99, 'A', x'00')", "secret A is of job 99, which does not exist"),
+        ("INSERT INTO secrets VALUES (5, 'A', x'00')", "secret A is of job 5, which does not ask for it"),
+    ],
+    "sealed secrets": [("INSERT INTO secrets VALUES (5, 'A', x'00')", "secret A of job 5 is damaged, or ")],
     "supersede keys": [
         (
             "UPDATE jobs SET supersede_key = 's', state = 'waiting', pid = NULL, finished_at = NULL WHERE id IN (5, 6)",
@@ -405,6 +410,7 @@ BESIDE: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "journal lines",
         "not a regular file",
     ),
+    "a key for everybody": (lambda root: (root / "secrets.key").chmod(0o644), "sealed secrets", "is open to others"),
     "no lock": (lambda root: (root / "lock").unlink(), "lock", "lock is missing"),
 }
 

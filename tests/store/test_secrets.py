@@ -13,7 +13,7 @@ from stoker.core.job.secret_values import SecretValue
 from stoker.store import outbox, secret_rows
 from stoker.store.backup import back_up
 from stoker.store.database import reading
-from stoker.store.secret_box import CREDENTIAL, KEY_FILE, SecretBox, SecretUnreadable, open_box
+from stoker.store.secret_box import CREDENTIAL, KEY_FILE, SecretBox, SecretUnreadable, box_of_file, open_box
 from stoker.store.secret_rows import SecretsGone
 from stoker.store.writer import Batch, store
 from tests.support.batches import accepted, change
@@ -54,6 +54,17 @@ def test_secret_when_its_row_is_moved_then_it_cannot_be_opened(
 ) -> None:
     with pytest.raises(SecretUnreadable):
         BOX.unseal(job_id, name, sealed(stored)[1, "A"])
+
+
+def test_secrets_when_one_cannot_be_opened_then_it_is_named(
+    stored: sqlite3.Connection,
+) -> None:
+    assert list(secret_rows.unreadable(stored, BOX)) == []
+    assert set(secret_rows.unreadable(stored, SecretBox(b"K" * 32))) == {(1, "A"), (1, "B")}
+
+    stored.execute("UPDATE secrets SET job_id = 2 WHERE name = 'A'")
+
+    assert list(secret_rows.unreadable(stored, BOX)) == [(2, "A")]
 
 
 @pytest.mark.parametrize("damaged", [b"", b"short", bytes(64)])
@@ -122,6 +133,17 @@ def test_key_when_the_service_manager_gives_one_then_it_is_used(tmp_path: Path) 
 
     assert box.unseal(1, "A", BOX.seal(1, "A", VALUE)) == VALUE
     assert not (tmp_path / "state").exists()
+
+
+def test_key_when_only_its_file_is_asked_for_then_none_is_made(tmp_path: Path) -> None:
+    assert box_of_file(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+    made = open_box(tmp_path, None)
+
+    box = box_of_file(tmp_path)
+    assert box is not None
+    assert box.unseal(1, "A", made.seal(1, "A", VALUE)) == VALUE
 
 
 @pytest.mark.parametrize(

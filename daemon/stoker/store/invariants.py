@@ -32,6 +32,7 @@ class Invariant(StrEnum):
     SUPERSEDED = "supersede keys"
     QUEUES = "queues"
     SCHEDULES = "schedules"
+    SECRETS = "secrets"
     OUTBOX = "outbox"
 
 
@@ -243,6 +244,17 @@ GROUP BY place
 """,
     "{1} entries of the outbox name the table {0}, which does not exist or is not journaled: the journal lacks rows",
 )
+SECRET_OF_NO_JOB = Law(
+    "SELECT job_id, name FROM secrets WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_id)",
+    "secret {1} is of job {0}, which does not exist",
+)
+SECRET_NOT_ASKED_FOR = Law(
+    """
+SELECT job_id, secrets.name FROM secrets JOIN jobs ON jobs.id = job_id
+WHERE secrets.name NOT IN (SELECT value FROM json_each(policy, '$.secrets'))
+""",
+    "secret {1} is of job {0}, which does not ask for it",
+)
 PURGED_WHILE_OPEN = Law(
     "SELECT id, state FROM jobs WHERE id IN (SELECT id FROM purging_jobs) AND finished_at IS NULL",
     "job {0} is being removed, but it is {1}",
@@ -262,6 +274,7 @@ RULES: dict[Invariant, tuple[Law, ...]] = {
     Invariant.KEYS: (KEY_OF_NO_JOB, KEY_UNLIKE_CHANGE),
     Invariant.SUPERSEDED: (TWO_OF_KEY, SUCCESSOR_LOST),
     Invariant.QUEUES: (QUEUE_LOST, QUEUE_UNLIKE_CHANGE, RESOURCE_LOST, RESOURCE_UNLIKE_CHANGE, RATE_UNLIKE_CHANGE),
+    Invariant.SECRETS: (SECRET_OF_NO_JOB, SECRET_NOT_ASKED_FOR),
     Invariant.OUTBOX: (ENTRY_OF_NO_TABLE,),
     Invariant.SCHEDULES: (SCHEDULE_LOST, SCHEDULE_REMOVED, SCHEDULE_UNLIKE_CHANGE),
 }

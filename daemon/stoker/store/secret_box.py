@@ -80,6 +80,12 @@ def open_box(root: Path, credentials: str | None) -> SecretBox:
     return SecretBox(_read(own, private=True))
 
 
+def box_of_file(root: Path) -> SecretBox | None:
+    """The box with the key in the file of a state directory, if there is one. Raises StateRefused as `open_box`."""
+    own = root / KEY_FILE
+    return SecretBox(_read(own, private=True)) if os.path.lexists(own) else None
+
+
 def _read(path: Path, *, private: bool = False) -> bytes:
     try:
         with os.fdopen(open_regular(path), "rb") as file:

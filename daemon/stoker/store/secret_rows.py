@@ -6,7 +6,7 @@ They are in no journal and no backup. Invariant: what is written here went throu
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from stoker.core.job.model import Job, State
 from stoker.core.job.secret_values import SecretValue
@@ -18,6 +18,7 @@ FORGET = "DELETE FROM secrets WHERE job_id = ?"
 FORGET_PURGED = "DELETE FROM secrets WHERE job_id IN (SELECT value FROM json_each(?))"
 OF_JOB = "SELECT name, sealed FROM secrets WHERE job_id = ?"
 EXISTS = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'secrets'"
+ALL = "SELECT job_id, name, sealed FROM secrets"
 ANY = "SELECT 1 FROM secrets LIMIT 1"
 CLEAR = "DELETE FROM secrets"
 # After these a retry is no usual thing. A job that ended otherwise keeps its secrets for a retry, until it is purged.
@@ -52,6 +53,15 @@ def of_job(connection: sqlite3.Connection, box: SecretBox, job: Job) -> dict[str
         return {name: box.unseal(job.id, name, sealed[name]) for name in job.spec.secrets}
     except SecretUnreadable as unreadable:
         raise SecretsGone(f"its secret {unreadable} is damaged, or was stored with another key") from None
+
+
+def unreadable(connection: sqlite3.Connection, box: SecretBox) -> Iterator[tuple[int, str]]:
+    """Job and name of each secret that the box cannot open. Raises sqlite3.Error."""
+    for job_id, name, sealed in connection.execute(ALL):
+        try:
+            box.unseal(job_id, name, sealed)
+        except SecretUnreadable:
+            yield job_id, name
 
 
 def exist(connection: sqlite3.Connection) -> bool:

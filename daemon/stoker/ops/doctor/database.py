@@ -25,6 +25,7 @@ from stoker.store import (
     jobs_from_changes,
     journaled_rows,
     outbox,
+    secret_rows,
     shipped_schema,
 )
 from stoker.store.high_water import HighWater, Mark
@@ -32,9 +33,11 @@ from stoker.store.invariants import Invariant
 from stoker.store.migrate import refuse_unknown, shipped_migrations
 from stoker.store.open import doubt, doubt_journal
 from stoker.store.restore import given_out
+from stoker.store.secret_box import KEY_FILE, box_of_file
 
 RESTORE = "stop stokerd, then: stoker restore --from-journal, or: stoker restore --from-backup latest"
 LOOK = "stoker history ID; if the rows are wrong: stop stokerd, stoker restore --from-backup latest"
+SUBMIT_AGAIN = "stoker show ID; submit the job anew, as it is held (`secrets`) when it should start"
 NEWER = "start the stokerd that wrote it, or restore a backup of before it: stoker restore --from-backup FILE"
 LAG_ROWS = 1_000  # the journal of a healthy daemon lacks no more
 
@@ -177,6 +180,19 @@ def has_ids_below_mark(examination: Examination) -> Found:
             yield f"{examination.directory.high_water}: {name} says {most}, the database has {stored}"
 
 
+def has_readable_secrets(examination: Examination) -> Found:
+    """The key in its file is tried: a credential, which systemd gives to the daemon alone, is not at hand."""
+    root = examination.directory.root
+    try:
+        box = box_of_file(root)
+    except StokerError as error:
+        yield Symptom(error.message, error.hint, Gravity.ERROR)
+        return
+    if box is not None:
+        for job_id, name in secret_rows.unreadable(examination.connection, box):
+            yield f"secret {name} of job {job_id} is damaged, or {root / KEY_FILE} is not its key"
+
+
 def has_fresh_checkpoints(examination: Examination) -> Found:
     limit_ms, now = examination.settings.workflows.stale_ms, wall_ms()
     running = [attempt.job_id for attempt in attempts.open_attempts(examination.connection)]
@@ -230,6 +246,9 @@ CHECKS = (
           "stoker queue ls; stoker queue set NAME; stoker resource set NAME N"),
     _rule(Invariant.SCHEDULES, "schedules are what their changes say", E,
           "stoker schedule show NAME; stoker schedule add --replace NAME"),
+    _rule(Invariant.SECRETS, "each secret is of a job that asks for it", W, SUBMIT_AGAIN),
+    Check("rows", "sealed secrets", "the key in its file opens each secret", W,
+          f"{SUBMIT_AGAIN}; if a credential is the key: move secrets.key away", has_readable_secrets),
     _rule(Invariant.OUTBOX, "each entry of the outbox names a table", W,
           "restart stokerd: it begins a new chain of the journal"),
     Check("rows", "high-water mark", "no id is above the high-water mark", W,
