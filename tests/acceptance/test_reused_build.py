@@ -9,12 +9,17 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.flows import flow_end, workflow_view
+from tests.support.flows import flow_end, job_of, step_states, workflow_view
+from tests.support.work import running
+
+if TYPE_CHECKING:
+    import stoker
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="a C compiler is wanted")
 
@@ -85,6 +90,14 @@ class Project:
             return {one["name"] for one in workflow_view(client, int(done.stdout))["steps"] if one["attempts"]}
 
 
+def link_has_a_worker(client: stoker.Client, flow: int) -> int:
+    """The job of the step `link`, once it has a worker: a kill before that may end it as orphaned."""
+    until(lambda: step_states(client, flow)["link"] == "running", why="the start of the step link")
+    job = job_of(client, flow, "link")
+    running(client, job)
+    return job
+
+
 @pytest.fixture
 def project(daemon: DaemonProcess, tmp_path: Path) -> Project:
     return Project(daemon, tmp_path)
@@ -136,7 +149,7 @@ def test_build_when_the_daemon_is_killed_then_the_next_build_has_what_was_done(p
     (project.root / "wait").touch()
     flow = int(project.submit().stdout)
     with project.daemon.client() as client:
-        until(lambda: {one["name"]: one["state"] for one in workflow_view(client, flow)["steps"]}["link"] == "running")
+        link_has_a_worker(client, flow)
 
     project.daemon.kill_and_start()
     (project.root / "wait").unlink()
@@ -152,8 +165,7 @@ def test_build_when_a_step_ends_while_no_daemon_runs_then_its_files_are_looked_a
     (project.root / "wait").touch()
     flow = int(project.submit().stdout)
     with project.daemon.client() as client:
-        until(lambda: {one["name"]: one["state"] for one in workflow_view(client, flow)["steps"]}["link"] == "running")
-        link = workflow_view(client, flow)["steps"][4]
+        link = link_has_a_worker(client, flow)
 
     project.daemon.kill9()
     (project.root / "wait").unlink()
@@ -162,7 +174,7 @@ def test_build_when_a_step_ends_while_no_daemon_runs_then_its_files_are_looked_a
 
     with project.daemon.client() as client:
         assert flow_end(client, flow) == "failed"
-        assert "build/calc.map: no such file" in client.why(link["job"])["message"]
+        assert "build/calc.map: no such file" in client.why(link)["message"]
 
 
 def test_resume_when_a_source_of_a_verified_step_changed_then_it_runs_again(project: Project) -> None:
