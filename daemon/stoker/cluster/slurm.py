@@ -73,13 +73,12 @@ class Slurm:
         jobs = (_job(line) for line in listed.split("\n") if line)
         return {job.run_id: job for job in jobs if job is not None}
 
-    def terminate(self, job: int) -> None:
-        """Send SIGTERM to the batch script, which stops the run. Raises EngineAway, or EngineRefused if it is over."""
-        _call(["scancel", "--batch", "--signal=TERM", str(job)])
-
     def signal(self, job: int, signum: int) -> None:
-        """Send a signal to the batch script, which hands it on. Raises as `terminate` does."""
-        _call(["scancel", "--batch", f"--signal={signum}", str(job)])
+        """Send a signal to the batch script, which stops the run at SIGTERM and passes over any other.
+
+        Raises EngineAway, or EngineRefused if the job is over.
+        """
+        _call(["scancel", "--batch", f"--signal={int(signum)}", str(job)])
 
     def cancel(self, jobs: Sequence[int]) -> None:
         """Remove jobs that wait, and kill those that run. Raises EngineAway."""

@@ -9,8 +9,9 @@ concluded from its silence.
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor as Threads
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ from stoker.core.errors import CorruptRecord
 from stoker.core.job import events as ev
 from stoker.core.job.model import CLUSTER, Identity, Job, Outcome, OutcomeKind
 from stoker.core.outputs import MAX_BYTES
-from stoker.executors.base import Report, Sink, Start, never_started
+from stoker.executors.base import Report, Sink, Start
 from stoker.executors.cluster_run import ClusterRun
 from stoker.executors.cluster_watch import ClusterLook, ClusterWatch
 from stoker.executors.environment import WorkerContext
@@ -104,10 +105,10 @@ class ClusterExecutor:
         run = self._runs.get(run_id)
         return None if run is None else run.listed
 
-    def begin(self, open_runs: Iterable[tuple[str, str]]) -> None:
-        """Take over the open runs (id and queue) of earlier daemons. A shared directory that is away is waited for."""
-        for run_id, queue in open_runs:
-            self._runs[run_id] = ClusterRun(run_id, queue, same_since=boot_ms())
+    def begin(self, open_runs: Iterable[str]) -> None:
+        """Take over the open runs of earlier daemons. A shared directory that is away is waited for."""
+        for run_id in open_runs:
+            self._runs[run_id] = ClusterRun(run_id, same_since=boot_ms())
         self._background.retry("start of the cluster", self._begin_all)
 
     async def _begin_all(self) -> None:
@@ -128,7 +129,7 @@ class ClusterExecutor:
                 await self._in_thread(self._shared.remove, [run_id])
             else:
                 log(LogEvent.WORKER_LEAKED, run_id=run_id, launcher=CLUSTER)
-                self._runs[run_id] = ClusterRun(run_id, "", grace_ms=0, same_since=boot_ms())
+                self._runs[run_id] = ClusterRun(run_id, grace_ms=0, same_since=boot_ms())
 
     # --- the executor protocol ---
 
@@ -138,7 +139,7 @@ class ClusterExecutor:
     def start(self, starts: Sequence[Start]) -> None:
         for start in starts:
             run_id = start.attempt.run_id
-            run = self._runs[run_id] = ClusterRun(run_id, start.job.spec.queue, start)
+            run = self._runs[run_id] = ClusterRun(run_id, start)
             self._to_hand.append(run)
         self._watch.changed()
         self._may_hand.set()
@@ -183,13 +184,13 @@ class ClusterExecutor:
                 await self._may_hand.wait()
                 continue
             together = [self._to_hand.popleft() for _ in range(min(HANDED_AT_ONCE, len(self._to_hand)))]
-            await _all(self._hand_over_one(run, run.start) for run in together if run.start is not None)
+            await asyncio.gather(*(self._hand_over_one(run, run.start) for run in together if run.start is not None))
 
     async def _hand_over_one(self, run: ClusterRun, start: Start) -> None:
         """Write the order and submit. If the answer is lost, looking after the run finds out what became of it."""
         if run.grace_ms is not None:  # stopped before the engine heard of it
             run.start = None
-            self._end(run, never_started(start).event.outcome)  # type: ignore[union-attr]
+            self._end(run, end_before_start(None, wall_ms(), stopped=True))
             return
         try:
             await self._in_thread(self._put_order, start)
@@ -252,9 +253,9 @@ class ClusterExecutor:
 
     def _concerned(self, look: ClusterLook) -> list[ClusterRun]:
         """The runs of which this look may show something new: all of them if the engine was asked."""
-        names = self._runs.keys() if look.jobs is not None else (look.claimed | look.ended) & self._runs.keys()
-        runs = (self._runs[run_id] for run_id in names)
         new = look.jobs is not None
+        names = self._runs.keys() if new else (look.claimed | look.ended) & self._runs.keys()
+        runs = (self._runs[run_id] for run_id in names)
         return [
             run
             for run in runs
@@ -347,7 +348,7 @@ class ClusterExecutor:
         grace_ms = run.grace_ms or 0
         await self._in_thread(self._shared.put_stop, run.run_id, grace_ms)
         try:
-            await self._in_thread(self._engine.terminate, number)
+            await self._in_thread(self._engine.signal, number, signal.SIGTERM)
         except EngineAway as error:
             self._watch.note_away(str(error))
             return False
@@ -371,7 +372,3 @@ class ClusterExecutor:
             await self._in_thread(self._engine.signal, number, signum)
         except (EngineAway, EngineRefused) as error:
             log(LogEvent.CLUSTER_AWAY, error=error)
-
-
-async def _all(work: Iterable[Awaitable[None]]) -> None:
-    await asyncio.gather(*work)

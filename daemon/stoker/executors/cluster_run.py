@@ -21,7 +21,6 @@ class ClusterRun(Struct):
     """
 
     run_id: str
-    queue: str
     start: Start | None = None
     claim: ClaimedBy | None = None
     number: int | None = None

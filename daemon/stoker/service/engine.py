@@ -75,7 +75,7 @@ class Engine(Assembly):
         await self.local.begin()
         if self.cluster is not None:
             on_cluster = [run for run in self.memory.runs.values() if run.attempt.launcher == CLUSTER]
-            self.cluster.begin([(run.attempt.run_id, run.job.spec.queue) for run in on_cluster])
+            self.cluster.begin(run.attempt.run_id for run in on_cluster)
         self.deadlines.begin()
         self.followups.begin(self.memory.workflows.runs)
         self.background.retry("archives of earlier failures", self.archives.catch_up)
