@@ -86,14 +86,19 @@ def test_journal_when_it_is_behind_then_a_commit_hands_over_one_portion(
     assert feed.behind
 
 
+async def caught_up_writer(connection: sqlite3.Connection, feed: JournalFeed, at: Path) -> Writer:
+    """A writer whose journal has all that was committed."""
+    while feed.behind:
+        feed.collect(connection)
+    database = await open_writer(at / "stoker.db")
+    return Writer(database, changes.GENESIS, Reserve(at / "reserve", 0), HighWater(at / "mark"), feed)
+
+
 async def test_sweep_when_it_changed_rows_then_no_later_commit_reads_them(
     connection: sqlite3.Connection, feed: JournalFeed, tmp_path: Path
 ) -> None:
     """The answers to the requests of that commit would wait for it."""
-    while feed.behind:
-        feed.collect(connection)
-    database = await open_writer(tmp_path / "stoker.db")
-    writer = Writer(database, changes.GENESIS, Reserve(tmp_path / "reserve", 0), HighWater(tmp_path / "mark"), feed)
+    writer = await caught_up_writer(connection, feed, tmp_path)
 
     await writer.sweep(_swept)
     handed = feed.collect(connection)
@@ -106,10 +111,7 @@ async def test_sweep_when_it_is_not_synced_then_the_journal_waits_for_the_sync(
     connection: sqlite3.Connection, feed: JournalFeed, tmp_path: Path
 ) -> None:
     """After a power loss the database may lack it: a journal that has it would be of another future."""
-    while feed.behind:
-        feed.collect(connection)
-    database = await open_writer(tmp_path / "stoker.db")
-    writer = Writer(database, changes.GENESIS, Reserve(tmp_path / "reserve", 0), HighWater(tmp_path / "mark"), feed)
+    writer = await caught_up_writer(connection, feed, tmp_path)
     while feed.journal.durable.last - feed._forgotten >= FORGET_AFTER:
         await writer.catch_up()
     wal, lines = tmp_path / "stoker.db-wal", feed.journal._lines
