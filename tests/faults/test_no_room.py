@@ -71,6 +71,36 @@ def test_cancel_when_there_is_no_room_then_it_is_not_answered_and_others_are_ref
     assert end == ("succeeded", "exit")
 
 
+def test_schedule_when_its_change_waits_for_room_then_it_is_shown_as_it_is_on_disk(small_disk: DaemonProcess) -> None:
+    where = small_disk.state_dir
+    long = shell(": " + "x" * 60_000)  # its row does not fit into the last free page
+    answers: list[object] = []
+
+    def pause() -> None:
+        with small_disk.client() as asking:
+            answers.append(asking.call("schedule.pause", {"name": "nightly"})["paused"])
+
+    def shown() -> tuple[object, object]:
+        (listed,) = client.call("schedule.list", {})["schedules"]
+        return client.call("schedule.get", {"name": "nightly"})["paused"], listed["paused"]
+
+    with small_disk.client() as client:
+        client.call("schedule.add", {"name": "nightly", "timing": "every 24h", "job": long})
+        fill(where / "filler")
+        until(lambda: written(client) and not (where / "reserve").exists(), why="the reserve to be given up")
+        fill(where / "more")
+
+        asked = threading.Thread(target=pause)
+        asked.start()
+        until(lambda: client.status()["mode"] == NO_ROOM, why="a commit that waits for room")
+        during = shown()
+        (where / "more").unlink()
+        (where / "filler").unlink()
+        asked.join()
+
+        assert (during, answers, shown()) == ((False, False), [True], (True, True))
+
+
 def test_start_when_the_disk_is_full_then_it_starts_no_job_before_there_is_room(small_disk: DaemonProcess) -> None:
     gate, filler = Gate(small_disk.home / "gate"), small_disk.state_dir / "filler"
     with small_disk.client() as client:

@@ -22,6 +22,7 @@ from stoker.core.schedule.request import ScheduleParams, checked
 from stoker.core.schedule.slots import jitter, pass_over
 from stoker.core.schedule.timing import next_slot
 from stoker.core.workflow.definition import FlowRequest
+from stoker.engine.memory.schedules import no_schedule
 from stoker.engine.settings import TurnChange, remove_schedule, set_schedule
 from stoker.engine.turn import Turn
 from stoker.schedules.messages import ScheduleRunNow, ScheduleSetting, declared
@@ -81,14 +82,13 @@ class ScheduleService:
 
     async def list(self, after: str, limit: int, viewer: Viewer) -> SchedulePage:
         """A page of schedules, by name."""
-        rows = sorted(each for each in self._engine.memory.schedules.names(viewer.owns) if each > after)
-        page = [self._engine.memory.schedules.find(name) for name in rows[:limit]]
-        views = await asyncio.to_thread(lambda: [_view(schedule) for schedule in page])  # templates may be long
-        return {"schedules": views, "next": rows[limit - 1] if len(rows) > limit else None}
+        rows = await self._engine.queries.run(schedules.page, after, viewer.owns, limit + 1)
+        views = await asyncio.to_thread(lambda: [_view(schedule) for schedule in rows[:limit]])  # templates may be long
+        return {"schedules": views, "next": rows[limit - 1].name if len(rows) > limit else None}
 
     async def get(self, name: str, viewer: Viewer) -> ScheduleDetails:
         """A schedule with its template and its newest runs. Raises ScheduleNotFound."""
-        schedule = self._engine.memory.schedules.find(name, viewer.owns)
+        schedule = await self._stored(name, viewer)
         runs = await self._engine.queries.run(schedules.runs, schedule, RUNS_SHOWN)
         hidden = self._engine.config.privacy.redact_env
         return {
@@ -102,11 +102,17 @@ class ScheduleService:
         }
 
     async def next(self, name: str, count: int, viewer: Viewer) -> ComingSlots:
-        """The next slots of a schedule, paused or not."""
-        schedule = self._engine.memory.schedules.find(name, viewer.owns)
+        """The next slots of a schedule, paused or not. Raises ScheduleNotFound."""
+        schedule = await self._stored(name, viewer)
         now = self._engine.clock.now().wall
         slots = await asyncio.to_thread(_coming, schedule, max(now, schedule.passed), count)
         return {"name": name, "zone": schedule.zone, "slots": slots}
+
+    async def _stored(self, name: str, viewer: Viewer) -> Schedule:
+        """The schedule as it is on disk: memory is ahead of it while a commit is under way. Raises ScheduleNotFound."""
+        for schedule in await self._engine.queries.run(schedules.by_name, name, viewer.owns):
+            return schedule
+        raise no_schedule(name, self._engine.memory.schedules.names(viewer.owns))
 
     def remove(self, name: str, actor: Actor, viewer: Viewer) -> asyncio.Future[ScheduleRemoved]:
         def remove(turn: Turn) -> ScheduleRemoved:
@@ -139,12 +145,12 @@ class ScheduleService:
 
     async def run(self, name: str, actor: Actor, viewer: Viewer) -> ScheduleRunAnswer:
         """Submit a run now."""
-        schedules = self._engine.memory.schedules
-        schedule = schedules.find(name, viewer.owns)
+        live = self._engine.memory.schedules
+        schedule = live.find(name, viewer.owns)
         clock = self._engine.schedule_clock
         offer = await clock.offer_of(schedule)
         seen = await clock.seen_for(schedule, offer)
-        asked = ScheduleRunNow(self._engine.intake, schedules, schedule, offer, seen, actor)
+        asked = ScheduleRunNow(self._engine.intake, live, schedule, offer, seen, actor)
         return await self._engine.request(asked)
 
 

@@ -42,8 +42,7 @@ class LiveSchedules:
         """`owner_uid`: only one of that user's. Raises ScheduleNotFound."""
         schedule = self._rows.get(name)
         if schedule is None or owner_uid not in (None, schedule.owner_uid):
-            hint = did_you_mean(name, self.names(owner_uid)) or "stoker schedule ls"
-            raise ScheduleNotFound(f"name: there is no schedule {name!r}", hint=hint, path="name")
+            raise no_schedule(name, self.names(owner_uid))
         return schedule
 
     def check_room(self, schedule: Schedule) -> None:
@@ -88,6 +87,12 @@ class LiveSchedules:
     def _is_current(self, at: int, name: str) -> bool:
         schedule = self._rows.get(name)
         return schedule is not None and due_at(schedule) == at
+
+
+def no_schedule(name: str, known: Collection[str]) -> ScheduleNotFound:
+    """`known`: the names that the user may learn of."""
+    hint = did_you_mean(name, known) or "stoker schedule ls"
+    return ScheduleNotFound(f"name: there is no schedule {name!r}", hint=hint, path="name")
 
 
 def template_size(schedule: Schedule | None) -> int:
