@@ -85,8 +85,8 @@ def drop_privileges(account: Account) -> None:
     os.setgroups(account.gids)
     os.setresgid(account.gid, account.gid, account.gid)
     os.setresuid(account.uid, account.uid, account.uid)
-    assert os.getresuid() == (account.uid,) * 3
-    assert os.getresgid() == (account.gid,) * 3
+    if os.getresuid() != (account.uid,) * 3 or os.getresgid() != (account.gid,) * 3:
+        raise PermissionError(f"uid {account.uid}: the privileges of root were not given up whole")
 
 
 def open_files_of(directory: int, launcher: str) -> tuple[int, int]:
