@@ -106,11 +106,11 @@ def serve(connection: socket.socket, policy_path: str) -> NoReturn:
 
 
 def _launch(connection: socket.socket, policy_path: str) -> NoReturn:
+    request = packets.receive(connection)  # first: with it unread, the end of the connection discards the answer
     policy = read_policy(policy_path)
     peer = peer_uid(connection)
     if peer != policy.daemon_uid:
         raise RefusedError(MALFORMED, f"uid {peer} may ask for nothing here; uid {policy.daemon_uid} may")
-    request = packets.receive(connection)
     check_uid(policy, request.uid)
     account = account_of(request.uid)
     check_member(policy, request.uid, account.gids)
