@@ -15,11 +15,11 @@ import pytest
 
 from stoker.engine.subscriptions import PAGE, Subscriptions
 from stoker.engine.turn import Transition
+from stoker.store.batch import Batch, store
 from stoker.store.database import open_reader
 from stoker.store.history_id import History
 from stoker.store.migrate import migrate
 from stoker.store.reader import Reader
-from stoker.store.writer import Batch, store
 from tests.support.batches import change
 from tests.support.jobs import job
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from stoker.store.writer import CHECKPOINT_PAGES, PAGE_BYTES
+from stoker.store.batch import PAGE_BYTES
+from stoker.store.writer import CHECKPOINT_PAGES
 from tests.support.work import lines, shell, submit_many
 
 if TYPE_CHECKING:

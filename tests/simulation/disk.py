@@ -17,9 +17,9 @@ from typing import Any
 
 from stoker.process.messages import Exited
 from stoker.store import rates
+from stoker.store.batch import Batch
 from stoker.store.loading import Wanted, load
 from stoker.store.migrate import migrate
-from stoker.store.writer import Batch
 from tests.simulation.eventloop import answer
 from tests.simulation.host import Host
 from tests.simulation.laws import RATES, Laws

@@ -15,7 +15,7 @@ from stoker.core.requests import JobDefaults
 
 if TYPE_CHECKING:
     from stoker.core.job.model import Change, Job
-    from stoker.store.writer import Batch
+    from stoker.store.batch import Batch
     from tests.simulation.laws import Laws
 
 ALL = Hook(

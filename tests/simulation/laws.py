@@ -14,7 +14,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from stoker.core.job.model import FINAL, IN_PROCESS, Attempt, OutcomeKind, StopReason
 from stoker.core.job.run_id import RunId
 from stoker.core.rate import Rate
-from stoker.store.writer import Batch
+from stoker.store.batch import Batch
 from tests.simulation.host import Process
 
 HOLDS = "SELECT holds FROM attempts WHERE ended_at IS NULL AND holds <> '{}'"

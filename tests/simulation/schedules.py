@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from stoker.engine.inbox import RequestMessage
     from stoker.engine.turn import Turn
-    from stoker.store.writer import Batch
+    from stoker.store.batch import Batch
     from tests.simulation.host import Host
     from tests.simulation.life import Life
 

@@ -16,7 +16,7 @@ from typing import Any
 from stoker.core.job.model import Attempt
 from stoker.process.client import LauncherClient
 from stoker.process.launchers import Launchers
-from stoker.store.writer import Batch
+from stoker.store.batch import Batch
 from tests.simulation.clients import Clients
 from tests.simulation.denials import Denials
 from tests.simulation.disk import Disk

@@ -18,10 +18,10 @@ from stoker.core.job.model import Reason, State
 from stoker.store import backup as making
 from stoker.store.backup import back_up, target
 from stoker.store.backup_files import BackupFile, listed, make_directory, path_in, read_checksum, remove_unfinished
+from stoker.store.batch import store
 from stoker.store.database import reading
 from stoker.store.directory import StateDirectory
 from stoker.store.integrity import find_damage
-from stoker.store.writer import store
 from tests.support.batches import accepted, put, tables
 from tests.support.jobs import attempt, job
 

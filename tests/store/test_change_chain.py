@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from stoker.store import changes
+from stoker.store.batch import Batch, store
 from stoker.store.directory import StateDirectory
-from stoker.store.writer import Batch, store
 from tests.support.batches import accepted, chain_holds, change, newest, tables
 from tests.support.jobs import job, spec
 

@@ -13,9 +13,9 @@ from stoker.core.job.conditions import ConditionGroup, all_open
 from stoker.core.job.model import Job, State
 from stoker.core.named_events import NamedEvent
 from stoker.store import conditions, retention
+from stoker.store.batch import Batch, store
 from stoker.store.conditions import KEY_KEPT_MS, ConditionWaiter, WaiterPortion, WaitersWanted
 from stoker.store.loading import Wanted, load
-from stoker.store.writer import Batch, store
 from tests.support.batches import accepted, newest
 from tests.support.jobs import job, spec
 

@@ -14,9 +14,9 @@ import pytest
 
 from stoker.core.job.model import State
 from stoker.store import attempts, jobs
+from stoker.store.batch import Batch
 from stoker.store.directory import StateDirectory
 from stoker.store.reserve import is_full
-from stoker.store.writer import Batch
 from tests.support.batches import accepted, chain_holds, opening, over, running, tables
 from tests.support.disks import fill, small_disk
 from tests.support.facts import until_async

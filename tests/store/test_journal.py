@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.store import changes, journaled_rows, outbox, retention
+from stoker.store.batch import Batch, store
 from stoker.store.database import open_writer, transaction
 from stoker.store.high_water import HighWater
 from stoker.store.journal import Journal, new_chain, read_outbox
@@ -19,7 +20,7 @@ from stoker.store.journal_files import files, find_end, lines, read_line
 from stoker.store.migrate import migrate, schema_of
 from stoker.store.queues import SET_META
 from stoker.store.reserve import Reserve
-from stoker.store.writer import Batch, Writer, store
+from stoker.store.writer import Writer
 from tests.support.batches import accepted, change
 from tests.support.jobs import job
 

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from stoker.core.errors import ChangesRemoved
 from stoker.store import changes, old_changes
+from stoker.store.batch import Batch, store
 from stoker.store.integrity import find_damage
 from stoker.store.retention import SWEPT_BYTES, PurgePortion, Swept
-from stoker.store.writer import Batch, store
 from tests.support.batches import accepted, change
 from tests.support.jobs import job
 

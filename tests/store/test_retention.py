@@ -28,10 +28,10 @@ from stoker.store import (
     sizes,
     workflows,
 )
+from stoker.store.batch import Batch, store
 from stoker.store.database import make_shrinkable
 from stoker.store.recoveries import Recovery
 from stoker.store.retention import PurgePortion
-from stoker.store.writer import Batch, store
 from tests.support.batches import change, put
 from tests.support.jobs import attempt, checkpoint, job, running, spec
 

@@ -12,10 +12,10 @@ from stoker.core.job.model import Reason, State
 from stoker.core.job.secret_values import SecretValue
 from stoker.store import outbox, secret_rows
 from stoker.store.backup import back_up
+from stoker.store.batch import Batch, store
 from stoker.store.database import reading
 from stoker.store.secret_box import CREDENTIAL, KEY_FILE, SecretBox, SecretUnreadable, box_of_file, open_box
 from stoker.store.secret_rows import SecretsGone
-from stoker.store.writer import Batch, store
 from tests.support.batches import accepted, change
 from tests.support.jobs import job, spec
 

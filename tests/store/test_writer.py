@@ -15,11 +15,12 @@ from stoker.core.job.model import NeedOn, Queue, Resource, State
 from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.store import attempts, jobs
 from stoker.store.attempts import Needed
+from stoker.store.batch import PAGE_BYTES, Batch
 from stoker.store.directory import StateDirectory
 from stoker.store.keys import NewKey
 from stoker.store.recoveries import Recovery
 from stoker.store.retention import Swept
-from stoker.store.writer import CHECKPOINT_PAGES, PAGE_BYTES, Batch
+from stoker.store.writer import CHECKPOINT_PAGES
 from tests.support.batches import accepted, chain_holds, change, newest, opening, over, running, tables
 from tests.support.facts import DEADLINE_S
 from tests.support.jobs import attempt, checkpoint, exited, job, spec

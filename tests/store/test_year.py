@@ -29,8 +29,8 @@ from stoker.engine.turn import Turn
 from stoker.executors.launcher_pool import LauncherPool
 from stoker.process.run_roots import RunRoots
 from stoker.store import sizes, snapshot
+from stoker.store.batch import Batch
 from stoker.store.keys import NewKey
-from stoker.store.writer import Batch
 from stoker.telemetry.otel import Telemetry
 from stoker.telemetry.stalls import Stalls
 from stoker.upkeep import retention

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from stoker.core.job.model import Attempt, Change, Job, State
 from stoker.store import attempts, changes, jobs
-from stoker.store.writer import Batch
+from stoker.store.batch import Batch
 from tests.support.jobs import attempt, exited, job
 
 

@@ -26,13 +26,13 @@ from stoker.engine.change_log import CAUSES, DERIVED, difference, first_values
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.store.attempts import Needed
+from stoker.store.batch import Batch
 from stoker.store.conditions import ConditionWaiter
 from stoker.store.due import Due
 from stoker.store.instance import seen
 from stoker.store.jobs import is_damaged, spec_hash
 from stoker.store.loading import Loaded
 from stoker.store.retention import PurgePortion
-from stoker.store.writer import Batch
 from stoker.telemetry.events import LogEvent
 
 # A pid and a start time are stored with a commit this much later: most short jobs have ended by then, which saves
