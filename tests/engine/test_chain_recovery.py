@@ -123,9 +123,7 @@ def test_rollback_when_repeated_to_the_latest_then_abandoned_work_stays_abandone
     with daemon.client() as client:
         workflow = sent_flow(client, {"a": step(saves, grace_ms=100, on_orphan="requeue")})
         first = chain(client, workflow=workflow)[0]["id"]
-        until(
-            lambda: "progress" in [link["kind"] for link in chain(client, workflow=workflow)], 30, why="what it saved"
-        )
+        until(lambda: "progress" in [link["kind"] for link in chain(client, workflow=workflow)], why="what it saved")
         roll_back(client, workflow, first)
         settled(client, workflow, "paused")
     if restarted:
@@ -136,7 +134,7 @@ def test_rollback_when_repeated_to_the_latest_then_abandoned_work_stays_abandone
 
         client.call("workflow.resume", {"id": workflow})
 
-        until(lambda: len(lines(given)) == 2, 30, why="the second attempt")
+        until(lambda: len(lines(given)) == 2, why="the second attempt")
         assert lines(given) == ["none", "none"]
         assert [change["cause"] for change in changes(client, job_of(client, workflow, "a"))].count("reset") == 1
         client.call("workflow.cancel", {"id": workflow})

@@ -10,19 +10,19 @@ import asyncio
 import os
 import shlex
 import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from stoker.core.clock import wall_ms
 from tests.support import container
 from tests.support.container import Container
 from tests.support.daemon import BIN, DaemonProcess
 from tests.support.facts import until
 from tests.support.load import ShownProc, burning
 from tests.support.session_bus import bus, logind, needs_bus
-from tests.support.work import end_of, shell, state, submit
+from tests.support.work import changes, end_of, shell, state, submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,10 +133,12 @@ def test_idle_when_all_else_is_met_while_it_holds_then_the_job_starts(resting: D
         held = awaiting(client, {"all": ["idle", "event:later"]})
         client.call("job.hold", {"id": held})
         client.call("event.emit", {"name": "later"})
-        later = awaiting(client, "idle", run_at=int(time.time() * 1_000) + 1_500)
-        assert [state(client, job) for job in (needs, held, later)] == ["waiting", "held", "waiting"]
+        run_at = wall_ms() + 1_500
+        later = awaiting(client, "idle", run_at=run_at)
+        assert [state(client, job) for job in (needs, held)] == ["waiting", "held"]
 
         assert end_of(client, later) == OK
+        assert changes(client, later, "dispatched")[0]["at"] >= run_at
         client.call("job.release", {"id": held})
         assert end_of(client, held) == OK
         assert state(client, needs) == "waiting"

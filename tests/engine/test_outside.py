@@ -11,7 +11,7 @@ import pytest
 from stoker.core.errors import FlowInvalid
 from tests.support.facts import until
 from tests.support.flows import flow, job_of, send, sent_flow, settled, step, step_states, workflow_view
-from tests.support.work import attempts_of, end_of, lines, shell, submit
+from tests.support.work import attempts_of, end_of, lines, running, shell, submit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,6 +145,7 @@ def test_need_when_the_daemon_is_killed_then_the_step_still_waits_and_goes_on(
     with daemon.client() as client:
         job = submit(client, gate.spec(survive=True))
         workflow = sent_flow(client, {"a": step("exit 0", {"job": job})})
+        running(client, job)
     daemon.kill_and_start()
     with daemon.client() as client:
         assert step_states(client, workflow) == {f"job:{job}": "waiting", "a": "waiting"}

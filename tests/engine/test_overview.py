@@ -71,7 +71,7 @@ def test_timeline_when_read_page_by_page_then_each_attempt_comes_once(client: st
     end_of(client, retried)
     running = submit_running(client, gate.spec(), queue="default")
 
-    found = timeline(client, since=since)
+    found = [one for one in timeline(client, since=since) if one["job"] in (retried, running)]
 
     assert [(one["job"], one["attempt"]) for one in found] == [(running, 1), (retried, 2), (retried, 1)]
     assert (found[0]["ended_at"], found[0]["outcome"], found[0]["job_state"]) == (None, None, "running")

@@ -77,6 +77,7 @@ async def test_check_when_a_result_is_old_then_one_request_checks_it_again(
     checks: preflight.Preflight, clock: SetClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mount = DeadMount(monkeypatch)
+    monkeypatch.setattr(preflight, "PATIENCE_S", 60.0)  # nothing hangs here, but a thread may start late
     await ask_in(checks, "/")
     for times in (2, 3):
         clock.steady += preflight.KEEP_MS + 1

@@ -82,7 +82,7 @@ class Rollbacks(Lives):
         with self.daemon.client() as client:
             answer = send(client, flow(steps), idempotency_key=key)
             self.ledger.answer(key, min(answer["steps"].values()))
-            until(lambda: answer["steps"]["c"] in self.ledger.starts(), 30, why="the long step")
+            until(lambda: answer["steps"]["c"] in self.ledger.starts(), why="the long step")
             self.flows.append(answer["id"])
             return answer["id"], self.dice.choice(chain(client, workflow=answer["id"]))["id"]
 
@@ -97,7 +97,7 @@ class Rollbacks(Lives):
         with contextlib.suppress(DaemonUnreachable), self.daemon.client() as client:
             client.call("workflow.rollback", {"id": workflow, "to": to})
             answered = True
-        until(lambda: self._is_over(workflow), 30, why=f"the rollback of workflow {workflow}")
+        until(lambda: self._is_over(workflow), why=f"the rollback of workflow {workflow}")
         return answered
 
     def _is_over(self, workflow: int) -> bool:
@@ -125,7 +125,7 @@ class Rollbacks(Lives):
             self.daemon.start()
         finally:
             self.daemon.programs = self._plain
-        until(lambda: self._is_over(workflow), 30, why="the end of the rollback after a start")
+        until(lambda: self._is_over(workflow), why="the end of the rollback after a start")
 
     def _go_on(self, workflow: int, to: int, *, answered: bool) -> None:
         """It stands before its rollback or after it; it goes back once more in the first case, and on in both."""

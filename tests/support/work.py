@@ -22,7 +22,10 @@ SH = "/bin/sh"
 
 
 class Gate:
-    """Workers wait at `path` until it is opened; later ones pass."""
+    """Workers wait at `path` until it is opened; later ones pass, as it is an empty file then.
+
+    It never goes away: a worker that comes a moment later would complain in its log.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,7 +34,9 @@ class Gate:
 
     def open(self) -> None:
         if self._end is not None:
-            self.path.unlink()
+            empty = self.path.with_name(f"{self.path.name}.opened")
+            empty.touch()
+            empty.replace(self.path)
             os.close(self._end)
             self._end = None
 
