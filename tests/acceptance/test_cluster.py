@@ -5,14 +5,17 @@ Owns one cluster and one daemon for all of its tests. A test that takes a part a
 
 from __future__ import annotations
 
+import json
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import stoker
 from stoker.core.errors import InvalidParams
+from stoker.executors.cluster import HANDED_AT_ONCE
 from tests.support.daemon import DaemonProcess
-from tests.support.facts import until
+from tests.support.facts import scales, until, until_empty
 from tests.support.slurm import Slurm, why_not
 from tests.support.work import Gate, alive, attempts_of, end_of, job_view, lines, shell, submit
 
@@ -128,6 +131,21 @@ def test_time_limit_when_a_job_is_on_the_cluster_then_it_is_stopped(client: stok
     assert end_of(client, job) == ("failed", "timeout")
 
 
+def test_warning_when_a_limit_comes_near_then_the_node_sends_the_signal(
+    daemon: DaemonProcess, client: stoker.Client
+) -> None:
+    for before_ms in scales(1_000):
+        ready = daemon.home / f"ready-{before_ms}"
+        warned = {"warn_signal": int(signal.SIGUSR2), "timeout_ms": 3_600_000, "warn_before_ms": 3_600_000 - before_ms}
+        job = submit(client, on_cluster(f"trap 'exit 4' USR2; : > {ready}; while :; do sleep 0.1; done", **warned))
+        assert end_of(client, job)[0] == "failed"
+        if ready.exists():
+            break
+
+    view = job_view(client, job)
+    assert (view["reason"], view["exit_code"], len(attempts_of(client, job))) == ("exit", 4, 1)
+
+
 def test_daemon_when_it_is_killed_then_the_next_one_takes_the_runs_over(
     daemon: DaemonProcess, client: stoker.Client, gate: Gate
 ) -> None:
@@ -155,6 +173,11 @@ def test_controller_when_it_is_away_then_the_queue_waits_and_runs_go_on(
 ) -> None:
     before = begun(client, on_cluster(f"read _ < {gate.path}; exit 7"))
     slurm.stop_controller()
+    handed = [submit(client, on_cluster("exit 9")) for _ in range(HANDED_AT_ONCE + 2)]
+    for job in handed:
+        client.call("job.cancel", {"id": job})
+    assert {end_of(client, job) for job in handed} == {("cancelled", "user")}
+    assert {len(attempts_of(client, job)) for job in handed} == {1}
     during = submit(client, on_cluster("exit 9"))
     until(lambda: why(client, during)["code"] == "cluster_away", why="the engine is away")
     gate.open()
@@ -165,6 +188,8 @@ def test_controller_when_it_is_away_then_the_queue_waits_and_runs_go_on(
 
     assert end_of(client, during) == ("failed", "exit")
     assert job_view(client, during)["exit_code"] == 9
+    names = {f"stoker-{job}" for job in handed}
+    until(lambda: not names & set(slurm.run("squeue", "--noheader", "--format=%j").split()), why="only wanted jobs")
 
 
 def test_job_when_a_person_cancels_it_in_slurm_then_it_failed_for_that_reason(
@@ -213,6 +238,24 @@ def test_submit_when_a_cluster_cannot_give_it_then_it_is_refused(
         submit(client, {**on_cluster(":"), **asked})
 
     assert refused.value.message == message
+
+
+def test_run_when_a_restored_state_does_not_know_it_then_it_is_stopped(
+    daemon: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
+    backup = daemon.cli("backup", "--json")
+    pids = daemon.home / "unknown"
+    job = submit(client, on_cluster(f"echo $$ > {pids}; read _ < {gate.path}"))
+    until(lambda: lines(pids), why="a run that the backup does not know")
+
+    assert daemon.stop() == 0
+    source = json.loads(backup.stdout)["path"]
+    restored = daemon.cli("restore", "--from-backup", source, "--yes", "--state-dir", str(daemon.state_dir))
+    assert restored.returncode == 0, restored.stderr
+    daemon.start()
+
+    until(lambda: not alive(int(lines(pids)[0])), why="the end of a run that the state does not know")
+    until_empty(lambda: [path for path in daemon.home.glob("shared/*/*") if path.name.startswith(f"{job}.")])
 
 
 def test_drain_when_a_run_is_on_the_cluster_then_it_goes_on(

@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from stoker.core.cluster import ClaimedBy
 from stoker.core.errors import CorruptRecord, StateRefused
-from stoker.files import open_regular, put_first, read_regular, sync, write_new
+from stoker.files import open_regular, put_first, read_regular, replace_file, sync, write_new
 from stoker.process.messages import Exited
 
 T = TypeVar("T")
@@ -35,7 +35,8 @@ SCRIPT = """#!/bin/sh
 exec "$1" -I -S "$2/launcher/__main__.py" node "$3" "$4"
 """
 ERRORS = "node.err"  # what the batch script itself complains of
-LOG, OUTPUT, CHECKPOINT, INPUTS, EVENTS, STOP = "log", "output", "checkpoint", "inputs", "events", "stop"
+LOG, OUTPUT, CHECKPOINT, INPUTS, EVENTS = "log", "output", "checkpoint", "inputs", "events"
+STOP, WARNING = "stop", "warning"  # what a signal to the node is about
 
 
 class Claim(Struct, frozen=True):
@@ -127,7 +128,11 @@ class SharedDirectory:
 
     def put_stop(self, run_id: str, grace_ms: int) -> None:
         """Say that the stop for which the engine is asked next is the daemon's. Raises OSError."""
-        write_new(self._runs / run_id / STOP, msgspec.json.encode({"grace_ms": grace_ms}))
+        replace_file(self._runs / run_id / STOP, msgspec.json.encode({"grace_ms": grace_ms}))
+
+    def put_warning(self, run_id: str, signum: int) -> None:
+        """Name the signal for the main process, before the engine is asked to tell the node. Raises OSError."""
+        replace_file(self._runs / run_id / WARNING, msgspec.json.encode({"signal": signum}))
 
     def claimed(self) -> set[str]:
         return _names(self._claims)

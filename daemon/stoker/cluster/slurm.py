@@ -74,7 +74,8 @@ class Slurm:
         return {job.run_id: job for job in jobs if job is not None}
 
     def signal(self, job: int, signum: int) -> None:
-        """Send a signal to the batch script, which stops the run at SIGTERM and passes over any other.
+        """Send a signal to the batch script, which stops the run at SIGTERM, warns it at SIGUSR1, and passes over
+        any other.
 
         Raises EngineAway, or EngineRefused if the job is over.
         """

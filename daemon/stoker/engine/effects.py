@@ -126,7 +126,9 @@ class Effects:
 
     def _acknowledge_unknown(self, recorded: Sequence[AcknowledgeUnknown]) -> None:
         if recorded:
-            self._local.acknowledge_unknown([effect.run_id for effect in recorded])
+            run_ids = [effect.run_id for effect in recorded]
+            self._local.acknowledge_unknown(run_ids)
+            self._executors[ExecutionMode.CLUSTER].acknowledge(run_ids)
 
     def _release_dependents(self, ended: Sequence[ev.ReleaseDependents]) -> None:
         needed = where_to_go_on(effect for effect in ended if effect.job_id in self._memory.needed)

@@ -9,7 +9,6 @@ concluded from its silence.
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor as Threads
@@ -39,6 +38,7 @@ from stoker.core.job.model import CLUSTER, Identity, Job, Outcome, OutcomeKind
 from stoker.core.outputs import MAX_BYTES
 from stoker.executors.base import Report, Sink, Start
 from stoker.executors.cluster_run import ClusterRun
+from stoker.executors.cluster_stops import ClusterStops
 from stoker.executors.cluster_watch import ClusterLook, ClusterWatch
 from stoker.executors.environment import WorkerContext
 from stoker.process.attempt_logs import log_of
@@ -50,8 +50,6 @@ from stoker.telemetry.logs import log
 T = TypeVar("T")
 
 HANDED_AT_ONCE = 8
-STOP_AGAIN_S = 5.0
-KILL_AFTER_MS = 45_000  # after the grace: a node may be slow
 
 
 class ClusterExecutor:
@@ -87,6 +85,9 @@ class ClusterExecutor:
         self._may_hand = asyncio.Event()
         self._has_runs = asyncio.Event()
         self._watch = ClusterWatch(shared, engine, self._back)
+        self._stops = ClusterStops(
+            shared, engine, self._watch, self._in_thread, self._begin, self._end, self._stop_delivered
+        )
 
     def launcher_for(self, _job: Job) -> str | None:
         return CLUSTER if self._watch.away is None else None
@@ -123,13 +124,15 @@ class ClusterExecutor:
     async def _clear_leftovers(self) -> None:
         """Stop and remove runs that this state does not know as open: settled ones, or unknown after a restore."""
         for run_id in await self._in_thread(self._shared.known) - self._runs.keys():
-            revoked = await self._in_thread(self._shared.revoke, run_id)
-            ended = run_id in await self._in_thread(self._shared.ended)
-            if revoked or ended:
+            if await self._in_thread(self._shared.revoke, run_id):
+                self._stops.forget(run_id)
+                await self._in_thread(self._shared.remove, [run_id])
+            elif run_id in await self._in_thread(self._shared.ended):
                 await self._in_thread(self._shared.remove, [run_id])
             else:
                 log(LogEvent.WORKER_LEAKED, run_id=run_id, launcher=CLUSTER)
-                self._runs[run_id] = ClusterRun(run_id, grace_ms=0, same_since=boot_ms())
+                self._runs[run_id] = ClusterRun(run_id, is_known=False, same_since=boot_ms())
+                self.stop(run_id, 0)
 
     # --- the executor protocol ---
 
@@ -147,18 +150,22 @@ class ClusterExecutor:
 
     def stop(self, run_id: str, grace_ms: int) -> None:
         run = self._runs.get(run_id)
-        if run is not None:
-            run.grace_ms = grace_ms if run.grace_ms is None else min(grace_ms, run.grace_ms)
-            run.stop_sent = False
-            self._background.retry(f"stop of {run_id}", partial(self._stop, run))
+        if run is None or run.ends:
+            return
+        run.grace_ms = grace_ms if run.grace_ms is None else min(grace_ms, run.grace_ms)
+        if run.start is not None:  # the engine has not heard of it
+            self._end(run, end_before_start(None, wall_ms(), stopped=True))
+            return
+        run.stop_sent = False
+        self._background.retry(f"stop of {run_id}", partial(self._stops.stop, run))
 
     def reassign(self, run_id: str, identity: Identity | None) -> None:
         """A run has no launcher at home, so a stop never waits for one."""
 
     def signal(self, run_id: str, signum: int) -> None:
         run = self._runs.get(run_id)
-        if run is not None and run.number is not None:
-            self._background.retry(f"signal to {run_id}", partial(self._signal, run.number, signum))
+        if run is not None:
+            self._background.retry(f"warning to {run_id}", partial(self._stops.warn, run, signum))
 
     def acknowledge(self, run_ids: Sequence[str]) -> None:
         ours = [run_id for run_id in run_ids if self._runs.pop(run_id, None) is not None]
@@ -188,22 +195,25 @@ class ClusterExecutor:
 
     async def _hand_over_one(self, run: ClusterRun, start: Start) -> None:
         """Write the order and submit. If the answer is lost, looking after the run finds out what became of it."""
-        if run.grace_ms is not None:  # stopped before the engine heard of it
-            run.start = None
-            self._end(run, end_before_start(None, wall_ms(), stopped=True))
-            return
         try:
             await self._in_thread(self._put_order, start)
+            if run.ends:  # stopped meanwhile
+                await self._in_thread(self._shared.remove, [run.run_id])
+                return
             run.start, run.same_since = None, boot_ms()
-            run.number = await self._in_thread(self._submit, start)
+            self._note_number(run, await self._in_thread(self._submit, start))
         except EngineAway as error:
             self._watch.note_away(str(error))
         except EngineRefused as error:
             await self._refused(run, str(error))
         except OSError as error:
-            run.start = None
             failed = Outcome(kind=OutcomeKind.NEVER_STARTED, transient=True, error=f"{error}", ended_at=wall_ms())
             self._end(run, failed)
+
+    def _note_number(self, run: ClusterRun, number: int) -> None:
+        run.number = number
+        if run.ends:  # it was revoked meanwhile
+            self._stops.forget(run.run_id)
 
     def _put_order(self, start: Start) -> None:
         """In a thread. Raises OSError."""
@@ -232,18 +242,20 @@ class ClusterExecutor:
 
     async def _refused(self, run: ClusterRun, why: str) -> None:
         """The engine does not take it. Only our claim makes sure that it did not take it all the same."""
-        if await self._in_thread(self._shared.revoke, run.run_id):
+        if await self._in_thread(self._shared.revoke, run.run_id) and not run.ends:
             self._end(run, Outcome(kind=OutcomeKind.SPAWN_ERROR, error=why, ended_at=wall_ms()))
 
     # --- looking after runs ---
 
     async def _look_after(self) -> None:
         while True:
-            if not self._runs and self._watch.away is None:
+            if not (self._runs or self._stops.waits) and self._watch.away is None:
                 self._has_runs.clear()
                 await self._has_runs.wait()
             look = await self._in_thread(self._watch.look)
             self._watch.note(look)
+            if look.jobs is not None:
+                await self._stops.remove_unwanted(look.jobs)
             for run in self._concerned(look):
                 try:
                     await self._look_after_one(run, look)
@@ -278,9 +290,8 @@ class ClusterExecutor:
             case NextStep.HOLD if not run.held:
                 run.held = True
                 self._sink([Report(run.run_id, ev.Stuck())])
-            case _ if run.kill_at is not None and boot_ms() >= run.kill_at and run.number is not None:
-                run.kill_at = boot_ms() + KILL_AFTER_MS
-                await self._cancel(run.number)
+            case _:
+                await self._stops.kill_late(run)
 
     async def _begin(self, run: ClusterRun) -> None:
         """A node has claimed the run: from then on it counts as started."""
@@ -296,7 +307,7 @@ class ClusterExecutor:
     async def _settle(self, run: ClusterRun) -> None:
         """Bring home what the run left, then report its end by the record."""
         try:
-            end = await self._in_thread(self._bring_home, run.run_id)
+            end = await self._in_thread(self._bring_home if run.is_known else self._end_of, run.run_id)
         except CorruptRecord as error:
             end = Outcome(kind=OutcomeKind.UNSEEN, error=error.message, ended_at=wall_ms())
         if end.shutdown and run.listed is not None:
@@ -305,10 +316,14 @@ class ClusterExecutor:
 
     def _bring_home(self, run_id: str) -> Outcome:
         """In a thread. Raises OSError or CorruptRecord."""
-        end = outcome_of(self._shared.end(run_id))
+        end = self._end_of(run_id)
         self._shared.pull_log(run_id, log_of(self._context.state_dir, run_id))
         self._shared.take(run_id, OUTPUT, Path(self._work_files.output(run_id)), MAX_BYTES + 1)
         return end
+
+    def _end_of(self, run_id: str) -> Outcome:
+        """In a thread. Raises OSError or CorruptRecord."""
+        return outcome_of(self._shared.end(run_id))
 
     async def _revoke(self, run: ClusterRun) -> None:
         """Claim a run that the engine ended, or does not know: if the claim is the first, it has never started."""
@@ -316,59 +331,15 @@ class ClusterExecutor:
             self._end(run, end_before_start(run.listed, wall_ms(), stopped=run.grace_ms is not None))
 
     def _end(self, run: ClusterRun, outcome: Outcome) -> None:
-        run.ends = True
+        run.start, run.ends = None, True
         self._watch.changed()
         self._sink([Report(run.run_id, ev.Ended(outcome=outcome))])
+
+    def _stop_delivered(self, run_id: str) -> None:
+        self._sink([Report(run_id, ev.Delivered(delivered=True))])
 
     async def pull_log(self, run_id: str) -> None:
         """Bring the log of a run up to date, for a reader. Raises OSError."""
         run = self._runs.get(run_id)
         if run is not None and run.claim is ClaimedBy.NODE and not run.ends:
             await self._in_thread(self._shared.pull_log, run_id, log_of(self._context.state_dir, run_id))
-
-    # --- stopping ---
-
-    async def _stop(self, run: ClusterRun) -> None:
-        """Revoke the run, or have its node stop it. While the engine is away it is tried again."""
-        while self._runs.get(run.run_id) is run and not run.ends and run.start is None:
-            if await self._in_thread(self._shared.revoke, run.run_id):
-                if run.number is not None:
-                    await self._cancel(run.number)
-                if not run.ends:
-                    self._end(run, end_before_start(run.listed, wall_ms(), stopped=True))
-                return
-            if run.claim is None:
-                await self._begin(run)
-            if run.number is not None and await self._terminate(run, run.number):
-                return
-            await asyncio.sleep(STOP_AGAIN_S)  # polls: an engine that is away does not tell when it is back
-
-    async def _terminate(self, run: ClusterRun, number: int) -> bool:
-        """Whether the engine has the wish; False while it is away."""
-        grace_ms = run.grace_ms or 0
-        await self._in_thread(self._shared.put_stop, run.run_id, grace_ms)
-        try:
-            await self._in_thread(self._engine.signal, number, signal.SIGTERM)
-        except EngineAway as error:
-            self._watch.note_away(str(error))
-            return False
-        except EngineRefused:  # it has just ended: the record tells
-            return True
-        run.stop_sent = True
-        run.kill_at = boot_ms() + grace_ms + KILL_AFTER_MS
-        self._sink([Report(run.run_id, ev.Delivered(delivered=True))])
-        return True
-
-    async def _cancel(self, number: int) -> None:
-        try:
-            await self._in_thread(self._engine.cancel, [number])
-        except EngineAway as error:
-            self._watch.note_away(str(error))
-        except EngineRefused:  # it is over
-            return
-
-    async def _signal(self, number: int, signum: int) -> None:
-        try:
-            await self._in_thread(self._engine.signal, number, signum)
-        except (EngineAway, EngineRefused) as error:
-            log(LogEvent.CLUSTER_AWAY, error=error)

@@ -17,7 +17,8 @@ class ClusterRun(Struct):
 
     `start`: its order, until the engine has it. `number`: of its job in the engine. `listed`: the engine's last word on
     it, the same since `same_since` (steady ms). `grace_ms`: of a stop that is wanted, `kill_at` the time of its last
-    resort. `ends`: its end is being reported.
+    resort. `ends`: its end is being reported. `is_known`: False for a run that a restored state
+    does not know.
     """
 
     run_id: str
@@ -32,6 +33,7 @@ class ClusterRun(Struct):
     kill_at: int | None = None
     held: bool = False
     ends: bool = False
+    is_known: bool = True
 
     def note_word(self, listed: EngineJob | None) -> None:
         """Note the engine's word, and since when it is the same."""

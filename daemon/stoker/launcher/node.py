@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError) as error:
         end = _never_started(run_id, f"its order on {claim['host']}: {error}")
     else:
-        end = RunOnNode(order, f"{shared}/runs/{run_id}/stop").run_to_its_end()
+        end = RunOnNode(order, f"{shared}/runs/{run_id}").run_to_its_end()
     record(f"{shared}/ends/{run_id}", end)
     return _exit_status(end)
 
@@ -87,6 +87,7 @@ def _exit_status(end: dict[str, Any]) -> int:
 def _isolate() -> None:
     """Signals come first: one that would come before the run can be stopped has to wait for that."""
     kernel.keep_pending(signal.SIGTERM)
+    kernel.keep_pending(signal.SIGUSR1)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, 0)
@@ -99,18 +100,20 @@ def _isolate() -> None:
 class RunOnNode:
     """The run of one order. A SIGTERM from the engine begins its stop: SIGTERM to the tree, SIGKILL after the grace.
 
-    The daemon says in the file `stop` that the stop is its own, before it asks the engine for the signal.
+    The daemon says in the file `stop` that the stop is its own, before it asks the engine for the signal. A SIGUSR1 is
+    the daemon's: the file `warning` names the signal for the main process.
     """
 
-    def __init__(self, order: dict[str, Any], stop: str) -> None:
+    def __init__(self, order: dict[str, Any], directory: str) -> None:
         self._run_id: str = order["run_id"]
         self._grace_s: float = order.pop("grace_ms") / 1_000
-        self._stop = stop
+        self._stop, self._warning = f"{directory}/stop", f"{directory}/warning"
         self._terms = kernel.open_signalfd(signal.SIGTERM)
+        self._warnings = kernel.open_signalfd(signal.SIGUSR1)
         self._deaths = kernel.open_signalfd(signal.SIGCHLD)
         self._launcher = Launcher("node", order["env"]["STOKER_INSTANCE"], NoOutcomeLog())  # type: ignore[arg-type]
         self._epoll = select.epoll()
-        for fd in (self._terms, self._deaths, self._launcher.outputs.fileno()):
+        for fd in (self._terms, self._warnings, self._deaths, self._launcher.outputs.fileno()):
             self._epoll.register(fd, select.EPOLLIN)
         self._end: Message | None = None
         self._stop_is_ours = False
@@ -128,7 +131,7 @@ class RunOnNode:
                 self._reap()
             if self._kill_at is not None and now >= self._kill_at:
                 self._kill_at = now + KILL_AGAIN_S
-                self._signal(signal.SIGKILL)
+                self._signal(signal.SIGKILL, "tree")
             if (due := self._launcher.outputs.due) is not None and now >= due:
                 self._resume_outputs(now)
         assert self._end is not None
@@ -167,6 +170,9 @@ class RunOnNode:
             if fd == self._terms:
                 os.read(self._terms, SIGNALFD_BYTES)
                 self._note_stop()
+            elif fd == self._warnings:
+                os.read(self._warnings, SIGNALFD_BYTES)
+                self._warn()
             elif fd == self._deaths:
                 os.read(self._deaths, SIGNALFD_BYTES)
                 self._reap()
@@ -195,12 +201,19 @@ class RunOnNode:
 
     def _terminate(self) -> None:
         if self._kill_at is None:
-            self._signal(signal.SIGTERM)
+            self._signal(signal.SIGTERM, "tree")
         kill_at = time.monotonic() + self._grace_s
         self._kill_at = kill_at if self._kill_at is None else min(self._kill_at, kill_at)
 
-    def _signal(self, signum: int) -> None:
-        self._launcher.obey({"op": "signal", "run_id": self._run_id, "signal": signum, "scope": "tree", "tag": 0})
+    def _warn(self) -> None:
+        """A SIGUSR1 without a readable file is not the daemon's, and means nothing here."""
+        with contextlib.suppress(FileNotFoundError):
+            with open(self._warning, "rb") as file:
+                signum = json.load(file)["signal"]
+            self._signal(signum, "main")
+
+    def _signal(self, signum: int, scope: str) -> None:
+        self._launcher.obey({"op": "signal", "run_id": self._run_id, "signal": signum, "scope": scope, "tag": 0})
 
 
 def put_first(path: str, content: dict[str, Any]) -> bool:

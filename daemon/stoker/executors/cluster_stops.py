@@ -1,0 +1,137 @@
+"""Stops of runs on a cluster, warnings to them, and jobs that the engine is to forget.
+
+Owns the wishes that the engine has not heard yet: they are tried again while it is away. A run that no node has claimed
+ends by our own claim, whether the engine answers or not; its job there is removed once the engine answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from stoker.cluster.shared_directory import SharedDirectory
+from stoker.cluster.slurm import EngineAway, EngineRefused, Slurm
+from stoker.core.clock import boot_ms, wall_ms
+from stoker.core.cluster import LISTED_LATE_MS, EngineJob, Phase, end_before_start
+from stoker.core.job.model import Outcome
+from stoker.executors.cluster_run import ClusterRun
+from stoker.executors.cluster_watch import ClusterWatch
+
+AGAIN_S = 5.0
+KILL_AFTER_MS = 45_000  # after the grace: a node may be slow
+
+
+class ClusterStops:
+    """`in_thread` calls a function in a thread. `begin` notes that a node has a run, `end` reports an end, and
+    `delivered` that the engine has the wish of a stop.
+    """
+
+    def __init__(
+        self,
+        shared: SharedDirectory,
+        engine: Slurm,
+        watch: ClusterWatch,
+        in_thread: Callable[..., Awaitable[Any]],
+        begin: Callable[[ClusterRun], Awaitable[None]],
+        end: Callable[[ClusterRun, Outcome], None],
+        delivered: Callable[[str], None],
+    ) -> None:
+        self._shared = shared
+        self._engine = engine
+        self._watch = watch
+        self._in_thread = in_thread
+        self._begin = begin
+        self._end = end
+        self._delivered = delivered
+        self._unwanted: dict[str, int] = {}  # revoked runs whose jobs the engine may have, and since when (steady ms)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the engine is still to forget a job."""
+        return bool(self._unwanted)
+
+    async def stop(self, run: ClusterRun) -> None:
+        """Revoke the run, or have its node stop it. Raises OSError."""
+        while not run.ends:
+            if await self._in_thread(self._shared.revoke, run.run_id):
+                self.forget(run.run_id)
+                if not run.ends:
+                    self._end(run, end_before_start(run.listed, wall_ms(), stopped=True))
+                if run.number is not None:
+                    await self.cancel(run.number)
+                return
+            if run.claim is None:
+                await self._begin(run)
+            if run.number is not None and await self._terminate(run, run.number):
+                return
+            await asyncio.sleep(AGAIN_S)  # polls: an engine that is away does not tell when it is back
+
+    async def _terminate(self, run: ClusterRun, number: int) -> bool:
+        """Whether the engine has the wish; False while it is away."""
+        grace_ms = run.grace_ms or 0
+        await self._in_thread(self._shared.put_stop, run.run_id, grace_ms)
+        try:
+            await self._in_thread(self._engine.signal, number, signal.SIGTERM)
+        except EngineAway as error:
+            self._watch.note_away(str(error))
+            return False
+        except EngineRefused:  # it has just ended: the record tells
+            return True
+        run.stop_sent = True
+        run.kill_at = boot_ms() + grace_ms + KILL_AFTER_MS
+        self._delivered(run.run_id)
+        return True
+
+    async def kill_late(self, run: ClusterRun) -> None:
+        """Have the engine kill a run whose node has not stopped it in time."""
+        if run.kill_at is not None and boot_ms() >= run.kill_at and run.number is not None:
+            run.kill_at = boot_ms() + KILL_AFTER_MS
+            await self.cancel(run.number)
+
+    async def warn(self, run: ClusterRun, signum: int) -> None:
+        """Have the node send a signal to the main process of a run. Raises OSError."""
+        while not (run.ends or run.stop_sent or run.number is None):
+            await self._in_thread(self._shared.put_warning, run.run_id, signum)
+            try:
+                await self._in_thread(self._engine.signal, run.number, signal.SIGUSR1)
+            except EngineAway as error:
+                self._watch.note_away(str(error))
+            except EngineRefused:  # it has just ended
+                return
+            else:
+                return
+            await asyncio.sleep(AGAIN_S)  # polls, as in `stop`
+
+    async def cancel(self, *numbers: int) -> None:
+        """Have the engine remove or kill jobs, if it answers now."""
+        try:
+            await self._in_thread(self._engine.cancel, numbers)
+        except EngineAway as error:
+            self._watch.note_away(str(error))
+        except EngineRefused:  # they are over
+            return
+
+    def forget(self, run_id: str) -> None:
+        """The engine may have, or get, the job of a run that our claim has revoked."""
+        self._unwanted[run_id] = boot_ms()
+
+    async def remove_unwanted(self, jobs: Mapping[str, EngineJob]) -> None:
+        """Cancel those jobs that the engine lists, and forget the runs that it does not list any more.
+
+        Raises OSError.
+        """
+        now = boot_ms()
+        live = [jobs[name].id for name in self._unwanted if name in jobs and jobs[name].phase is not Phase.OVER]
+        if live:
+            await self.cancel(*live)
+        gone = [
+            name
+            for name, since in self._unwanted.items()
+            if (name in jobs or now - since >= LISTED_LATE_MS) and (name not in jobs or jobs[name].phase is Phase.OVER)
+        ]
+        if gone:
+            await self._in_thread(self._shared.remove, gone)
+        for name in gone:
+            del self._unwanted[name]
