@@ -14,8 +14,9 @@ import pytest
 from stoker.core.requests import CheckpointPart
 from stoker.core.workflow import checkpoint as core
 from stoker.core.workflow.checkpoint import GZIP_ABOVE_BYTES, Checkpoint, Packed
+from stoker.engine.saved_checkpoints import Save
 from stoker.service import checkpoints
-from stoker.service.checkpoints import CheckpointService, Save
+from stoker.service.checkpoints import CheckpointService
 from stoker.store import checkpoints as rows
 from stoker.workflows import archive
 from tests.support.facts import until_async

@@ -17,34 +17,24 @@ import msgspec
 
 from stoker.core.errors import (
     CheckpointNotFound,
-    CheckpointTooSoon,
     InvalidParams,
-    StaleAttempt,
 )
-from stoker.core.job.model import Job
-from stoker.core.job.run_id import RunId
 from stoker.core.requests import CheckpointPart
 from stoker.core.workflow.checkpoint import (
     GZIP_ABOVE_BYTES,
-    MAX_CHAIN,
     Checkpoint,
-    CheckpointKind,
-    Head,
     Packed,
     chain_of,
     opened,
     pack,
 )
 from stoker.core.workflow.context import view
-from stoker.engine.inbox import RequestMessage
-from stoker.engine.memory import LiveState
-from stoker.engine.turn import Turn
+from stoker.engine.saved_checkpoints import Save, stale
 from stoker.host.threads import start_threads
 from stoker.service.engine import Engine
 from stoker.service.uploads import Uploads
 from stoker.service.views import job_now, stored_workflow
 from stoker.store import checkpoints as rows
-from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.telemetry.otel import Counted
@@ -64,71 +54,6 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 512 * 1024  # of data in one answer
 UNPACKED_S = 10.0
-
-
-class Save(RequestMessage["SaveAnswer"]):
-    def __init__(
-        self,
-        memory: LiveState,
-        run_id: str,
-        packed: Packed,
-        status: str,
-        min_interval_ms: int,
-        future: asyncio.Future[SaveAnswer],
-    ) -> None:
-        super().__init__(future)
-        self._memory = memory
-        self._run_id = run_id
-        self._job_id = RunId.parse(run_id).job_id
-        self._packed = packed
-        self._status = status
-        self._min_interval_ms = min_interval_ms
-
-    def declare_reads(self, wanted: Wanted) -> None:
-        """Read the end of the chain, but only once per attempt: later saves cost only their commit."""
-        run = self._memory.by_run(self._run_id)
-        if run is not None and run.job.workflow_id is None and self._run_id not in self._memory.heads:
-            wanted.chains.add(chain_of(None, self._job_id))
-
-    def apply_to(self, turn: Turn) -> None:
-        run = turn.memory.by_run(self._run_id)
-        if run is None:
-            raise _stale(self._run_id)
-        self._check_interval(turn)
-        checkpoint = self._store(turn, run.job)
-        turn.memory.saved[self._run_id] = turn.now.steady
-        self.answer_after(turn, {"id": checkpoint.id, "seq": checkpoint.seq, "bytes": checkpoint.size})
-
-    def _store(self, turn: Turn, job: Job) -> Checkpoint:
-        """Append it to the chain of its workflow, or to that of its job outside a workflow."""
-        workflows, chain, now = turn.memory.workflows, chain_of(job.workflow_id, job.id), turn.now.wall
-        workflow = None if job.workflow_id is None else workflows.runs[job.workflow_id]
-        if workflow is not None:
-            head = workflow.head
-        else:
-            head = turn.memory.heads.get(self._run_id) or turn.loaded.heads.get(chain, Head())
-        checkpoint = workflows.seal_next(
-            chain, head, CheckpointKind.PROGRESS, self._status, self._packed, now, job, self._run_id
-        )
-        after = Head(checkpoint.id, checkpoint.seq, head.since_context + 1)
-        turn.checkpoint(checkpoint)
-        if workflow is None:
-            turn.memory.heads[self._run_id] = after
-            return checkpoint
-        workflow.head = after
-        if after.since_context >= MAX_CHAIN:
-            turn.checkpoint(workflows.context(workflow, now))
-        return checkpoint
-
-    def _check_interval(self, turn: Turn) -> None:
-        last = turn.memory.saved.get(self._run_id)
-        wait = 0 if last is None else last + self._min_interval_ms - turn.now.steady
-        if wait > 0:
-            raise CheckpointTooSoon(
-                f"the last checkpoint of this attempt is less than {self._min_interval_ms} ms old",
-                hint="[checkpoints] min_interval_ms",
-                retry_after_ms=wait,
-            )
 
 
 class CheckpointService:
@@ -181,7 +106,7 @@ class CheckpointService:
             raise engine.intake.closed
         run_id = engine.tokens.run_of(part.token)
         if engine.memory.by_run(run_id) is None:
-            raise _stale(run_id)
+            raise stale(run_id)
         return run_id
 
     def _keep(self, run_id: str, data: bytes | bytearray, status: str, future: asyncio.Future[SaveAnswer]) -> None:
@@ -204,7 +129,7 @@ class CheckpointService:
 
     def _post(self, run_id: str, packed: Packed, status: str, future: asyncio.Future[SaveAnswer]) -> None:
         interval = self._engine.config.checkpoints.min_interval_ms
-        self._engine.inbox.post(Save(self._engine.memory, run_id, packed, status, interval, future))
+        self._engine.inbox.post(Save(self._engine.memory, run_id, packed, status, future, min_interval_ms=interval))
 
     def _count_failure(self, future: asyncio.Future[SaveAnswer]) -> None:
         error = None if future.cancelled() else future.exception()
@@ -280,10 +205,6 @@ def _decoded(part: CheckpointPart) -> bytes:
         return base64.b64decode(part.data, validate=True)
     except ValueError as error:  # binascii.Error is one; other characters than ASCII raise the plain one
         raise InvalidParams(f"data: not base64: {error}", path="data") from error
-
-
-def _stale(run_id: str) -> StaleAttempt:
-    return StaleAttempt(f"attempt {run_id} is over: it cannot save a checkpoint any more")
 
 
 def _view(checkpoint: Checkpoint) -> CheckpointView:
