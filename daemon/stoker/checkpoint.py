@@ -6,8 +6,9 @@
     stoker.checkpoint.save(state, status="1 of 10")
     stoker.checkpoint.output(rows=1000)
 
-Owns sending a checkpoint to the daemon: in pieces that fit a frame, tried again while the daemon is away. Invariant: a
-checkpoint is on disk when `save` returns; if an answer was lost, it may be stored twice.
+Owns sending a checkpoint to the daemon: in pieces that fit a frame, tried again while the daemon is away; or, on a node
+of a cluster, putting it into the directory that the node shares with the daemon. Invariant: a checkpoint is on disk
+when `save` returns; if an answer was lost, it may be stored twice.
 """
 
 from __future__ import annotations
@@ -33,15 +34,20 @@ def save(data: Any, status: str = "saved", *, patience_s: float = PATIENCE_S) ->
 
     `status` is a few words for people. While the daemon is away, full or asks to wait, `save` tries again for
     `patience_s` seconds, then raises the last error. Raises UsageError outside a job, CheckpointTooLarge above 10 MB,
-    StaleAttempt when the daemon has given up this attempt.
+    StaleAttempt when the daemon has given up this attempt. On a node of a cluster the checkpoint is on the disk that
+    the node shares with the daemon; it gets its id later, so `save` returns 0, and raises OSError if it cannot write.
     """
-    token, socket_path = _variable("STOKER_TOKEN"), _variable("STOKER_SOCKET")
+    must_be_job()
     packed = _packed(data)
     if len(packed) > MAX_BYTES:
         raise CheckpointTooLarge(
             f"{len(packed)} bytes; the limit of a checkpoint is {MAX_BYTES}",
             hint="write the data to a file and save its path",
         )
+    if on_node():
+        _put(os.environ["STOKER_CHECKPOINT_DIR"], packed, status)
+        return 0
+    token, socket_path = _variable("STOKER_TOKEN"), _variable("STOKER_SOCKET")
     import time  # noqa: PLC0415 - `load` does without it
 
     give_up, pause_s = time.monotonic() + patience_s, FIRST_PAUSE_S
@@ -58,7 +64,13 @@ def save(data: Any, status: str = "saved", *, patience_s: float = PATIENCE_S) ->
 
 def must_be_job() -> None:
     """Raises UsageError outside a job."""
-    _variable("STOKER_TOKEN")
+    if not on_node():
+        _variable("STOKER_TOKEN")
+
+
+def on_node() -> bool:
+    """Whether this job runs on a node of a cluster, where it does not reach the daemon."""
+    return bool(os.environ.get("STOKER_CHECKPOINT_DIR"))
 
 
 def load() -> bytes | None:
@@ -145,6 +157,24 @@ def _replace(path: str, data: bytes) -> None:
     with open(beside, "wb") as file:
         file.write(data)
     os.replace(beside, path)
+
+
+def _put(directory: str, data: bytes, status: str) -> None:
+    """Put a checkpoint where the daemon takes it up, whole and durable when it has its name."""
+    import time  # noqa: PLC0415 - `load` does without it
+
+    name = f"{time.time_ns():020}-{os.urandom(4).hex()}"
+    for path, content in ((f"{name}.status", status.encode("utf-8", "backslashreplace")), (f".{name}", data)):
+        with open(f"{directory}/{path}", "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    os.rename(f"{directory}/.{name}", f"{directory}/{name}")
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _packed(data: Any) -> bytes:

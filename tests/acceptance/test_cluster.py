@@ -41,6 +41,7 @@ backend = "slurm"
 [queues.nowhere.slurm]
 partition = "nowhere"
 """
+RETRIED = {"max_attempts": 2, "base_delay_ms": 0}
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,11 @@ def begun(client: stoker.Client, spec: dict[str, Any]) -> int:
     return job
 
 
+def saved(client: stoker.Client, job: int) -> list[str]:
+    """The status of each checkpoint of a job, newest first."""
+    return [one["status"] for one in client.call("checkpoint.list", {"job": job})["checkpoints"]]
+
+
 def why(client: stoker.Client, job: int) -> Any:
     return client.call("job.why", {"id": job})
 
@@ -108,6 +114,25 @@ def test_step_when_it_needs_one_on_the_cluster_then_it_gets_its_outputs_at_home(
     assert end_of(client, here) == ("succeeded", "exit")
     assert end_of(client, back) == ("failed", "exit")
     assert job_view(client, back)["exit_code"] == 5
+
+
+def test_checkpoint_when_a_node_saves_it_then_the_next_attempt_goes_on_from_there(
+    daemon: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
+    first = (
+        f'cd "$STOKER_CHECKPOINT_DIR"; echo epoch 12 > a.status; printf 12 > .a; mv .a a; read _ < {gate.path}; exit 1'
+    )
+    then = 'test "$(cat "$STOKER_CHECKPOINT")" = 12 && printf 13 | stoker checkpoint save --status "epoch 13"'
+    job = submit(client, on_cluster(f'[ "$STOKER_ATTEMPT" = 2 ] || {{ {first}; }}; {then}', **RETRIED))
+    until(lambda: saved(client, job) == ["epoch 12"], why="a checkpoint of a run that goes on")
+
+    gate.open()
+
+    assert end_of(client, job) == ("succeeded", "exit")
+    assert saved(client, job) == ["epoch 13", "epoch 12"]
+    newest = client.call("checkpoint.list", {"job": job})["checkpoints"][0]["id"]
+    assert client.checkpoint_data(newest) == b"13"
+    assert daemon.cli("logs", str(job)).stdout == ""
 
 
 def test_cancel_when_processes_have_left_the_session_then_they_are_stopped_too(

@@ -141,6 +141,7 @@ class ClusterBench(Bench):
             lambda _queue: ClusterOptions(),
             self.hear,
             lambda: None,
+            self._keep,
             start_threads(4, "cluster"),
             self.background,
             python=sys.executable,
@@ -148,6 +149,9 @@ class ClusterBench(Bench):
         )
         self.executor = self.cluster
         self._slurm = slurm
+
+    async def _keep(self, run_id: str, _packed: object, _status: str) -> None:
+        raise AssertionError(f"{run_id} saved a checkpoint")
 
     async def begin_all(self) -> None:
         self.cluster.begin([])

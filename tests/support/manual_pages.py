@@ -42,6 +42,7 @@ OF_A_JOB: Final = {
     "STOKER_INSTANCE": "the daemon that it belongs to",
     "STOKER_TOKEN": "lets the job save checkpoints",
     "STOKER_CHECKPOINT": "a file with the newest checkpoint, if there is one",
+    "STOKER_CHECKPOINT_DIR": "on a node of a cluster, the directory for the checkpoints of the job",
     "STOKER_OUTPUT": "the file for values that later steps get",
     "STOKER_INPUTS": "the outputs of its needs, as JSON",
     "STOKER_INPUTS_FILE": "a file with state and outputs of its needs, and for a handler of failed steps, as JSON",

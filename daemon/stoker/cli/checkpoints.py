@@ -55,8 +55,11 @@ def save(given: Given) -> None:
             hint="write the data to a file and save its path",
         )
     more = {} if given["patience_ms"] is None else {"patience_s": given["patience_ms"] / 1_000}
-    new_id = checkpoint.save(data, given["status"] or "saved", **more)
-    render.line(render.json_text({"id": new_id, "bytes": len(data)}) if given["json"] else new_id)
+    new_id = checkpoint.save(data, given["status"] or "saved", **more) or None
+    if given["json"]:
+        render.line(render.json_text({"id": new_id, "bytes": len(data)}))
+    elif new_id is not None:  # on a node of a cluster the daemon gives it later
+        render.line(new_id)
 
 
 @Command(

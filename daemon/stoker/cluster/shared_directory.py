@@ -24,7 +24,8 @@ from msgspec import Struct
 
 from stoker.core.cluster import ClaimedBy
 from stoker.core.errors import CorruptRecord, StateRefused
-from stoker.files import open_regular, put_first, read_regular, replace_file, sync, write_new
+from stoker.core.workflow.checkpoint import MAX_BYTES
+from stoker.files import NotRegular, open_regular, put_first, read_regular, replace_file, sync, write_new
 from stoker.process.messages import Exited
 
 T = TypeVar("T")
@@ -36,6 +37,9 @@ exec "$1" -I -S "$2/launcher/__main__.py" node "$3" "$4"
 """
 ERRORS = "node.err"  # what the batch script itself complains of
 LOG, OUTPUT, CHECKPOINT, INPUTS, EVENTS = "log", "output", "checkpoint", "inputs", "events"
+STATUS = ".status"
+MOST_STATUS_BYTES = 4_096
+SAVES = "saves"  # the checkpoints that a run saves
 STOP, WARNING = "stop", "warning"  # what a signal to the node is about
 
 
@@ -48,6 +52,14 @@ class Claim(Struct, frozen=True):
     boot_id: str | None = None
     engine_job: str | None = None
     at_ms: int | None = None
+
+
+class SavedFile(Struct, frozen=True):
+    """A checkpoint that a run saved: a file in `saves/`, complete when it has its name, and a text beside it."""
+
+    name: str
+    data: bytes
+    status: str
 
 
 REVOKED = msgspec.json.encode(Claim(ClaimedBy.DAEMON))
@@ -114,7 +126,8 @@ class SharedDirectory:
     def put_order(self, run_id: str, order: bytes, files: Mapping[str, Path]) -> None:
         """Write the order of a run, with copies of files that it needs. Raises OSError."""
         directory = self._runs / run_id
-        directory.mkdir(mode=0o700, exist_ok=True)
+        for path in (directory, directory / SAVES):
+            path.mkdir(mode=0o700, exist_ok=True)
         for name, source in files.items():
             with contextlib.suppress(FileNotFoundError):
                 shutil.copyfile(source, directory / name)
@@ -174,6 +187,47 @@ class SharedDirectory:
         with os.fdopen(source, "rb") as file:
             write_new(to, file.read(most))
 
+    def has_saves(self, run_id: str) -> bool:
+        """Whether it saved a checkpoint that was not taken up yet. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            return bool(_saved(self._runs / run_id / SAVES))
+        return False
+
+    def saves(self, run_id: str, most: int) -> list[SavedFile]:
+        """The newest checkpoints that were not taken up yet, oldest first; all older ones are removed. Raises OSError.
+
+        What is no regular file is removed, too.
+        """
+        directory = self._runs / run_id / SAVES
+        names = []
+        with contextlib.suppress(FileNotFoundError):
+            names = sorted(_saved(directory), key=lambda name: (os.lstat(directory / name).st_mtime_ns, name))
+        found = []
+        for name in names[-most:]:
+            try:
+                content = _read_at_most(directory / name, MAX_BYTES + 1)
+            except NotRegular:
+                self.remove_save(run_id, name)
+                continue
+            except FileNotFoundError:  # the run has removed it
+                continue
+            status = ""
+            with contextlib.suppress(FileNotFoundError, NotRegular):
+                status = _read_at_most(directory / (name + STATUS), MOST_STATUS_BYTES).decode(errors="replace")
+            found.append(SavedFile(name, content, status or "saved"))
+        for name in names[:-most]:
+            self.remove_save(run_id, name)
+        return found
+
+    def remove_save(self, run_id: str, name: str) -> None:
+        """Raises OSError."""
+        directory = self._runs / run_id / SAVES
+        for path in (directory / name, directory / (name + STATUS)):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
     def pull_log(self, run_id: str, to: Path) -> None:
         """Bring a log up to date, with its hole: readers at home find the same bytes at the same places.
 
@@ -187,6 +241,15 @@ class SharedDirectory:
             _append_data(source, to)
         finally:
             os.close(source)
+
+
+def _saved(directory: Path) -> set[str]:
+    return {name for name in _names(directory) if not name.endswith(STATUS)}
+
+
+def _read_at_most(path: Path, most: int) -> bytes:
+    with open(open_regular(path), "rb") as file:  # noqa: PTH123 - a descriptor
+        return file.read(most)
 
 
 def _append_data(source: int, to: Path) -> None:

@@ -32,12 +32,13 @@ from stoker.core.cluster import (
     end_by_word,
     next_step,
 )
-from stoker.core.errors import CorruptRecord
+from stoker.core.errors import CorruptRecord, DiskFull
 from stoker.core.job import events as ev
 from stoker.core.job.model import CLUSTER, Identity, Job, Outcome, OutcomeKind
 from stoker.core.outputs import MAX_BYTES
 from stoker.executors.base import Report, Sink, Start
 from stoker.executors.cluster_run import ClusterRun
+from stoker.executors.cluster_saves import ClusterSaves, KeepCheckpoint
 from stoker.executors.cluster_stops import ClusterStops
 from stoker.executors.cluster_watch import ClusterLook, ClusterWatch
 from stoker.executors.environment import WorkerContext
@@ -53,7 +54,9 @@ HANDED_AT_ONCE = 8
 
 
 class ClusterExecutor:
-    """Runs attempts on Slurm. `ready` wakes the loop when attempts can be handed over again."""
+    """Runs attempts on Slurm. `ready` wakes the loop when attempts can be handed over again; `keep` stores a checkpoint
+    that a run saved.
+    """
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class ClusterExecutor:
         options_of: Callable[[str], ClusterOptions],
         sink: Sink,
         ready: Callable[[], None],
+        keep: KeepCheckpoint,
         threads: Threads,
         background: BackgroundTasks,
         *,
@@ -85,6 +89,7 @@ class ClusterExecutor:
         self._may_hand = asyncio.Event()
         self._has_runs = asyncio.Event()
         self._watch = ClusterWatch(shared, engine, self._back)
+        self._saves = ClusterSaves(shared, self._in_thread, keep)
         self._stops = ClusterStops(
             shared, engine, self._watch, self._in_thread, self._begin, self._end, self._stop_delivered
         )
@@ -252,26 +257,27 @@ class ClusterExecutor:
             if not (self._runs or self._stops.waits) and self._watch.away is None:
                 self._has_runs.clear()
                 await self._has_runs.wait()
-            look = await self._in_thread(self._watch.look)
+            begun = [run.run_id for run in self._runs.values() if run.may_save]
+            look = await self._in_thread(self._watch.look, begun)
             self._watch.note(look)
             if look.jobs is not None:
                 await self._stops.remove_unwanted(look.jobs)
             for run in self._concerned(look):
                 try:
                     await self._look_after_one(run, look)
-                except OSError as error:  # of one run: the others go on, and the next look tries it again
+                except (OSError, DiskFull) as error:  # of one run: the others go on, the next look tries it again
                     log(LogEvent.BACKGROUND_RETRIED, task=f"run {run.run_id} on the cluster", error=error)
             await asyncio.sleep(self._watch.pause_s(look))  # polls: nothing tells of the changes of another host
 
     def _concerned(self, look: ClusterLook) -> list[ClusterRun]:
         """The runs of which this look may show something new: all of them if the engine was asked."""
-        new = look.jobs is not None
-        names = self._runs.keys() if new else (look.claimed | look.ended) & self._runs.keys()
+        new, told = look.jobs is not None, look.ended | look.saving
+        names = self._runs.keys() if new else (look.claimed | told) & self._runs.keys()
         runs = (self._runs[run_id] for run_id in names)
         return [
             run
             for run in runs
-            if run.start is None and not run.ends and (new or run.claim is None or run.run_id in look.ended)
+            if run.start is None and not run.ends and (new or run.claim is None or run.run_id in told)
         ]
 
     async def _look_after_one(self, run: ClusterRun, look: ClusterLook) -> None:
@@ -279,6 +285,8 @@ class ClusterExecutor:
             await self._begin(run)
         if look.jobs is not None:
             run.note_word(look.jobs.get(run.run_id))
+        if run.run_id in look.saving:
+            await self._saves.take(run.run_id)
         seen = run.seen(has_record=run.run_id in look.ended, answers=self._watch.away is None)
         match next_step(seen, self._window_ms):
             case NextStep.SETTLE:
@@ -286,6 +294,8 @@ class ClusterExecutor:
             case NextStep.REVOKE:
                 await self._revoke(run)
             case NextStep.CONCLUDE if run.listed is not None:
+                if run.is_known:
+                    await self._saves.take(run.run_id)
                 self._end(run, end_by_word(run.listed, wall_ms(), stopped=run.stop_sent))
             case NextStep.HOLD if not run.held:
                 run.held = True
@@ -306,6 +316,8 @@ class ClusterExecutor:
 
     async def _settle(self, run: ClusterRun) -> None:
         """Bring home what the run left, then report its end by the record."""
+        if run.is_known:
+            await self._saves.take(run.run_id)
         try:
             end = await self._in_thread(self._bring_home if run.is_known else self._end_of, run.run_id)
         except CorruptRecord as error:

@@ -35,6 +35,11 @@ class ClusterRun(Struct):
     ends: bool = False
     is_known: bool = True
 
+    @property
+    def may_save(self) -> bool:
+        """Whether its node may have checkpoints of it that count."""
+        return self.claim is ClaimedBy.NODE and self.is_known and not self.ends
+
     def note_word(self, listed: EngineJob | None) -> None:
         """Note the engine's word, and since when it is the same."""
         before = None if self.listed is None else self.listed.state

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from msgspec import Struct
 
@@ -24,16 +24,20 @@ LOOK_SHARE, SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.1, 0.1, 2.0
 # A look costs the more the more runs there are. Each kind takes this part of a processor at most.
 COST_SHARE = 0.005
 ENGINE_LOOK_S = 2.0
+SAVES_LOOK_S = 1.0
 AWAY_AGAIN_S = 5.0
 
 
 class ClusterLook(Struct, frozen=True):
-    """The result of one look. `jobs`: None if the engine was not asked, or is `away`. The times are of a processor."""
+    """The result of one look. `jobs`: None if the engine was not asked, or is `away`. `saving`: the runs that saved
+    checkpoints. The times are of a processor.
+    """
 
     claimed: set[str]
     ended: set[str]
     jobs: Mapping[str, EngineJob] | None
     read_s: float
+    saving: frozenset[str] = frozenset()
     away: str | None = None
     asked_s: float = 0.0
 
@@ -46,6 +50,7 @@ class ClusterWatch:
         self._engine = engine
         self._back = back
         self._ask_at = time.monotonic()
+        self._saves_at = time.monotonic()
         self._changed_at = time.monotonic()
         self._since: int | None = None
         self.away: str | None = "it was not asked yet"
@@ -59,13 +64,14 @@ class ClusterWatch:
         quiet_s = time.monotonic() - self._changed_at
         return max(look.read_s / COST_SHARE, min(max(SHORTEST_LOOK_S, LOOK_SHARE * quiet_s), LONGEST_LOOK_S))
 
-    def look(self) -> ClusterLook:
-        """To be called in a thread. Raises OSError."""
+    def look(self, begun: Collection[str]) -> ClusterLook:
+        """To be called in a thread. `begun`: the runs that may save checkpoints. Raises OSError."""
         began = time.thread_time()
         claimed, ended = self._shared.claimed(), self._shared.ended()
         read_s = time.thread_time() - began
+        saving = self._saving(begun) if time.monotonic() >= self._saves_at else frozenset()
         if time.monotonic() < self._ask_at:
-            return ClusterLook(claimed, ended, None, read_s)
+            return ClusterLook(claimed, ended, None, read_s, saving)
         began = _children_cpu_s()
         jobs: Mapping[str, EngineJob] | None = None
         away = None
@@ -73,7 +79,14 @@ class ClusterWatch:
             jobs = self._engine.jobs()
         except (EngineAway, EngineRefused) as error:
             away = str(error)
-        return ClusterLook(claimed, ended, jobs, read_s, away, _children_cpu_s() - began)
+        return ClusterLook(claimed, ended, jobs, read_s, saving, away, _children_cpu_s() - began)
+
+    def _saving(self, begun: Collection[str]) -> frozenset[str]:
+        began = time.thread_time()
+        found = frozenset(run_id for run_id in begun if self._shared.has_saves(run_id))
+        cost_s = time.thread_time() - began
+        self._saves_at = time.monotonic() + max(SAVES_LOOK_S, cost_s / COST_SHARE)
+        return found
 
     def note(self, look: ClusterLook) -> None:
         """Note whether the engine answered, and when to ask it again."""

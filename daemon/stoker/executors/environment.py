@@ -123,6 +123,7 @@ class WorkerContext(Struct, frozen=True, kw_only=True):
         for name in AT_HOME:
             variables.pop(name, None)
         files = {variable: str(path(name)) for variable, name in ON_NODE.items() if variable in variables}
+        files["STOKER_CHECKPOINT_DIR"] = str(path("saves"))
         return LaunchOrder(
             epoch=self.epoch,
             run_id=attempt.run_id,

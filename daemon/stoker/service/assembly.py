@@ -14,8 +14,10 @@ from stoker.cluster.slurm import Slurm
 from stoker.config import Config
 from stoker.core.clock import SystemClock
 from stoker.core.cluster import ClusterOptions
+from stoker.core.errors import DiskFull
 from stoker.core.job.model import ExecutionMode
 from stoker.core.raw_bytes import native
+from stoker.core.workflow.checkpoint import Packed
 from stoker.core.workflow.fingerprint import digest
 from stoker.engine.attempt_inputs import AttemptInputs
 from stoker.engine.deadlines import Deadlines
@@ -29,6 +31,7 @@ from stoker.engine.intake import Intake, Rooms
 from stoker.engine.loop import Loop
 from stoker.engine.memory import memory_of
 from stoker.engine.reports import ReportSink
+from stoker.engine.saved_checkpoints import Save
 from stoker.engine.spec_defaults import SpecDefaults
 from stoker.engine.standstills import Standstills
 from stoker.engine.step_files import StepFiles
@@ -176,11 +179,18 @@ class Assembly:
             lambda queue: self.config.backends().get(queue, ClusterOptions()),
             sink.report,
             self.inbox.wake,
+            self._keep_checkpoint,
             start_threads(CLUSTER_THREADS, "cluster"),
             self.background,
             python=settings.python,
             window_ms=self.config.recovery.window_ms,
         )
+
+    async def _keep_checkpoint(self, run_id: str, packed: Packed, status: str) -> None:
+        """Store a checkpoint from a node. Raises StaleAttempt, and DiskFull while there is no room."""
+        if isinstance(self.intake.closed, DiskFull):
+            raise self.intake.closed
+        await self.inbox.ask(Save(self.memory, run_id, packed, status))
 
     def _build_effects(self) -> None:
         """The parts that start attempts, watch them, and carry out what a turn decided."""
