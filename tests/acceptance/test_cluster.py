@@ -21,6 +21,7 @@ from tests.support.work import Gate, alive, attempts_of, end_of, job_view, lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
@@ -65,8 +66,8 @@ def client(daemon: DaemonProcess) -> Iterator[stoker.Client]:
 
 
 @pytest.fixture
-def gate(daemon: DaemonProcess) -> Iterator[Gate]:
-    one = Gate(daemon.home / "gate")
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    one = Gate(tmp_path / "gate")
     yield one
     one.open()
 
