@@ -13,7 +13,7 @@ from stoker.rpc.methods import METHODS
 from stoker.rpc.roles import RIGHTS
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.peers import NEEDS_ROOT, User, answer_of, can_be_others, code_of
+from tests.support.peers import NEEDS_ROOT, User, answer_of, can_be_others, code_of, result
 from tests.support.rpc import request
 
 if TYPE_CHECKING:
@@ -65,12 +65,6 @@ def clients(open_daemon: DaemonProcess) -> Iterator[dict[str, RawClient]]:
     yield connected
     for client in connected.values():
         client.close()
-
-
-def result(client: RawClient, method: str, **params: Any) -> Any:
-    answer = answer_of(client, method, params)
-    assert "result" in answer, answer
-    return answer["result"]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.base import Executor, Report, Start
 from stoker.executors.cluster import ClusterExecutor
 from stoker.executors.environment import WorkerContext
-from stoker.executors.handlers import HANDLERS, Call
+from stoker.executors.handlers import HANDLERS, Call, Registered
 from stoker.executors.in_process import InProcessExecutor
 from stoker.executors.local import LocalExecutor
 from stoker.host.threads import start_threads
@@ -204,7 +204,7 @@ async def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         return
     if request.param == "in_process":
         for handler in (ok, fail, stay):
-            monkeypatch.setitem(HANDLERS, f"conformance.{handler.__name__}", handler)
+            monkeypatch.setitem(HANDLERS, f"conformance.{handler.__name__}", Registered(handler))
         inside = InProcessBench()
         yield inside
         await inside.executor.close()  # type: ignore[attr-defined]

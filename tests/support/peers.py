@@ -62,3 +62,10 @@ def answer_of(client: RawClient, method: str, params: dict[str, Any]) -> dict[st
 def code_of(answer: dict[str, Any]) -> str:
     """The code of the error; empty for a result."""
     return str(answer["error"]["data"]["code"]) if "error" in answer else ""
+
+
+def result(client: RawClient, method: str, **params: Any) -> Any:
+    """The result of a request that succeeds."""
+    answer = answer_of(client, method, params)
+    assert "result" in answer, answer
+    return answer["result"]

@@ -63,7 +63,7 @@ class MemoryService(Service):
         self.hung_up_on.append(connection)
 
     def submit(
-        self, jobs: list[JobParams], peer_uid: int, *, atomic: bool
+        self, jobs: list[JobParams], viewer: Viewer, *, atomic: bool
     ) -> asyncio.Future[list[SubmitAnswer | StokerError]]:
         loop = asyncio.get_running_loop()
         committed: asyncio.Future[list[SubmitAnswer | StokerError]] = loop.create_future()

@@ -27,6 +27,11 @@ class Role(IntEnum):
         return self.name.lower()
 
 
+def role_by_number(uid: int, own_uid: int) -> Role:
+    """The role of a user who is not connected, so that the groups are not known."""
+    return Role.ADMIN if uid in (0, own_uid) else Role.SUBMITTER
+
+
 class Viewer(Struct, frozen=True):
     """The user of a request. In a list an operator sees the jobs of all, but not what they run."""
 
@@ -63,8 +68,8 @@ class AccessRules(Struct, frozen=True, kw_only=True):
 
     def role_of(self, uid: int, gids: Collection[int]) -> Role | None:
         """The role of a process with that user and those groups; None if it may not use the daemon."""
-        if uid in (0, self.own_uid):
-            return Role.ADMIN
+        if (certain := role_by_number(uid, self.own_uid)) is Role.ADMIN:
+            return certain
         if uid == self.overflow_uid:
             return None
         known = {gid for gid in gids if gid != self.overflow_gid}

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
+from stoker.core.access import Role
 from stoker.core.errors import QueueFull, StokerError
 from stoker.core.job.admission import order_key
 from stoker.core.job.conditions import all_open, changes_awaited
@@ -47,12 +48,14 @@ def no_secrets(name: str, _value: SecretValue) -> str:
 class CommandRequest(RequestMessage[T]):
     """A request to run commands. `problems`: the reason why each cannot be executed, once it was checked.
 
+    `role`: that of the user who asks, on which the in-process handlers depend.
     `seen`: the present state of the paths for whose change its jobs wait, as far as known; empty where nothing is.
     """
 
-    def __init__(self, commands: Sequence[JobWork]) -> None:
+    def __init__(self, commands: Sequence[JobWork], role: Role = Role.SUBMITTER) -> None:
         super().__init__()
         self.commands = commands
+        self.role = role
         self.problems: Sequence[StokerError | None] = [None] * len(commands)
         self.seen: Mapping[str, str] = NOTHING_SEEN
 

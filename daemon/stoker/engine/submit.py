@@ -14,6 +14,7 @@ from collections.abc import Generator, Sequence
 import msgspec
 from msgspec import Struct
 
+from stoker.core.access import Role
 from stoker.core.answers import SubmitAnswer
 from stoker.core.errors import IdempotencyConflict, InvalidParams, JobNotFound, StokerError
 from stoker.core.job import events as ev
@@ -56,8 +57,9 @@ class Submission(CommandRequest[Answers]):
         *,
         atomic: bool,
         origin: Origin | None = None,
+        role: Role = Role.SUBMITTER,
     ) -> None:
-        super().__init__(jobs)
+        super().__init__(jobs, role)
         self._intake = intake
         self._jobs = jobs
         self._owner = owner_uid

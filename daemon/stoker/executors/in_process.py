@@ -50,7 +50,8 @@ class InProcessExecutor:
             args = tuple(map(native, start.job.spec.args))
             call = Call(start.job.id, start.attempt.run_id, args, start.events)
             command = native(start.job.spec.command)
-            run = self._own.get(command) or HANDLERS.get(command)
+            registered = HANDLERS.get(command)
+            run = self._own.get(command) or (registered and registered.run)
             task = asyncio.get_running_loop().create_task(_outcome(command, run, call))
             self._tasks[call.run_id] = task
             task.add_done_callback(partial(self._ended, call.run_id))

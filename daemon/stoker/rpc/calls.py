@@ -243,6 +243,8 @@ class Calls:
         if future.cancelled():
             self._refuse(request, Draining("the daemon stopped before this was answered", hint="ask again"))
         elif isinstance(error := future.exception(), Exception):  # not raised here: it would keep this frame
+            if isinstance(error, PermissionDenied):
+                self._denials.note(self._peer, request.name, error)
             self._refuse(request, error)
         else:
             self._answer_with(request, render, future.result())

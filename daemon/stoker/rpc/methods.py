@@ -53,7 +53,7 @@ RENDERED_AT_ONCE = 500  # answers of a batch; a thread renders more of them, as 
 
 
 def _submit(service: Service, peer: Peer, params: JobParams) -> Later:
-    return Later(service.submit([params], peer.uid, atomic=True), _only)
+    return Later(service.submit([params], peer.viewer, atomic=True), _only)
 
 
 def _only(answers: list[SubmitAnswer | StokerError]) -> SubmitAnswer:
@@ -87,7 +87,7 @@ def _read_jobs(params: schema.SubmitManyParams) -> JobBatch:
 
 def _submit_many(service: Service, peer: Peer, batch: JobBatch) -> object:
     good = [job for job in batch.jobs if isinstance(job, JobParams)]
-    submitted = service.submit(good, peer.uid, atomic=batch.atomic) if good else None
+    submitted = service.submit(good, peer.viewer, atomic=batch.atomic) if good else None
     if len(batch.jobs) > RENDERED_AT_ONCE:
         return _rendered(batch.jobs, submitted)
     render = partial(_slots, batch.jobs)

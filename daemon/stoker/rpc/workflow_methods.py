@@ -23,7 +23,7 @@ from stoker.service.workflows import WorkflowService
 
 
 def _submit(service: Service, peer: Peer, request: FlowRequest) -> object:
-    return service.workflows.submit(request, peer.uid)
+    return service.workflows.submit(request, peer.viewer)
 
 
 def _verb(params: type[WorkflowParams], act: Callable[[WorkflowService, Any, Actor], object]) -> Method[Any]:

@@ -116,7 +116,7 @@ class ScheduleSetting(CommandRequest[Schedule]):
 
     def __init__(self, intake: Intake, schedule: Schedule, actor: Actor, viewer: Viewer, *, replaces: bool) -> None:
         self._work = runs.work_of(schedule)
-        super().__init__([] if self._work is None else [self._work])
+        super().__init__([] if self._work is None else [self._work], viewer.role)
         self._intake = intake
         self._schedule = schedule
         self._actor = actor

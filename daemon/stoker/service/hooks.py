@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from stoker.core.access import Role
 from stoker.core.errors import HookNotFound, StokerError
 from stoker.core.hooks import Hook, HookOn, made_up
 from stoker.core.similar_names import did_you_mean
@@ -65,7 +66,7 @@ class HookTest(CommandRequest["HookTestAnswer"]):
     """Run a hook for a change that is made up. Its command is checked like the command of a job."""
 
     def __init__(self, intake: Intake, hooks: Hooks, hook: Hook, on: HookOn) -> None:
-        super().__init__([hook.work])
+        super().__init__([hook.work], Role.ADMIN)
         self._intake = intake
         self._hooks = hooks
         self._hook = hook

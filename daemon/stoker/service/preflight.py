@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 
 from msgspec import UnsetType
 
+from stoker.core.access import Role
 from stoker.core.clock import Clock
-from stoker.core.errors import HandlerNotFound, InvalidParams, StokerError
+from stoker.core.errors import InvalidParams, StokerError
 from stoker.core.job.model import ExecutionMode
 from stoker.core.raw_bytes import native, printable
 from stoker.core.requests import JobWork
 from stoker.engine.intake import CommandRequest
-from stoker.executors.handlers import HANDLERS
+from stoker.executors import handlers
 from stoker.host import programs
 from stoker.host.programs import CommandProblem, ProblemKind
 from stoker.host.threads import start_threads
@@ -82,8 +83,8 @@ class Preflight:
             self._checking.difference_update(places)
 
     async def problems(self, commands: Sequence[JobWork]) -> Sequence[StokerError | None]:
-        """Why each of these commands cannot be executed now."""
-        request = CommandRequest[None](commands)
+        """Why each of these commands of the settings file cannot be executed now."""
+        request = CommandRequest[None](commands, Role.ADMIN)
         if not self.check_known(request):
             await self.check(request)
         return request.problems
@@ -156,15 +157,13 @@ class Preflight:
 
 def _note(request: CommandRequest[Any], places: Sequence[Place | None], cached: Mapping[Place, CommandProblem]) -> None:
     placed = zip(request.commands, places, strict=True)
-    request.problems = [_error(job, cached.get(place) if place else None) for job, place in placed]
+    request.problems = [_error(job, cached.get(place) if place else None, request.role) for job, place in placed]
 
 
-def _error(sent: JobWork, result: CommandProblem) -> StokerError | None:
-    """The error for a job whose command cannot be executed."""
-    if sent.execution_mode is ExecutionMode.IN_PROCESS and sent.command not in HANDLERS:
-        names = ", ".join(sorted(HANDLERS)) or "none"
-        message = f"command: no in-process handler is called {sent.command!r} (there are: {names})"
-        return HandlerNotFound(message, path="command")
+def _error(sent: JobWork, result: CommandProblem, role: Role) -> StokerError | None:
+    """The error for a job whose command cannot be executed, or not by a user of this role."""
+    if sent.execution_mode is ExecutionMode.IN_PROCESS:
+        return handlers.refusal(sent.command, role)
     if result is None:
         return None
     field, message, kind = result

@@ -68,7 +68,7 @@ class ScheduleService:
         schedule = await asyncio.to_thread(checked, sent, viewer.uid, now)  # many slots may have to be counted
         schedule = await self._remembering(schedule)
         if flow is not None:
-            await self._workflows.submit(flow, viewer.uid, newest=schedule.last_workflow)  # a dry run
+            await self._workflows.submit(flow, viewer, newest=schedule.last_workflow)  # a dry run
         actor = Actor(viewer.uid, sent.reason)
         setting = ScheduleSetting(self._engine.intake, schedule, actor, viewer, replaces=sent.replace)
         return _view(await self._engine.submit(setting))

@@ -117,9 +117,9 @@ class Service:
 
     # --- jobs ---
 
-    def submit(self, jobs: list[JobParams], peer_uid: int, *, atomic: bool) -> asyncio.Future[Answers]:
+    def submit(self, jobs: list[JobParams], viewer: Viewer, *, atomic: bool) -> asyncio.Future[Answers]:
         """Store jobs. The future gives one answer a job, after the commit of all of them."""
-        return self._engine.submit(Submission(self._engine.intake, jobs, peer_uid, atomic=atomic))
+        return self._engine.submit(Submission(self._engine.intake, jobs, viewer.uid, atomic=atomic, role=viewer.role))
 
     def command(self, verb: Verb, sent: VerbParams, peer_uid: int) -> asyncio.Future[JobStanding]:
         return self._engine.request(VerbCommand(verb, sent.id, _event(verb, Actor(peer_uid, sent.reason), sent)))

@@ -66,12 +66,12 @@ class WorkflowService:
         self._engine = engine
         self._planner = start_threads(1, "flow-plans")
 
-    async def submit(self, request: FlowRequest, peer_uid: int, newest: int | None = None) -> WorkflowAnswer:
+    async def submit(self, request: FlowRequest, viewer: Viewer, newest: int | None = None) -> WorkflowAnswer:
         """`newest`: the workflow that `latest` means, if it is there."""
         engine, loop = self._engine, asyncio.get_running_loop()
-        wish = await reuse.wish_of(engine.queries, request, peer_uid, newest)
-        offer = await loop.run_in_executor(self._planner, offer_of, request, wish, peer_uid)
-        future = engine.submit(WorkflowSubmission(engine.intake, offer))
+        wish = await reuse.wish_of(engine.queries, request, viewer.uid, newest)
+        offer = await loop.run_in_executor(self._planner, offer_of, request, wish, viewer.uid)
+        future = engine.submit(WorkflowSubmission(engine.intake, offer, viewer.role))
         future.add_done_callback(lambda done: _log_cycle(done, flow=request.flow.name))
         return await future
 

@@ -13,7 +13,7 @@ from stoker.core.job.model import ExecutionMode
 from stoker.core.requests import JobParams
 from stoker.engine.intake import Intake
 from stoker.engine.submit import Submission
-from stoker.executors.handlers import HANDLERS, Call
+from stoker.executors.handlers import HANDLERS, Call, Registered
 from stoker.store.database import optimize
 from stoker.store.writer import Writer
 
@@ -41,4 +41,4 @@ def register(writer: Writer) -> None:
     async def tidy(_call: Call) -> None:
         await writer.maintain(optimize)
 
-    HANDLERS[TIDY] = tidy
+    HANDLERS[TIDY] = Registered(tidy)

@@ -7,13 +7,15 @@ earlier run takes its ends over when a group is expanded for the first time: a l
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
 
-from stoker.core.errors import FlowInvalid, NotAllowed
+from stoker.core.access import role_by_number
+from stoker.core.errors import FlowInvalid, NotAllowed, StokerError
 from stoker.core.job import events as ev
-from stoker.core.job.model import STOKER, Actor, Job, Need, NeedOn, Reason, Spec, State
+from stoker.core.job.model import STOKER, Actor, ExecutionMode, Job, Need, NeedOn, Reason, Spec, State
 from stoker.core.schedule.model import Origin
 from stoker.core.workflow.definition import MAX_STEPS
 from stoker.core.workflow.expansion import GroupPlan, members, needs_of, rewired
@@ -31,6 +33,7 @@ from stoker.engine.inbox import RequestMessage
 from stoker.engine.intake import Intake
 from stoker.engine.memory.live_workflow import LiveWorkflow, rewritten
 from stoker.engine.turn import LogLine, Turn
+from stoker.executors import handlers
 from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
 from stoker.workflows.dependencies import may_be_rewired, rewire_step
@@ -54,6 +57,14 @@ class _New(NamedTuple):
     planned: Planned
     step: Step
     needs: tuple[Need, ...]
+
+
+def _refused_handlers(spec: Spec, owner_uid: int) -> list[StokerError]:
+    """The error of a step for an in-process handler: what a step hands on may have named it."""
+    if spec.execution_mode is not ExecutionMode.IN_PROCESS:
+        return []
+    refused = handlers.refusal(spec.command, role_by_number(owner_uid, os.geteuid()))
+    return [] if refused is None else [refused]
 
 
 class Expansion(RequestMessage[int]):
@@ -190,6 +201,7 @@ class Expansion(RequestMessage[int]):
         specs, mistakes = [], dict[Mistake, None]()
         for one in added:
             spec, errors = step_spec(turn, self._intake, owner, one.planned, one.needs)
+            errors += [] if one.planned.control else _refused_handlers(spec, owner.uid)
             mistakes.update((step_mistake(one.planned, error), None) for error in errors)
             specs.append(spec)
             yield

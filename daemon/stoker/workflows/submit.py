@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from stoker.core.access import Role
 from stoker.core.errors import IdempotencyConflict, InvalidParams, QueueFull, StokerError
 from stoker.core.job.model import Actor, Need, Spec
 from stoker.core.job.secret_values import Secrets
@@ -123,9 +124,9 @@ class WorkflowAnswer(Struct, frozen=True, kw_only=True):
 
 
 class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
-    def __init__(self, intake: Intake, offer: WorkflowOffer) -> None:
+    def __init__(self, intake: Intake, offer: WorkflowOffer, role: Role = Role.SUBMITTER) -> None:
         self._located = [step for step in offer.plan.steps if step.locatable and not step.control]
-        super().__init__([step.sent for step in self._located])
+        super().__init__([step.sent for step in self._located], role)
         self._intake = intake
         self._offer = offer
         self._owner = StepOwner(offer.name, offer.owner_uid, offer.origin)
