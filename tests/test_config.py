@@ -19,6 +19,13 @@ from stoker.core.throttle import Band, Gauge
 
 CONFIG = Path(__file__).parents[1] / "config"
 TELL = 'command = "tell"'  # of a hook
+NIGHTLY = """[schedules.a]
+timing = "@daily"
+[schedules.a.flow]
+name = "f"
+secrets = { A = "-" }
+[schedules.a.flow.steps.a]
+"""
 
 
 def written(directory: Path, text: str) -> Path:
@@ -225,6 +232,15 @@ def test_load_when_queues_are_wrong_then_each_is_named(tmp_path: Path) -> None:
         ),
         (f'[hooks.a]\non = ["disk.ok"]\nenv = {{ STOKER_X = "1" }}\n{TELL}', "[hooks.a] env.STOKER_X: "),
         (f'[hooks.a]\non = ["disk.ok"]\nretries = 3\n{TELL}', "[hooks.a] retries: unknown key"),
+        (
+            f'[hooks.a]\non = ["disk.ok"]\nsecrets = ["A"]\n{TELL}',
+            "[hooks.a] secrets: schedules and hooks keep no secrets",
+        ),
+        (
+            f'[schedules.a]\ntiming = "@daily"\n[schedules.a.job]\nsecrets = ["A"]\n{TELL}',
+            "job] secrets: schedules and",
+        ),
+        (f"{NIGHTLY}secrets = ['A']\n{TELL}", "steps.a.secrets: schedules and hooks keep no secrets"),
         ("cpu = 3", "[cpu]: expected a table of keys"),
         ("[queues.a]\ndefaults = 3", "[queues.a.defaults]: expected a table of keys"),
         ("[disk]\nmin_free_bytes = 99999999999999999999", "from 0 to 1_099_511_627_776"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.cli import main
+from stoker.cli.kit.parser import UNKNOWN_HERE
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Desk
@@ -205,6 +206,11 @@ def test_submit_when_the_daemon_refuses_then_message_hint_and_status_are_its_own
         (["workflow", "show"], "missing ID", "stoker workflow show --help"),
         (["ls", "--qqqqq"], "unknown option --qqqqq", "stoker ls --help"),
         (["--qqqqq"], "unknown option --qqqqq", "stoker --help"),
+        (
+            ["schedule", "add", "n", "@daily", "--secret", "A=-", "--", "true"],
+            "unknown option --secret",
+            UNKNOWN_HERE["--secret"],
+        ),
         (["submit", "--label", "x", "true"], "--label: 'x' is not KEY=VALUE", "stoker submit --help"),
         (["logs", "1", "2"], "unexpected argument '2'", "stoker logs --help"),
     ],

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from stoker.core import wire_types
 from stoker.core.errors import InvalidParams
+from stoker.core.job.secret_values import NOT_KEPT
 from stoker.core.requests import JobParams, Params
+from stoker.core.schedule.request import ScheduleParams
 from stoker.rpc.methods import METHODS
 from stoker.rpc.schema import read_params
 
@@ -153,6 +155,15 @@ def test_error_when_an_unknown_field_is_named_like_a_path_then_that_name_is_refu
         read_params({"command": "true", "env": {}, name: 1}, JobParams)
 
     assert refused.value.details["path"] == name
+
+
+def test_secrets_when_the_job_of_a_schedule_has_some_then_they_are_refused_in_words() -> None:
+    job = {"command": "true", "secrets": {"A": {"base64": "eA=="}}}
+
+    with pytest.raises(InvalidParams, match=r"job\.secrets: no such field") as refused:
+        read_params({"name": "n", "timing": "@daily", "job": job}, ScheduleParams)
+
+    assert refused.value.hint == NOT_KEPT
 
 
 @pytest.mark.timeout(60)

@@ -28,6 +28,7 @@ from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection, 
 from stoker.core.errors import ConfigInvalid, InvalidParams, StokerError
 from stoker.core.hooks import Hook, useless_filters
 from stoker.core.job.model import Spec
+from stoker.core.job.secret_values import NOT_KEPT
 from stoker.core.job.spec_rules import contradictions_of_defaults
 from stoker.core.leaves import leaves, nul_problem
 from stoker.core.rate import HINT, changed
@@ -38,7 +39,7 @@ from stoker.core.similar_names import nearest
 from stoker.core.throttle import check_floor
 from stoker.core.units import counted
 from stoker.core.workflow.definition import Flow, FlowRequest, Part
-from stoker.core.workflow.mistakes import refuse
+from stoker.core.workflow.mistakes import Mistake, refuse
 from stoker.core.workflow.plan import plan_flow
 from stoker.core.workflow.selection import select
 from stoker.paths import config_files
@@ -55,6 +56,7 @@ ORDERED: Final = (
 )
 
 NAMED: Final = ("queues", "rates", "schedules", "hooks")  # tables of sections that have names
+WITHOUT_SECRETS: Final = (JobWork, HookSection)  # which have a command, and no place for the values
 OF_A_REQUEST: Final = ("name", "replace", "reason")  # fields of `schedule.add` that no section has
 KEPT: Final = ("queues", "workflows")  # tables of [retention] with times by name
 
@@ -325,7 +327,9 @@ class _Reader:
         keys = _keys(struct)
         values = {}
         for key, value in table.items():
-            if key not in keys:
+            if key == "secrets" and struct in WITHOUT_SECRETS:
+                self.errors.append(f"[{section}] {key}: {NOT_KEPT}")
+            elif key not in keys:
                 self.errors.append(unknown(f"[{section}] {key}", "key", nearest(key, keys)))
             elif _takes(keys[key], value):
                 values[key] = value
@@ -346,7 +350,11 @@ def _check_flow(text: str, wanted: FlowPart) -> None:
     flow = msgspec.json.decode(text, type=Flow)
     plan = plan_flow(FlowRequest(flow=flow, raw=msgspec.Raw(text.encode())), None)
     completed = () if wanted.reuse is None else [step.name for step in plan.steps]
-    refuse(list(select(plan, Part(wanted.target, wanted.start), completed).plan.mistakes))
+    selected = select(plan, Part(wanted.target, wanted.start), completed).plan
+    with_secrets = {
+        step.path: Mistake(f"{step.path}.secrets", NOT_KEPT) for step in selected.steps if step.sent.secrets
+    }
+    refuse([*selected.mistakes, *with_secrets.values()])
 
 
 def _keys(struct: type[Struct]) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from msgspec import Meta, Struct
 from stoker.core.command_limits import MAX_SHOWN
 from stoker.core.errors import InvalidParams
 from stoker.core.job.conditions import FORMS
-from stoker.core.job.secret_values import NAME_RULE
-from stoker.core.requests import MAX_INT, RateSettings
+from stoker.core.job.secret_values import NAME_RULE, NOT_KEPT
+from stoker.core.requests import MAX_INT, JobWork, RateSettings
 from stoker.core.similar_names import did_you_mean
 from stoker.core.units import spoken
 from stoker.core.workflow.definition import StepParams
@@ -198,6 +198,8 @@ def _about_field(place: Place, within: str, what: str, name: str) -> InvalidPara
 @lru_cache
 def _meant(name: str, struct: type[Struct]) -> str:
     fields = list(_fields(struct))
+    if (name, struct) == ("secrets", JobWork):
+        return NOT_KEPT
     if _NAMES_ELSEWHERE.get(name) in fields:
         return f"did you mean {_NAMES_ELSEWHERE[name]}?"
     return did_you_mean(name, fields) or f"known: {', '.join(fields)}"

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from stoker.core.access import Role
 from stoker.core.errors import IdempotencyConflict, InvalidParams, QueueFull, StokerError
 from stoker.core.job.model import Actor, Need, Spec
-from stoker.core.job.secret_values import Secrets
+from stoker.core.job.secret_values import NOT_KEPT, Secrets
 from stoker.core.schedule.model import Origin
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow import strategies
@@ -347,7 +347,7 @@ def _answer(run: LiveWorkflow, **about: Any) -> WorkflowAnswer:
 
 
 def _no_value(name: str) -> InvalidParams:
-    hint = "send it in `secrets` of workflow.submit; a schedule cannot have secrets: let the command read a file"
+    hint = f"send it in `secrets` of workflow.submit; {NOT_KEPT}"
     return InvalidParams(f"secrets: no value was sent for {name}", hint=hint, path="secrets")
 
 

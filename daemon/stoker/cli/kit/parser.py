@@ -25,7 +25,10 @@ HELP_COLUMNS = 100
 NARROWEST_HELP = 60
 DESCRIPTION_COLUMN = 34  # of the help, where the descriptions of options begin
 # Options that people expect, and what to do instead.
-UNKNOWN_HERE = {"--hold": "pause its queue first: stoker queue pause NAME; or: stoker hold ID, and stoker release ID"}
+UNKNOWN_HERE = {
+    "--hold": "pause its queue first: stoker queue pause NAME; or: stoker hold ID, and stoker release ID",
+    "--secret": "only submit and run take it: a workflow has [secrets] in its file, and schedules keep no secrets",
+}
 # The names of options in other tools.
 NAMES_ELSEWHERE = {
     "--group": "--queue",

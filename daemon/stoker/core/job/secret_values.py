@@ -14,6 +14,7 @@ MAX_SECRETS = 32
 MAX_SECRET_BYTES = 64 * 1024
 
 SecretName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}\Z")]
+NOT_KEPT = "schedules and hooks keep no secrets: let the command read a file that only its user can read"
 NAME_RULE = "letters, digits and _, at most 128, the first no digit"
 
 
