@@ -5,6 +5,7 @@ The screen that opens without --plain has tests of its own: tests/cli/test_scree
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -44,6 +45,7 @@ class Window:
             ["setsid", "--ctty", *stoker], stdin=self._slave, stdout=self._slave, stderr=self._slave,
             env={**daemon.environ, "TERM": "xterm", **environ},
         )  # fmt: skip
+        self._text = codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
         self.seen = ""
 
     @property
@@ -55,7 +57,7 @@ class Window:
         while text not in self.seen and time.monotonic() < until:
             ready, _, _ = select.select([self._master], [], [], 1)
             if ready:
-                self.seen += os.read(self._master, 65536).decode()
+                self.seen += self._text.decode(os.read(self._master, 65536))
         assert text in self.seen
 
     def press(self, key: str) -> None:

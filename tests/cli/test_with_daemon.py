@@ -196,7 +196,7 @@ def test_limits_when_one_is_exceeded_then_show_lists_all_and_names_the_likely_on
     shared: DaemonProcess,
 ) -> None:
     limits = ["--limit", "cpu=1s", "--limit", "open_files=64", "--limit", "memory=1G", "--nice", "3"]
-    ran = shared.cli("run", *limits, "--", "sh", "-c", "while :; do :; done")
+    ran = shared.cli("run", *limits, "--", "sh", "-c", "while :; do :; done", timeout_s=4 * DEADLINE_S)
     job = newest(shared)
     shown, why = shared.cli("show", job), shared.cli("why", job)
     listed = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -86,6 +87,7 @@ class Terminal:
     def __init__(self, master: int, process: subprocess.Popen[bytes]) -> None:
         self._master = master
         self.process = process
+        self._text = codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
         self.seen = ""
 
     def until(self, wanted: Callable[[str], object]) -> None:
@@ -94,7 +96,7 @@ class Terminal:
             assert time.monotonic() < give_up, self.seen
             if select.select([self._master], [], [], 1)[0]:
                 try:
-                    self.seen += os.read(self._master, 65_536).decode()
+                    self.seen += self._text.decode(os.read(self._master, 65_536))
                 except OSError:  # the command has ended
                     break
         assert wanted(self.seen), self.seen
@@ -123,6 +125,8 @@ def test_wait_when_the_daemon_restarts_then_it_is_drawn_again_until_ctrl_c(
 
     with on_a_terminal(daemon, "workflow", "wait", flow) as terminal:
         terminal.until(lambda seen: "running: a" in seen)
+        with daemon.client() as client:
+            work.running(client, flows.job_of(client, int(flow), "a"))
         daemon.kill_and_start()
         terminal.until(lambda seen: "waiting for it to come back" in seen and seen.count("0 of 2 steps") > 1)
         terminal.until(lambda seen: "0 of 2 steps" in seen.rpartition("come back")[2])

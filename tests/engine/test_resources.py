@@ -217,7 +217,7 @@ def test_resources_when_pairs_are_taken_in_opposite_orders_then_all_end_in_turn(
     jobs = [answer["id"] for answer in submit_many(client, [philosopher(number) for number in range(40)])]
     steps = send(client, flow({f"s{number}": philosopher(number) for number in range(40)}))
 
-    ends = client.wait(*jobs, *steps["steps"].values(), timeout_s=DEADLINE_S)
+    ends = client.wait(*jobs, *steps["steps"].values(), timeout_s=2 * DEADLINE_S)
     assert {end["state"] for end in ends} == {"succeeded"}
     assert [resource(client, name)["used"] for name in names] == [0, 0, 0, 0]
 

@@ -14,7 +14,7 @@ from stoker.core.errors import ChangesRemoved, JobNotFound, NotAllowed, Workflow
 from tests.support import flows
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.purges import gone, log_of, purge
+from tests.support.purges import gone, just_now, log_of, purge
 from tests.support.rpc import RawClient, request
 from tests.support.work import Gate, end_of, shell, state, submit, submit_running
 
@@ -88,7 +88,7 @@ def test_purge_when_only_asked_what_would_go_then_nothing_does(client: stoker.Cl
     last = client.status()["last_seq"]
 
     preview = client.call(
-        "system.purge", {"before": int(time.time() * 1_000), "queue": "bulk", "states": ["succeeded"], "dry_run": True}
+        "system.purge", {"before": just_now(), "queue": "bulk", "states": ["succeeded"], "dry_run": True}
     )
 
     assert (preview["jobs"], preview["log_bytes"], preview["changes"]) == (1, 6, 0)

@@ -29,7 +29,7 @@ from stoker.core.errors import (
 from stoker.core.schedule.request import ScheduleParams, schedule_of
 from stoker.engine.memory.schedules import MOST_SCHEDULES, MOST_TEMPLATES, LiveSchedules
 from tests.support.daemon import DaemonProcess
-from tests.support.facts import until
+from tests.support.facts import scales, until
 from tests.support.rpc import RawClient, request
 from tests.support.work import changes, end_of, job_view, shell, state, submit
 
@@ -190,19 +190,23 @@ def test_slot_when_its_time_zone_has_gone_then_only_its_schedule_is_paused(tmp_p
     zone.parent.mkdir()
     zone.write_bytes(files("tzdata.zoneinfo.Europe").joinpath("Berlin").read_bytes())
     with DaemonProcess(environ={"PYTHONTZPATH": str(tmp_path)}) as daemon:
-        slot = datetime.now(UTC) + timedelta(seconds=4)
-        with daemon.client() as client:
-            add(client, "gone", f"at {slot.isoformat()}", zone="Own/Zone")
-            add(client, "other")
-        daemon.stop()
+        for in_ms in scales(4_000):
+            slot, name = datetime.now(UTC) + timedelta(milliseconds=in_ms), f"gone{in_ms}"
+            with daemon.client() as client:
+                add(client, name, f"at {slot.isoformat()}", zone="Own/Zone")
+                add(client, "other", replace=True)
+            daemon.stop()
+            if datetime.now(UTC) < slot:
+                break
+            daemon.start()
         zone.unlink()
         daemon.start()
         with daemon.client() as client:
-            until(lambda: log_of(client, "gone", "paused"))
+            until(lambda: log_of(client, name, "paused"))
             until_more(client, "other", len(runs(client, "other")))
-            gone = client.call("schedule.get", {"name": "gone"})
+            gone = client.call("schedule.get", {"name": name})
             with pytest.raises(InvalidParams, match="there is no time zone 'Own/Zone'"):
-                client.call("schedule.resume", {"name": "gone"})
+                client.call("schedule.resume", {"name": name})
 
     assert (gone["paused"], gone["runs"]) == (True, [])
 

@@ -37,11 +37,17 @@ def test_worker_when_it_has_a_tree_then_every_process_of_it_is_seen_and_nothing_
     running(client, job, beside)
     until(lambda: len(lines(out)) == 2, why="the tree")
 
-    view = worker_view(client, job)
+    def view_at_rest() -> dict[str, Any] | None:
+        """A shell that a busy machine has not let reach its gate yet does not sleep."""
+        view = worker_view(client, job)
+        return view if view["state"] == "sleeping" else None
 
+    view = until(view_at_rest, why="a worker that waits")
+
+    assert view is not None
     assert sorted(str(process["pid"]) for process in view["processes"]) == sorted(lines(out))
     assert view["processes"][0]["pid"] == view["pid"] == client.get(job)["pid"]
-    assert (view["children"], view["state"], view["launcher_state"]) == (1, "sleeping", "ok")
+    assert (view["children"], view["launcher_state"]) == (1, "ok")
     assert view["open_files"] >= 6
     assert all(process["name"] == "sh" for process in view["processes"])
 

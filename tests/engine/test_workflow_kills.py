@@ -127,7 +127,7 @@ def test_chain_when_a_step_holds_a_resource_over_a_restart_then_the_context_has_
     with recorded.daemon.client() as client:
         client.call("resource.set", {"name": "tool", "capacity": 2})
         answer = recorded.send(
-            client, {"a": recorded.step(lasts_s=30, survive=True, resources={"tool": 2}), "b": recorded.step()}
+            client, {"a": recorded.step(lasts_s=600, survive=True, resources={"tool": 2}), "b": recorded.step()}
         )
         running(client, answer["steps"]["a"])
         until(lambda: step_states(client, answer["id"])["b"] == "succeeded", why="the other step")
@@ -143,7 +143,9 @@ def test_chain_when_a_step_holds_a_resource_over_a_restart_then_the_context_has_
 def test_chain_when_a_worker_cannot_be_proven_ours_then_its_step_keeps_its_resources(recorded: Recorded) -> None:
     with recorded.daemon.client() as client:
         client.call("resource.set", {"name": "tool", "capacity": 2})
-        answer = recorded.send(client, {"a": recorded.step(lasts_s=30, resources={"tool": 2}), "b": recorded.step("a")})
+        answer = recorded.send(
+            client, {"a": recorded.step(lasts_s=600, resources={"tool": 2}), "b": recorded.step("a")}
+        )
         running(client, answer["steps"]["a"])
         (launcher,) = client.call("system.status")["launchers"]
         until(lambda: rows(recorded.daemon, "SELECT 1 FROM attempts WHERE pid NOT NULL"), why="its identity on disk")
@@ -165,7 +167,7 @@ def test_chain_when_a_worker_cannot_be_proven_ours_then_its_step_keeps_its_resou
 
 @pytest.mark.parametrize("verb", ["workflow.pause", "workflow.cancel"])
 def test_workflow_when_the_daemon_dies_after_a_verb_then_the_verb_still_holds(recorded: Recorded, verb: str) -> None:
-    steps = {"a": recorded.step(lasts_s=20, survive=True), "b": recorded.step("a")}
+    steps = {"a": recorded.step(lasts_s=600, survive=True), "b": recorded.step("a")}
     with recorded.daemon.client() as client:
         answer = recorded.send(client, steps)
         running(client, answer["steps"]["a"])

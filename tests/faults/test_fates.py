@@ -20,7 +20,7 @@ from tests.support import reuse
 from tests.support.daemon import BIN, DaemonProcess
 from tests.support.facts import DEADLINE_S, until
 from tests.support.policies import POLICIES, Six, identities_on_disk
-from tests.support.work import kill9
+from tests.support.work import changes, kill9
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -258,7 +258,7 @@ def cancel_all(six: Six) -> socket.socket:
     calls = [{"jsonrpc": "2.0", "id": job, "method": "job.cancel", "params": {"id": job}} for job in six.jobs.values()]
     asked.sendall(b"".join(json.dumps(call).encode() + b"\n" for call in calls))
     with six.daemon.client() as client:
-        until(lambda: all(client.get(job)["stopping"] for job in six.jobs.values()), why="six committed cancels")
+        until(lambda: all(changes(client, job, "cancel") for job in six.jobs.values()), why="six committed cancels")
     return asked
 
 

@@ -167,6 +167,7 @@ def test_journal_when_old_files_could_not_be_removed_then_it_is_tried_again(daem
         moved.rename(backups)
         until(lambda: client.status()["journal"]["error"] is None, why="the next try")
         assert client.call("system.health")["ok"] is True
+    daemon.logged("journal_back")
     assert len(daemon.events("journal_failed")) == len(daemon.events("journal_back")) == 1
 
 
@@ -184,4 +185,4 @@ def test_journal_when_a_new_one_finds_no_room_then_its_begin_is_logged_once(smal
     (journal / "filler").unlink()
     journaled(daemon)
 
-    assert [event["reason"] for event in daemon.events("journal_begun")][1:] == ["there was none"]
+    assert [event["reason"] for event in daemon.logged("journal_begun", 2)][1:] == ["there was none"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,11 +33,11 @@ def spellings(canary: str) -> list[bytes]:
 
 
 def found_in(directory: Path, wanted: list[bytes]) -> list[str]:
-    """The files that have the value, also in the unused room of a database."""
+    """The files that have the value, also in the unused room of a database. Those of other daemons come and go."""
     found = []
-    for path in directory.rglob("*"):
+    for path in (Path(above, name) for above, _, names in os.walk(directory) for name in names):
         if path.is_file() and not path.is_symlink():
-            data = path.read_bytes()
+            data = _read(path)
             data += gzip.decompress(data) if data[:2] == b"\x1f\x8b" else b""
             found += [str(path)] if any(text in data for text in wanted) else []
     return found
@@ -55,7 +56,7 @@ def _about_processes() -> Iterator[Path]:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:  # it has ended, or is of another user
+    except OSError:  # it is gone, or of another user
         return b""
 
 

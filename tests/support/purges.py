@@ -15,14 +15,20 @@ if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
 
 
+def just_now() -> int:
+    """A time that has come, after the end of all that has ended: even if that was in this millisecond."""
+    ended_by = int(time.time() * 1_000)
+    until(lambda: int(time.time() * 1_000) > ended_by, why="the next millisecond")
+    return ended_by + 1
+
+
 def purge(client: stoker.Client, **asked: Any) -> dict[str, int]:
     """Purge all that has ended, until nothing more goes; returns the sums."""
-    before = int(time.time() * 1_000)
-    until(lambda: int(time.time() * 1_000) > before, why="the next millisecond")
+    before = just_now()
     total: dict[str, int] = {}
     more = True
     while more:
-        answer = client.call("system.purge", {"before": before + 1, **asked})
+        answer = client.call("system.purge", {"before": before, **asked})
         more = answer.pop("more", False)
         total = {name: total.get(name, 0) + value for name, value in answer.items()}
     return total
