@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from stoker.store import changes, journaled_rows, outbox, retention
 from stoker.store.batch import Batch, store
@@ -17,11 +18,13 @@ from stoker.store.journal import Journal, new_chain, read_outbox
 from stoker.store.journal_chains import newest_chain
 from stoker.store.journal_feed import FORGET_AFTER, MOST_FORGOTTEN, PORTION, PORTIONS, JournalFeed
 from stoker.store.journal_files import files, find_end, lines, read_line
+from stoker.store.keys import NewKey
 from stoker.store.migrate import migrate, schema_of
+from stoker.store.outbox import Written
 from stoker.store.queues import SET_META
 from stoker.store.reserve import Reserve
 from stoker.store.writer import Writer
-from tests.support.batches import accepted, change
+from tests.support.batches import accepted, change, put
 from tests.support.jobs import job
 
 if TYPE_CHECKING:
@@ -229,10 +232,10 @@ def test_journal_when_commits_hand_over_their_changes_then_it_has_each_once(
     first = store(connection, accepted(job(id=1)), bytes(32))
     second = store(connection, accepted(job(id=2), seq=2), first.head)
     third = store(connection, accepted(job(id=3), seq=3), second.head)
-    feed.hand_over(feed.read(connection, 0, second.changes))
-    feed.hand_over(feed.read(connection, 0, third.changes))
+    feed.hand_over(feed.read(connection, Written(0, second.inserted)))
+    feed.hand_over(feed.read(connection, Written(0, third.inserted)))
     fourth = store(connection, accepted(job(id=4), seq=4), third.head)
-    feed.hand_over(feed.read(connection, 0, fourth.changes))
+    feed.hand_over(feed.read(connection, Written(0, fourth.inserted)))
 
     feed.journal.close()
     feed.journal.append_all()
@@ -246,3 +249,27 @@ def test_journal_when_commits_hand_over_their_changes_then_it_has_each_once(
     assert {name for row in written for name in row} == {
         column for place, column in enumerate(columns) if any(row[place] is not None for row in rows)
     }
+
+
+def test_jobs_when_a_line_has_only_a_part_of_their_commit_then_they_are_read(
+    connection: sqlite3.Connection, feed: JournalFeed
+) -> None:
+    """The second line of the commit has as many entries of jobs as there are new ones, and they are of other jobs."""
+    outbox.set_chain(connection, newest_chain(feed.journal.directory) or "")
+    feed.collect(connection)
+    old = [job(id=ident) for ident in range(1, PORTION // 2 + 1)]
+    new = [job(id=PORTION + ident) for ident in range(1, PORTION // 2 + 1)]
+    put(connection, old)
+    feed.collect(connection)
+    several = Batch(
+        new_jobs={one.id: one for one in new},
+        keys=[NewKey(0, str(one.id), bytes(16), one.id, 0) for one in new],
+        jobs={one.id: replace(one, exit_code=7) for one in old},
+    )
+
+    store(connection, several, bytes(32), feed=feed)
+    feed.journal.close()
+    feed.journal.append_all()
+
+    assert not feed.behind
+    assert list(journaled_rows.differences(connection, feed.journal.directory)) == []

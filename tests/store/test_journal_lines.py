@@ -42,7 +42,7 @@ class Life:
     def commit(self, number: int) -> None:
         with transaction(self.connection):
             self.connection.execute(SET_META, (f"key {number}", "x" * LARGE))
-        self.feed.hand_over(self.feed.read(self.connection, LARGE))
+        self.feed.hand_over(self.feed.read(self.connection, outbox.Written(LARGE)))
 
     def write(self) -> None:
         """The work of its thread until it has nothing to do."""

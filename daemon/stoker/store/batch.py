@@ -7,7 +7,7 @@ or not at all.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import Struct, field
@@ -36,6 +36,7 @@ from stoker.store import (
 )
 from stoker.store.high_water import Mark
 from stoker.store.journal_feed import JournalFeed, journaled
+from stoker.store.outbox import Rows
 from stoker.store.secret_box import SecretBox
 
 PAGE_BYTES = 4_096
@@ -92,12 +93,12 @@ class Batch(Struct):
 class Stored(NamedTuple):
     """The new head of the hash chain, an estimate of the pages of WAL that the transaction took, and ends of jobs.
 
-    `changes`: the rows that were added to the log of changes.
+    `inserted`: new rows of some tables, for the journal.
     """
 
     head: bytes
     pages: int
-    changes: Sequence[tuple[Any, ...]]
+    inserted: Mapping[str, Rows]
     ends: Sequence[attempts.Needed] = ()
 
 
@@ -121,7 +122,7 @@ def store(
     with journaled(connection, feed) as written:
         stored = _write(connection, batch, head)
         secret_rows.write(connection, box, batch.secrets, batch.jobs.values())
-        written.bytes, written.changes = stored.pages * PAGE_BYTES, stored.changes
+        written.bytes, written.inserted = stored.pages * PAGE_BYTES, stored.inserted
     try:
         return stored._replace(ends=attempts.needed(connection, needed) if needed else ())
     except sqlite3.Error:  # the batch is on disk; the starts that need these ends read them again, one by one
@@ -131,6 +132,7 @@ def store(
 def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
     ended = [attempt for attempt in batch.attempts.values() if not attempt.open]
     going = [attempt for attempt in batch.attempts.values() if attempt.open]
+    new_jobs = [jobs.insert_row(job) for job in batch.new_jobs.values()]
     new = [attempts.insert_row(attempt, batch.holds.get(attempt.run_id, {})) for attempt in batch.new_attempts.values()]
     _many(connection, queues.UPSERT_QUEUE, [queues.queue_row(queue) for queue in batch.queues.values()])
     _many(connection, queues.UPSERT_RESOURCE, [queues.resource_row(one) for one in batch.resources.values()])
@@ -140,7 +142,7 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
     _many(connection, rates.UPSERT_BUCKET, [bucket for bucket in batch.buckets.items() if bucket[1] is not None])
     _many(connection, schedules.DELETE, [(name,) for name in batch.removed_schedules])
     _many(connection, schedules.UPSERT, [schedules.row(schedule) for schedule in batch.schedules.values()])
-    _many(connection, jobs.INSERT, [jobs.insert_row(job) for job in batch.new_jobs.values()])
+    _many(connection, jobs.INSERT, new_jobs)
     _many(connection, jobs.DELETE_NEED, list(batch.needs_met), exact=True)
     _many(connection, jobs.DROP_NEEDS, [(job_id,) for job_id in batch.needs if job_id not in batch.new_jobs])
     _many(connection, jobs.INSERT_NEED, jobs.need_rows(batch.needs))
@@ -161,7 +163,7 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
         retention.purge(connection, batch.purge)
     rows, head = changes.insert_rows(batch.changes, head)
     _many(connection, changes.INSERT, rows)
-    return Stored(head, _pages(batch, rows), rows)
+    return Stored(head, _pages(batch, rows), {"changes": rows, "jobs": new_jobs})
 
 
 def _write_conditions(connection: sqlite3.Connection, batch: Batch) -> None:

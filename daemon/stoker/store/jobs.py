@@ -99,14 +99,16 @@ _SPEC_COLUMNS = (
     "deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at, supersede_key, hook, hook_change, policy"
 )
 SPEC_WIDTH = 20
-_STATE_FIELDS = tuple(name for name in Job.__struct_fields__ if name != "spec")  # each has a column of its name
+_TRUTHS = ("undecided", "not_needed")
+_PLAIN_FIELDS = tuple(name for name in Job.__struct_fields__ if name not in ("spec", *_TRUTHS))
+_STATE_FIELDS = (*_PLAIN_FIELDS, *_TRUTHS)  # each has a column of its name
 _CHANGING = (
     "state", "reason", "pid", "attempts", "failures", "orphanings", "needs_open", "conditions_open",
     "undecided", "not_needed", "wake_at", "expires_at", "started_at", "finished_at", "exit_code", "signal",
     "checkpoint_floor", "superseded_by",
 )  # fmt: skip
 _TRUTH = {0: False, 1: True}
-_state_row = attrgetter(*_STATE_FIELDS)
+_plain_row = attrgetter(*_PLAIN_FIELDS)
 COLUMNS = f"{_SPEC_COLUMNS}, {', '.join(_STATE_FIELDS)}"
 INSERT = f"INSERT INTO jobs ({COLUMNS}) VALUES ({', '.join('?' * (SPEC_WIDTH + len(_STATE_FIELDS)))})"
 UPDATE = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE id = ?"
@@ -226,7 +228,8 @@ def spec_row(job: Job) -> tuple[Any, ...]:
 
 
 def insert_row(job: Job) -> tuple[Any, ...]:
-    return (*spec_values(job.spec), *_state_row(job))
+    """The values of COLUMNS, each as it is read again: the journal gets them as they are."""
+    return (*spec_values(job.spec), *_plain_row(job), int(job.undecided), int(job.not_needed))
 
 
 def spec_values(spec: Spec) -> tuple[Any, ...]:
@@ -234,7 +237,7 @@ def spec_values(spec: Spec) -> tuple[Any, ...]:
     return (
         spec.queue, spec.name, spec.priority, spec.execution_mode, _text_column(spec.command),
         _encode(spec.args).decode(), _encode(spec.env).decode(), _text_column(spec.working_dir), spec.max_attempts,
-        spec.backoff_factor, spec.deadline, spec.ttl_ms, spec.timeout_ms, spec.on_orphan, spec.survive,
+        spec.backoff_factor, spec.deadline, spec.ttl_ms, spec.timeout_ms, spec.on_orphan, int(spec.survive),
         spec.run_at, spec.supersede_key, spec.hook, spec.hook_change, _policy_of(spec),
     )  # fmt: skip
 
@@ -262,7 +265,7 @@ def _of_text_column(column: str) -> AnyText:
 @strict("jobs")
 def from_row(row: Sequence[Any]) -> Job:
     values = dict(zip(_STATE_FIELDS, row[SPEC_WIDTH:], strict=True))
-    for name in ("undecided", "not_needed"):
+    for name in _TRUTHS:
         values[name] = _TRUTH.get(values[name])
     job = msgspec.convert(values | {"spec": spec_of(row)}, Job)
     if job.conditions_open and job.conditions_open & ~all_open(job.spec.wait_for):

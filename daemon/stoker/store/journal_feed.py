@@ -12,9 +12,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
-
-from msgspec import Struct
+from typing import NamedTuple
 
 from stoker.core.clock import wall_ms
 from stoker.core.errors import CorruptRecord
@@ -22,16 +20,16 @@ from stoker.store import outbox
 from stoker.store.database import snapshot, transaction
 from stoker.store.journal import Handed, Journal
 from stoker.store.journal_files import Line, Position
+from stoker.store.outbox import Written
 
 PORTION = 512  # entries, and changes, in one line
 PORTIONS = 4  # in one call between two commits
-MOST_AHEAD = 4 * PORTION  # entries that are read and not yet durable
+MOST_AHEAD = 16 * PORTION  # entries that are read and not yet durable: a fast purge adds 4 000 in one sync of the files
 LINE_BYTES = 1024 * 1024  # of rows, unless one row has more
 MOST_AHEAD_BYTES = 16 * LINE_BYTES  # of rows that are read and not yet written
 FORGET_AFTER = 256  # entries: to delete a few at each commit would cost more
 MOST_FORGOTTEN = 1_024  # entries in one commit, whose answers wait for it
 
-Rows = Sequence[tuple[Any, ...]]
 SEQ = 0  # its place in a row of the log of changes
 CHANGES = "SELECT {columns} FROM changes AS t WHERE seq > ? ORDER BY seq LIMIT ?"
 
@@ -92,29 +90,28 @@ class JournalFeed:
         """Read what was committed, between two commits, and hand it over; returns the number of lines."""
         return self.hand_over(self.read(connection))
 
-    def read(
-        self, connection: sqlite3.Connection, written_bytes: int = 0, changes: Rows = ()
-    ) -> Sequence[tuple[Line, int]]:
+    def read(self, connection: sqlite3.Connection, written: Written | None = None) -> Sequence[tuple[Line, int]]:
         """The next lines and the sizes of their rows, for `hand_over` once what they say is committed.
 
-        `written_bytes`: about the size of the open transaction. `changes`: the rows that it adds to the log of changes,
-        which are then not read again. Rows are measured only if they may be many or large. While the files are behind a
-        call reads one portion, as the next commit waits for it. Rows that cannot be read now (`unread`) are still in
-        the outbox.
+        `written`: of the open transaction. Rows are measured only if they may be many or large. While the files are
+        behind a call reads one portion, as the next commit waits for it. Rows that cannot be read now (`unread`) are
+        still in the outbox.
         """
         self._follow_start()
-        most_bytes = LINE_BYTES if self._behind or written_bytes > LINE_BYTES else None
+        written = Written() if written is None else written
+        about, most_bytes = written.bytes, LINE_BYTES if self._behind or written.bytes > LINE_BYTES else None
         most = 1 if self._behind else PORTIONS
         lines: list[tuple[Line, int]] = []
         at, more = ReadUpTo(self._read, more=self._unfinished), True
         try:
             while more and len(lines) < most and self.journal.writing and not self._is_far_ahead(at):
-                following = self._next(connection, at, most_bytes, changes)
+                following = self._next(connection, at, most_bytes, written)
                 more = following is not None and following[0].more
                 if following is not None:
                     line, size = following
-                    lines.append((line, size or written_bytes))
+                    lines.append((line, size or about))
                     at = ReadUpTo(line.position, more=line.more)
+                    written = Written(deleted=written.deleted)  # the rest has only some of the entries of a table
             self.unread = None
         except (sqlite3.Error, MemoryError, CorruptRecord) as error:
             self.unread = error.with_traceback(None)  # whose frames keep cursors, and so a snapshot, open
@@ -141,12 +138,13 @@ class JournalFeed:
             self._unfinished, self._behind = False, True
 
     def _next(
-        self, connection: sqlite3.Connection, at: ReadUpTo, most_bytes: int | None, changes: Rows
+        self, connection: sqlite3.Connection, at: ReadUpTo, most_bytes: int | None, written: Written
     ) -> tuple[Line, int] | None:
         """The line behind `at`, and how many bytes its rows have; 0 if they were not measured."""
         log = self._read_tables(connection)
         with snapshot(connection):
-            images = outbox.images(connection, self._tables, at.position.last, PORTION, most_bytes)
+            images = outbox.images(connection, self._tables, at.position.last, PORTION, most_bytes, written)
+            changes = written.inserted.get(outbox.LOG)
             if changes and changes[0][SEQ] == at.position.seq + 1 and most_bytes is None:
                 rows, size = list(changes), 0  # no other rows are unread
             else:
@@ -175,29 +173,20 @@ class JournalFeed:
         return self._log
 
 
-class WrittenRows(Struct):
-    """About how many bytes a transaction writes, and the rows that it adds to the log of changes."""
-
-    bytes: int = 0
-    changes: Rows = ()
-
-
 @contextmanager
-def journaled(
-    connection: sqlite3.Connection, feed: JournalFeed | None, *, synced: bool = True
-) -> Iterator[WrittenRows]:
+def journaled(connection: sqlite3.Connection, feed: JournalFeed | None, *, synced: bool = True) -> Iterator[Written]:
     """A transaction whose rows the journal gets after the commit; in it, entries that the journal has are deleted.
 
     The rows are read before the commit, unless the journal is behind: a read that fails in a transaction may end that,
     and rows of earlier commits may be damaged. `synced`: whether the connection syncs this commit, and with it all
     earlier ones.
     """
-    written = WrittenRows()
+    written = Written()
     with transaction(connection):
         yield written
         if feed is not None:
             behind = feed.behind
-            lines = () if behind else feed.read(connection, written.bytes, written.changes)
+            lines = () if behind else feed.read(connection, written)
             feed.forget(connection, lines)
     if feed is not None:
         feed.hand_over(feed.read(connection) if behind else lines, synced=synced)

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import sqlite3
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from stoker.core.errors import CorruptRecord
-from stoker.store import secret_rows
+from stoker.store import jobs, secret_rows
 from stoker.store.database import json_array, transaction
 from stoker.store.queues import SET_META
 
@@ -27,6 +28,9 @@ NOT_JOURNALED = ("outbox", LOG, secret_rows.TABLE)
 PORTION_BYTES = 256 * 1024
 ROW_BYTES = 64  # of a row without its texts
 MOST_KEYS = 2  # columns of a primary key; the outbox has as many columns for them
+INSERTED = {"jobs": jobs.COLUMNS.split(", ")}  # the order of values that are inserted, if the table has another one
+
+Rows = Sequence[tuple[Any, ...]]
 
 TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!' ORDER BY name"
 COLUMNS = "SELECT name, type, pk FROM pragma_table_info(?) ORDER BY cid"  # without generated columns
@@ -59,6 +63,7 @@ GONE = """
 SELECT DISTINCT {columns} FROM outbox WHERE id > ? AND id <= ? AND place = '{table}'
     AND NOT EXISTS (SELECT 1 FROM {table} AS t WHERE {matches})
 """
+KEYS = "SELECT {columns} FROM outbox WHERE id > ? AND id <= ? AND place = '{table}'"
 DAMAGED_ENTRY = "SELECT 1 FROM outbox WHERE place NOT IN (SELECT value FROM json_each(?)) LIMIT 1"
 ROWS = "SELECT {columns} FROM {table} AS t"
 
@@ -101,6 +106,11 @@ class Table(Struct, frozen=True, dict=True):
         return GONE.format(columns=self._entry_columns, table=self.name, matches=self._matches)
 
     @cached_property
+    def keys(self) -> str:
+        """SQL for the keys of the entries in a range."""
+        return KEYS.format(columns=self._entry_columns, table=self.name)
+
+    @cached_property
     def sizes(self) -> str:
         """SQL for the numbers of the entries in a range, and the approximate bytes of the row of each."""
         sizes = " + ".join(f"ifnull(length(t.{column}), 0)" for column in self.columns)
@@ -135,9 +145,29 @@ class Table(Struct, frozen=True, dict=True):
             values = tuple(_marked(value) if index in self.free else value for index, value in enumerate(values))
         return self.row_type(*values)
 
+    def inserted_row(self, values: tuple[Any, ...]) -> Struct:
+        """The row that an insert of these values makes."""
+        return self.row(self._in_order(values))
+
+    @cached_property
+    def _in_order(self) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+        names = INSERTED.get(self.name, self.columns)
+        return itemgetter(*map(names.index, self.columns))
+
 
 def _marked(value: Any) -> Any:
     return {"base64": b64encode(value).decode()} if type(value) is bytes else value
+
+
+class Written(Struct):
+    """The part of its rows that a transaction tells, so that the journal need not read them again.
+
+    `bytes`: about how many it writes. `inserted`: the new rows of a table. `deleted`: tables of which it only deletes.
+    """
+
+    bytes: int = 0
+    inserted: Mapping[str, Rows] = {}
+    deleted: Collection[str] = ()
 
 
 class Images(Struct, frozen=True):
@@ -229,11 +259,17 @@ def forget(connection: sqlite3.Connection, up_to: int) -> None:
 
 
 def images(
-    connection: sqlite3.Connection, of: dict[str, Table], after: int, limit: int, most_bytes: int | None = None
+    connection: sqlite3.Connection,
+    of: dict[str, Table],
+    after: int,
+    limit: int,
+    most_bytes: int | None = None,
+    written: Written | None = None,
 ) -> Images:
     """The rows of up to `limit` entries after `after`, and up to `most_bytes`, unless the first row has more.
 
-    Raises CorruptRecord if one of the entries names no table.
+    `written`: of the open transaction, if all entries after `after` are its own. Raises CorruptRecord if one of the
+    entries names no table.
     """
     places = connection.execute(PLACES, (after, limit)).fetchall()
     if unknown := [place for place, *_ in places if place not in of]:
@@ -248,8 +284,15 @@ def images(
             places = connection.execute(PLACES_UP_TO, (after, last)).fetchall()
     put: dict[str, list[Struct]] = {}
     gone: dict[str, list[list[Any]]] = {}
+    told = Written() if written is None else written
     for place, _, entries in places:
-        table = of[place]
+        table, inserted = of[place], told.inserted.get(place, ())
+        if place in told.deleted:
+            gone[place] = [list(key) for key in connection.execute(table.keys, (after, last))]
+            continue
+        if len(inserted) == entries and not more:  # each has an entry, so there are no others
+            put[place] = [table.inserted_row(values) for values in inserted]
+            continue
         rows = connection.execute(table.images, (after, last)).fetchall()
         if len(rows) < entries and (keys := connection.execute(table.gone, (after, last)).fetchall()):
             gone[place] = [list(key) for key in keys]

@@ -10,7 +10,7 @@ Invariant: everything that is still to be removed is in one of the lists.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -101,6 +101,7 @@ FORGET_RECOVERIES = """
 DELETE FROM recoveries WHERE epoch IN (SELECT epoch FROM recoveries ORDER BY epoch DESC LIMIT ? OFFSET ?)
 """
 
+ROWS_OF_JOBS = ("jobs", "attempts", "needs", "conditions", "job_events", "purging_jobs")  # that `sweep_rows` deletes
 KEPT_RECOVERIES = 1_000
 SWEPT_RECOVERIES = 10  # the plan of one may have megabytes
 SWEPT_ROWS = 48  # in one piece: a millisecond, for which an answer may wait
@@ -256,11 +257,15 @@ def purge(connection: sqlite3.Connection, portion: PurgePortion) -> None:
 
 
 class Swept(NamedTuple):
-    """The rows that a piece of a sweep removed, an estimate of its pages of WAL, and whether nothing was left then."""
+    """The rows that a piece of a sweep removed, an estimate of its pages of WAL, and whether nothing was left then.
+
+    `deleted`: tables of which it only deleted rows, for the journal.
+    """
 
     removed: int
     pages: int = 1
     is_last: bool = False  # the next piece would find nothing; a piece that removes nothing is the last one, too
+    deleted: Sequence[str] = ()
 
 
 def sweep_rows(connection: sqlite3.Connection, awaited: Callable[[], bool] = lambda: False) -> Swept:
@@ -274,7 +279,7 @@ def sweep_rows(connection: sqlite3.Connection, awaited: Callable[[], bool] = lam
             break
         count += _remove_rows(connection, ids, SWEPT_JOB_ROWS - count)
         freed = _pragma(connection, "freelist_count") - before
-    return Swept(count, count // 2 + freed // 100, is_last=not ids)
+    return Swept(count, count // 2 + freed // 100, not ids, ROWS_OF_JOBS)
 
 
 def _listed_jobs(connection: sqlite3.Connection) -> list[int]:
@@ -299,7 +304,7 @@ def listed_logs(connection: sqlite3.Connection, after: int, limit: int) -> list[
 
 def unlist_logs(connection: sqlite3.Connection, ids: Collection[int]) -> Swept:
     """Remove these jobs from the list, as their log directories are gone."""
-    return Swept(connection.execute(UNLIST_LOGS, (json_array(ids),)).rowcount)
+    return Swept(connection.execute(UNLIST_LOGS, (json_array(ids),)).rowcount, deleted=("purged_jobs",))
 
 
 def has_jobs_between(connection: sqlite3.Connection, first: int, last: int) -> bool:

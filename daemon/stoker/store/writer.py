@@ -189,7 +189,7 @@ class Writer:
             self._sync_commits(connection, wanted=syncs)
             with journaled(connection, self._feed, synced=syncs) as written:
                 swept = function(connection)
-                written.bytes = swept.pages * PAGE_BYTES
+                written.bytes, written.deleted = swept.pages * PAGE_BYTES, swept.deleted
                 if syncs and self._unsynced:
                     write_header(connection)  # a transaction that writes nothing is not synced
             self._unsynced, pages = not syncs, swept.pages
