@@ -41,7 +41,7 @@ def rows(scale: Scale) -> Iterator[Row]:
 
 def _examined_s(process: DaemonProcess) -> float:
     begin = time.monotonic()
-    result = process.cli("doctor", "--json", "--state-dir", str(process.state_dir))
+    result = process.cli("doctor", "--json", "--state-dir", str(process.state_dir), timeout_s=600)
     took_s = time.monotonic() - begin
     report = json.loads(result.stdout)
     if report["errors"]:

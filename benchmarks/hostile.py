@@ -55,7 +55,7 @@ def _begin(connection: RawConnection, deed: str, home: Path) -> int:
         "grace_ms": 100,
     }
     (job,) = ids_of([connection.ask(request("job.submit", spec))])
-    until(lambda: list(directory.glob("ready.*")), 30, why=f"the deed of {deed}")
+    until(lambda: list(directory.glob("ready.*")), why=f"the deed of {deed}")
     return job
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from benchmarks.harness import BATCH, TRUE, RawConnection, Scale, request, workshop
+from benchmarks.harness import BATCH, TRUE, RawConnection, Scale, measured, request, workshop
 from benchmarks.submits import RawStore, written
 from benchmarks.table import Row
 from stoker.ops.rebuild import Until, from_journal
@@ -59,7 +59,7 @@ def rows(scale: Scale) -> Iterator[Row]:
 
 
 def _daemon(enabled: str) -> DaemonProcess:
-    return DaemonProcess(f"[cpu]\nthrottle_threshold = 100\n[journal]\nenabled = {enabled}\n")
+    return measured(DaemonProcess(f"[cpu]\nthrottle_threshold = 100\n[journal]\nenabled = {enabled}\n"))
 
 
 def _submit_cpu_s(process: DaemonProcess, jobs: int) -> float:

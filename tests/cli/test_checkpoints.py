@@ -25,7 +25,8 @@ def ran(daemon: DaemonProcess, script: str, *options: str) -> str:
     """The id of a job that ran a shell script and succeeded."""
     done = daemon.cli("run", *options, "--", "sh", "-c", script)
     assert (done.returncode, done.stderr) == (0, "")
-    return daemon.cli("ls", "--ids", "--limit", "1").stdout.strip()
+    with daemon.client() as client:
+        return str(work.newest(client))
 
 
 def ids(daemon: DaemonProcess, *arguments: str) -> list[str]:

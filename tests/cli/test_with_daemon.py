@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import work
 from tests.support.facts import DEADLINE_S, line_with
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def test_run_when_a_loop_has_read_a_part_of_stdin_then_it_says_nothing(shared: D
 
 def newest(shared: DaemonProcess) -> str:
     """The id of the newest job."""
-    return shared.cli("ls", "--ids", "--limit", "1").stdout.strip()
+    with shared.client() as client:
+        return str(work.newest(client))
 
 
 def test_run_when_the_last_line_has_no_newline_then_the_remark_starts_a_new_line(

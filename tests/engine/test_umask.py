@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def test_umask_when_that_of_the_daemon_is_private_then_a_job_has_its_submitters(shared: DaemonProcess) -> None:
     stoker = f"{shared.programs}/stoker"
-    newest = f"$({stoker} ls --ids --limit 1)"
+    newest = f"$({stoker} ls --ids --all | sort -n | tail -n 1)"
     command = f"umask 027; {stoker} run -- sh -c umask; {stoker} show {newest} | grep ^umask"
 
     ran = subprocess.run(["sh", "-c", command], env=shared.client_environ, capture_output=True, text=True, check=True)

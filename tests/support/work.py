@@ -90,6 +90,12 @@ def submit_many(
     return list(answers)
 
 
+def newest(client: stoker.Client) -> int:
+    """The id of the job that was submitted last. (`stoker ls` begins with those that have not ended.)"""
+    ident: int = client.list(limit=1)["jobs"][0]["id"]
+    return ident
+
+
 def state(client: stoker.Client, job: int) -> str:
     current: str = client.get(job)["state"]
     return current
