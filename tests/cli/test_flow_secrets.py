@@ -90,5 +90,5 @@ def test_schedule_when_its_flow_has_secrets_then_it_is_refused(shared: DaemonPro
     answer = shared.cli("schedule", "add", "nightly", "@daily", "--flow", str(flow))
 
     assert answer.returncode != 0
-    assert "a schedule cannot have secrets" in answer.stderr
+    assert "schedules and hooks keep no secrets" in answer.stderr
     assert shared.rows("SELECT name FROM schedules") == []
