@@ -379,3 +379,31 @@ def test_resume_when_one_need_runs_again_then_the_step_waits_for_both(client: st
     client.call("queue.resume", {"name": "first"})
     until(lambda: step_states(client, workflow)["c"] == "succeeded", why="the step behind both")
     assert step_states(client, workflow)["a"] == "failed"
+
+
+@pytest.mark.parametrize("verb", ["job.retry", "job.restart", "workflow.retry"])
+def test_step_when_a_need_that_had_ended_runs_again_then_it_waits_for_it(client: stoker.Client, verb: str) -> None:
+    queue = f"of-{verb.replace('.', '-')}"
+    client.call("queue.set", {"name": queue})
+    waits = {**step("exit 0"), "wait_for": "event:never"}
+    steps = {"a": step("exit 1", queue=queue), "b": waits}
+    steps |= {"c": step("exit 0", "a", "b", when="any_ok"), "held": step("exit 0", "c", "a", when="any_ok")}
+    workflow = sent_flow(client, steps)
+    a, c, held = (job_of(client, workflow, name) for name in ("a", "c", "held"))
+    until(lambda: client.get(c)["needs_open"] == client.get(held)["needs_open"] == 1, why="the first end of a")
+    client.call("job.hold", {"id": held})
+    client.call("queue.pause", {"name": queue})
+
+    client.call(verb, {"workflow.retry": {"id": workflow}, "job.restart": {"id": a, "yes": True}}.get(verb, {"id": a}))
+
+    assert [client.get(job)["needs_open"] for job in (c, held)] == [2, 2]
+    client.call("workflow.skip", {"id": workflow, "step": "b"})
+    kept = "waiting" if verb == "workflow.retry" else "held"  # that one takes up steps that are held
+    assert step_states(client, workflow) == {"a": "queued", "b": "skipped", "c": "waiting", "held": kept}
+    client.call("queue.resume", {"name": queue})
+    until(lambda: step_states(client, workflow)["c"] == "succeeded", why="the step behind both")
+    assert step_states(client, workflow)["a"] == "failed"
+    if kept == "held":
+        client.call("job.release", {"id": held})
+    settled(client, workflow)
+    assert attempts(client, workflow) == {"a": 2, "b": 0, "c": 1, "held": 1}

@@ -1,8 +1,7 @@
 """The law of needs: why a step was skipped follows from how its needs ended, in whichever order they did.
 
 Owns a fold over the ends of all needs, written without the core, and its comparison with each step that was just
-skipped. If a person lets one needed job run again, its earlier end has counted, and no row shows it any more: no such
-step is compared. Invariant: only committed rows are read.
+skipped. Invariant: only committed rows are read.
 """
 
 from __future__ import annotations
@@ -17,18 +16,13 @@ from tests.simulation.laws import Laws
 NEWEST = "SELECT coalesce(max(seq), 0) FROM changes"
 # By a later change of the step, or of a need of it, the ends of that time are gone.
 SKIPPED = """
-SELECT id, reason, policy ->> '$.when', policy -> '$.needs', seq, (
-        SELECT max(seq) FROM changes AS earlier WHERE earlier.job_id = jobs.id AND earlier.seq < changes.seq
-            AND cause IN ('submitted', 'reset', 'retry', 'restart')
-    ) FROM changes JOIN jobs ON jobs.id = job_id
+SELECT id, reason, policy ->> '$.when', policy -> '$.needs', seq FROM changes JOIN jobs ON jobs.id = job_id
 WHERE seq > ? AND cause = 'need_failed' AND workflow_id IS NOT NULL AND state = 'skipped'
     AND seq = (SELECT max(seq) FROM changes AS later WHERE later.job_id = jobs.id)
 """
 ENDS = """
 SELECT id, state, reason, finished_at IS NOT NULL, command = 'stoker.expand' AND state = 'running',
-    (SELECT max(seq) FROM changes WHERE job_id = jobs.id),
-    (SELECT max(seq) FROM changes WHERE job_id = jobs.id AND cause IN ('retry', 'restart'))
-FROM jobs WHERE id IN (SELECT value FROM json_each(?))
+    (SELECT max(seq) FROM changes WHERE job_id = jobs.id) FROM jobs WHERE id IN (SELECT value FROM json_each(?))
 """
 FAILED = ("failed", "cancelled", "expired")
 
@@ -73,12 +67,11 @@ class NeedLaws:
 
     def stored(self) -> None:
         """A transaction went through: each step that it skipped has the reason of the fold."""
-        for job_id, reason, when, sent, at, began in self._database.execute(SKIPPED, (self._seen,)).fetchall():
+        for job_id, reason, when, sent, at in self._database.execute(SKIPPED, (self._seen,)).fetchall():
             needs = {need["job"]: need.get("on", "ok") for need in json.loads(sent or "[]")}
             ended = self._database.execute(ENDS, (json.dumps(list(needs)),)).fetchall()
-            by_handler_or_list = job_id in needs or any(expands for *_, expands, _, _ in ended)
-            ran_again = any(again is not None and again > began for *_, again in ended)
-            if by_handler_or_list or ran_again or any(changed > at for *_, changed, _ in ended):
+            by_handler_or_list = job_id in needs or any(expands for *_, expands, _ in ended)
+            if by_handler_or_list or any(changed > at for *_, changed in ended):
                 continue
             ends = [End(needs[need], state, why, bool(final)) for need, state, why, final, *_ in ended]
             self._laws.looks["skipped"] += 1

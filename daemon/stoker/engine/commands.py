@@ -8,7 +8,7 @@ A job that moves to another queue keeps its values: defaults of the new queue do
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,6 +26,7 @@ from stoker.engine.change_log import edited_fields
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.intake import Intake
 from stoker.engine.memory import LiveState
+from stoker.engine.rewiring import wait_for_new_ends
 from stoker.engine.spec_defaults import problems
 from stoker.engine.turn import Transition, Turn
 from stoker.store.jobs import is_damaged
@@ -52,14 +53,23 @@ class VerbCommand(RequestMessage[JobStanding]):
     def apply_to(self, turn: Turn) -> Iterator[None]:
         run = turn.memory.runs.get(self.job_id)
         dependents.check_handlers(turn, self.job_id, self._event)
+        before = turn.job(self.job_id)
         job = dependents.apply_command(turn, self.job_id, self._event)
         if run is None or job.state is not State.RUNNING:
             taken_up = yield from dependents.run_dependents_again(turn, job, self._event)
+            yield from self._make_steps_wait(turn, before, job, taken_up)
             self.answer_after(turn, job_standing(job, taken_up=taken_up))
         elif any(isinstance(effect, ev.Stop) and effect.run_id == run.attempt.run_id for effect in turn.effects):
             turn.effects.append(AnswerStop(run.attempt.run_id, self))
         else:
             self.answer_after(turn, job_standing(job, stopping=True))
+
+    def _make_steps_wait(self, turn: Turn, before: Job, job: Job, taken_up: Collection[int]) -> Iterator[None]:
+        """For jobs of a workflow that had ended and run again, and whose ends had counted."""
+        if job.workflow_id is not None:
+            run = turn.memory.workflows.runs[job.workflow_id]
+            ended = [*taken_up, job.id] if before.final and not job.final else taken_up
+            yield from wait_for_new_ends(turn, run, ended, {job.id, *taken_up}, self._event.actor)
 
     def conclude(self, job: Job, *, stopped: bool) -> None:
         """Answer after the end of the attempt. `stopped`: the stop ended it; otherwise it ended first."""

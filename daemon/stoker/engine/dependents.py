@@ -151,7 +151,7 @@ def run_again(turn: Turn, job_id: int, event: ev.Retry | ev.Restart | ev.Reset, 
     pending = [
         need
         for need in spec.needs
-        if need.job in resetting or need_now(turn, need, spec.when) in counts or _is_closed_gate(turn, need, job_id)
+        if need.job in resetting or need_now(turn, need, spec.when) in counts or is_closed_gate(turn, need, job_id)
     ]
     job = turn.step(job_id, replace(event, needs_open=len(pending)))
     turn.set_needs(job_id, pending)
@@ -159,7 +159,7 @@ def run_again(turn: Turn, job_id: int, event: ev.Retry | ev.Restart | ev.Reset, 
     return job
 
 
-def _is_closed_gate(turn: Turn, need: Need, job_id: int) -> bool:
+def is_closed_gate(turn: Turn, need: Need, job_id: int) -> bool:
     """Whether it is the gate of a handler, and a step before it has not ended."""
     if need.job != job_id:
         return False

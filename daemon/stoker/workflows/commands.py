@@ -23,6 +23,7 @@ from stoker.engine import conditions
 from stoker.engine.dependents import judge_needs, run_again
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.memory.live_workflow import CANCEL_ALL, LiveWorkflow, open_steps
+from stoker.engine.rewiring import wait_for_new_ends
 from stoker.engine.turn import Turn
 from stoker.store.loading import Wanted
 
@@ -181,12 +182,14 @@ def reset_steps(
     floors: Mapping[str, int],
     budget: Budget = NO_BUDGET,
 ) -> Generator[None]:
-    """Reset these steps, so that they wait for their needs again. They must not have an open attempt."""
+    """Reset these steps: they wait for their needs again, other steps for them. None of them has an open attempt."""
     resetting = {run.jobs[name] for name in reset}
+    ended = {job_id for job_id in resetting if turn.job(job_id).final}
     for job_id in sorted(resetting):
         floor = floors.get(run.steps[job_id].name, 0)
         run_again(turn, job_id, ev.Reset(actor=actor, floor=floor, **asdict(budget)), resetting)
         yield
+    yield from wait_for_new_ends(turn, run, ended, resetting, actor)
     for job_id in sorted(resetting):
         judge_needs(turn, job_id)
         yield

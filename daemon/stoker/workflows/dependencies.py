@@ -12,22 +12,19 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec.structs import replace
 
 from stoker.core.errors import FlowInvalid, InvalidParams, NotAllowed
-from stoker.core.job import events as ev
-from stoker.core.job.dependencies import OVER_ALL, need_met, skipped_for_need
-from stoker.core.job.model import Actor, Job, Need, NeedOn, State, When
+from stoker.core.job.dependencies import OVER_ALL, need_met
+from stoker.core.job.model import Actor, Job, Need, NeedOn, When
 from stoker.core.workflow.cycles import cycle_mistake, find_cycle
 from stoker.core.workflow.plan import MAX_EDGES
 from stoker.core.workflow.state import Edge, Step
 from stoker.core.workflow.step_names import fan_out_of, path_of, steps_named
-from stoker.engine.dependents import has_failed, need_now
 from stoker.engine.memory.live_workflow import LiveWorkflow, rewritten
+from stoker.engine.rewiring import may_be_rewired, rewire
 from stoker.engine.turn import Turn
 from stoker.workflows import commands
 
 if TYPE_CHECKING:
     from stoker.core.workflow_answers import EdgeView, NeedsChanged
-
-PENDING = (State.WAITING, State.QUEUED)
 
 
 class NeedChange(NamedTuple):
@@ -154,17 +151,6 @@ def _check_graph(run: LiveWorkflow, changed: Sequence[Step]) -> None:
         )
 
 
-def _is_open(turn: Turn, job: Job, need: Need, when: When | None) -> bool:
-    """Whether the job waits for the need. One that failed counts if the job was, or soon will be, skipped for it.
-
-    A retry of the needed job must find it then. A job that was itself retried ignores the need: it would wait for ever.
-    """
-    met = need_now(turn, need, when)
-    if met is False and not job.final:
-        return need.job in turn.memory.needed or (job.not_needed and not has_failed(turn, need, when))
-    return met is not True
-
-
 def _rewire(
     turn: Turn, run: LiveWorkflow, steps: Sequence[Step], left: list[str], change: NeedChange
 ) -> commands.Pieces[NeedsChanged]:
@@ -197,20 +183,7 @@ def _rewire(
 
 def rewire_step(turn: Turn, run: LiveWorkflow, step: Step, actor: Actor) -> Job:
     """Give a step that has not started the needs of `step`; the caller rewrites the flow of the workflow."""
-    job = turn.job(step.job_id)
-    needs = tuple(Need(run.jobs[one.step], one.on) for one in step.needs)
-    pending = [need for need in needs if _is_open(turn, job, need, step.when)]
-    if step.when in OVER_ALL and (job.final or not pending):
-        pending = list(needs) if job.final else [needs[-1]]  # a retry finds it; the release below decides
-    after = turn.step(job.id, ev.Rewired(actor=actor, needs=needs, when=step.when, needs_open=len(pending)))
-    turn.set_needs(job.id, pending)
-    ended = (need.job for need in pending if not job.final and need_now(turn, need, step.when) is not None)
-    turn.effects.extend(ev.ReleaseDependents(needed, job.id - 1) for needed in ended)
-    run.steps[job.id] = step
+    needs = [Need(run.jobs[one.step], one.on) for one in step.needs]
+    after = rewire(turn, turn.job(step.job_id), needs, step.when, actor)
+    run.steps[step.job_id] = step
     return after
-
-
-def may_be_rewired(turn: Turn, job: Job) -> bool:
-    """Whether the needs of a step can still change: it has not started."""
-    by_need = skipped_for_need(job.state, job.reason)
-    return job.id not in turn.memory.runs and (job.state in PENDING or job.attempts == 0 or by_need)

@@ -32,11 +32,12 @@ from stoker.engine.dependents import judge_needs, need_now
 from stoker.engine.inbox import RequestMessage
 from stoker.engine.intake import Intake
 from stoker.engine.memory.live_workflow import LiveWorkflow, rewritten
+from stoker.engine.rewiring import may_be_rewired
 from stoker.engine.turn import LogLine, Turn
 from stoker.executors import handlers
 from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
-from stoker.workflows.dependencies import may_be_rewired, rewire_step
+from stoker.workflows.dependencies import rewire_step
 from stoker.workflows.step_specs import (
     ITEM_VARIABLE,
     StepOwner,
