@@ -177,11 +177,11 @@ def test_validate_when_an_unproven_worker_would_be_touched_then_the_plan_is_refu
 
 
 @pytest.mark.parametrize("fact", [fact for fact in Fact if fact is not Fact.NEVER_STARTED])
-def test_validate_when_an_attempt_never_started_then_a_launcher_reported_it(fact: Fact) -> None:
+def test_validate_when_an_attempt_never_started_then_that_was_proven(fact: Fact) -> None:
     row = open_run()
     decision = replace(decided(row, fact), action=Action.REQUEUE)
 
-    with pytest.raises(PlanInvalid, match="requeue needs a launcher's report"):
+    with pytest.raises(PlanInvalid, match="requeue needs proof that it never started"):
         validate(RecoveryPlan((decision,)), [row])
 
 

@@ -20,7 +20,8 @@ from stoker.store.directory import StateDirectory
 from stoker.store.inspect import inspecting
 from tests.support import past
 from tests.support.facts import until
-from tests.support.work import Gate, alive, job_view, kill9, running, shell, submit, submit_running
+from tests.support.flows import job_of, sent_flow, settled, step
+from tests.support.work import Gate, alive, job_view, kill9, lines, running, shell, submit, submit_running
 
 if TYPE_CHECKING:
     import subprocess
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
 
 NOBODY = 65_534
+TRIES = 20
+LARGE = 3 << 30  # of zeros: seconds to hash, and no room on the disk
 PLANNED = "SELECT plan FROM recoveries ORDER BY epoch DESC LIMIT 1"
 
 
@@ -155,6 +158,36 @@ def test_dry_run_when_workers_are_long_gone_then_each_job_ends_as_planned(daemon
     expected = {step["job"]: (step["would"], step["then"]) for step in planned["steps"]}
     assert followed(daemon) == expected
     assert {then for _, then in expected.values()} == {"failed", "queued", "held"}
+
+
+def test_start_when_the_daemon_died_while_it_hashed_sources_then_the_step_runs(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    """Not killed in time, the daemon has kept the hashes: then the next try counts."""
+    large, ledger = tmp_path / "large", tmp_path / "ledger"
+    for _ in range(TRIES):
+        with large.open("wb") as file:
+            file.truncate(LARGE)
+        ledger.unlink(missing_ok=True)
+        with daemon.client() as client:
+            flow = sent_flow(client, {"a": step(f"echo ran >> {ledger}", sources=[str(large)])})
+            job = job_of(client, flow, "a")
+            until(lambda: job_view(client, job)["state"] != "queued", why="an open attempt")  # noqa: B023 - at once
+        end(daemon)
+        in_time = not list((daemon.state_dir / "work").glob("*.sources")) and not ledger.exists()
+        planned = preview(daemon)
+        large.write_bytes(b"")
+        daemon.start()
+        if in_time:
+            break
+
+    assert [(each["found"], each["would"], each["then"]) for each in planned["steps"]] == [
+        ("never_started", "requeue", "queued")
+    ]
+    assert followed(daemon) == {job: ("requeue", "queued")}
+    with daemon.client() as client:
+        assert settled(client, flow) == "succeeded"
+    assert lines(ledger) == ["ran"]
 
 
 def test_dry_run_when_two_attempts_claim_a_process_then_the_plan_is_invalid(daemon: DaemonProcess, gate: Gate) -> None:

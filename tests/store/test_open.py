@@ -65,6 +65,7 @@ async def test_instance_when_the_directory_is_copied_then_the_copy_is_another_in
     assert copy.id != original.id
     assert (again.id, again.epoch) == (copy.id, 3)
     assert (original.foreign_epochs, copy.foreign_epochs, again.foreign_epochs) == (0, 1, 1)
+    assert (original.earlier_epochs, copy.earlier_epochs, again.earlier_epochs) == (0, 1, 1)
     assert (await one_life(open_at, directory)).id == original.id
 
 
@@ -75,6 +76,7 @@ async def test_instance_when_the_pid_namespace_changed_then_earlier_epochs_are_h
     lives.append(await one_life(open_at, directory, "another boot", pid_namespace=5))
 
     assert [life.hidden_epochs for life in lives] == [0, 1, 1, 3, 0]
+    assert [life.earlier_epochs for life in lives] == [0, 0, 0, 0, 4]
 
 
 MONTH_MS = 30 * 24 * 3_600_000

@@ -1,6 +1,7 @@
 """The files of steps: `sources` are hashed before a step starts, what it `produces` once it has succeeded.
 
 The hashes of the sources are kept in a file of the attempt until its end, so that a death of the daemon loses none.
+They are kept before a launcher gets the order, so a recovery knows that an attempt without them never started.
 Invariant: a file system that does not answer delays a start or an end by `WITHIN_S`, and nothing else.
 """
 

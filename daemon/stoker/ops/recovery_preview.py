@@ -34,6 +34,7 @@ from stoker.process import identity as identities
 from stoker.process.launchers import Launchers, find_launchers
 from stoker.process.outcomes import read_outcomes
 from stoker.process.run_roots import RunRoots
+from stoker.process.work_files import WorkFiles
 from stoker.store.directory import StateDirectory
 from stoker.store.inspect import InspectedState, inspecting
 
@@ -123,12 +124,14 @@ def _findings(root: Path, seen: InspectedState, launchers: Launchers) -> Mapping
     settled = {run_id: finding for run_id, finding in written_findings.items() if finding is not None}
     unsettled = [attempt for attempt in attempts if attempt.run_id not in settled]
     observed = evidence.search_proc(seen.instance, unsettled, seen.foreign_epochs, seen.hidden_epochs)
-    return settled | {
+    findings = settled | {
         attempt.run_id: _unasked(attempt, observed[attempt.run_id])
         if attempt.launcher in launchers.alive
         else observed[attempt.run_id]
         for attempt in unsettled
     }
+    earlier = seen.earlier_epochs if seen.boot_id == identities.boot_id() else seen.epoch
+    return evidence.with_unordered(findings, seen.runs, WorkFiles(root), earlier)
 
 
 def _unasked(attempt: Attempt, observed: Finding) -> Finding:

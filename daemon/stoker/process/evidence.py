@@ -1,7 +1,8 @@
 """Findings about open attempts for recovery, each from the best source there is.
 
-Owns the order of the sources: the launcher that has the run, the outcome log of a launcher that died, then /proc. It
-decides nothing and signals nothing. Invariant: every attempt gets exactly one finding.
+Owns the order of the sources: the launcher that has the run, the outcome log of a launcher that died, then /proc; and
+the files that a run has before any launcher gets its order. It decides nothing and signals nothing. Invariant: every
+attempt gets exactly one finding.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 
-from stoker.core.job.model import IN_PROCESS, Attempt, Identity
+from stoker.core.job.model import IN_PROCESS, Attempt, Identity, Job
 from stoker.core.job.recovery import Fact, Finding
 from stoker.process import identity as identities
 from stoker.process.client import LauncherClient
 from stoker.process.messages import Exited, ListedRun, RunState
 from stoker.process.outcomes import outcome_of
+from stoker.process.work_files import WorkFiles
 
 
 class LauncherFacts(Struct, frozen=True):
@@ -67,6 +69,24 @@ async def gather(
     if unknown:
         findings |= await asyncio.to_thread(search_proc, instance, unknown, foreign_epochs, hidden_epochs)
     return findings
+
+
+def with_unordered(
+    findings: Mapping[str, Finding], runs: Iterable[tuple[Job, Attempt]], files: WorkFiles, earlier_epochs: int
+) -> dict[str, Finding]:
+    """The findings; an attempt whose daemon died before it had kept the hashes of the sources never started.
+
+    No launcher can have its order then. Of attempts up to `earlier_epochs` a loss of power may have taken the files.
+    """
+    unordered = {
+        attempt.run_id: Finding(run_id=attempt.run_id, fact=Fact.NEVER_STARTED, evidence="its order was never sent")
+        for job, attempt in runs
+        if findings[attempt.run_id].fact is Fact.GONE
+        and job.spec.sources
+        and attempt.epoch > earlier_epochs
+        and not files.may_be_ordered(attempt.run_id)
+    }
+    return {**findings, **unordered}
 
 
 def of_a_copy(attempts: Sequence[Attempt]) -> dict[str, Finding]:

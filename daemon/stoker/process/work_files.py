@@ -147,6 +147,10 @@ class WorkFiles:
         """The hashes of its sources, until its end."""
         self._put(f"{self._root}/{run_id}{SOURCES}", hashes)
 
+    def may_be_ordered(self, run_id: str) -> bool:
+        """Whether a launcher may have got the order of a run with sources: their hashes, or its log, are there."""
+        return os.path.lexists(f"{self._root}/{run_id}{SOURCES}") or os.path.lexists(self.roots.log_of(run_id))
+
     def take_sources(self, run_id: str) -> bytes:
         """Raises OSError."""
         with open(open_regular(f"{self._root}/{run_id}{SOURCES}"), "rb") as file:  # noqa: PTH123 - a descriptor

@@ -22,13 +22,18 @@ from stoker.store.queues import meta
 
 
 class InspectedState(Struct, frozen=True):
-    """The identity of the directory, and the attempts left open in it. `epoch` is that of the last start."""
+    """The identity of the directory, and the attempts left open in it. `epoch` is that of the last start.
+
+    `boot_id`: the boot of that start; `earlier_epochs` counts from it.
+    """
 
     instance: str
     epoch: int
     copied: bool
     foreign_epochs: int
     hidden_epochs: int
+    boot_id: str
+    earlier_epochs: int
     runs: list[tuple[Job, Attempt]]
     running_without_attempt: list[int]
 
@@ -58,6 +63,8 @@ def _read(connection: sqlite3.Connection, lock: str) -> InspectedState:
         copied=facts.get("lock_mark", lock) != lock,
         foreign_epochs=facts.get("foreign_epochs", 0),
         hidden_epochs=facts.get("hidden_epochs", 0),
+        boot_id=facts["boot_id"],
+        earlier_epochs=facts.get("earlier_epochs", facts["epoch"]),
         runs=snapshot.open_runs(connection),
         running_without_attempt=jobs.running_without_attempt(connection),
     )

@@ -26,6 +26,7 @@ class Instance(Struct, frozen=True):
 
     Attempts of a launcher whose epoch is not above `foreign_epochs` belong to the directory that this is a copy of.
     Those not above `hidden_epochs` may run in another pid namespace of this boot, where /proc here does not show them.
+    Those not above `earlier_epochs` were opened in an earlier boot: what they left in files may be lost.
     `off`: the last time between two boots that was longer than usual.
     """
 
@@ -35,6 +36,7 @@ class Instance(Struct, frozen=True):
     copied: bool
     foreign_epochs: int = 0
     hidden_epochs: int = 0
+    earlier_epochs: int = 0
     token_key: str = ""
     off: TimeOff | None = None
 
@@ -59,14 +61,16 @@ def begin(connection: sqlite3.Connection, lock: str, boot_id: str, pid_namespace
     stored = meta(connection)
     copied = stored.get("lock_mark", lock) != lock
     same_boot = stored.get("boot_id") == boot_id and not copied
+    last = stored.get("epoch", 0)
     elsewhere = same_boot and stored.get("pid_namespace", pid_namespace) != pid_namespace
     instance = Instance(
         id=secrets.token_hex(8) if copied or "instance" not in stored else stored["instance"],
-        epoch=stored.get("epoch", 0) + 1,
+        epoch=last + 1,
         anchor=stored["anchor"] if same_boot else _anchor(stored),
         copied=copied,
-        foreign_epochs=stored.get("epoch", 0) if copied else stored.get("foreign_epochs", 0),
-        hidden_epochs=stored.get("epoch", 0) if elsewhere else stored.get("hidden_epochs", 0) if same_boot else 0,
+        foreign_epochs=last if copied else stored.get("foreign_epochs", 0),
+        hidden_epochs=last if elsewhere else stored.get("hidden_epochs", 0) if same_boot else 0,
+        earlier_epochs=stored.get("earlier_epochs", last) if same_boot else last,
         token_key=secrets.token_hex(32) if copied or "token_key" not in stored else stored["token_key"],
         off=_time_off(stored, same_boot=same_boot),
     )
@@ -79,6 +83,7 @@ def begin(connection: sqlite3.Connection, lock: str, boot_id: str, pid_namespace
         "lock_mark": lock,
         "pid_namespace": pid_namespace,
         "foreign_epochs": instance.foreign_epochs,
+        "earlier_epochs": instance.earlier_epochs,
         "hidden_epochs": instance.hidden_epochs,
         "token_key": instance.token_key,
     }

@@ -248,6 +248,7 @@ class RecoveryService:
         )
         findings = {run_id: self._met_alive(finding) for run_id, finding in findings.items()}
         rows = [(run.job, run.attempt) for run in runs]
+        findings = evidence.with_unordered(findings, rows, self._work_files, self._of.earlier_epochs)
         proposed = plan(rows, findings, self._of.epoch)
         validate(proposed, rows)
         return RecoveryFindings(proposed, runs, findings, launcher_facts, names, [path for path, _ in logs])

@@ -2,8 +2,8 @@
 
 Owns the action for each fact, the event of each action, and the validation of a plan. Actions become ordinary events
 for `lifecycle.step`. Invariants: each open attempt has exactly one action; no process belongs to two attempts; only a
-proven worker is stopped or adopted; only a live launcher can report that an attempt never started; planning again
-with the same facts changes nothing.
+proven worker is stopped or adopted; only what proves that no launcher carried out its order (its live launcher, or that
+there never was one) makes an attempt one that never started; planning again with the same facts changes nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Fact(StrEnum):
     ENDED = "ended"  # its launcher, or the launcher's outcome log, has the outcome
     OWNED = "owned"  # runs under a connected launcher
     ORPHANED = "orphaned"  # runs and is proven to be ours, but its launcher is gone
-    NEVER_STARTED = "never_started"  # its launcher is alive and never got the order
+    NEVER_STARTED = "never_started"  # its launcher is alive and never got the order, or there never was an order
     GONE = "gone"  # proven not to run any more; its outcome is not known
     SILENT = "silent"  # its launcher lives but does not answer
     UNPROVABLE = "unprovable"  # may run, and cannot be proven to be ours
@@ -202,6 +202,6 @@ def _check_evidence(decision: RecoveryDecision) -> None:
         action = decision.action.value
         raise PlanInvalid(f"{decision.run_id}: {action} needs a proven worker, but the fact is {fact.value}")
     if decision.action is Action.REQUEUE and fact is not Fact.NEVER_STARTED:
-        raise PlanInvalid(f"{decision.run_id}: requeue needs a launcher's report, but the fact is {fact.value}")
+        raise PlanInvalid(f"{decision.run_id}: requeue needs proof that it never started, but the fact is {fact.value}")
     if decision.action is Action.SETTLE and decision.finding.outcome is None:
         raise PlanInvalid(f"{decision.run_id}: settle needs an outcome")
