@@ -8,6 +8,7 @@ of its turn, or with the error that refused it.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
@@ -22,10 +23,12 @@ T = TypeVar("T")
 class Message:
     """One entry of the inbox, applied in one turn together with all others that arrived meanwhile.
 
-    `weight`: how much it may read, compared with a message about one job.
+    `weight`: how much it may read, compared with a message about one job. `patience_s`: how long it may wait for other
+    messages, to share a turn and a commit with them.
     """
 
     weight = 1
+    patience_s = 0.0
 
     def declare_reads(self, wanted: Wanted) -> None:
         """Add what must be read first; by default nothing, as running jobs and queues are in memory."""
@@ -87,6 +90,8 @@ class Inbox:
     def __init__(self) -> None:
         self._messages: deque[Message] = deque()
         self._due = False  # there is a reason for a turn
+        self._take_at_s = math.inf  # when the first message loses its patience, by the clock of the event loop
+        self._asked = False  # a request is among the messages, or one that an earlier turn left
         self._asleep: asyncio.Future[None] | None = None
         self._answered_s = 0.0  # when the last turn with a request was answered, by the clock of the event loop
         self._loop: asyncio.AbstractEventLoop | None = None  # asked for once: Python 3.11 makes a system call of it
@@ -97,6 +102,9 @@ class Inbox:
     def post(self, message: Message) -> None:
         """Add a message; safe from any callback of the event loop's thread."""
         self._messages.append(message)
+        self._asked = self._asked or isinstance(message, RequestMessage)
+        if not self._asked:
+            self._take_at_s = min(self._take_at_s, self._running_loop().time() + message.patience_s)
         self.wake()
 
     def wake(self) -> None:
@@ -118,6 +126,7 @@ class Inbox:
     async def ask_first(self, request: RequestMessage[T]) -> T:
         """As `ask`, in the next turn, in front of all that waits."""
         self._messages.appendleft(request)
+        self._asked = True
         self.wake()
         return await request.future
 
@@ -140,10 +149,10 @@ class Inbox:
         self._answered_s = self._running_loop().time()
 
     async def company(self, after_answers_s: float) -> None:
-        """Wait, at most so long after the last answers, for a request to go with the messages that wait."""
-        loop, until_s = self._running_loop(), self._answered_s + after_answers_s
-        while self._messages and not any(isinstance(message, RequestMessage) for message in self._messages):
-            left_s = until_s - loop.time()
+        """Wait as long as the messages have patience, or until so long after the last answers; a request ends it."""
+        loop = self._running_loop()
+        while self._messages and not self._asked:
+            left_s = max(self._take_at_s, self._answered_s + after_answers_s) - loop.time()
             if left_s <= 0:
                 return
             timer = loop.call_later(left_s, self.wake)
@@ -165,6 +174,7 @@ class Inbox:
     def put_back(self, taken: Sequence[Message]) -> None:
         """Messages that were taken and wait again, in front of all others and in their order."""
         self._messages.extendleft(reversed(taken))
+        self._asked = True
 
     def take(self, limit: int) -> list[Message]:
         """The next messages, at least one, of this weight together."""
@@ -172,4 +182,5 @@ class Inbox:
         while self._messages and limit > 0:
             limit -= self._messages[0].weight
             taken.append(self._messages.popleft())
+        self._take_at_s, self._asked = math.inf, bool(self._messages)
         return taken

@@ -6,6 +6,7 @@ is posted, so no turn reads the disk.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
@@ -19,6 +20,7 @@ from stoker.core.job.model import Actor, Outcome, OutcomeKind, Reason, State
 from stoker.core.job.run_id import RunId
 from stoker.core.shortage import NO_SHORTAGE, start_failed
 from stoker.engine.dependents import release_dependents
+from stoker.engine.end_pace import EndPace
 from stoker.engine.inbox import Inbox, Message, PostMessage
 from stoker.engine.memory import LiveState, OpenRun
 from stoker.engine.step_files import StepEnd, StepFiles
@@ -29,15 +31,26 @@ from stoker.process.work_files import WorkFiles
 from stoker.store.loading import Wanted
 from stoker.telemetry.events import LogEvent
 
+# Nothing is decided when a worker begins: most short jobs end before a turn would have taken note of it.
+BEGAN_PATIENCE_S = 0.005
+
 
 class Reports(Message):
     """Reports of executors."""
 
-    def __init__(self, reports: Sequence[Report], clock: SystemClock, memory: LiveState) -> None:
+    def __init__(
+        self, reports: Sequence[Report], clock: SystemClock, memory: LiveState, pace: EndPace, at_s: float
+    ) -> None:
         self._reports = reports
         self._clock = clock
         self._memory = memory
+        self._pace = pace
         self._needed: list[int] = []  # jobs whose dependents are released in the turn of their end
+        self._ends = sum(isinstance(report.event, ev.Ended) for report in reports)
+        if self._ends:
+            pace.note(self._ends, at_s)
+        if all(isinstance(report.event, ev.Began | ev.Ended) for report in reports):
+            self.patience_s = pace.patience_s if self._ends else BEGAN_PATIENCE_S
 
     def declare_reads(self, wanted: Wanted) -> None:
         runs = [self._memory.by_run(report.run_id) for report in self._reports if isinstance(report.event, ev.Ended)]
@@ -45,6 +58,7 @@ class Reports(Message):
         wanted.dependents_of.update(dict.fromkeys(self._needed, 0))
 
     def apply_to(self, turn: Turn) -> Iterator[None]:
+        self._pace.take(self._ends)
         for report in self._reports:
             run = turn.memory.by_run(report.run_id)
             match report.event:
@@ -118,6 +132,8 @@ class ReportSink:
         self._clock = clock
         self._background = background
         self._step_files = step_files
+        self._pace = EndPace(memory.runs)
+        self._loop = asyncio.get_running_loop()
 
     def report(self, reports: Sequence[Report]) -> None:
         whole: list[Report] = []
@@ -131,7 +147,7 @@ class ReportSink:
             except OSError:
                 self._background.retry(f"outputs of {report.run_id}", partial(self._report_once_read, report))
         if whole:
-            self._inbox.post(Reports(whole, self._clock, self._memory))
+            self._post(whole)
 
     def _looks_at_files(self, report: Report) -> bool:
         run = self._memory.by_run(report.run_id)
@@ -146,10 +162,13 @@ class ReportSink:
         if run is not None and isinstance(whole.event, ev.Ended):
             outcomes = await self._step_files.at_ends({report.run_id: StepEnd(run.job.spec, whole.event.outcome)})
             whole = Report(report.run_id, replace(whole.event, outcome=outcomes[report.run_id]))
-        self._inbox.post(Reports([whole], self._clock, self._memory))
+        self._post([whole])
 
     async def _report_once_read(self, report: Report) -> None:
-        self._inbox.post(Reports([self._with_results(report)], self._clock, self._memory))
+        self._post([self._with_results(report)])
+
+    def _post(self, reports: Sequence[Report]) -> None:
+        self._inbox.post(Reports(reports, self._clock, self._memory, self._pace, self._loop.time()))
 
     def _with_results(self, report: Report, there: Collection[str] | None = None) -> Report:
         run = self._memory.by_run(report.run_id)
