@@ -41,7 +41,7 @@ CREATE INDEX workflows_ended ON workflows (finished_at, id, name, state) WHERE f
 CREATE INDEX workflows_labelled ON workflows (labels) WHERE labels <> '{}';
 CREATE INDEX workflows_live ON workflows (id) WHERE finished_at IS NULL;
 CREATE TABLE "attempts" (
-    job_id        INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    job_id        INTEGER NOT NULL REFERENCES jobs (id),
     ordinal       INTEGER NOT NULL CHECK (ordinal >= 1),
     run_id        TEXT NOT NULL,
     launcher      TEXT NOT NULL,
@@ -115,7 +115,7 @@ CREATE TABLE checkpoints (
     UNIQUE (chain, seq)
 ) STRICT;
 CREATE TABLE conditions (
-    job_id    INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    job_id    INTEGER NOT NULL REFERENCES jobs (id),
     number    INTEGER NOT NULL CHECK (number >= 0 AND number < 32),
     condition TEXT NOT NULL, seen TEXT,               -- event:NAME, job:ID or workflow:ID
     PRIMARY KEY (job_id, number)
@@ -144,7 +144,7 @@ CREATE TABLE idempotency (
     PRIMARY KEY (owner_uid, key)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE job_events (
-    job_id   INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    job_id   INTEGER NOT NULL REFERENCES jobs (id),
     event_id INTEGER NOT NULL,
     PRIMARY KEY (job_id, event_id)
 ) STRICT, WITHOUT ROWID;
@@ -218,7 +218,7 @@ CREATE TABLE migrations (
 ) STRICT
 ;
 CREATE TABLE needs (
-    job_id   INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    job_id   INTEGER NOT NULL REFERENCES jobs (id),
     needed   INTEGER NOT NULL,
     on_end   TEXT NOT NULL CHECK (on_end = 'ok' OR on_end = 'failed' OR on_end = 'any'),
     PRIMARY KEY (job_id, needed)

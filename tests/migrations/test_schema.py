@@ -252,18 +252,37 @@ def test_row_when_its_job_does_not_exist_then_it_is_refused(
         insert(database, table, row)
 
 
-def test_job_when_it_is_purged_then_its_rows_go_and_its_key_and_its_history_stay(furnished: sqlite3.Connection) -> None:
-    insert(furnished, "needs", {"job_id": 1, "needed": 2, "on_end": "ok"})
-    insert(furnished, "changes", CHANGE, job_id=1)
-    insert(furnished, "idempotency", {"owner_uid": 0, "key": "k", "spec_hash": b"", "job_id": 1, "created_at": 0})
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        ("attempts", ATTEMPT),
+        ("needs", {"job_id": 1, "needed": 2, "on_end": "ok"}),
+        ("conditions", {"job_id": 1, "number": 0, "condition": "job:2"}),
+        ("job_events", {"job_id": 1, "event_id": 2}),
+    ],
+)
+def test_job_when_a_row_of_it_is_left_then_it_cannot_be_deleted(
+    database: sqlite3.Connection, table: str, row: dict[str, Any]
+) -> None:
+    insert(database, "jobs", JOB)
+    insert(database, table, row)
 
-    furnished.execute("DELETE FROM jobs")
+    with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+        database.execute("DELETE FROM jobs")
 
-    def left(table: str) -> int:
-        return int(furnished.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+    database.execute(f"DELETE FROM {table}")
+    database.execute("DELETE FROM jobs")
 
-    tables = ("attempts", "needs", "changes", "idempotency")
-    assert {table: left(table) for table in tables} == {"attempts": 0, "needs": 0, "changes": 1, "idempotency": 1}
+
+def test_job_when_it_is_deleted_then_its_key_and_its_history_stay(database: sqlite3.Connection) -> None:
+    insert(database, "jobs", JOB)
+    insert(database, "changes", CHANGE, job_id=1)
+    insert(database, "idempotency", {"owner_uid": 0, "key": "k", "spec_hash": b"", "job_id": 1, "created_at": 0})
+
+    database.execute("DELETE FROM jobs")
+
+    tables = ("changes", "idempotency")
+    assert [database.execute(f"SELECT count(*) FROM {table}").fetchone() for table in tables] == [(1,), (1,)]
 
 
 # --- the log of changes -------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ SWEPT_RECOVERIES = 10  # the plan of one may have megabytes
 SWEPT_ROWS = 48  # in one piece: a millisecond, for which an answer may wait
 SWEPT_JOB_ROWS = 192  # in one piece that ends early when a commit waits
 SWEPT_PAGES = 96  # of the rows in one piece
-FEW_JOBS = 8  # removed before the pages are counted again, and before a commit that waits has its turn
+FEW_JOBS = 16  # removed before the pages are counted again, and before a commit that waits has its turn
 FEW_PAGES = 8  # given back before a commit that waits has its turn
 SWEPT_BYTES = 1024 * 1024
 PAGE_BYTES = 4_096
@@ -287,7 +287,7 @@ def _listed_jobs(connection: sqlite3.Connection) -> list[int]:
 
 
 def _remove_rows(connection: sqlite3.Connection, ids: list[int], most: int) -> int:
-    """Remove up to `most` rows of jobs: first of what belongs to them, so that no delete cascades."""
+    """Remove up to `most` rows of jobs: first of what belongs to them, which cannot be deleted before."""
     of_these, count = json_array(ids), 0
     for delete in (DELETE_ATTEMPTS, DELETE_NEEDS, DELETE_CONDITIONS, DELETE_JOB_EVENTS):
         count += connection.execute(delete, (of_these, most - count)).rowcount
