@@ -242,6 +242,39 @@ def test_job_when_it_is_cancelled_while_slurm_has_it_then_slurm_drops_it(slurm: 
     until(lambda: number not in slurm.run("squeue", "--noheader", "--format=%i").split(), why=f"the end of {number}")
 
 
+def test_drain_to_when_a_queue_is_on_the_cluster_then_jobs_move_between_both(
+    daemon: DaemonProcess, client: stoker.Client
+) -> None:
+    for queue in ("home", "back"):
+        client.call("queue.set", {"name": queue})
+        client.call("queue.pause", {"name": queue})
+    there, again = (submit(client, shell("exit 3", queue="home")) for _ in range(2))
+    bound = submit(client, shell(":", queue="home", heartbeat_ms=20_000))
+
+    moved = daemon.cli("queue", "drain-to", "hpc", "--from", "home", "--limit", "1")
+    assert (moved.returncode, moved.stdout) == (0, "1 job moved to hpc\n")
+    assert end_of(client, there) == ("failed", "exit")
+    assert (job_view(client, there)["execution_mode"], job_view(client, again)["queue"]) == ("cluster", "home")
+
+    moved = daemon.cli("queue", "drain-to", "down", "--from", "home")
+    assert (moved.returncode, moved.stdout) == (65, "1 job moved to down\n")
+    assert f"job {bound}: heartbeat_ms: a node of a cluster cannot reach the daemon's socket" in moved.stderr
+    client.call("job.edit", {"id": bound, "queue": "back"})
+    assert (job_view(client, bound)["execution_mode"], job_view(client, bound)["queue"]) == ("subprocess", "back")
+
+
+def test_edit_when_a_job_comes_back_from_a_cluster_queue_then_it_runs_at_home(client: stoker.Client) -> None:
+    client.call("queue.pause", {"name": "hpc"})
+    job = submit(client, on_cluster("exit 3"))
+
+    client.call("job.edit", {"id": job, "queue": "default"})
+    client.call("queue.resume", {"name": "hpc"})
+
+    assert end_of(client, job) == ("failed", "exit")
+    assert job_view(client, job)["execution_mode"] == "subprocess"
+    assert attempts_of(client, job)[0]["launcher"] != "cluster"
+
+
 def test_submit_when_slurm_refuses_the_partition_then_the_job_fails_with_its_words(client: stoker.Client) -> None:
     job = submit(client, shell(":", queue="nowhere"))
 

@@ -111,6 +111,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "administer": {
         "queue": ("queues:ls", "list queues"),
         "queue ls": ("queues:ls", "list queues"),
+        "queue drain-to": ("queues:drain_to", "move the queued jobs of other queues to this one"),
         "queue pause": ("queues:pause", "start no further jobs of a queue"),
         "queue resume": ("queues:resume", "start jobs of a paused queue again"),
         "queue set": ("queues:set_queue", "create or change a queue: class, bounds, defaults"),

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 from stoker.cli.kit import render, table, values
 from stoker.cli.kit.connection import call, connect
 from stoker.cli.kit.parser import JSON, REASON, Command, Given, Option, reason_of
+from stoker.cli.kit.selection import matching
 from stoker.cli.kit.spec import SPEC
 from stoker.cli.rates import BURST, in_words
-from stoker.core.errors import UsageError
+from stoker.core.errors import StokerError, UsageError
 from stoker.core.units import counted, exit_codes, spoken
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import QueueView
+
+MOST_SHOWN = 20
+GONE = ("not_allowed", "already_finished", "job_not_found")  # it has started, ended or been purged by now
 
 
 @Command(options=(JSON,), examples=("stoker queue", "stoker queue ls --json"))
@@ -93,6 +97,50 @@ def pause(given: Given) -> None:
 @Command(words="NAME…", options=(REASON, JSON), examples=("stoker queue resume bulk",))
 def resume(given: Given) -> None:
     _each("queue.resume", given)
+
+
+@Command(
+    words="TO",
+    options=(
+        Option("--from", "QUEUE", "the queue whose queued jobs move; repeatable", to="sources", many=True),
+        Option("--limit", "N", "move at most N jobs, those first that have waited longest", convert=values.positive),
+        REASON,
+        JSON,
+    ),
+    examples=("stoker queue drain-to hpc --from bulk", "stoker queue drain-to hpc --from bulk --limit 100"),
+)
+def drain_to(given: Given) -> int:
+    """Between a queue of this host and one of a cluster, too. Jobs that the queue cannot take stay where they are."""
+    (to,), sources = given["words"], given["sources"]
+    if not sources:
+        raise UsageError("--from is missing: the queue whose jobs move", hint=f"stoker queue drain-to {to} --from bulk")
+    moved, refused = 0, list[tuple[int, StokerError]]()
+    with connect(given) as client:
+        for source in sources:
+            left = None if given["limit"] is None else given["limit"] - moved
+            jobs = [job["id"] for job in matching(client, ["queued"], {"queue": source}, left, oldest_first=True)]
+            asked = ({"id": job, "queue": to, **reason_of(given)} for job in jobs)
+            for job, answer in zip(jobs, client.call_each("job.edit", asked), strict=True):
+                if not isinstance(answer, StokerError):
+                    moved += 1
+                elif answer.transient or answer.code == "queue_not_found":
+                    raise answer
+                elif answer.code not in GONE:
+                    refused.append((job, answer))
+    return _print_moved(given, moved, refused)
+
+
+def _print_moved(given: Given, moved: int, refused: list[tuple[int, StokerError]]) -> int:
+    if given["json"]:
+        render.json_document({"moved": moved, "refused": [{"id": job, **error.to_wire()} for job, error in refused]})
+    else:
+        render.line(f"{counted(moved, 'job')} moved to {given['words'][0]}")
+        render.flush()
+        for job, error in refused[:MOST_SHOWN]:
+            render.error(error, where=f"job {job}: ")
+        if len(refused) > MOST_SHOWN:
+            render.note(f"{counted(len(refused), 'job')} stay in all; --json has each error")
+    return max((error.exit_status for _, error in refused), default=0)
 
 
 def _each(method: str, given: Given) -> None:

@@ -2,13 +2,15 @@
 
 Owns the commands that wait until it is known whether their stop came before the end of the attempt; and the way from an
 edit to the new spec, with the same checks that a submit makes. The lifecycle refuses an edit while an attempt is open.
-A job that moves to another queue keeps its values: defaults of the new queue do not apply.
+A job that moves to another queue keeps its values: defaults of the new queue do not apply. It runs where that queue
+says, on this host or on the cluster.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,7 +21,7 @@ from stoker.core.answers import EditedJob, JobStanding, job_standing
 from stoker.core.errors import AlreadyFinished, CorruptRecord
 from stoker.core.job import events as ev
 from stoker.core.job.model import Actor, Job, Spec, State
-from stoker.core.job.spec_rules import contradictions
+from stoker.core.job.spec_rules import NOT_ON_A_CLUSTER, contradictions
 from stoker.core.requests import JobChanges, Verb
 from stoker.engine import dependents
 from stoker.engine.change_log import edited_fields
@@ -142,6 +144,8 @@ class Editing(RequestMessage[JobStanding]):
             problem = f"job {job.id} cannot be edited: its row in the database does not match its checksum"
             raise CorruptRecord(problem, hint="stoker doctor says what else is damaged")
         changes = _changes(job.spec, self._wanted)
+        if "queue" in changes:
+            changes["execution_mode"] = self._intake.specs.mode_in(changes["queue"], job.spec.execution_mode)
         self._check(turn, job, changes)
         priority = changes.get("priority", job.spec.priority)
         moved_ms = self._intake.priority_ms(job.spec.priority) - self._intake.priority_ms(priority)
@@ -156,7 +160,9 @@ class Editing(RequestMessage[JobStanding]):
             self._intake.check_queue_room(
                 turn, turn.memory.queue(spec.queue, "queue", f"stoker queue set {spec.queue}"), 0
             )
-        for problem in contradictions(spec, changes):
+        moves = "queue" in changes
+        given = {*changes, *NOT_ON_A_CLUSTER} if moves else changes
+        for problem in chain(self._intake.specs.wrong_place(spec) if moves else (), contradictions(spec, given)):
             raise problem
         for error in problems(spec, turn.now, turn.memory):
             if error.details.get("path") in changes:

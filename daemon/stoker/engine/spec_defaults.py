@@ -85,12 +85,18 @@ class SpecDefaults:
         spec = Spec(**(merged.values | given))
         if queue.name in self._on_cluster and spec.execution_mode is ExecutionMode.SUBPROCESS:
             spec = replace(spec, execution_mode=ExecutionMode.CLUSTER)
-        problems = chain(self._wrong_place(spec), contradictions(spec, given, merged.given))
+        problems = chain(self.wrong_place(spec), contradictions(spec, given, merged.given))
         if spec.execution_mode is ExecutionMode.IN_PROCESS and sent.on_orphan is UNSET:
             return replace(spec, on_orphan=OnOrphan.REQUEUE), problems
         return spec, problems
 
-    def _wrong_place(self, spec: Spec) -> Iterator[InvalidParams]:
+    def mode_in(self, queue: str, mode: ExecutionMode) -> ExecutionMode:
+        """How a job runs that moves to that queue: a handler in the daemon, all others where the queue says."""
+        if mode is ExecutionMode.IN_PROCESS:
+            return mode
+        return ExecutionMode.CLUSTER if queue in self._on_cluster else ExecutionMode.SUBPROCESS
+
+    def wrong_place(self, spec: Spec) -> Iterator[InvalidParams]:
         """The queue says where a job runs, and a handler runs in the daemon only."""
         if (spec.execution_mode is ExecutionMode.CLUSTER) != (spec.queue in self._on_cluster):
             handler = spec.execution_mode is ExecutionMode.IN_PROCESS

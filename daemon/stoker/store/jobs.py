@@ -115,8 +115,8 @@ UPDATE = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHER
 update_row = attrgetter(*_CHANGING, "id")  # the parameters of UPDATE
 REPLACE_SPEC = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _SPEC_COLUMNS.split(', '))} WHERE id = ?"
 UPDATE_SPEC = """
-UPDATE jobs SET queue = ?, name = ?, priority = ?, order_key = ?, deadline = ?, ttl_ms = ?, timeout_ms = ?,
-    max_attempts = ?, policy = ?, spec_hash = ?
+UPDATE jobs SET queue = ?, execution_mode = ?, name = ?, priority = ?, order_key = ?, deadline = ?, ttl_ms = ?,
+    timeout_ms = ?, max_attempts = ?, policy = ?, spec_hash = ?
 WHERE id = ?
 """
 # For each query that may meet an ended job: those that are being purged are gone, although their rows are still there.
@@ -222,8 +222,8 @@ def spec_row(job: Job) -> tuple[Any, ...]:
     """The parameters of UPDATE_SPEC: the fields that a person may change."""
     spec = job.spec
     return (
-        spec.queue, spec.name, spec.priority, job.order_key, spec.deadline, spec.ttl_ms, spec.timeout_ms,
-        spec.max_attempts, _policy_of(spec), job.spec_hash, job.id,
+        spec.queue, spec.execution_mode, spec.name, spec.priority, job.order_key, spec.deadline, spec.ttl_ms,
+        spec.timeout_ms, spec.max_attempts, _policy_of(spec), job.spec_hash, job.id,
     )  # fmt: skip
 
 

@@ -77,6 +77,15 @@ def _no_process(field: str) -> Rule:
     )
 
 
+# What a job on a cluster cannot have, and why.
+NOT_ON_A_CLUSTER = {
+    "survive": "a job on a cluster always outlives the daemon",
+    "notify": "a node of a cluster cannot reach the daemon's socket",
+    "heartbeat_ms": "a node of a cluster cannot reach the daemon's socket",
+    "secrets": "a secret does not leave this host",
+}
+
+
 def _not_on_a_cluster(field: str, why: str) -> Rule:
     return Rule(
         field,
@@ -89,10 +98,7 @@ def _not_on_a_cluster(field: str, why: str) -> Rule:
 
 
 RULES = (
-    _not_on_a_cluster("survive", "a job on a cluster always outlives the daemon"),
-    _not_on_a_cluster("notify", "a node of a cluster cannot reach the daemon's socket"),
-    _not_on_a_cluster("heartbeat_ms", "a node of a cluster cannot reach the daemon's socket"),
-    _not_on_a_cluster("secrets", "a secret does not leave this host"),
+    *(_not_on_a_cluster(field, why) for field, why in NOT_ON_A_CLUSTER.items()),
     *map(_no_process, ("env", "stdin", "limits", "nice", "survive", "warn_signal", "secrets")),
     Rule(
         "notify",
