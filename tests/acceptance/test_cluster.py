@@ -317,6 +317,13 @@ def test_run_when_a_restored_state_does_not_know_it_then_it_is_stopped(
     until_empty(lambda: [path for path in daemon.home.glob("shared/*/*") if path.name.startswith(f"{job}.")])
 
 
+def test_doctor_when_the_cluster_is_well_then_it_finds_nothing_about_it(daemon: DaemonProcess) -> None:
+    report = json.loads(daemon.cli("doctor", "--json").stdout)
+
+    about = [check for check in report["checks"] if check["group"] == "cluster"]
+    assert [(check["result"], check["findings"]) for check in about] == [("ok", [])] * 3
+
+
 def test_drain_when_a_run_is_on_the_cluster_then_it_goes_on(
     daemon: DaemonProcess, client: stoker.Client, gate: Gate
 ) -> None:

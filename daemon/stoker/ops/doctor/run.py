@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stoker.core.errors import StokerError
-from stoker.ops.doctor import database, files, host
+from stoker.ops.doctor import cluster, database, files, host
 from stoker.ops.doctor.examination import Check, Examination, Gravity, Host, Progress, Symptom, examining
 from stoker.store.directory import StateDirectory
 
 if TYPE_CHECKING:
     from stoker.core.daemon_views import CheckView, DoctorView, FindingView
 
-CHECKS = (*database.CHECKS, *files.CHECKS, *host.CHECKS)
+CHECKS = (*database.CHECKS, *files.CHECKS, *host.CHECKS, *cluster.CHECKS)
 MOST = 20  # findings of one check that are kept; the others are counted
 # The names of checks that together take about as long as all others.
 BESIDE = {"journal lines", "change chain", "pages", "journaled"}

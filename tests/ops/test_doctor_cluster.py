@@ -1,0 +1,83 @@
+"""The checks of a cluster by the doctor: its commands, the shared directory and the clocks of its nodes."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stoker.cluster.shared_directory import SharedDirectory
+from stoker.ops.doctor import cluster
+from stoker.ops.doctor.examination import Host, examining
+from stoker.store.directory import StateDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    root = tmp_path / "shared"
+    SharedDirectory(root, "0123").prepare()
+    return root
+
+
+@pytest.fixture
+def found(tmp_path: Path, shared: Path) -> Callable[[str], list[str]]:
+    """The findings of a check, on a host without any program."""
+    settings = tmp_path / "stoker.toml"
+    settings.write_text(f'[cluster]\ndirectory = "{shared}"\n')
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    host = Host({"PATH": str(tmp_path)}, settings, tmp_path / "sock", ())
+
+    def find(name: str) -> list[str]:
+        (check,) = (check for check in cluster.CHECKS if check.name == name)
+        with examining(StateDirectory(state), host, lambda *_: None) as examination:
+            return [one if isinstance(one, str) else one.message for one in check.find(examination)]
+
+    return find
+
+
+def test_commands_when_they_are_not_installed_then_each_is_named(found: Callable[[str], list[str]]) -> None:
+    names = ("sbatch", "squeue", "scancel")
+
+    assert found("commands of Slurm") == [f"{name} is not installed" for name in names]
+
+
+def test_command_when_it_cannot_be_run_then_its_words_are_shown(
+    found: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    for name in ("squeue", "scancel"):
+        (tmp_path / name).symlink_to("/bin/true")
+    (tmp_path / "sbatch").symlink_to("/bin/false")
+
+    assert found("commands of Slurm") == ["sbatch --version: exit status 1"]
+
+
+def test_shared_directory_when_others_can_enter_it_then_that_is_found(
+    found: Callable[[str], list[str]], shared: Path
+) -> None:
+    assert found("shared directory") == []
+
+    shared.chmod(0o755)
+
+    assert found("shared directory") == [f"others can enter {shared} (mode 755): who can write there runs jobs"]
+
+
+def test_clocks_when_a_node_is_an_hour_behind_then_it_is_named(found: Callable[[str], list[str]], shared: Path) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    for run_id, host, at_ms in (("1.1.aa", "fine", now_ms), ("2.1.aa", "late", now_ms - HOUR_MS - 30_000)):
+        claim = {"by": "node", "host": host, "at_ms": at_ms}
+        (shared / "claims" / run_id).write_text(json.dumps(claim))
+    (shared / "claims" / "3.1.aa").write_text('{"by":"daemon"}')
+
+    (message,) = found("clocks of nodes")
+
+    assert message.startswith("the clock of node late is 1h")
+    assert message.endswith(f"behind that of {shared}")
