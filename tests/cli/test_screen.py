@@ -100,24 +100,25 @@ async def test_the_filter_when_a_label_has_no_value_then_a_notice_says_how_to_ty
 
 
 async def test_ended_jobs_when_there_are_more_than_a_page_then_the_rest_comes_by_scrolling(
-    shared: DaemonProcess, calls: stoker.Client, monkeypatch: pytest.MonkeyPatch
+    daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_list, "PAGE", 15)
-    for job in work.submit_many(calls, [later(f"ended-{number}") for number in range(60)]):
-        calls.cancel(job["id"])
-    async with opened(shared) as screen:
-        await screen.press("f")
-        await screen.until("Which jobs?")
-        await screen.press("down", "down", "down", "down", "down", "enter")
-        await screen.until("ended-59", "cancelled")
-        assert "ended-0:" not in screen.text
-        for _ in range(6):
-            await screen.press("end")
-            await screen.pilot.pause()
-        await until_async(lambda: len(screen.app.query_one("#job-grid").keys) >= 60)  # type: ignore[attr-defined]
-        work.submit(calls, {"command": "/bin/false", "name": "newest"})
-        await screen.press("home")
-        await screen.until("newest", "failed", "exit 1")
+    with daemon.client() as calls:
+        for job in work.submit_many(calls, [later(f"ended-{number}") for number in range(60)]):
+            calls.cancel(job["id"])
+        async with opened(daemon) as screen:
+            await screen.press("f")
+            await screen.until("Which jobs?")
+            await screen.press("down", "down", "down", "down", "down", "enter")
+            await screen.until("ended-59", "cancelled")
+            assert "ended-0:" not in screen.text
+            for _ in range(6):
+                await screen.press("end")
+                await screen.pilot.pause()
+            await until_async(lambda: len(screen.app.query_one("#job-grid").keys) >= 60)  # type: ignore[attr-defined]
+            work.submit(calls, {"command": "/bin/false", "name": "newest"})
+            await screen.press("home")
+            await screen.until("newest", "failed", "exit 1")
 
 
 async def test_the_order_when_a_header_is_clicked_then_it_turns_and_the_cursor_stays(

@@ -39,7 +39,7 @@ def test_show_when_steps_are_many_then_groups_filters_and_progress_are_shown(
     analysed = shared.cli("workflow", "show", flow, "--analyse").stdout
 
     rows = [line.split("  ")[0] for line in whole.partition("\nSTEP")[2].splitlines()[1:]]
-    assert "progress  50% 30 of 60 steps ended\n" in whole
+    assert "progress  50% 30 of 60 steps ended" in whole
     assert rows == ["bad x30", "rest x30"]
     assert "28/30 done, 2 failed" in whole
     assert "bad[i7] bad[i9]" in whole
