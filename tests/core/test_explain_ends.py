@@ -71,8 +71,19 @@ def test_why_when_the_secrets_are_gone_then_it_names_them_and_asks_for_a_new_sub
     assert unknown.message == "was not started: its secrets cannot be given to it"
 
 
+def test_why_when_its_user_is_barred_then_it_says_why_and_how_to_release_it() -> None:
+    of = job(State.HELD, reason=Reason.SPAWN_ERROR, attempts=1)
+    refused = Outcome(kind=OutcomeKind.NEVER_STARTED, error="the account ann (uid 1001) is locked: passwd -u ann")
+
+    known, unknown = why(of, ended=attempt(of, outcome=refused)), why(of)
+
+    assert known.message == "was not started: the account ann (uid 1001) is locked: passwd -u ann"
+    assert known.hint == unknown.hint == "stoker release 7, or stoker cancel 7"
+    assert unknown.message == "was not started: its user may not have jobs here any more"
+
+
 def test_why_when_jobs_are_held_then_no_two_reasons_sound_the_same() -> None:
-    reasons = [*HELD_FOR, Reason.DAMAGED, Reason.SECRETS]
+    reasons = [*HELD_FOR, Reason.DAMAGED, Reason.SECRETS, Reason.SPAWN_ERROR]
 
     assert len({why(job(State.HELD, reason=reason)).message for reason in reasons}) == len(reasons)
 

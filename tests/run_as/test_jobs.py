@@ -181,20 +181,66 @@ def test_file_when_the_job_puts_something_else_there_then_nothing_of_others_is_r
     assert canary.read_text() == "canary=read\n"
 
 
-def test_job_when_the_policy_refuses_its_user_then_it_fails_in_words(system: RunAsDaemon, alice: stoker.Client) -> None:
+def held(client: stoker.Client, job: int) -> str:
+    """Why a job is held, once it is."""
+    until(lambda: client.call("job.get", {"id": job})["state"] == "held", why=f"job {job} held")
+    return str(client.why(job)["message"])
+
+
+def test_job_when_the_policy_refuses_its_user_then_it_is_held_in_words(
+    system: RunAsDaemon, alice: stoker.Client
+) -> None:
     refused = system.add_user("refused")
     system.spawner.allow(f'users = ["{system.user.pw_name}"]\n')
     try:
         with system.client_of(refused) as client:
             job = submit(client, "exit 0")
-            assert work.end_of(client, job) == ("failed", "spawn_error")
-            shown = attempt_of(client, job)
+            why = held(client, job)
+            system.spawner.allow("")
+            assert system.cli("config", "reload").returncode == 0  # at the next start it is asked again
+            client.call("job.release", {"id": job})
+            assert work.end_of(client, job) == ("succeeded", "exit")
     finally:
         system.spawner.allow("")
 
-    assert f"it cannot run as uid {refused.pw_uid}" in str(shown["error"])
-    assert "is neither in users nor a member of one of groups" in str(shown["error"])
+    assert f"uid {refused.pw_uid} is neither in users nor a member of one of groups" in why
     assert work.end_of(alice, submit(alice, "exit 0")) == ("succeeded", "exit")
+
+
+def test_job_when_its_user_is_locked_then_it_is_held_while_the_launcher_goes_on(system: RunAsDaemon) -> None:
+    user = system.add_user("shut")
+    gate = system.home / "shut-gate"
+    os.mkfifo(gate)
+    gate.chmod(0o644)
+    with system.client_of(user) as client:
+        running = submit(client, f"read _ < {gate}")
+        until(lambda: client.call("job.get", {"id": running})["pid"], why="its start")
+        system.accounts.change(user, "--password", "!$6$salt$hash")
+        assert system.cli("config", "reload").returncode == 0  # forgets that the user was admitted just now
+        why = held(client, submit(client, "exit 0"))
+        gate.write_text("go\n")
+
+        assert f"the account {user.pw_name} (uid {user.pw_uid}) is locked: passwd -u" in why
+        assert work.end_of(client, running) == ("succeeded", "exit")
+
+
+def test_job_when_the_access_section_shuts_its_user_out_then_it_is_held(system: RunAsDaemon) -> None:
+    member = system.accounts.add("former")
+    text = system.config.read_text()
+    with system.client_of(member) as client, system.client() as root:
+        root.call("queue.pause", {"name": "default"})
+        waiting = submit(client, "exit 0")
+        try:
+            system.config.write_text(text.replace("everyone", "owner").replace(f'"{system.group}"', '""'))
+            assert system.cli("config", "reload").returncode == 0
+            root.call("queue.resume", {"name": "default"})
+            why = held(root, waiting)
+        finally:
+            root.call("queue.resume", {"name": "default"})
+            system.config.write_text(text)
+            assert system.cli("config", "reload").returncode == 0
+
+    assert f"uid {member.pw_uid} may not use this daemon any more: [access] admits none of its groups" in why
 
 
 def test_job_when_its_directory_is_closed_to_its_user_then_it_fails_in_words(

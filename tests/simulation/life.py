@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config
+from stoker.config.access_section import AccessSettings
 from stoker.config.settings import BackupSettings, DaemonSettings, IdleSettings
 from stoker.core.errors import StorageFailed
 from stoker.core.hooks import QUEUE
@@ -125,6 +126,7 @@ class Life:
             self.epoch, self.instance = who.epoch, who.id
             self.background = BackgroundTasks()
             config = Config(
+                access=AccessSettings(users="everyone"),  # the jobs are of a uid that is not ours
                 daemon=DaemonSettings(max_running=slots, drain_timeout_ms=2_000),
                 backup=NO_BACKUP,
                 idle=IdleSettings(for_ms=1_000),

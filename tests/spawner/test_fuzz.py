@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stoker.spawner.packets import (
+    CHECK_MAGIC,
     MAGIC,
     MAX_EPOCH,
     MAX_OPEN_FILES,
@@ -42,7 +43,7 @@ def a_packet(chance: random.Random) -> bytes:
     """A valid request, cut, lengthened, with some bytes changed, or nothing like it."""
     packet = bytearray(
         REQUEST.pack(
-            chance.choice([MAGIC, b"STK2"]),
+            chance.choice([MAGIC, CHECK_MAGIC, b"STK2"]),
             chance.choice([0, 1, 999, 1_000, 65_534, chance.getrandbits(32)]),
             chance.choice([0, 1, 256, MAX_OPEN_FILES, MAX_OPEN_FILES + 1, chance.getrandbits(32)]),
             chance.choice([1, MAX_EPOCH, MAX_EPOCH + 1, chance.getrandbits(64)]),
@@ -78,7 +79,8 @@ def test_parser_when_packets_are_random_then_each_is_refused_or_within_all_bound
             continue
         taken += 1
         epoch, nonce, uid = request.launcher.split("-")
-        assert (len(packet), packet[:4], fds) == (REQUEST.size, MAGIC, [7])
+        assert len(packet) == REQUEST.size
+        assert (packet[:4], fds, request.ready) in ((MAGIC, [7], 7), (CHECK_MAGIC, [], None))
         assert int(epoch) <= MAX_EPOCH
         assert 1 <= request.open_files <= MAX_OPEN_FILES
         assert (len(nonce), int(uid), len(request.instance)) == (8, request.uid, 16)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stoker.spawner.packets import ACCOUNT, FORBIDDEN, HOST, MALFORMED, STARTED
+from stoker.process.spawner import bar_of
+from stoker.spawner.packets import ACCOUNT, CHECK_MAGIC, FORBIDDEN, HOST, MALFORMED, REQUEST, STARTED
 
 if TYPE_CHECKING:
     from tests.support.accounts import Accounts, SpawnerHost
@@ -115,6 +116,27 @@ def test_request_when_users_or_groups_are_listed_then_only_these_are_admitted(
     codes = [spawner.launch(one.pw_uid)[0].code for one in (user, member, other)]
 
     assert codes == [STARTED, STARTED, FORBIDDEN]
+
+
+def test_check_when_asked_then_it_says_what_a_launch_would_and_starts_none(
+    spawner: SpawnerHost, host_accounts: Accounts, user: pwd.struct_passwd
+) -> None:
+    locked, other = host_accounts.add("shut"), host_accounts.add("unlisted")
+    host_accounts.change(locked, "--password", "!$6$salt$hash")
+    spawner.allow(f'users = ["{user.pw_name}", "{locked.pw_name}"]\n')
+    asked_by = spawner.daemon.pw_uid
+    os.seteuid(asked_by)
+    try:
+        bars = [bar_of(str(spawner.socket), one.pw_uid) for one in (user, locked, other)]
+    finally:
+        os.seteuid(0)
+    packet = REQUEST.pack(CHECK_MAGIC, user.pw_uid, 1, 0, bytes(4), bytes(8))
+
+    assert bars[0] is None
+    assert "is locked: passwd -u" in str(bars[1])
+    assert "is neither in users nor a member" in str(bars[2])
+    assert spawner.ask(packet)[:2] == (STARTED, 0)
+    assert spawner.ask(packet, [0]).code == MALFORMED
 
 
 def test_request_when_root_is_allowed_then_its_launcher_starts(spawner: SpawnerHost) -> None:

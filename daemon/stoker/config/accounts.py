@@ -1,13 +1,14 @@
-"""The groups of the section [access] in numbers.
+"""The groups of the section [access] in numbers, and the account of a user.
 
-Owns the look-up of names, which may ask a directory service and so take long: the daemon calls it at its start and at a
-reload, in a thread.
+Owns the look-up of names, which may ask a directory service and so take long: the daemon calls it at its start, at a
+reload and before it starts the jobs of a user, in a thread.
 """
 
 from __future__ import annotations
 
 import grp
 import os
+import pwd
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,15 @@ def access_of(settings: AccessSettings) -> AccessRules:
         overflow_uid=_kernel_number("overflowuid"),
         overflow_gid=_kernel_number("overflowgid"),
     )
+
+
+def groups_of(uid: int) -> list[int] | None:
+    """All groups of an account; None if this host has none for the uid."""
+    try:
+        account = pwd.getpwuid(uid)
+    except KeyError:
+        return None
+    return os.getgrouplist(account.pw_name, account.pw_gid)
 
 
 def _used(settings: AccessSettings) -> dict[str, str]:

@@ -285,6 +285,7 @@ _HELD = {
     Reason.RESTORED: "may have run since the backup was made that was restored, so a person must decide",
     Reason.DAMAGED: "was not started: its row in the database was damaged, as it did not match its checksum",
     Reason.SECRETS: "was not started: its secrets cannot be given to it",
+    Reason.SPAWN_ERROR: "was not started: its user may not have jobs here any more",
     Reason.SHUTDOWN: "was stopped with the daemon, and asks a person to decide (on_orphan = hold)",
 }
 
@@ -307,9 +308,10 @@ def _held(job: Job, facts: JobFacts) -> Blocker:
     hint = f"stoker release {job.id}, or stoker cancel {job.id}"
     if job.reason is Reason.DAMAGED:
         hint = f"stoker doctor says whether it can be repaired; if so release it then, if not: stoker cancel {job.id}"
-    if job.reason is Reason.SECRETS:
+    if job.reason in (Reason.SECRETS, Reason.SPAWN_ERROR):
         error = None if facts.ended is None or facts.ended.outcome is None else facts.ended.outcome.error
         why = why if error is None else f"was not started: {error}"
+    if job.reason is Reason.SECRETS:
         hint = f"submit it again with its secrets, then: stoker cancel {job.id}"
     return Blocker("held", why, hint, {"reason": job.reason})
 

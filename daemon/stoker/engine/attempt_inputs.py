@@ -13,7 +13,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 import msgspec
@@ -31,6 +31,7 @@ from stoker.engine.heartbeats import Heartbeats
 from stoker.engine.memory import LiveState
 from stoker.engine.step_files import StepFiles
 from stoker.executors.base import Executor, Report, Sink, Start, never_started
+from stoker.executors.owner_standing import OwnerStanding
 from stoker.process.secret_files import NoPrivatePlace
 from stoker.process.work_files import InputsFile, WorkFiles, inputs_text
 from stoker.store import attempts, checkpoints, conditions, secret_rows
@@ -62,6 +63,7 @@ class AttemptInputs:
         background: BackgroundTasks,
         step_files: StepFiles,
         box: SecretBox,
+        owners: OwnerStanding,
     ) -> None:
         self._reader = reader
         self._work_files = work_files
@@ -72,6 +74,7 @@ class AttemptInputs:
         self._background = background
         self._step_files = step_files
         self._box = box
+        self._owners = owners
         self._held: set[str] = set()
 
     def holds(self, run_id: str) -> bool:
@@ -84,10 +87,13 @@ class AttemptInputs:
         ready = [self._ready(start, ends) for start in starts]
         self._hand_over([start for start in ready if start is not None])
         waiting = [start for start, done in zip(starts, ready, strict=True) if done is None]
-        first = [start for start in waiting if start.job.attempts == 1 and not start.job.spec.sources]
+        alone = [start for start in waiting if start.job.attempts == 1 and not start.job.spec.sources]
+        first: defaultdict[int, list[Start]] = defaultdict(list)  # by owner: a look at one delays no other
+        for start in alone:
+            first[start.job.owner_uid].append(start)
         # Each may have a checkpoint of ten megabytes, or files to hash.
         again = [[start] for start in waiting if start.job.attempts > 1 or start.job.spec.sources]
-        for together in (*_portions(first), *again):
+        for together in (*chain.from_iterable(map(_portions, first.values())), *again):
             self._held.update(start.attempt.run_id for start in together)
             self._start_together(together)
 
@@ -98,6 +104,8 @@ class AttemptInputs:
     def _ready(self, start: Start, ends: Mapping[int, Needed]) -> Start | None:
         """The start with its inputs; None if they must be read or written in the reader's thread."""
         spec = start.job.spec
+        if not self._owners.admits(start.job.owner_uid):
+            return None
         if start.job.attempts > 1 or spec.wait_for is not None or spec.hook is not None or spec.sources or spec.secrets:
             return None
         if not (jobs := start.needed):
@@ -142,6 +150,7 @@ class AttemptInputs:
 
         Waits for room on the disk, however long: without its checkpoint an attempt would begin at zero.
         """
+        starts = await self._admitted(starts)
         for start in starts:
             if start.job.spec.sources:
                 await self._step_files.before_start(start.attempt.run_id, start.job.spec)
@@ -156,6 +165,14 @@ class AttemptInputs:
                 await asyncio.sleep(AGAIN_S)  # polls: the kernel sends no notice of free space
                 missing = [start for start in missing if self._may_begin(start)]
         return [start for start in provided if self._may_begin(start)]
+
+    async def _admitted(self, starts: Sequence[Start]) -> list[Start]:
+        """The starts whose owner may still have jobs here; the others are reported as refused, so they are held."""
+        bars = {uid: await self._owners.bar_of(uid) for uid in {start.job.owner_uid for start in starts}}
+        for start in starts:
+            if (why := bars[start.job.owner_uid]) is not None:
+                self._sink([Report(start.attempt.run_id, ev.Refused(why, Reason.SPAWN_ERROR))])
+        return [start for start in starts if bars[start.job.owner_uid] is None]
 
     def _executor_of(self, start: Start) -> Executor:
         return self._executors[start.job.spec.execution_mode]

@@ -1,4 +1,4 @@
-"""The daemon's side of the spawner: it asks for the launcher of a user, and gets it or the reason why not.
+"""The daemon's side of the spawner: it asks for the launcher of a user, or whether the user could get one now.
 
 Owns the bytes, as `stoker.spawner` stands alone. A request is asked in a thread, as the spawner looks the account up,
 which may take a while. `tests/spawner` compares both sides.
@@ -12,12 +12,12 @@ import struct
 
 from msgspec import Struct
 
-MAGIC = b"STK1"
+MAGIC, CHECK_MAGIC = b"STK1", b"STKC"
 REQUEST = struct.Struct(">4sIIQ4s8s")
 ANSWER = struct.Struct(">BI")
 MAX_ANSWER_BYTES = 16 * 1024
 ANSWER_S = 15.0
-STARTED, HOST = 0, 5
+STARTED, MALFORMED, HOST = 0, 1, 5
 
 
 class SpawnRefused(Exception):
@@ -65,7 +65,7 @@ def ask(path: str, wish: Wish, ready: int, directory: str) -> UserAccount:
     `directory`: where the daemon looks for the files of users; the spawner must use the same.
     """
     try:
-        answer = _exchange(path, wish, ready)
+        answer = _exchange(path, wish.packet, [ready])
     except OSError as error:
         raise SpawnRefused(f"the spawner at {path}: {error.strerror or error}", transient=True) from error
     if len(answer) < ANSWER.size:
@@ -81,13 +81,22 @@ def ask(path: str, wish: Wish, ready: int, directory: str) -> UserAccount:
     return UserAccount(name, home, shell)
 
 
-def _exchange(path: str, wish: Wish, ready: int) -> bytes:
+def bar_of(path: str, uid: int) -> str | None:
+    """Why the spawner would start no launcher for a user; None if it would, or is too old to say. Raises OSError."""
+    answer = _exchange(path, REQUEST.pack(CHECK_MAGIC, uid, 1, 0, bytes(4), bytes(8)), [])
+    if len(answer) < ANSWER.size or ANSWER.unpack_from(answer)[0] in (STARTED, MALFORMED, HOST):
+        return None
+    return answer[ANSWER.size :].decode(errors="replace")
+
+
+def _exchange(path: str, packet: bytes, descriptors: list[int]) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
         sock.settimeout(ANSWER_S)
         sock.connect(path)
         if _peer_uid(sock) != 0:
             raise PermissionError(1, "it is not run by root")
-        sock.sendmsg([wish.packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [ready]))])
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        sock.sendmsg([packet], rights)
         return sock.recv(MAX_ANSWER_BYTES)
 
 

@@ -42,6 +42,7 @@ from stoker.executors.cluster import ClusterExecutor
 from stoker.executors.environment import WorkerContext
 from stoker.executors.in_process import InProcessExecutor
 from stoker.executors.local import LocalExecutor
+from stoker.executors.owner_standing import OwnerStanding
 from stoker.executors.without_cluster import WithoutCluster
 from stoker.host.threads import start_threads
 from stoker.schedules.clock import ScheduleClock
@@ -156,6 +157,7 @@ class Assembly:
         self.heartbeats = Heartbeats(
             self.memory, self.context.work_files, self.timers, self.clock, self.inbox, self.local.launchers
         )
+        self.owners = OwnerStanding(self.clock, self.config.access, self.context.roots, self.context.spawner)
         self.attempt_inputs = AttemptInputs(
             self.reader,
             self.context.work_files,
@@ -166,6 +168,7 @@ class Assembly:
             self.background,
             self.step_files,
             self.box,
+            self.owners,
         )
 
     def _cluster(self, sink: ReportSink) -> ClusterExecutor | None:

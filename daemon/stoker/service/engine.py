@@ -115,6 +115,7 @@ class Engine(Assembly):
         self.staleness.use(config.workflows.stale_ms)
         self.intake.use(SpecDefaults(config), config.jobs.ageing_ms, config.jobs.max_queued)
         self.hooks.use(config.hooks.values())
+        self.owners.use(config.access)
         await self._declare()
         self.inbox.wake()
         return reloaded
@@ -141,5 +142,6 @@ class Engine(Assembly):
         if self.cluster is not None:
             await self.cluster.close()
         self.preflight.close()
+        self.owners.close()
         self.condition_watch.close()
         self.log_threads.shutdown(wait=False, cancel_futures=True)

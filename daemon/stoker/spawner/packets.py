@@ -1,4 +1,4 @@
-"""The two packets of the spawner: a request of fixed size with one descriptor, and the answer.
+"""The packets of the spawner: a request of fixed size, for a launcher or only for the word on a user, and the answer.
 
 Owns the bytes. The socket is SOCK_SEQPACKET, so the kernel keeps the bounds of packets, and a request holds numbers
 only: no name, no path and no text of a client ever reaches the process that is root.
@@ -14,6 +14,7 @@ import struct
 from typing import NamedTuple
 
 MAGIC = b"STK1"
+CHECK_MAGIC = b"STKC"  # only whether the user could get a launcher now; it comes without a descriptor
 REQUEST = struct.Struct(">4sIIQ4s8s")
 ANSWER = struct.Struct(">BI")
 MAX_ANSWER_BYTES = 16 * 1024
@@ -35,29 +36,34 @@ class RefusedError(Exception):
 
 
 class LaunchRequest(NamedTuple):
-    """A launcher for `uid`. It writes a byte to `ready` when it listens; `open_files` is the limit of its workers."""
+    """A launcher for `uid`. It writes a byte to `ready` when it listens; `open_files` is the limit of its workers.
+
+    `ready` is None if only the word on the user is wanted.
+    """
 
     uid: int
     open_files: int
     launcher: str
     instance: str
-    ready: int
+    ready: int | None
 
 
 def parse(data: bytes, descriptors: list[int]) -> LaunchRequest:
-    """Raises RefusedError for anything but a whole request with exactly one descriptor."""
+    """Raises RefusedError for anything but a whole request, with the one descriptor that a launcher needs."""
     if len(data) != REQUEST.size:
         raise RefusedError(MALFORMED, f"a request of {len(data)} bytes; it has {REQUEST.size}")
     magic, uid, open_files, epoch, nonce, instance = REQUEST.unpack(data)
-    if magic != MAGIC:
+    if magic not in (MAGIC, CHECK_MAGIC):
         raise RefusedError(MALFORMED, f"a request that begins with {magic!r}; this spawner knows {MAGIC!r}")
     if not 1 <= open_files <= MAX_OPEN_FILES:
         raise RefusedError(MALFORMED, f"open_files {open_files}; it is 1 to {MAX_OPEN_FILES}")
     if epoch > MAX_EPOCH:
         raise RefusedError(MALFORMED, f"epoch {epoch}; it is at most {MAX_EPOCH}")
-    if len(descriptors) != 1:
-        raise RefusedError(MALFORMED, f"{len(descriptors)} descriptors with the request; it takes one")
-    return LaunchRequest(uid, open_files, f"{epoch}-{nonce.hex()}-{uid}", instance.hex(), descriptors[0])
+    takes = int(magic == MAGIC)
+    if len(descriptors) != takes:
+        raise RefusedError(MALFORMED, f"{len(descriptors)} descriptors with the request; it takes {takes}")
+    ready = descriptors[0] if takes else None
+    return LaunchRequest(uid, open_files, f"{epoch}-{nonce.hex()}-{uid}", instance.hex(), ready)
 
 
 def receive(connection: socket.socket) -> LaunchRequest:

@@ -105,7 +105,8 @@ def serve(connection: socket.socket, policy_path: str) -> NoReturn:
         os._exit(1)
 
 
-def _launch(connection: socket.socket, policy_path: str) -> NoReturn:
+def _launch(connection: socket.socket, policy_path: str) -> None:
+    """Become the launcher that is asked for, or only answer whether the user could get one."""
     request = packets.receive(connection)  # first: with it unread, the end of the connection discards the answer
     policy = read_policy(policy_path)
     peer = peer_uid(connection)
@@ -114,6 +115,9 @@ def _launch(connection: socket.socket, policy_path: str) -> NoReturn:
     check_uid(policy, request.uid)
     account = account_of(request.uid)
     check_member(policy, request.uid, account.gids)
+    if request.ready is None:
+        packets.send(connection, STARTED, "")
+        return
     directory = make_directory(policy, request.uid)
     os.setsid()
     drop_privileges(account)
@@ -122,7 +126,7 @@ def _launch(connection: socket.socket, policy_path: str) -> NoReturn:
     packets.send(connection, STARTED, "\0".join(facts), os.getpid())
     signal.alarm(0)
     report_start(request)
-    become_launcher(request, policy, lock, errors)
+    become_launcher(request, request.ready, policy, lock, errors)
 
 
 def peer_uid(connection: socket.socket) -> int:

@@ -105,10 +105,10 @@ def open_files_of(directory: int, launcher: str) -> tuple[int, int]:
     return lock, os.open(f"{launcher}.err", MAKE | os.O_APPEND, FILE_MODE, dir_fd=launchers)
 
 
-def become_launcher(request: LaunchRequest, policy: RunAsPolicy, lock: int, errors: int) -> NoReturn:
+def become_launcher(request: LaunchRequest, ready: int, policy: RunAsPolicy, lock: int, errors: int) -> NoReturn:
     """Execute the launcher with four descriptors, a fixed environment and its own session. Raises OSError."""
     os.chdir("/")
-    _number({NULL_IN: os.open(os.devnull, os.O_RDONLY), READY: request.ready, ERRORS: errors, LOCK: lock})
+    _number({NULL_IN: os.open(os.devnull, os.O_RDONLY), READY: ready, ERRORS: errors, LOCK: lock})
     for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
