@@ -1,4 +1,4 @@
-"""The rights of a role beside the table of methods: the in-process handlers that its jobs may use."""
+"""The rights of a role beside the table of methods: when it is read, the handlers it may use, the jobs it sees."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import pytest
 
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.peers import NEEDS_ROOT, User, answer_of, can_be_others, code_of, result
+from tests.support.peers import NEEDS_ROOT, User, acting_as, answer_of, can_be_others, code_of, result
+from tests.support.rpc import RawClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from tests.support.rpc import RawClient
 
 pytestmark = pytest.mark.skipif(not can_be_others(), reason=NEEDS_ROOT)
 
@@ -128,3 +127,31 @@ def test_handler_when_a_late_item_names_it_then_the_group_fails_in_words(clients
 
     assert set(shown) == {"list", "each"}
     assert "the in-process handler 'stoker.tidy' is for admins" in shown["each"]["error"]
+
+
+def test_groups_when_dropped_after_the_connect_then_that_connection_keeps_its_role(daemon: DaemonProcess) -> None:
+    """SO_PEERGROUPS is of the moment of connect(2), so a role is one of a connection and not of a process."""
+    with acting_as(USERS["operator"]):
+        before = RawClient(daemon.socket)
+    dropped = User(USERS["operator"].uid, [MEMBERS])
+    with before, acting_as(dropped), RawClient(daemon.socket) as after:
+        assert result(before, "queue.pause", name="default")["paused"]
+        assert not result(before, "queue.resume", name="default")["paused"]
+        assert code_of(answer_of(after, "queue.pause", {"name": "default"})) == "permission_denied"
+        assert result(after, "system.health")["ok"]
+
+
+def test_why_when_jobs_of_others_are_in_the_way_then_an_operator_sees_which(clients: dict[str, RawClient]) -> None:
+    operator, member = clients["operator"], clients["member"]
+    result(clients["root"], "resource.set", name="gpu", capacity=1)
+    gpu = {"resources": {"gpu": 1}}
+    holder = result(member, "job.submit", command="/bin/sleep", args=["600"], **gpu)["id"]
+    until(lambda: result(member, "job.get", id=holder)["state"] == "running", why="the holder runs")
+    mine = result(operator, "job.submit", command="/bin/true", **gpu)["id"]
+
+    why = until(lambda: (found := result(operator, "job.why", id=mine))["code"] == "resource" and found, why="it waits")
+
+    assert f"held by job {holder}" in why["message"]
+    assert result(operator, "resource.list")["resources"][0]["holders"] == [holder]
+    assert code_of(answer_of(operator, "job.why", {"id": holder})) == "job_not_found"
+    result(operator, "job.cancel", id=holder)

@@ -6,6 +6,7 @@ a directory that others cannot enter.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tests.support.rpc import RawClient
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 NEEDS_ROOT = "only root can connect as other users"
@@ -44,6 +45,19 @@ class User(NamedTuple):
             subprocess.run(command, pass_fds=[theirs.fileno()], check=True)
             _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
         return RawClient(socket.socket(fileno=fd))
+
+
+@contextlib.contextmanager
+def acting_as(user: User) -> Iterator[None]:
+    """This process with the user and the groups that the kernel notes for a connection; it can leave them again."""
+    groups = os.getgroups()
+    os.setgroups(user.groups)
+    os.seteuid(user.uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setgroups(groups)
 
 
 def can_be_others() -> bool:

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 
 async def explanation_of(engine: Engine, job: Job, viewer: Viewer, ownership: Ownership) -> Explanation:
-    """Jobs of others that are in its way are counted, not named, unless the viewer may look into all."""
+    """Jobs of others that are in its way are counted, not named, unless the viewer may list them."""
     facts = await _facts(engine, job)
-    if viewer.owns is not None:
+    if viewer.sees is not None:
         named = {*facts.reserved, *(job_id for ids in facts.holders.values() for job_id in ids)}
         named |= set() if facts.standstill is None else facts.standstill.named
-        facts = replace(facts, hidden=frozenset(named - await ownership.jobs_of(viewer.owns, named)))
+        facts = replace(facts, hidden=frozenset(named - await ownership.jobs_of(viewer.sees, named)))
     blocker = explain(job, facts)
     return {
         "id": job.id,

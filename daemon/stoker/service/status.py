@@ -49,14 +49,14 @@ def queue_views(engine: Engine) -> list[QueueView]:
 
 
 def jobs_seen(memory: LiveState, viewer: Viewer) -> set[int] | None:
-    """The running jobs that a viewer may look into; None: all."""
-    if viewer.owns is None:
+    """The running jobs that a viewer may list; None: all."""
+    if viewer.sees is None:
         return None
-    return {job_id for job_id, run in memory.runs.items() if run.job.owner_uid == viewer.owns}
+    return {job_id for job_id, run in memory.runs.items() if run.job.owner_uid == viewer.sees}
 
 
 def resource_views(memory: LiveState, viewer: Viewer) -> list[ResourceView]:
-    """All resources; of the jobs that hold some those that the viewer may look into."""
+    """All resources; of the jobs that hold some those that the viewer may list."""
     seen = jobs_seen(memory, viewer)
     return [
         {
