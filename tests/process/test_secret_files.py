@@ -109,6 +109,39 @@ def test_start_when_another_user_made_the_directory_then_it_is_left_alone(memory
     assert (root / RUN).is_symlink()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the files of another user")
+def test_secrets_when_another_user_took_the_name_then_they_are_under_a_random_one(memory: Path) -> None:
+    """Where everybody can make files: the id of the instance is no secret, so the plain name can be taken first."""
+    memory.chmod(0o1777)
+    for taken in ("stoker-secrets-i", "stoker-secrets-i-1"):
+        (memory / taken).mkdir()
+        os.chown(memory / taken, 70_001, 70_001)
+    files = SecretFiles([memory], "i")
+
+    files.put(RUN, {"A": b"one"})
+    files.put(OTHER, {"A": b"two"})
+    first = Path(files.directory(RUN))
+    files.remove([RUN])
+    after_a_crash = SecretFiles([memory], "i")
+    after_a_crash.prepare(())
+
+    assert first.parent == Path(files.directory(OTHER)).parent
+    assert len(first.parent.name) == len("stoker-secrets-i-") + 16
+    assert sorted(path.name for path in memory.iterdir()) == ["stoker-secrets-i", "stoker-secrets-i-1"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the directory of another user")
+@pytest.mark.parametrize(("owner", "mode"), [(70_001, 0o700), (0, 0o777), (0, 0o770)])
+def test_place_when_another_user_could_rename_things_in_it_then_it_is_not_used(
+    memory: Path, owner: int, mode: int
+) -> None:
+    os.chown(memory, owner, owner)
+    memory.chmod(mode)
+
+    with pytest.raises(NoPrivatePlace, match="this daemon alone can change"):
+        SecretFiles([memory], "i").put(RUN, {"A": b"one"})
+
+
 def test_start_when_runs_ended_without_a_daemon_then_their_secrets_are_removed(memory: Path) -> None:
     killed = SecretFiles([memory], "i")
     for run in (RUN, OTHER):

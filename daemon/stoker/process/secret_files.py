@@ -2,13 +2,15 @@
 
 Owns their place, and their end: the files of a run are gone once it is settled, also if the daemon was killed. They
 never touch a disk, but the kernel may move pages of a tmpfs to swap. Invariants: the directory is private from its
-first instant, but for the user as whom a run runs; one of another user is not used, nor followed where it leads.
+first instant, but for the user as whom a run runs; one of another user is not used, nor followed where it leads; where
+everybody can make files, its name is random, so no other user can take it first and keep jobs from their secrets.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import stat
 import struct
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -43,15 +45,16 @@ class SecretFiles:
 
     def __init__(self, candidates: Iterable[Path], instance: str) -> None:
         self._candidates = list(candidates)
-        place = next((place for place in self._candidates if _is_in_memory(place)), None)
-        self._root = None if place is None else place / f"stoker-secrets-{instance}"
+        self._place = next((place for place in self._candidates if _is_fit(place)), None)
+        self._name = f"stoker-secrets-{instance}"
+        self._root = None if self._place is None else self._own_root(self._place)
         self._given: set[str] = set()
 
     def check(self) -> None:
         """Raises NoPrivatePlace."""
-        if self._root is None:
+        if self._place is None:
             where = ", ".join(map(str, self._candidates))
-            raise NoPrivatePlace(f"no directory in memory that this daemon can write (tmpfs): looked at {where}")
+            raise NoPrivatePlace(f"no directory in memory (tmpfs) that this daemon alone can change: looked at {where}")
 
     def directory(self, run_id: str) -> str:
         """STOKER_SECRETS_DIR of a run that got secrets."""
@@ -60,12 +63,10 @@ class SecretFiles:
     def put(self, run_id: str, values: Mapping[str, bytes]) -> None:
         """Write the secrets of a run. Raises NoPrivatePlace, or OSError if there is no room."""
         self.check()
-        assert self._root is not None
-        with contextlib.suppress(FileExistsError):
-            self._root.mkdir(mode=0o700)
-        parent = os.open(self._root, DIRECTORY)
+        root = self._made_root()
+        parent = os.open(root, DIRECTORY)
         try:
-            _check_own(self._root, os.fstat(parent))
+            _check_own(root, os.fstat(parent))
             self._given.add(run_id)
             _remove(run_id, parent)  # what a try that failed has left
             os.mkdir(run_id, mode=0o700, dir_fd=parent)
@@ -84,6 +85,27 @@ class SecretFiles:
                 os.close(own)
         finally:
             os.close(parent)
+
+    def _own_root(self, place: Path) -> Path | None:
+        """The directory of all runs, if there is one of ours: that of an earlier daemon, or the one in use."""
+        for path in sorted(place.glob(f"{self._name}*")):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.lstat()
+                if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+                    return path
+        return None
+
+    def _made_root(self) -> Path:
+        """The directory of all runs. Raises OSError."""
+        assert self._place is not None, "checked before"
+        if self._root is None or not self._root.is_dir():  # it goes with the last run
+            shared = self._place.stat().st_mode & stat.S_IWOTH
+            name = f"{self._name}-{secrets.token_hex(8)}" if shared else self._name
+            root = self._own_root(self._place) or self._place / name
+            with contextlib.suppress(FileExistsError):
+                root.mkdir(mode=0o700)
+            self._root = root
+        return self._root
 
     def prepare(self, open_runs: Container[str]) -> None:
         """At a start: remove the files of runs that have ended, and remember the others."""
@@ -148,7 +170,8 @@ def _check_own(root: Path, status: os.stat_result) -> None:
         raise NoPrivatePlace(f"{root} belongs to another user, or is open to others: remove it")
 
 
-def _is_in_memory(place: Path) -> bool:
+def _is_fit(place: Path) -> bool:
+    """Whether it is in memory, we can write there, and no other user can rename what we make there."""
     try:
         status = place.stat()
         mounts = MOUNTINFO.read_text("utf-8", "surrogateescape").split("\n")[:-1]
@@ -156,4 +179,6 @@ def _is_in_memory(place: Path) -> bool:
         return False
     device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
     kinds = {fields[fields.index("-") + 1] for line in mounts if (fields := line.split())[2] == device}
-    return stat.S_ISDIR(status.st_mode) and bool(kinds & IN_MEMORY) and os.access(place, os.W_OK | os.X_OK)
+    kept = status.st_mode & stat.S_ISVTX or not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid in (0, os.geteuid()) and bool(kept)
+    return ours and bool(kinds & IN_MEMORY) and os.access(place, os.W_OK | os.X_OK)
