@@ -10,10 +10,22 @@ from msgspec.structs import replace
 
 from stoker.core.job.model import NeedOn, When
 from stoker.core.job.run_if import RunIf
-from stoker.core.workflow.definition import Concurrency, Flow, FlowRequest, ItemSource, StepDefaults, StepParams
+from stoker.core.workflow.definition import (
+    MAX_STEPS,
+    Concurrency,
+    Flow,
+    FlowLimits,
+    FlowRequest,
+    ItemSource,
+    Part,
+    StepDefaults,
+    StepParams,
+)
+from stoker.core.workflow.expansion import group_of, place_of
 from stoker.core.workflow.fan_out import BEGIN, COLLECT
 from stoker.core.workflow.nesting import has_later_list, inner_flow, is_critical, seen_as, split_word
 from stoker.core.workflow.plan import Plan, plan_flow
+from stoker.core.workflow.selection import select
 from stoker.core.workflow.state import Edge
 
 ANY = NeedOn.ANY
@@ -123,8 +135,6 @@ def test_word_when_names_have_dots_then_the_step_is_found() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "instead"),
     [
-        ("timeout_ms", 1_000, "timeout_ms in the steps"),
-        ("deadline_ms", 1_000, "timeout_ms in the steps"),
         ("concurrency", Concurrency(key="k"), "in the flow that is submitted"),
         ("on_failure", {"h": step()}, 'when = "any_failed"'),
         ("on_success", {"h": step()}, "with `needs`"),
@@ -155,6 +165,42 @@ def test_plan_when_a_nested_flow_has_labels_and_limits_then_its_steps_have_them(
     assert (made["x/build/a"].labels, made["x/build/c"].labels) == ({"a": "1", "b": "2"}, {"a": "1"})
     assert (made["x/build/c"].priority, made["x/d"].priority) == (7, msgspec.UNSET)
     assert (plan.widths, plan.labels) == ({"": 9, "x/": 3, "x/build/": 1}, {})
+
+
+def test_plan_when_nested_flows_have_limits_of_time_then_names_lead_to_them() -> None:
+    deep = Flow(name="deep", steps={"a": step()}, deadline_ms=9)
+    child = Flow(name="child", steps={"in": replace(step(), command="", workflow=deep)}, timeout_ms=7)
+    build = replace(step(each=["x", "y"]), command="", workflow=child)
+
+    plan = plan_of({"build": build, "free": nest({"a": step()})}, timeout_ms=1_000)
+
+    assert plan.inner_limits == {
+        "build[x]/": FlowLimits(timeout_ms=7),
+        "build[x]/in/": FlowLimits(deadline_ms=9),
+        "build[y]/": FlowLimits(timeout_ms=7),
+        "build[y]/in/": FlowLimits(deadline_ms=9),
+    }
+    assert plan.widths == dict.fromkeys(plan.inner_limits, MAX_STEPS)  # so that each can be closed
+
+
+def test_part_when_it_leaves_out_the_end_of_a_nested_flow_then_its_limits_go_too() -> None:
+    build = replace(step(), command="", workflow=Flow(name="child", steps={"a": step()}, timeout_ms=7))
+    plan = plan_of({"build": build})
+
+    parts = [select(plan, Part(targets=(name,))).plan for name in ("build", "build/a")]
+
+    assert [[*part.inner_limits] for part in parts] == [["build/"], []]
+
+
+def test_expansion_when_its_steps_are_flows_with_limits_then_it_has_these() -> None:
+    child = Flow(name="child", steps={"a": step()}, timeout_ms=7)
+    work = replace(step(each=ItemSource(step="list", output="o")), command="", workflow=child)
+    outer = Flow(name="outer", steps={"list": step(), "work": work})
+    flow = Flow(name="flow", steps={"build": replace(step(), command="", workflow=outer)})
+
+    group = group_of(place_of(flow, {}, "build/work"), ["x"])
+
+    assert group.inner_limits == {"build/work[x]/": FlowLimits(timeout_ms=7)}
 
 
 def test_plan_when_a_list_comes_later_at_two_depths_then_it_is_refused() -> None:

@@ -140,7 +140,7 @@ def test_name_when_a_step_waits_for_work_outside_then_it_is_in_no_group() -> Non
 
 def test_inner_steps_when_a_step_is_a_flow_then_they_are_listed_with_it() -> None:
     inner = Planned(name="a", sent=step())
-    outer = Planned(name="build", sent=step(), inner=Inner((inner,), {}))
+    outer = Planned(name="build", sent=step(), inner=Inner((inner,), {}, {}))
 
     assert [one.name for one in with_inner_steps([outer, replace(inner, name="b")])] == ["build", "a", "b"]
 

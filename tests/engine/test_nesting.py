@@ -181,6 +181,21 @@ def test_nesting_when_its_list_comes_later_then_each_item_gets_a_workflow(
     assert lines(ledger)[4:] == ["b", "b"]
 
 
+def test_fail_fast_when_a_nested_workflow_fails_then_the_steps_of_the_others_end(client: stoker.Client) -> None:
+    script = 'test "$WHO" != b || exit 1; sleep 600'
+    child = {"work": step(script, env={"WHO": "{{who}}"}, grace_ms=100), "after": step("exit 0", "work")}
+    build = nested(
+        child, each=["a", "b"], parameters={"who": "{{item}}"}, fail_fast=True, head={"parameters": {"who": ""}}
+    )
+
+    workflow = sent_flow(client, {"build": build})
+
+    assert settled(client, workflow) == "failed"
+    states = step_states(client, workflow)
+    assert [states[f"build[a]{name}"] for name in ("/work", "/after", "")] == ["cancelled", "cancelled", "failed"]
+    assert [states[f"build[b]{name}"] for name in ("/work", "/after", "")] == ["failed", "skipped", "failed"]
+
+
 @pytest.mark.parametrize(
     ("build", "path"),
     [

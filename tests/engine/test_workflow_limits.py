@@ -12,7 +12,7 @@ import pytest
 from stoker.core.errors import FlowInvalid, NotAllowed
 from tests.support.facts import until
 from tests.support.flows import flow_end, job_of, sent_flow, settled, step, step_states, workflow_view
-from tests.support.work import Gate, job_view, lines, running
+from tests.support.work import Gate, attempts_of, job_view, lines, running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,6 +117,57 @@ def test_limit_when_it_passes_then_the_workflow_fails_and_a_retry_has_it_anew(
     settled(client, workflow)
 
 
+def child(steps: dict[str, Any], **head: Any) -> dict[str, Any]:
+    return {"workflow": {"name": "child", "steps": steps, **head}}
+
+
+@pytest.mark.parametrize("limit", ["timeout", "deadline"])
+def test_limit_when_that_of_a_nested_workflow_passes_then_only_its_steps_end(
+    client: stoker.Client, gate: Gate, limit: str
+) -> None:
+    inner = {"long": step("sleep 600", grace_ms=100, critical=False), "after": step(GOOD, "long", critical=False)}
+    deep = {"deep": child({"long": step("sleep 600", grace_ms=100)}), **inner}
+    alert = {**step(GOOD, "build"), "when": "any_failed"}
+    steps = {"build": child(deep, **{f"{limit}_ms": 500}), "other": gate.spec(GOOD), "alert": alert}
+    workflow = sent_flow(client, steps)
+
+    until(lambda: step_states(client, workflow)["alert"] == "succeeded", why="the end of the nested workflow")
+
+    assert step_states(client, workflow) == {
+        "build/deep/long": "cancelled",
+        "build/deep": "failed",
+        "build/long": "cancelled",
+        "build/after": "cancelled",
+        "build": "failed",
+        "other": "running",
+        "alert": "succeeded",
+    }
+    (attempt,) = attempts_of(client, job_of(client, workflow, "build"))
+    assert attempt["error"] == f"ended by its {limit}: {limit}_ms = 500"
+    view = workflow_view(client, workflow)
+    assert (view["intent"], view["inner_limits"]) == ("run", [])
+    gate.open()
+    assert flow_end(client, workflow) == "failed"
+    client.call("workflow.retry", {"id": workflow, "again": "failed"})
+    assert flow_end(client, workflow) == "failed"  # the limit counts anew, and passes again
+    assert len(attempts_of(client, job_of(client, workflow, "build"))) == 2
+
+
+def test_limit_when_a_nested_workflow_ends_in_time_then_nothing_is_kept(client: stoker.Client, gate: Gate) -> None:
+    limits = {"timeout_ms": 3_600_000, "deadline_ms": 3_600_000}
+    workflow = sent_flow(client, {"build": child({"a": gate.spec(GOOD)}, **limits), "end": gate.spec(GOOD)})
+    running(client, job_of(client, workflow, "build/a"))
+    (counting,) = workflow_view(client, workflow)["inner_limits"]
+    assert (counting["step"], counting["passed"]) == ("build", None)
+    assert counting["times_out_at"] > 0
+    assert counting["deadline"] > 0
+    gate.open()
+
+    assert flow_end(client, workflow) == "succeeded"
+
+    assert workflow_view(client, workflow)["inner_limits"] == []
+
+
 def test_limit_when_the_workflow_is_paused_then_it_counts(client: stoker.Client, gate: Gate) -> None:
     handlers = {"finally": {"clean": gate.spec("exit 0")}}
     workflow = sent_flow(client, {"a": step("sleep 600", grace_ms=100)}, deadline_ms=1_500, **handlers)
@@ -138,6 +189,7 @@ def test_limit_when_it_passes_while_no_daemon_runs_then_the_start_ends_the_workf
     with stopped_daemon.client() as client:
         client.call("queue.pause", {"name": "default"})
         ids = [sent_flow(client, {"a": step(GOOD)}, deadline_ms=50, **CLEAN)]
+        nested = sent_flow(client, {"build": child({"a": step(GOOD, critical=False)}, deadline_ms=50)})
         stopped_daemon.kill9()
 
     stopped_daemon.start()
@@ -147,6 +199,8 @@ def test_limit_when_it_passes_while_no_daemon_runs_then_the_start_ends_the_workf
         client.call("queue.resume", {"name": "default"})
         assert flow_end(client, ids[0]) == "failed"
         assert step_states(client, ids[0])["clean"] == "succeeded"
+        assert flow_end(client, nested) == "failed"
+        assert step_states(client, nested) == {"build/a": "cancelled", "build": "failed"}
 
 
 def test_ends_when_a_crash_came_before_their_second_half_then_the_start_goes_on(daemon: DaemonProcess) -> None:
@@ -157,6 +211,8 @@ def test_ends_when_a_crash_came_before_their_second_half_then_the_start_goes_on(
             client.call("queue.set", {"name": queue})
             client.call("queue.pause", {"name": queue})
         cut = sent_flow(client, {"a": held})
+        late = {"a": step(GOOD, queue="closed", critical=False)}
+        passed = sent_flow(client, {"build": child(late, timeout_ms=3_600_000)})
         aborted, ended = (sent_flow(client, {"a": step(GOOD, queue="closed")}, **CLEAN) for _ in "ab")
         steps = {"a": step(GOOD, queue="late"), "b": step(GOOD, "a", queue="closed")}
         timed = sent_flow(client, steps, timeout_ms=3_600_000)
@@ -165,6 +221,8 @@ def test_ends_when_a_crash_came_before_their_second_half_then_the_start_goes_on(
     daemon.kill9()
     with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as database, database:
         database.execute("UPDATE workflows SET cut = 'a' WHERE id = ?", (cut,))
+        database.execute("UPDATE workflows SET cut = 'build/' WHERE id = ?", (passed,))
+        database.execute("UPDATE inner_limits SET passed = 'timeout' WHERE workflow_id = ?", (passed,))
         database.execute("UPDATE workflows SET intent = 'abort', target = 'abort_on' WHERE id = ?", (aborted,))
         database.execute("UPDATE workflows SET expires_at = 1 WHERE id = ? AND expires_at NOT NULL", (timed,))
         database.execute(SKIPPED, (ended,))
@@ -172,6 +230,8 @@ def test_ends_when_a_crash_came_before_their_second_half_then_the_start_goes_on(
 
     with daemon.client() as client:
         assert [flow_end(client, one) for one in (cut, aborted, timed, ended)] == ["failed"] * 3 + ["succeeded"]
+        assert flow_end(client, passed) == "failed"
+        assert step_states(client, passed) == {"build/a": "cancelled", "build": "failed"}
         assert step_states(client, cut) == {"a[x]": "cancelled", "a[y]": "cancelled"}
         assert step_states(client, timed) == {"a": "succeeded", "b": "cancelled"}
         assert step_states(client, aborted) == {"a": "cancelled", "alert": "succeeded", "clean": "succeeded"}

@@ -143,6 +143,14 @@ CREATE TABLE idempotency (
     created_at INTEGER NOT NULL, purged_at INTEGER, purged_state TEXT, purged_workflow INTEGER,
     PRIMARY KEY (owner_uid, key)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE inner_limits (
+    workflow_id  INTEGER NOT NULL,
+    outer        TEXT NOT NULL,
+    deadline     INTEGER,
+    expires_at   INTEGER,
+    passed       TEXT CHECK (passed = 'timeout' OR passed = 'deadline'),
+    PRIMARY KEY (workflow_id, outer)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE job_events (
     job_id   INTEGER NOT NULL REFERENCES jobs (id),
     event_id INTEGER NOT NULL,

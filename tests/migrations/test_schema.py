@@ -25,6 +25,7 @@ from stoker.core.job.model import (
 )
 from stoker.core.schedule.model import Misfire, Overlap
 from stoker.core.workflow.checkpoint import CheckpointKind
+from stoker.core.workflow.inner_limits import TimeLimit
 from stoker.core.workflow.state import ENDED, Intent, WorkflowState
 
 GOLDEN = Path(__file__).with_name("schema.golden.sql")
@@ -49,6 +50,7 @@ CHECKPOINT: dict[str, Any] = {
     "id": 1, "chain": "w1", "seq": 1, "kind": "context", "status": "running", "version": 1, "at": 0,
     "encoding": "plain", "size": 0, "data": b"", "checksum": bytes(32),
 }  # fmt: skip
+LIMIT: dict[str, Any] = {"workflow_id": 1, "outer": "build/"}
 CHANGE: dict[str, Any] = {
     "seq": 1, "at": 0, "kind": "job", "subject": "1", "cause": "submitted", "payload": "{}", "hash": bytes(32),
 }  # fmt: skip
@@ -95,6 +97,7 @@ CLOSED: list[tuple[str, str, list[str]]] = [
     ("attempts", "outcome", [*OutcomeKind]),
     ("workflows", "state", [*WorkflowState]),
     ("workflows", "intent", [*Intent]),
+    ("inner_limits", "passed", [*TimeLimit]),
     ("schedules", "misfire", [*Misfire]),
     ("schedules", "overlap", [*Overlap]),
     ("checkpoints", "kind", [*CheckpointKind]),
@@ -106,7 +109,7 @@ CLOSED: list[tuple[str, str, list[str]]] = [
 def row_with(table: str, column: str, value: str) -> dict[str, Any]:
     """A row that is fine if `value` is: what a value demands of other columns is there."""
     rows = {"jobs": JOB, "attempts": ATTEMPT | {"run_id": "1.2.b", "ordinal": 2}, "changes": CHANGE, "queues": QUEUE,
-            "workflows": WORKFLOW, "schedules": SCHEDULE, "checkpoints": CHECKPOINT}  # fmt: skip
+            "workflows": WORKFLOW, "schedules": SCHEDULE, "checkpoints": CHECKPOINT, "inner_limits": LIMIT}  # fmt: skip
     row = rows.get(table, {"job_id": 1, "needed": 2}) | {column: value}
     if table == "jobs":
         row["id"] = 2

@@ -407,6 +407,7 @@ ALTER TABLE queues DROP COLUMN min_running;
 ALTER TABLE queues DROP COLUMN rate;
 DROP TABLE rates;
 DROP TABLE buckets;
+DROP TABLE inner_limits;
 DROP TABLE conditions;
 DROP TABLE events;
 DROP TABLE job_events;

@@ -17,7 +17,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from stoker.core.clock import Now
-from stoker.core.job.model import Reason, State
+from stoker.core.job.model import FINAL, Reason, State
 from stoker.core.rate import tokens
 from stoker.core.workflow.context import rebuild
 from stoker.core.workflow.state import ENDING, is_broken, state_of
@@ -40,6 +40,9 @@ PAUSED = "SELECT id FROM workflows WHERE finished_at IS NULL AND intent = 'pause
 TWICE = "SELECT name FROM workflows GROUP BY name HAVING count(*) > 1"
 NEWEST = "SELECT id FROM workflows ORDER BY id DESC LIMIT 5"
 SAME_STEP = "SELECT workflow_id, step FROM jobs WHERE step IS NOT NULL GROUP BY workflow_id, step HAVING count(*) > 1"
+INNER_LIMITS = """
+SELECT count(*) FROM changes WHERE kind = 'workflow' AND cause = 'limit_reached' AND payload ->> 'step' IS NOT NULL
+"""
 EXPANDED = "SELECT count(*) FROM changes WHERE kind = 'workflow' AND cause = 'expanded'"
 LAST_STATES = """
 SELECT id, state, (SELECT to_state FROM changes WHERE kind = 'workflow' AND subject = workflows.id
@@ -186,6 +189,9 @@ class FlowLaws:
                 self._laws.broken(f"workflow {ident}: steps of {run.cut} are to be ended, and nobody does it")
             if limit := run.overdue(Now(wall=now.wall - LATE_MS, steady=now.steady - LATE_MS)):
                 self._laws.broken(f"workflow {ident}: its {limit} has passed, and its steps go on")
+            for outer in run.counting:
+                if run.states[outer.removesuffix("/")] in FINAL:
+                    self._laws.broken(f"workflow {ident}: {outer} has ended, and limits of it count")
             if run.due_gates() and f"end of workflow {ident}" not in life.background.retrying:
                 self._laws.broken(f"workflow {ident}: {sorted(run.gates)} wait, and all steps before them have ended")
 
@@ -275,6 +281,7 @@ class FlowLaws:
         """At each start, and at the end."""
         for (name,) in self._database.execute(TWICE):
             self._laws.broken(f"workflow {name} was made twice")
+        self._laws.looks["inner limit"] += self._laws.number(INNER_LIMITS)
         self._laws.looks["expanded"] += self._laws.number(EXPANDED)
         for ident, step in self._database.execute(SAME_STEP):
             self._laws.broken(f"workflow {ident} has two steps {step}")
@@ -326,6 +333,7 @@ def _known(run: LiveWorkflow) -> list[Any]:
     head = (run.head.id, run.head.seq)
     return [
         run.gates,
+        run.counting,
         run.open_in,
         run.workflow,
         run.steps,

@@ -27,6 +27,7 @@ from tests.simulation.requests import Requests
 UID = 1_000
 MOST_STEPS = 5
 LIMITS = {"timeout_ms": [50, 2_000], "deadline_ms": [50, 2_000], "max_running": [1, 2]}
+OF_NESTED = {"needs", "when", "if", "queue", "critical", "each", "matrix", "fail_fast"}  # fields of a nested workflow
 NEWEST = 6  # workflows that verbs are used on
 COMPLETED = "SELECT DISTINCT workflow_id FROM jobs WHERE workflow_id IS NOT NULL AND state = 'succeeded'"
 CHECKPOINTS = "SELECT id FROM checkpoints WHERE chain = ? ORDER BY seq DESC LIMIT 12"
@@ -78,7 +79,7 @@ class FlowClients:
         """One of these earlier flows, of which some steps have changed; what has not is reused."""
         earlier = self._reused[name] = self._chance.choice(done[-NEWEST:])
         steps = {
-            step: {**fields, "args": [name]} if self._chance.random() < 0.2 else fields
+            step: fields if "workflow" in fields or self._chance.random() > 0.2 else {**fields, "args": [name]}
             for step, fields in self._flows[earlier]["steps"].items()
         }
         flow: dict[str, Any] = {"name": name, "steps": steps}
@@ -104,11 +105,21 @@ class FlowClients:
         steps: dict[str, Any] = {}
         self._groups.clear()
         for index in range(self._chance.randint(1, MOST_STEPS)):
-            single = [name for name, step in steps.items() if not {"each", "matrix"} & step.keys()]
-            step = steps[f"s{index}"] = self._step(list(steps), single)
+            single = [name for name, step in steps.items() if not {"each", "matrix", "workflow"} & step.keys()]
+            step = self._step(list(steps), single)
+            steps[f"s{index}"] = self._nested(step) if self._chance.random() < 0.15 else step
             if {"each", "matrix"} & step.keys():
                 self._groups.add(f"s{index}")
         return {"name": name, "steps": steps}
+
+    def _nested(self, step: dict[str, Any]) -> dict[str, Any]:
+        """A workflow in place of the step, with a limit of time."""
+        limit = self._chance.choice(["timeout_ms", "deadline_ms"])
+        first = self._step([], [])
+        (self._groups.add if {"each", "matrix"} & first.keys() else self._groups.discard)("a")
+        steps = {"a": first, "b": self._step(["a"], [])}
+        outer = {name: value for name, value in step.items() if name in OF_NESTED}
+        return {**outer, "workflow": {"name": "inner", "steps": steps, limit: self._chance.choice(LIMITS[limit])}}
 
     def _step(self, before: list[str], single: list[str]) -> dict[str, Any]:
         """`single`: the steps before it that can hand on a list."""

@@ -42,7 +42,7 @@ CONSEQUENCES = (
 LOOKS = (
     "order", "start", "rate", "supersede", "unsafe start", "use", "signal", "acknowledgement", "answer", "refusal",
     "answers", "commit", "slot", "overlap", "due", "idle", "kept", "memory", "flows", "chain", "whole",
-    "event", "conditions", "holding", "file", "awaited file", "hook", "hook refused", "expanded",
+    "event", "conditions", "holding", "file", "awaited file", "hook", "hook refused", "expanded", "inner limit",
     "skipped",
 )  # fmt: skip
 STEPS = 140_000

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 RESERVE = 2 * MIB
+LARGE = 3 * MIB // 2  # more than the WAL of a new database has room for
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ async def test_commit_when_the_disk_is_full_then_the_reserve_is_deleted_and_it_s
     fill(disk_directory.root / "ballast")
     assert (state.writer.full, disk_directory.reserve.exists()) == (False, True)
 
-    await state.writer.commit(large(1, 1, MIB))
+    await state.writer.commit(large(1, 1, LARGE))
 
     assert (state.writer.full, disk_directory.reserve.exists()) == (True, False)
     assert set(await state.reader.run(jobs.by_ids, [1])) == {1}
@@ -82,7 +83,7 @@ async def test_reserve_when_there_is_room_again_then_it_is_kept_and_the_disk_is_
 ) -> None:
     state = await open_at(disk_directory, reserve_bytes=RESERVE)
     ballast = fill(disk_directory.root / "ballast")
-    await state.writer.commit(large(1, 1, MIB))
+    await state.writer.commit(large(1, 1, LARGE))
     with pytest.raises(OSError, match="No space"):
         state.writer.keep_reserve()
     assert (state.writer.full, disk_directory.reserve.exists()) == (True, False)

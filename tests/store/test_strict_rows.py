@@ -54,6 +54,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "resources": {"name": "gpu", "capacity": 1},
     "rates": {"key": "api", "rate": '{"count":1,"per_ms":1000,"burst":1}'},
     "buckets": {"name": "rate/api", "full_at": 1},
+    "inner_limits": {"workflow_id": 1, "outer": "build/", "deadline": 1, "expires_at": 1, "passed": "timeout"},
     "events": EVENT,
     "conditions": {"job_id": 1, "number": 0, "condition": "file:/a"},
     "meta": {"key": history_id.NAME, "value": HISTORY},
@@ -68,6 +69,7 @@ READERS: dict[str, Callable[[sqlite3.Connection], object]] = {
     "resources": queues.resources,
     "rates": rates.rates,
     "buckets": rates.buckets,
+    "inner_limits": lambda it: workflows.by_ids(it, [1]),
     "events": lambda it: (conditions.undelivered(it), conditions.given(it, 1)),
     "conditions": lambda it: (conditions.awaited(it), conditions.waiters(it, WaitersWanted("file:/a"), 1)),
     "meta": lambda it: (history_id.read(it), restore.pending(it)),
@@ -80,7 +82,7 @@ OTHERS = {
 # No value is made of these columns: a row is found by it, only SQL asks for it, or a job gets it as it is.
 NOT_MADE = {
     "jobs": {"id", "workflow_id"}, "attempts": {"job_id", "holds"}, "workflows": {"id"}, "checkpoints": {"id"},
-    "meta": {"key"}, "events": {"last_job"}, "conditions": {"job_id", "condition"},
+    "meta": {"key"}, "inner_limits": {"workflow_id"}, "events": {"last_job"}, "conditions": {"job_id", "condition"},
 }  # fmt: skip
 WRONG = ("{", "no such", b"\x00", 0.5, -1, 2**63 - 1)
 

@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from tests.support.facts import until
-from tests.support.flows import flow, flow_end, send, sent_flow, step
+from tests.support.flows import flow, flow_end, send, sent_flow, step, step_states
 from tests.support.work import end_of, shell, submit
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ on = ["job.failed"]
 command = "/bin/true"
 """
 # Values that are there for a moment only.
-MOMENTARY = {"jobs.pid", "events.next_after", "workflows.target", "workflows.cut"}
+MOMENTARY = {"jobs.pid", "events.next_after", "workflows.target", "workflows.cut", "inner_limits.passed"}
 OF_THE_HOST = {"attempts.pidfs_inode", "attempts.cgroup", "attempts.max_rss_kib"}  # which some hosts do not report
 
 
@@ -95,6 +95,10 @@ def _waiting(client: stoker.Client, tmp_path: Path) -> None:
     waiting = submit(client, shell(":"), run_at=FAR, deadline=FAR + 1, ttl_ms=1_000)
     client.call("job.edit", {"id": waiting, "priority": 7})
     client.call("job.hold", {"id": submit(client, shell(":"), queue="bulk", run_at=FAR)})
+    inner = {"steps": {"a": step(":"), "b": step(":", wait_for="event:never")}}
+    limits = {"timeout_ms": DAY_MS, "deadline_ms": DAY_MS}
+    nested = sent_flow(client, {"build": {"workflow": {"name": "inner", **inner, **limits}}})
+    until(lambda: step_states(client, nested)["build/a"] == "succeeded")
     client.call("queue.pause", {"name": "default"})
     submit(client, shell(":"), needs=[{"job": submit(client, shell(":"), ttl_ms=DAY_MS)}])
 

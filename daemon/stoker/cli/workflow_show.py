@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stoker.cli.kit.step_groups import StepGroup
     from stoker.core.views import AnalysisView, StepView, WorkflowDetails
 
+MOST_LIMITS = 8  # nested workflows whose limits are shown
 HEADERS = ("STEP", "JOB", "STATE", "WHY", "TRY", "NEEDS", "REMARK")
 
 
@@ -142,8 +143,14 @@ def _limits(workflow: WorkflowDetails) -> list[tuple[str, object]]:
     """Its limits with the time that is left, and the one that ended it."""
     if workflow["aborted_by"] is not None:
         return [("ended by", f"its {workflow['aborted_by']}")]
-    limits = {"timeout": workflow["times_out_at"], "deadline": workflow["deadline"]}
-    return [(name, render.when(at)) for name, at in limits.items() if at is not None and not workflow["finished_at"]]
+    shown = [("", workflow["times_out_at"], workflow["deadline"])]
+    shown += [
+        (f"{one['step']} ", one["times_out_at"], one["deadline"]) for one in workflow["inner_limits"][:MOST_LIMITS]
+    ]
+    limits = [
+        (f"{of}{name}", at) for of, *both in shown for name, at in zip(("timeout", "deadline"), both, strict=True)
+    ]
+    return [(name, render.when(at)) for name, at in limits if at is not None and not workflow["finished_at"]]
 
 
 def _print_steps(rows: Sequence[StepGroup]) -> None:

@@ -273,11 +273,20 @@ class StepList(TypedDict):
     steps: list[StepStandingView]
 
 
+class InnerLimitView(TypedDict):
+    """When the limits of time of a nested workflow pass; `step` ends it. `passed`: the one that was reached."""
+
+    step: str
+    deadline: int | None
+    times_out_at: int | None
+    passed: Literal["timeout", "deadline"] | None
+
+
 class WorkflowView(TypedDict):
     """`counts`: the number of steps in each state. `deadline` and `times_out_at`: when its limits pass.
 
     `aborted_by`: why Stoker ended it, whatever its steps did: `timeout`, `deadline` or `abort_on`. `waits_for`: other
-    workflows of its key that go first.
+    workflows of its key that go first. `inner_limits`: those of nested workflows that have not ended.
     """
 
     id: int
@@ -290,6 +299,7 @@ class WorkflowView(TypedDict):
     finished_at: int | None
     deadline: int | None
     times_out_at: int | None
+    inner_limits: list[InnerLimitView]
     labels: dict[str, str]
     aborted_by: str | None
     concurrency_key: str | None

@@ -155,6 +155,8 @@ def run_again(turn: Turn, job_id: int, event: ev.Retry | ev.Restart | ev.Reset, 
     ]
     job = turn.step(job_id, replace(event, needs_open=len(pending)))
     turn.set_needs(job_id, pending)
+    if job.workflow_id is not None:
+        turn.memory.workflows.runs[job.workflow_id].count_anew(job.step or "")
     superseding.remember(turn, job)
     return job
 

@@ -21,6 +21,7 @@ from stoker.core.job.model import STOKER, Actor, Attempt, Change, Job, Need, Sta
 from stoker.core.job.transition import awaits_decision
 from stoker.core.retention import ranges
 from stoker.core.workflow.checkpoint import Checkpoint
+from stoker.core.workflow.inner_limits import InnerLimit
 from stoker.core.workflow.state import ENDING, Intent, Workflow, WorkflowState, aborts, cuts
 from stoker.engine.change_log import CAUSES, DERIVED, difference, first_values
 from stoker.engine.memory import LiveState, OpenRun
@@ -202,6 +203,10 @@ class Turn:
         payload = {"intent": intent, "target": target, "note": actor.note, **details}
         self._change("workflow", str(before.id), before.state, before.state, cause, payload, actor)
 
+    def set_limits(self, run: LiveWorkflow, changed: Iterable[tuple[str, InnerLimit | None]]) -> None:
+        """Limits of nested workflows changed; None: one does not count any more."""
+        self.batch.inner_limits.update(((run.workflow.id, outer), limit) for outer, limit in changed)
+
     def set_needs(self, job_id: int, open_needs: Iterable[Need]) -> None:
         """The job waits for these needs and for no others."""
         needs = self.batch.needs[job_id] = {need.job: need.on for need in open_needs}
@@ -260,6 +265,7 @@ class Turn:
         for workflow_id in sorted(self.touched_workflows):
             run, is_new = workflows.runs[workflow_id], workflow_id in self.batch.new_workflows
             before, after = run.workflow, workflows.judge(run, self.now, self.memory.last_seq + 1)
+            self.set_limits(run, run.changed_limits(self.now))
             if is_new:
                 self.batch.new_workflows[workflow_id] = after
             elif after != before:
@@ -354,8 +360,8 @@ class Turn:
     def _follow(self, run: LiveWorkflow, job: Job) -> None:
         """The workflow takes note of the state of a step, in the same commit; later turns end other steps for it."""
         step, workflow = run.steps[job.id], run.workflow
-        if job.state is State.RUNNING and run.limits.timeout_ms is not None and workflow.expires_at is None:
-            run.workflow = replace(workflow, expires_at=self.now.steady + run.limits.timeout_ms)
+        if job.state is State.RUNNING:
+            self.set_limits(run, run.begin_timeouts(step, self.now))
         elif workflow.intent not in (Intent.RUN, Intent.PAUSE):
             return
         elif aborts(step, job):

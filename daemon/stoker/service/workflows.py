@@ -211,6 +211,15 @@ def _view(stored: StoredWorkflow, engine: Engine) -> WorkflowView:
         "finished_at": workflow.finished_at,
         "deadline": workflow.deadline,
         "times_out_at": None if workflow.expires_at is None else workflow.expires_at + skew,
+        "inner_limits": [
+            {
+                "step": outer.removesuffix("/"),
+                "deadline": limit.deadline,
+                "times_out_at": None if limit.expires_at is None else limit.expires_at + skew,
+                "passed": None if limit.passed is None else limit.passed.value,
+            }
+            for outer, limit in stored.counting.items()
+        ],
         "labels": msgspec.json.decode(workflow.labels, type=dict[str, str]),
         "concurrency_key": workflow.concurrency_key,
         "waits_for": [] if workflow.ended else engine.memory.workflows.turns.before(workflow),

@@ -18,6 +18,7 @@ from stoker.core.named_events import NamedEvent
 from stoker.core.rate import Rate
 from stoker.core.schedule.model import Schedule
 from stoker.core.workflow.checkpoint import Checkpoint
+from stoker.core.workflow.inner_limits import InnerLimit
 from stoker.core.workflow.state import Workflow
 from stoker.store import (
     attempts,
@@ -68,6 +69,7 @@ class Batch(Struct):
     removed_schedules: set[str] = field(default_factory=set)
     new_workflows: dict[int, Workflow] = field(default_factory=dict)
     workflows: dict[int, Workflow] = field(default_factory=dict)
+    inner_limits: dict[tuple[int, str], InnerLimit | None] = field(default_factory=dict)  # None: none counts any more
     checkpoints: list[Checkpoint] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
     recovery: recoveries.Recovery | None = None
@@ -155,6 +157,8 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
     _many(connection, attempts.UPDATE, [attempts.update_row(attempt) for attempt in going], exact=True)
     _many(connection, workflows.INSERT, [workflows.insert_row(one) for one in batch.new_workflows.values()])
     _many(connection, workflows.UPDATE, [workflows.update_row(one) for one in batch.workflows.values()], exact=True)
+    _many(connection, workflows.DELETE_LIMIT, [key for key, limit in batch.inner_limits.items() if limit is None])
+    _many(connection, workflows.UPSERT_LIMIT, workflows.limit_rows(batch.inner_limits))
     _many(connection, checkpoints.INSERT, [checkpoints.insert_row(one) for one in batch.checkpoints])
     _many(connection, queues.SET_META, list(batch.meta.items()))
     if batch.recovery is not None:
@@ -184,6 +188,7 @@ def _pages(batch: Batch, changed: list[tuple[Any, ...]]) -> int:
     """
     rows = len(batch.changes) + len(batch.new_workflows) + len(batch.workflows) + len(batch.checkpoints)
     rows += len(batch.schedules) + len(batch.buckets) + len(batch.new_events) + len(batch.events)
+    rows += len(batch.inner_limits)
     data = sum(len(each.data) for each in batch.checkpoints) + sum(len(each.data) for each in batch.new_events.values())
     data += 2 * sum(len(row[changes.PAYLOAD]) for row in changed)
     purged = 0 if batch.purge is None else batch.purge.pages

@@ -1,4 +1,4 @@
-"""Rows of `workflows`, and the states of their steps.
+"""Rows of `workflows`, of the `inner_limits` of nested ones, and the states of their steps.
 
 The state of a workflow is computed in core and only stored here.
 """
@@ -6,7 +6,7 @@ The state of a workflow is computed in core and only stored here.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from stoker.core.job.model import Reason, State
+from stoker.core.workflow.inner_limits import InnerLimit
 from stoker.core.workflow.state import Workflow, WorkflowState
 from stoker.store import attempts
 from stoker.store.database import json_array
@@ -34,6 +35,16 @@ SELECT workflow_id, id, step, state, reason, failures, attempts, checkpoint_floo
     EXISTS (SELECT 1 FROM needs WHERE job_id = jobs.id AND needed = jobs.id) FROM jobs
 WHERE workflow_id IN (SELECT value FROM json_each(?)) ORDER BY id
 """
+LIMITS = """
+SELECT workflow_id, outer, deadline, expires_at, passed FROM inner_limits
+WHERE workflow_id IN (SELECT value FROM json_each(?))
+"""
+UPSERT_LIMIT = """
+INSERT INTO inner_limits (workflow_id, outer, deadline, expires_at, passed) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (workflow_id, outer) DO UPDATE
+SET deadline = excluded.deadline, expires_at = excluded.expires_at, passed = excluded.passed
+"""
+DELETE_LIMIT = "DELETE FROM inner_limits WHERE workflow_id = ? AND outer = ?"
 ENDS = "SELECT id, owner_uid, finished_at IS NOT NULL FROM workflows WHERE id IN (SELECT value FROM json_each(?))"
 STATES = "SELECT id, state FROM workflows WHERE id IN (SELECT value FROM json_each(?))"
 FAILED = """
@@ -76,11 +87,15 @@ class StepStanding(Struct, frozen=True):
 
 
 class StoredWorkflow(Struct, frozen=True):
-    """A workflow with all its steps. `outputs`: those of its jobs, if a step is to be verified."""
+    """A workflow with all its steps. `outputs`: those of its jobs, if a step is to be verified.
+
+    `counting`: the limits of nested workflows that count now.
+    """
 
     workflow: Workflow
     steps: tuple[StepStanding, ...]
     outputs: dict[int, str] = {}
+    counting: dict[str, InnerLimit] = {}
 
 
 insert_row = attrgetter(*FIELDS)  # the parameters of INSERT
@@ -148,10 +163,31 @@ def _with_steps(connection: sqlite3.Connection, workflows: list[Workflow]) -> li
     rows = connection.execute(STEPS, (json_array(steps),)) if steps else ()
     for workflow_id, *row in rows:
         steps[workflow_id].append(_standing(row))
+    limits = _limits(connection.execute(LIMITS, (json_array(steps),)).fetchall() if steps else ())
     return [
-        StoredWorkflow(workflow, tuple(steps[workflow.id]), _outputs(connection, workflow, steps[workflow.id]))
+        StoredWorkflow(
+            workflow,
+            tuple(steps[workflow.id]),
+            _outputs(connection, workflow, steps[workflow.id]),
+            limits.get(workflow.id, {}),
+        )
         for workflow in workflows
     ]
+
+
+@strict("inner_limits")
+def _limits(rows: Iterable[Sequence[Any]]) -> dict[int, dict[str, InnerLimit]]:
+    """By workflow, the limits of the nested ones that count now."""
+    found: dict[int, dict[str, InnerLimit]] = {}
+    for workflow_id, outer, *values in rows:
+        limit = msgspec.convert(dict(zip(InnerLimit.__struct_fields__, values, strict=True)), InnerLimit)
+        found.setdefault(workflow_id, {})[msgspec.convert(outer, str)] = limit
+    return found
+
+
+def limit_rows(limits: Mapping[tuple[int, str], InnerLimit | None]) -> list[tuple[Any, ...]]:
+    """The parameters of UPSERT_LIMIT."""
+    return [(*key, *msgspec.structs.astuple(limit)) for key, limit in limits.items() if limit is not None]
 
 
 @strict("jobs")

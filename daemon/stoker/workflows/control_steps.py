@@ -22,6 +22,7 @@ from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.definition import OUTSIDE, Flow, ItemSource
 from stoker.core.workflow.expansion import EntryPlace, GroupPlan, group_of, listed, place_of
 from stoker.core.workflow.fan_out import BEGIN, COLLECT, EMPTY, EXPAND
+from stoker.core.workflow.inner_limits import in_words
 from stoker.core.workflow.nesting import inner_flow, is_critical, split_word
 from stoker.core.workflow.outside import why_not
 from stoker.core.workflow.state import Workflow, WorkflowState, is_broken
@@ -65,8 +66,11 @@ class ControlSteps:
         await self._inbox.ask(Expansion(self._intake, call.run_id, run.workflow, group, wish))
 
     async def _collect(self, call: Call) -> str | None:
-        """End a nested workflow: fail if a critical step of it did, else hand on its outputs."""
+        """End a nested workflow: fail at a limit of it, or if a critical step of it did; else hand on its outputs."""
         run, name = self._step(call)
+        limit = run.counting.get(f"{name}/")
+        if limit is not None and limit.passed is not None:
+            raise StepFailed(f"ended by its {limit.passed}: {in_words(run.inner_limits[f'{name}/'], limit.passed)}")
         flow = await asyncio.to_thread(_inner, run.workflow, name)
         inner = [edge.step for edge in run.steps[call.job_id].needs if edge.step.startswith(f"{name}/")]
         broken = [step for step in inner if is_critical(flow, name, step) and _is_broken(run, step)]

@@ -112,6 +112,7 @@ class Expansion(RequestMessage[int]):
         if added or behind or gone or reuse:
             turn.touched_workflows.add(run.workflow.id)
             run.steps |= {one.step.job_id: one.step for one in added}
+            run.inner_limits |= self._group.inner_limits
             turn.memory.workflows.widen(run, self._group.widths)
             yield from self._add(turn, run, added, specs, reuse)
             yield from self._rewire(turn, run, [after for _, after in behind])
@@ -292,7 +293,7 @@ class Expansion(RequestMessage[int]):
         reuse: Mapping[str, ReuseDecision],
     ) -> Iterator[None]:
         """The flow as it is now, and a whole context: no link of the chain tells of steps that were added."""
-        run.workflow = rewritten(run, self._group.widths)
+        run.workflow = rewritten(run, self._group.widths, self._group.inner_limits)
         turn.batch.workflows[run.workflow.id] = run.workflow
         yield
         about: dict[str, Any] = {

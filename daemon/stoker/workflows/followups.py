@@ -19,7 +19,7 @@ from stoker.core.workflow.state import ENDING, Intent
 from stoker.engine.dependents import meet_need
 from stoker.engine.inbox import Inbox, Message
 from stoker.engine.memory import LiveState
-from stoker.engine.memory.live_workflow import LiveWorkflow, open_steps
+from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.engine.turn import Turn
 from stoker.store.loading import Wanted
 from stoker.store.reader import Reader
@@ -64,16 +64,15 @@ class EndSteps(FollowUp):
 
 
 class CutShort(FollowUp):
-    """End the open steps of groups of which one has failed (`fail_fast`)."""
+    """End the open steps of groups of which one has failed (`fail_fast`), and of nested workflows at their limit."""
 
     @staticmethod
     def is_due(_memory: LiveState, run: LiveWorkflow) -> bool:
         return run.workflow.intent is not Intent.ROLLBACK and bool(run.cut)
 
     def decide(self, turn: Turn, run: LiveWorkflow) -> Generator[None]:
-        groups = set(run.cut)
-        for job_id in open_steps(run):
-            if run.steps[job_id].fail_fast in groups and not _stops(turn.memory, job_id):
+        for job_id in run.to_cut():
+            if not _stops(turn.memory, job_id):
                 turn.step(job_id, ev.Aborted())
                 yield
         turn.memory.workflows.cut(run, ())

@@ -1,24 +1,29 @@
-"""Ends workflows at their limits: the timeout, on steady time, and the deadline, on the wall clock.
+"""Ends workflows, also nested ones, at their limits: the timeout, on steady time, the deadline, on the wall clock.
 
 Owns the timer of the next limit of all. `tick` sees that a clock was set or the host slept. Invariant: the limits are
-columns, so a start finds those that passed while no daemon ran; they count until the last ordinary step has ended.
+stored, so a start finds those that passed while no daemon ran; they count until the last ordinary step has ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+
+from msgspec.structs import replace
 
 from stoker.background.due_timer import DueTimer
 from stoker.core.clock import Clock
 from stoker.core.job.model import STOKER
+from stoker.core.workflow.inner_limits import TimeLimit
+from stoker.core.workflow.plan import WHOLE
 from stoker.core.workflow.state import Intent
 from stoker.engine.inbox import Inbox, Message
 from stoker.engine.memory import LiveState
+from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.engine.turn import Turn
 
 
 class LimitsReached(Message):
-    """Limits of workflows may have passed: they fail, and their open steps end."""
+    """Limits of workflows may have passed: they fail, and their open steps end. Of a nested one only its own do."""
 
     def __init__(self, workflow_ids: Iterable[int]) -> None:
         self._workflow_ids = list(workflow_ids)
@@ -26,8 +31,23 @@ class LimitsReached(Message):
     def apply_to(self, turn: Turn) -> None:
         for workflow_id in self._workflow_ids:
             run = turn.memory.workflows.runs.get(workflow_id)
-            if run is not None and (limit := run.overdue(turn.now)) is not None:
-                turn.intend(run, Intent.ABORT, "limit_reached", STOKER, target=limit)
+            passed = {} if run is None else run.overdue(turn.now)
+            if run is not None and WHOLE in passed:
+                turn.intend(run, Intent.ABORT, "limit_reached", STOKER, target=passed[WHOLE])
+            elif run is not None and passed:
+                _end_inner(turn, run, passed)
+
+
+def _end_inner(turn: Turn, run: LiveWorkflow, passed: Mapping[str, TimeLimit]) -> None:
+    """Nested workflows reached a limit. Their steps end in a later turn, and then the step that ends them fails."""
+    run.counting |= {outer: replace(run.counting[outer], passed=limit) for outer, limit in passed.items()}
+    turn.set_limits(run, ((outer, run.counting[outer]) for outer in passed))
+    turn.memory.workflows.cut(run, [*run.cut, *passed])
+    turn.batch.workflows[run.workflow.id] = run.workflow
+    turn.touched_workflows.add(run.workflow.id)
+    for outer, limit in passed.items():
+        about = {"limit": limit, "step": outer.removesuffix("/")}
+        turn.record("workflow", str(run.workflow.id), "limit_reached", about)
 
 
 class WorkflowLimits:
@@ -69,12 +89,11 @@ class WorkflowLimits:
     def _due_at(self, workflow_id: int) -> Iterator[int]:
         """The limits of a workflow that still count, on steady time."""
         run = self._memory.workflows.runs.get(workflow_id)
-        if run is None or not run.is_limited:
-            return
-        if run.workflow.expires_at is not None:
-            yield run.workflow.expires_at
-        if run.workflow.deadline is not None:
-            yield run.workflow.deadline - self._clock.now().skew
+        for _, limit in () if run is None else run.time_limits:
+            if limit.expires_at is not None:
+                yield limit.expires_at
+            if limit.deadline is not None:
+                yield limit.deadline - self._clock.now().skew
 
     def _rearm(self) -> None:
         self._timer.set(min((at for workflow_id in self._limited for at in self._due_at(workflow_id)), default=None))

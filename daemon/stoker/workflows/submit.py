@@ -320,6 +320,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
             steps=steps,
             widths=offer.plan.widths,
             limits=offer.limits,
+            inner_limits=offer.plan.inner_limits,
             reuse=None if offer.reuse is None else offer.reuse.later,
         )
         workflow = Workflow(
@@ -337,7 +338,14 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         )
         widths = {width_of(workflow.id, group): width for group, width in offer.plan.widths.items()}
         return LiveWorkflow(
-            workflow, {step.job_id: step for step in steps}, {}, {}, set(), widths=widths, limits=offer.limits
+            workflow,
+            {step.job_id: step for step in steps},
+            {},
+            {},
+            set(),
+            widths=widths,
+            limits=offer.limits,
+            inner_limits=dict(offer.plan.inner_limits),
         )
 
 

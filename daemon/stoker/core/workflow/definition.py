@@ -252,6 +252,11 @@ class FlowLimits(Struct, frozen=True, kw_only=True):
     deadline_ms: int | None = None
     max_running: int | None = None
 
+    @property
+    def timed(self) -> bool:
+        """Whether a limit of time is among them."""
+        return self.timeout_ms is not None or self.deadline_ms is not None
+
 
 class Flow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """A flow file: its steps, and the tables of its handlers. All names are one set."""

@@ -15,11 +15,11 @@ from msgspec.structs import replace
 from stoker.core.errors import FlowInvalid
 from stoker.core.job.model import When
 from stoker.core.leaves import leaves, nul_problem
-from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowRequest, StepParams
+from stoker.core.workflow.definition import MAX_STEPS, Flow, FlowLimits, FlowRequest, StepParams
 from stoker.core.workflow.fan_out import Planned, fan_out, step_of_item
 from stoker.core.workflow.items import Item, step_name
 from stoker.core.workflow.mistakes import Mistake, refuse
-from stoker.core.workflow.plan import widths_of, with_inner
+from stoker.core.workflow.plan import limits_of, widths_of, with_inner
 from stoker.core.workflow.state import Edge, Step
 from stoker.core.workflow.step_names import entries_of, fan_out_of
 
@@ -31,7 +31,8 @@ _items = msgspec.json.Decoder(list[Item]).decode
 class GroupPlan(Struct, frozen=True):
     """The steps of a group, with the needs of its entry: those by name, and those of the same item (by group).
 
-    `paired`: the groups whose steps need the step of the same item here. `widths`: those of groups in nested workflows.
+    `paired`: the groups whose steps need the step of the same item here. `widths`: those of groups in nested workflows;
+    `inner_limits`: those of time of these.
     """
 
     name: str
@@ -41,6 +42,7 @@ class GroupPlan(Struct, frozen=True):
     same: tuple[Edge, ...] = ()
     paired: frozenset[str] = frozenset()
     widths: dict[str, int] = {}
+    inner_limits: dict[str, FlowLimits] = {}
 
 
 class EntryPlace(Struct, frozen=True):
@@ -132,6 +134,7 @@ def group_of(place: EntryPlace, items: Sequence[Item]) -> GroupPlan:
         tuple(edge for of_item, edge in edges if of_item),
         frozenset(paired),
         {place.outer + group: width for group, width in widths_of(steps).items()},
+        {place.outer + outer: limits for outer, limits in limits_of(steps).items()},
     )
 
 

@@ -20,6 +20,7 @@ from stoker.core.workflow.definition import (
     MAX_STEPS,
     OUTSIDE,
     Flow,
+    FlowLimits,
     FlowRequest,
     ItemSource,
     StepParams,
@@ -39,10 +40,14 @@ EXPAND, EMPTY, BEGIN, COLLECT = "stoker.expand", "stoker.empty", "stoker.begin",
 
 
 class Inner(Struct, frozen=True):
-    """The steps of a nested workflow in order, with their names inside it, and the widths of its groups."""
+    """The steps of a nested workflow in order, with their names inside it, and the widths of its groups.
+
+    `limits`: those of time, of itself and of the workflows inside it, by what the names of their steps begin with.
+    """
 
     steps: tuple[Planned, ...]
     widths: dict[str, int]
+    limits: dict[str, FlowLimits]
 
 
 class Planned(Struct, frozen=True, kw_only=True):
@@ -226,7 +231,7 @@ def _combinations(
 
 def _collecting(sent: StepParams) -> StepParams:
     """The step that ends a nested workflow; it takes the parameters through the template as variables."""
-    return msgspec.structs.replace(control_work(sent, COLLECT), env=sent.parameters)
+    return msgspec.structs.replace(control_work(sent, COLLECT), env=sent.parameters, fail_fast=sent.fail_fast)
 
 
 def _as_nested(planned: Planned, sent: StepParams, filled: Filled[StepParams]) -> tuple[Planned, Filled[StepParams]]:

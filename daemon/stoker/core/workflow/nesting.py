@@ -20,15 +20,9 @@ from stoker.core.workflow.state import Edge
 from stoker.core.workflow.step_names import BEGINS, entries_of, outer_of
 from stoker.core.workflow.template import pieces_of
 
-_WHOLE_TIME = (
-    "a limit of time is one of the whole workflow",
-    "timeout_ms in the steps, or in the flow that is submitted",
-)
 _WHOLE_END = "such a handler waits for the whole workflow"
 # The fields of a flow that have no meaning inside another one, with what to write instead.
 _NOT_INNER = {
-    "timeout_ms": _WHOLE_TIME,
-    "deadline_ms": _WHOLE_TIME,
     "concurrency": ("only whole workflows wait for each other", "say it in the flow that is submitted"),
     "on_failure": (_WHOLE_END, 'a step of this flow with `needs` and when = "any_failed"'),
     "on_success": (_WHOLE_END, "a step of this flow with `needs`"),

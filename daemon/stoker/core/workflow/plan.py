@@ -25,6 +25,7 @@ from stoker.core.workflow.definition import (
     MAX_STEPS,
     Concurrency,
     Flow,
+    FlowLimits,
     FlowRequest,
     ItemSource,
     StepNeed,
@@ -45,13 +46,15 @@ MAX_EDGES = 100_000  # each is a row, and a need in the spec of a step
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """Steps in an order in which they can run; `widths`: how many of a group may run at once.
+    """Steps in an order in which they can run; `widths`: how many of a group may run at once; `inner_limits`: those of
+    time of nested workflows, by what the names of their steps begin with.
 
     `layers`: the names of those that can run at the same time; empty if there are mistakes.
     """
 
     steps: tuple[Planned, ...]
     widths: dict[str, int] = {}
+    inner_limits: dict[str, FlowLimits] = {}
     layers: list[list[str]] = []
     mistakes: tuple[Mistake, ...] = ()
     concurrency: Concurrency | None = None
@@ -92,10 +95,11 @@ def plan_flow(request: FlowRequest, strategies: Collection[str] | None, depth: i
         mistakes += (one._replace(path=f"{flow.path(name)}.{one.path}") for one in own.mistakes)
     concurrency = _filled(flow.concurrency, names, mistakes)
     labels = {key: filled_text(f"labels.{key}", text, names, mistakes) for key, text in flow.labels.items()}
-    widths = _widths(flow)
+    widths, limits = _widths(flow, inner=depth > 1), dict[str, FlowLimits]()
     for name, group in groups.items():
         groups[name] = [with_inner(flow.entries[name], step, strategies, depth, mistakes) for step in group]
         widths |= widths_of(groups[name])
+        limits |= limits_of(groups[name])
     if mistakes:
         steps = tuple(one for group in groups.values() for step in group for one in unfold(step, (), None))
         return Plan(steps=steps, mistakes=tuple(dict.fromkeys(mistakes)))
@@ -105,7 +109,14 @@ def plan_flow(request: FlowRequest, strategies: Collection[str] | None, depth: i
         return Plan(steps=steps, mistakes=(Mistake("steps", "all lists are empty, so there is no step to run", hint),))
     if (edges := sum(len(step.needs) for step in steps)) > MAX_EDGES:
         return Plan(steps=steps, mistakes=(_too_many_edges(edges),))
-    return Plan(steps=steps, widths=widths, layers=layered(steps), concurrency=concurrency, labels=labels)
+    return Plan(
+        steps=steps,
+        widths=widths,
+        inner_limits=limits,
+        layers=layered(steps),
+        concurrency=concurrency,
+        labels=labels,
+    )
 
 
 def _filled(concurrency: Concurrency | None, names: TemplateNames, mistakes: list[Mistake]) -> Concurrency | None:
@@ -119,9 +130,11 @@ def _filled(concurrency: Concurrency | None, names: TemplateNames, mistakes: lis
     return msgspec.structs.replace(concurrency, key=key)
 
 
-def _widths(flow: Flow) -> dict[str, int]:
+def _widths(flow: Flow, *, inner: bool) -> dict[str, int]:
+    """A nested workflow with a limit of time has a width, so that it can be closed."""
     widths = {name: width for name, step in flow.entries.items() if (width := _width(flow, step)) is not None}
-    return widths if flow.max_running is None else widths | {WHOLE: flow.max_running}
+    whole = MAX_STEPS if flow.max_running is None and inner and flow.limits.timed else flow.max_running
+    return widths if whole is None else widths | {WHOLE: whole}
 
 
 def _width(flow: Flow, step: StepParams) -> int | None:
@@ -148,7 +161,8 @@ def with_inner(
     for one in plan.mistakes:
         within = planned.path if one.path.startswith("parameters.") else f"{planned.path}.workflow"
         mistakes.append(one._replace(path=f"{within}.{one.path}"))
-    return msgspec.structs.replace(planned, inner=Inner(plan.steps, plan.widths))
+    own = {WHOLE: entry.workflow.limits} if entry.workflow.limits.timed else {}
+    return msgspec.structs.replace(planned, inner=Inner(plan.steps, plan.widths, own | plan.inner_limits))
 
 
 def widths_of(steps: Iterable[Planned]) -> dict[str, int]:
@@ -159,6 +173,12 @@ def widths_of(steps: Iterable[Planned]) -> dict[str, int]:
         if step.inner is not None
         for group, width in step.inner.widths.items()
     }
+
+
+def limits_of(steps: Iterable[Planned]) -> dict[str, FlowLimits]:
+    """The limits of time of nested workflows."""
+    inner = ((step.name, step.inner.limits) for step in steps if step.inner is not None)
+    return {f"{name}/{outer}": limits for name, of_step in inner for outer, limits in of_step.items()}
 
 
 def _unknown_parameters(flow: Flow, given: Mapping[str, str]) -> list[Mistake]:

@@ -120,7 +120,10 @@ def _cut_out(plan: Plan, chosen: Collection[str], completed: Collection[str]) ->
     met = tuple(name for name in needs if name not in chosen and name not in outside)
     groups = {step.group for step in steps}.union(*(outers_of(step.name) for step in steps))
     widths = {group: width for group, width in plan.widths.items() if group in groups}
-    return Selection(replace(plan, steps=tuple(steps), widths=widths, layers=layered(steps)), met, outside)
+    names = {step.name for step in steps}  # without the step that ends it nothing of a nested workflow can fail by them
+    limits = {outer: one for outer, one in plan.inner_limits.items() if outer.removesuffix("/") in names}
+    part = replace(plan, steps=tuple(steps), widths=widths, inner_limits=limits, layers=layered(steps))
+    return Selection(part, met, outside)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -16,7 +16,8 @@ from stoker.core.workflow.state import Step, Workflow
 class Blueprint(Struct, frozen=True, kw_only=True):
     """The content of the column `workflows.flow`: the flow as it was sent, its parameters, its steps and their jobs.
 
-    `reuse`: the earlier run whose ends are also taken over by steps that are added later.
+    `inner_limits`: those of time of nested workflows, by what the names of their steps begin with. `reuse`: the earlier
+    run whose ends are also taken over by steps that are added later.
     """
 
     flow: msgspec.Raw
@@ -24,6 +25,7 @@ class Blueprint(Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
     widths: dict[str, int] = {}
     limits: FlowLimits = FlowLimits()
+    inner_limits: dict[str, FlowLimits] = {}
     reuse: int | None = None
 
 

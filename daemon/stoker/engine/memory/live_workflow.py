@@ -6,7 +6,7 @@ Owns the answers about a workflow and its steps together: its state, its handler
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import islice
 
@@ -20,6 +20,8 @@ from stoker.core.workflow.checkpoint import Head, chain_of
 from stoker.core.workflow.definition import FlowLimits
 from stoker.core.workflow.fingerprint import digest
 from stoker.core.workflow.handlers import MAX_FAILED, PHASES, Handler, phase
+from stoker.core.workflow.inner_limits import InnerLimit, TimeLimit, begun, passed
+from stoker.core.workflow.plan import WHOLE
 from stoker.core.workflow.state import (
     ENDING,
     FAILURES,
@@ -31,7 +33,7 @@ from stoker.core.workflow.state import (
     is_broken,
     state_of,
 )
-from stoker.core.workflow.step_names import found_steps
+from stoker.core.workflow.step_names import found_steps, outers_of
 from stoker.engine.memory.blueprint import blueprint, width_of
 from stoker.store.workflows import StoredWorkflow
 
@@ -41,10 +43,17 @@ def needed_outputs(step: Step, outputs: Mapping[str, str]) -> dict[str, str | No
     return {edge.step: outputs.get(edge.step) for edge in step.needs}
 
 
-def rewritten(run: LiveWorkflow, widths: dict[str, int] | None = None) -> Workflow:
-    """The row of a workflow whose steps have changed; `widths`: those of groups that were added."""
+def rewritten(
+    run: LiveWorkflow, widths: dict[str, int] | None = None, limits: dict[str, FlowLimits] | None = None
+) -> Workflow:
+    """The row of a workflow whose steps have changed; `widths`, `limits`: those of groups that were added."""
     before = blueprint(run.workflow)
-    plan = replace(before, steps=tuple(run.steps.values()), widths=before.widths | (widths or {}))
+    plan = replace(
+        before,
+        steps=tuple(run.steps.values()),
+        widths=before.widths | (widths or {}),
+        inner_limits=before.inner_limits | (limits or {}),
+    )
     return replace(run.workflow, flow=msgspec.json.encode(plan).decode())
 
 
@@ -52,7 +61,11 @@ CANCEL_ALL = "all"  # the target of a second cancel, which ends `finally`, too
 
 
 class LiveWorkflow(Struct):
-    """One workflow and its steps; `steps` by job."""
+    """One workflow and its steps; `steps` by job.
+
+    What is known of nested workflows is known by what the names of their steps begin with, as `build/`; the names of
+    the whole workflow share no beginning. `counting`: the limits of time that count now, of those in `inner_limits`.
+    """
 
     workflow: Workflow
     steps: dict[int, Step]
@@ -64,9 +77,12 @@ class LiveWorkflow(Struct):
     holds: dict[str, dict[str, int]] = field(default_factory=dict)
     floors: dict[str, int] = field(default_factory=dict)
     limits: FlowLimits = FlowLimits()
+    inner_limits: dict[str, FlowLimits] = field(default_factory=dict)
+    counting: dict[str, InnerLimit] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)  # hash of the output of each step
     gates: set[int] = field(default_factory=set)  # jobs of handlers with a row of a need of themselves
-    open_in: list[int] = field(default_factory=lambda: [0] * PHASES)  # steps that have not ended, by phase
+    open_in: dict[str, list[int]] = field(default_factory=lambda: {WHOLE: [0] * PHASES})  # open steps by phase
+    _limits_changed: set[str] = field(default_factory=set)  # of nested workflows that ended, or run again
     _jobs: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -118,7 +134,7 @@ class LiveWorkflow(Struct):
 
     def due_gates(self) -> list[int]:
         """The handlers whose gates are to be decided: all steps of the phases before theirs have ended."""
-        if not self.gates or self.open_in[0]:
+        if not self.gates or self.open_in[WHOLE][0]:
             return []
         return sorted(
             job_id
@@ -128,7 +144,7 @@ class LiveWorkflow(Struct):
 
     def is_early(self, step: Step) -> bool:
         """Whether a step of an earlier phase has not ended."""
-        return any(self.open_in[: phase(step.handler)])
+        return any(self.open_in[WHOLE][: phase(step.handler)])
 
     def is_handler(self, step: str) -> bool:
         """Whether it is a handler of the whole workflow."""
@@ -154,13 +170,29 @@ class LiveWorkflow(Struct):
     def barred(self) -> bool:
         """Whether no step may start now. After a cancel or an abort its handlers may, once all else has ended."""
         if self.workflow.intent in ENDING and self._ending < PHASES:
-            return any(self.open_in[: self._ending])
+            return any(self.open_in[WHOLE][: self._ending])
         return self.workflow.intent is not Intent.RUN
 
     @property
     def cut(self) -> list[str]:
-        """The groups whose open steps are to be ended."""
+        """The groups and the nested workflows whose open steps are to be ended."""
         return self.workflow.cut.split("\n") if self.workflow.cut else []
+
+    def to_cut(self) -> list[int]:
+        """The open steps in `cut`. A nested workflow inside one of these ends with its own steps."""
+        groups = {*self.cut}
+        return [job for job in open_steps(self) if self._is_cut(self.steps[job], groups)]
+
+    def _is_cut(self, step: Step, groups: AbstractSet[str]) -> bool:
+        if f"{step.name}/" in self.open_in:
+            return False
+        inside = outers_of(step.name)[1:]
+        return step.fail_fast in groups or any(one in groups or self._of_group(one) in groups for one in inside)
+
+    def _of_group(self, outer: str) -> str | None:
+        """The group that ends together (`fail_fast`) which a nested workflow is in."""
+        job_id = self.jobs.get(outer.removesuffix("/"))  # None: it is outside of the part
+        return None if job_id is None else self.steps[job_id].fail_fast
 
     def renew(self, now: Now) -> None:
         """Its limits count anew: a person lets it go on after its end."""
@@ -169,22 +201,58 @@ class LiveWorkflow(Struct):
         self.workflow = replace(self.workflow, deadline=deadline, expires_at=None)
 
     @property
-    def is_limited(self) -> bool:
-        """Whether its limits count: until its ordinary steps have ended, or are being ended."""
-        return self.workflow.intent in (Intent.RUN, Intent.PAUSE) and self.open_in[0] > 0
+    def time_limits(self) -> Iterator[tuple[str, InnerLimit]]:
+        """The limits that count, its own first: until the ordinary steps have ended, or are being ended."""
+        if self.workflow.intent not in (Intent.RUN, Intent.PAUSE):
+            return
+        whole = InnerLimit(deadline=self.workflow.deadline, expires_at=self.workflow.expires_at)
+        for outer, limit in ((WHOLE, whole), *self.counting.items()):
+            if limit.passed is None and self.open_in[outer][0]:
+                yield outer, limit
 
-    def overdue(self, now: Now) -> str | None:
-        """The limit that has passed while it counts."""
-        if not self.is_limited:
-            return None
-        if self.workflow.deadline is not None and self.workflow.deadline <= now.wall:
-            return "deadline"
-        passed = self.workflow.expires_at is not None and self.workflow.expires_at <= now.steady
-        return "timeout" if passed else None
+    def overdue(self, now: Now) -> dict[str, TimeLimit]:
+        """The limits that have passed while they counted."""
+        found = ((outer, passed(limit.deadline, limit.expires_at, now)) for outer, limit in self.time_limits)
+        return {outer: limit for outer, limit in found if limit is not None}
+
+    def begin_timeouts(self, step: Step, now: Now) -> Iterator[tuple[str, InnerLimit]]:
+        """A step starts: the timeouts of the workflows that it is in, nested or not, count from the first one."""
+        if self.limits.timeout_ms is not None and self.workflow.expires_at is None:
+            self.workflow = replace(self.workflow, expires_at=now.steady + self.limits.timeout_ms)
+        for outer in outers_of(step.name) if self.inner_limits else ():
+            limits = self.inner_limits.get(outer)
+            if limits is None or limits.timeout_ms is None or self.states[outer.removesuffix("/")] in FINAL:
+                continue
+            limit = self.counting.get(outer) or begun(limits, now)
+            if limit.expires_at is None:
+                self.counting[outer] = replace(limit, expires_at=now.steady + limits.timeout_ms)
+                yield outer, self.counting[outer]
+
+    def count_anew(self, name: str) -> None:
+        """The step that ends a nested workflow runs again: a limit that has passed does not hold any more."""
+        outer = f"{name}/"
+        if outer in self.counting and self.counting[outer].passed is not None:
+            del self.counting[outer]
+            self._limits_changed.add(outer)
+
+    def changed_limits(self, now: Now) -> Iterator[tuple[str, InnerLimit | None]]:
+        """The limits of nested workflows that begin to count, or (None) no longer do."""
+        changed, self._limits_changed = sorted(self._limits_changed), set()
+        for outer in changed:
+            if self.states[outer.removesuffix("/")] in FINAL:
+                self.counting.pop(outer, None)
+                yield outer, None
+            elif outer not in self.counting:
+                self.counting[outer] = begun(self.inner_limits[outer], now)
+                yield outer, self.counting[outer]
 
     def set_state(self, step: Step, state: State, reason: Reason | None, floor: int) -> None:
         before = self.states.get(step.name, State.SKIPPED)
-        self.open_in[phase(step.handler)] += (before in FINAL) - (state in FINAL)
+        change = (before in FINAL) - (state in FINAL)
+        for outer in outers_of(step.name):
+            self.open_in.setdefault(outer, [0] * PHASES)[phase(step.handler)] += change
+        if change and (ended := f"{step.name}/") in self.inner_limits:
+            self._limits_changed.add(ended)
         self.states[step.name] = state
         self.reasons[step.name] = reason
         self.floors[step.name] = floor
@@ -209,6 +277,7 @@ def live_workflow(stored: StoredWorkflow, head: Head) -> LiveWorkflow:
     steps = {step.job_id: step for step in plan.steps}
     widths = {width_of(stored.workflow.id, group): width for group, width in plan.widths.items()}
     run = LiveWorkflow(stored.workflow, steps, {}, {}, set(), head, widths, limits=plan.limits)
+    run.inner_limits, run.counting = dict(plan.inner_limits), dict(stored.counting)
     run.outputs = {steps[job_id].name: digest(text) for job_id, text in stored.outputs.items()}
     for standing in stored.steps:
         run.set_state(steps[standing.job_id], standing.state, standing.reason, standing.floor)
