@@ -64,7 +64,7 @@ def test_plan_when_a_step_is_a_flow_then_it_becomes_its_steps() -> None:
     assert made["end"].needs == (Edge("build"),)
     assert [made[name].sent.command for name in ("build:begin", "build")] == [BEGIN, COLLECT]
     assert (made["build/c[1]"].group, made["build/c[1]"].parent) == ("build/c", "build")
-    assert {one.sent.critical for one in plan.steps if one.name.startswith("build")} == {False}
+    assert {one.critical for one in plan.steps if one.name.startswith("build")} == {False}
     assert plan.widths == {"build/c": 2}
 
 
@@ -132,25 +132,58 @@ def test_word_when_names_have_dots_then_the_step_is_found() -> None:
     assert split_word(flow, "b.c.y.z") == ("b.c", "y.z")
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "instead"),
-    [
-        ("concurrency", Concurrency(key="k"), "in the flow that is submitted"),
-        ("on_failure", {"h": step()}, 'when = "any_failed"'),
-        ("on_success", {"h": step()}, "with `needs`"),
-        ("finally", {"h": step()}, 'when = "always"'),
-    ],
-)
-def test_plan_when_a_nested_flow_has_a_field_of_whole_ones_then_it_is_refused(
-    field: str, value: Any, instead: str
-) -> None:
-    name = "finally_" if field == "finally" else field
-    build = replace(nest({"a": step()}), workflow=Flow(name="inner", steps={"a": step()}, **{name: value}))
+def test_plan_when_a_nested_flow_has_a_key_of_whole_ones_then_it_is_refused() -> None:
+    inner = Flow(name="inner", steps={"a": step()}, concurrency=Concurrency(key="k"))
 
-    (mistake,) = plan_of({"build": build}).mistakes
+    (mistake,) = plan_of({"build": replace(step(), command="", workflow=inner)}).mistakes
 
-    assert mistake.path == f"steps.build.workflow.{field}"
-    assert instead in (mistake.hint or "")
+    assert mistake.path == "steps.build.workflow.concurrency"
+    assert mistake.hint == "say it in the flow that is submitted"
+
+
+def test_plan_when_a_nested_flow_has_handlers_then_they_end_before_it() -> None:
+    last = {"clean": step(), "last": step("clean", critical=True)}
+    inner = Flow(name="inner", steps={"a": step()}, on_failure={"alert": step()}, finally_=last)
+    build = replace(step("x", critical=False), command="", workflow=inner)
+
+    plan = plan_of({"x": step(), "build": build, "end": step("build")}, finally_={"bye": step()})
+
+    assert plan.layers == [
+        *(["x"], ["build:begin"], ["build/a"], ["build/alert"], ["build/clean"], ["build/last"]),
+        *(["build"], ["end"], ["bye"]),
+    ]
+    made = {one.name: one for one in plan.steps}
+    assert [*made] == [
+        *("x", "build:begin", "build/a", "build/alert", "build/clean", "build/last", "build", "end", "bye")
+    ]
+    assert [made[name].needs for name in ("build/alert", "build/last")] == [
+        (Edge("build:begin"),),
+        (Edge("build/clean"),),
+    ]
+    assert {edge.step for edge in made["build"].needs} == {
+        *("build:begin", "build/a", "build/alert", "build/clean", "build/last")
+    }
+    assert made["build/clean"].path == "steps.build.workflow.finally.clean"
+    breaks = {name: (one.breaks, one.critical) for name, one in made.items() if name.startswith("build/")}
+    assert breaks == {
+        "build/a": (True, False),
+        "build/alert": (False, False),
+        "build/clean": (False, False),
+        "build/last": (True, False),
+    }
+    assert [is_critical(inner, "build", f"build/{name}") for name in ("a", "alert", "last")] == [True, False, True]
+
+
+def test_part_when_the_end_of_a_nested_flow_is_in_it_then_its_handlers_are_too() -> None:
+    inner = Flow(name="inner", steps={"a": step(), "b": step()}, finally_={"clean": step()})
+    plan = plan_of({"build": replace(step(), command="", workflow=inner)}, finally_={"bye": step()})
+
+    parts = [
+        [one.name for one in select(plan, part).plan.steps]
+        for part in (Part(starts=("build/a",)), Part(targets=("build/a",)))
+    ]
+
+    assert parts == [["build/a", "build/clean", "build", "bye"], ["build/a", "bye"]]
 
 
 def test_plan_when_a_nested_flow_has_labels_and_limits_then_its_steps_have_them() -> None:

@@ -14,7 +14,7 @@ from stoker.core.job.run_if import RunIf
 from stoker.core.requests import MAX_TEXT
 from stoker.core.similar_names import MOST_SEARCHED
 from stoker.core.workflow import strategies
-from stoker.core.workflow.cycles import CYCLE_ENDS, find_cycle, layers
+from stoker.core.workflow.cycles import CYCLE_ENDS, find_cycle
 from stoker.core.workflow.definition import (
     MAX_STEPS,
     Flow,
@@ -27,6 +27,7 @@ from stoker.core.workflow.definition import (
 )
 from stoker.core.workflow.fan_out import EXPAND, MAX_CHARACTERS, Planned
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake, refuse
+from stoker.core.workflow.phases import layers
 from stoker.core.workflow.plan import MAX_EDGES, Plan, plan_flow
 from stoker.core.workflow.state import Edge
 
@@ -355,7 +356,7 @@ def test_plan_when_every_name_is_wrong_then_only_shown_mistakes_get_hints() -> N
 
 
 def test_layers_when_steps_could_run_together_then_they_stand_in_one() -> None:
-    assert layers({"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}) == [["a"], ["b", "c"], ["d"]]
+    assert [*layers({"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]})] == [["a"], ["b", "c"], ["d"]]
 
 
 def test_cycle_when_the_graph_has_no_cycle_then_it_is_empty() -> None:

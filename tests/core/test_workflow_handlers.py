@@ -6,8 +6,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from stoker.cli.kit.graph_shape import PHASES
-from stoker.core.job.model import Need, Reason, State
+from stoker.core.job.model import Need, NeedOn, Reason, State
 from stoker.core.workflow.definition import (
     MAX_STEPS,
     Concurrency,
@@ -18,10 +17,11 @@ from stoker.core.workflow.definition import (
     ItemSource,
     StepParams,
 )
-from stoker.core.workflow.handlers import FINALLY_TIMEOUT_MS, Handler, applies, gate, phase
+from stoker.core.workflow.handlers import FINALLY_TIMEOUT_MS, Handler, applies, gate
+from stoker.core.workflow.phases import PHASES, in_order, layers, phase, phase_in
 from stoker.core.workflow.plan import WHOLE, Plan, plan_flow
 from stoker.core.workflow.resume import Act, ResumeInputs, ResumeStanding, plan
-from stoker.core.workflow.state import Edge, Step, handlers
+from stoker.core.workflow.state import Edge, Step, Strategy, handlers
 from tests.support.jobs import job
 
 A, B = Step(name="a", job_id=1), Step(name="b", job_id=2, needs=(Edge("a"),))
@@ -68,11 +68,30 @@ def test_gate_when_a_job_is_asked_for_its_needs_then_it_is_none_of_them() -> Non
     assert handler.needed == [9]
 
 
-def test_phases_when_drawn_then_they_are_those_in_which_steps_run() -> None:
-    wanted: dict[str | None, int] = {None: phase(None)}
-    wanted |= {handler.value: phase(handler) for handler in Handler}
+def test_phases_when_a_flow_has_each_table_then_finally_is_the_last() -> None:
+    assert [phase(None), *map(phase, Handler)] == [0, 1, 1, 2]
+    assert max(map(phase, Handler)) < PHASES
+    assert [phase_in(outer, "build/clean", Handler.FINALLY) for outer in ("", "build/")] == [0, 2]
+    assert phase_in("", "clean", Handler.FINALLY) == 2
 
-    assert {handler: number for number, kinds in enumerate(PHASES) for handler in kinds} == wanted
+
+def test_order_when_nested_flows_have_handlers_then_each_follows_its_own_steps() -> None:
+    needs = {
+        "clean": [], "build": ["build/a", "build/clean", "build/in"], "build/clean": [], "build/a": [],
+        "build/in": ["build/in/x", "build/in/tell"], "build/in/tell": [], "build/in/x": ["build/a"],
+    }  # fmt: skip
+    tables = {"clean": "finally", "build/clean": "finally", "build/in/tell": "on_failure"}
+
+    assert [*layers(needs, tables)] == [
+        ["build/a"],
+        ["build/in/x"],
+        ["build/in/tell"],
+        ["build/in"],
+        ["build/clean"],
+        ["build"],
+        ["clean"],
+    ]
+    assert [*in_order(needs, tables)] == [name for layer in layers(needs, tables) for name in layer]
 
 
 def test_plan_when_it_has_handlers_then_they_are_last_and_have_defaults() -> None:
@@ -124,6 +143,46 @@ def test_handlers_when_steps_run_again_then_those_of_later_phases_do(roots: set[
     states = dict.fromkeys((step.name for step in STEPS), State.SUCCEEDED)
 
     assert handlers(STEPS, roots, states, dict.fromkeys(states)) == again
+
+
+INNER = [
+    Step(name="build/a", job_id=11),
+    Step(name="build/clean", job_id=12, handler=Handler.FINALLY),
+    Step(name="build", job_id=13, needs=(Edge("build/a", NeedOn.ANY), Edge("build/clean", NeedOn.ANY))),
+    Step(name="other/a", job_id=14),
+    Step(name="other/clean", job_id=15, handler=Handler.FINALLY),
+]
+
+
+@pytest.mark.parametrize(
+    ("roots", "again"),
+    [
+        ({"build/a"}, {"build", "build/clean", "clean", "publish", "report", "alert"}),
+        ({"build/clean"}, {"build", "clean", "publish", "report", "alert"}),
+        ({"alert"}, {"clean", "report"}),
+    ],
+)
+def test_handlers_when_nested_steps_run_again_then_those_around_them_do(roots: set[str], again: set[str]) -> None:
+    steps = [*STEPS, *INNER]
+    states = dict.fromkeys((step.name for step in steps), State.SUCCEEDED)
+
+    assert handlers(steps, roots, states, dict.fromkeys(states)) == again
+
+
+def test_resume_when_a_nested_step_runs_again_then_its_handlers_do() -> None:
+    states = {"build/a": State.FAILED, "build/clean": State.SUCCEEDED, "build": State.FAILED}
+    standings = {step.name: ResumeStanding(states.get(step.name, State.SUCCEEDED), None, 1) for step in INNER}
+    chosen = dict.fromkeys(("build/a", "build"), ("restart", Strategy.RESTART))
+
+    acts = {one.step: one.act for one in plan(INNER, standings, ResumeInputs(chosen=chosen))}
+
+    assert acts == {
+        "build/a": Act.RESTART,
+        "build/clean": Act.RESTART,
+        "build": Act.RESTART,
+        "other/a": Act.KEEP,
+        "other/clean": Act.KEEP,
+    }
 
 
 @pytest.mark.parametrize(

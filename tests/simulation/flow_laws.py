@@ -335,6 +335,7 @@ def _known(run: LiveWorkflow) -> list[Any]:
         run.gates,
         run.counting,
         run.open_in,
+        run.open_by_table,
         run.workflow,
         run.steps,
         run.states,

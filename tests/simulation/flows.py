@@ -113,13 +113,19 @@ class FlowClients:
         return {"name": name, "steps": steps}
 
     def _nested(self, step: dict[str, Any]) -> dict[str, Any]:
-        """A workflow in place of the step, with a limit of time."""
+        """A workflow in place of the step, with a limit of time and handlers."""
         limit = self._chance.choice(["timeout_ms", "deadline_ms"])
         first = self._step([], [])
         (self._groups.add if {"each", "matrix"} & first.keys() else self._groups.discard)("a")
         steps = {"a": first, "b": self._step(["a"], [])}
         outer = {name: value for name, value in step.items() if name in OF_NESTED}
-        return {**outer, "workflow": {"name": "inner", "steps": steps, limit: self._chance.choice(LIMITS[limit])}}
+        handlers = {
+            table: {f"{table}-0": self._handler(table, 0)}
+            for table in ("on_failure", "on_success", "finally")
+            if self._chance.random() < 0.3
+        }
+        limits = {limit: self._chance.choice(LIMITS[limit])}
+        return {**outer, "workflow": {"name": "inner", "steps": steps, **limits, **handlers}}
 
     def _step(self, before: list[str], single: list[str]) -> dict[str, Any]:
         """`single`: the steps before it that can hand on a list."""

@@ -50,6 +50,8 @@ class End(NamedTuple):
 
 def skipped_because(when: str | None, ends: Sequence[End]) -> str | None:
     """The reason for which these ends skip a step; None: they do not, or not yet."""
+    if any(end.on == "ok" and end.unmet and end.failed for end in ends):
+        return "dependency"  # also of a nested step that watches a failure: it needs the begin of its workflow
     if when in ("any_ok", "any_failed"):
         if not all(end.final for end in ends) or any(end.ok if when == "any_ok" else end.failed for end in ends):
             return None

@@ -43,6 +43,7 @@ from stoker.workflows.step_specs import (
     StepOwner,
     accept_steps,
     step_mistake,
+    step_needs,
     step_row,
     step_spec,
     taken_over,
@@ -188,8 +189,7 @@ class Expansion(RequestMessage[int]):
         ids = run.jobs | {step.name: first + index for index, step in enumerate(whole)}
         added = []
         for step in whole:
-            needs = tuple(Need(ids[edge.step], edge.on) for edge in step.needs)
-            added.append(_New(step, step_row(step, ids[step.name]), needs))
+            added.append(_New(step, step_row(step, ids[step.name]), step_needs(step, ids)))
             yield
         return added
 

@@ -16,6 +16,7 @@ from stoker.core.job import events as ev
 from stoker.core.job.model import NeedOn, Reason, State
 from stoker.core.workflow.handlers import applies
 from stoker.core.workflow.state import ENDING, Intent
+from stoker.core.workflow.step_names import outer_of
 from stoker.engine.dependents import meet_need
 from stoker.engine.inbox import Inbox, Message
 from stoker.engine.memory import LiveState
@@ -90,10 +91,10 @@ class Handlers(FollowUp):
 
     def __init__(self, run: LiveWorkflow) -> None:
         super().__init__(run)
-        self._jobs = [job_id for job_id, step in run.steps.items() if step.handler is not None]
+        self._jobs = frozenset(run.due_gates())
 
     def declare_reads(self, wanted: Wanted) -> None:
-        wanted.ids.update(self._jobs)  # not all steps: there may be ten thousand
+        wanted.ids.update(self._jobs)  # a later message decides about those that are due meanwhile
 
     @staticmethod
     def is_due(_memory: LiveState, run: LiveWorkflow) -> bool:
@@ -101,11 +102,12 @@ class Handlers(FollowUp):
 
     def decide(self, turn: Turn, run: LiveWorkflow) -> Generator[None]:
         cancelled = run.workflow.intent is Intent.CANCEL
-        due = run.due_gates()
-        tables = {handler for job_id in due if (handler := run.steps[job_id].handler) is not None}
-        begin = {one for one in tables if applies(one, failed=run.failed, cancelled=cancelled)}
+        due = sorted(self._jobs.intersection(run.due_gates()))
+        failed = {outer: run.has_failed(outer) for outer in {outer_of(run.steps[job_id].name) for job_id in due}}
         for job_id in due:
-            if run.steps[job_id].handler in begin:
+            step = run.steps[job_id]
+            assert step.handler is not None, "only handlers have gates"
+            if applies(step.handler, failed=failed[outer_of(step.name)], cancelled=cancelled):
                 meet_need(turn, turn.job(job_id), job_id)
             else:
                 turn.step(job_id, ev.NeedFailed(needed=job_id, on=NeedOn.ANY, reason=Reason.NOT_NEEDED))

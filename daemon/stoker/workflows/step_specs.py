@@ -5,7 +5,7 @@ Owns the fields of a spec that a step gets from its workflow. Nothing is stored 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -17,6 +17,7 @@ from stoker.core.job.model import Actor, Need, Spec
 from stoker.core.job.taken_over import TakenOver
 from stoker.core.schedule.model import Origin
 from stoker.core.workflow.fan_out import Planned
+from stoker.core.workflow.handlers import gate
 from stoker.core.workflow.items import item_text
 from stoker.core.workflow.mistakes import Mistake
 from stoker.core.workflow.state import Step
@@ -63,6 +64,12 @@ def step_spec(
     return from_schedule(spec, owner.origin), errors
 
 
+def step_needs(step: Planned, ids: Mapping[str, int]) -> tuple[Need, ...]:
+    """Its needs by job; those of a handler begin with its gate."""
+    needs = tuple(Need(ids[edge.step], edge.on) for edge in step.needs)
+    return needs if step.handler is None else (gate(ids[step.name]), *needs)
+
+
 def step_mistake(step: Planned, error: StokerError) -> Mistake:
     """An error of a step with its path in the flow."""
     where, path = step.path, error.details.get("path")
@@ -81,6 +88,7 @@ def step_row(planned: Planned, job_id: int) -> Step:
         when=planned.when,
         run_if=None if planned.run_if is None else planned.run_if.text,
         critical=planned.critical,
+        breaks=planned.breaks,
         resume=planned.resume,
         verify=bool(planned.sent.verify),
         handler=planned.handler,

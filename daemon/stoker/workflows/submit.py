@@ -18,14 +18,13 @@ from msgspec.structs import replace
 
 from stoker.core.access import Role
 from stoker.core.errors import IdempotencyConflict, InvalidParams, QueueFull, StokerError
-from stoker.core.job.model import Actor, Need, Spec
+from stoker.core.job.model import Actor, Spec
 from stoker.core.job.secret_values import NOT_KEPT, Secrets
 from stoker.core.schedule.model import Origin
 from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow import strategies
 from stoker.core.workflow.definition import ConcurrencyPolicy, FlowLimits, FlowRequest, Part
 from stoker.core.workflow.fan_out import Planned
-from stoker.core.workflow.handlers import gate
 from stoker.core.workflow.mistakes import Mistake, refuse
 from stoker.core.workflow.plan import Plan, plan_flow
 from stoker.core.workflow.reuse import ReuseDecision, ReuseWish, decide
@@ -38,7 +37,15 @@ from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.engine.turn import Turn
 from stoker.store.keys import Keyed, NewKey
 from stoker.store.loading import Wanted
-from stoker.workflows.step_specs import StepOwner, accept_steps, step_mistake, step_row, step_spec, taken_over
+from stoker.workflows.step_specs import (
+    StepOwner,
+    accept_steps,
+    step_mistake,
+    step_needs,
+    step_row,
+    step_spec,
+    taken_over,
+)
 
 
 class WorkflowOffer(Struct, frozen=True, kw_only=True):
@@ -255,10 +262,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         self, turn: Turn, step: Planned, ids: Mapping[str, int], problem: StokerError | None
     ) -> tuple[Spec, list[StokerError]]:
         """The spec of a step, and all errors that this host has for it; `problem` is that of its command."""
-        needs = tuple(Need(ids[edge.step], edge.on) for edge in step.needs)
-        if step.handler is not None:
-            needs = (gate(ids[step.name]), *needs)
-        spec, errors = step_spec(turn, self._intake, self._owner, step, needs)
+        spec, errors = step_spec(turn, self._intake, self._owner, step, step_needs(step, ids))
         errors += (_no_value(name) for name in spec.secrets if name not in self._offer.secrets)
         if problem is not None and step.needs and problem.details.get("may_come"):
             mistake = step_mistake(step, problem)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stoker.cli.kit.drawings import Node
 from stoker.cli.kit.naming import edges
+from stoker.core.workflow.phases import layers
 from stoker.core.workflow.step_names import fan_out_of, group_of
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ URGENT = (
     "superseded",
     "succeeded",
 )
-
-# As core.workflow.handlers.phase has them; a test compares both.
-PHASES: tuple[tuple[str | None, ...], ...] = ((None,), ("on_failure", "on_success"), ("finally",))
 
 
 def of_step(step: StepView) -> Node:
@@ -120,24 +118,15 @@ def _merged(name: str, members: list[Node], names: Mapping[str, str], *, within:
 
 
 def layered(nodes: list[Node]) -> Layers:
-    """Layers of nodes that could run at the same time; each layer needs only earlier ones, and handlers come last."""
-    phases = [[node for node in nodes if node.handler in phase] for phase in PHASES]
-    return [layer for phase in phases if phase for layer in _layers(phase)]
-
-
-def _layers(nodes: list[Node]) -> Layers:
+    """Layers of nodes that could run at the same time; each needs only earlier ones, and handlers come last."""
     by_name = {node.name: node for node in nodes}
-    order = {node.name: number for number, node in enumerate(nodes)}
-    sorter = TopologicalSorter({node.name: [need for need, _ in node.needs] for node in nodes})
-    sorter.prepare()  # raises on a cycle, which the daemon and `planned` have refused
-    layers: Layers = []
+    needs = {node.name: [need for need, _ in node.needs] for node in nodes}
+    found: Layers = []
     rows: dict[str, int] = {}
-    while sorter.is_active():
-        ready = sorter.get_ready()
-        layers.append(_placed([by_name[name] for name in sorted(ready, key=order.__getitem__)], rows))
-        rows |= {node.name: row for row, node in enumerate(layers[-1])}
-        sorter.done(*ready)
-    return layers
+    for names in layers(needs, {node.name: node.handler for node in nodes if node.handler is not None}):
+        found.append(_placed([by_name[name] for name in names], rows))
+        rows |= {node.name: row for row, node in enumerate(found[-1])}
+    return found
 
 
 def _placed(nodes: Iterable[Node], rows: Mapping[str, int]) -> list[Node]:

@@ -47,16 +47,3 @@ def cycle_mistake(cycle: list[str]) -> Mistake:
         "take one of these needs out",
         tuple(cycle),
     )
-
-
-def layers(needs: Mapping[str, Iterable[str]]) -> list[list[str]]:
-    """Groups of steps that can run at the same time, in order; within a group in the order of `needs`."""
-    order = {name: number for number, name in enumerate(needs)}
-    sorter = TopologicalSorter(needs)
-    sorter.prepare()
-    groups = []
-    while sorter.is_active():
-        ready = sorted(sorter.get_ready(), key=order.__getitem__)
-        groups.append(ready)
-        sorter.done(*ready)
-    return groups

@@ -173,7 +173,7 @@ class StepParams(JobWork, frozen=True, kw_only=True):
     @property
     def size(self) -> int:
         """How many steps it becomes at first, at most, with those of a nested workflow, its begin and its end."""
-        inner = 0 if self.workflow is UNSET else 1 + sum(step.size for step in self.workflow.steps.values())
+        inner = 0 if self.workflow is UNSET else 1 + sum(step.size for step in self.workflow.entries.values())
         return self.items_at_first * (1 + inner)
 
     @property

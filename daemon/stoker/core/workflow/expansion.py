@@ -160,7 +160,7 @@ def _placed(step: Planned, place: EntryPlace) -> Planned:
         group=step.group and place.outer + step.group,
         parent=place.outer.removesuffix("/") or None,
         run_if=None if step.run_if is None else step.run_if.inside(place.outer),
-        sent=step.sent if place.critical else replace(step.sent, critical=False),
+        contained=not place.critical,
     )
 
 

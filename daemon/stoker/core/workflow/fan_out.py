@@ -54,10 +54,10 @@ class Planned(Struct, frozen=True, kw_only=True):
     """One step to be made. `when` is None without needs; `group`, `item`, `label`: what it was made from in a fan-out.
 
     `run_if`: its `if`, with the parameters and the item of this step. `source`: it makes the steps of its group from a
-    list that is not known yet. `inner`: the nested workflow that it ends, with the parameters `given`
-    to it; `parent`: the step that ends the workflow of this one. `control`: a handler of Stoker's own runs it, which a
-    person cannot name. `place`: its path in the flow, if that is not in its name.
-    `sure`: all its fields are valid. `locatable`: the fields that decide where its program is are valid.
+    list that is not known yet. `inner`: the nested workflow that it ends, with the parameters `given` to it; `parent`:
+    the step that ends the workflow of this one; `contained`: the failure of a workflow around it is its own. `control`:
+    a handler of Stoker's own runs it, which a person cannot name. `place`: its path in the flow, if that is not in its
+    name. `sure`: all its fields are valid. `locatable`: the fields that decide where its program is are valid.
     """
 
     name: str
@@ -77,11 +77,17 @@ class Planned(Struct, frozen=True, kw_only=True):
     sure: bool = True
     locatable: bool = True
     handler: Handler | None = None
+    contained: bool = False
+
+    @property
+    def breaks(self) -> bool:
+        """Whether its failure makes its own flow fail; that of a handler does so only if the file says it."""
+        return self.handler is None if self.sent.critical is UNSET else self.sent.critical
 
     @property
     def critical(self) -> bool:
-        """Whether its failure makes the workflow fail; that of a handler does so only if the file says it."""
-        return self.handler is None if self.sent.critical is UNSET else self.sent.critical
+        """Whether its failure makes the whole workflow fail."""
+        return self.breaks and not self.contained
 
     @property
     def abort_on(self) -> tuple[int, ...]:

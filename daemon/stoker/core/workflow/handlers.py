@@ -1,8 +1,7 @@
-"""Handlers of a whole workflow: steps that run once its ordinary steps have ended, if these ended so.
+"""Handlers of a workflow: steps that run once its ordinary steps have ended, if these ended so.
 
-Owns the tables of handlers in a flow, and the order in which they run: those of a failure or a success first, `finally`
-last. A handler has a gate: a need of its own job, which no end of another job meets. The workflow opens the gate, or
-skips the handler.
+Owns the tables of handlers in a flow; `phases` has the order in which they run. A handler has a gate: a need of its own
+job, which no end of another job meets. The workflow opens the gate, or skips the handler.
 """
 
 from __future__ import annotations
@@ -22,15 +21,6 @@ class Handler(StrEnum):
     ON_FAILURE = "on_failure"
     ON_SUCCESS = "on_success"
     FINALLY = "finally"
-
-
-_PHASES = {None: 0, Handler.ON_FAILURE: 1, Handler.ON_SUCCESS: 1, Handler.FINALLY: 2}
-PHASES = 3
-
-
-def phase(handler: Handler | None) -> int:
-    """Steps of a phase begin once all steps of the phases before have ended; ordinary steps are in phase 0."""
-    return _PHASES[handler]
 
 
 def gate(job_id: int) -> Need:

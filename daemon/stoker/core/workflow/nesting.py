@@ -20,14 +20,6 @@ from stoker.core.workflow.state import Edge
 from stoker.core.workflow.step_names import BEGINS, entries_of, outer_of
 from stoker.core.workflow.template import pieces_of
 
-_WHOLE_END = "such a handler waits for the whole workflow"
-# The fields of a flow that have no meaning inside another one, with what to write instead.
-_NOT_INNER = {
-    "concurrency": ("only whole workflows wait for each other", "say it in the flow that is submitted"),
-    "on_failure": (_WHOLE_END, 'a step of this flow with `needs` and when = "any_failed"'),
-    "on_success": (_WHOLE_END, "a step of this flow with `needs`"),
-    "finally_": (_WHOLE_END, 'a step of this flow with `needs` and when = "always"'),
-}
 _OF_OUTER = frozenset(
     {
         "needs",
@@ -43,7 +35,7 @@ _OF_OUTER = frozenset(
         "parameters",
     }
 )
-_STEP, _FLOW = StepParams(), Flow(name="", steps={})  # with the value of each field that was not sent
+_STEP = StepParams()  # with the value of each field that was not sent
 
 
 def wrong_fields(path: str, step: StepParams) -> Iterator[Mistake]:
@@ -61,9 +53,9 @@ def wrong_fields(path: str, step: StepParams) -> Iterator[Mistake]:
     if isinstance(step.each, ItemSource) and has_later_list(step.workflow):
         message = "a group whose list comes from a step cannot have another such group inside"
         yield Mistake(f"{path}.each", message, "let one step hand on the whole list")
-    for field, (message, hint) in _NOT_INNER.items():
-        if getattr(step.workflow, field) != getattr(_FLOW, field):
-            yield Mistake(f"{path}.workflow.{field.removesuffix('_')}", message, hint)
+    if step.workflow.concurrency is not None:
+        message = "only whole workflows wait for each other"
+        yield Mistake(f"{path}.workflow.concurrency", message, "say it in the flow that is submitted")
 
 
 def wrong_outputs(flow: Flow) -> Iterator[Mistake]:
@@ -116,7 +108,7 @@ def unfold(planned: Planned, needs: tuple[Edge, ...], when: When | None) -> Iter
             needs=own or first,
             when=step.when if own else When.EACH if first else None,
             run_if=None if step.run_if is None else step.run_if.inside(f"{outer}/"),
-            sent=step.sent if planned.critical else replace(step.sent, critical=False),
+            contained=step.contained or not planned.breaks,
         )
     yield replace(planned, needs=(*first, *ends), when=When.EACH, run_if=None)
 
@@ -169,5 +161,6 @@ def is_critical(flow: Flow, outer: str, name: str) -> bool:
     entry, _ = entries_of(name.removeprefix(f"{outer}/"))[0]
     if entry in flow.outside:
         return False
-    own = flow.steps[entry].critical
-    return (flow.defaults.critical if own is UNSET else own) is not False
+    own = flow.entries[entry].critical
+    own = flow.defaults.critical if own is UNSET else own
+    return entry not in flow.handlers if own is UNSET else own

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
-from itertools import groupby
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -18,7 +17,7 @@ from msgspec import UNSET, Struct
 from stoker.core.job.dependencies import OVER_ALL
 from stoker.core.job.model import When
 from stoker.core.similar_names import did_you_mean
-from stoker.core.workflow.cycles import cycle_mistake, find_cycles, layers
+from stoker.core.workflow.cycles import cycle_mistake, find_cycles
 from stoker.core.workflow.definition import (
     MAX_DEPTH,
     MAX_KEY,
@@ -34,9 +33,9 @@ from stoker.core.workflow.definition import (
 from stoker.core.workflow.entry_needs import EntryNeeds, entry_needs
 from stoker.core.workflow.expression import Scope, mistakes_in, references
 from stoker.core.workflow.fan_out import EMPTY, Inner, Planned, fan_out, groups_needed, names_of
-from stoker.core.workflow.handlers import phase
 from stoker.core.workflow.mistakes import MAX_MISTAKES, Mistake
 from stoker.core.workflow.nesting import unfold, wrong_fields, wrong_outputs
+from stoker.core.workflow.phases import layers, phase_in
 from stoker.core.workflow.state import Edge
 from stoker.core.workflow.step_secrets import wrong_secrets
 from stoker.core.workflow.template import TemplateNames, filled_text, named
@@ -357,15 +356,13 @@ def _ordered(flow: Flow, groups: Mapping[str, list[Planned]], needs: Mapping[str
         for planned in groups[name]:
             own = edges.get(planned.name, edges[""])
             ordered += unfold(planned, own, when if own else None)
-    return tuple(sorted(ordered, key=lambda one: phase(one.handler)))
+    return tuple(sorted(ordered, key=lambda one: phase_in(WHOLE, one.name, one.handler)))
 
 
 def layered(steps: Sequence[Planned]) -> list[list[str]]:
     """The names of those that can run at the same time: the handlers after all steps, `finally` last."""
-    found: list[list[str]] = []
-    for _, of_phase in groupby(steps, key=lambda one: phase(one.handler)):
-        found += layers({one.name: [need.step for need in one.needs] for one in of_phase})
-    return found
+    tables = {one.name: one.handler.value for one in steps if one.handler is not None}
+    return [*layers({one.name: [need.step for need in one.needs] for one in steps}, tables)]
 
 
 def _of_list(flow: Flow, step: StepParams) -> tuple[Edge, ...]:

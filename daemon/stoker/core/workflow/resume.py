@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
-from graphlib import TopologicalSorter
 
 from msgspec import Struct, field
 
 from stoker.core.job.dependencies import OVER_ALL, NeedStanding, all_met, skipped_for_need, watches_failure
 from stoker.core.job.model import FINAL, NeedOn, Reason, State
 from stoker.core.requests import Budget, Duration, Name, StepName, WorkflowParams
-from stoker.core.workflow.handlers import phase
+from stoker.core.workflow.phases import in_order, phase, phase_in
 from stoker.core.workflow.state import Step, Strategy, is_done
+from stoker.core.workflow.step_names import outer_of, outers_of
 
 
 class Act(StrEnum):
@@ -112,17 +112,20 @@ def plan(
 ) -> Iterator[ResumeDecision]:
     """One decision for each step, in an order in which the steps can run. There may be thousands."""
     by_name = {step.name: step for step in steps}
-    order = TopologicalSorter({name: [edge.step for edge in step.needs] for name, step in by_name.items()})
+    needs = {name: [edge.step for edge in step.needs] for name, step in by_name.items()}
+    tables = {name: step.handler.value for name, step in by_name.items() if step.handler is not None}
     decided: dict[str, ResumeDecision] = {}
-    again: dict[int, str] = {}  # the first step of each phase that runs again
-    for name in sorted(order.static_order(), key=lambda name: phase(by_name[name].handler)):
+    again: dict[tuple[str, int], str] = {}  # the first step of each phase that runs again, in each workflow
+    for name in in_order(needs, tables):
         step = by_name[name]
         act, why = _act_for(step, standings, asked, decided)
-        before = next((again[each] for each in range(phase(step.handler)) if each in again), None)
+        earlier = ((outer_of(name), each) for each in range(phase(step.handler)))
+        before = next((again[each] for each in earlier if each in again), None)
         if before is not None and _runs_with_others(standings[name]):
             act, why = Act.RESTART, f"it depends on the end of {before}, which runs again"
         if act in RESET:
-            again.setdefault(phase(step.handler), name)
+            for outer in outers_of(name):
+                again.setdefault((outer, phase_in(outer, name, step.handler)), name)
         decided[name] = ResumeDecision(name, act, why, act in RESET and _watched(step, decided) is not None)
         yield decided[name]
 

@@ -35,7 +35,7 @@ class Selection(Struct, frozen=True):
 
 
 def select(plan: Plan, part: Part, completed: Collection[str] = ()) -> Selection:
-    """The part of a plan, with all handlers. A name without a step is a mistake, and so is a part without steps.
+    """The part of a plan, with its handlers. A name without a step is a mistake, and so is a part without steps.
 
     `completed`: steps of an earlier run whose outputs can be taken from there.
     """
@@ -55,11 +55,17 @@ def select(plan: Plan, part: Part, completed: Collection[str] = ()) -> Selection
         mistakes.append(Mistake("target", message, "leave out one of the two"))
     if mistakes:
         return Selection(replace(plan, mistakes=tuple(mistakes)))
-    chosen |= {step.name for step in plan.steps if step.handler is not None} | _waiting(plan.steps, chosen)
+    chosen |= {step.name for step in plan.steps if _is_handler_of(step, chosen)} | _waiting(plan.steps, chosen)
     cut = _cut_out(plan, chosen, completed)
     inside = {step.name for step in cut.plan.steps}
     lost = [one for step in plan.steps if step.name in chosen for one in _lost(step, inside)]
     return Selection(replace(plan, mistakes=tuple(dict.fromkeys(lost)))) if lost else cut
+
+
+def _is_handler_of(step: Planned, chosen: Collection[str]) -> bool:
+    """Whether it is a handler of the whole workflow, or of a nested one whose end is in the part."""
+    outer = outer_of(step.name).removesuffix("/")
+    return step.handler is not None and (not outer or outer in chosen)
 
 
 def _lost(step: Planned, inside: Collection[str]) -> Iterator[Mistake]:

@@ -16,7 +16,9 @@ from msgspec import Struct
 from stoker.core.job.dependencies import UNMET, watches_failure
 from stoker.core.job.model import FINAL, Job, NeedOn, Reason, State, When
 from stoker.core.requests import JobId, LabelText, PageLimit, Params
-from stoker.core.workflow.handlers import PHASES, Handler, phase
+from stoker.core.workflow.handlers import Handler
+from stoker.core.workflow.phases import PHASES, phase, phase_in
+from stoker.core.workflow.step_names import outer_of, outers_of
 
 
 class WorkflowState(StrEnum):
@@ -75,7 +77,8 @@ class Linked(Protocol):
 class Step(Struct, frozen=True, kw_only=True, gc=False):
     """The part of a step that is not in its job, and its needs by name. `when`: as in its spec; `run_if`: its text.
 
-    `handler`: the table of a handler of the whole workflow; None for an ordinary step. `fail_fast`: the group whose
+    `critical`: whether its failure is one of the whole workflow; `breaks`: of the nested workflow that it is in.
+    `handler`: the table of a handler; None for an ordinary step. `fail_fast`: the group whose
     open steps its failure ends; `abort_on`: exit codes that end the workflow.
     """
 
@@ -85,6 +88,7 @@ class Step(Struct, frozen=True, kw_only=True, gc=False):
     when: When | None = None
     run_if: str | None = None
     critical: bool = True
+    breaks: bool = True
     resume: str = Strategy.FROM_CHECKPOINT.value
     verify: bool = False
     handler: Handler | None = None
@@ -228,18 +232,25 @@ def handlers(
     """The steps that may start because one of `roots` failed, and all steps behind these.
 
     They belong to one run of the steps that they watch, so they run again with these; not those that a person skipped.
-    Handlers of the whole workflow watch all ordinary steps, and `finally` the handlers before it.
+    Handlers of a workflow watch all its ordinary steps, and `finally` the handlers before it.
     """
-    earliest = min((phase(step.handler) for step in steps if step.name in roots), default=PHASES)
+    earliest: dict[str, int] = {}  # the phase of the first root in each workflow
+    for step in steps:
+        for outer in outers_of(step.name) if step.name in roots else ():
+            earliest[outer] = min(earliest.get(outer, PHASES), phase_in(outer, step.name, step.handler))
     watching = [
         step.name
         for step in steps
-        if step.name not in roots and (phase(step.handler) > earliest or _watches_one_of(step, roots))
+        if step.name not in roots and (_is_after(step, earliest) or _watches_one_of(step, roots))
     ]
     if not watching:
         return set()  # the usual case, found without the graph of ten thousand steps
     found = behind(steps, watching) - roots
     return {name for name in found if states[name] is not State.SKIPPED or reasons[name] in UNMET}
+
+
+def _is_after(step: Step, earliest: Mapping[str, int]) -> bool:
+    return step.handler is not None and phase(step.handler) > earliest.get(outer_of(step.name), PHASES)
 
 
 def _watches_one_of(step: Step, roots: AbstractSet[str]) -> bool:

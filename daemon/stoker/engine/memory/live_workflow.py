@@ -19,8 +19,9 @@ from stoker.core.job.model import FINAL, Attempt, Job, Reason, State
 from stoker.core.workflow.checkpoint import Head, chain_of
 from stoker.core.workflow.definition import FlowLimits
 from stoker.core.workflow.fingerprint import digest
-from stoker.core.workflow.handlers import MAX_FAILED, PHASES, Handler, phase
+from stoker.core.workflow.handlers import MAX_FAILED, Handler
 from stoker.core.workflow.inner_limits import InnerLimit, TimeLimit, begun, passed
+from stoker.core.workflow.phases import PHASES, phase, phase_in
 from stoker.core.workflow.plan import WHOLE
 from stoker.core.workflow.state import (
     ENDING,
@@ -33,7 +34,7 @@ from stoker.core.workflow.state import (
     is_broken,
     state_of,
 )
-from stoker.core.workflow.step_names import found_steps, outers_of
+from stoker.core.workflow.step_names import found_steps, outer_of, outers_of
 from stoker.engine.memory.blueprint import blueprint, width_of
 from stoker.store.workflows import StoredWorkflow
 
@@ -82,6 +83,7 @@ class LiveWorkflow(Struct):
     outputs: dict[str, str] = field(default_factory=dict)  # hash of the output of each step
     gates: set[int] = field(default_factory=set)  # jobs of handlers with a row of a need of themselves
     open_in: dict[str, list[int]] = field(default_factory=lambda: {WHOLE: [0] * PHASES})  # open steps by phase
+    open_by_table: list[int] = field(default_factory=lambda: [0] * PHASES)  # by the phases of their own workflows
     _limits_changed: set[str] = field(default_factory=set)  # of nested workflows that ended, or run again
     _jobs: dict[str, int] = field(default_factory=dict)
 
@@ -121,21 +123,22 @@ class LiveWorkflow(Struct):
         """The steps that run again with `roots`, because they watch how these end."""
         return handlers(self.steps.values(), roots, self.states, self.reasons)
 
-    @property
-    def outcome(self) -> WorkflowState:
-        """The state that it has once the open handlers have ended, if these do not fail it."""
-        return state_of(self.workflow.intent, {}, self.broken)
+    def outcome(self, handler: Step) -> WorkflowState:
+        """The state that the workflow of a handler has once its open handlers have ended, if these do not fail it."""
+        outer = outer_of(handler.name)
+        if outer == WHOLE or self.workflow.intent is Intent.CANCEL:
+            return state_of(self.workflow.intent, {}, self.broken)
+        return WorkflowState.FAILED if self.has_failed(outer) else WorkflowState.SUCCEEDED
 
     def failed_before(self, handler: Step) -> list[int]:
-        """The first jobs of steps that failed in the phases before that of a handler."""
-        mine = phase(handler.handler)
-        earlier = (step for step in self.steps.values() if phase(step.handler) < mine)
+        """The first jobs of steps of its workflow that failed in the phases before that of a handler."""
+        mine, outer = phase(handler.handler), outer_of(handler.name)
+        inside = (step for step in self.steps.values() if step.name.startswith(outer))
+        earlier = (step for step in inside if phase_in(outer, step.name, step.handler) < mine)
         return [*islice((step.job_id for step in earlier if self.states[step.name] in FAILURES), MAX_FAILED)]
 
     def due_gates(self) -> list[int]:
         """The handlers whose gates are to be decided: all steps of the phases before theirs have ended."""
-        if not self.gates or self.open_in[WHOLE][0]:
-            return []
         return sorted(
             job_id
             for job_id in self.gates
@@ -143,17 +146,31 @@ class LiveWorkflow(Struct):
         )
 
     def is_early(self, step: Step) -> bool:
-        """Whether a step of an earlier phase has not ended."""
-        return any(self.open_in[WHOLE][: phase(step.handler)])
+        """Whether a step of an earlier phase of its workflow has not ended."""
+        return any(self.open_in[outer_of(step.name)][: phase(step.handler)])
 
     def is_handler(self, step: str) -> bool:
-        """Whether it is a handler of the whole workflow."""
+        """Whether it is a handler of a workflow."""
         return self.steps[self.jobs[step]].handler is not None
 
-    @property
-    def failed(self) -> bool:
-        """Whether an ordinary step broke the workflow, or it was aborted; a handler that did so starts no other one."""
-        return self.workflow.intent is Intent.ABORT or not all(map(self.is_handler, self.broken))
+    def has_failed(self, outer: str) -> bool:
+        """Whether an ordinary step broke a workflow, or it was ended; a handler that broke it starts no other one."""
+        if self.workflow.intent is Intent.ABORT:
+            return True
+        if outer == WHOLE:
+            broken = (self.steps[self.jobs[name]] for name in self.broken)
+            return any(not phase_in(WHOLE, step.name, step.handler) for step in broken)
+        if outer in self.counting and self.counting[outer].passed is not None:
+            return True
+        own = (self.jobs[edge.step] for edge in self.steps[self.jobs[outer.removesuffix("/")]].needs)
+        return any(map(self._has_broken, own))
+
+    def _has_broken(self, job_id: int) -> bool:
+        """Whether this end of an ordinary step makes the nested workflow fail that it is in."""
+        step = self.steps[job_id]
+        by_dependency = self.reasons[step.name] is Reason.DEPENDENCY
+        own = replace(step, critical=step.breaks and step.handler is None)
+        return is_broken(own, self.states[step.name], by_dependency=by_dependency)
 
     @property
     def _ending(self) -> int:
@@ -170,7 +187,7 @@ class LiveWorkflow(Struct):
     def barred(self) -> bool:
         """Whether no step may start now. After a cancel or an abort its handlers may, once all else has ended."""
         if self.workflow.intent in ENDING and self._ending < PHASES:
-            return any(self.open_in[WHOLE][: self._ending])
+            return any(self.open_by_table[: self._ending])
         return self.workflow.intent is not Intent.RUN
 
     @property
@@ -179,12 +196,12 @@ class LiveWorkflow(Struct):
         return self.workflow.cut.split("\n") if self.workflow.cut else []
 
     def to_cut(self) -> list[int]:
-        """The open steps in `cut`. A nested workflow inside one of these ends with its own steps."""
+        """The open steps in `cut`, but no handlers. A nested workflow inside one of these ends with its own steps."""
         groups = {*self.cut}
         return [job for job in open_steps(self) if self._is_cut(self.steps[job], groups)]
 
     def _is_cut(self, step: Step, groups: AbstractSet[str]) -> bool:
-        if f"{step.name}/" in self.open_in:
+        if step.handler is not None or f"{step.name}/" in self.open_in:
             return False
         inside = outers_of(step.name)[1:]
         return step.fail_fast in groups or any(one in groups or self._of_group(one) in groups for one in inside)
@@ -250,7 +267,8 @@ class LiveWorkflow(Struct):
         before = self.states.get(step.name, State.SKIPPED)
         change = (before in FINAL) - (state in FINAL)
         for outer in outers_of(step.name):
-            self.open_in.setdefault(outer, [0] * PHASES)[phase(step.handler)] += change
+            self.open_in.setdefault(outer, [0] * PHASES)[phase_in(outer, step.name, step.handler)] += change
+        self.open_by_table[phase(step.handler)] += change
         if change and (ended := f"{step.name}/") in self.inner_limits:
             self._limits_changed.add(ended)
         self.states[step.name] = state

@@ -92,7 +92,7 @@ class LiveWorkflows:
         step = None if run is None else run.steps.get(job.id)
         if run is None or step is None or step.handler is None:
             return [], None
-        return run.failed_before(step), run.outcome
+        return run.failed_before(step), run.outcome(step)
 
     def intent_of(self, job: Job) -> Intent:
         """The intent of the workflow of a job; for a job without a workflow it is to run."""
