@@ -48,6 +48,7 @@ class Bench:
 
     mode: ExecutionMode
     works: dict[str, dict[str, Any]]  # the spec for each kind of work: ok, fail, stay
+    many = 50  # attempts at once
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
@@ -125,6 +126,7 @@ class InProcessBench(Bench):
 
 class ClusterBench(Bench):
     mode = ExecutionMode.CLUSTER
+    many = 12  # more than are handed over at a time; each costs its node two programs
 
     def __init__(self, host: LauncherHost, slurm: Slurm) -> None:
         super().__init__()
@@ -253,7 +255,7 @@ async def test_start_when_the_work_fails_then_the_outcome_is_no_success(bench: B
 
 
 async def test_start_when_many_come_at_once_then_each_ends_exactly_once(bench: Bench) -> None:
-    starts = [bench.order("ok") for _ in range(50)]
+    starts = [bench.order("ok") for _ in range(bench.many)]
 
     bench.executor.start(starts)
 
