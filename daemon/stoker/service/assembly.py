@@ -38,7 +38,7 @@ from stoker.engine.step_files import StepFiles
 from stoker.engine.subscriptions import Subscriptions
 from stoker.engine.timers import Timers
 from stoker.executors.base import Executor
-from stoker.executors.cluster import ClusterExecutor
+from stoker.executors.cluster import HANDED_AT_ONCE, ClusterExecutor
 from stoker.executors.environment import WorkerContext
 from stoker.executors.in_process import InProcessExecutor
 from stoker.executors.local import LocalExecutor
@@ -74,7 +74,8 @@ from stoker.workflows.control_steps import ControlSteps
 from stoker.workflows.followups import FollowUps
 from stoker.workflows.limits import WorkflowLimits
 
-CLUSTER_THREADS = 8  # each waits for a command of the engine, or for the shared directory
+# Each waits for a command of the engine, or for the shared directory. A stop finds one while all orders wait.
+CLUSTER_THREADS = HANDED_AT_ONCE + 4
 LOG_THREADS = 4  # a read that hangs takes one of them; only reads of logs wait for a free one
 
 
