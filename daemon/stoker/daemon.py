@@ -24,13 +24,13 @@ import uvloop
 from stoker import __version__, encoding, sdnotify
 from stoker.background.tasks import BackgroundTasks
 from stoker.config import Config, Reloaded, compare, find, load
-from stoker.core.errors import EX_IOERR, EX_SOFTWARE, EX_USAGE, StokerError, StorageFailed
+from stoker.core.errors import EX_IOERR, EX_SOFTWARE, EX_USAGE, ConfigInvalid, StokerError, StorageFailed
 from stoker.core.tokens import Tokens
 from stoker.core.units import counted
 from stoker.executors.attempt_cgroups import AttemptCgroups
 from stoker.executors.environment import WorkerContext, allowed
 from stoker.executors.handlers import load_handlers
-from stoker.foreign import PLACE
+from stoker.foreign import PLACE, fault_of
 from stoker.host.threads import start_threads
 from stoker.paths import first_within_reach, socket_paths, state_dir, with_state_dir
 from stoker.process import open_files
@@ -149,6 +149,8 @@ class Daemon:
         users = Path(self._config.run_as.directory)
         if not submitter and not users.is_dir():
             return RunRoots(self._directory.root)
+        if submitter and (fault := fault_of(users)) is not None:
+            raise ConfigInvalid(f"[run_as] directory {users}: {fault}", hint="docs/run-as.md says who makes it")
         PLACE.begin(str(users))
         return RunRoots(self._directory.root, users, submitter=submitter)
 

@@ -75,6 +75,24 @@ class ForeignPlace:
 PLACE = ForeignPlace()
 
 
+def fault_of(directory: Path) -> str | None:
+    """Why a directory cannot hold those of users: another user than root could replace them. None if it can.
+
+    One that is not there yet has no fault: the spawner makes it.
+    """
+    try:
+        status = directory.lstat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISDIR(status.st_mode):
+        return "it is not a directory"
+    if status.st_uid != 0:
+        return f"it belongs to uid {status.st_uid}, and must belong to root: chown root {directory}"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"it has mode {stat.S_IMODE(status.st_mode):o}, so others can write to it: chmod go-w {directory}"
+    return None
+
+
 @contextlib.contextmanager
 def reached(path: str) -> Iterator[str]:
     """A name for `path` that no link in its directories leads elsewhere; our own paths stay as they are.

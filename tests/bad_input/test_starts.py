@@ -46,6 +46,22 @@ def lock_of(daemon: DaemonProcess) -> Path:
     return daemon.home / f"{daemon.socket.name}.lock"
 
 
+@ROOT
+def test_start_when_another_user_owns_the_directory_of_users_then_it_is_refused(
+    stopped_daemon: DaemonProcess,
+) -> None:
+    """That user could put other directories in place of those of all users."""
+    users = stopped_daemon.home / "users"
+    users.mkdir()
+    os.chown(users, 70_001, -1)
+    stopped_daemon.config.write_text(f'[run_as]\nuser = "submitter"\ndirectory = "{users}"\n')
+
+    status, stderr = refused(stopped_daemon)
+
+    assert status == 78
+    assert f"[run_as] directory {users}: it belongs to uid 70001, and must belong to root: chown root {users}" in stderr
+
+
 def test_settings_when_there_are_several_mistakes_then_all_are_reported(
     stopped_daemon: DaemonProcess,
 ) -> None:

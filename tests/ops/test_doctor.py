@@ -522,6 +522,26 @@ def test_disk_when_less_is_free_than_the_settings_ask_for_then_it_is_an_error(st
     assert severities(examined(state, config=file), "disk") == {"error"}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can own the directory of users, or give it away")
+def test_users_when_their_directories_can_be_replaced_then_it_is_an_error(state: Path, tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    (users / "1000").mkdir(parents=True)
+    file = made(tmp_path / "stoker.toml", f'[run_as]\nuser = "submitter"\ndirectory = "{users}"\n')
+
+    sound = examined(state, config=file)
+    users.chmod(0o775)
+    writable = examined(state, config=file)
+    os.chown(users, 70_001, -1)
+    foreign = examined(state, config=file)
+
+    unseen = f"the directories of 1 user in {users} were not looked into: logs, outputs, outcomes"
+    assert findings(sound) == {"users": [unseen]}
+    assert severities(sound, "users") == {"note"}
+    assert severities(writable, "users") == {"error"}
+    assert "has mode 775" in findings(writable)["users"][0]
+    assert "it belongs to uid 70001, and must belong to root" in findings(foreign)["users"][0]
+
+
 def test_socket_when_others_can_replace_it_then_its_directory_is_named(daemon: DaemonProcess) -> None:
     daemon.home.chmod(0o777)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker.core.errors import EX_CONFIG, EX_TEMPFAIL, EX_USAGE
+from stoker.core.job.model import OnOrphan
 from stoker.store.directory import StateDirectory
 from stoker.store.inspect import inspecting
 from tests.support import past
@@ -188,6 +189,20 @@ def test_start_when_the_daemon_died_while_it_hashed_sources_then_the_step_runs(
     with daemon.client() as client:
         assert settled(client, flow) == "succeeded"
     assert lines(ledger) == ["ran"]
+
+
+def test_dry_run_when_a_launcher_is_of_another_user_then_it_is_not_called_dead(daemon: DaemonProcess) -> None:
+    """Its lock and the ends that it wrote down are in a directory of that user."""
+    end(daemon)
+    past.leave_open(daemon.state_dir / "stoker.db", [past.Kind(), past.Kind(OnOrphan.REQUEUE)])
+    with closing(sqlite3.connect(daemon.state_dir / "stoker.db")) as connection, connection:
+        connection.execute("UPDATE attempts SET launcher = '1-deadbeef-70001' WHERE ended_at IS NULL")
+
+    planned = preview(daemon)
+
+    assert [(step["found"], step["would"]) for step in planned["steps"]] == [("silent", "wait")] * 2
+    assert "the directory of uid 70001 is not read here" in planned["steps"][0]["why"]
+    assert dry_run(daemon).stdout.count(" ? ") == 2
 
 
 def test_dry_run_when_two_attempts_claim_a_process_then_the_plan_is_invalid(daemon: DaemonProcess, gate: Gate) -> None:

@@ -33,7 +33,7 @@ from stoker.process import evidence
 from stoker.process import identity as identities
 from stoker.process.launchers import Launchers, find_launchers
 from stoker.process.outcomes import read_outcomes
-from stoker.process.run_roots import RunRoots
+from stoker.process.run_roots import RunRoots, uid_of
 from stoker.process.work_files import WorkFiles
 from stoker.store.directory import StateDirectory
 from stoker.store.inspect import InspectedState, inspecting
@@ -58,8 +58,9 @@ class PlannedStep(Struct, frozen=True):
 class Preview(Struct, frozen=True):
     """The plan. `invalid`: why a daemon would go into safe mode, and `remedy`: what a person can do then.
 
-    `unborn` and `leaked`: processes it would stop. `without_attempt`: jobs that are stored as running while no attempt
-    of them is open; it would hold them.
+    Launchers of other users, and what they wrote, are in directories of these users, which are not read here: the
+    steps of their attempts wait for that. `unborn` and `leaked`: processes it would stop. `without_attempt`: jobs that
+    are stored as running while no attempt of them is open; it would hold them.
     """
 
     state_dir: str
@@ -106,12 +107,17 @@ def _preview(root: Path, seen: InspectedState) -> Preview:
         copied=seen.copied,
         launchers={launcher: launcher in launchers.alive for launcher in sorted([*launchers.alive, *launchers.dead])},
         steps=[_step(*run, decision) for run, decision in zip(seen.runs, recovery_plan.decisions, strict=True)],
-        unborn=[pid for launcher, pids in scan.launchers.items() if launcher not in launchers.alive for pid in pids],
+        unborn=[pid for launcher, pids in scan.launchers.items() if _ends(launcher, launchers) for pid in pids],
         leaked={run_id: pids for run_id, pids in scan.runs.items() if run_id not in ours},
         without_attempt=seen.running_without_attempt,
         invalid=str(mistake) if mistake else None,
         remedy=with_state_dir(mistake.remedy, str(root), os.environ, os.getuid()) if mistake else None,
     )
+
+
+def _ends(launcher: str, launchers: Launchers) -> bool:
+    """Whether a start would stop the processes that a launcher was about to start."""
+    return launcher not in launchers.alive and uid_of(launcher) is None
 
 
 def _findings(root: Path, seen: InspectedState, launchers: Launchers) -> Mapping[str, Finding]:
@@ -125,13 +131,17 @@ def _findings(root: Path, seen: InspectedState, launchers: Launchers) -> Mapping
     unsettled = [attempt for attempt in attempts if attempt.run_id not in settled]
     observed = evidence.search_proc(seen.instance, unsettled, seen.foreign_epochs, seen.hidden_epochs)
     findings = settled | {
-        attempt.run_id: _unasked(attempt, observed[attempt.run_id])
-        if attempt.launcher in launchers.alive
-        else observed[attempt.run_id]
-        for attempt in unsettled
+        attempt.run_id: _without_its_launcher(attempt, observed[attempt.run_id], launchers) for attempt in unsettled
     }
     earlier = seen.earlier_epochs if seen.boot_id == identities.boot_id() else seen.epoch
     return evidence.with_unordered(findings, seen.runs, WorkFiles(root), earlier)
+
+
+def _without_its_launcher(attempt: Attempt, observed: Finding, launchers: Launchers) -> Finding:
+    """The finding from /proc, as far as it counts without the word of a launcher."""
+    if attempt.launcher in launchers.alive:
+        return _unasked(attempt, observed)
+    return observed if uid_of(attempt.launcher) is None else _unread(attempt, observed)
 
 
 def _unasked(attempt: Attempt, observed: Finding) -> Finding:
@@ -140,6 +150,15 @@ def _unasked(attempt: Attempt, observed: Finding) -> Finding:
         text = f"{observed.evidence}, under launcher {attempt.launcher}"
         return replace(observed, fact=Fact.OWNED, evidence=text, launcher=attempt.launcher)
     text = f"launcher {attempt.launcher} is alive: the daemon asks it when it starts"
+    return Finding(run_id=attempt.run_id, fact=Fact.SILENT, evidence=text, launcher=attempt.launcher)
+
+
+def _unread(attempt: Attempt, observed: Finding) -> Finding:
+    """The finding for an attempt of another user, whose launcher may live, and may have written down an end."""
+    if observed.fact is Fact.ORPHANED:
+        return observed
+    uid = uid_of(attempt.launcher)
+    text = f"the directory of uid {uid} is not read here: a start looks there for launcher {attempt.launcher}"
     return Finding(run_id=attempt.run_id, fact=Fact.SILENT, evidence=text, launcher=attempt.launcher)
 
 

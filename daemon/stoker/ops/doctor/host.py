@@ -19,8 +19,9 @@ from stoker import config
 from stoker.core.errors import ConfigInvalid
 from stoker.core.hooks import unmatched
 from stoker.core.raw_bytes import native, printable
-from stoker.core.units import volume
+from stoker.core.units import counted, volume
 from stoker.files import read_regular
+from stoker.foreign import fault_of
 from stoker.host.programs import ProblemKind, problem
 from stoker.ops.doctor.examination import Check, E, Examination, Gravity, N, Needs, Symptom, W
 from stoker.store.hooks import known_names
@@ -193,6 +194,20 @@ def has_readable_lock(examination: Examination) -> Found:
             yield Symptom(f"{lock} is held, but pid {holder} is not here", "a daemon in a container may hold it", N)
 
 
+def has_directories_of_users(examination: Examination) -> Found:
+    """Only the directory above them is looked at: users can put anything into their own."""
+    settings = examination.settings.run_as
+    directory = Path(settings.directory)
+    if settings.user != "submitter" and not directory.is_dir():
+        return
+    if (fault := fault_of(directory)) is not None:
+        yield f"[run_as] directory {directory}: {fault}"
+    elif directory.is_dir():
+        users = sum(entry.name.isdecimal() for entry in directory.iterdir())
+        unseen = f"the directories of {counted(users, 'user')} in {directory} were not looked into"
+        yield Symptom(f"{unseen}: logs, outputs, outcomes", "look as root or as these users", N)
+
+
 CHECKS = (
     Check("host", "settings", "the settings file and the environment are valid", E, "stoker config check",
           has_valid_settings, Needs.FILES),
@@ -213,6 +228,8 @@ CHECKS = (
           has_shipped_units, Needs.FILES),
     Check("host", "lock", "the lock of the state directory is in its place", W, "start stokerd",
           has_readable_lock, Needs.FILES),
+    Check("host", "users", "only root can replace the directories of users whose jobs run as them", E, "ls -ld DIR",
+          has_directories_of_users, Needs.FILES),
     Check("host", "socket", "only its owner can connect to or replace the socket", W, "ls -ld DIR",
           has_private_socket, Needs.FILES),
 )  # fmt: skip
