@@ -88,7 +88,7 @@ def leave_queued(database: Path, count: int) -> None:
     """Write queued jobs into the default queue."""
     with closing(sqlite3.connect(database)) as connection, connection:
         last = given_ids.last(connection, "jobs")
-        first = job(State.QUEUED, id=last + 1, order_key=wall_ms())
+        first = job(State.QUEUED, id=last + 1, order_key=wall_ms(), owner_uid=os.geteuid())
         connection.execute(jobs.INSERT, jobs.insert_row(first))
         connection.execute(MORE_QUEUED, (count - 1, first.id))
 
@@ -97,7 +97,7 @@ def _run(ident: int, kind: Kind) -> tuple[Job, Attempt]:
     inside = kind.worker == "inside"
     mode = ExecutionMode.IN_PROCESS if inside else ExecutionMode.SUBPROCESS
     asked = spec(on_orphan=kind.on_orphan, survive=kind.survive, execution_mode=mode)
-    of = job(State.RUNNING, id=ident, asked=asked, attempts=1, started_at=wall_ms())
+    of = job(State.RUNNING, id=ident, asked=asked, attempts=1, started_at=wall_ms(), owner_uid=os.geteuid())
     run = Attempt(
         run_id=f"{ident}.1.{ident:016x}",
         job_id=ident,
