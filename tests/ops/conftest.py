@@ -38,7 +38,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 client.call("schedule.add", {"name": name, "timing": "@yearly", "job": shell("exit 0")})
             client.call("schedule.remove", {"name": "gone"})
             needed = submit_running(client, gate.spec(), resources={"gpu": 1})  # job 5
-            submit(client, shell("exit 0"), needs=[{"job": needed}])  # job 6
+            submit(client, shell("exit 0"), needs=[{"job": needed}], grace_ms=5_000)  # job 6
             until(lambda: is_journaled(daemon.state_dir), why="the journal has every row")
         daemon.kill9()
         yield daemon.state_dir

@@ -37,7 +37,7 @@ from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.core.workflow.state import Workflow
 from stoker.store import attempts, changes, given_ids, jobs, keys, queues, reader, recoveries, snapshot
 from stoker.store.database import ADAPTED
-from stoker.store.jobs import Dependent, SpecRemainder, spec_hash
+from stoker.store.jobs import Dependent, SpecRemainder, spec_hash, spec_values
 from stoker.store.keys import Keyed
 from stoker.store.recoveries import Recovery
 from tests.support import jobs as any_job
@@ -160,6 +160,11 @@ def test_spec_hash_when_stored_by_an_earlier_version_then_it_still_holds() -> No
     assert spec_hash(asked).hex() == "c9472f22fcbb84805e31248bf820e9e6"
     assert spec_hash(grown) == spec_hash(asked)
     assert len({spec_hash(one) for one in (grown, replace(grown, later=1), replace(grown, more={"a": 1}))}) == 3
+
+
+def test_row_when_a_spec_is_as_usual_then_its_policy_is_empty() -> None:
+    """Each commit that changes a job writes its whole row, and SQLite reads the policy for the columns made of it."""
+    assert spec_values(spec())[-1] == "{}"
 
 
 def test_policy_when_it_is_empty_then_its_defaults_are_those_of_the_file_format() -> None:

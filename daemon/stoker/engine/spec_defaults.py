@@ -31,6 +31,7 @@ _SENT = frozenset(JobParams.__struct_fields__) - {"limits", "needs", "idempotenc
     "sources",
     "produces",
 }
+USUAL = {one.name: one.default for one in msgspec.structs.fields(Spec)}
 
 
 class Merged(NamedTuple):
@@ -55,7 +56,7 @@ class SpecDefaults:
             defaults = msgspec.convert(queue.defaults, JobDefaults)
             fields = defaults.__struct_fields__
             values = {name: value for name in fields if (value := getattr(defaults, name)) is not UNSET}
-            merged = Merged(queue, tuple(values), self._settings | values | {"queue": queue.name})
+            merged = Merged(queue, tuple(values), _usual(self._settings | values | {"queue": queue.name}))
             self._merged[queue.name] = merged
         return merged
 
@@ -106,6 +107,11 @@ class SpecDefaults:
                 path="execution_mode",
                 hint="stoker queue ls shows the queues, and which have a backend",
             )
+
+
+def _usual(values: dict[str, Any]) -> dict[str, Any]:
+    """The same values; those that are defaults of Spec as these very objects, which rows and changes leave out."""
+    return {name: USUAL[name] if value == USUAL[name] else value for name, value in values.items()}
 
 
 def needs_of(sent: JobParams) -> tuple[Need, ...]:

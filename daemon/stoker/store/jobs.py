@@ -19,72 +19,37 @@ from msgspec import NODEFAULT, Struct, field
 from msgspec.structs import asdict, fields
 
 from stoker.core.answers import JobStanding
-from stoker.core.job.conditions import Tree, all_open
-from stoker.core.job.limits import Limits
+from stoker.core.job.conditions import all_open
 from stoker.core.job.model import (
     ExecutionMode,
     Job,
-    Need,
     NeedOn,
     OnOrphan,
     Reason,
     Spec,
     State,
-    SupersedeRunning,
-    When,
 )
-from stoker.core.job.run_if import RunIf
-from stoker.core.job.taken_over import TakenOver
 from stoker.core.raw_bytes import AnyText
 from stoker.store.database import json_array
 from stoker.store.strict import strict
 
-
-class SpecRemainder(Struct, frozen=True, omit_defaults=True):
-    """The fields of a Spec without columns. These defaults are part of the file format: they never change."""
-
-    stdin: str | None = None
-    labels: dict[str, str] = field(default_factory=dict)
-    base_delay_ms: int = 1_000
-    max_delay_ms: int = 3_600_000
-    success_exit_codes: tuple[int, ...] = (0,)
-    no_retry_exit_codes: tuple[int, ...] = ()
-    checkpoint_exit_code: int | None = None
-    grace_ms: int = 10_000
-    warn_signal: int | None = None
-    warn_before_ms: int = 0
-    notify: bool = False
-    heartbeat_ms: int | None = None
-    unresponsive_warn_ms: int = 30_000
-    unresponsive_kill_ms: int = 180_000
-    needs: tuple[Need, ...] = ()
-    max_orphanings: int = 3
-    resources: dict[str, int] = field(default_factory=dict)
-    rate_key: str | None = None
-    limits: Limits = Limits()
-    nice: int = 0
-    umask: int | None = None
-    supersede_running: SupersedeRunning = SupersedeRunning.FINISH
-    debounce_ms: int = 0
-    debounce_max_ms: int | None = None
-    max_log_bytes: int = 67_108_864
-    traceparent: str | None = None
-    schedule: str | None = None
-    scheduled_for: int | None = None
-    wait_for: Tree | None = None
-    when: When | None = None
-    run_if: RunIf | None = None
-    hook_data: dict[str, Any] = field(default_factory=dict)
-    sources: tuple[str, ...] = ()
-    produces: tuple[str, ...] = ()
-    reused: TakenOver | None = None
-    secrets: tuple[str, ...] = ()
-
-
-class _KnownRemainder(SpecRemainder, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """To find damage: a field whose name was changed would be read as if it had its default."""
-
-
+_SPEC_COLUMNS = (
+    "queue, name, priority, execution_mode, command, args, env_vars, working_dir, max_attempts, backoff_factor, "
+    "deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at, supersede_key, hook, hook_change, policy"
+)
+_NAMED_OTHERWISE = "env"  # its column is env_vars
+# The other fields of a Spec are in `policy`, which leaves out those that are as usual: for that they must be the very
+# objects that are the defaults of Spec.
+_REST = [
+    (one.name, one.type, one.default if one.default is not NODEFAULT else field(default_factory=one.default_factory))
+    for one in fields(Spec)
+    if one.name not in (*_SPEC_COLUMNS.split(", "), _NAMED_OTHERWISE)
+]
+SpecRemainder = msgspec.defstruct("SpecRemainder", _REST, frozen=True, omit_defaults=True)
+# To find damage: a field whose name was changed would be read as if it had its default.
+_KnownRemainder = msgspec.defstruct(
+    "_KnownRemainder", [], bases=(SpecRemainder,), frozen=True, omit_defaults=True, forbid_unknown_fields=True
+)
 _remainder = attrgetter(*SpecRemainder.__struct_fields__)
 _encode = msgspec.json.Encoder().encode
 _policy = msgspec.json.Decoder(SpecRemainder).decode
@@ -94,10 +59,6 @@ _env = msgspec.json.Decoder(dict[str, AnyText]).decode
 _text = msgspec.json.Decoder(AnyText).decode
 _IS_JSON = ("{", '"')  # a column that begins so is JSON
 
-_SPEC_COLUMNS = (
-    "queue, name, priority, execution_mode, command, args, env_vars, working_dir, max_attempts, backoff_factor, "
-    "deadline, ttl_ms, timeout_ms, on_orphan, survive, run_at, supersede_key, hook, hook_change, policy"
-)
 SPEC_WIDTH = 20
 _TRUTHS = ("undecided", "not_needed")
 _PLAIN_FIELDS = tuple(name for name in Job.__struct_fields__ if name not in ("spec", *_TRUTHS))
@@ -278,7 +239,7 @@ def strict_spec_of(row: Sequence[Any]) -> Spec:
     return spec_of(row, _known_policy)
 
 
-def spec_of(row: Sequence[Any], read_policy: Callable[[str], SpecRemainder] = _policy) -> Spec:
+def spec_of(row: Sequence[Any], read_policy: Callable[[str], Struct] = _policy) -> Spec:
     """The spec in a row of COLUMNS."""
     (
         queue, name, priority, mode, command, args, env_vars, working_dir, max_attempts, backoff_factor, deadline,
