@@ -19,6 +19,7 @@ from stoker.config.cluster_section import ClusterSettings, SlurmSection
 from stoker.config.privacy_section import PrivacySettings
 from stoker.config.run_as_section import RunAsSettings
 from stoker.config.section import Section, aged, between, says
+from stoker.config.throttle_section import CpuSettings, MemorySettings, PsiSettings, ThrottleSettings
 from stoker.core.cluster import ClusterOptions
 from stoker.core.hooks import Hook
 from stoker.core.host_state import IdlePolicy
@@ -82,45 +83,6 @@ class RecoverySettings(Section, frozen=True):
     window_ms: Annotated[
         int, between(1_000, MAX_DURATION_MS, "how long a cluster may not know a job that began before it is held")
     ] = 300_000
-
-
-class CpuSettings(Section, frozen=True):
-    """When a busy CPU pauses queues of class low."""
-
-    throttle_threshold: Annotated[
-        float, between(0, 100, "percent above which queues of class low pause; 100 = never")
-    ] = 90.0
-    resume_threshold: Annotated[float, between(0, 100, "percent below which they start jobs again")] = 80.0
-    sample_ms: Annotated[int, between(100, 60_000, "how often CPU, memory and pressure are sampled")] = 1_000
-    smoothing: Annotated[
-        float, Meta(gt=0, le=1, description="weight of the newest sample of CPU and memory; 1 = no smoothing")
-    ] = 0.4
-
-
-class MemorySettings(Section, frozen=True):
-    """When scarce memory pauses queues of class low."""
-
-    throttle_threshold: Annotated[
-        float, between(0, 100, "percent in use above which queues of class low pause; 100 = never")
-    ] = 95.0
-    resume_threshold: Annotated[float, between(0, 100, "percent below which they start jobs again")] = 90.0
-
-
-class PsiSettings(Section, frozen=True):
-    """When PSI, the kernel's measure of stalls (/proc/pressure, averages of 10 s), pauses queues of class low."""
-
-    cpu_some: Annotated[float, between(0, 100, "percent of time in which some task waits for a CPU; 0 = off")] = 0.0
-    io_full: Annotated[float, between(0, 100, "percent of time in which all tasks wait for I/O; 0 = off")] = 0.0
-    memory_full: Annotated[float, between(0, 100, "percent of time in which all tasks wait for memory; 0 = off")] = 0.0
-
-
-class ThrottleSettings(Section, frozen=True):
-    """The effects of throttling on jobs that already run, and on queues with a floor (`min_running`)."""
-
-    freeze_running: Annotated[bool, says("also freeze running jobs of class low; needs a delegated cgroup")] = False
-    step_ms: Annotated[
-        int, between(0, MAX_DURATION_MS, "shortest time between two changes of the limit of a queue with a floor")
-    ] = 5_000
 
 
 class IdleSettings(Section, frozen=True):
