@@ -176,6 +176,8 @@ EXPECTED = {
     "attempt.list":         "+ + + + +",
     "system.overview":      "+ + + + +",
     "system.load":          "+ + + + +",
+    "system.limits":        "+ + + + +",
+    "system.users":         "+ + + - -",
     "system.status":        "+ + + + +",
     "system.health":        "+ + + + +",
     "system.settings":      "+ + - - -",

@@ -13,7 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.core.job.admission import AdmissionQueue, Group, QueuedJob, Room, contenders, order_key, paused, place
+from stoker.core.job.admission import (
+    AdmissionLine,
+    AdmissionQueue,
+    Group,
+    QueuedJob,
+    Room,
+    contenders,
+    order_key,
+    paused,
+    place,
+)
 from stoker.core.job.admission import admit as admit_within
 from stoker.core.job.model import Queue, QueueClass
 
@@ -35,7 +45,12 @@ def front(ready: Sequence[QueuedJob]) -> tuple[int, int] | None:
 
 
 def line(name: str, *ready: QueuedJob, running: int = 0, served: int = 0, **fields: Any) -> AdmissionQueue:
-    return AdmissionQueue(Queue(name=name, **fields), lanes(ready), front(ready), running, served)
+    return AdmissionQueue(Queue(name=name, **fields), [AdmissionLine(lanes(ready), front(ready))], running, served)
+
+
+def shortages(queue: AdmissionQueue) -> list[tuple[QueuedJob, str]]:
+    """The jobs that were passed over, and what each lacked."""
+    return [(one, lacks) for _, one, lacks in queue.short]
 
 
 PLENTY = dict.fromkeys(("a", "b", "c", "gpu", "net", "tool"), 100)
@@ -67,7 +82,7 @@ def test_admit_when_a_job_is_passed_over_for_a_resource_then_its_lane_is_blocked
     served = line("a", short, queued(2, tool=2), queued(3, net=1))
 
     assert ids(admit([served], 3, {"tool": 1, "net": 1})) == [3]
-    assert served.short == [(short, "tool")]
+    assert shortages(served) == [(short, "tool")]
 
 
 def test_admit_when_a_queue_has_few_tokens_then_so_many_of_its_jobs_start() -> None:
@@ -210,7 +225,9 @@ def scenes(draw: st.DrawFn) -> tuple[list[AdmissionQueue], int, dict[str, int], 
             paused=draw(st.booleans()),
         )
         lines.append(
-            AdmissionQueue(queue, lanes(ready), front(ready), draw(st.integers(0, 5)), draw(st.integers(0, 9)))
+            AdmissionQueue(
+                queue, [AdmissionLine(lanes(ready), front(ready))], draw(st.integers(0, 5)), draw(st.integers(0, 9))
+            )
         )
     free = draw(st.dictionaries(st.sampled_from("ab"), st.integers(0, 4)))
     return lines, draw(st.integers(0, 12)), free, draw(st.booleans())
@@ -246,7 +263,7 @@ def test_admit_when_queues_are_of_any_shape_then_limits_hold_and_each_has_its_tu
         taken = [pick.id for pick in picks if pick.queue == each.queue.name]
         assert taken == sorted(taken) or each.short
         if open_to_start and len(picks) < slots:
-            left = [one for _, lane in each.groups[0].lanes for one in lane if one.id not in taken]
+            left = [one for _, lane in each.lines[0].groups[0].lanes for one in lane if one.id not in taken]
             assert all(room.lacks(one.resources) for one in left)
 
 
@@ -345,16 +362,18 @@ def blocked_lanes(*jobs: QueuedJob) -> Iterator[tuple[tuple[int, int], list[Queu
 def test_admit_when_the_resource_of_a_group_is_taken_then_the_rest_is_not_examined() -> None:
     ready = [queued(number, gpu=1, net=number) for number in range(1, 50)]
     group = Group([(place(one), [one]) for one in ready], "gpu", 1)
-    served = AdmissionQueue(Queue(name="a"), [group], front(ready))
+    served = AdmissionQueue(Queue(name="a"), [AdmissionLine([group], front(ready))])
 
     assert ids(admit([served], 9, {"gpu": 1, "net": 100})) == [1]
-    assert served.short == [(ready[1], "gpu")]
+    assert shortages(served) == [(ready[1], "gpu")]
 
 
 def test_admit_when_the_first_is_blocked_then_no_other_blocked_is_examined() -> None:
     ready = [queued(number, gpu=2) for number in range(1, 50)]
     rest = blocked_lanes(*ready)
-    served = AdmissionQueue(Queue(name="a"), lanes([queued(60, gpu=1), queued(61)]), front(ready), blocked=rest)
+    served = AdmissionQueue(
+        Queue(name="a"), [AdmissionLine(lanes([queued(60, gpu=1), queued(61)]), front(ready), rest)]
+    )
 
     assert ids(admit([served], 9, {"gpu": 1})) == [61]
     assert served.reserved == ready[0]
@@ -363,17 +382,19 @@ def test_admit_when_the_first_is_blocked_then_no_other_blocked_is_examined() -> 
 
 def test_admit_when_a_blocked_job_can_never_start_then_the_next_has_a_reservation() -> None:
     ready = [queued(1, "a", **{"gpu": 2, "w7/fan": 1}), queued(2, gpu=2)]
-    served = AdmissionQueue(Queue(name="a"), lanes([queued(3, gpu=1)]), front(ready), blocked=blocked_lanes(*ready))
+    served = AdmissionQueue(
+        Queue(name="a"), [AdmissionLine(lanes([queued(3, gpu=1)]), front(ready), blocked_lanes(*ready))]
+    )
 
     assert ids(admit([served], 9, {"gpu": 1})) == []
     assert served.reserved == ready[1]
-    assert served.short[0] == (ready[0], "w7/fan")
+    assert shortages(served)[0] == (ready[0], "w7/fan")
 
 
 def test_admit_when_the_front_can_never_start_then_its_queue_reserves_later() -> None:
     behind, rival = queued(2, gpu=2), queued(3, "b", gpu=1)
     lines = [
-        AdmissionQueue(Queue(name="a"), [], place(queued(1)), running=1, blocked=blocked_lanes(behind)),
+        AdmissionQueue(Queue(name="a"), [AdmissionLine([], place(queued(1)), blocked_lanes(behind))], running=1),
         line("b", rival),
     ]
 

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from stoker.core.clock import Now
 from stoker.core.errors import InvalidParams, NotAllowed
 from stoker.core.job import events as ev
-from stoker.core.job.admission import AdmissionQueue, Group, QueuedJob, admit, place
+from stoker.core.job.admission import AdmissionLine, AdmissionQueue, Group, QueuedJob, admit, place
 from stoker.core.job.dependencies import need_failed, need_met
 from stoker.core.job.lifecycle import step
 from stoker.core.job.model import (
@@ -300,7 +300,12 @@ class Host(RuleBasedStateMachine):
             lanes = [[of for of in mine if of.resources.get(RESOURCE.name, 0) == amount] for amount in range(3)]
             group = Group(sorted((place(lane[0]), lane) for lane in lanes if lane))
             lines.append(
-                AdmissionQueue(queue, [group], min(map(place, mine), default=None), running, self.served[queue.name])
+                AdmissionQueue(
+                    queue,
+                    [AdmissionLine([group], min(map(place, mine), default=None))],
+                    running,
+                    self.served[queue.name],
+                )
             )
         for pick in admit(
             lines,

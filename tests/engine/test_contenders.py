@@ -16,7 +16,7 @@ from stoker.core.job.admission import admit
 from stoker.core.job.model import Queue, QueueClass, Resource, State
 from stoker.core.rate import Rate
 from stoker.engine.memory import LiveState
-from stoker.engine.memory.ready_queue import ReadyQueue
+from stoker.engine.memory.ready_line import ReadyLine
 from tests.support.jobs import NOW, job, spec
 
 CAPACITIES = {"gpu": 2, "net": 1}
@@ -99,7 +99,7 @@ class Unlistable(Mapping[str, int]):
 
 
 def test_blocked_when_resources_are_many_then_only_those_that_lack_are_read() -> None:
-    ready, waiting = ReadyQueue(), job(State.QUEUED, asked=spec(resources={"gpu": 2}))
+    ready, waiting = ReadyLine(), job(State.QUEUED, asked=spec(resources={"gpu": 2}))
     ready.add(waiting, startable=True)
     ready.pass_over(ready.lanes['{"gpu":2}'].jobs[0], "gpu")
 

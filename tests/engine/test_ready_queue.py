@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from stoker.core.job.admission import AdmissionQueue, Group, QueuedJob, admit, place
+from stoker.core.job.admission import AdmissionLine, AdmissionQueue, Group, QueuedJob, admit, place
 from stoker.core.job.model import Queue, State
 from stoker.engine.memory import LiveState
-from stoker.engine.memory.ready_queue import (
+from stoker.engine.memory.ready_line import (
     CAPACITY,
     DEMANDING_CAPACITY,
     LANES_WITH_ROWS,
     LEAST_CAPACITY,
-    ReadyQueue,
+    ReadyLine,
     demand_of,
 )
 from tests.support.jobs import job, spec
@@ -34,14 +34,14 @@ def queued(ident: int, **resources: int) -> Job:
     return job(State.QUEUED, id=ident, asked=spec(resources=resources))
 
 
-def filled(*jobs: Job, startable: bool = True) -> ReadyQueue:
-    ready = ReadyQueue()
+def filled(*jobs: Job, startable: bool = True) -> ReadyLine:
+    ready = ReadyLine()
     for one in jobs:
         ready.add(one, startable=startable)
     return ready
 
 
-def held(ready: ReadyQueue) -> list[list[int]]:
+def held(ready: ReadyLine) -> list[list[int]]:
     return [[one.id for one in lane.jobs] for lane in ready.lanes.values() if lane.jobs]
 
 
@@ -62,7 +62,9 @@ def test_ready_when_there_are_many_queues_then_each_holds_few() -> None:
         for ident in range(LEAST_CAPACITY + 2):
             ready.add(queued(ident), startable=True)
 
-    assert {len(lane.jobs) for ready in memory.ready.values() for lane in ready.lanes.values()} == {LEAST_CAPACITY}
+    assert {len(lane.jobs) for ready in memory.ready.values() for lane in ready.lines[1_000].lanes.values()} == {
+        LEAST_CAPACITY
+    }
 
 
 def test_ready_when_few_jobs_of_a_lane_are_left_in_memory_then_it_is_to_be_read() -> None:
@@ -76,7 +78,7 @@ def test_ready_when_few_jobs_of_a_lane_are_left_in_memory_then_it_is_to_be_read(
 
 
 def test_ready_when_the_first_is_unknown_then_the_lane_is_to_be_read() -> None:
-    ready = ReadyQueue()
+    ready = ReadyLine()
     ready.count_in('{"gpu":1}', 3)
 
     ((demand, _),) = ready.hungry()
@@ -159,7 +161,7 @@ def test_ready_when_workflows_are_barred_and_let_go_then_all_startable_are_found
     steps: list[tuple[str, int]],
 ) -> None:
     """Jobs with an even id are steps of the workflow of that number; the dispatcher looks now and then."""
-    ready, changed = ReadyQueue(), False
+    ready, changed = ReadyLine(), False
     barred: set[int] = set()
     there: dict[int, Job] = {}
 
@@ -207,13 +209,13 @@ class Looks(Counter[str]):
         return self.free.get(name, default)
 
 
-def admitted(ready: ReadyQueue, free: Mapping[str, int], capacity: dict[str, int], slots: int = 8) -> list[QueuedJob]:
+def admitted(ready: ReadyLine, free: Mapping[str, int], capacity: dict[str, int], slots: int = 8) -> list[QueuedJob]:
     """The jobs that start. As the dispatcher does, file the lanes that were passed over and remove the started jobs."""
     queue = AdmissionQueue(
-        Queue(name="default"), ready.groups(free), ready.front, blocked=ready.blocked(free, capacity)
+        Queue(name="default"), [AdmissionLine(ready.groups(free), ready.front, ready.blocked(free, capacity))]
     )
     picks = admit([queue], slots, free, capacity, throttled=False)
-    for one, lacks in queue.short:
+    for _, one, lacks in queue.short:
         ready.pass_over(one, lacks)
     for one in picks:
         ready.remove(queued(one.id, **one.resources))
@@ -289,7 +291,7 @@ def test_admission_when_lanes_are_filed_then_the_same_jobs_start(
     for free, slots in turns:
         ready.freed(free)
         lanes = sorted((place(lane.jobs[0]), list(lane.jobs)) for lane in ready.lanes.values())
-        whole = AdmissionQueue(Queue(name="default"), [Group(lanes)], lanes[0][0] if lanes else None)
+        whole = AdmissionQueue(Queue(name="default"), [AdmissionLine([Group(lanes)], lanes[0][0] if lanes else None)])
         expected = admit([whole], slots, free, capacity, throttled=False)
 
         assert admitted(ready, free, capacity, slots) == expected

@@ -40,7 +40,7 @@ def test_show_when_the_file_differs_then_it_shows_settings_in_force_and_differen
     daemon.config.write_text("[nowhere]\n")
     wrong = daemon.cli("config", "show", "--json")
 
-    (running,) = [line for line in before.stdout.splitlines() if line.startswith("max_running")]
+    running, _of_users = [line for line in before.stdout.splitlines() if line.startswith("max_running")]
     assert running.startswith("max_running = 0 ")
     assert running.endswith("[in force; the file differs: stoker config reload]")
     assert "\nframe_timeout_ms = 10_000 " in before.stdout

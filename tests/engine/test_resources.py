@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stoker.core.errors import InvalidParams, ResourceNotFound
-from stoker.engine.memory.ready_queue import LANES_WITH_ROWS
+from stoker.engine.memory.ready_line import LANES_WITH_ROWS
 from tests.support.facts import DEADLINE_S, until
 from tests.support.flows import flow, send
 from tests.support.work import Gate, end_of, running, shell, state, submit, submit_many, submit_running

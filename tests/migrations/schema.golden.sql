@@ -24,9 +24,9 @@ CREATE INDEX jobs_failed ON jobs (finished_at) WHERE state IN ('failed', 'expire
 CREATE INDEX jobs_found ON jobs (
     state, queue, id, name, created_at, finished_at, reason, exit_code, labels
 ) WHERE finished_at IS NOT NULL;
-CREATE INDEX jobs_idle ON jobs (queue, state) WHERE state IN ('waiting', 'held');
+CREATE INDEX jobs_idle ON jobs (queue, state, owner_uid) WHERE state IN ('waiting', 'held');
 CREATE UNIQUE INDEX jobs_of_hooks ON jobs (hook, hook_change) WHERE hook IS NOT NULL;
-CREATE INDEX jobs_queued ON jobs (queue, demand, order_key, id) WHERE state = 'queued';
+CREATE INDEX jobs_queued ON jobs (queue, owner_uid, demand, order_key, id) WHERE state = 'queued';
 CREATE INDEX jobs_run_at ON jobs (run_at) WHERE state = 'waiting' AND run_at IS NOT NULL;
 CREATE INDEX jobs_superseded ON jobs (owner_uid, supersede_key)
     WHERE supersede_key IS NOT NULL AND finished_at IS NULL;

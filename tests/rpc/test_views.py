@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import msgspec
 import pytest
 
-from stoker.core import daemon_views, hook_views, overview_views, rate_views, views, wire_types, workflow_answers
+from stoker.core import (
+    daemon_views,
+    hook_views,
+    overview_views,
+    quota_views,
+    rate_views,
+    views,
+    wire_types,
+    workflow_answers,
+)
 from stoker.core.event_views import EventPage
 from stoker.core.schedule import views as schedule_views
 from stoker.core.wire_types import ChangeShape, CheckpointPage
@@ -109,6 +118,8 @@ def test_answers_when_a_daemon_gives_them_then_they_are_of_their_types(client: C
 
 def check_overview(client: Client) -> None:
     check(call(client, "system.overview"), overview_views.OverviewView)
+    check(call(client, "system.limits"), quota_views.LimitsView)
+    check(call(client, "system.users"), quota_views.UserList)
     until(lambda: call(client, "system.load")["samples"], why="a sample of the load")
     check(call(client, "system.load"), overview_views.LoadView)
     check(call(client, "attempt.list", since=1_600_000_000_000), overview_views.AttemptPage)

@@ -324,8 +324,15 @@ def _undescribed(run: OpenRun) -> OpenRun:
     return OpenRun(replace(run.job, pid=None, started_at=None), attempt)
 
 
-def _lanes(memory: LiveState) -> dict[str, dict[str | None, int]]:
-    lanes = {name: {demand: lane.count for demand, lane in ready.lanes.items()} for name, ready in memory.ready.items()}
+def _lanes(memory: LiveState) -> dict[str, dict[tuple[int, str | None], int]]:
+    lanes = {
+        name: {
+            (owner_uid, demand): lane.count
+            for owner_uid, line in ready.lines.items()
+            for demand, lane in line.lanes.items()
+        }
+        for name, ready in memory.ready.items()
+    }
     return {name: counts for name, counts in lanes.items() if counts}
 
 

@@ -144,14 +144,15 @@ def test_load_when_all_kinds_are_wanted_then_each_is_answered(database: sqlite3.
     database.execute(keys.INSERT, (0, "k", b"h", 1, 0))
 
     loaded = load(
-        database, Wanted(NOW, keys={(0, "k")}, dependents_of={1: 0}, run_ids={"1.1.x"}, lanes=[("bulk", None, 5)])
+        database,
+        Wanted(NOW, keys={(0, "k")}, dependents_of={1: 0}, run_ids={"1.1.x"}, lanes=[("bulk", (1_000, None), 5)]),
     )
 
     assert set(loaded.jobs) == {1, 2}
     assert [(each.job_id, loaded.dependents[1].more) for each in loaded.dependents[1].dependents] == [(2, False)]
     assert set(loaded.keys) == {(0, "k")}
     assert loaded.known_runs == set()
-    assert [one.id for one in loaded.lanes["bulk", None]] == [3]
+    assert [one.id for one in loaded.lanes["bulk", (1_000, None)]] == [3]
 
 
 def test_load_when_no_job_is_requested_then_no_job_is_read(database: sqlite3.Connection) -> None:
@@ -195,7 +196,7 @@ def test_load_when_a_needed_job_is_in_memory_then_only_its_dependents_are_read(d
 
 @pytest.mark.parametrize(
     "wanted", [Wanted(NOW, ids={1}), Wanted(NOW, keys={(0, "")}), Wanted(NOW, dependents_of={1: 0}),
-               Wanted(NOW, run_ids={""}), Wanted(NOW, lanes=[("q", None, 1)]), Wanted(NOW, due=True)]
+               Wanted(NOW, run_ids={""}), Wanted(NOW, lanes=[("q", (7, None), 1)]), Wanted(NOW, due=True)]
 )  # fmt: skip
 def test_wanted_when_anything_is_requested_then_it_is_true_and_when_empty_false(wanted: Wanted) -> None:
     assert wanted

@@ -179,8 +179,8 @@ async def test_open_when_jobs_were_stored_then_the_next_start_reads_them(
 
     assert (again.snapshot.last_id, again.snapshot.last_seq) == (2, 2)
     assert sorted(again.snapshot.counts) == [
-        ("default", "queued", None, 1),
-        ("default", "waiting", None, 1),
+        ("default", 1_000, "queued", None, 1),
+        ("default", 1_000, "waiting", None, 1),
     ]
 
 

@@ -40,8 +40,8 @@ AT = {"steady": 1, "wall": 1, "limit": 5}
 
 # Statement, parameters, and the index that must answer it.
 HOT: list[tuple[str, str, Any, str]] = [
-    ("front of a queue", jobs.READY, ("default", None, "[]", 5), "jobs_queued"),
-    ("jobs ahead", jobs.AHEAD, ("[null]", "default", 0, 1), "jobs_queued"),
+    ("front of a queue", jobs.READY, ("default", 7, None, "[]", 5), "jobs_queued"),
+    ("jobs ahead", jobs.AHEAD, ("[null]", "default", 7, 0, 1), "jobs_queued"),
     ("backoffs that end", due.DUE_WAKE, AT, "jobs_wake"),
     ("run_at that came", due.DUE_RUN_AT, AT, "jobs_run_at"),
     ("ttls that passed", due.DUE_TTL, AT, "jobs_expires"),
@@ -136,7 +136,7 @@ def test_plan_when_a_hot_question_is_asked_then_an_index_answers_it(
     [jobs.READY, due.DUE_WAKE, due.NEXT_STEADY, due.NEXT_WALL, attempts.OF_JOB, changes.AFTER, ENDED_JOBS, NEWEST_JOB],
 )
 def test_plan_when_order_matters_then_nothing_is_sorted(planned: sqlite3.Connection, statement: str) -> None:
-    parameters = {jobs.READY: ("q", None, "[]", 1), attempts.OF_JOB: (1,), changes.AFTER: (1, 1, 1)}
+    parameters = {jobs.READY: ("q", 7, None, "[]", 1), attempts.OF_JOB: (1,), changes.AFTER: (1, 1, 1)}
     parameters |= {ENDED_JOBS: ("q", 9, 0, 0, "[]", "[]", 9), NEWEST_JOB: ("q", 9)}
 
     assert not any("TEMP B-TREE" in line for line in plan(planned, statement, parameters.get(statement, AT)))

@@ -219,10 +219,10 @@ def test_ready_when_jobs_are_queued_then_they_come_by_order_key_then_by_age(data
     put(database, [job(id=ident, order_key=key) for ident, key in keys.items()])
     put(database, [job(id=5, order_key=-9, asked=spec(queue="other")), job(State.WAITING, id=6, order_key=-9)])
 
-    assert [one.id for one in jobs.ready(database, "default", None, (), 10)] == [2, 4, 1, 3]
-    assert [one.id for one in jobs.ready(database, "default", None, (), 2)] == [2, 4]
-    assert [one.id for one in jobs.ready(database, "other", None, (), 9)] == [5]
-    assert jobs.ready(database, "nobody", None, (), 9) == []
+    assert [one.id for one in jobs.ready(database, "default", 1_000, None, (), 10)] == [2, 4, 1, 3]
+    assert [one.id for one in jobs.ready(database, "default", 1_000, None, (), 2)] == [2, 4]
+    assert [one.id for one in jobs.ready(database, "other", 1_000, None, (), 9)] == [5]
+    assert jobs.ready(database, "nobody", 1_000, None, (), 9) == []
 
 
 def test_ahead_when_jobs_are_queued_then_only_those_before_it_in_its_queue_count(database: sqlite3.Connection) -> None:
@@ -464,11 +464,11 @@ def test_snapshot_when_jobs_are_live_then_it_has_open_runs_and_counts_of_others(
     loaded = snapshot.read(database)
 
     assert loaded.runs == [(going, attempt(going)), (stuck, attempt(stuck))]
-    assert sorted(row for row in loaded.counts if row[1] != "running") == [
-        ("bulk", "queued", None, 1),
-        ("default", "held", None, 1),
-        ("default", "queued", None, 2),
-        ("default", "waiting", None, 1),
+    assert sorted(row for row in loaded.counts if row[2] != "running") == [
+        ("bulk", 1_000, "queued", None, 1),
+        ("default", 1_000, "held", None, 1),
+        ("default", 1_000, "queued", None, 2),
+        ("default", 1_000, "waiting", None, 1),
     ]
     assert loaded.last_id == 9  # an id is never used again, not even a purged one
 

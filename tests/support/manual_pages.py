@@ -19,6 +19,7 @@ from stoker.cli.kit.parser import COMMON, Command, Option
 from stoker.config.cluster_section import SlurmSection
 from stoker.config.describing import as_toml, help_of
 from stoker.config.hook_section import HookSection
+from stoker.config.quota_section import QuotaSection
 from stoker.config.settings import SECTIONS, KeepSection, QueueSection
 from stoker.core import field_help
 from stoker.core.requests import JobDefaults
@@ -176,6 +177,7 @@ def _settings() -> Iterator[str]:
     for name, section in SECTIONS.items():
         yield from _section(name, section)
     yield from _section("retention.queues.NAME and retention.workflows.NAME", KeepSection)
+    yield from _section("quotas.users.NAME", QuotaSection)
     yield from _section("queues.NAME", QueueSection)
     yield from _text("`defaults` takes: " + ", ".join(JobDefaults.__struct_fields__) + ".")
     yield from _section("queues.NAME.slurm", SlurmSection)

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 PATIENCE_S = 2.0  # with an attempt that does not begin, before the reason is printed
 # The codes of `why` for a job that waits. All other codes are about jobs that run or have ended.
 BLOCKED = (
-    "needs", "run_at", "backoff", "throttled", "queue_paused", "workflow_paused", "queue_full", "resource", "slot",
-    "host", "standstill",
+    "needs", "run_at", "backoff", "throttled", "queue_paused", "workflow_paused", "queue_full", "quota", "resource",
+    "slot", "host", "standstill",
 )  # fmt: skip
 # A notification of job.logs and its bytes (None where bytes were dropped).
 Show = Callable[["LogPiece", bytes | None], None]

@@ -45,6 +45,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "history": ("history:history", "every change of a job, and its attempts"),
         "watch": ("follow:watch", "print changes as they happen"),
         "status": ("status:status", "the daemon, its queues, load and launchers"),
+        "limits": ("limits:limits", "your limits, and how much of each is in use"),
         "worker": ("workers:worker", "the processes of a running job: CPU, memory, open files"),
         "debug": ("workers:debug", "open a shell in a job's directory and environment"),
         "top": ("top:top", "status and live jobs, refreshed"),

@@ -13,6 +13,7 @@ from stoker import paths
 from stoker.cli.kit import outcome, render
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Command, Given, Option
+from stoker.cli.limits import print_users
 from stoker.cli.queues import print_queues
 from stoker.cli.rates import in_words
 from stoker.core.units import counted
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         UsageView,
     )
     from stoker.core.host_views import FactView, FilesView, PressureView, ShortageView
+    from stoker.core.quota_views import UserView
     from stoker.core.views import StaleCheckpoint
 
 HOST_FACTS: tuple[Literal["idle", "charging"], ...] = ("idle", "charging")
@@ -51,8 +53,14 @@ RECOVERED: tuple[tuple[RecoveryCount, str], ...] = (
 )
 
 
-@Command(options=(JSON,), examples=("stoker status", "stoker status --json | jq .running"))
+@Command(
+    options=(Option("--users", None, "the jobs and limits of each user (for operators)"), JSON),
+    examples=("stoker status", "stoker status --json | jq .running", "stoker status --users"),
+)
 def status(given: Given) -> None:
+    if given["users"]:
+        _users(given)
+        return
     answer: StatusView = call(given, "system.status", {})
     if (step := answer["safe_mode_next"]) is not None:
         answer["safe_mode_next"] = paths.with_state_dir(step, answer["state_dir"], os.environ, os.getuid())
@@ -62,6 +70,14 @@ def status(given: Given) -> None:
     render.facts(summary(answer))
     render.line()
     print_queues(answer["queues"])
+
+
+def _users(given: Given) -> None:
+    users: list[UserView] = call(given, "system.users", {})["users"]
+    if given["json"]:
+        render.json_document(users)
+    else:
+        print_users(users)
 
 
 def summary(answer: StatusView) -> list[tuple[str, object]]:

@@ -1,4 +1,4 @@
-"""The groups of the section [access] in numbers, and the account of a user.
+"""The groups of the section [access] and the users of [quotas] in numbers, and the account of a user.
 
 Owns the look-up of names, which may ask a directory service and so take long: the daemon calls it at its start, at a
 reload and before it starts the jobs of a user, in a thread.
@@ -9,11 +9,17 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from msgspec import UNSET
+from msgspec.structs import asdict
+
 from stoker.config.access_section import AccessSettings
+from stoker.config.quota_section import QuotaSection, QuotaSettings
 from stoker.core.access import OVERFLOW, AccessRules
+from stoker.core.quotas import Quota, Quotas
 
 KERNEL: Final = Path("/proc/sys/kernel")
 
@@ -50,6 +56,26 @@ def groups_of(uid: int) -> list[int] | None:
     return os.getgrouplist(account.pw_name, account.pw_gid)
 
 
+def missing_users(names: Iterable[str]) -> list[str]:
+    """A mistake for each user that does not exist."""
+    return [
+        f"[quotas.users.{name}]: there is no such user on this machine; `useradd {name}` makes it"
+        for name in names
+        if _uid(name) is None
+    ]
+
+
+def quotas_of(usual: QuotaSettings, users: Mapping[str, QuotaSection]) -> Quotas:
+    """Both in numbers. A user who is gone by now has no limits of its own."""
+    own = {uid: _quota(usual, section) for name, section in users.items() if (uid := _uid(name)) is not None}
+    return Quotas(usual=_quota(usual), of_user=own, spared={0, os.geteuid()})
+
+
+def _quota(usual: QuotaSettings, own: QuotaSection | None = None) -> Quota:
+    set_here = {} if own is None else {name: most for name, most in asdict(own).items() if most is not UNSET}
+    return Quota(**{name: most or None for name, most in (asdict(usual) | set_here).items()})
+
+
 def _used(settings: AccessSettings) -> dict[str, str]:
     """The names of groups that give a right, by their keys."""
     names = {"operator_group": settings.operator_group, "admin_group": settings.admin_group}
@@ -61,11 +87,25 @@ def _used(settings: AccessSettings) -> dict[str, str]:
 def _number(name: str) -> int | None:
     """A number stands for itself, as long as a group can have it."""
     if name.isascii() and name.isdigit():
-        return int(name) if int(name) < 2**32 - 1 else None
+        return _possible(name)
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         return None
+
+
+def _uid(name: str) -> int | None:
+    """As `_number`, of a user."""
+    if name.isascii() and name.isdigit():
+        return _possible(name)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
+def _possible(digits: str) -> int | None:
+    return int(digits) if int(digits) < 2**32 - 1 else None
 
 
 def _kernel_number(name: str) -> int:

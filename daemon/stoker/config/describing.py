@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Struct
 from stoker.config.cluster_section import SlurmSection
 from stoker.config.mistakes import number
 from stoker.config.section import Section
-from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection
+from stoker.config.settings import SECTIONS, Config, QueueSection
 from stoker.core.hooks import Hook, HookOn
 from stoker.core.requests import JobDefaults
 from stoker.core.schedule.request import ScheduleParams
@@ -59,6 +59,14 @@ QUEUES: Final = f"""\
 # partition = "long"
 # cpus = 8
 # extra = ["--gres=gpu:a100:2"]
+"""
+
+
+QUOTAS: Final = """\
+# Other limits of one user, by its name or number. What a section leaves out is as in [quotas].
+#
+# [quotas.users.ann]
+# max_running = 8
 """
 
 
@@ -133,8 +141,10 @@ NO_REMARKS: Final[Mapping[str, str]] = {}
 def describe(config: Config, remarks: Mapping[str, str] = NO_REMARKS) -> str:
     """The whole of `config` as TOML text. `remarks`: by `section.key`, for the comment of a key."""
     parts = [HEAD, *(_table(name, getattr(config, name), remarks) for name in SECTIONS), KEEPS]
-    parts += [_keep("queues", name, section) for name, section in config.retention_queues.items()]
-    parts += [_keep("workflows", name, section) for name, section in config.retention_workflows.items()]
+    parts += [_nested("retention.queues", name, section) for name, section in config.retention_queues.items()]
+    parts += [_nested("retention.workflows", name, section) for name, section in config.retention_workflows.items()]
+    parts.append(QUOTAS)
+    parts += [_nested("quotas.users", name, section) for name, section in config.quotas_users.items()]
     parts.append(QUEUES)
     parts += [_queue(name, section) for name, section in config.queues.items()]
     parts.append(RATES)
@@ -171,8 +181,8 @@ def _table(name: str, section: Section, remarks: Mapping[str, str]) -> str:
     return f"# {comment}\n[{name}]\n{_lines(section, own)}"
 
 
-def _keep(kind: str, name: str, section: KeepSection) -> str:
-    return f"[retention.{kind}.{as_toml(name)}]\n{_lines(section)}"
+def _nested(table: str, name: str, section: Section) -> str:
+    return f"[{table}.{as_toml(name)}]\n{_lines(section)}"
 
 
 def _queue(name: str, section: QueueSection) -> str:

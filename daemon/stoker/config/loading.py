@@ -20,10 +20,12 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType, inspect
 from msgspec.structs import replace
 
-from stoker.config.accounts import missing_groups
+from stoker.config.accounts import missing_groups, missing_users
 from stoker.config.cluster_section import SlurmSection, cluster_mistakes, mistakes_of_options
 from stoker.config.hook_section import HookSection
 from stoker.config.mistakes import rejected, unknown
+from stoker.config.quota_section import QuotaSection
+from stoker.config.section import Section
 from stoker.config.settings import SECTIONS, Config, KeepSection, QueueSection, RateSection
 from stoker.core.errors import ConfigInvalid, InvalidParams, StokerError
 from stoker.core.hooks import Hook, useless_filters
@@ -58,7 +60,11 @@ ORDERED: Final = (
 NAMED: Final = ("queues", "rates", "schedules", "hooks")  # tables of sections that have names
 WITHOUT_SECRETS: Final = (JobWork, HookSection)  # which have a command, and no place for the values
 OF_A_REQUEST: Final = ("name", "replace", "reason")  # fields of `schedule.add` that no section has
-KEPT: Final = ("queues", "workflows")  # tables of [retention] with times by name
+# Tables of a section with other values for what they name.
+NESTED: Final[Mapping[str, Mapping[str, type[Section]]]] = {
+    "retention": {"queues": KeepSection, "workflows": KeepSection},
+    "quotas": {"users": QuotaSection},
+}
 
 ENVIRONMENT: Final[dict[str, tuple[str, str]]] = {
     f"STOKER_{section}_{key}".upper(): (section, key)
@@ -124,7 +130,7 @@ class _Reader:
         self.errors: list[str] = []
         self._values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
         self._queues: dict[str, dict[str, Any]] = {}
-        self._kept: dict[str, dict[str, Any]] = {}
+        self._nested: dict[str, dict[str, Any]] = {}
         self._rates: dict[str, RateSection] = {}
         self._schedules: dict[str, ScheduleParams] = {}
         self._hooks: dict[str, Hook] = {}
@@ -155,7 +161,7 @@ class _Reader:
             elif name not in SECTIONS:
                 self.errors.append(unknown(f"[{name}]", "section", nearest(name, [*SECTIONS, *NAMED])))
             else:
-                own = self._without_keeps(table) if name == "retention" else table
+                own = self._without_nested(name, table)
                 self._values[name] = self._read_table(name, SECTIONS[name], own)
 
     def read_environment(self, environ: Mapping[str, str]) -> None:
@@ -179,13 +185,13 @@ class _Reader:
                 self.errors.append(unknown(variable, "key", by_key.get(nearest(key, by_key) or "")))
 
     def finish(self) -> Config:
-        config = msgspec.convert({**self._values, **self._kept, "queues": self._queues}, Config)
+        config = msgspec.convert({**self._values, **self._nested, "queues": self._queues}, Config)
         config = replace(config, schedules=self._schedules, rates=self._rates, hooks=self._hooks)
         for section, low, high in ORDERED:
             below, above = (getattr(getattr(config, section), key) for key in (low, high))
             if below > above and not self._wrong & {(section, low), (section, high)}:
                 self.errors.append(f"[{section}] {low} = {below:g} must not be above {high} = {above:g}")
-        self.errors += missing_groups(config.access)
+        self.errors += [*missing_groups(config.access), *missing_users(config.quotas_users)]
         self.errors += cluster_mistakes(config.cluster, config.backends(), config.run_as.user)
         for name, queue in config.queues.items():
             self._check_defaults(f"queues.{name}.defaults", config.job_defaults(), queue.defaults)
@@ -199,17 +205,17 @@ class _Reader:
         problems = contradictions_of_defaults(Spec(command="", **settings | own), own)
         self.errors += [f"[{section}] {problem.message}" for problem in problems]
 
-    def _without_keeps(self, table: Any) -> Any:
-        """Read [retention.queues.NAME] and [retention.workflows.NAME]; returns the other keys of [retention]."""
+    def _without_nested(self, section: str, table: Any) -> Any:
+        """Read the tables in a section, as [retention.queues.NAME]; returns its other keys."""
+        kinds = NESTED.get(section, {})
         if not isinstance(table, dict):
             return table
-        for kind in KEPT:
-            section = f"retention.{kind}"
+        for kind, type_ in kinds.items():
             names = table.get(kind, {})
-            if self._is_table(section, names):
-                kept = {name: self._read_table(f"{section}.{name}", KeepSection, names[name]) for name in names}
-                self._kept[f"retention_{kind}"] = kept
-        return {key: value for key, value in table.items() if key not in KEPT}
+            if self._is_table(f"{section}.{kind}", names):
+                read = {name: self._read_table(f"{section}.{kind}.{name}", type_, names[name]) for name in names}
+                self._nested[f"{section}_{kind}"] = read
+        return {key: value for key, value in table.items() if key not in kinds}
 
     def _read_queues(self, queues: Any) -> None:
         if not self._is_table("queues", queues):

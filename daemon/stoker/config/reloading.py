@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 # Sections whose keys are all live, and single live keys of others.
 LIVE_SECTIONS: Final = frozenset(
-    {"retry", "idle", "memory", "psi", "access", "privacy", "jobs", "checkpoints", "workflows", "retention", "backup"}
+    {"retry", "idle", "memory", "psi", "access", "quotas", "privacy", "jobs", "checkpoints", "workflows", "retention"}
+    | {"backup"}
 )
 LIVE_KEYS: Final = frozenset(
     {
@@ -39,8 +40,8 @@ LIVE_KEYS: Final = frozenset(
 
 
 WHOLE_TABLES: Final = ("schedules", "hooks")  # a section that is taken out of the file is removed
-KEEP_TABLES: Final = ("retention_queues", "retention_workflows")
-TABLES: Final = ("queues", "rates", "schedules", "hooks", *KEEP_TABLES)  # live as a whole
+NESTED_TABLES: Final = ("retention_queues", "retention_workflows", "quotas_users")
+TABLES: Final = ("queues", "rates", "schedules", "hooks", *NESTED_TABLES)  # live as a whole
 
 
 class Reloaded(NamedTuple):
@@ -90,5 +91,5 @@ def merge_live(running: Config, asked: Config) -> Reloaded:
         names = sorted(after.keys() | before.keys())
         changed += [f"{table}.{name}" for name in names if after.get(name) != before.get(name)]
     tables: dict[str, Any] = {name: getattr(asked, name) for name in TABLES}
-    changed += [name.replace("_", ".") for name in KEEP_TABLES if tables[name] != getattr(running, name)]
+    changed += [name.replace("_", ".") for name in NESTED_TABLES if tables[name] != getattr(running, name)]
     return Reloaded(Config(**sections, **tables), changed, restart)

@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from stoker.config.access_section import AccessSettings
 from stoker.config.cluster_section import ClusterSettings, SlurmSection
 from stoker.config.privacy_section import PrivacySettings
+from stoker.config.quota_section import QuotaSection, QuotaSettings
 from stoker.config.run_as_section import RunAsSettings
 from stoker.config.section import Section, aged, between, says
 from stoker.config.throttle_section import CpuSettings, MemorySettings, PsiSettings, ThrottleSettings
@@ -304,6 +305,7 @@ class Config(Struct, frozen=True, kw_only=True):
     cluster: ClusterSettings = ClusterSettings()
     rpc: RpcSettings = RpcSettings()
     access: AccessSettings = AccessSettings()
+    quotas: QuotaSettings = QuotaSettings()
     run_as: RunAsSettings = RunAsSettings()
     privacy: PrivacySettings = PrivacySettings()
     jobs: JobsSettings = JobsSettings()
@@ -317,6 +319,7 @@ class Config(Struct, frozen=True, kw_only=True):
     journal: JournalSettings = JournalSettings()
     retention_queues: dict[str, KeepSection] = field(default_factory=dict)
     retention_workflows: dict[str, KeepSection] = field(default_factory=dict)
+    quotas_users: dict[str, QuotaSection] = field(default_factory=dict)
     queues: dict[str, QueueSection] = field(default_factory=dict)
     rates: dict[str, RateSection] = field(default_factory=dict)
     schedules: dict[str, ScheduleParams] = field(default_factory=dict)

@@ -60,16 +60,13 @@ class StokerError(Exception):
         return {"code": self.rpc_code, "message": self.message, "data": data}
 
 
-# --- what a person typed ----------------------------------------------------------------------------------
+# --- what a person typed, or a client sent -------------------------------------------------------------------
 
 
 class UsageError(StokerError):
     """The command line is wrong; nothing was sent."""
 
     code, exit_status = "usage", EX_USAGE
-
-
-# --- what a client sent -----------------------------------------------------------------------------------
 
 
 class ParseError(StokerError):
@@ -280,6 +277,10 @@ class QueueFull(StokerError):
     """Backpressure: the queue's `max_queued` is reached. `retry_after_ms` says when to try again."""
 
     code, transient, exit_status = "queue_full", True, EX_TEMPFAIL
+
+
+class QuotaReached(StokerError):
+    code, transient, exit_status = "quota_reached", True, EX_TEMPFAIL
 
 
 class CheckpointTooSoon(StokerError):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stoker.core.explain_cluster import engine_away, on_cluster
-from stoker.core.explain_resources import MOST_NAMED, jobs_text, lacking
+from stoker.core.explain_resources import MOST_NAMED, at_quota, jobs_text, lacking
 from stoker.core.job.admission import paused
 from stoker.core.job.cause import cause, in_brackets
 from stoker.core.job.conditions import why_open
@@ -113,6 +113,7 @@ def _queued(job: Job, facts: JobFacts) -> Blocker:
         _paused,
         _throttled,
         _capped,
+        at_quota,
         _rated,
         lacking,
         engine_away,

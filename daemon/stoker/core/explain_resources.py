@@ -100,3 +100,11 @@ def jobs_text(ids: Sequence[object], others: int = 0) -> str:
     """`job 3`, `jobs 3, 4 and 7 more`; `job 3 and 2 jobs of other users`."""
     named = [f"{'job' if len(ids) == 1 else 'jobs'} {few(ids, MOST_NAMED)}"] if ids or not others else []
     return " and ".join([*named, *([f"{counted(others, 'job')} of other users"] if others else [])])
+
+
+def at_quota(job: Job, facts: JobFacts) -> Blocker | None:
+    if facts.user_most is None or facts.user_running < facts.user_most:
+        return None
+    runs = counted(facts.user_running, "job")
+    message = f"uid {job.owner_uid} runs {runs}, and the limit max_running of [quotas] is {facts.user_most}"
+    return Blocker("quota", message, "stoker limits", {"running": facts.user_running, "limit": facts.user_most})

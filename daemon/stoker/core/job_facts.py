@@ -41,6 +41,7 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     `unheard_ms`: the silence of a worker that was warned about; `stale_ms`: the time since its last checkpoint, if
     that is too long; `intent`: the order given to its workflow, if it is a step; `goes_after`: the workflows for which
     that waits; `unmet`: needs that did not end as needed; `decision`: what was noted as its `if` was decided;
+    `user_running` and `user_most`: how many jobs its user runs, and the quota;
     `narrowed`: the limit of its queue under pressure; `rates`: those without a token, by the words for their queue or
     key; `seen`: how its open conditions about files and the host stand, in words; `standstill`: that of its queue or
     of the daemon; `hidden`: jobs of other users, which are counted but not named; `cluster`: None for a job of this
@@ -51,6 +52,8 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     queue: Queue
     queue_running: int = 0
     narrowed: int | None = None
+    user_running: int = 0
+    user_most: int | None = None
     running: int = 0
     slots: int = 1
     ahead: int = 0

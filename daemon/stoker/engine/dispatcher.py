@@ -18,12 +18,12 @@ from stoker.core.job.model import Attempt, ExecutionMode, Job, Reason
 from stoker.core.job.run_id import RunId
 from stoker.core.shortage import startable, tried
 from stoker.engine.memory import LiveState
-from stoker.engine.memory.ready_queue import Lane
+from stoker.engine.memory.ready_line import Lane
 from stoker.engine.turn import LogLine, Turn
 from stoker.executors.base import Executor
 from stoker.process.run_roots import uid_of
 from stoker.store.jobs import is_damaged
-from stoker.store.loading import Wanted
+from stoker.store.loading import LaneKey, Wanted
 from stoker.telemetry.events import LogEvent
 
 SHOWN_HOLDERS = 20
@@ -93,20 +93,20 @@ class Dispatcher:
         """Read the next jobs of lanes that have few left; as many as one turn may read."""
         if not self._shut and (self._free() > 0 or self._reaches_cluster):
             room = READ_AT_ONCE
-            for name, demand, lane in self._hungry():
+            for name, key, lane in self._hungry():
                 if room <= 0:
                     break
-                wanted.lanes.append((name, demand, lane.capacity))
+                wanted.lanes.append((name, key, lane.capacity))
                 room -= min(lane.count, lane.capacity)
             wanted.barred = self._memory.workflows.barred
             wanted.ids.update(self._unread)
 
-    def _hungry(self) -> Iterator[tuple[str, str | None, Lane]]:
-        """Queue, demand and lane of the lanes to read, of queues whose jobs may start."""
+    def _hungry(self) -> Iterator[tuple[str, LaneKey, Lane]]:
+        """Queue, key and lane of the lanes to read, of queues whose jobs may start."""
         for name, ready in self._memory.ready.items():
-            for demand, lane in ready.hungry():
+            for key, lane in ready.hungry():
                 if not self._paused(name):
-                    yield name, demand, lane
+                    yield name, key, lane
 
     def _free(self) -> int:
         """Slots of this host."""
@@ -143,7 +143,7 @@ class Dispatcher:
         for queue in queues:
             self._memory.pass_over(queue, turn.now.steady)
         held = [self._open(turn, job) for job in jobs].count(False)
-        self._log_shortages(turn, [job for queue in queues for job, _ in queue.short])
+        self._log_shortages(turn, [job for queue in queues for _, job, _ in queue.short])
         left = (
             STARTED_AT_ONCE if names[0] in self.backends else startable(self._memory.shortage, self._free(), turn.now)
         )
@@ -156,7 +156,9 @@ class Dispatcher:
 
     def _admit(self, queues: Sequence[AdmissionQueue], slots: int, now_ms: int) -> Sequence[QueuedJob]:
         memory = self._memory
-        return admit(queues, slots, memory.free(now_ms), memory.real_capacities(), throttled=self.throttled)
+        room = memory.users.room()
+        capacity, free = memory.real_capacities(), memory.free(now_ms)
+        return admit(queues, slots, free, capacity, throttled=self.throttled, users=room)
 
     def reservations(self, now_ms: int) -> dict[int, dict[str, int]]:
         """The resources that are set aside for jobs, by job id, computed without the limit of slots."""

@@ -97,8 +97,13 @@ class Intake:
         name = sent.queue if isinstance(sent.queue, str) else "default"
         return turn.memory.queue(name, "queue", f"stoker queue set {name}")
 
-    def check_room(self, turn: Turn, queue: Queue, ahead: Counter[str]) -> None:
-        """Raises QueueFull if a job has no place. `ahead`: by queue, the number of jobs that are added before it."""
+    def check_room(self, turn: Turn, queue: Queue, owner_uid: int, ahead: Counter[str]) -> None:
+        """Raises QueueFull or QuotaReached if a job of a user has no place.
+
+        `ahead`: by queue, the number of jobs that are added before it.
+        """
+        users = turn.memory.users
+        users.quotas.of(owner_uid).check("max_queued", owner_uid, users.pending(owner_uid) + ahead.total())
         self.check_queue_room(turn, queue, ahead[queue.name])
         if self._max_queued is not None:
             total = turn.memory.total(State.QUEUED) + turn.memory.total(State.WAITING) + ahead.total()

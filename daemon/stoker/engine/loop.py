@@ -107,8 +107,8 @@ class Loop:
     async def _decide(self, turn: Turn, messages: Sequence[Message]) -> bool:
         """Collect in the turn what follows from the messages. Returns whether a further turn could start more jobs."""
         self._computing_since = self._stalls.now()
-        for (queue, demand), jobs in turn.loaded.lanes.items():
-            self._memory.ready[queue].refill(demand, jobs)
+        for (queue, key), jobs in turn.loaded.lanes.items():
+            self._memory.ready[queue].refill(key, jobs)
         loaded = (self._memory.workflows.load(each, turn.loaded.heads) for each in turn.loaded.workflows)
         await self._in_pieces(turn, messages, _by_steps(loaded))
         await self._in_pieces(turn, messages, _applied(turn, messages))

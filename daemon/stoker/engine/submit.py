@@ -135,7 +135,7 @@ class Submission(CommandRequest[Answers]):
             return earlier
         queue = self._intake.queue(turn, sent)
         older = self._older(turn, sent.supersede_key or None)
-        self._intake.check_room(turn, queue, superseding.without_superseded(older, ahead))
+        self._intake.check_room(turn, queue, self._owner, superseding.without_superseded(older, ahead))
         spec = from_schedule(self._intake.specs.resolve(sent, queue, needs_of(sent)), self._origin)
         check(spec, turn.now, turn.memory)
         conditions.check_targets(turn, spec.wait_for, self._owner)

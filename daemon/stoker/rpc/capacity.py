@@ -32,6 +32,10 @@ class Capacity:
         self._reserved[uid] += 1
         return False
 
+    def of_user(self, uid: int) -> int:
+        """The open connections of a user."""
+        return self._ordinary[uid] + self._reserved[uid]
+
     def promote(self, uid: int) -> bool:
         """Make a connection of the reserve an ordinary one, if the limits allow it."""
         if self.refusal(uid) is not None:

@@ -60,6 +60,7 @@ class Entrance:
             frame_timeout_ms=settings.frame_timeout_ms,
             **more,
         )
+        service.users.connections = self._server.capacity
         self._server.start()
         self._name_hindrance()
         if not self._given:

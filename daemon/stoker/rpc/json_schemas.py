@@ -14,6 +14,7 @@ import msgspec
 
 from stoker.config.hook_section import HookSection
 from stoker.config.loading import OF_A_REQUEST, QUEUE_NAME
+from stoker.config.quota_section import QuotaSection
 from stoker.config.settings import SECTIONS, KeepSection, QueueSection, RateSection
 from stoker.core import field_help
 from stoker.core.requests import JobDefaults, JobParams, JobWork, LimitParams
@@ -71,13 +72,14 @@ def workflow() -> Schema:
 
 def settings() -> Schema:
     """The settings file of stokerd."""
-    named = (KeepSection, QueueSection, RateSection, ScheduleParams, HookSection, FlowFile)
+    named = (KeepSection, QuotaSection, QueueSection, RateSection, ScheduleParams, HookSection, FlowFile)
     references, types = _components([*SECTIONS.values(), *named])
-    keep, queue, rate, schedule, hook, flow = references[len(SECTIONS) :]
-    closed: list[type] = [*SECTIONS.values(), KeepSection, QueueSection, RateSection, HookSection]
+    keep, quota, queue, rate, schedule, hook, flow = references[len(SECTIONS) :]
+    closed: list[type] = [*SECTIONS.values(), KeepSection, QuotaSection, QueueSection, RateSection, HookSection]
     for section in closed:
         types[section.__name__]["additionalProperties"] = False
     types["RetentionSettings"]["properties"] |= {"queues": _table(keep), "workflows": _table(keep)}
+    types["QuotaSettings"]["properties"] |= {"users": _table(quota)}
     _as_section(types["ScheduleParams"], flow)
     properties = dict(zip(SECTIONS, references, strict=False)) | {
         "queues": _table(queue, QUEUE_NAME),

@@ -41,6 +41,7 @@ from stoker.rpc.event_methods import EVENT_METHODS
 from stoker.rpc.hook_methods import HOOK_METHODS
 from stoker.rpc.overview_methods import OVERVIEW_METHODS
 from stoker.rpc.peer import Peer
+from stoker.rpc.quota_methods import QUOTA_METHODS
 from stoker.rpc.schedule_methods import SCHEDULE_METHODS
 from stoker.rpc.table import Later, Method, MethodKind, Reply, Stream
 from stoker.rpc.workflow_methods import WORKFLOW_METHODS
@@ -260,4 +261,5 @@ METHODS: dict[str, Method[Any]] = {
     **EVENT_METHODS,
     **HOOK_METHODS,
     **OVERVIEW_METHODS,
+    **QUOTA_METHODS,
 }

@@ -126,6 +126,8 @@ RIGHTS: Final[Mapping[str, Right]] = {
     "system.overview": USER,
     "system.load": USER,
     "system.status": USER,
+    "system.limits": USER,
+    "system.users": OPERATOR,
     "system.health": USER,
     "system.settings": ADMIN,
     "system.reload": ADMIN,

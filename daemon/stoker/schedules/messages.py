@@ -143,11 +143,20 @@ class ScheduleSetting(CommandRequest[Schedule]):
             hint = f"stoker schedule add --replace {name} …, or stoker schedule show {name}"
             raise ScheduleExists(f"name: there is a schedule {name!r}", hint=hint, path="name")
         turn.memory.schedules.check_room(self._schedule)
+        if before is None:
+            self._check_quota(turn)
         for problem in self.problems:
             if problem is not None:
                 raise problem.within("job")
         if self._work is not None:
             check_work(turn, self._intake, self._work, self._schedule.owner_uid)
+
+    def _check_quota(self, turn: Turn) -> None:
+        """Raises QuotaReached for one schedule too many of its user."""
+        uid = self._schedule.owner_uid
+        quota = turn.memory.users.quotas.of(uid)
+        if quota.max_schedules is not None:
+            quota.check("max_schedules", uid, len(turn.memory.schedules.names(uid)))
 
 
 class SchedulesDeclared(RequestMessage[None]):

@@ -12,6 +12,7 @@ from stoker.background.tasks import BackgroundTasks
 from stoker.cluster.shared_directory import SharedDirectory
 from stoker.cluster.slurm import Slurm
 from stoker.config import Config
+from stoker.config.accounts import quotas_of
 from stoker.core.clock import SystemClock
 from stoker.core.cluster import ClusterOptions
 from stoker.core.errors import DiskFull
@@ -119,6 +120,7 @@ class Assembly:
     def _build_memory(self, opened: Opened) -> None:
         """The memory, and the parts that requests pass before the loop."""
         self.memory = memory_of(opened.snapshot)
+        self.memory.users.quotas = quotas_of(self.config.quotas, self.config.quotas_users)
         self.memory.workflows.surroundings = digest(dict(self.context.base))
         self.ended_needs, self.undecided = opened.snapshot.ended_needs, opened.snapshot.undecided
         self.restored = opened.snapshot.restored

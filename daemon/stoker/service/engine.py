@@ -10,6 +10,7 @@ from functools import partial
 from typing import TypeVar
 
 from stoker.config import Config, Reloaded, merge_live
+from stoker.config.accounts import quotas_of
 from stoker.core.job.model import CLUSTER, State
 from stoker.engine.dependents import Dependents
 from stoker.engine.inbox import RequestMessage
@@ -107,6 +108,7 @@ class Engine(Assembly):
         """Put the settings in force that a running daemon can change, and name those that need a restart."""
         reloaded = merge_live(self.config, asked)
         self.config = config = reloaded.config
+        self.memory.users.quotas = await asyncio.to_thread(quotas_of, config.quotas, config.quotas_users)
         set_level(config.log.level)
         self.dispatcher.slots = config.daemon.slots
         self.dispatcher.backends = self.preflight.backends = config.backends().keys()

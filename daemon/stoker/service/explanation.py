@@ -66,6 +66,8 @@ async def _facts(engine: Engine, job: Job) -> JobFacts:
         queue=memory.queues[job.spec.queue],
         queue_running=memory.running[job.spec.queue],
         narrowed=None if narrowing is None else narrowing.limit,
+        user_running=memory.users.running[job.owner_uid],
+        user_most=memory.users.quotas.of(job.owner_uid).max_running,
         running=len(memory.runs),
         slots=engine.dispatcher.slots,
         ahead=await _ahead(engine, job) if job.state is State.QUEUED else 0,
@@ -130,7 +132,7 @@ def _rates(memory: LiveState, job: Job, now_ms: int) -> dict[str, RateWait]:
 
 
 async def _ahead(engine: Engine, job: Job) -> int:
-    return await engine.queries.run(jobs.ahead, job, list(engine.memory.ready[job.spec.queue].lanes))
+    return await engine.queries.run(jobs.ahead, job, engine.memory.ready[job.spec.queue].demands_of(job.owner_uid))
 
 
 async def _unmet(engine: Engine, job: Job) -> Sequence[int]:

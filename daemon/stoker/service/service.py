@@ -55,6 +55,7 @@ from stoker.service.ownership import Ownership
 from stoker.service.rates import RateService
 from stoker.service.schedules import ScheduleService
 from stoker.service.status import jobs_seen, queue_views, resource_views, status_view
+from stoker.service.users import UserService
 from stoker.service.views import attempt_view, change_view, job_now, job_views, no_workflow
 from stoker.service.workers import WorkerService
 from stoker.service.workflows import WorkflowService
@@ -108,6 +109,7 @@ class Service:
         self.checkpoints = CheckpointService(engine)
         self.workers = WorkerService(engine)
         self.overview = OverviewService(engine)
+        self.users = UserService(engine)
         self.ownership = Ownership(engine.queries)
         self.backups = engine.backups
         self._facts = facts

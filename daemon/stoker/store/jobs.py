@@ -89,17 +89,18 @@ WHERE id IN (SELECT value FROM json_each(?)) AND {NOT_PURGED}
 """
 OF_WORKFLOWS = f"SELECT {COLUMNS} FROM jobs WHERE workflow_id IN (SELECT value FROM json_each(?)) AND {NOT_PURGED}"
 READY = f"""
-SELECT {COLUMNS} FROM jobs WHERE queue = ? AND demand IS ? AND state = 'queued'
+SELECT {COLUMNS} FROM jobs WHERE queue = ? AND owner_uid = ? AND demand IS ? AND state = 'queued'
     AND (workflow_id IS NULL OR workflow_id NOT IN (SELECT value FROM json_each(?))) ORDER BY order_key, id LIMIT ?
 """
 COUNTS = """
-SELECT queue, 'queued', demand, count(*) FROM jobs WHERE state = 'queued' GROUP BY queue, demand
+SELECT queue, owner_uid, 'queued', demand, count(*) FROM jobs WHERE state = 'queued' GROUP BY queue, owner_uid, demand
 UNION ALL
-SELECT queue, state, NULL, count(*) FROM jobs WHERE state IN ('waiting', 'held') GROUP BY queue, state
+SELECT queue, owner_uid, state, NULL, count(*) FROM jobs WHERE state IN ('waiting', 'held')
+GROUP BY queue, state, owner_uid
 """
 AHEAD = """
 SELECT count(*) FROM (
-    SELECT 1 FROM json_each(?) AS demands JOIN jobs ON queue = ? AND demand IS demands.value
+    SELECT 1 FROM json_each(?) AS demands JOIN jobs ON queue = ? AND owner_uid = ? AND demand IS demands.value
         AND (order_key, jobs.id) < (?, ?)
     WHERE state = 'queued' LIMIT 10000
 )
@@ -293,16 +294,16 @@ def of_workflows(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int
 
 
 def ready(
-    connection: sqlite3.Connection, queue: str, demand: str | None, barred: Iterable[int], limit: int
+    connection: sqlite3.Connection, queue: str, owner_uid: int, demand: str | None, barred: Iterable[int], limit: int
 ) -> list[Job]:
-    """The first `limit` queued jobs of a queue with this demand, without steps of barred workflows."""
-    rows = connection.execute(READY, (queue, demand, json_array(barred), limit))
+    """The first `limit` queued jobs of a user in a queue with this demand, without steps of barred workflows."""
+    rows = connection.execute(READY, (queue, owner_uid, demand, json_array(barred), limit))
     return [from_row(row) for row in rows]
 
 
 def ahead(connection: sqlite3.Connection, job: Job, demands: Iterable[str | None]) -> int:
-    """The number of queued jobs of its queue, with these demands, that go before this one; at most 10 000."""
-    parameters = (json_array(demands), job.spec.queue, job.order_key, job.id)
+    """The number of queued jobs of its user and queue, with these demands, that go before this one; at most 10 000."""
+    parameters = (json_array(demands), job.spec.queue, job.owner_uid, job.order_key, job.id)
     return int(connection.execute(AHEAD, parameters).fetchone()[0])
 
 

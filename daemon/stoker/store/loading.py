@@ -23,6 +23,8 @@ from stoker.store.jobs import Dependent
 from stoker.store.keys import Keyed
 from stoker.store.workflows import StoredWorkflow
 
+LaneKey = tuple[int, str | None]  # a user, and what the jobs ask for of resources
+
 # For one turn: each job becomes a step, and turns must be short.
 DUE_LIMIT = 500
 DEPENDENTS_LIMIT = 200
@@ -43,7 +45,7 @@ class Wanted(Struct):
     chains: set[str] = field(default_factory=set)
     open_runs: Container[int] = ()  # jobs that are in memory, so they need not be read
     live_workflows: Container[int] = ()  # likewise
-    lanes: list[tuple[str, str | None, int]] = field(default_factory=list)  # queue, demand, how many jobs
+    lanes: list[tuple[str, LaneKey, int]] = field(default_factory=list)  # queue, user and demand, how many jobs
     barred: Collection[int] = ()  # workflows whose steps are left out of the lanes
     waiters: dict[WaitersWanted, None] = field(default_factory=dict)  # in the order in which they were asked for
     # By name and user, how many jobs begin to wait for it.
@@ -84,7 +86,7 @@ class Loaded(Struct):
     dependents: dict[int, Portion] = field(default_factory=dict)
     skipped_behind: list[Dependent] = field(default_factory=list)
     known_runs: set[str] = field(default_factory=set)
-    lanes: dict[tuple[str, str | None], list[Job]] = field(default_factory=dict)
+    lanes: dict[tuple[str, LaneKey], list[Job]] = field(default_factory=dict)
     due: Due = Due()
     crowded: bool = False  # too many ended workflows for one turn: no workflow was read
     workflows: list[StoredWorkflow] = field(default_factory=list)
@@ -126,8 +128,8 @@ def load(connection: sqlite3.Connection, wanted: Wanted) -> Loaded:
     if wanted.to_purge is not None:
         loaded.jobs_ended_at = retention.jobs_ended_at(connection, wanted.to_purge.jobs)
         loaded.workflows_ended_at = retention.workflows_ended_at(connection, wanted.to_purge.workflows)
-    for queue, demand, limit in wanted.lanes:
-        loaded.lanes[queue, demand] = job_rows.ready(connection, queue, demand, wanted.barred, limit)
+    for queue, key, limit in wanted.lanes:
+        loaded.lanes[queue, key] = job_rows.ready(connection, queue, *key, wanted.barred, limit)
     return loaded
 
 

@@ -42,7 +42,7 @@ class Snapshot(Struct, frozen=True):
     rates: dict[str, Rate]
     buckets: dict[str, int]
     runs: list[tuple[Job, Attempt]]
-    counts: list[tuple[str, str, str | None, int]]
+    counts: list[tuple[str, int, str, str | None, int]]
     needed: set[int]
     ended_needs: list[int]
     undecided: list[int]

@@ -217,7 +217,7 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         return _answer(run, layers=self._offer.plan.layers, existing=True)
 
     def _specs(self, turn: Turn) -> Generator[None, None, list[Spec]]:
-        """The spec of every step. Raises FlowInvalid with all mistakes, or QueueFull."""
+        """The spec of every step. Raises FlowInvalid with all mistakes, QueueFull or QuotaReached."""
         plan = self._offer.plan
         first = turn.memory.last_id + 1
         ids = {step.name: first + index for index, step in enumerate(plan.steps)}
@@ -245,13 +245,21 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         if 0 < most.in_all < steps.total():
             problem = f"{steps.total()} steps never fit: [jobs] max_queued is {most.in_all}, for all queues together"
             yield Mistake("steps", problem, "a higher [jobs] max_queued, or several workflows")
+        uid = self._owner.uid
+        quota = turn.memory.users.quotas.of(uid).max_queued
+        if quota is not None and quota < steps.total():
+            problem = f"{steps.total()} steps never fit: the limit max_queued of [quotas] for uid {uid} is {quota}"
+            yield Mistake("steps", problem, "several workflows; stoker limits shows your limits")
 
     def _check_room(self, turn: Turn, steps: Counter[str]) -> Generator[None]:
-        """Raises QueueFull, with the places that the steps need."""
+        """Raises QueueFull, with the places that the steps need, or QuotaReached."""
+        uid, users = self._owner.uid, turn.memory.users
+        if users.quotas.of(uid).max_workflows is not None:
+            users.quotas.of(uid).check("max_workflows", uid, turn.memory.workflows.live_of(uid))
         ahead: Counter[str] = Counter()
         for name in steps.elements():
             try:
-                self._intake.check_room(turn, turn.memory.queues[name], ahead)
+                self._intake.check_room(turn, turn.memory.queues[name], self._owner.uid, ahead)
             except QueueFull as full:
                 full.details |= {"places": steps[name], "places_in_all": steps.total()}
                 raise

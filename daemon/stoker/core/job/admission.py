@@ -1,11 +1,11 @@
-"""Chooses the queued jobs that start now: by class, then a fair share between its queues, then by `order_key`.
+"""Chooses the queued jobs that start now: by class, a fair share between its queues and users, then by `order_key`.
 
-Owns priority, fairness, limits of queues, and resources. Invariants: at most `slots` jobs are picked; a queue never
-exceeds its `max_running`; a job takes all its resources or none of them. Jobs behind a blocked job may start before
-it, but not with the resources that it waits for: these are set aside for the first blocked job of each queue, oldest
-first, as batch schedulers do before they backfill (D. Feitelson and A. Weil, "Utilization and Predictability in
-Scheduling the IBM SP2 with Backfilling", 1998). So a blocked job waits only for the jobs that hold its resources now,
-and for no later start of its class or a lower one.
+Owns priority, fairness, limits of queues and users, and resources. Invariants: at most `slots` jobs are picked; a queue
+never exceeds its `max_running`; a job takes all its resources or none of them. Jobs behind a blocked job may start
+before it, but not with the resources that it waits for: these are set aside for the first blocked job of each queue, in
+the order of the turns, as batch schedulers do before they backfill (D. Feitelson and A. Weil, "Utilization and
+Predictability in Scheduling the IBM SP2 with Backfilling", 1998). So a blocked job waits only for the jobs that hold
+its resources now, for no later start of its class or a lower one, and for users of its queue whose turn comes before.
 
 Queues come with their lanes grouped by a resource that they may lack: once that is taken, a whole group is left out,
 so the cost depends on the jobs that may start, and not on those that are blocked.
@@ -22,6 +22,7 @@ from msgspec import Struct, field
 from stoker.core.job.model import Job, Queue, QueueClass
 
 NOTHING: Mapping[str, int] = {}
+NO_QUOTAS: Mapping[int, int] = {}
 CLASS_ORDER = (QueueClass.HIGH, QueueClass.NORMAL, QueueClass.LOW)
 Place = tuple[int, int]  # in the order of a queue: `order_key` and id
 Share = tuple[int, int, str]  # what a queue has got: jobs running, starts; and its name
@@ -50,26 +51,20 @@ class Group(Struct, frozen=True):
     amount: int = 0
 
 
-class AdmissionQueue(Struct):
-    """One queue during admission. `served` counts starts.
+class AdmissionLine(Struct):
+    """The jobs of one user in a queue during admission. `served` counts starts, `running` those that have not ended.
 
-    `tokens`: how many of its jobs may start now by its rate; None: any number. `blocked` are the other lanes that lack
-    a resource and may wait for its holders, in order; lanes that lack more than the capacity are left out. `front` is
-    the place of the first job of all lanes.
+    `blocked` are the other lanes that lack a resource and may wait for its holders, in order; lanes that lack more than
+    the capacity are left out. `front` is the place of the first job of all lanes.
     """
 
-    queue: Queue
     groups: Sequence[Group]
     front: Place | None
+    blocked: Iterable[tuple[Place, Lane]] = ()
+    owner_uid: int = 0
     running: int = 0
     served: int = 0
-    blocked: Iterable[tuple[Place, Lane]] = ()
-    tokens: int | None = None
     taken: int = 0
-    short: list[tuple[QueuedJob, str]] = field(default_factory=list)  # jobs that were passed over, and what they lack
-    reserved: QueuedJob | None = None  # the job whose resources are set aside
-    aside: Counter[str] = field(default_factory=Counter)  # the part of these resources that is free now
-    judged: bool = False  # whether a reservation was already decided for this queue
     _heads: list[tuple[Place, QueuedJob, int, int, int]] = field(
         default_factory=list
     )  # with group, lane and place in it
@@ -82,18 +77,14 @@ class AdmissionQueue(Struct):
             self._push(number, 0, 0)
         self._push_blocked()
 
-    def open_for_more(self) -> bool:
-        cap = self.queue.max_running
-        return bool(self._heads) and (cap is None or self.running + self.taken < cap) and not self.out_of_tokens
+    def __bool__(self) -> bool:
+        """Whether it has a job that may start."""
+        return bool(self._heads)
 
     @property
-    def share(self) -> Share:
-        """The smallest is served next: fewest jobs running, then fewest starts, then by name."""
-        return (self.running + self.taken, self.served + self.taken, self.queue.name)
-
-    @property
-    def out_of_tokens(self) -> bool:
-        return self.tokens is not None and self.taken >= self.tokens
+    def share(self) -> tuple[int, int, Place]:
+        """The smallest is served next: fewest jobs of the user running, then fewest starts, then the oldest job."""
+        return (self.running + self.taken, self.served + self.taken, self._heads[0][0])
 
     def first(self) -> QueuedJob:
         return self._heads[0][1]
@@ -103,22 +94,19 @@ class AdmissionQueue(Struct):
         return self._heads[0][0] == self.front
 
     def take_first(self) -> None:
-        _, job, group, lane, at = heappop(self._heads)
+        _, _, group, lane, at = heappop(self._heads)
         self.taken += 1
-        if self.reserved is job:
-            self.reserved, self.aside, self.judged = None, Counter(), False
         self._push(group, lane, at + 1)
         if at == 0:
             self._push(group, lane + 1, 0)
 
-    def pass_over_first(self, lacks: str, room: Room) -> None:
+    def pass_over_first(self, room: Room, *, judged: bool) -> None:
         """Leave out its whole lane. Once a reservation is decided, also the group if its resource is taken."""
-        _, job, group, lane, at = heappop(self._heads)
-        self.short.append((job, lacks))
+        _, _, group, lane, at = heappop(self._heads)
         if group == BLOCKED:
-            if not self.judged:
+            if not judged:
                 self._push_blocked()
-        elif at == 0 and (not self.judged or room.may_serve(self.groups[group])):
+        elif at == 0 and (not judged or room.may_serve(self.groups[group])):
             self._push(group, lane + 1, 0)
 
     def _push(self, group: int, lane: int, at: int) -> None:
@@ -133,13 +121,81 @@ class AdmissionQueue(Struct):
             heappush(self._heads, (head[0], head[1][0], BLOCKED, 0, 0))
 
 
+class AdmissionQueue(Struct):
+    """One queue during admission: the lines of its users. `served` counts starts.
+
+    `tokens`: how many of its jobs may start now by its rate; None: any number.
+    """
+
+    queue: Queue
+    lines: Sequence[AdmissionLine]
+    running: int = 0
+    served: int = 0
+    tokens: int | None = None
+    taken: int = 0
+    short: list[tuple[AdmissionLine, QueuedJob, str]] = field(default_factory=list)  # passed over, and what they lack
+    reserved: QueuedJob | None = None  # the job whose resources are set aside
+    aside: Counter[str] = field(default_factory=Counter)  # the part of these resources that is free now
+    judged: bool = False  # whether a reservation was already decided for this queue
+    _turns: list[tuple[tuple[int, int, Place], AdmissionLine]] = field(default_factory=list)  # by share, each unlike
+
+    def __post_init__(self) -> None:
+        self._turns = [(line.share, line) for line in self.lines if line]
+        heapify(self._turns)
+
+    def next_line(self, room: Room) -> AdmissionLine | None:
+        """The line whose turn it is; None if no job of the queue may start now."""
+        cap = self.queue.max_running
+        if (cap is not None and self.running + self.taken >= cap) or self.out_of_tokens:
+            return None
+        while self._turns and not room.may_start(self._turns[0][1].owner_uid):
+            heappop(self._turns)
+        return self._turns[0][1] if self._turns else None
+
+    @property
+    def share(self) -> Share:
+        """The smallest is served next: fewest jobs running, then fewest starts, then by name."""
+        return (self.running + self.taken, self.served + self.taken, self.queue.name)
+
+    @property
+    def out_of_tokens(self) -> bool:
+        return self.tokens is not None and self.taken >= self.tokens
+
+    def take_first(self, line: AdmissionLine) -> None:
+        """Take the first job of the line whose turn it is."""
+        if self.reserved is line.first():
+            self.reserved, self.aside, self.judged = None, Counter(), False
+        self.taken += 1
+        line.take_first()
+        self._end_turn()
+
+    def pass_over_first(self, line: AdmissionLine, lacks: str, room: Room) -> None:
+        self.short.append((line, line.first(), lacks))
+        line.pass_over_first(room, judged=self.judged)
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        _, line = heappop(self._turns)
+        if line:
+            heappush(self._turns, (line.share, line))
+
+
 class Room(Struct):
-    """The free amount of each resource, the amount taken, and the amount set aside for the first blocked jobs."""
+    """The free amount of each resource, the amount taken, and the amount set aside for the first blocked jobs.
+
+    `users`: how many more jobs each user may run; others any number.
+    """
 
     free: Mapping[str, int]
     capacity: Mapping[str, int]  # of real resources: widths of a workflow's `each`, and tokens, are in `free` only
     aside: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
+    users: Mapping[int, int] = field(default_factory=dict)
+    started: Counter[int] = field(default_factory=Counter)  # by user
+
+    def may_start(self, owner_uid: int) -> bool:
+        most = self.users.get(owner_uid)
+        return most is None or self.started[owner_uid] < most
 
     def left(self, name: str) -> int:
         return self.free.get(name, 0) - self.taken[name]
@@ -208,17 +264,23 @@ def admit(
     capacity: Mapping[str, int],
     *,
     throttled: bool,
+    users: Mapping[int, int] = NO_QUOTAS,
 ) -> list[QueuedJob]:
-    """The jobs to start now, in order. A resource that is missing in `free` has nothing left."""
+    """The jobs to start now, in order. A resource that is missing in `free` has nothing left.
+
+    `users`: how many more jobs each of these users may run.
+    """
     picks: list[QueuedJob] = []
-    room = Room(free, capacity)
+    room = Room(free, capacity, users=users)
     usable = [each for each in queues if not paused(each.queue, throttled=throttled)]
     for queue_class in CLASS_ORDER:
-        rivals = [each for each in usable if each.queue.queue_class is queue_class and each.open_for_more()]
+        of_class = [each for each in usable if each.queue.queue_class is queue_class]
+        turns = [(each, line) for each in of_class if (line := each.next_line(room)) is not None]
+        rivals = [each for each, _ in turns]
         if len(picks) < slots:
-            fronts = [rival for rival in rivals if rival.first_is_front]
-            for queue in sorted(fronts, key=lambda rival: place(rival.first())):
-                _reserve(queue, room)
+            fronts = [(queue, line.first()) for queue, line in turns if line.first_is_front]
+            for queue, first in sorted(fronts, key=lambda front: place(front[1])):
+                _reserve(queue, first, room)
         shares = [(each.share, each) for each in rivals]
         heapify(shares)
         while shares and len(picks) < slots:
@@ -226,7 +288,7 @@ def admit(
             job = _take(queue, room)
             if job is not None:
                 picks.append(job)
-                if queue.open_for_more():
+                if queue.next_line(room) is not None:
                     heappush(shares, (queue.share, queue))
     return picks
 
@@ -243,22 +305,22 @@ def contenders(shares: Mapping[QueueClass, Sequence[Share]], slots: int) -> Iter
 
 def _take(queue: AdmissionQueue, room: Room) -> QueuedJob | None:
     """Take the first job of the queue whose resources are all free, and these resources."""
-    while queue.open_for_more():
-        job = queue.first()
+    while (line := queue.next_line(room)) is not None:
+        job = line.first()
         own = queue.aside if queue.reserved is job else Counter[str]()
         lacks = room.lacks(job.resources, own)
         if lacks is None:
             room.take(job.resources, own)
-            queue.take_first()
+            room.started[line.owner_uid] += 1
+            queue.take_first(line)
             return job
-        _reserve(queue, room)
-        queue.pass_over_first(lacks, room)
+        _reserve(queue, job, room)
+        queue.pass_over_first(line, lacks, room)
     return None
 
 
-def _reserve(queue: AdmissionQueue, room: Room) -> None:
-    """Set aside the resources of the first job, once for each queue."""
-    job = queue.first()
+def _reserve(queue: AdmissionQueue, job: QueuedJob, room: Room) -> None:
+    """Set aside the resources of a job, once for each queue."""
     needs = job.resources
     if not queue.judged and needs and room.awaitable(needs):
         queue.judged = True

@@ -7,7 +7,6 @@ go wrong.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from msgspec.structs import replace
 
 from stoker.core.errors import QueueNotFound
 from stoker.core.job import conditions
-from stoker.core.job.admission import AdmissionQueue, Share, contenders
+from stoker.core.job.admission import AdmissionLine, AdmissionQueue, Share, contenders
 from stoker.core.job.model import FINAL, Attempt, Job, Queue, QueueClass, Resource, State
 from stoker.core.rate import KEY_PREFIX, QUEUE_PREFIX
 from stoker.core.retention import StillNeeded
@@ -25,9 +24,11 @@ from stoker.core.shortage import NO_SHORTAGE
 from stoker.core.similar_names import did_you_mean
 from stoker.core.throttle import Narrowing
 from stoker.core.workflow.checkpoint import Head
+from stoker.engine.memory.free_resources import FreeResources, RealCapacities
 from stoker.engine.memory.rates import LiveRates
 from stoker.engine.memory.ready_queue import ReadyQueue
 from stoker.engine.memory.schedules import LiveSchedules
+from stoker.engine.memory.users import LiveUsers
 from stoker.engine.memory.workflows import LiveWorkflows
 from stoker.store.snapshot import Snapshot
 
@@ -114,6 +115,7 @@ class LiveState:
             self.ready[name] = ReadyQueue(self.ready)
         self.counts: Counter[tuple[str, State]] = Counter()  # of jobs that are live and do not run
         self.running: Counter[str] = Counter()
+        self.users = LiveUsers()
         self.served: Counter[str] = Counter()  # turns of each queue; one that was idle joins at the present turn
         self._turn = 0
         self.used: Counter[str] = Counter()
@@ -180,6 +182,7 @@ class LiveState:
     def _count(self, job: Job, step: int) -> None:
         if job.state in COUNTED:
             self.counts[job.spec.queue, job.state] += step
+            self.users.counts[job.owner_uid, job.state] += step
 
     def _await(self, before: Job | None, job: Job) -> None:
         """Count the conditions that must be watched."""
@@ -208,6 +211,7 @@ class LiveState:
         self.jobs_by_run[attempt.run_id] = job.id
         self.running[job.spec.queue] += 1
         self._serve(job.spec.queue)
+        self.users.opened(job.spec.queue, job.owner_uid)
         self.used.update(job.spec.resources)
 
     def _serve(self, queue: str) -> None:
@@ -222,6 +226,7 @@ class LiveState:
         self.frozen.forget(run.attempt.run_id)
         self.heads.pop(run.attempt.run_id, None)
         self.running[run.job.spec.queue] -= 1
+        self.users.ended(run.job.spec.queue, run.job.owner_uid)
         self._give_back(run.job.spec.resources)
 
     def _give_back(self, resources: Mapping[str, int]) -> None:
@@ -238,12 +243,13 @@ class LiveState:
         if queue.name not in self.ready:
             self.ready[queue.name] = ReadyQueue(self.ready)
 
-    def load_counts(self, rows: Iterable[tuple[str, str, str | None, int]]) -> None:
+    def load_counts(self, rows: Iterable[tuple[str, int, str, str | None, int]]) -> None:
         """Start from the counts of the database; the front of a queue is read when it is first used."""
-        for queue, state, demand, number in rows:
+        for queue, owner_uid, state, demand, number in rows:
             self.counts[queue, State(state)] += number
+            self.users.counts[owner_uid, State(state)] += number
             if state == State.QUEUED:
-                self.ready[queue].count_in(demand, number)
+                self.ready[queue].count_in(owner_uid, demand, number)
 
     def pending(self, queue: str) -> int:
         """Jobs of a queue that have not started: waiting and queued."""
@@ -265,21 +271,31 @@ class LiveState:
         shares: defaultdict[QueueClass, list[Share]] = defaultdict(list)
         for name in names:
             queue, ready = self.queues[name], self.ready[name]
-            if not ready.lanes or queue.paused:
+            if not ready.lines or queue.paused:
                 continue
-            if not ready.asks_for_nothing or ready.front is None or queue.rate is not None or name in self.narrowed:
+            whole = queue.rate is not None or name in self.narrowed or self.users.quotas.bound_running
+            if whole or not ready.asks_for_nothing:
                 yield name
             elif queue.max_running is None or self.running[name] < queue.max_running:
                 shares[queue.queue_class].append((self.running[name], self.served[name], name))
         yield from contenders(shares, slots)
 
     def _admission_queue(self, name: str, now_ms: int) -> AdmissionQueue:
-        ready, free = self.ready[name], self.free(now_ms)
+        free, capacity = self.free(now_ms), self.real_capacities()
+        lines = [
+            AdmissionLine(
+                groups=line.groups(free),
+                front=line.front,
+                blocked=line.blocked(free, capacity),
+                owner_uid=owner_uid,
+                running=self.users.running_in[name, owner_uid],
+                served=self.users.served[name, owner_uid],
+            )
+            for owner_uid, line in self.ready[name].lines.items()
+        ]
         return AdmissionQueue(
             queue=self._narrowed(self.queues[name]),
-            groups=ready.groups(free),
-            front=ready.front,
-            blocked=ready.blocked(free, self.real_capacities()),
+            lines=lines,
             running=self.running[name],
             tokens=self.rates.tokens(f"{QUEUE_PREFIX}{name}", now_ms),
             served=self.served[name],
@@ -295,11 +311,12 @@ class LiveState:
 
     def pass_over(self, queue: AdmissionQueue, now_ms: int) -> None:
         """Note what the jobs lack that admission has passed over, and when they may get a token."""
-        for job, lacks in queue.short:
-            self.ready[queue.queue.name].pass_over(job, lacks)
+        ready = self.ready[queue.queue.name]
+        for line, job, lacks in queue.short:
+            ready.lines[line.owner_uid].pass_over(job, lacks)
             if lacks.startswith(KEY_PREFIX):
                 self.rates.await_token(lacks, now_ms)
-        if queue.out_of_tokens and self.ready[queue.queue.name].lanes:
+        if queue.out_of_tokens and ready.lines:
             self.rates.await_token(f"{QUEUE_PREFIX}{queue.queue.name}", now_ms)
 
     def set_resource(self, resource: Resource) -> None:
@@ -313,7 +330,7 @@ class LiveState:
 
     def free(self, now_ms: int) -> Mapping[str, int]:
         """The free amount of each resource and of the width of each group of steps, and the tokens of each key."""
-        return FreeResources(self, now_ms)
+        return FreeResources(self.resources, self.used, self.workflows, self.rates, now_ms)
 
     def capacities(self) -> dict[str, int]:
         """The capacity of each resource, and the width of each group of steps."""
@@ -322,44 +339,6 @@ class LiveState:
     def holders(self, name: str) -> list[int]:
         """Ids of the jobs whose open attempts hold some of a resource."""
         return sorted(run.job.id for run in self.runs.values() if name in run.job.spec.resources)
-
-
-class RealCapacities(Mapping[str, int]):
-    """The capacity of each resource, looked up when it is asked for: there may be thousands."""
-
-    def __init__(self, resources: Mapping[str, Resource]) -> None:
-        self._resources = resources
-
-    def __getitem__(self, name: str) -> int:
-        return self._resources[name].capacity
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._resources)
-
-    def __len__(self) -> int:
-        return len(self._resources)
-
-
-class FreeResources(Mapping[str, int]):
-    """The free amount of each resource, width and key, computed when it is asked for: there may be thousands."""
-
-    def __init__(self, memory: LiveState, now_ms: int) -> None:
-        self._memory = memory
-        self._now_ms = now_ms
-
-    def __getitem__(self, name: str) -> int:
-        if name.startswith(KEY_PREFIX):
-            tokens = self._memory.rates.tokens(name, self._now_ms)
-            return sys.maxsize if tokens is None else tokens
-        resource = self._memory.resources.get(name)
-        capacity = self._memory.workflows.widths[name] if resource is None else resource.capacity
-        return capacity - self._memory.used[name]
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._memory.capacities()
-
-    def __len__(self) -> int:
-        return len(self._memory.capacities())
 
 
 def awaited(job: Job) -> list[str]:

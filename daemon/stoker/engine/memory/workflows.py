@@ -42,6 +42,10 @@ class LiveWorkflows:
         self.turns = Turns()
         self.widths: dict[str, int] = {}  # how many steps of one `each` may run at once, as resources of their own
 
+    def live_of(self, owner_uid: int) -> int:
+        """How many workflows of a user have not ended."""
+        return sum(run.workflow.owner_uid == owner_uid and not run.workflow.ended for run in self.runs.values())
+
     def load(self, stored: StoredWorkflow, heads: Mapping[str, Head]) -> int:
         """Add a loaded workflow; one that is in memory already is newer and stays. Returns how many steps it has."""
         if stored.workflow.id not in self.runs:

@@ -1,0 +1,64 @@
+"""The limits of users, and how much of each is in use.
+
+Owns `stoker limits`, and the table of `stoker status --users`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stoker.cli.kit import render, table
+from stoker.cli.kit.connection import call
+from stoker.cli.kit.parser import JSON, Command, Given
+from stoker.files import user_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stoker.core.quota_views import LimitsView, UserLimit, UserView
+
+LIMITS = {
+    "max_queued": "jobs that are waiting, queued or held",
+    "max_running": "running jobs",
+    "max_workflows": "workflows that have not ended",
+    "max_schedules": "schedules",
+    "max_connections_per_uid": "open connections",
+}
+
+
+@Command(options=(JSON,), examples=("stoker limits",))
+def limits(given: Given) -> None:
+    """An administrator sets these limits in [quotas] and [rpc] of the settings file."""
+    answer: LimitsView = call(given, "system.limits", {})
+    if given["json"]:
+        render.json_document(answer)
+        return
+    render.facts([("user", f"{user_name(answer['uid'])}, {answer['role']}")])
+    render.line()
+    rows = [(one["name"], one["used"], _most(one["limit"]), LIMITS.get(one["name"], "")) for one in answer["limits"]]
+    table.show(("LIMIT", "USED", "AT MOST", "OF"), rows, whole=True)
+
+
+def print_users(users: Sequence[UserView]) -> None:
+    headers = ("USER", "RUNNING", "QUEUED", "WAITING", "HELD", "MAX RUNNING", "MAX QUEUED", "WORKFLOWS", "SCHEDULES")
+    table.show(headers, [_row(user) for user in users], whole=True)
+
+
+def _row(user: UserView) -> tuple[object, ...]:
+    by_name = {one["name"]: one for one in user["limits"]}
+    counts = (user["running"], user["queued"], user["waiting"], user["held"])
+    bounds = (_most(by_name[name]["limit"]) for name in ("max_running", "max_queued"))
+    return (user_name(user["uid"]), *counts, *bounds, *map(_share, _of(by_name, "max_workflows", "max_schedules")))
+
+
+def _of(by_name: dict[str, UserLimit], *names: str) -> list[UserLimit]:
+    return [by_name[name] for name in names]
+
+
+def _share(one: UserLimit) -> str:
+    """`3`, or `3 of 10`."""
+    return str(one["used"]) if one["limit"] is None else f"{one['used']} of {one['limit']}"
+
+
+def _most(limit: int | None) -> object:
+    return "-" if limit is None else limit

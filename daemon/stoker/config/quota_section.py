@@ -1,0 +1,34 @@
+"""The section [quotas]: how much of the daemon each user may use.
+
+As in settings.py the annotations are evaluated (no `from __future__`).
+"""
+
+from typing import Annotated
+
+from msgspec import UNSET, UnsetType
+
+from stoker.config.section import Section, between
+from stoker.core.requests import MAX_INT
+
+Queued = Annotated[int, between(0, MAX_INT, "most jobs of a user that are waiting, queued or held; 0 = no limit")]
+Running = Annotated[int, between(0, 100_000, "most jobs of a user that run at once; 0 = no limit")]
+Workflows = Annotated[int, between(0, MAX_INT, "most workflows of a user that have not ended; 0 = no limit")]
+Schedules = Annotated[int, between(0, MAX_INT, "most schedules of a user; 0 = no limit")]
+
+
+class QuotaSettings(Section, frozen=True):
+    """Limits of each user but root and the daemon's own; those of one user: [quotas.users.NAME] (docs/quotas.md)."""
+
+    max_queued: Queued = 0
+    max_running: Running = 0
+    max_workflows: Workflows = 0
+    max_schedules: Schedules = 0
+
+
+class QuotaSection(Section, frozen=True):
+    """The limits of one user, by its name or number. Keys that it leaves out are as in [quotas]."""
+
+    max_queued: Queued | UnsetType = UNSET
+    max_running: Running | UnsetType = UNSET
+    max_workflows: Workflows | UnsetType = UNSET
+    max_schedules: Schedules | UnsetType = UNSET

@@ -1,0 +1,67 @@
+"""How much of the daemon each user may use at once. Pure.
+
+Owns the limits of a user and the refusal of what would exceed one. Root and the daemon's own user have only those that
+the settings give them by name: what Stoker does by itself, as for hooks, is never refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from msgspec import Struct
+
+from stoker.core.errors import QuotaReached
+
+RETRY_HINT_MS = 1_000
+WORDS = {
+    "max_queued": ("jobs that are waiting, queued or held", "stoker ls --state queued; stoker limits shows all"),
+    "max_running": ("running jobs", "stoker ls --state running; stoker limits shows all"),
+    "max_workflows": ("workflows that have not ended", "stoker workflow ls; stoker limits shows all"),
+    "max_schedules": ("schedules", "stoker schedule rm; stoker limits shows all"),
+}
+
+
+class Quota(Struct, frozen=True, kw_only=True):
+    """The limits of one user; None: no limit."""
+
+    max_queued: int | None = None
+    max_running: int | None = None
+    max_workflows: int | None = None
+    max_schedules: int | None = None
+
+    def check(self, name: str, uid: int, used: int, more: int = 1) -> None:
+        """Raises QuotaReached if `more` of what this limit counts do not fit."""
+        most = getattr(self, name)
+        if most is None or used + more <= most:
+            return
+        what, hint = WORDS[name]
+        asked = "" if more == 1 else f", and {more} more were asked for"
+        message = f"uid {uid} has {used} of at most {most} {what} ({name} in [quotas]){asked}"
+        raise QuotaReached(
+            message, hint=hint, retry_after_ms=RETRY_HINT_MS, quota=name, limit=most, used=used, asked=more
+        )
+
+
+NO_QUOTA = Quota()
+
+
+class Quotas(Struct, frozen=True, kw_only=True):
+    """`usual`: of each user but the `spared`; `of_user`: of those that the settings name, by their number."""
+
+    usual: Quota = NO_QUOTA
+    of_user: Mapping[int, Quota] = {}
+    spared: Collection[int] = ()
+
+    @property
+    def bound_running(self) -> bool:
+        """Whether any user may run only so many jobs."""
+        return any(quota.max_running is not None for quota in (self.usual, *self.of_user.values()))
+
+    def of(self, uid: int) -> Quota:
+        own = self.of_user.get(uid)
+        if own is not None:
+            return own
+        return NO_QUOTA if uid in self.spared else self.usual
+
+
+NO_QUOTAS = Quotas()

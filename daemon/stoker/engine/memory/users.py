@@ -1,0 +1,51 @@
+"""The jobs of each user that have not ended, and whose turn it is within a queue.
+
+Owns the counts by user. Invariant: they are sums over the same jobs as the counts by queue.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from stoker.core.job.model import State
+from stoker.core.quotas import NO_QUOTAS, Quotas
+
+
+class LiveUsers:
+    """`counts`: of jobs that do not run, by user and state; `running`: of open attempts, by user and in each queue."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[int, State]] = Counter()
+        self.running: Counter[int] = Counter()
+        self.running_in: Counter[tuple[str, int]] = Counter()
+        self.served: Counter[tuple[str, int]] = Counter()
+        self._turns: Counter[str] = Counter()
+        self.quotas: Quotas = NO_QUOTAS
+
+    def opened(self, queue: str, owner_uid: int) -> None:
+        """An attempt was opened. A user who was idle joins at the present turn of the queue, as queues do."""
+        self.running[owner_uid] += 1
+        self.running_in[queue, owner_uid] += 1
+        self._turns[queue] = max(self._turns[queue], self.served[queue, owner_uid])
+        self.served[queue, owner_uid] = self._turns[queue] + 1
+
+    def ended(self, queue: str, owner_uid: int) -> None:
+        self.running[owner_uid] -= 1
+        self.running_in[queue, owner_uid] -= 1
+
+    def uids(self) -> set[int]:
+        """The users who have jobs that have not ended."""
+        queued = {uid for (uid, _), number in self.counts.items() if number}
+        return queued | {uid for uid, number in self.running.items() if number}
+
+    def room(self) -> dict[int, int]:
+        """How many more jobs may run, of each user who has a limit and jobs that are queued."""
+        if not self.quotas.bound_running:
+            return {}
+        queued = [uid for (uid, state), number in self.counts.items() if state is State.QUEUED and number]
+        most = ((uid, self.quotas.of(uid).max_running) for uid in queued)
+        return {uid: limit - self.running[uid] for uid, limit in most if limit is not None}
+
+    def pending(self, owner_uid: int) -> int:
+        """Jobs of a user that have not ended and do not run."""
+        return sum(self.counts[owner_uid, state] for state in (State.WAITING, State.QUEUED, State.HELD))

@@ -1,0 +1,44 @@
+"""The limits of a user, and the error when one is reached."""
+
+from __future__ import annotations
+
+import pytest
+
+from stoker.core.errors import QuotaReached
+from stoker.core.quotas import NO_QUOTA, NO_QUOTAS, WORDS, Quota, Quotas
+
+ANN, BEN, SERVICE = 1_001, 1_002, 900
+QUOTAS = Quotas(usual=Quota(max_queued=5), of_user={BEN: Quota(max_running=2)}, spared={0, SERVICE})
+
+
+def test_quota_when_a_user_is_named_then_it_has_its_own_and_others_the_usual() -> None:
+    assert QUOTAS.of(ANN) == Quota(max_queued=5)
+    assert QUOTAS.of(BEN) == Quota(max_running=2)
+    assert [QUOTAS.of(uid) for uid in (0, SERVICE)] == [NO_QUOTA, NO_QUOTA]
+    assert (QUOTAS.bound_running, NO_QUOTAS.bound_running) == (True, False)
+
+
+def test_quota_when_root_is_named_then_its_own_limits_count() -> None:
+    assert Quotas(of_user={0: Quota(max_queued=1)}, spared={0}).of(0) == Quota(max_queued=1)
+
+
+@pytest.mark.parametrize(("used", "more"), [(0, 5), (4, 1), (5, 0)])
+def test_check_when_it_fits_then_nothing_is_refused(used: int, more: int) -> None:
+    QUOTAS.of(ANN).check("max_queued", ANN, used, more)
+    NO_QUOTA.check("max_queued", ANN, used, more)
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_check_when_a_limit_is_reached_then_user_use_limit_and_command_are_named(name: str) -> None:
+    with pytest.raises(QuotaReached) as refused:
+        Quota(**{name: 3}).check(name, ANN, 3)
+
+    what, _ = WORDS[name]
+    assert refused.value.message == f"uid 1001 has 3 of at most 3 {what} ({name} in [quotas])"
+    assert "stoker limits" in str(refused.value.hint)
+    assert (refused.value.details["quota"], refused.value.details["limit"]) == (name, 3)
+
+
+def test_check_when_many_are_asked_for_then_their_number_is_named() -> None:
+    with pytest.raises(QuotaReached, match=r"has 2 of at most 5 jobs .* \(max_queued in .*, and 4 more were asked for"):
+        QUOTAS.of(ANN).check("max_queued", ANN, 2, 4)
