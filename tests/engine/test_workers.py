@@ -80,7 +80,7 @@ def test_worker_when_it_works_hard_then_its_cpu_and_memory_are_shown(client: sto
 
 
 def worker_shown(shared: DaemonProcess, job: int, *options: str) -> subprocess.CompletedProcess[str]:
-    """What the command prints; a busy machine may need longer to read /proc than the daemon waits."""
+    """The output of the command; a busy machine may need longer to read /proc than the daemon waits."""
     tried: list[subprocess.CompletedProcess[str]] = []
 
     def answered() -> bool:
