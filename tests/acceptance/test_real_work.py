@@ -105,7 +105,7 @@ def test_library_when_jobs_compute_each_file_then_all_are_right_and_run_once(
         client.wait(*ids)
         jobs = views(client)
 
-    assert len(set(ids)) == len(given) == len(jobs)
+    assert len(set(ids)) == len(given)
     wrong = [
         (task.file, jobs[job]["state"], log)
         for task, job in zip(given, ids, strict=True)

@@ -76,11 +76,13 @@ def test_directory_when_made_then_the_user_and_the_daemons_group_alone_reach_it(
 
 @pytest.mark.parametrize("uid", [0, 1, 65_534, (1 << 32) - 1])
 def test_request_when_no_rule_can_admit_the_uid_then_it_is_forbidden(spawner: SpawnerHost, uid: int) -> None:
+    before = sorted(spawner.users.glob("*"))
+
     answer, ready = spawner.launch(uid)
 
     assert (answer.code, ready) == (FORBIDDEN, b"")
     assert f"uid {uid}" in answer.words
-    assert not (spawner.users / str(uid)).exists()
+    assert sorted(spawner.users.glob("*")) == before
 
 
 def test_request_when_it_is_for_the_daemon_itself_then_it_is_forbidden(spawner: SpawnerHost) -> None:
