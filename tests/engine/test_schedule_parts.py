@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
 
 REFUSED = "SELECT payload FROM changes WHERE kind = 'schedule' AND subject = '{}' AND cause = 'refused'"
+DECLARED = """[schedules.pinned]
+timing = "every 1s"
+reuse = 77
+flow = { name = "f", steps = { a = { command = "/bin/true" } } }
+"""
 CHAIN = {"get": step(":"), "compile": step(":", "get"), "test": step(":", "get")}
 
 
@@ -83,19 +88,29 @@ def test_run_when_there_was_none_before_it_then_latest_is_the_newest_of_that_nam
     assert b"".join(client.logs(job)) == b'{"get":{"by":"hand"}}\n'
 
 
-def test_slot_when_the_run_to_reuse_was_purged_then_it_is_refused_by_name(
-    shared: DaemonProcess, client: stoker.Client
-) -> None:
+def test_purge_when_a_schedule_reuses_a_run_then_that_is_kept(client: stoker.Client) -> None:
     settled(client, earlier := sent_flow(client, CHAIN))
-    add(client, "pinned", flow(CHAIN), reuse=earlier, timing="every 1s", paused=True)
-    assert set(taken_over(client, ran(client, "pinned")).values()) == {f"{earlier}/{name}" for name in CHAIN}
-    purge(client)
+    settled(client, other := sent_flow(client, CHAIN))
+    add(client, "pinned", flow(CHAIN), reuse=earlier)
 
-    client.call("schedule.resume", {"name": "pinned"})
+    assert purge(client)["needed"] >= 1
 
-    assert until(lambda: refusals(shared, "pinned"))[0] == f"reuse: there is no workflow {earlier} of yours"
-    client.call("schedule.pause", {"name": "pinned"})
     with pytest.raises(WorkflowNotFound):
+        workflow_view(client, other)
+    assert set(taken_over(client, ran(client, "pinned")).values()) == {f"{earlier}/{name}" for name in CHAIN}
+    client.call("schedule.remove", {"name": "pinned"})
+    purge(client)
+    with pytest.raises(WorkflowNotFound):
+        workflow_view(client, earlier)
+
+
+def test_slot_when_there_is_no_run_to_reuse_then_it_is_refused_by_name(stopped_daemon: DaemonProcess) -> None:
+    """Settings are read before anything can be known of the state, which a restore may have taken back."""
+    stopped_daemon.config.write_text(DECLARED)
+    stopped_daemon.start()
+
+    assert until(lambda: refusals(stopped_daemon, "pinned"))[0] == "reuse: there is no workflow 77 of yours"
+    with stopped_daemon.client() as client, pytest.raises(WorkflowNotFound):
         client.call("schedule.run", {"name": "pinned"})
 
 

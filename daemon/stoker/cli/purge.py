@@ -95,7 +95,7 @@ def _print(counts: Mapping[str, Any], verb: str) -> None:
     if sizes:
         render.line(f"with {' and '.join(sizes)}")
     if counts["needed"]:
-        render.line(f"kept, because an open job needs them: {counts['needed']}")
+        render.line(f"kept, because an open job or a schedule needs them: {counts['needed']}")
 
 
 def _counts(counts: Mapping[str, Any]) -> str:

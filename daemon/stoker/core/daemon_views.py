@@ -359,7 +359,10 @@ class DrainBegun(TypedDict):
 
 
 class PurgeTotals(TypedDict):
-    """The numbers that were removed, or would be. `needed`: jobs and workflows that stay, as an open job needs them."""
+    """The numbers that were removed, or would be.
+
+    `needed`: jobs and workflows that stay, as an open job or a schedule needs them.
+    """
 
     jobs: int
     workflows: int

@@ -1,9 +1,9 @@
 """Decides which ended jobs, workflows, changes and backups may be removed.
 
 Owns the rule of retention: ended jobs are kept for a time or among the newest, whichever keeps more, and as long as an
-open job needs or awaits them. Invariants: of the log of changes only a prefix is removed; a time in the future, which
-a clock that was set wrong leaves behind, does not keep the changes behind it for ever; while the clock is wrong,
-nothing is removed that the right clock would keep.
+open job needs or awaits them, or a schedule names them as the run that it reuses. Invariants: of the log of changes
+only a prefix is removed; a time in the future, which a clock that was set wrong leaves behind, does not keep the
+changes behind it for ever; while the clock is wrong, nothing is removed that the right clock would keep.
 """
 
 from __future__ import annotations

@@ -34,12 +34,14 @@ class Purging(RequestMessage[PurgePortion]):
             for job_id, at in asked.jobs.items()
             if loaded.jobs_ended_at.get(job_id) == at and not _is_used(turn, job_id)
         ]
+        reused = turn.memory.schedules.reused() if asked.workflows else ()
         workflows = {
             ident: asked.steps[ident]
             for ident, at in asked.workflows.items()
             if loaded.workflows_ended_at.get(ident) == at
             and ident not in turn.memory.workflows.runs
             and ident not in _needed(turn).workflows
+            and ident not in reused
             and not any(_is_used(turn, job_id) for job_id in asked.steps[ident])
         }
         portion = PurgePortion(turn.now.wall, jobs, workflows, asked.changes)

@@ -79,7 +79,7 @@ class PurgeRule(Struct, frozen=True):
 
 
 class PurgeCounts(Struct):
-    """How much was removed. `needed`: jobs and workflows that are kept because an open job needs them."""
+    """How much was removed. `needed`: jobs and workflows that are kept because an open job or a schedule needs them."""
 
     jobs: int = 0
     workflows: int = 0
@@ -230,7 +230,7 @@ class Retention:
 
     @asynccontextmanager
     async def _collecting_needs(self) -> AsyncGenerator[None]:
-        """While it is open, `memory.named_needs` holds all that open jobs need or wait for.
+        """While it is open, `memory.named_needs` holds all that open jobs need or wait for, and schedules reuse.
 
         The memory adds the needs of new jobs. Jobs that were stored before are on disk after the barrier, and are read.
         """
@@ -241,6 +241,7 @@ class Retention:
             while after is not None:
                 some, after = await self._reader.run(rows.needed_by_open, after, NEEDS)
                 needed.update(some)
+            needed.workflows |= self._memory.schedules.reused()
             yield
         finally:
             self._memory.named_needs = None

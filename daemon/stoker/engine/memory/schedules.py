@@ -31,6 +31,11 @@ class LiveSchedules:
     def __iter__(self) -> Iterator[Schedule]:
         return iter(self._rows.values())
 
+    def reused(self) -> set[int]:
+        """The workflows that schedules name by id, as runs whose ends are to be taken over."""
+        parts = (schedule.flow_part for schedule in self if schedule.part is not None)
+        return {part.reuse for part in parts if isinstance(part.reuse, int)}
+
     def names(self, owner_uid: int | None = None) -> Collection[str]:
         """Of all schedules, or of those of a user."""
         return [name for name, schedule in self._rows.items() if owner_uid in (None, schedule.owner_uid)]
