@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.facts import until
+from tests.support.flows import flow, step
 from tests.support.work import end_of, shell, submit
 
 if TYPE_CHECKING:
@@ -29,12 +30,16 @@ def test_list_when_there_are_schedules_then_each_leads_to_its_page(shared: Daemo
     with shared.client() as client:
         add(client, "nightly", zone="Europe/Berlin")
         add(client, "resting", paused=True)
+        part = {"target": ["link"], "reuse": "latest"}
+        sent = flow({"link": step(":"), "beside": step(":")}, name="build")
+        client.call("schedule.add", {"name": "rebuild", "timing": "@yearly", "flow": sent, **part})
 
     shown = browser.get("/schedules")
 
     assert 'href="/schedules/nightly"' in shown
     assert "Europe/Berlin" in shown
     assert '<span class="state state-paused">paused</span>' in shown
+    assert "build --target link --reuse latest" in shown
     assert 'href="/schedules/nightly"' not in browser.get("/schedules?after=nightly")
 
 
