@@ -146,8 +146,12 @@ def test_group_when_its_list_came_at_run_time_then_views_show_its_steps(shared: 
     followed = shared.cli("logs", f"{flow}/compile", "--follow")
     reasons = [shared.cli("why", f"{flow}/{group}").stdout for group in ("compile", "shut")]
     seen = shown(shared, "show", f"{flow}/compile")
+    refused = [shared.cli(*command, f"{flow}/compile").stderr for command in (["history"], ["checkpoint", "ls"])]
     shared.cli("workflow", "cancel", flow)
 
+    assert refused == 2 * [
+        f"stoker: {flow}/compile is a group of 2 steps; name one of them\nhint: {flow}/compile[a] {flow}/compile[bb]\n"
+    ]
     assert waited.returncode == 0
     assert {step["state"] for step in seen["steps"]} == {"succeeded"}
     assert [step["name"] for step in seen["steps"]] == ["compile", "compile[a]", "compile[bb]"]

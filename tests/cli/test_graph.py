@@ -127,6 +127,15 @@ def test_graph_when_a_step_has_an_if_then_every_format_shows_it(
         assert "b, if needs.a.exit_code == 0" in shown(capfd, file, "--format", form)[1]
 
 
+def test_graph_when_a_list_comes_at_run_time_then_the_if_of_its_steps_is_shown(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    later = {**OK, "each": {"step": "list", "output": "files"}, "if": "item.size > 3"}
+    file = flow_file(tmp_path, {"list": OK, "compile": later})
+
+    assert shown(capfd, file)[1].splitlines()[-1] == "2  • compile    ← list  if item.size > 3"
+
+
 def test_text_when_a_layer_is_long_then_urgent_steps_are_shown_and_the_rest_counted() -> None:
     layer = [Node(f"s{number:04}", [], "succeeded") for number in range(1_000)]
     layer[700].state = "failed"

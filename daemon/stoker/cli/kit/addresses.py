@@ -64,9 +64,12 @@ class NamedGroup:
 
     @property
     def some(self) -> str:
-        """The addresses of its first steps."""
+        """The addresses of its first steps; of one that has the name of the group its id."""
         more = f" and {len(self.tasks) - MOST_NAMED} more" if len(self.tasks) > MOST_NAMED else ""
-        return " ".join(f"{self.address[0]}/{step['name']}" for step in self.tasks[:MOST_NAMED]) + more
+        return " ".join(map(self._one, self.tasks[:MOST_NAMED])) + more
+
+    def _one(self, step: StepStandingView) -> str:
+        return str(step["job"]) if step["name"] == self.address[1] else f"{self.address[0]}/{step['name']}"
 
 
 def job_or_group(given: Given, word: str) -> int | NamedGroup:
@@ -79,16 +82,15 @@ def job_or_group(given: Given, word: str) -> int | NamedGroup:
 
 
 def job_named(given: Given, word: str | int | StepAddress) -> int:
-    """The one job that a word names. Raises UsageError for a group, unless a step has just its name."""
+    """The one job that a word names. Raises UsageError for a group of several steps."""
     asked = address(word) if isinstance(word, str) else word
     if not isinstance(asked, StepAddress):
         return asked
-    steps = _steps(given, asked)
-    exact = [step for step in steps if step["name"] == asked[1]] or steps
-    if len(exact) > 1:
-        group = NamedGroup(asked, steps)
+    group = NamedGroup(asked, _steps(given, asked))
+    if len(group.tasks) > 1:
         raise UsageError(f"{group.title}; name one of them", hint=group.some)
-    return exact[0]["job"]
+    (job,) = [step["job"] for step in group.tasks] or [step["job"] for step in group.steps]
+    return job
 
 
 def jobs_named(given: Given, words: Iterable[str], states: Collection[str] | None = None) -> list[int]:

@@ -54,10 +54,11 @@ class Planned(Struct, frozen=True, kw_only=True):
     """One step to be made. `when` is None without needs; `group`, `item`, `label`: what it was made from in a fan-out.
 
     `run_if`: its `if`, with the parameters and the item of this step. `source`: it makes the steps of its group from a
-    list that is not known yet. `inner`: the nested workflow that it ends, with the parameters `given` to it; `parent`:
-    the step that ends the workflow of this one; `contained`: the failure of a workflow around it is its own. `control`:
-    a handler of Stoker's own runs it, which a person cannot name. `place`: its path in the flow, if that is not in its
-    name. `sure`: all its fields are valid. `locatable`: the fields that decide where its program is are valid.
+    list that is not known yet, and `if_of_items` is the text of theirs. `inner`: the nested workflow that it ends, with
+    the parameters `given` to it; `parent`: the step that ends the workflow of this one; `contained`: the failure of a
+    workflow around it is its own. `control`: a handler of Stoker's own runs it, which a person cannot name. `place`:
+    its path in the flow, if that is not in its name. `sure`: all its fields are valid. `locatable`: the fields that
+    decide where its program is are valid.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Planned(Struct, frozen=True, kw_only=True):
     item: Item | None = None
     label: str | None = None
     source: ItemSource | None = None
+    if_of_items: str | None = None
     control: bool = False
     given: dict[str, str] | None = None
     inner: Inner | None = None
@@ -206,7 +208,8 @@ def _made(
     elif sent.fans_out:
         source = sent.each if isinstance(sent.each, ItemSource) else ItemSource()
         filled = Filled(control_work(sent, EXPAND), OVERHEAD, template.mistakes)
-        yield Planned(name=name, sent=filled.step, source=source, control=True), filled
+        asked = None if sent.run_if is UNSET else sent.run_if
+        yield Planned(name=name, sent=filled.step, source=source, if_of_items=asked, control=True), filled
     else:
         filled = template.fill()
         planned = Planned(name=name, sent=filled.step)
