@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from stoker.cli.kit.addresses import StepAddress, address
 from stoker.core.errors import UsageError
 from stoker.rpc.client import Client
 from tests.support import flows, work
+from tests.support.facts import DEADLINE_S, line_with
 from tests.support.flow_files import job_of, sent
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from stoker.core.wire_types import StandingShape
     from tests.support.daemon import DaemonProcess
 
-SETTINGS = "[queues.shut]\npaused = true\n"
+SETTINGS = "[daemon]\nmax_running = 8\n[queues.shut]\npaused = true\n"
 SHUT = {"command": "true", "queue": "shut"}
 
 
@@ -162,10 +164,32 @@ def test_group_when_its_list_came_at_run_time_then_views_show_its_steps(shared: 
     assert logs["plain"].stdout == "plain[x] | plain\nplain[y] | plain\n"
     assert (logs["shut"].stdout, logs["shut"].stderr) == ("", "stoker: not started: shut[x, y]\n")
     assert [piece["step"] for piece in pieces] == ["plain[x]", "plain[y]"]
-    assert followed.stderr.startswith(f"stoker: --follow takes one step, and {flow}/compile is a group of 2 steps\n")
+    assert sorted(followed.stdout.splitlines()) == sorted(logs["compile"].stdout.splitlines())
     assert reasons[0] == "compile[a, bb]: succeeded (exit 0)\n"
     assert reasons[1].startswith("shut[x, y]: queue 'shut' is paused")
     assert reasons[1].endswith("next: stoker queue resume shut\n")
+
+
+def test_logs_when_a_group_is_followed_then_all_its_steps_are_at_once(shared: DaemonProcess, tmp_path: Path) -> None:
+    gate, list_gate = work.Gate(tmp_path / "gate"), work.Gate(tmp_path / "list")
+    listed = f"""read _ < {list_gate.path}; echo 'names=["x", "y"]' >> $STOKER_OUTPUT"""
+    steps = {
+        "list": flows.step(listed),
+        "g": flows.step(f"echo begin; read _ < {gate.path}; printf end", each={"step": "list", "output": "names"}),
+    }
+    flow = sent(shared, tmp_path, steps)
+    command = [str(shared.programs / "stoker"), "logs", "-f", f"{flow}/g"]
+
+    with subprocess.Popen(command, env=shared.client_environ, stdout=subprocess.PIPE, text=True) as process:
+        list_gate.open()
+        begun = [line_with(process, process.stdout, "begin") for _ in "xy"]
+        gate.open()
+        ended = [line_with(process, process.stdout, "end") for _ in "xy"]
+        process.wait(DEADLINE_S)
+
+    assert sorted(begun) == ["g[x] | begin\n", "g[y] | begin\n"]
+    assert sorted(ended) == ["g[x] | end\n", "g[y] | end\n"]
+    assert process.returncode == 0
 
 
 def test_group_when_a_wait_begins_before_its_list_then_it_waits_for_its_steps(

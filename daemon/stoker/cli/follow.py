@@ -52,13 +52,14 @@ class LogReader:
         self._offset: int | None = None
         self.tail_lines: int | None = None
         self.silent = True
+        self.explains = True  # why the job does not start
 
     def to_the_end(self, client: Client) -> JobDetails:
         """Show each attempt as it is written until the job has ended; returns the job."""
         job = client.get(self._job)
         while self._attempt <= job["attempts"] or not outcome.ended(job):
             # An attempt can be followed before it begins: the stream ends with the attempt or with the job.
-            if self._attempt > job["attempts"]:
+            if self._attempt > job["attempts"] and self.explains:
                 explain_delay(self._given, self._job)
             self.one_attempt(client, follow=True)
             job = client.get(self._job)
