@@ -8,7 +8,7 @@ import pytest
 
 from stoker.core.clock import SystemClock
 from stoker.core.job import events as ev
-from stoker.engine.end_pace import MOST_PATIENCE_S, EndPace
+from stoker.engine.end_pace import MANY_RUNS, MOST_PATIENCE_S, EndPace
 from stoker.engine.inbox import Inbox, Message, RequestMessage
 from stoker.engine.memory import LiveState
 from stoker.engine.reports import BEGAN_PATIENCE_S, Reports
@@ -85,22 +85,29 @@ async def test_patient_message_when_it_was_put_back_then_it_waits_no_longer() ->
 
 
 def test_end_when_ends_come_fast_and_runs_are_open_then_it_waits_for_about_one_more() -> None:
-    pace = pace_of(open_runs=2, gap_s=0.002)
+    pace = pace_of(open_runs=MANY_RUNS, gap_s=0.002)
     pace.note(1, 0.2)
 
     assert pace.patience_s == pytest.approx(0.002, rel=0.1)
 
 
 def test_end_when_no_other_run_is_open_then_it_does_not_wait() -> None:
-    pace = pace_of(open_runs=2, gap_s=0.002)
-    pace.note(2, 0.202)
+    pace = pace_of(open_runs=MANY_RUNS, gap_s=0.002)
+    pace.note(MANY_RUNS, 0.202)
 
     assert pace.patience_s == 0
 
 
 @pytest.mark.parametrize("gap_s", [1.5 * MOST_PATIENCE_S, 3_600.0])
 def test_end_when_ends_are_rare_then_it_does_not_wait(gap_s: float) -> None:
-    assert pace_of(open_runs=2, gap_s=gap_s).patience_s == 0
+    assert pace_of(open_runs=MANY_RUNS, gap_s=gap_s).patience_s == 0
+
+
+def test_end_when_few_runs_are_open_then_it_does_not_wait() -> None:
+    pace = pace_of(open_runs=MANY_RUNS - 1, gap_s=0.002)
+    pace.note(1, 0.2)
+
+    assert pace.patience_s == 0
 
 
 def test_end_when_it_is_the_first_then_it_does_not_wait() -> None:

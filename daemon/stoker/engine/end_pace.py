@@ -10,6 +10,7 @@ import math
 from collections.abc import Sized
 
 MOST_PATIENCE_S = 0.01
+MANY_RUNS = 4  # with fewer open attempts a slot that waits costs more than a commit
 WEIGHT_OF_LAST_GAP = 0.2  # in the average time between two ends
 
 
@@ -35,6 +36,7 @@ class EndPace:
 
     @property
     def patience_s(self) -> float:
-        """The average time between two ends, if that is short and an attempt is left that may end."""
+        """The average time between two ends, if that is short and one of many attempts is left that may end."""
         more = self._waiting < len(self._open_runs)
-        return self._gap_s if more and self._gap_s <= MOST_PATIENCE_S else 0.0
+        many = len(self._open_runs) >= MANY_RUNS
+        return self._gap_s if more and many and self._gap_s <= MOST_PATIENCE_S else 0.0
