@@ -15,6 +15,7 @@ import os
 import pwd
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from stoker.foreign import MAX_BYTES, PLACE, reached
@@ -22,6 +23,8 @@ from stoker.foreign import MAX_BYTES, PLACE, reached
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 # A link, a socket, a device that is not there; another file system where that is not expected.
 NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EXDEV})
+# What a worker can cause by other means, too: it removes a name, takes rights away, or gives a name that is too long.
+BY_WORKER = NOT_REGULAR | {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
 LOCK_S = 0.5
 LOCK_TRIES = 25
 MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -33,6 +36,18 @@ class NotRegular(OSError):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(errno.EINVAL, "not a regular file", str(path))
+
+
+@contextlib.contextmanager
+def causes_of_workers_pass() -> Iterator[None]:
+    """Go on behind the block after an error that a worker can cause. Raises OSError for all others."""
+    try:
+        yield
+    except NotRegular:
+        pass
+    except OSError as error:
+        if error.errno not in BY_WORKER:
+            raise
 
 
 def open_regular(path: str | Path) -> int:

@@ -136,6 +136,18 @@ def test_checkpoint_when_a_node_saves_it_then_the_next_attempt_goes_on_from_ther
     assert daemon.cli("logs", str(job)).stdout == ""
 
 
+def test_job_when_it_puts_other_things_in_place_of_its_files_then_it_ends(client: stoker.Client) -> None:
+    job = submit(
+        client,
+        on_cluster(
+            'cd "${STOKER_CHECKPOINT_DIR%/*}"; rm -r saves; touch saves; rm -f output; mkfifo output; exec sleep 1'
+        ),
+    )
+    other = submit(client, on_cluster("exit 0"))
+
+    assert [end_of(client, one) for one in (other, job)] == [("succeeded", "exit")] * 2
+
+
 def test_cancel_when_processes_have_left_the_session_then_they_are_stopped_too(
     daemon: DaemonProcess, client: stoker.Client, gate: Gate
 ) -> None:

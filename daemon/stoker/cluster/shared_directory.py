@@ -14,18 +14,28 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from stoker.cluster.saves_directory import SavesDirectory
 from stoker.core.cluster import ClaimedBy
 from stoker.core.errors import CorruptRecord, StateRefused
-from stoker.core.workflow.checkpoint import MAX_BYTES
-from stoker.files import NotRegular, open_regular, put_first, read_regular, replace_file, sync, write_new
+from stoker.files import (
+    DIRECTORY,
+    causes_of_workers_pass,
+    open_regular,
+    put_first,
+    read_regular,
+    remove_tree,
+    replace_file,
+    sync,
+    write_new,
+)
 from stoker.process.messages import Exited
 
 T = TypeVar("T")
@@ -37,8 +47,6 @@ exec "$1" -I -S "$2/launcher/__main__.py" node "$3" "$4"
 """
 ERRORS = "node.err"  # what the batch script itself complains of
 LOG, OUTPUT, CHECKPOINT, INPUTS, EVENTS = "log", "output", "checkpoint", "inputs", "events"
-STATUS = ".status"
-MOST_STATUS_BYTES = 4_096
 SAVES = "saves"  # the checkpoints that a run saves
 STOP, WARNING = "stop", "warning"  # what a signal to the node is about
 
@@ -52,14 +60,6 @@ class Claim(Struct, frozen=True):
     boot_id: str | None = None
     engine_job: str | None = None
     at_ms: int | None = None
-
-
-class SavedFile(Struct, frozen=True):
-    """A checkpoint that a run saved: a file in `saves/`, complete when it has its name, and a text beside it."""
-
-    name: str
-    data: bytes
-    status: str
 
 
 REVOKED = msgspec.json.encode(Claim(ClaimedBy.DAEMON))
@@ -170,86 +170,45 @@ class SharedDirectory:
 
         Raises OSError.
         """
-        for run_id in run_ids:
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(self._runs / run_id)
-            (self._ends / run_id).unlink(missing_ok=True)
-            (self._claims / run_id).unlink(missing_ok=True)
+        runs = os.open(self._runs, DIRECTORY)
+        try:
+            for run_id in run_ids:
+                with contextlib.suppress(FileNotFoundError):
+                    remove_tree(run_id, runs)
+                (self._ends / run_id).unlink(missing_ok=True)
+                (self._claims / run_id).unlink(missing_ok=True)
+        finally:
+            os.close(runs)
 
     # --- what a worker wrote ---
 
     def take(self, run_id: str, name: str, to: Path, most: int) -> None:
-        """Copy a file of a run, if it is there and regular, and at most so many bytes of it. Raises OSError."""
-        try:
-            source = open_regular(self._runs / run_id / name)
-        except FileNotFoundError:
-            return
-        with os.fdopen(source, "rb") as file:
-            write_new(to, file.read(most))
+        """Copy a file of a run, if it is there and can be read, and at most so many bytes of it. Raises OSError."""
+        with self._content(run_id, name) as source:
+            if source is not None:
+                write_new(to, source.read(most))
 
-    def has_saves(self, run_id: str) -> bool:
-        """Whether it saved a checkpoint that was not taken up yet. Raises OSError."""
-        with contextlib.suppress(FileNotFoundError):
-            return bool(_saved(self._runs / run_id / SAVES))
-        return False
-
-    def saves(self, run_id: str, most: int) -> list[SavedFile]:
-        """The newest checkpoints that were not taken up yet, oldest first; all older ones are removed. Raises OSError.
-
-        What is no regular file is removed, too.
-        """
-        directory = self._runs / run_id / SAVES
-        names = []
-        with contextlib.suppress(FileNotFoundError):
-            names = sorted(_saved(directory), key=lambda name: (os.lstat(directory / name).st_mtime_ns, name))
-        found = []
-        for name in names[-most:]:
-            try:
-                content = _read_at_most(directory / name, MAX_BYTES + 1)
-            except NotRegular:
-                self.remove_save(run_id, name)
-                continue
-            except FileNotFoundError:  # the run has removed it
-                continue
-            status = ""
-            with contextlib.suppress(FileNotFoundError, NotRegular):
-                status = _read_at_most(directory / (name + STATUS), MOST_STATUS_BYTES).decode(errors="replace")
-            found.append(SavedFile(name, content, status or "saved"))
-        for name in names[:-most]:
-            self.remove_save(run_id, name)
-        return found
-
-    def remove_save(self, run_id: str, name: str) -> None:
-        """Raises OSError."""
-        directory = self._runs / run_id / SAVES
-        for path in (directory / name, directory / (name + STATUS)):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+    def saves(self, run_id: str) -> SavesDirectory:
+        """The checkpoints that a run saves."""
+        return SavesDirectory(self._runs / run_id / SAVES)
 
     def pull_log(self, run_id: str, to: Path) -> None:
         """Bring a log up to date, with its hole: readers at home find the same bytes at the same places.
 
         Raises OSError.
         """
-        try:
-            source = open_regular(self._runs / run_id / LOG)
-        except FileNotFoundError:
-            return
-        try:
-            _append_data(source, to)
-        finally:
-            os.close(source)
+        with self._content(run_id, LOG) as source:
+            if source is not None:
+                _append_data(source.fileno(), to)
 
-
-def _saved(directory: Path) -> set[str]:
-    return {name for name in _names(directory) if not name.endswith(STATUS)}
-
-
-def _read_at_most(path: Path, most: int) -> bytes:
-    with open(open_regular(path), "rb") as file:  # noqa: PTH123 - a descriptor
-        return file.read(most)
+    @contextlib.contextmanager
+    def _content(self, run_id: str, name: str) -> Iterator[BinaryIO | None]:
+        """None if the worker left no such file, or something else in its place."""
+        with contextlib.ExitStack() as stack:
+            file = None
+            with causes_of_workers_pass():
+                file = stack.enter_context(os.fdopen(open_regular(self._runs / run_id / name), "rb"))
+            yield file
 
 
 def _append_data(source: int, to: Path) -> None:

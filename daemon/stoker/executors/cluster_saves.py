@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from stoker.cluster.saves_directory import SavedFile
 from stoker.cluster.shared_directory import SharedDirectory
 from stoker.core.errors import CheckpointTooLarge, StaleAttempt
 from stoker.core.raw_bytes import storable
@@ -32,13 +33,19 @@ class ClusterSaves:
 
     async def take(self, run_id: str) -> None:
         """Store what the run has saved. Raises OSError, and DiskFull while the state has no room."""
-        for save in await self._in_thread(self._shared.saves, run_id, TAKEN_AT_ONCE):
-            try:
-                packed = await self._in_thread(pack, save.data)
-                await self._keep(run_id, packed, _one_line(save.status))
-            except (CheckpointTooLarge, StaleAttempt) as error:
-                log(LogEvent.CHECKPOINT_FAILED, error=error)
-            await self._in_thread(self._shared.remove_save, run_id, save.name)
+        saves = self._shared.saves(run_id)
+        for name in await self._in_thread(saves.newest, TAKEN_AT_ONCE):
+            save = await self._in_thread(saves.read, name)  # one by one, as each may take much memory
+            if save is not None:
+                await self._store(run_id, save)
+            await self._in_thread(saves.remove, name)
+
+    async def _store(self, run_id: str, save: SavedFile) -> None:
+        try:
+            packed = await self._in_thread(pack, save.data)
+            await self._keep(run_id, packed, _one_line(save.status))
+        except (CheckpointTooLarge, StaleAttempt) as error:
+            log(LogEvent.CHECKPOINT_FAILED, error=error)
 
 
 def _one_line(status: str) -> str:

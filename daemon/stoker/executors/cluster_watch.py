@@ -83,7 +83,7 @@ class ClusterWatch:
 
     def _saving(self, begun: Collection[str]) -> frozenset[str]:
         began = time.thread_time()
-        found = frozenset(run_id for run_id in begun if self._shared.has_saves(run_id))
+        found = frozenset(run_id for run_id in begun if self._shared.saves(run_id))
         cost_s = time.thread_time() - began
         self._saves_at = time.monotonic() + max(SAVES_LOOK_S, cost_s / COST_SHARE)
         return found
