@@ -26,6 +26,7 @@ from stoker.core.job.model import (
 from stoker.core.job.run_if import RunIf
 from stoker.core.job.taken_over import TakenOver
 from stoker.core.job_facts import Blocker, JobFacts
+from stoker.core.workflow.handlers import gate
 from tests.support.jobs import NOW, attempt, exited, job, spec
 
 
@@ -151,7 +152,8 @@ def test_why_when_a_need_could_not_be_met_then_the_needed_job_is_named() -> None
     few, many = ([Need(job_id, NeedOn.FAILED) for job_id in range(1, last)] for last in (3, 9))
 
     blockers = [
-        why(job(State.SKIPPED, asked=spec(needs=tuple(needs)), reason=Reason.DEPENDENCY)) for needs in (few, many, ())
+        why(job(State.SKIPPED, id=70, asked=spec(needs=tuple(needs)), reason=Reason.DEPENDENCY))
+        for needs in (few, many, ())
     ]
 
     skipped = "was skipped (dependency)"
@@ -186,6 +188,25 @@ def test_why_when_some_needs_are_unmet_then_they_are_named_and_the_first_is_hint
 
     assert (blocker.message, blocker.hint) == ("was skipped (dependency): it needed job 22 (ok)", "stoker why 22")
     assert blocker.details["needs"] == list(range(16, 23))
+
+
+@pytest.mark.parametrize(
+    ("unmet", "why_not", "hint"),
+    [
+        ([], "it is a handler for another end of its workflow", "stoker workflow show 4"),
+        ([3], "it needed job 3 (failed)", "stoker why 3"),
+    ],
+)
+def test_why_when_a_handler_was_not_needed_then_it_does_not_need_itself(
+    unmet: list[int], why_not: str, hint: str
+) -> None:
+    asked = spec(needs=(gate(7), Need(3, NeedOn.FAILED)))
+    handler = job(State.SKIPPED, id=7, asked=asked, reason=Reason.NOT_NEEDED, workflow_id=4, step="alarm")
+
+    blocker = why(handler, unmet=unmet)
+
+    assert (blocker.message, blocker.hint) == (f"was skipped (not_needed): {why_not}", hint)
+    assert blocker.details["needs"] == [3]
 
 
 @pytest.mark.parametrize(

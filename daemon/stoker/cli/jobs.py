@@ -192,7 +192,7 @@ def facts(job: JobDetails) -> list[tuple[str, object]]:
         ("on orphan", f"{job['on_orphan']}{', survives the daemon' if job['survive'] else ''}"),
         ("rate key", job["rate_key"]),
         ("supersede key", _supersede(job)),
-        ("needs", ", ".join(_need(need) for need in job["needs"]) or None),
+        ("needs", ", ".join(_need(need) for need in job["needs"] if need["job"] != job["id"]) or None),
         ("if", job.get("run_if")),
         ("needed by", ", ".join(map(str, job.get("dependents", ()))) or None),
         ("waits for", _conditions(job)),

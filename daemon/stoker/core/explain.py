@@ -371,11 +371,14 @@ def _error_of_attempt(job: Job, facts: JobFacts) -> str:
 
 def _unmet(job: Job, facts: JobFacts) -> Blocker:
     """Name the needs that were not met; all of them if that is not known, as one may be gone or have run again."""
-    needs = job.spec.needs
+    needs = [need for need in job.spec.needs if need.job != job.id]
     named = [need for need in needs if need.job in facts.unmet] or needs
-    message = f"{_ENDED[job.state]}{in_brackets(job)}: it needed {_needs(job, named)}"
+    if job.reason is Reason.NOT_NEEDED and needs != [*job.spec.needs] and not facts.unmet:  # the gate of a handler
+        why, hint = "it is a handler for another end of its workflow", f"stoker workflow show {job.workflow_id}"
+    else:
+        why, hint = f"it needed {_needs(job, named)}", f"stoker why {named[0].job}"
     details = {"reason": job.reason, "needs": [need.job for need in needs], "unmet": list(facts.unmet)}
-    return Blocker("final", message, f"stoker why {named[0].job}", details)
+    return Blocker("final", f"{_ENDED[job.state]}{in_brackets(job)}: {why}", hint, details)
 
 
 def _needs(job: Job, named: Sequence[Need]) -> str:
