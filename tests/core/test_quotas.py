@@ -39,6 +39,17 @@ def test_check_when_a_limit_is_reached_then_user_use_limit_and_command_are_named
     assert (refused.value.details["quota"], refused.value.details["limit"]) == (name, 3)
 
 
+def test_check_when_the_limit_is_of_schedules_then_no_time_promises_room() -> None:
+    """Jobs and workflows end by themselves; a schedule stays until it is removed."""
+    with pytest.raises(QuotaReached) as schedules:
+        Quota(max_schedules=1).check("max_schedules", ANN, 1)
+    with pytest.raises(QuotaReached) as jobs:
+        Quota(max_queued=1).check("max_queued", ANN, 1)
+
+    assert "retry_after_ms" not in schedules.value.details
+    assert jobs.value.details["retry_after_ms"] > 0
+
+
 def test_check_when_many_are_asked_for_then_their_number_is_named() -> None:
     with pytest.raises(QuotaReached, match=r"has 2 of at most 5 jobs .* \(max_queued in .*, and 4 more were asked for"):
         QUOTAS.of(ANN).check("max_queued", ANN, 2, 4)

@@ -56,13 +56,18 @@ def groups_of(uid: int) -> list[int] | None:
     return os.getgrouplist(account.pw_name, account.pw_gid)
 
 
-def missing_users(names: Iterable[str]) -> list[str]:
-    """A mistake for each user that does not exist."""
-    return [
-        f"[quotas.users.{name}]: there is no such user on this machine; `useradd {name}` makes it"
-        for name in names
-        if _uid(name) is None
-    ]
+def wrong_users(names: Iterable[str]) -> list[str]:
+    """A mistake for each user that does not exist, and for each that stands there twice, by name and by number."""
+    mistakes, earlier = list[str](), dict[int, str]()
+    for name in names:
+        uid = _uid(name)
+        if uid is None:
+            mistakes.append(f"[quotas.users.{name}]: there is no such user on this machine (a name, or a number)")
+        elif earlier.setdefault(uid, name) != name:
+            mistakes.append(
+                f"[quotas.users.{name}]: is the same user as [quotas.users.{earlier[uid]}]; keep one of them"
+            )
+    return mistakes
 
 
 def quotas_of(usual: QuotaSettings, users: Mapping[str, QuotaSection]) -> Quotas:

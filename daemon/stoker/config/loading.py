@@ -20,7 +20,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType, inspect
 from msgspec.structs import replace
 
-from stoker.config.accounts import missing_groups, missing_users
+from stoker.config.accounts import missing_groups, wrong_users
 from stoker.config.cluster_section import SlurmSection, cluster_mistakes, mistakes_of_options
 from stoker.config.hook_section import HookSection
 from stoker.config.mistakes import rejected, unknown
@@ -191,7 +191,7 @@ class _Reader:
             below, above = (getattr(getattr(config, section), key) for key in (low, high))
             if below > above and not self._wrong & {(section, low), (section, high)}:
                 self.errors.append(f"[{section}] {low} = {below:g} must not be above {high} = {above:g}")
-        self.errors += [*missing_groups(config.access), *missing_users(config.quotas_users)]
+        self.errors += [*missing_groups(config.access), *wrong_users(config.quotas_users)]
         self.errors += cluster_mistakes(config.cluster, config.backends(), config.run_as.user)
         for name, queue in config.queues.items():
             self._check_defaults(f"queues.{name}.defaults", config.job_defaults(), queue.defaults)

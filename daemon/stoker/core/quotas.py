@@ -37,9 +37,8 @@ class Quota(Struct, frozen=True, kw_only=True):
         what, hint = WORDS[name]
         asked = "" if more == 1 else f", and {more} more were asked for"
         message = f"uid {uid} has {used} of at most {most} {what} ({name} in [quotas]){asked}"
-        raise QuotaReached(
-            message, hint=hint, retry_after_ms=RETRY_HINT_MS, quota=name, limit=most, used=used, asked=more
-        )
+        ends = {} if name == "max_schedules" else {"retry_after_ms": RETRY_HINT_MS}  # a schedule stays until removed
+        raise QuotaReached(message, hint=hint, **ends, quota=name, limit=most, used=used, asked=more)
 
 
 NO_QUOTA = Quota()

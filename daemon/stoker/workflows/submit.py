@@ -244,12 +244,12 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
                 yield Mistake("steps", problem, f"stoker queue set {name} --max-queued {count}")
         if 0 < most.in_all < steps.total():
             problem = f"{steps.total()} steps never fit: [jobs] max_queued is {most.in_all}, for all queues together"
-            yield Mistake("steps", problem, "a higher [jobs] max_queued, or several workflows")
+            yield Mistake("steps", problem, "a higher [jobs] max_queued, or divide it into several workflows")
         uid = self._owner.uid
         quota = turn.memory.users.quotas.of(uid).max_queued
         if quota is not None and quota < steps.total():
             problem = f"{steps.total()} steps never fit: the limit max_queued of [quotas] for uid {uid} is {quota}"
-            yield Mistake("steps", problem, "several workflows; stoker limits shows your limits")
+            yield Mistake("steps", problem, "divide it into several workflows; stoker limits shows your limits")
 
     def _check_room(self, turn: Turn, steps: Counter[str]) -> Generator[None]:
         """Raises QueueFull, with the places that the steps need, or QuotaReached."""
