@@ -88,6 +88,16 @@ def test_dry_run_when_an_included_flow_is_wrong_then_the_path_leads_there(
     assert "steps.a.workflow.steps.c.needs[0]: there is no step 'd'" in done.stderr
 
 
+def test_dry_run_when_a_nested_flow_has_handlers_then_they_are_marked(shared: DaemonProcess, tmp_path: Path) -> None:
+    source = including(tmp_path, ("a.toml", "b.toml"))
+    child = 'name = "b"\n[steps.c]\ncommand = "true"\n[finally.clean]\ncommand = "true"\neach = ["x", "y"]\n'
+    written(tmp_path, child, "b.toml")
+
+    planned = shared.cli("workflow", "submit", "--dry-run", source).stdout
+
+    assert "a/clean[x, y] (finally)\n" in planned
+
+
 def test_graph_when_a_file_includes_another_then_its_steps_are_drawn(shared: DaemonProcess, tmp_path: Path) -> None:
     source = including(tmp_path, ("a.toml", "b.toml"))
     written(tmp_path, 'name = "b"\n[steps.c]\ncommand = "true"\n', "b.toml")

@@ -116,6 +116,17 @@ def test_plan_when_a_nested_step_is_wrong_then_its_path_is_named(
     assert message in what
 
 
+def test_plan_when_a_nested_step_has_a_limit_then_the_hint_is_the_top_of_its_file() -> None:
+    timed, retried = (
+        plan_of({"a": nest({"b": step()}, **{field: 9})}).mistakes for field in ("timeout_ms", "max_attempts")
+    )
+
+    assert [mistake.hint for mistake in (*timed, *retried)] == [
+        "say it at the top of that workflow",
+        "say it in the steps or in [defaults] of that workflow",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "right"),
     [("{{a.x}} and {{b.c.y.z}}", True), ("{{a}}", False), ("{{a.}}", False), ("{{z.x}}", False), ("{{each.x}}", False)],

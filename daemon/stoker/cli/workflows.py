@@ -22,6 +22,8 @@ from stoker.core.units import counted
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stoker.core.views import WorkflowView
     from stoker.core.wire_types import WorkflowAccepted
 
@@ -119,12 +121,7 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
         return
     layers = answer["layers"]
     render.line(f"{counted(len(answer['steps']), 'step')} in {counted(len(layers), 'layer')}")
-    remarks = {
-        name: remark
-        for table in nested_flows.TABLES
-        for name, step in flow.get(table, {}).items()
-        if (remark := _plan_remark(table, step))
-    }
+    remarks = dict(_plan_remarks(flow))
     rows = [(number, len(layer), few(groups(layer, remarks))) for number, layer in enumerate(layers, 1)]
     table.show(("LAYER", "STEPS", "WHICH"), rows, whole=True)
     if answer["reuse"]:
@@ -140,6 +137,16 @@ def _print_plan(answer: WorkflowAccepted, flow: dict[str, Any], *, as_json: bool
 def _target(need: dict[str, Any]) -> str:
     """The step that a need names: `compile`, or `job:41` for work outside of the workflow."""
     return next((f"{kind}:{need[kind]}" for kind in ("job", "workflow") if kind in need), need.get("step", ""))
+
+
+def _plan_remarks(flow: dict[str, Any], outer: str = "") -> Iterator[tuple[str, str]]:
+    """The remark on each step that has one, also in nested workflows."""
+    for kind in nested_flows.TABLES:
+        for name, step in flow.get(kind, {}).items():
+            if remark := _plan_remark(kind, step):
+                yield f"{outer}{name}", remark
+            if "workflow" in step:
+                yield from _plan_remarks(step["workflow"], f"{outer}{name}/")
 
 
 def _plan_remark(table: str, step: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from stoker.core.job.model import NeedOn, When
-from stoker.core.workflow.definition import Flow, ItemSource, StepParams
+from stoker.core.workflow.definition import Flow, FlowLimits, ItemSource, StepParams
 from stoker.core.workflow.fan_out import BEGIN, Planned, control_work
 from stoker.core.workflow.mistakes import Mistake
 from stoker.core.workflow.state import Edge
@@ -49,7 +49,8 @@ def wrong_fields(path: str, step: StepParams) -> Iterator[Mistake]:
     for field in set(StepParams.__struct_fields__) - _OF_OUTER:
         if getattr(step, field) != getattr(_STEP, field):
             message = "it has no effect on a step that is a workflow"
-            yield Mistake(f"{path}.{field}", message, "say it in the steps or in [defaults] of that workflow")
+            place = "at the top of" if field in FlowLimits.__struct_fields__ else "in the steps or in [defaults] of"
+            yield Mistake(f"{path}.{field}", message, f"say it {place} that workflow")
     if isinstance(step.each, ItemSource) and has_later_list(step.workflow):
         message = "a group whose list comes from a step cannot have another such group inside"
         yield Mistake(f"{path}.each", message, "let one step hand on the whole list")
