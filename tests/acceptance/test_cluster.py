@@ -260,13 +260,17 @@ def test_drain_to_when_a_queue_is_on_the_cluster_then_jobs_move_between_both(
     for queue in ("home", "back"):
         client.call("queue.set", {"name": queue})
         client.call("queue.pause", {"name": queue})
-    there, again = (submit(client, shell("exit 3", queue="home")) for _ in range(2))
     bound = submit(client, shell(":", queue="home", heartbeat_ms=20_000))
+    there, again = (submit(client, shell("exit 3", queue="home")) for _ in range(2))
 
     moved = daemon.cli("queue", "drain-to", "hpc", "--from", "home", "--limit", "1")
-    assert (moved.returncode, moved.stdout) == (0, "1 job moved to hpc\n")
+    assert (moved.returncode, moved.stdout) == (65, "1 job moved to hpc\n"), "one that stays counts for no limit"
     assert end_of(client, there) == ("failed", "exit")
     assert (job_view(client, there)["execution_mode"], job_view(client, again)["queue"]) == ("cluster", "home")
+
+    same = daemon.cli("queue", "drain-to", "hpc", "--from", "home", "--from", "hpc")
+    assert (same.returncode, "--from hpc: its jobs are there already" in same.stderr) == (64, True)
+    assert "backend of hpc      slurm\n" in daemon.cli("queue", "ls").stdout
 
     moved = daemon.cli("queue", "drain-to", "down", "--from", "home")
     assert (moved.returncode, moved.stdout) == (65, "1 job moved to down\n")

@@ -5,6 +5,8 @@ Owns how their settings are typed and shown. The daemon decides which defaults a
 
 from __future__ import annotations
 
+import sys
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import render, table, values
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from stoker.core.daemon_views import QueueView
 
 MOST_SHOWN = 20
+AT_ONCE = 1_000  # jobs are moved by so many, of which those that stay do not count for --limit
 GONE = ("not_allowed", "already_finished", "job_not_found")  # it has started, ended or been purged by now
 
 
@@ -38,9 +41,10 @@ def print_queues(queues: list[QueueView]) -> None:
     table.show(headers, [_queue_row(queue) for queue in queues], spare=("MAX QUEUED", "CLASS", "MAX RUNNING"))
     defaults = [(f"defaults of {queue['name']}", defaults_in_words(queue)) for queue in queues if queue["defaults"]]
     rates = [(f"rate of {queue['name']}", in_words(queue["rate"])) for queue in queues if queue["rate"]]
-    if defaults or rates:
+    backends = [(f"backend of {queue['name']}", queue["backend"]) for queue in queues if queue["backend"]]
+    if backends or rates or defaults:
         render.line()
-        render.facts(rates + defaults)
+        render.facts(backends + rates + defaults)
 
 
 def _queue_row(queue: QueueView) -> tuple[object, ...]:
@@ -114,19 +118,21 @@ def drain_to(given: Given) -> int:
     (to,), sources = given["words"], given["sources"]
     if not sources:
         raise UsageError("--from is missing: the queue whose jobs move", hint=f"stoker queue drain-to {to} --from bulk")
-    moved, refused = 0, list[tuple[int, StokerError]]()
+    if to in sources:
+        raise UsageError(f"--from {to}: its jobs are there already", hint="name another queue")
+    moved, limit, refused = 0, given["limit"] or sys.maxsize, list[tuple[int, StokerError]]()
     with connect(given) as client:
         for source in sources:
-            left = None if given["limit"] is None else given["limit"] - moved
-            jobs = [job["id"] for job in matching(client, ["queued"], {"queue": source}, left, oldest_first=True)]
-            asked = ({"id": job, "queue": to, **reason_of(given)} for job in jobs)
-            for job, answer in zip(jobs, client.call_each("job.edit", asked), strict=True):
-                if not isinstance(answer, StokerError):
-                    moved += 1
-                elif answer.transient or answer.code == "queue_not_found":
-                    raise answer
-                elif answer.code not in GONE:
-                    refused.append((job, answer))
+            queued = (job["id"] for job in matching(client, ["queued"], {"queue": source}, oldest_first=True))
+            while jobs := list(islice(queued, min(AT_ONCE, limit - moved))):
+                asked = ({"id": job, "queue": to, **reason_of(given)} for job in jobs)
+                for job, answer in zip(jobs, client.call_each("job.edit", asked), strict=True):
+                    if not isinstance(answer, StokerError):
+                        moved += 1
+                    elif answer.transient or answer.code == "queue_not_found":
+                        raise answer
+                    elif answer.code not in GONE:
+                        refused.append((job, answer))
     return _print_moved(given, moved, refused)
 
 
