@@ -262,6 +262,7 @@ def test_load_when_queues_are_wrong_then_each_is_named(tmp_path: Path) -> None:
         (SCHEDULE.replace("@daily", "0 0 31 2 *") + 'command = "true"', "timing: '0 0 31 2 *': never comes"),
         ('[schedules.a]\ntiming = "@daily"\nflow = { name = "f", steps = {} , x = 1}', "[schedules.a]"),
         (f'{FLOWING}target = ["b"]', "[schedules.a] the flow has 1 mistake: target: there is no step 'b'"),
+        ('[schedules.a]\ntiming = "@daily"\nflow = "a.toml"', "[schedules.a] flow = 'a.toml': expected a table"),
         (f"{FLOWING}reuse = true", "[schedules.a] reuse = True: expected the id of a workflow, or 'latest'"),
         (f'[hooks.a]\non = ["disk.ok"]\nargs = ["b", "c\\u0000"]\n{TELL}', "hooks.a.args[1]: NUL at character 1: "),
         (f'{SCHEDULE}command = "tr\\u0000ue"', "schedules.a.job.command: NUL at character 2: commands, "),
