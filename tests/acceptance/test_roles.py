@@ -205,6 +205,8 @@ def test_connection_when_the_user_may_not_use_the_daemon_then_it_ends(open_daemo
             refusal = client.hear()
             assert code_of(refusal) == "permission_denied"
             assert f"uid {user.uid} may not use this daemon" in refusal["error"]["message"]
+            unknown = "the kernel shows this uid" in refusal["error"]["data"]["hint"]
+            assert unknown == (user.uid == NOBODY), refusal
             assert client.hear() is None
 
 

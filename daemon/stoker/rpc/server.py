@@ -41,6 +41,7 @@ from stoker.telemetry.logs import log
 STOP_S = 2.0
 REFUSAL_LINE_S = 1.0
 WHO_MAY = "[access] of its settings says who may; a new member of a group logs in again, and then it counts"
+WHO_IS_IT = "the kernel shows this uid for users that it cannot name here, so it has no rights: use another account"
 
 
 class Server:
@@ -120,7 +121,8 @@ class Server:
         try:
             role = self.access.role_of(peer.uid, peer.gids)
             if role is None:
-                raise PermissionDenied(f"uid {peer.uid} may not use this daemon", hint=WHO_MAY)
+                hint = WHO_IS_IT if peer.uid == self.access.overflow_uid else WHO_MAY
+                raise PermissionDenied(f"uid {peer.uid} may not use this daemon", hint=hint)
             peer = peer._replace(role=role)
             connection.ordinary = self.capacity.enter(peer.uid)
         except StokerError as error:
