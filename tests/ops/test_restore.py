@@ -21,8 +21,20 @@ from stoker.store.backup_files import checksum_path, listed
 from stoker.store.migrate import shipped_migrations
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import until
-from tests.support.flows import flow_end, sent_flow, step
-from tests.support.work import alive, changes, end_of, job_view, lines, shell, submit, submit_running
+from tests.support.flows import flow_end, job_of, sent_flow, step
+from tests.support.work import (
+    Gate,
+    alive,
+    attempts_of,
+    changes,
+    end_of,
+    job_view,
+    lines,
+    running,
+    shell,
+    submit,
+    submit_running,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -295,6 +307,26 @@ def test_restore_when_a_workflow_was_under_way_then_its_unsafe_steps_are_held(da
         for job in sorted(one["id"] for one in steps):
             client.call("job.release", {"id": job})
         assert flow_end(client, workflow) == "succeeded"
+
+
+def test_restore_when_a_step_with_sources_has_ended_since_then_its_end_is_unseen(
+    daemon: DaemonProcess, gate: Gate
+) -> None:
+    with daemon.client() as client:
+        workflow = sent_flow(client, {"a": {**gate.spec(), "sources": [__file__]}})
+        job = job_of(client, workflow, "a")
+        running(client, job)
+        backed_up(daemon)
+        gate.open()
+        assert flow_end(client, workflow) == "succeeded"
+    daemon.stop()
+
+    restored(daemon)
+    daemon.start()
+
+    with daemon.client() as client:
+        assert end_of(client, job) == ("failed", "orphaned")
+        assert [one["outcome"] for one in attempts_of(client, job)] == ["unseen"]
 
 
 # --- what is left to restore --------------------------------------------------------------------------------

@@ -109,7 +109,9 @@ def prepare(path: Path, above: Mark, note: Restored, left_chain: str | None) -> 
         raised = given_out(connection).joined(above)
         with transaction(connection):
             given_ids.remember(connection, raised)
-            connection.execute(SET_META, ("epoch", raised.epoch))
+            # Runs of the backup may have ended since, and their files with them: what is not there proves nothing.
+            for name in ("epoch", "earlier_epochs"):
+                connection.execute(SET_META, (name, raised.epoch))
             history_id.begin_another(connection, note.last_seq)
             connection.execute(FORGET_CHAIN)  # the journal goes on from another state: the next start begins a new one
             connection.execute(SET_META, (LEFT_CHAIN, left_chain or ""))
