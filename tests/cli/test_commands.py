@@ -144,7 +144,7 @@ def test_config_check_when_json_is_given_then_it_names_the_file(desk: Desk, tmp_
 
 
 def test_help_when_given_anywhere_then_it_wins_and_exits_0(desk: Desk) -> None:
-    assert desk.stoker("queue", "--help").out.endswith("subcommands: ls, pause, resume, set\n")
+    assert desk.stoker("queue", "--help").out.endswith("subcommands: ls, drain-to, pause, resume, set\n")
     assert desk.stoker("submit", "--timeout", "5s", "-h").out.startswith("usage: stoker submit")
     assert desk.stoker("--help").status == 0
     assert desk.stoker().status == 64
