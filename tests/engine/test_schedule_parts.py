@@ -46,7 +46,7 @@ def taken_over(client: stoker.Client, workflow: int) -> dict[str, str | None]:
 
 def refusals(daemon: DaemonProcess, name: str) -> list[str]:
     """Why slots of a schedule were refused."""
-    return [json.loads(payload)["because"] for (payload,) in daemon.rows(REFUSED.format(name))]
+    return [json.loads(payload)["note"] for (payload,) in daemon.rows(REFUSED.format(name))]
 
 
 def test_run_when_a_target_is_asked_for_then_the_steps_beside_it_are_left_out(client: stoker.Client) -> None:

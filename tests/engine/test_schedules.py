@@ -172,7 +172,7 @@ def test_run_when_the_template_is_a_workflow_then_it_is_submitted(client: stoker
     assert until(lambda: client.workflow(answer["workflow"])["state"] == "succeeded")
 
 
-def test_slot_when_its_job_is_refused_then_the_log_of_changes_says_why(client: stoker.Client, gate: Gate) -> None:
+def test_slot_when_its_job_is_refused_then_both_logs_say_why(shared: DaemonProcess, client: stoker.Client) -> None:
     client.call("queue.set", {"name": "tiny", "max_queued": 0})
     with pytest.raises(StokerError):
         submit(client, TRUE, queue="tiny")
@@ -181,6 +181,9 @@ def test_slot_when_its_job_is_refused_then_the_log_of_changes_says_why(client: s
     (change, *_) = until(lambda: log_of(client, "refused", "refused"))
 
     assert change["actor_uid"] is None
+    (line, *_) = shared.logged("schedule_refused", schedule="refused")
+    assert line["error"] == change["note"]
+    assert "max_queued" in line["error"]
     client.call("schedule.remove", {"name": "refused"})
 
 
@@ -415,7 +418,7 @@ def test_slot_when_it_waits_and_its_schedule_is_replaced_then_it_is_kept_or_name
         ((payload,),) = stopped_daemon.rows("SELECT payload FROM changes WHERE kind = 'schedule' AND cause = 'skipped'")
 
     why = "the schedule was replaced before its run was submitted"
-    assert json.loads(payload) == {"slot": slot, "because": why}
+    assert json.loads(payload) == {"slot": slot, "note": why}
 
 
 def test_watcher_when_a_schedule_changes_then_it_gets_the_change(client: stoker.Client) -> None:

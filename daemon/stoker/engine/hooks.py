@@ -109,7 +109,7 @@ class Hooks:
     def _record(self, turn: Turn, name: str, refused: HookRefusals) -> None:
         self.refused[name] = self.refused.get(name, 0) + refused.changes
         turn.record(
-            "hook", name, "refused", {"changes": refused.changes, "first": refused.first, "because": refused.because}
+            "hook", name, "refused", {"changes": refused.changes, "first": refused.first, "note": refused.because}
         )
         fields: dict[str, Any] = {"hook": name, "changes": refused.changes, "error": refused.because}
         turn.effects.append(LogLine(LogEvent.HOOK_REFUSED, fields))

@@ -85,12 +85,10 @@ _BY_CAUSE = {
 def announce_settings(changes: Sequence[Change]) -> None:
     """Log changes of queues, resources, rates and schedules that are on disk."""
     for change in changes:
-        log(
-            _BY_CAUSE[change.kind, change.cause],
-            **{change.kind: change.subject},
-            cause=change.cause,
-            uid=change.actor_uid,
-        )
+        fields: dict[str, Any] = {change.kind: change.subject, "cause": change.cause, "uid": change.actor_uid}
+        if change.cause == "refused" and isinstance(change.payload, dict):
+            fields["error"] = change.payload["note"]
+        log(_BY_CAUSE[change.kind, change.cause], **fields)
 
 
 def announce(transitions: Sequence[Transition], telemetry: Telemetry, committed_at: int) -> None:

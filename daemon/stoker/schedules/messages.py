@@ -80,7 +80,7 @@ class SlotsDue(RequestMessage[None]):
         before = runs.last_run(turn, schedule) if schedule.overlap is Overlap.SKIP else None
         if before is not None:
             note_slots(
-                turn, schedule.name, "skipped", {"slot": origin.scheduled_for, "because": f"{before} has not ended"}
+                turn, schedule.name, "skipped", {"slot": origin.scheduled_for, "note": f"{before} has not ended"}
             )
             return schedule
         try:
@@ -88,7 +88,7 @@ class SlotsDue(RequestMessage[None]):
                 raise planned.refusal
             return (yield from runs.submit(turn, self._intake, schedule, origin, planned.offer, self._seen))
         except StokerError as error:
-            note_slots(turn, schedule.name, "refused", {"slot": origin.scheduled_for, "because": error.message})
+            note_slots(turn, schedule.name, "refused", {"slot": origin.scheduled_for, "note": error.message})
             return schedule
 
 
@@ -107,7 +107,7 @@ class ClockSetBack(Message):
 
 def pause_unreadable(turn: Turn, schedule: Schedule, problem: str) -> None:
     """Pause a schedule whose times can no longer be computed, as after an update that removed its time zone."""
-    note_slots(turn, schedule.name, "refused", {"slot": schedule.next_slot, "because": problem})
+    note_slots(turn, schedule.name, "refused", {"slot": schedule.next_slot, "note": problem})
     set_schedule(turn, replace(schedule, paused=True), "paused", Actor(note=problem))
 
 
@@ -215,7 +215,7 @@ def replace_schedule(turn: Turn, schedule: Schedule, cause: str, actor: Actor) -
     set_schedule(turn, schedule, cause, actor)
     if skipped is not None:
         why = "the schedule was replaced before its run was submitted"
-        note_slots(turn, schedule.name, "skipped", {"slot": skipped, "because": why})
+        note_slots(turn, schedule.name, "skipped", {"slot": skipped, "note": why})
     return schedule
 
 
