@@ -47,6 +47,14 @@ async def test_owner_when_the_settings_shut_it_out_then_it_is_barred_until_they_
     assert shut == f"uid {OTHER} may not use this daemon any more: [access] admits none of its groups"
 
 
+async def test_owner_when_no_service_knows_the_group_of_the_settings_then_it_is_not_barred(
+    owners: OwnerStanding,
+) -> None:
+    owners.use(AccessSettings(users="group", group="no-such-group-of-ours"))
+
+    assert await owners.bar_of(OTHER) is None
+
+
 async def test_owner_when_a_look_is_recent_then_no_further_one_is_made(owners: OwnerStanding, clock: SetClock) -> None:
     first = owners.admits(OTHER)
     assert await owners.bar_of(OTHER) is None

@@ -22,6 +22,7 @@ from stoker.core.access import OVERFLOW, AccessRules
 from stoker.core.quotas import Quota, Quotas
 
 KERNEL: Final = Path("/proc/sys/kernel")
+PASSWD: Final = Path("/etc/passwd")
 
 
 def missing_groups(settings: AccessSettings) -> list[str]:
@@ -54,6 +55,12 @@ def groups_of(uid: int) -> list[int] | None:
     except KeyError:
         return None
     return os.getgrouplist(account.pw_name, account.pw_gid)
+
+
+def is_listed(uid: int) -> bool:
+    """Whether the account stands in /etc/passwd, where its absence is a fact: a directory service may be away."""
+    with PASSWD.open("rb") as lines:
+        return any(line.split(b":")[2:3] == [b"%d" % uid] for line in lines)
 
 
 def wrong_users(names: Iterable[str]) -> list[str]:

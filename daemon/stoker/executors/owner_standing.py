@@ -1,9 +1,9 @@
 """Whether the owner of a job may still have jobs here: by the account, by [access], and by the policy of the spawner.
 
 Owns the looks, each made in a thread and valid for a while, so that many starts of one user cost one look. Invariants:
-root and the daemon's own user are never barred; a look that fails or takes long bars no user, as the launcher of a user
-is started only after the spawner's own look. An account that was never there, as a number of a container, has no
-groups that this host knows: it is judged by the spawner alone.
+root and the daemon's own user are never barred; a look that fails or takes long bars no user, nor does a directory
+service that does not know an account or a group, as it may be away. The launcher of a user is started only after the
+spawner's own look, which judges alone an account that was never there, as a number of a container.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 from typing import NamedTuple
 
 from stoker.config.access_section import AccessSettings
-from stoker.config.accounts import access_of, groups_of
+from stoker.config.accounts import access_of, groups_of, is_listed, missing_groups
 from stoker.core.clock import Clock
 from stoker.host.threads import start_threads
 from stoker.process import spawner
@@ -41,7 +41,7 @@ class OwnerStanding:
         self._trusted = (0, os.geteuid())
         self._known: dict[int, OwnerVerdict] = {}
         self._looks: dict[int, asyncio.Future[str | None]] = {}
-        self._had_account: set[int] = set()
+        self._listed: set[int] = set()  # the users that stood in /etc/passwd at an earlier look
         self._threads = start_threads(THREADS, "owners")
 
     def use(self, settings: AccessSettings) -> None:
@@ -76,12 +76,13 @@ class OwnerStanding:
     def _look(self, uid: int) -> str | None:
         """In a thread."""
         groups = groups_of(uid)
-        if groups is not None:
-            self._had_account.add(uid)
-            if access_of(self._settings).role_of(uid, groups) is None:
-                return f"uid {uid} may not use this daemon any more: [access] admits none of its groups"
-        elif uid in self._had_account:
+        if groups is None and uid in self._listed:
             return f"uid {uid} has no account on this host any more"
+        if groups is not None:
+            if is_listed(uid):
+                self._listed.add(uid)
+            if access_of(self._settings).role_of(uid, groups) is None and not missing_groups(self._settings):
+                return f"uid {uid} may not use this daemon any more: [access] admits none of its groups"
         if self._roots.runs_as(uid) is None:
             return None
         try:
