@@ -88,7 +88,7 @@ def test_retention_when_daemon_and_launchers_are_killed_then_no_half_is_left(
     become_quiet(daemon)
     database = daemon.state_dir / "stoker.db"
     until(lambda: removed(database), why="a removal")
-    until(lambda: not any(count(database, table) for table in LISTS), why="the end of what is to be removed")
+    rest(daemon)
     with daemon.client() as client:
         client.call("system.drain", {"stop": True})
     assert daemon.wait() == 0
@@ -146,6 +146,15 @@ def ended(daemon: DaemonProcess, ledger: Ledger, number: int) -> None:
             ledger.answer(key, job)
             end_of(client, job)
         flows.settled(client, flows.sent_flow(client, {"a": shell("exit 1"), "b": flows.step("exit 0", "a")}))
+
+
+def rest(daemon: DaemonProcess) -> None:
+    """Let no further pass begin, and return when the last one has removed all that it hid."""
+    daemon.config.write_text(SETTINGS + COLD)
+    with daemon.client() as client:
+        client.call("system.reload")
+        until(lambda: not client.call("system.purge", {"before": 10**12})["more"], why="the end of the last pass")
+    assert not any(count(daemon.state_dir / "stoker.db", table) for table in LISTS)
 
 
 def purge(daemon: DaemonProcess) -> None:
