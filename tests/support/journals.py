@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Rows = dict[str, set[tuple[Any, ...]]]
 # Rows that a restore itself writes, or that the start after it makes anew.
 OF_A_RESTORE = {
-    *("journal", "restored", "epoch", "journal_left", "history"),
+    *("journal", "restored", "epoch", "earlier_epochs", "journal_left", "history"),
     *("last_jobs", "last_workflows", "last_checkpoints"),
 }
 
