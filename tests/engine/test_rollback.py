@@ -140,6 +140,7 @@ def test_rollback_when_under_way_then_only_a_cancel_or_another_rollback_is_taken
     client.call("workflow.cancel", {"id": workflow})
     with pytest.raises(NotAllowed, match="is being cancelled"):  # else the step would come back to the queue
         client.call("workflow.pause", {"id": workflow})
+    running(client, job_of(client, workflow, "a"))
     pid = job_view(client, job_of(client, workflow, "a"))["pid"]
     os.kill(pid, signal.SIGKILL)
     assert settled(client, workflow) == "cancelled"

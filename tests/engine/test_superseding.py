@@ -21,6 +21,7 @@ from tests.support.work import (
     end_of,
     job_view,
     kill9,
+    running,
     shell,
     state,
     submit,
@@ -317,6 +318,7 @@ def test_supersede_when_the_daemon_is_killed_during_the_stop_then_the_newer_runs
     with daemon.client() as client:
         older = deaf.submit(client, supersede_key="k", grace_ms=60_000, survive=True)
         newer = submit(client, TRUE, supersede_key="k", supersede_running="stop")
+        running(client, older)
         worker = job_view(client, older)["pid"]
     daemon.kill9()
 

@@ -161,6 +161,7 @@ def test_safe_job_when_its_child_became_root_and_outlived_all_then_it_waits_for_
     daemon = host.daemon
     with daemon.client() as client:
         job, child = host.submit(client, before=sheds, on_orphan="requeue", grace_ms=200)
+        running(client, job)
         main = job_view(client, job)["pid"]
         until(lambda: submit(client, shell(":")) and stored_pid(daemon, job) == main, why="its pid rides with a commit")
     daemon.kill9()

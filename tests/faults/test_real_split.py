@@ -67,6 +67,7 @@ def submit_as(service: Service, user: str, script: str) -> int:
 
 def kept(service: Service, job: int) -> Kept:
     with service.client() as client:
+        running(client, job)
         pid = job_view(client, job)["pid"]
     process = service.container.root / "proc" / str(pid)
     cgroup = (process / "cgroup").read_text()
