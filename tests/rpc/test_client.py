@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -287,6 +288,17 @@ def test_call_when_no_answer_comes_then_it_gives_up_and_starts_afresh(server: Se
         server.on_loop(server.service.release_submits)
         client.timeout_s = DEADLINE_S
         assert client.status()["version"] == "0.1.0"
+
+
+def test_call_when_ctrl_c_comes_as_it_connects_then_the_client_ends_by_it(
+    server: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(socket.socket, "makefile", interrupted)
+    with pytest.raises(KeyboardInterrupt), stoker.Client(server.path) as client:
+        client.status()
 
 
 def test_error_when_its_code_is_of_a_newer_daemon_then_it_is_still_shown() -> None:

@@ -186,11 +186,11 @@ class Conversation:
             raise unreachable(self.socket_path, error) from error
         try:
             check_server(connecting, self.socket_path)
+            self._reader = connecting.makefile("rb")
         except BaseException:
             connecting.close()
             raise
-        self._socket = connecting
-        self._reader = connecting.makefile("rb")
+        self._socket = connecting  # last: Ctrl-C may come between any two lines, and `close` needs both
         return connecting
 
     def _send(self, connected: socket.socket, frame: bytes) -> dict[str, Any] | None:
