@@ -22,7 +22,7 @@ from msgspec import Struct, field
 from stoker.core.job.model import Job, Queue, QueueClass
 
 NOTHING: Mapping[str, int] = {}
-NO_QUOTAS: Mapping[int, int] = {}
+NO_BOUNDS: Mapping[int, int] = {}
 CLASS_ORDER = (QueueClass.HIGH, QueueClass.NORMAL, QueueClass.LOW)
 Place = tuple[int, int]  # in the order of a queue: `order_key` and id
 Share = tuple[int, int, str]  # what a queue has got: jobs running, starts; and its name
@@ -264,7 +264,7 @@ def admit(
     capacity: Mapping[str, int],
     *,
     throttled: bool,
-    users: Mapping[int, int] = NO_QUOTAS,
+    users: Mapping[int, int] = NO_BOUNDS,
 ) -> list[QueuedJob]:
     """The jobs to start now, in order. A resource that is missing in `free` has nothing left.
 
