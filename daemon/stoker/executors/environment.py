@@ -13,6 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from stoker.cluster.shared_directory import CHECKPOINT, EVENTS, INPUTS, LOG, OUTPUT, SAVES
 from stoker.core.job.limits import Limits
 from stoker.core.job.model import Job
 from stoker.core.raw_bytes import AnyText, sendable
@@ -31,11 +32,11 @@ from stoker.telemetry.otel import Telemetry
 # Variables that mean nothing on a node of a cluster, and the files of a run there.
 AT_HOME = ("STOKER_SOCKET", "STOKER_TOKEN", "NOTIFY_SOCKET", "WATCHDOG_USEC")
 ON_NODE = {
-    "STOKER_OUTPUT": "output",
-    "STOKER_CHECKPOINT": "checkpoint",
-    "STOKER_INPUTS_FILE": "inputs",
-    "STOKER_EVENT_FILE": "events",
-    "STOKER_HOOK_FILE": "events",
+    "STOKER_OUTPUT": OUTPUT,
+    "STOKER_CHECKPOINT": CHECKPOINT,
+    "STOKER_INPUTS_FILE": INPUTS,
+    "STOKER_EVENT_FILE": EVENTS,
+    "STOKER_HOOK_FILE": EVENTS,
 }
 
 
@@ -123,14 +124,14 @@ class WorkerContext(Struct, frozen=True, kw_only=True):
         for name in AT_HOME:
             variables.pop(name, None)
         files = {variable: str(path(name)) for variable, name in ON_NODE.items() if variable in variables}
-        files["STOKER_CHECKPOINT_DIR"] = str(path("saves"))
+        files["STOKER_CHECKPOINT_DIR"] = str(path(SAVES))
         return LaunchOrder(
             epoch=self.epoch,
             run_id=attempt.run_id,
             argv=(job.spec.command, *job.spec.args),
             env={**variables, **files},
             working_dir=job.spec.working_dir,
-            log=str(path("log")),
+            log=str(path(LOG)),
             max_log_bytes=job.spec.max_log_bytes,
             umask=self.umask_of(job),
             stdin=job.spec.stdin,
