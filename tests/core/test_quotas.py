@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stoker.core.errors import QuotaReached
-from stoker.core.quotas import NO_QUOTA, NO_QUOTAS, WORDS, Quota, Quotas
+from stoker.core.quota_words import COUNTED
+from stoker.core.quotas import HINTS, NO_QUOTA, NO_QUOTAS, Quota, Quotas
 
 ANN, BEN, SERVICE = 1_001, 1_002, 900
 QUOTAS = Quotas(usual=Quota(max_queued=5), of_user={BEN: Quota(max_running=2)}, spared={0, SERVICE})
@@ -28,13 +29,12 @@ def test_check_when_it_fits_then_nothing_is_refused(used: int, more: int) -> Non
     NO_QUOTA.check("max_queued", ANN, used, more)
 
 
-@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize("name", HINTS)
 def test_check_when_a_limit_is_reached_then_user_use_limit_and_command_are_named(name: str) -> None:
     with pytest.raises(QuotaReached) as refused:
         Quota(**{name: 3}).check(name, ANN, 3)
 
-    what, _ = WORDS[name]
-    assert refused.value.message == f"uid 1001 has 3 of at most 3 {what} ({name} in [quotas])"
+    assert refused.value.message == f"uid 1001 has 3 of at most 3 {COUNTED[name]} ({name} in [quotas])"
     assert "stoker limits" in str(refused.value.hint)
     assert (refused.value.details["quota"], refused.value.details["limit"]) == (name, 3)
 
@@ -53,3 +53,7 @@ def test_check_when_the_limit_is_of_schedules_then_no_time_promises_room() -> No
 def test_check_when_many_are_asked_for_then_their_number_is_named() -> None:
     with pytest.raises(QuotaReached, match=r"has 2 of at most 5 jobs .* \(max_queued in .*, and 4 more were asked for"):
         QUOTAS.of(ANN).check("max_queued", ANN, 2, 4)
+
+
+def test_words_when_a_limit_can_be_set_then_it_has_some() -> None:
+    assert set(Quota.__struct_fields__) == set(HINTS) <= set(COUNTED)

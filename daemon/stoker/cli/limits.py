@@ -10,20 +10,13 @@ from typing import TYPE_CHECKING
 from stoker.cli.kit import render, table
 from stoker.cli.kit.connection import call
 from stoker.cli.kit.parser import JSON, Command, Given
+from stoker.core.quota_words import COUNTED
 from stoker.files import user_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stoker.core.quota_views import LimitsView, UserLimit, UserView
-
-LIMITS = {
-    "max_queued": "jobs that are waiting, queued or held",
-    "max_running": "running jobs",
-    "max_workflows": "workflows that have not ended",
-    "max_schedules": "schedules",
-    "max_connections_per_uid": "open connections",
-}
 
 
 @Command(options=(JSON,), examples=("stoker limits",))
@@ -35,7 +28,7 @@ def limits(given: Given) -> None:
         return
     render.facts([("user", f"{user_name(answer['uid'])}, {answer['role']}")])
     render.line()
-    rows = [(one["name"], one["used"], _most(one["limit"]), LIMITS.get(one["name"], "")) for one in answer["limits"]]
+    rows = [(one["name"], one["used"], _most(one["limit"]), COUNTED.get(one["name"], "")) for one in answer["limits"]]
     table.show(("LIMIT", "USED", "AT MOST", "OF"), rows, whole=True)
 
 

@@ -11,13 +11,14 @@ from collections.abc import Collection, Mapping
 from msgspec import Struct
 
 from stoker.core.errors import QuotaReached
+from stoker.core.quota_words import COUNTED
 
 RETRY_HINT_MS = 1_000
-WORDS = {
-    "max_queued": ("jobs that are waiting, queued or held", "stoker ls --state queued; stoker limits shows all"),
-    "max_running": ("running jobs", "stoker ls --state running; stoker limits shows all"),
-    "max_workflows": ("workflows that have not ended", "stoker workflow ls; stoker limits shows all"),
-    "max_schedules": ("schedules", "stoker schedule rm; stoker limits shows all"),
+HINTS = {
+    "max_queued": "stoker ls --state queued; stoker limits shows all",
+    "max_running": "stoker ls --state running; stoker limits shows all",
+    "max_workflows": "stoker workflow ls; stoker limits shows all",
+    "max_schedules": "stoker schedule rm; stoker limits shows all",
 }
 
 
@@ -34,11 +35,10 @@ class Quota(Struct, frozen=True, kw_only=True):
         most = getattr(self, name)
         if most is None or used + more <= most:
             return
-        what, hint = WORDS[name]
         asked = "" if more == 1 else f", and {more} more were asked for"
-        message = f"uid {uid} has {used} of at most {most} {what} ({name} in [quotas]){asked}"
+        message = f"uid {uid} has {used} of at most {most} {COUNTED[name]} ({name} in [quotas]){asked}"
         ends = {} if name == "max_schedules" else {"retry_after_ms": RETRY_HINT_MS}  # a schedule stays until removed
-        raise QuotaReached(message, hint=hint, **ends, quota=name, limit=most, used=used, asked=more)
+        raise QuotaReached(message, hint=HINTS[name], **ends, quota=name, limit=most, used=used, asked=more)
 
 
 NO_QUOTA = Quota()
