@@ -186,23 +186,6 @@ def replace_file(path: Path, content: bytes) -> None:
     sync(path.parent)
 
 
-def put_first(path: Path, content: bytes) -> bool:
-    """Put a file there, whole and durable, if there is none. Returns whether this call did. Raises OSError.
-
-    link(2) is atomic on NFS too, but its answer may get lost and the repetition fail: the number of links tells.
-    """
-    own = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    write_new(own, content)
-    try:
-        with contextlib.suppress(FileExistsError):
-            path.hardlink_to(own)
-        first = own.stat().st_nlink == 2  # noqa: PLR2004 - its own name and `path`
-    finally:
-        own.unlink()
-    sync(path.parent)
-    return first
-
-
 def free_bytes(path: Path) -> int:
     """Bytes an unprivileged process may still write to the file system of `path`.
 

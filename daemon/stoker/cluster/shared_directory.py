@@ -29,13 +29,13 @@ from stoker.files import (
     DIRECTORY,
     causes_of_workers_pass,
     open_regular,
-    put_first,
     read_regular,
     remove_tree,
     replace_file,
     sync,
     write_new,
 )
+from stoker.launcher.whole_files import put_first
 from stoker.process.messages import Exited
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class SharedDirectory:
         for directory in (self.root, self._claims, self._runs, self._ends):
             directory.mkdir(mode=0o700, parents=directory is self.root, exist_ok=True)
         owner = self.root / "instance"
-        put_first(owner, self._instance.encode())
+        put_first(str(owner), self._instance.encode())
         if (other := read_regular(owner).decode(errors="replace")) != self._instance:
             raise StateRefused(
                 f"{self.root} has the runs of another daemon (instance {other[:64]})",
@@ -137,7 +137,7 @@ class SharedDirectory:
     def revoke(self, run_id: str) -> bool:
         """Keep a run from starting. False: a node has claimed it before. Raises OSError."""
         path = self._claims / run_id
-        return put_first(path, REVOKED) or self.claim(run_id).by is ClaimedBy.DAEMON
+        return put_first(str(path), REVOKED) or self.claim(run_id).by is ClaimedBy.DAEMON
 
     def put_stop(self, run_id: str, grace_ms: int) -> None:
         """Say that the stop for which the engine is asked next is the daemon's. Raises OSError."""

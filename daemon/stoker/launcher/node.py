@@ -20,7 +20,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import kernel
+from . import kernel, whole_files
 from .error_log import log_error
 from .launcher import Launcher
 
@@ -34,7 +34,6 @@ REAP_AGAIN_S = 1.0
 # What the engine tells a job about itself. The rest of its environment is that of a person who submits.
 FROM_ENGINE = ("SLURM_", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL")
 NOT_STARTED = 127
-MADE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class NoOutcomeLog:
@@ -49,7 +48,7 @@ def main(arguments: list[str]) -> int:
     _isolate()
     claim = {"by": "node", "host": socket.gethostname(), "pid": os.getpid(), "boot_id": kernel.boot_id()}
     claim |= {"engine_job": os.environ.get("SLURM_JOB_ID"), "at_ms": kernel.now_ms()}
-    if not put_first(f"{shared}/claims/{run_id}", claim):
+    if not whole_files.put_first(f"{shared}/claims/{run_id}", json.dumps(claim).encode()):
         log_error(f"run {run_id} was revoked, or is started elsewhere")
         return 0
     try:
@@ -58,7 +57,7 @@ def main(arguments: list[str]) -> int:
         end = _never_started(run_id, f"its order on {claim['host']}: {error}")
     else:
         end = RunOnNode(order, f"{shared}/runs/{run_id}").run_to_its_end()
-    record(f"{shared}/ends/{run_id}", end)
+    record(f"{shared}/ends/{run_id}", json.dumps(end).encode())
     return _exit_status(end)
 
 
@@ -216,56 +215,13 @@ class RunOnNode:
         self._launcher.obey({"op": "signal", "run_id": self._run_id, "signal": signum, "scope": scope, "tag": 0})
 
 
-def put_first(path: str, content: dict[str, Any]) -> bool:
-    """Put a file there, whole and durable, if there is none. Returns whether this call did.
-
-    link(2) is atomic on NFS too, but its answer may get lost and the repetition fail: the number of links tells.
-    """
-    directory, _, name = path.rpartition("/")
-    own = f"{directory}/.{name}.{os.urandom(8).hex()}"
-    _write(own, content)
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.link(own, path)
-        first = os.stat(own).st_nlink == 2  # noqa: PLR2004 - its own name and `path`
-    finally:
-        os.unlink(own)
-    _sync(directory)
-    return first
-
-
-def record(path: str, content: dict[str, Any]) -> None:
+def record(path: str, content: bytes) -> None:
     """Write the record, however long its file system is full or away: the engine ends this process if it must."""
-    directory, _, name = path.rpartition("/")
     while True:
-        own = f"{directory}/.{name}.{os.urandom(8).hex()}"
         try:
-            _write(own, content)
-            os.rename(own, path)
-            _sync(directory)
+            whole_files.put(path, content)
         except OSError as error:
             log_error(f"the end is not recorded: {error}")
-            with contextlib.suppress(OSError):
-                os.unlink(own)
             time.sleep(WRITE_AGAIN_S)
         else:
             return
-
-
-def _write(path: str, content: dict[str, Any]) -> None:
-    fd = os.open(path, MADE, 0o600)
-    try:
-        data = json.dumps(content).encode()
-        while data:
-            data = data[os.write(fd, data) :]
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync(directory: str) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
