@@ -405,5 +405,5 @@ def test_backend_when_it_is_described_then_the_text_gives_the_same_settings(tmp_
     text = f'[cluster]\ndirectory = "/x"\n[queues.a]\nbackend = "slurm"\n{wishes}'
     config = load(written(tmp_path, text), {})
 
-    assert load(written(tmp_path, describe(config)), {}).backends() == config.backends()
-    assert config.backends()["a"].cpus == 2
+    assert load(written(tmp_path, describe(config)), {}).backends == config.backends
+    assert config.backends["a"].cpus == 2

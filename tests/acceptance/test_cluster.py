@@ -304,6 +304,10 @@ def test_submit_when_slurm_refuses_the_partition_then_the_job_fails_with_its_wor
         ({"survive": True}, "survive: a job on a cluster always outlives the daemon"),
         ({"heartbeat_ms": 1_000}, "heartbeat_ms: a node of a cluster cannot reach the daemon's socket"),
         ({"execution_mode": "cluster", "queue": "default"}, "execution_mode: cluster: only a queue can give it"),
+        (
+            {"execution_mode": "in_process", "command": "stoker.tidy"},
+            "execution_mode: a handler runs inside the daemon, and queue 'hpc' hands its jobs to a cluster",
+        ),
     ],
 )
 def test_submit_when_a_cluster_cannot_give_it_then_it_is_refused(

@@ -192,7 +192,7 @@ class _Reader:
             if below > above and not self._wrong & {(section, low), (section, high)}:
                 self.errors.append(f"[{section}] {low} = {below:g} must not be above {high} = {above:g}")
         self.errors += [*missing_groups(config.access), *wrong_users(config.quotas_users)]
-        self.errors += cluster_mistakes(config.cluster, config.backends(), config.run_as.user)
+        self.errors += cluster_mistakes(config.cluster, config.backends, config.run_as.user)
         for name, queue in config.queues.items():
             self._check_defaults(f"queues.{name}.defaults", config.job_defaults(), queue.defaults)
         return config

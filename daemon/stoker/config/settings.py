@@ -9,6 +9,7 @@ leaves the stored value alone. Annotations are evaluated (no `from __future__`),
 """
 
 import os
+from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -289,7 +290,7 @@ class RateSection(Section, frozen=True):
         return read_rate(self.rate, self.burst)
 
 
-class Config(Struct, frozen=True, kw_only=True):
+class Config(Struct, frozen=True, kw_only=True, dict=True):
     """All settings. Every field is a section of the file of the same name, or a table of sections."""
 
     daemon: DaemonSettings = DaemonSettings()
@@ -325,6 +326,7 @@ class Config(Struct, frozen=True, kw_only=True):
     schedules: dict[str, ScheduleParams] = field(default_factory=dict)
     hooks: dict[str, Hook] = field(default_factory=dict)
 
+    @cached_property
     def backends(self) -> dict[str, ClusterOptions]:
         """The queues whose jobs go to a cluster, with what these ask its engine for."""
         return {name: queue.slurm.options() for name, queue in self.queues.items() if queue.backend is not None}

@@ -47,7 +47,7 @@ class SpecDefaults:
 
     def __init__(self, config: Config) -> None:
         self._settings = config.job_defaults()
-        self._on_cluster = frozenset(config.backends())
+        self._on_cluster = config.backends.keys()
         self._merged: dict[str, Merged] = {}
 
     def _defaults(self, queue: Queue) -> Merged:
@@ -100,10 +100,11 @@ class SpecDefaults:
     def wrong_place(self, spec: Spec) -> Iterator[InvalidParams]:
         """The queue says where a job runs, and a handler runs in the daemon only."""
         if (spec.execution_mode is ExecutionMode.CLUSTER) != (spec.queue in self._on_cluster):
-            handler = spec.execution_mode is ExecutionMode.IN_PROCESS
-            why = f"queue {spec.queue!r} hands its jobs to a cluster" if handler else "only a queue can give it"
+            why = "cluster: only a queue can give it"
+            if spec.execution_mode is ExecutionMode.IN_PROCESS:
+                why = f"a handler runs inside the daemon, and queue {spec.queue!r} hands its jobs to a cluster"
             yield InvalidParams(
-                f"execution_mode: {spec.execution_mode.value}: {why}",
+                f"execution_mode: {why}",
                 path="execution_mode",
                 hint="stoker queue ls shows the queues, and which have a backend",
             )

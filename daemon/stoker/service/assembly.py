@@ -133,7 +133,7 @@ class Assembly:
             SpecDefaults(self.config), self.config.jobs.ageing_ms, self.config.jobs.max_queued, opened.box.digest
         )
         self.preflight = Preflight(self.clock, native(self.context.base["PATH"]), blind=self.context.roots.submitter)
-        self.preflight.backends = self.config.backends().keys()
+        self.preflight.backends = self.config.backends.keys()
         self.log_threads = start_threads(LOG_THREADS, "logs")
 
     def _build_executors(self) -> None:
@@ -182,7 +182,7 @@ class Assembly:
             SharedDirectory(Path(settings.directory), self.instance),
             Slurm(),
             self.context,
-            lambda queue: self.config.backends().get(queue, ClusterOptions()),
+            lambda queue: self.config.backends.get(queue, ClusterOptions()),
             sink.report,
             self.inbox.wake,
             self._keep_checkpoint,
@@ -205,7 +205,7 @@ class Assembly:
             self._executors,
             self.config.daemon.slots,
             lambda: self.cluster is not None and self.cluster.away is None,
-            self.config.backends().keys(),
+            self.config.backends.keys(),
         )
         self.deadlines = Deadlines(
             self.timers,

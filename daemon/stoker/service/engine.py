@@ -111,7 +111,7 @@ class Engine(Assembly):
         self.memory.users.quotas = await asyncio.to_thread(quotas_of, config.quotas, config.quotas_users)
         set_level(config.log.level)
         self.dispatcher.slots = config.daemon.slots
-        self.dispatcher.backends = self.preflight.backends = config.backends().keys()
+        self.dispatcher.backends = self.preflight.backends = config.backends.keys()
         for part in (self.throttle, self.condition_watch.host, self.retention, self.backups, self.journaling):
             part.use(config)
         self.staleness.use(config.workflows.stale_ms)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def queue_views(engine: Engine) -> list[QueueView]:
     memory, throttled, now = engine.memory, engine.throttle.pressure.throttled, engine.clock.now()
-    backends = engine.config.backends()
+    backends = engine.config.backends
     return [
         {
             "name": queue.name,
