@@ -180,7 +180,7 @@ QUEUED: list[tuple[str, dict[str, Any], str]] = [
     ("slot", {}, "may start at any moment"),
     ("slot", {"running": 4, "slots": 4, "ahead": 2}, "all 4 slots are taken; 2 jobs of its queue before it"),
     ("resource", {"free": {"gpu": 0}}, "needs 1 of resource 'gpu', 0 free"),
-    ("quota", {"user_running": 3, "user_most": 3}, "uid 1000 runs 3 jobs, and the limit max_running of [quotas] is 3"),
+    ("quota", {"user_running": 3, "user_most": 3}, "uid 1000 runs 3 jobs, and its limit max_running is 3"),
     ("queue_full", {"queue_running": 2}, "queue 'bulk' runs 2 jobs, its limit max_running"),
     (
         "throttled",

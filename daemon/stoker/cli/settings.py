@@ -18,10 +18,7 @@ from stoker.core.errors import ConfigInvalid, DaemonUnreachable, PermissionDenie
 from stoker.core.units import counted
 
 if TYPE_CHECKING:
-    from stoker.core.daemon_views import SettingsView
-
-if TYPE_CHECKING:
-    from stoker.core.daemon_views import ReloadedView
+    from stoker.core.daemon_views import ReloadedView, SettingsView
 
 CONFIG = Option("--config", "FILE", "the settings file (default: see `stoker config path`)")
 

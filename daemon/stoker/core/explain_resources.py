@@ -105,6 +105,7 @@ def jobs_text(ids: Sequence[object], others: int = 0) -> str:
 def at_quota(job: Job, facts: JobFacts) -> Blocker | None:
     if facts.user_most is None or facts.user_running < facts.user_most:
         return None
-    runs = counted(facts.user_running, "job")
-    message = f"uid {job.owner_uid} runs {runs}, and the limit max_running of [quotas] is {facts.user_most}"
+    message = (
+        f"uid {job.owner_uid} runs {counted(facts.user_running, 'job')}, and its limit max_running is {facts.user_most}"
+    )
     return Blocker("quota", message, "stoker limits", {"running": facts.user_running, "limit": facts.user_most})
