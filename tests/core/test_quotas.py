@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stoker.core.errors import QuotaReached
 from stoker.core.quota_words import COUNTED
@@ -57,3 +59,39 @@ def test_check_when_many_are_asked_for_then_their_number_is_named() -> None:
 
 def test_words_when_a_limit_can_be_set_then_it_has_some() -> None:
     assert set(Quota.__struct_fields__) == set(HINTS) <= set(COUNTED)
+
+
+def test_pace_when_a_second_is_not_paid_for_then_the_next_submit_waits() -> None:
+    quota = Quota(max_submits_per_s=10)
+    batch = quota.paid_at(0, 5_000, 25)
+    quota.check_pace(ANN, 0, 5_000)
+
+    with pytest.raises(
+        QuotaReached, match=r"uid 1001 submits faster than 10 jobs a second \(max_submits_per_s"
+    ) as soon:
+        quota.check_pace(ANN, batch, 5_000)
+
+    assert (soon.value.details["used"], soon.value.details["retry_after_ms"]) == (25, 1_501)
+    quota.check_pace(ANN, batch, 5_000 + 1_501)
+    assert (quota.unpaid(batch, 6_000), quota.unpaid(batch, 8_000)) == (15, 0)
+    assert quota.paid_at(batch, 5_000, 10) - batch == 1_000_000_000
+
+
+def test_pace_when_there_is_no_limit_then_nothing_is_counted() -> None:
+    NO_QUOTA.check_pace(ANN, 10**18, 0)
+    assert (NO_QUOTA.paid_at(0, 0, 10**6), NO_QUOTA.unpaid(10**18, 0)) == (0, 0)
+
+
+@given(st.integers(1, 1_000), st.lists(st.tuples(st.integers(0, 2_000), st.integers(1, 50)), max_size=60))
+def test_pace_when_submits_come_at_any_time_then_the_limit_holds(most: int, submits: list[tuple[int, int]]) -> None:
+    """Over all of the time: a second's worth before, the limit of each second, and what the last request was larger."""
+    quota, now, paid_at, passed, largest = Quota(max_submits_per_s=most), 0, 0, 0, 0
+    for pause, jobs in submits:
+        now += pause
+        try:
+            quota.check_pace(ANN, paid_at, now)
+        except QuotaReached:
+            continue
+        paid_at, passed, largest = quota.paid_at(paid_at, now, jobs), passed + jobs, max(largest, jobs)
+
+    assert passed <= most + most * now / 1_000 + largest + 1

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(not can_be_others(), reason=NEEDS_ROOT)
 
-ANN, BEN, EVE = User(70_001), User(70_002), User(70_003)
+ANN, BEN, EVE, FAY = User(70_001), User(70_002), User(70_003), User(70_004)
 SETTINGS = """
 [access]
 users = "everyone"
@@ -32,6 +32,9 @@ max_workflows = 1
 max_schedules = 1
 [quotas.users.70002]
 max_running = 1
+max_queued = 0
+[quotas.users.70004]
+max_submits_per_s = 1
 max_queued = 0
 [queues.stopped]
 paused = true
@@ -216,3 +219,22 @@ def test_reload_when_a_limit_changes_then_it_is_in_force_at_once(open_daemon: Da
     assert refusal(eve, "job.submit", **stopped())[0] == "quota_reached"
     result(eve, "job.cancel", id=job)
     eve.close()
+
+
+def test_submit_when_a_user_is_too_fast_then_only_repeats_are_answered(
+    open_daemon: DaemonProcess,
+) -> None:
+    """One job a second: a batch of 600 is paid for after ten minutes."""
+    fay = FAY.connect(open_daemon.socket)
+    jobs = [stopped(idempotency_key=f"k{number}") for number in range(600)]
+    first = result(fay, "job.submit_many", jobs=jobs)["jobs"]
+
+    code, message = refusal(fay, "job.submit", **stopped())
+    flow_code, _ = refusal(fay, "workflow.submit", flow=flow("soon"))
+
+    assert (code, flow_code) == ("quota_reached", "quota_reached")
+    assert message == "uid 70004 submits faster than 1 job a second (max_submits_per_s in [quotas])"
+    assert result(fay, "job.submit_many", jobs=jobs)["jobs"] == [{**one, "existing": True} for one in first]
+    assert result(fay, "workflow.submit", flow=flow("soon"), dry_run=True)["id"] is None
+    assert 1 < used(fay, "max_submits_per_s")[0] <= 600
+    fay.close()

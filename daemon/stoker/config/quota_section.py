@@ -15,6 +15,8 @@ Running = Annotated[int, between(0, 100_000, "most jobs of a user that run at on
 Workflows = Annotated[int, between(0, MAX_INT, "most workflows of a user that have not ended; 0 = no limit")]
 Schedules = Annotated[int, between(0, MAX_INT, "most schedules of a user; 0 = no limit")]
 
+Submits = Annotated[int, between(0, 1_000_000, "most jobs that a user submits in a second; 0 = no limit")]
+
 
 class QuotaSettings(Section, frozen=True):
     """Limits of each user but root and the daemon's own; those of one user: [quotas.users.NAME] (docs/quotas.md)."""
@@ -23,6 +25,7 @@ class QuotaSettings(Section, frozen=True):
     max_running: Running = 0
     max_workflows: Workflows = 0
     max_schedules: Schedules = 0
+    max_submits_per_s: Submits = 0
 
 
 class QuotaSection(Section, frozen=True):
@@ -32,3 +35,4 @@ class QuotaSection(Section, frozen=True):
     max_running: Running | UnsetType = UNSET
     max_workflows: Workflows | UnsetType = UNSET
     max_schedules: Schedules | UnsetType = UNSET
+    max_submits_per_s: Submits | UnsetType = UNSET

@@ -8,5 +8,6 @@ COUNTED = {
     "max_running": "running jobs",
     "max_workflows": "workflows that have not ended",
     "max_schedules": "schedules",
+    "max_submits_per_s": "jobs submitted in a second",
     "max_connections_per_uid": "open connections",
 }

@@ -81,6 +81,8 @@ class Submission(CommandRequest[Answers]):
         """Accept the valid jobs; the answers go out after the commit."""
         if self._intake.closed is not None:
             raise self._intake.closed
+        new = sum((self._owner, sent.idempotency_key) not in turn.loaded.keys for sent in self._jobs)
+        turn.memory.users.submitting(self._owner, new, turn.now.steady)
         results = yield from (self.accept_all(turn) if self._atomic else self._each(turn))
         self.answer_after(turn, results)
 

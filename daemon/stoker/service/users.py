@@ -55,12 +55,17 @@ class UserService:
 
     def _limits(self, uid: int) -> list[UserLimit]:
         memory = self._engine.memory
-        quota = memory.users.quotas.of(uid)
+        quota, now = memory.users.quotas.of(uid), self._engine.clock.now().steady
         limits: list[UserLimit] = [
             {"name": "max_queued", "limit": quota.max_queued, "used": memory.users.pending(uid)},
             {"name": "max_running", "limit": quota.max_running, "used": memory.users.running[uid]},
             {"name": "max_workflows", "limit": quota.max_workflows, "used": memory.workflows.live_of(uid)},
             {"name": "max_schedules", "limit": quota.max_schedules, "used": len(memory.schedules.names(uid))},
+            {
+                "name": "max_submits_per_s",
+                "limit": quota.max_submits_per_s,
+                "used": memory.users.submitted_now(uid, now),
+            },
         ]
         if self.connections is not None:
             most, used = self.connections.most_of_user, self.connections.of_user(uid)

@@ -154,7 +154,11 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         wrong = bool(self._offer.plan.mistakes)
         if self._intake.closed is not None and not wrong:
             raise self._intake.closed
-        answer = (None if wrong else self._earlier_answer(turn)) or (yield from self.accept_or_try(turn))
+        answer = None if wrong else self._earlier_answer(turn)
+        if answer is None:
+            if not (wrong or self._offer.dry_run):
+                turn.memory.users.submitting(self._owner.uid, len(self._offer.plan.steps), turn.now.steady)
+            answer = yield from self.accept_or_try(turn)
         self.answer_after(turn, answer)
 
     def accept_or_try(self, turn: Turn) -> Generator[None, None, WorkflowAnswer]:

@@ -21,6 +21,7 @@ class LiveUsers:
         self.served: Counter[tuple[str, int]] = Counter()
         self._turns: Counter[str] = Counter()
         self.quotas: Quotas = NO_QUOTAS
+        self._paid_at: dict[int, int] = {}  # of the users who may submit only so many jobs in a second; not stored
 
     def opened(self, queue: str, owner_uid: int) -> None:
         """An attempt was opened. A user who was idle joins at the present turn of the queue, as queues do."""
@@ -32,6 +33,17 @@ class LiveUsers:
     def ended(self, queue: str, owner_uid: int) -> None:
         self.running[owner_uid] -= 1
         self.running_in[queue, owner_uid] -= 1
+
+    def submitting(self, owner_uid: int, jobs: int, now_ms: int) -> None:
+        """A user submits jobs. Raises QuotaReached if it submits too fast."""
+        quota, before = self.quotas.of(owner_uid), self._paid_at.get(owner_uid, 0)
+        if jobs and quota.max_submits_per_s is not None:
+            quota.check_pace(owner_uid, before, now_ms)
+            self._paid_at[owner_uid] = quota.paid_at(before, now_ms, jobs)
+
+    def submitted_now(self, owner_uid: int, now_ms: int) -> int:
+        """How many jobs count against its pace."""
+        return self.quotas.of(owner_uid).unpaid(self._paid_at.get(owner_uid, 0), now_ms)
 
     def uids(self) -> set[int]:
         """The users who have jobs that have not ended."""
