@@ -344,6 +344,52 @@ def test_doctor_when_the_cluster_is_well_then_it_finds_nothing_about_it(daemon: 
     assert [(check["result"], check["findings"]) for check in about] == [("ok", [])] * 3
 
 
+def probed(daemon: DaemonProcess, queues: str, *options: str) -> list[tuple[str, str, str]]:
+    """The severity, message and remedy of each finding of probe jobs of some queues."""
+    config = daemon.home / "probed.toml"
+    config.write_text(f'[cluster]\ndirectory = "{daemon.home}/shared"\n{queues}')
+    report = json.loads(daemon.cli("doctor", "--probe", "--json", "--config", str(config), *options).stdout)
+    (check,) = (check for check in report["checks"] if check["name"] == "probe jobs")
+    return [(one["severity"], one["message"], one["remedy"]) for one in check["findings"]]
+
+
+HPC = '[queues.hpc]\nbackend = "slurm"\n[queues.gpu]\nbackend = "slurm"\n'
+DOWN = '[queues.down]\nbackend = "slurm"\n[queues.down.slurm]\npartition = "down"\n'
+NOWHERE = '[queues.nowhere]\nbackend = "slurm"\n[queues.nowhere.slurm]\npartition = "nowhere"\n'
+
+
+def test_probe_when_the_cluster_is_well_then_it_finds_and_leaves_nothing(slurm: Slurm, daemon: DaemonProcess) -> None:
+    assert probed(daemon, HPC) == []
+
+    assert "probes" not in {path.name for path in (daemon.home / "shared").iterdir()}
+    assert "stoker-doctor" not in slurm.run("squeue", "--noheader", "--format=%j").split()
+
+
+def test_probe_when_nodes_do_not_share_the_directory_then_that_is_found(slurm: Slurm, daemon: DaemonProcess) -> None:
+    shared = daemon.home / "shared"
+    slurm.kill("slurmd")
+    slurm.start("slurmd", hidden=shared)
+    try:
+        ((severity, message, remedy),) = probed(daemon, HPC)
+    finally:
+        slurm.kill("slurmd")
+        slurm.start("slurmd")
+
+    assert (severity, remedy) == ("error", f"srun ls -ld {shared}")
+    assert message.startswith("queue hpc, gpu: its probe, job ")
+    assert message.endswith(f" failed: its node cannot write to {shared}")
+
+
+def test_probe_when_slurm_does_not_start_its_job_then_it_is_removed(slurm: Slurm, daemon: DaemonProcess) -> None:
+    down, nowhere = probed(daemon, DOWN + NOWHERE, "--timeout", "1s")
+
+    assert (down[0], down[2].split()[-3:]) == ("warning", ["--probe", "--timeout", "10m"])
+    assert "did not start within" in down[1]
+    assert nowhere[0] == "error"
+    assert "queue nowhere: Slurm refuses its jobs: sbatch: " in nowhere[1]
+    until(lambda: "stoker-doctor" not in slurm.run("squeue", "--noheader", "--format=%j").split(), why="no probe")
+
+
 def test_drain_when_a_run_is_on_the_cluster_then_it_goes_on(
     daemon: DaemonProcess, client: stoker.Client, gate: Gate
 ) -> None:

@@ -33,6 +33,8 @@ COMMANDS = {
     "a doctor for nothing": (["doctor", "--state-dir", "{home}/nowhere"], 78, "is not a directory"),
     "a doctor for a file": (["doctor", "--state-dir", "{home}/stoker.toml"], 78, "is not a directory"),
     "a repair without --repair": (["doctor", "--yes"], 64, "--yes needs --repair"),
+    "a repair and a probe": (["doctor", "--repair", "--probe"], 64, "--probe cannot be used with --repair"),
+    "a time without --probe": (["doctor", "--timeout", "1m"], 64, "--timeout needs --probe"),
     "a repair under a daemon": (["doctor", "--repair", "--yes", "--state-dir", "{state}"], 75, "holds {state}"),
     "a doctor with a patient": (["doctor", "1"], 64, "unexpected argument '1'"),
     "no verb": (["audit"], 64, "no command 'audit'"),

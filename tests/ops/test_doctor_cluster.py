@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from stoker.cluster.shared_directory import SharedDirectory
-from stoker.ops.doctor import cluster
+from stoker.ops.doctor import cluster, cluster_probe
 from stoker.ops.doctor.examination import Host, examining
 from stoker.store.directory import StateDirectory
 
@@ -31,13 +32,13 @@ def shared(tmp_path: Path) -> Path:
 def found(tmp_path: Path, shared: Path) -> Callable[[str], list[str]]:
     """The findings of a check, on a host without any program."""
     settings = tmp_path / "stoker.toml"
-    settings.write_text(f'[cluster]\ndirectory = "{shared}"\n')
+    settings.write_text(f'[cluster]\ndirectory = "{shared}"\n[queues.hpc]\nbackend = "slurm"\n')
     state = tmp_path / "state"
     state.mkdir(mode=0o700)
     host = Host({"PATH": str(tmp_path)}, settings, tmp_path / "sock", ())
 
     def find(name: str) -> list[str]:
-        (check,) = (check for check in cluster.CHECKS if check.name == name)
+        (check,) = (check for check in (*cluster.CHECKS, *cluster_probe.PROBES) if check.name == name)
         with examining(StateDirectory(state), host, lambda *_: None) as examination:
             return [one if isinstance(one, str) else one.message for one in check.find(examination)]
 
@@ -81,3 +82,31 @@ def test_clocks_when_a_node_is_an_hour_behind_then_it_is_named(found: Callable[[
 
     assert message.startswith("the clock of node late is 1h")
     assert message.endswith(f"behind that of {shared}")
+
+
+def test_probe_when_no_queue_is_of_a_cluster_then_nothing_is_started(
+    found: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "stoker.toml").write_text("")
+
+    assert found("probe jobs") == ["no queue of the settings hands its jobs to a cluster, so there is nothing to probe"]
+
+
+def test_probe_when_the_shared_directory_is_not_there_then_that_is_found(
+    found: Callable[[str], list[str]], shared: Path
+) -> None:
+    shared.rename(shared.with_name("elsewhere"))
+
+    assert found("probe jobs") == [f"{shared}: No such file or directory"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_probe_when_another_user_asks_for_it_then_it_is_not_made(
+    found: Callable[[str], list[str]], shared: Path
+) -> None:
+    os.chown(shared, 1, 1)
+
+    (message,) = found("probe jobs")
+
+    assert message.startswith(f"{shared} belongs to ")
+    assert "probes" not in {path.name for path in shared.iterdir()}

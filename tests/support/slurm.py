@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 from tests.support.facts import until
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Self
 
+HIDE = 'mount -t tmpfs none "$0" && exec "$@"'
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
 ENVIRON = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"}
 SETTINGS = """
@@ -108,15 +110,20 @@ class Slurm:
             self.kill(name)
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def start(self, name: str) -> None:
-        """Start slurmctld or slurmd (again)."""
-        self._start(name, "-D", "-f", str(self.settings))
+    def start(self, name: str, *, hidden: Path | None = None) -> None:
+        """Start slurmctld or slurmd (again). `hidden`: a directory in whose place it and its jobs see an empty one."""
+        around = [] if hidden is None else ["unshare", "--mount", "sh", "-c", HIDE, str(hidden)]
+        self._start(name, "-D", "-f", str(self.settings), around=around)
 
-    def _start(self, name: str, *arguments: str) -> None:
+    def _start(self, name: str, *arguments: str, around: Sequence[str] = ()) -> None:
         errors = (self.root / f"{name}.err").open("ab")
         with errors:
             self._processes[name] = subprocess.Popen(
-                [name, *arguments], env=ENVIRON | self.environ, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors
+                [*around, name, *arguments],
+                env=ENVIRON | self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
             )
 
     def kill(self, name: str, signum: int = signal.SIGKILL) -> None:

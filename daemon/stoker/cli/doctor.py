@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stoker import paths
-from stoker.cli.kit import render
+from stoker.cli.kit import render, values
 from stoker.cli.kit.connection import state_dir
 from stoker.cli.kit.parser import JSON, STATE_DIR, Command, Given, Option
 from stoker.cli.kit.parser import path as path_of
@@ -34,6 +34,7 @@ COLOURS = {
 }
 RESULT_WIDTH = 8
 NARROWEST = 40
+PROBE_MS = 60_000
 MOST_SHOWN = 5  # findings of one check, unless --verbose asks for more
 
 
@@ -44,6 +45,8 @@ MOST_SHOWN = 5  # findings of one check, unless --verbose asks for more
             "--config", "FILE", "the settings file of the daemon (default: see `stoker config path`)", convert=path_of
         ),
         Option("--verbose", None, "list the checks that found nothing, too, and those that were not made"),
+        Option("--probe", None, "start a tiny job for each queue of a cluster, and look at the nodes through it"),
+        values.duration_option("--timeout", "with --probe: how long to wait for these jobs (default: 1m)"),
         Option("--repair", None, "say what can be repaired safely; the daemon must not run"),
         Option("--yes", None, "with --repair: do it"),
         Option("--reason", "TEXT", "why, for the log of changes"),
@@ -54,6 +57,7 @@ MOST_SHOWN = 5  # findings of one check, unless --verbose asks for more
         "stoker doctor",
         "stoker doctor --verbose",
         "stoker doctor --state-dir /var/lib/stoker --json",
+        "stoker doctor --probe --timeout 10m",
         "stoker doctor --repair --yes --reason 'after the disk failed'",
     ),
 )
@@ -65,6 +69,10 @@ def doctor(given: Given) -> int:
     it was and the moved files are kept in before-repair-TIME in the state directory."""
     if given["yes"] and not given["repair"]:
         raise UsageError("--yes needs --repair", hint="stoker doctor --repair")
+    if given["probe"] and given["repair"]:
+        raise UsageError("--probe cannot be used with --repair", hint="stoker doctor --probe")
+    if given["timeout_ms"] is not None and not given["probe"]:
+        raise UsageError("--timeout needs --probe", hint="stoker doctor --probe --timeout 10m")
     with Progress(given) as progress:
         report = _report(given, progress.show)
     _name_state(report)
@@ -111,7 +119,9 @@ def _host(given: Given) -> Host:
     from stoker.ops.doctor.examination import Host  # noqa: PLC0415 - as above
 
     socket = paths.first_within_reach(paths.socket_paths(given["socket"], os.environ, os.getuid()), os.path.exists)
-    return Host(os.environ, None if given["config"] is None else Path(given["config"]).absolute(), Path(socket))
+    config = None if given["config"] is None else Path(given["config"]).absolute()
+    probe_ms = given["timeout_ms"] or PROBE_MS if given["probe"] else None
+    return Host(os.environ, config, Path(socket), probe_ms=probe_ms)
 
 
 def _print(report: DoctorView, *, verbose: bool) -> None:

@@ -58,7 +58,7 @@ class Slurm:
         """
         command = [
             "sbatch", "--parsable", "--no-requeue", f"--job-name={name}", f"--comment={run_id}", "--export=NIL",
-            "--chdir=/", "--input=/dev/null", f"--output={str(errors).replace('%', '%%')}", *_asked(options),
+            "--chdir=/", "--input=/dev/null", f"--output={str(errors).replace('%', '%%')}", *asked(options),
             str(script), *arguments,
         ]  # fmt: skip
         answer = _call(command)
@@ -86,7 +86,8 @@ class Slurm:
         _call(["scancel", "--quiet", *map(str, jobs)])
 
 
-def _asked(options: ClusterOptions) -> list[str]:
+def asked(options: ClusterOptions) -> list[str]:
+    """The wishes of a queue as options of sbatch and srun."""
     named = {
         "partition": options.partition,
         "account": options.account,

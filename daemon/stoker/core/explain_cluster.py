@@ -26,6 +26,12 @@ _REASONS = {
 }
 
 
+def waiting_words(reason: str) -> str:
+    """A reason of Slurm behind a colon, with its meaning if it is one of the commonest."""
+    meaning = _REASONS.get(reason)
+    return "" if reason in ("", "None") else f": {reason}" + (f" ({meaning})" if meaning else "")
+
+
 def engine_away(_job: Job, facts: JobFacts) -> Blocker | None:
     """Nothing is handed over while the engine does not answer."""
     if facts.cluster is None or facts.cluster.away is None:
@@ -49,9 +55,8 @@ def on_cluster(job: Job, facts: JobFacts) -> Blocker | None:
     details = {"engine_job": listed.id, "engine_state": listed.state, "engine_reason": listed.reason}
     hint = f"scontrol show job {listed.id}"
     if listed.phase is Phase.WAITS and not began:
-        meaning = _REASONS.get(listed.reason)
-        why = "" if listed.reason in ("", "None") else f": {listed.reason}" + (f" ({meaning})" if meaning else "")
-        return Blocker("cluster_waits", f"waits in Slurm as job {listed.id}{why}", hint, details)
+        message = f"waits in Slurm as job {listed.id}{waiting_words(listed.reason)}"
+        return Blocker("cluster_waits", message, hint, details)
     if listed.phase is not Phase.OVER:
         message = f"is running (attempt {job.attempts}) on the cluster, as job {listed.id} of Slurm"
         return Blocker("running", message, f"stoker logs -f {job.id}", details)

@@ -1,7 +1,7 @@
 """The checks of a cluster: the commands of its engine, the directory shared with its nodes, and the clocks of these.
 
-Owns what claims of nodes tell about them. Refuses to start a job there: the doctor would wait in the queue of the
-engine.
+Owns what claims of nodes tell about them. Refuses to start a job there: that is for `cluster_probe`, which waits in the
+queue of the engine.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stoker.cluster.shared_directory import SharedDirectory
-from stoker.core.cluster import RECORD_LATE_MS, ClaimedBy
+from stoker.core.cluster import ClaimedBy
+from stoker.core.cluster_probe import wrong_clock
 from stoker.core.errors import CorruptRecord
-from stoker.core.units import duration
 from stoker.ops.doctor.examination import Check, E, Examination, Needs, Symptom, W
 
 COMMANDS = ("sbatch", "squeue", "scancel")
@@ -91,9 +91,8 @@ def has_timely_nodes(examination: Examination) -> Iterator[Symptom | str]:
         if claim.by is ClaimedBy.NODE and claim.at_ms is not None and claim.host is not None:
             skews[claim.host] = claim.at_ms - at_ms
     for host, skew_ms in sorted(skews.items()):
-        if abs(skew_ms) >= RECORD_LATE_MS:
-            way = "ahead of" if skew_ms > 0 else "behind"
-            yield f"the clock of node {host} is {duration(abs(skew_ms) // 60_000 * 60_000)} {way} that of {directory}"
+        if (words := wrong_clock(host, skew_ms, directory)) is not None:
+            yield words
 
 
 def _directory(examination: Examination) -> str:

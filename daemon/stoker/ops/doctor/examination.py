@@ -47,12 +47,15 @@ class Needs(IntEnum):
 
 
 class Host(NamedTuple):
-    """Where settings, socket and units are searched."""
+    """Where settings, socket and units are searched. `probe_ms`: how long to wait for jobs of a probe; None: no probe
+    is made.
+    """
 
     environ: Mapping[str, str]
     config: Path | None
     socket: Path
     units: Sequence[str] = UNIT_PLACES
+    probe_ms: int | None = None
 
 
 class Symptom(NamedTuple):

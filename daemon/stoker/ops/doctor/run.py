@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, suppress
 from multiprocessing import get_context
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stoker.core.errors import StokerError
-from stoker.ops.doctor import cluster, database, files, host
+from stoker.ops.doctor import cluster, cluster_probe, database, files, host
 from stoker.ops.doctor.examination import Check, Examination, Gravity, Host, Progress, Symptom, examining
 from stoker.store.directory import StateDirectory
 
@@ -51,7 +51,12 @@ def run(root: str, where: Host, progress: Progress) -> DoctorView:
 
 
 def examined(examination: Examination) -> DoctorView:
-    return _report(examination, [_check_one(check, examination) for check in CHECKS])
+    return _report(examination, [_check_one(check, examination) for check in _checks(examination.host)])
+
+
+def _checks(where: Host) -> Sequence[Check]:
+    """All checks that are asked for."""
+    return CHECKS if where.probe_ms is None else (*CHECKS, *cluster_probe.PROBES)
 
 
 def _is_large(directory: StateDirectory) -> bool:
@@ -65,7 +70,7 @@ def _run_in_two(directory: StateDirectory, where: Host, progress: Progress) -> D
     with ExitStack() as stack:
         further = _submit_beside(stack, directory.root, where)
         with examining(directory, where, progress) as examination:
-            results = [_check_one(check, examination) for check in CHECKS if check.name not in BESIDE]
+            results = [_check_one(check, examination) for check in _checks(where) if check.name not in BESIDE]
             examination.progress("the rest", 0, 0)
             try:
                 results += further.result()
@@ -100,7 +105,7 @@ def _report(examination: Examination, results: Iterable[CheckResult]) -> DoctorV
         "errors": numbers[Gravity.ERROR],
         "warnings": numbers[Gravity.WARNING],
         "notes": numbers[Gravity.NOTE],
-        "checks": [by_name[check.name].view for check in CHECKS],
+        "checks": [by_name[check.name].view for check in _checks(examination.host)],
         "repairs": [],
         "kept_in": None,
     }
