@@ -24,7 +24,7 @@ SIZES = "SELECT seq, length(payload) FROM changes WHERE seq BETWEEN ? AND ? ORDE
 HASH = "SELECT hash FROM changes WHERE seq = ?"
 DELETE = "DELETE FROM changes WHERE seq <= ?"
 
-SWEPT = 512  # in one piece that ends early when a commit waits
+SWEPT = 256  # in one piece that ends early when a commit waits
 FEW = 64  # deleted before a commit that waits has its turn: a fifth of a millisecond
 OF_A_PAGE = 4  # changes for each page of WAL
 
