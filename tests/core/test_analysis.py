@@ -171,6 +171,16 @@ def test_analysis_when_a_step_of_a_nested_flow_failed_then_its_end_is_no_root() 
     assert analysed(end, ok("c")).roots == ["b"]  # for outputs that are missing
 
 
+@pytest.mark.parametrize("limit", [Reason.TIMEOUT, Reason.DEADLINE])
+def test_analysis_when_a_nested_flow_reached_a_limit_then_that_is_the_root(limit: Reason) -> None:
+    inner = Ending(name="b/x", job=1, state=State.CANCELLED, reason=Reason.ABORTED)
+
+    analysis = analysed(ending("b", limit, control=COLLECT), inner, ok("c"))
+
+    assert (analysis.roots, analysis.next) == (["b"], "stoker workflow retry 7 --failed")
+    assert "1 of 3 steps failed: b reached a limit of time of its flow" in analysis.message
+
+
 def test_analysis_when_only_needs_were_not_met_then_those_steps_are_the_roots() -> None:
     analysis = analysed(ok("a"), ending("b", Reason.DEPENDENCY, State.SKIPPED, attempts=0))
 

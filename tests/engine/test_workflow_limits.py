@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from functools import partial
@@ -96,7 +97,8 @@ def test_limit_when_it_passes_then_the_workflow_fails_and_a_retry_has_it_anew(
 ) -> None:
     mended = tmp_path / "mended"
     steps = {"long": step(f"test -e {mended} || sleep 600", grace_ms=100), "after": step(GOOD, "long")}
-    workflow = sent_flow(client, steps, **{f"{limit}_ms": 500}, **CLEAN)
+    alert = {"alert": step(f'cp "$STOKER_INPUTS_FILE" {tmp_path}/inputs')}
+    workflow = sent_flow(client, steps, **{f"{limit}_ms": 500}, **{**CLEAN, "on_failure": alert})
 
     assert flow_end(client, workflow) == "failed"
 
@@ -108,6 +110,8 @@ def test_limit_when_it_passes_then_the_workflow_fails_and_a_retry_has_it_anew(
         "alert": "succeeded",
         "clean": "succeeded",
     }
+    inputs = json.loads((tmp_path / "inputs").read_text())
+    assert {name: one["reason"] for name, one in inputs.items()} == {"long": "aborted", "after": "aborted"}
     mended.touch()
     client.call("workflow.retry", {"id": workflow, "again": "failed"})
     again = workflow_view(client, workflow)
@@ -142,8 +146,10 @@ def test_limit_when_that_of_a_nested_workflow_passes_then_only_its_steps_end(
         "other": "running",
         "alert": "succeeded",
     }
-    (attempt,) = attempts_of(client, job_of(client, workflow, "build"))
+    build = job_of(client, workflow, "build")
+    (attempt,) = attempts_of(client, build)
     assert attempt["error"] == f"ended by its {limit}: {limit}_ms = 500"
+    assert (attempt["stop_reason"], job_view(client, build)["reason"]) == (limit, limit)
     view = workflow_view(client, workflow)
     assert (view["intent"], view["inner_limits"]) == ("run", [])
     gate.open()

@@ -103,7 +103,8 @@ async def _outcome(command: str, run: OwnHandler | Handler | None, call: Call) -
     try:
         output = await run(call)
     except StepFailed as failed:
-        return Outcome(kind=OutcomeKind.EXCEPTION, error=str(failed)[:ERROR_LIMIT], ended_at=wall_ms())
+        stopped, error = _was_cancelled(), str(failed)[:ERROR_LIMIT]
+        return Outcome(kind=OutcomeKind.EXCEPTION, stopped=stopped, error=error, ended_at=wall_ms())
     except BaseException as raised:  # the boundary of a handler: not even its sys.exit() escapes
         if isinstance(raised, asyncio.CancelledError) and _was_cancelled():
             raise

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import wraps
+from typing import NoReturn
 
 import msgspec
 from msgspec.structs import replace
@@ -22,7 +24,7 @@ from stoker.core.sorted_json import encode_sorted
 from stoker.core.workflow.definition import OUTSIDE, Flow, ItemSource
 from stoker.core.workflow.expansion import EntryPlace, GroupPlan, group_of, listed, place_of
 from stoker.core.workflow.fan_out import BEGIN, COLLECT, EMPTY, EXPAND
-from stoker.core.workflow.inner_limits import in_words
+from stoker.core.workflow.inner_limits import TimeLimit, in_words
 from stoker.core.workflow.nesting import inner_flow, is_critical, split_word
 from stoker.core.workflow.outside import why_not
 from stoker.core.workflow.state import Workflow, WorkflowState, is_broken
@@ -37,6 +39,7 @@ from stoker.executors.in_process import OwnHandler, StepFailed
 from stoker.store import attempts, jobs, workflows
 from stoker.store.reader import Reader
 from stoker.workflows.expansion import Expansion
+from stoker.workflows.limits import StepOverdue
 from stoker.workflows.reuse import later_wish
 
 
@@ -70,13 +73,19 @@ class ControlSteps:
         run, name = self._step(call)
         limit = run.counting.get(f"{name}/")
         if limit is not None and limit.passed is not None:
-            raise StepFailed(f"ended by its {limit.passed}: {in_words(run.inner_limits[f'{name}/'], limit.passed)}")
+            await self._stop(call, limit.passed, in_words(run.inner_limits[f"{name}/"], limit.passed))
         flow = await asyncio.to_thread(_inner, run.workflow, name)
         inner = [edge.step for edge in run.steps[call.job_id].needs if edge.step.startswith(f"{name}/")]
         broken = [step for step in inner if is_critical(flow, name, step) and _is_broken(run, step)]
         if broken:
             raise StepFailed(f"{named(broken)} did not succeed")
         return await self._outputs(run, name, flow) if flow.outputs else None
+
+    async def _stop(self, call: Call, limit: TimeLimit, value: str) -> NoReturn:
+        """Stop this step, as each step is stopped at a limit of its own."""
+        with suppress(asyncio.CancelledError):
+            await self._inbox.ask(StepOverdue(call.run_id, limit))
+        raise StepFailed(f"ended by its {limit}: {value}")
 
     async def _outputs(self, run: LiveWorkflow, name: str, flow: Flow) -> str:
         """The outputs of a nested workflow, filled in with those of its steps. Raises StepFailed."""

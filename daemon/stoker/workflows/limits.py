@@ -12,11 +12,12 @@ from msgspec.structs import replace
 
 from stoker.background.due_timer import DueTimer
 from stoker.core.clock import Clock
-from stoker.core.job.model import STOKER
+from stoker.core.job import events as ev
+from stoker.core.job.model import STOKER, StopReason
 from stoker.core.workflow.inner_limits import TimeLimit
 from stoker.core.workflow.plan import WHOLE
 from stoker.core.workflow.state import Intent
-from stoker.engine.inbox import Inbox, Message
+from stoker.engine.inbox import Inbox, Message, RequestMessage
 from stoker.engine.memory import LiveState
 from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.engine.turn import Turn
@@ -48,6 +49,21 @@ def _end_inner(turn: Turn, run: LiveWorkflow, passed: Mapping[str, TimeLimit]) -
     for outer, limit in passed.items():
         about = {"limit": limit, "step": outer.removesuffix("/")}
         turn.record("workflow", str(run.workflow.id), "limit_reached", about)
+
+
+class StepOverdue(RequestMessage[None]):
+    """A nested workflow ended at a limit, and so does the attempt `run_id` of the step that it stands for."""
+
+    def __init__(self, run_id: str, limit: TimeLimit) -> None:
+        super().__init__()
+        self._run_id = run_id
+        self._reason = StopReason(limit.value)
+
+    def apply_to(self, turn: Turn) -> None:
+        run = turn.memory.by_run(self._run_id)
+        if run is not None:
+            turn.step(run.job.id, ev.StopWanted(reason=self._reason))
+        self.answer_after(turn, None)
 
 
 class WorkflowLimits:

@@ -117,6 +117,10 @@ def _never_began(one: Ending) -> bool:
     return one.reason is Reason.TTL or (one.reason is Reason.DEADLINE and one.state is State.EXPIRED)
 
 
+def _nested_at_limit(one: Ending) -> bool:
+    return one.control == COLLECT and one.reason in (Reason.TIMEOUT, Reason.DEADLINE)
+
+
 _AGAIN = "stoker workflow retry {id} --failed"
 _EXPLAIN = "stoker workflow resume {id} --explain"
 _GRAPH = "stoker workflow graph {id}"
@@ -139,6 +143,7 @@ TABLE = (
     Row(Cause.RESOURCES, lambda one: one.reason is Reason.TTL and bool(one.resources),
         "waited for longer than allowed before there was room", "stoker resource ls", of_host=True),
     Row(Cause.ROOM, _never_began, "waited for longer than allowed before it could start", "stoker queue", of_host=True),
+    Row(Cause.TIMEOUT, _nested_at_limit, "reached a limit of time of its flow", _AGAIN),
     Row(Cause.TIMEOUT, _by(Reason.TIMEOUT), "ran for longer than allowed", _AGAIN + " --timeout {twice}s"),
     Row(Cause.DEADLINE, _by(Reason.DEADLINE), "was still running at its deadline", "stoker retry {job} --deadline +1h"),
     Row(Cause.UNRESPONSIVE, _by(Reason.UNRESPONSIVE), "gave no sign of life", _AGAIN),
@@ -174,7 +179,7 @@ class Analysis(Struct, frozen=True, kw_only=True):
 def analyse(workflow_id: int, endings: Sequence[Ending]) -> Analysis | None:
     failed = [one for one in endings if _is_bad(one)]
     outer = {outer_of(one.name) for one in failed}
-    bad = [(one, NESTED if one.control == COLLECT and f"{one.name}/" in outer else _row(one)) for one in failed]
+    bad = [(one, NESTED if _is_nested_end(one) and f"{one.name}/" in outer else _row(one)) for one in failed]
     if not bad:
         return None
     causes: dict[Cause, list[str]] = {}
@@ -198,6 +203,11 @@ def analyse(workflow_id: int, endings: Sequence[Ending]) -> Analysis | None:
 
 def _is_bad(one: Ending) -> bool:
     return (one.state in FINAL or one.state is State.HELD) and not is_done(one.state, one.reason)
+
+
+def _is_nested_end(one: Ending) -> bool:
+    """Whether it ends a nested workflow, and failed for its steps."""
+    return one.control == COLLECT and not _nested_at_limit(one)
 
 
 def _row(one: Ending) -> Row:

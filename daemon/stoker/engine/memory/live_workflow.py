@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from itertools import islice
+from itertools import chain, islice
 
 import msgspec
 from msgspec import Struct, field
@@ -131,11 +131,13 @@ class LiveWorkflow(Struct):
         return WorkflowState.FAILED if self.has_failed(outer) else WorkflowState.SUCCEEDED
 
     def failed_before(self, handler: Step) -> list[int]:
-        """The first jobs of steps of its workflow that failed in the phases before that of a handler."""
+        """The first jobs of steps of its workflow that failed in the phases before its own, then of those aborted."""
         mine, outer = phase(handler.handler), outer_of(handler.name)
         inside = (step for step in self.steps.values() if step.name.startswith(outer))
-        earlier = (step for step in inside if phase_in(outer, step.name, step.handler) < mine)
-        return [*islice((step.job_id for step in earlier if self.states[step.name] in FAILURES), MAX_FAILED)]
+        earlier = [step for step in inside if phase_in(outer, step.name, step.handler) < mine]
+        failed = (step.job_id for step in earlier if self.states[step.name] in FAILURES)
+        aborted = (step.job_id for step in earlier if self.reasons[step.name] is Reason.ABORTED)
+        return [*islice(chain(failed, aborted), MAX_FAILED)]
 
     def due_gates(self) -> list[int]:
         """The handlers whose gates are to be decided: all steps of the phases before theirs have ended."""
