@@ -42,6 +42,8 @@ backend = "slurm"
 [queues.nowhere.slurm]
 partition = "nowhere"
 """
+# Variables of the person who started the daemon, which would add options to Slurm's commands.
+OF_A_PERSON = {"SQUEUE_PARTITION": "down", "SBATCH_WAIT": "1"}
 RETRIED = {"max_attempts": 2, "base_delay_ms": 0}
 
 
@@ -53,7 +55,7 @@ def slurm() -> Iterator[Slurm]:
 
 @pytest.fixture(scope="module")
 def daemon(slurm: Slurm) -> Iterator[DaemonProcess]:
-    one = DaemonProcess(environ=slurm.environ)
+    one = DaemonProcess(environ={**slurm.environ, **OF_A_PERSON})
     one.config.write_text(SETTINGS.format(home=one.home))
     with one:
         yield one
@@ -105,6 +107,17 @@ def test_job_when_its_queue_has_a_backend_then_its_log_and_its_end_come_home(
     assert log.split()[1].isdecimal()
     (attempt,) = attempts_of(client, job)
     assert (attempt["launcher"], attempt["log_bytes"]) == ("cluster", len(log))
+
+
+def test_node_when_it_starts_a_job_then_no_login_shell_of_the_user_has_run(
+    daemon: DaemonProcess, client: stoker.Client
+) -> None:
+    job = submit(client, on_cluster('tr "\\0" "\\n" < /proc/$PPID/environ; env'))
+
+    assert end_of(client, job) == ("succeeded", "exit")
+    names = {line.partition("=")[0] for line in daemon.cli("logs", str(job)).stdout.splitlines()}
+    assert "SLURM_JOB_ID" in names
+    assert not names & {"SLURM_GET_USER_ENV", "SLURM_EXPORT_ENV", "MAIL", *OF_A_PERSON}
 
 
 def test_step_when_it_needs_one_on_the_cluster_then_it_gets_its_outputs_at_home(client: stoker.Client) -> None:

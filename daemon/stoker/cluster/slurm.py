@@ -9,6 +9,7 @@ among the arguments.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,10 @@ PHASES = {
     "RUNNING": Phase.RUNS, "COMPLETING": Phase.RUNS, "STAGE_OUT": Phase.RUNS, "SIGNALING": Phase.RUNS,
     "RESIZING": Phase.RUNS, "STOPPED": Phase.RUNS, "SUSPENDED": Phase.RUNS,
 }  # fmt: skip
+# The commands get these variables of the daemon and no others: sbatch sends all of its own to the node, and SQUEUE_*
+# or SBATCH_* would add options. With any `--export` but ALL the node runs a login shell of the user for each job, and
+# `srun` in the job exports nothing.
+VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 # How Slurm's commands begin to complain that the controller did not answer (slurm_errno.h).
 AWAY = (
     "Unable to contact slurm controller",
@@ -57,7 +62,7 @@ class Slurm:
         which the job may exist.
         """
         command = [
-            "sbatch", "--parsable", "--no-requeue", f"--job-name={name}", f"--comment={run_id}", "--export=NIL",
+            "sbatch", "--parsable", "--no-requeue", f"--job-name={name}", f"--comment={run_id}", "--export=ALL",
             "--chdir=/", "--input=/dev/null", f"--output={str(errors).replace('%', '%%')}", *asked(options),
             str(script), *arguments,
         ]  # fmt: skip
@@ -114,10 +119,14 @@ def _job(line: str) -> EngineJob | None:
     return EngineJob(int(number), run_id, PHASES.get(state, Phase.OVER), state, reason)
 
 
+def _environ() -> dict[str, str]:
+    return {name: text for name, text in os.environ.items() if name in VARIABLES or name.startswith("SLURM_")}
+
+
 def _call(command: Sequence[str]) -> str:
     try:
         done = subprocess.run(  # noqa: S603 - a command of Slurm, and arguments that this module made
-            command, capture_output=True, text=True, errors="replace", timeout=CALL_S, check=False
+            command, env=_environ(), capture_output=True, text=True, errors="replace", timeout=CALL_S, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise EngineAway(f"{command[0]} did not end within {CALL_S:g} s") from error

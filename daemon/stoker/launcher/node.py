@@ -16,7 +16,6 @@ import json
 import os
 import select
 import signal
-import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,7 @@ class NoOutcomeLog:
 def main(arguments: list[str]) -> int:
     shared, run_id = arguments
     _isolate()
-    claim = {"by": "node", "host": socket.gethostname(), "pid": os.getpid(), "boot_id": kernel.boot_id()}
+    claim = {"by": "node", "host": os.uname().nodename, "pid": os.getpid(), "boot_id": kernel.boot_id()}
     claim |= {"engine_job": os.environ.get("SLURM_JOB_ID"), "at_ms": kernel.now_ms()}
     if not whole_files.put_first(f"{shared}/claims/{run_id}", json.dumps(claim).encode()):
         log_error(f"run {run_id} was revoked, or is started elsewhere")
