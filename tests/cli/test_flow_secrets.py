@@ -86,6 +86,17 @@ def test_workflow_when_a_source_is_wrong_then_nothing_is_sent(shared: DaemonProc
     assert f"chmod 600 {flow.parent / 'token'}" in answer.stderr
 
 
+def test_workflow_when_a_secret_is_not_declared_then_that_is_the_only_mistake(
+    shared: DaemonProcess, flow: Path
+) -> None:
+    flow.write_text(FLOW.replace('KEY = "env:FLOW_KEY"', ""))
+
+    answer = shared.cli("workflow", "submit", str(flow))
+
+    assert answer.returncode == 65
+    assert answer.stderr.count("has no secret 'KEY'") == answer.stderr.count("steps.") == 2, "in two steps"
+
+
 def test_schedule_when_its_flow_has_secrets_then_it_is_refused(shared: DaemonProcess, flow: Path) -> None:
     answer = shared.cli("schedule", "add", "nightly", "@daily", "--flow", str(flow))
 

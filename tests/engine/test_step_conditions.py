@@ -407,3 +407,12 @@ def test_step_when_a_need_that_had_ended_runs_again_then_it_waits_for_it(client:
         client.call("job.release", {"id": held})
     settled(client, workflow)
     assert attempts(client, workflow) == {"a": 2, "b": 0, "c": 1, "held": 1}
+
+
+def test_if_when_the_list_of_its_group_is_not_known_then_the_group_shows_it(client: stoker.Client) -> None:
+    later = {**step("exit 0"), "each": {"step": "list", "output": "files"}, "if": "item != 'x'"}
+
+    workflow = sent_flow(client, {"list": step("exit 0"), "later": later})
+
+    shown = {one["name"]: one["run_if"] for one in workflow_view(client, workflow)["steps"]}
+    assert shown == {"list": None, "later": "item != 'x'"}

@@ -115,7 +115,7 @@ def _of_file(source: str) -> tuple[str, list[Node]]:
             None,
             critical=step.critical,
             conditions=step.conditions,
-            run_if=step.if_of_items if step.run_if is None else step.run_if.text,
+            run_if=step.text_of_if,
             handler=step.handler,
         )
         for step in plan.steps

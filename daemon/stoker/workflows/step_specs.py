@@ -86,7 +86,7 @@ def step_row(planned: Planned, job_id: int) -> Step:
         job_id=job_id,
         needs=planned.needs,
         when=planned.when,
-        run_if=None if planned.run_if is None else planned.run_if.text,
+        run_if=planned.text_of_if,
         critical=planned.critical,
         breaks=planned.breaks,
         resume=planned.resume,

@@ -275,7 +275,8 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
     ) -> tuple[Spec, list[StokerError]]:
         """The spec of a step, and all errors that this host has for it; `problem` is that of its command."""
         spec, errors = step_spec(turn, self._intake, self._owner, step, step_needs(step, ids))
-        errors += (_no_value(name) for name in spec.secrets if name not in self._offer.secrets)
+        if not self._offer.plan.mistakes:  # no value is sent for a name that the flow does not declare
+            errors += (_no_value(name) for name in spec.secrets if name not in self._offer.secrets)
         if problem is not None and step.needs and problem.details.get("may_come"):
             mistake = step_mistake(step, problem)
             self._warnings[f"{mistake.path}: {mistake.message}"] = None

@@ -92,6 +92,11 @@ class Planned(Struct, frozen=True, kw_only=True):
         return self.breaks and not self.contained
 
     @property
+    def text_of_if(self) -> str | None:
+        """The text of its `if`, or of that of the steps that it will make."""
+        return self.if_of_items if self.run_if is None else self.run_if.text
+
+    @property
     def abort_on(self) -> tuple[int, ...]:
         """The exit codes that end the workflow."""
         return () if self.sent.abort_on is UNSET else self.sent.abort_on
