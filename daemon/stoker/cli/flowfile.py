@@ -33,9 +33,13 @@ _AT = re.compile(r"^(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\
 
 def read(source: str) -> dict[str, Any]:
     """The flow of a file, or of stdin (`-`), with all that it includes. Raises ParseError or FlowInvalid."""
+    return read_with_files(source)[0]
+
+
+def read_with_files(source: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The same, and the file of each flow in it, by the path before its fields."""
     flow = _read_file(source)
-    nested_flows.embed(source, flow, _read_file)
-    return flow
+    return flow, nested_flows.embed(source, flow, _read_file)
 
 
 def _read_file(source: str) -> dict[str, Any]:

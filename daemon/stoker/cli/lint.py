@@ -29,20 +29,28 @@ class LintMistake(NamedTuple):
 
 
 class Linted(NamedTuple):
-    """One file. `lines` is None if its form has no lines to name."""
+    """One file. `files`: it and those that it includes, by the path before the fields of their flows."""
 
     source: str
     mistakes: list[LintMistake]
     warnings: list[LintWarning]
-    lines: TomlLines | None
+    files: dict[str, str]
 
     def view(self) -> dict[str, Any]:
-        mistakes = [each._asdict() | {"line": each.line or self._line(each.path)} for each in self.mistakes]
-        found = [each._asdict() | {"line": self._line(each.path)} for each in self.warnings]
-        return {"file": self.source, "mistakes": mistakes, "warnings": found}
+        """Each mistake and warning with the file that has it, and its path and line there."""
+        lines = {file: _lines_of(file) for file in self.files.values()}
 
-    def _line(self, path: str) -> int | None:
-        return self.lines.line_of(path) if self.lines else None
+        def placed(each: LintMistake | LintWarning) -> dict[str, Any]:
+            before = max((path for path in self.files if each.path.startswith(path)), key=len)
+            file, path = self.files[before], each.path.removeprefix(before)
+            line = getattr(each, "line", None) or lines[file].line_of(path)
+            return each._asdict() | {"file": flowfile.shown(file), "path": path, "line": line}
+
+        return {
+            "file": flowfile.shown(self.source),
+            "mistakes": [*map(placed, self.mistakes)],
+            "warnings": [*map(placed, self.warnings)],
+        }
 
 
 @Command(
@@ -70,21 +78,25 @@ def lint(given: Given) -> int:
 
 def _linted(source: str) -> Linted:
     try:
-        flow = flowfile.read(source)
+        flow, files = flowfile.read_with_files(source)
     except StokerError as error:
-        return Linted(flowfile.shown(source), _of_reading(source, error), [], None)
-    lines = None if source == "-" or source.endswith(".json") else TomlLines(_text(source))
+        return Linted(source, _of_reading(source, error), [], {"": source})
     try:
         plan = planned(flow)
     except FlowInvalid as error:
-        mistakes = [LintMistake(*each) for each in flowfile.in_order(source, flow, error)]
-        return Linted(flowfile.shown(source), mistakes, [], lines)
-    return Linted(flowfile.shown(source), [], warnings(LintSubject(flow, plan, os.getcwd())), lines)
+        return Linted(source, [LintMistake(*each) for each in flowfile.in_order(source, flow, error)], [], files)
+    return Linted(source, [], warnings(LintSubject(flow, plan, os.getcwd())), files)
 
 
-def _text(source: str) -> str:
-    with open(source, encoding="utf-8") as file:
-        return file.read()
+def _lines_of(source: str) -> TomlLines:
+    """None are known if its form has no lines to name, or it cannot be read."""
+    if source == "-" or source.endswith(".json"):
+        return TomlLines("")
+    try:
+        with open(source, encoding="utf-8") as file:
+            return TomlLines(file.read())
+    except (OSError, UnicodeDecodeError):
+        return TomlLines("")
 
 
 def _of_reading(source: str, error: StokerError) -> list[LintMistake]:
@@ -101,7 +113,7 @@ def _of_reading(source: str, error: StokerError) -> list[LintMistake]:
 def _lines(view: dict[str, Any], kind: str) -> list[str]:
     lines = []
     for each in view[kind]:
-        place = f"{view['file']}:{each['line']}" if each["line"] else view["file"]
+        place = f"{each['file']}:{each['line']}" if each["line"] else each["file"]
         path = f"{each['path']}: " if each["path"] and not each["message"].startswith(each["path"]) else ""
         hint = f" ({each['hint']})" if each["hint"] else ""
         rule = f"warning: {each['rule']}: " if kind == "warnings" else ""

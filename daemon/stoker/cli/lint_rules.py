@@ -66,7 +66,7 @@ def _program(subject: LintSubject) -> Iterator[tuple[str, str, str]]:
         folder = sent.working_dir if isinstance(sent.working_dir, str) else subject.folder
         path = os.path.join(folder, resolve(sent.command, sent.env or {}))
         if wrong := _why_not_executable(path, named="/" in sent.command):
-            yield f"steps.{step.group or step.name}.command", f"{sent.command}: {wrong[0]}", wrong[1]
+            yield f"{step.path}.command", f"{sent.command}: {wrong[0]}", wrong[1]
 
 
 def _why_not_executable(path: str, *, named: bool) -> tuple[str, str] | None:
@@ -111,7 +111,7 @@ def _never_runs(subject: LintSubject) -> Iterator[tuple[str, str, str]]:
         impossible = _impossible(step, must[step.name])
         if impossible:
             message = f"never runs: it waits for the failure of {impossible}, and for a step that needs its success"
-            yield f"steps.{step.group or step.name}.needs", message, 'when = "any_failed" waits for any failure'
+            yield f"{step.path}.needs", message, 'when = "any_failed" waits for any failure'
 
 
 def _handler_never_runs(subject: LintSubject) -> Iterator[tuple[str, str, str]]:

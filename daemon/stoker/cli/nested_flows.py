@@ -16,9 +16,14 @@ TABLES = ("steps", "on_failure", "on_success", "finally")
 Read = Callable[[str], dict[str, Any]]
 
 
-def embed(source: str, flow: dict[str, Any], read: Read) -> None:
-    """Put the flows of nested files into `flow`. Raises FlowInvalid or ParseError."""
-    _embed(source, flow, read, (source,))
+def embed(source: str, flow: dict[str, Any], read: Read) -> dict[str, str]:
+    """Put the flows of nested files into `flow`. Raises FlowInvalid or ParseError.
+
+    Returns the file of each flow, by the path before its fields.
+    """
+    files = {"": source}
+    _embed("", flow, read, (source,), files)
+    return files
 
 
 def flows(flow: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -30,13 +35,15 @@ def flows(flow: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str,
             yield from flows(child, f"{path}{place}.workflow.")
 
 
-def _embed(source: str, flow: dict[str, Any], read: Read, chain: tuple[str, ...]) -> None:
+def _embed(path: str, flow: dict[str, Any], read: Read, chain: tuple[str, ...], files: dict[str, str]) -> None:
+    """`chain`: the files that lead to this flow, and at its end that of the flow itself."""
+    source = chain[-1]
     for place, step in steps_of(flow):
-        child, at = step.get("workflow"), source
-        further = chain
+        child, further = step.get("workflow"), chain
         if isinstance(child, str):
             at = str(_folder(source) / child)
             further = (*chain, at)
+            files[f"{path}{place}.workflow."] = at
             _check_chain(f"{source}: {place}.workflow", further)
             try:
                 child = step["workflow"] = read(at)
@@ -44,7 +51,7 @@ def _embed(source: str, flow: dict[str, Any], read: Read, chain: tuple[str, ...]
                 error.message = f"{source}: {place}.workflow: {error.message}"
                 raise
         if isinstance(child, dict):
-            _embed(at, child, read, further)
+            _embed(f"{path}{place}.workflow.", child, read, further, files)
 
 
 def _check_chain(where: str, chain: tuple[str, ...]) -> None:

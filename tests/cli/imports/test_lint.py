@@ -105,6 +105,20 @@ def test_lint_when_a_flow_can_fail_then_its_handlers_may_run(stoker: Stoker, tmp
     assert linted(stoker, tmp_path, text + '[on_failure.c]\ncommand = "sh"\n')[1]["warnings"] == []
 
 
+def test_lint_when_a_mistake_is_in_an_included_file_then_that_has_the_line(stoker: Stoker, tmp_path: Path) -> None:
+    (tmp_path / "child.toml").write_text(STEP + 'needs = ["z"]\n')
+    (tmp_path / "sound.toml").write_text(STEP + '[steps.b]\ncommand = "./none"\n')
+    texts = {name: f'name = "x"\n[steps.n]\nworkflow = "{name}.toml"\n' for name in ("child", "sound")}
+
+    ((mistake,), (warning,)) = (
+        linted(stoker, tmp_path, texts["child"])[1]["mistakes"],
+        linted(stoker, tmp_path, texts["sound"])[1]["warnings"],
+    )
+
+    assert (mistake["file"], mistake["line"], mistake["path"]) == (f"{tmp_path}/child.toml", 4, "steps.a.needs[0]")
+    assert (warning["file"], warning["line"], warning["path"]) == (f"{tmp_path}/sound.toml", 5, "steps.b.command")
+
+
 def test_examples_when_they_are_linted_then_there_is_nothing_to_say(stoker: Stoker) -> None:
     examples = sorted((ROOT / "config" / "examples" / "flows").glob("*.toml"))
 
