@@ -19,6 +19,9 @@ def test_quota_when_a_user_is_named_then_it_has_its_own_and_others_the_usual() -
     assert QUOTAS.of(BEN) == Quota(max_running=2)
     assert [QUOTAS.of(uid) for uid in (0, SERVICE)] == [NO_QUOTA, NO_QUOTA]
     assert (QUOTAS.bound_running, NO_QUOTAS.bound_running) == (True, False)
+    assert [Quotas(usual=Quota(**{name: 1})).bound_bytes for name in Quota.__struct_fields__] == [
+        name.endswith("_bytes") for name in Quota.__struct_fields__
+    ]
 
 
 def test_quota_when_root_is_named_then_its_own_limits_count() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(not can_be_others(), reason=NEEDS_ROOT)
 
-ANN, BEN, EVE, FAY = User(70_001), User(70_002), User(70_003), User(70_004)
+ANN, BEN, EVE, FAY, GUS, HAL = (User(uid) for uid in range(70_001, 70_007))
 SETTINGS = """
 [access]
 users = "everyone"
@@ -36,6 +36,14 @@ max_queued = 0
 [quotas.users.70004]
 max_submits_per_s = 1
 max_queued = 0
+[quotas.users.70005]
+max_queued = 0
+max_workflows = 0
+max_stored_bytes = 60_000
+[quotas.users.70006]
+max_queued = 0
+max_stored_bytes = 60_000
+max_log_bytes = 4
 [queues.stopped]
 paused = true
 [queues.narrow]
@@ -192,7 +200,7 @@ def test_users_when_an_operator_asks_then_each_user_has_its_jobs_and_limits(
 
     assert table[0].split()[:5] == ["USER", "RUNNING", "QUEUED", "WAITING", "HELD"]
     (row,) = [line.split() for line in table if line.startswith("uid 70001")]
-    assert row == ["uid", "70001", "0", "1", "0", "0", "-", "3", "0", "of", "1", "0", "of", "1"]
+    assert row[:-2] == ["uid", "70001", "0", "1", "0", "0", "-", "3", "0", "of", "1", "0", "of", "1"]
     denied = answer_of(ann, "system.users", {})["error"]
     assert denied["data"]["code"] == "permission_denied"
 
@@ -238,3 +246,49 @@ def test_submit_when_a_user_is_too_fast_then_only_repeats_are_answered(
     assert result(fay, "workflow.submit", flow=flow("soon"), dry_run=True)["id"] is None
     assert 1 < used(fay, "max_submits_per_s")[0] <= 600
     fay.close()
+
+
+def bytes_of(client: RawClient) -> list[int]:
+    return used(client, "max_stored_bytes", "max_log_bytes")
+
+
+def test_bytes_when_a_daemon_starts_then_it_measures_what_was_added(open_daemon: DaemonProcess) -> None:
+    """Specs, outputs and checkpoints of jobs and of workflows, and logs."""
+    gus = GUS.connect(open_daemon.socket)
+    prints = "echo hi; echo '{}' > $STOKER_OUTPUT"
+    step = {"command": "/bin/sh", "args": ["-c", prints], "working_dir": "/", "stdin": "é", "env": {"NAME": "é"}}
+    ident = result(gus, "workflow.submit", flow={"name": "both", "steps": {"a": step}})["id"]
+    until(lambda: result(gus, "workflow.get", id=ident)["state"] == "succeeded", why="the end of the workflow")
+    result(gus, "job.submit", **stopped())  # its turn comes after that of the end
+    until(lambda: None not in bytes_of(gus), why="the measurement")
+    before = bytes_of(gus)
+    gus.close()
+
+    open_daemon.kill_and_start()
+
+    gus = GUS.connect(open_daemon.socket)
+    until(lambda: bytes_of(gus) == before, why="the same sums")
+    assert before[0] > 1_000
+    assert before[1] >= len("hi\n")
+    gus.close()
+
+
+def test_bytes_when_a_user_has_its_limit_then_submits_are_refused(open_daemon: DaemonProcess) -> None:
+    hal = HAL.connect(open_daemon.socket)
+    until(lambda: None not in bytes_of(hal), why="the measurement")
+    printing = result(hal, "job.submit", command="/bin/echo", args=["hello"], working_dir="/")["id"]
+    until(lambda: result(hal, "job.get", id=printing)["finished_at"], why="the end of the job")
+
+    by_logs = refusal(hal, "job.submit", **stopped())
+    open_daemon.config.write_text(SETTINGS.replace("max_log_bytes = 4", "max_log_bytes = 0"))
+    open_daemon.cli("config", "reload")
+    result(hal, "job.submit", **stopped(stdin="x" * 60_000))
+    by_specs = refusal(hal, "job.submit", **stopped())
+
+    assert by_logs == ("quota_reached", "uid 70006 has 6 of at most 4 bytes of logs (max_log_bytes in [quotas])")
+    assert by_specs[1].endswith(
+        "of at most 60000 bytes of specs, checkpoints and outputs (max_stored_bytes in [quotas])"
+    )
+    (row,) = [line for line in open_daemon.cli("status", "--users").stdout.splitlines() if "uid 70006" in line]
+    assert row.split()[-3:] == ["of", "58.6K", "6B"]
+    hal.close()

@@ -25,6 +25,7 @@ from stoker.core.workflow.checkpoint import Checkpoint
 from stoker.engine.inbox import AnswerRequest, Inbox
 from stoker.engine.loop import Loop
 from stoker.engine.memory import LiveState
+from stoker.engine.memory.users import LiveUsers
 from stoker.engine.turn import Turn
 from stoker.executors.launcher_pool import LauncherPool
 from stoker.process.run_roots import RunRoots
@@ -108,7 +109,7 @@ class Year:
         )
         reader = state.reader
         leftovers = Leftovers(reader, state.writer, self.memory, RunRoots(root), self.launchers)
-        usage = Usage(reader, root / "stoker.db", self.clock)
+        usage = Usage(reader, root / "stoker.db", self.clock, LiveUsers())
         self.retention = Retention(
             config,
             reader,

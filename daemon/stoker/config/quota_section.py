@@ -17,6 +17,11 @@ Schedules = Annotated[int, between(0, MAX_INT, "most schedules of a user; 0 = no
 
 Submits = Annotated[int, between(0, 1_000_000, "most jobs that a user submits in a second; 0 = no limit")]
 
+StoredBytes = Annotated[
+    int, between(0, MAX_INT, "most bytes of a user in specs, checkpoints and outputs that are kept; 0 = no limit")
+]
+LogBytes = Annotated[int, between(0, MAX_INT, "most bytes of a user in logs that are kept; 0 = no limit")]
+
 
 class QuotaSettings(Section, frozen=True):
     """Limits of each user but root and the daemon's own; those of one user: [quotas.users.NAME] (docs/quotas.md)."""
@@ -26,6 +31,8 @@ class QuotaSettings(Section, frozen=True):
     max_workflows: Workflows = 0
     max_schedules: Schedules = 0
     max_submits_per_s: Submits = 0
+    max_stored_bytes: StoredBytes = 0
+    max_log_bytes: LogBytes = 0
 
 
 class QuotaSection(Section, frozen=True):
@@ -36,3 +43,5 @@ class QuotaSection(Section, frozen=True):
     max_workflows: Workflows | UnsetType = UNSET
     max_schedules: Schedules | UnsetType = UNSET
     max_submits_per_s: Submits | UnsetType = UNSET
+    max_stored_bytes: StoredBytes | UnsetType = UNSET
+    max_log_bytes: LogBytes | UnsetType = UNSET

@@ -9,11 +9,11 @@ from typing import TypedDict
 
 
 class UserLimit(TypedDict):
-    """A limit by its key in the settings; None: no limit. `used`: how much of it is in use now."""
+    """A limit by its key in the settings; None: no limit. `used`: how much of it is in use now; None: not measured."""
 
     name: str
     limit: int | None
-    used: int
+    used: int | None
 
 
 class LimitsView(TypedDict):

@@ -8,6 +8,8 @@ COUNTED = {
     "max_running": "running jobs",
     "max_workflows": "workflows that have not ended",
     "max_schedules": "schedules",
+    "max_stored_bytes": "bytes of specs, checkpoints and outputs",
+    "max_log_bytes": "bytes of logs",
     "max_submits_per_s": "jobs submitted in a second",
     "max_connections_per_uid": "open connections",
 }

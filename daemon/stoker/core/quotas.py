@@ -17,6 +17,7 @@ from stoker.core.quota_words import COUNTED
 from stoker.core.units import counted
 
 RETRY_HINT_MS = 1_000
+FREED_BY_ENDS = ("max_queued", "max_running", "max_workflows")  # what counts for the others stays until it is removed
 SECOND = 1_000_000_000  # in nanoseconds, in which paces count
 MILLISECOND = 1_000_000
 HINTS = {
@@ -24,6 +25,8 @@ HINTS = {
     "max_running": "stoker ls --state running; stoker limits shows all",
     "max_workflows": "stoker workflow ls; stoker limits shows all",
     "max_schedules": "stoker schedule rm; stoker limits shows all",
+    "max_stored_bytes": "jobs free it once retention has removed them; stoker limits shows all",
+    "max_log_bytes": "jobs free it once retention has removed them; stoker limits shows all",
     "max_submits_per_s": "submit again later; stoker limits shows all",
 }
 
@@ -36,6 +39,8 @@ class Quota(Struct, frozen=True, kw_only=True):
     max_workflows: int | None = None
     max_schedules: int | None = None
     max_submits_per_s: int | None = None
+    max_stored_bytes: int | None = None
+    max_log_bytes: int | None = None
 
     def check(self, name: str, uid: int, used: int, more: int = 1) -> None:
         """Raises QuotaReached if `more` of what this limit counts do not fit."""
@@ -44,7 +49,7 @@ class Quota(Struct, frozen=True, kw_only=True):
             return
         asked = "" if more == 1 else f", and {more} more were asked for"
         message = f"uid {uid} has {used} of at most {most} {COUNTED[name]} ({name} in [quotas]){asked}"
-        ends = {} if name == "max_schedules" else {"retry_after_ms": RETRY_HINT_MS}  # a schedule stays until removed
+        ends = {"retry_after_ms": RETRY_HINT_MS} if name in FREED_BY_ENDS else {}
         raise QuotaReached(message, hint=HINTS[name], **ends, quota=name, limit=most, used=used, asked=more)
 
     def check_pace(self, uid: int, paid_at: int, now_ms: int) -> None:
@@ -83,6 +88,12 @@ class Quotas(Struct, frozen=True, kw_only=True):
     def bound_running(self) -> bool:
         """Whether any user may run only so many jobs."""
         return any(quota.max_running is not None for quota in (self.usual, *self.of_user.values()))
+
+    @property
+    def bound_bytes(self) -> bool:
+        """Whether any user may store only so many bytes."""
+        quotas = (self.usual, *self.of_user.values())
+        return any(quota.max_stored_bytes is not None or quota.max_log_bytes is not None for quota in quotas)
 
     def of(self, uid: int) -> Quota:
         own = self.of_user.get(uid)

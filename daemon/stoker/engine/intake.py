@@ -104,6 +104,7 @@ class Intake:
         """
         users = turn.memory.users
         users.quotas.of(owner_uid).check("max_queued", owner_uid, users.pending(owner_uid) + ahead.total())
+        users.check_bytes(owner_uid, "max_stored_bytes", "max_log_bytes")
         self.check_queue_room(turn, queue, ahead[queue.name])
         if self._max_queued is not None:
             total = turn.memory.total(State.QUEUED) + turn.memory.total(State.WAITING) + ahead.total()

@@ -55,6 +55,7 @@ class Save(RequestMessage["SaveAnswer"]):
         if run is None:
             raise stale(self._run_id)
         self._check_interval(turn)
+        turn.memory.users.check_bytes(run.job.owner_uid, "max_stored_bytes")
         checkpoint = self._store(turn, run.job)
         turn.memory.saved[self._run_id] = turn.now.steady
         self.answer_after(turn, {"id": checkpoint.id, "seq": checkpoint.seq, "bytes": checkpoint.size})

@@ -36,6 +36,7 @@ from stoker.engine.saved_checkpoints import Save
 from stoker.engine.spec_defaults import SpecDefaults
 from stoker.engine.standstills import Standstills
 from stoker.engine.step_files import StepFiles
+from stoker.engine.stored_bytes import StoredBytes
 from stoker.engine.subscriptions import Subscriptions
 from stoker.engine.timers import Timers
 from stoker.executors.base import Executor
@@ -272,7 +273,7 @@ class Assembly:
             self.memory, self.intake, self.inbox, self.reader, self.clock, self.background, files
         )
         self.workflow_limits = WorkflowLimits(self.memory, self.inbox, self.clock)
-        waited_for = (self.rooms, self.standstills)
+        waited_for = (StoredBytes(), self.rooms, self.standstills)
         followers = (self.followups, self.workflow_limits, self.archives, *waited_for, self.schedule_clock)
         after = (self.effects, self.inbox, self.recovery, self.decisions, self.condition_watch, *followers)
         self.loop = Loop(self.inbox, writer, self.memory, self.clock, self.dispatcher, self.hooks, self.stalls, after)
@@ -296,7 +297,7 @@ class Assembly:
 
     def _build_retention(self, directory: StateDirectory, opened: Opened) -> None:
         """The parts that remove ended jobs, measure the room that the state takes, and back it up."""
-        self.usage = Usage(self.queries, directory.database, self.clock)
+        self.usage = Usage(self.queries, directory.database, self.clock, self.memory.users)
         self.retention = Retention(
             self.config,
             self.queries,

@@ -22,6 +22,7 @@ from stoker.service.assembly import Assembly
 from stoker.service.declared import declare, log_hook_problems
 from stoker.telemetry.logs import set_level
 from stoker.upkeep.after_restore import settle_restore
+from stoker.upkeep.pace import Pace
 from stoker.upkeep.recovery_messages import hold_jobs_without_attempt
 
 T = TypeVar("T")
@@ -88,6 +89,7 @@ class Engine(Assembly):
         self.schedule_clock.begin()
         self.workflow_limits.begin()
         self.journaling.begin()
+        self._measure_users()
         self.cadence.start()
         self.housekeeping.tick()
         self.dispatcher.open("recovering")
@@ -119,8 +121,14 @@ class Engine(Assembly):
         self.hooks.use(config.hooks.values())
         self.owners.use(config.access)
         await self._declare()
+        self._measure_users()
         self.inbox.wake()
         return reloaded
+
+    def _measure_users(self) -> None:
+        """At once if there are limits of bytes; later measurements follow those of the whole state."""
+        if self.memory.users.quotas.bound_bytes:
+            self.background.retry("measurement of users", lambda: self.usage.measure_users(Pace(1.0)))
 
     async def _declare(self) -> None:
         """Store the queues, rates and schedules of the settings file that differ; log hooks that can never run."""

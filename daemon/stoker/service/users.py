@@ -53,6 +53,11 @@ class UserService:
             "limits": self._limits(uid),
         }
 
+    def _bytes(self, name: str, uid: int) -> int | None:
+        """None: not measured, as no user has a limit, or not yet."""
+        users = self._engine.memory.users
+        return users.bytes[name, uid] if users.quotas.bound_bytes and users.bytes.is_measured else None
+
     def _limits(self, uid: int) -> list[UserLimit]:
         memory = self._engine.memory
         quota, now = memory.users.quotas.of(uid), self._engine.clock.now().steady
@@ -67,6 +72,10 @@ class UserService:
                 "used": memory.users.submitted_now(uid, now),
             },
         ]
+        limits += (
+            {"name": name, "limit": getattr(quota, name), "used": self._bytes(name, uid)}
+            for name in ("max_stored_bytes", "max_log_bytes")
+        )
         if self.connections is not None:
             most, used = self.connections.most_of_user, self.connections.of_user(uid)
             limits.append({"name": "max_connections_per_uid", "limit": most, "used": used})

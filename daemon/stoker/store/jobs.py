@@ -204,6 +204,12 @@ def spec_values(spec: Spec) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def spec_size(spec: Spec) -> int:
+    """The bytes of the texts of a spec, without short fields; store/user_sizes.py adds up the same columns."""
+    plain = len(_text_column(spec.command).encode()) + len(_text_column(spec.working_dir).encode())
+    return plain + len(_encode(spec.args)) + len(_encode(spec.env)) + len(_policy_of(spec).encode())
+
+
 def need_rows(needs: Mapping[int, Mapping[int, NeedOn]]) -> list[tuple[int, int, str]]:
     """The parameters of INSERT_NEED, one tuple a need."""
     return [(job_id, needed, on.value) for job_id, open_needs in needs.items() for needed, on in open_needs.items()]

@@ -1,4 +1,4 @@
-"""The disk space of the state directory, for `stoker status`.
+"""The disk space of the state directory, for `stoker status`, and what each user has stored, for limits of bytes.
 
 The sizes of logs and checkpoints are added up from rows, after each pass of retention and in portions: to visit a
 million log directories would keep the disk busy for minutes. The database file is measured at each request.
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stoker.core.clock import Clock
+from stoker.engine.memory.users import LiveUsers
 from stoker.ops import archive
-from stoker.store import sizes
+from stoker.store import sizes, user_sizes
 from stoker.store.reader import Reader
 from stoker.upkeep.pace import Pace
 
@@ -29,10 +30,12 @@ Portion = Callable[[sqlite3.Connection, int], tuple[int | None, int]]
 class Usage:
     """`describe` gives the last measurement."""
 
-    def __init__(self, reader: Reader, database: Path, clock: Clock) -> None:
+    def __init__(self, reader: Reader, database: Path, clock: Clock, users: LiveUsers) -> None:
         self._reader = reader
         self._database = database
         self._clock = clock
+        self._users = users
+        self._one = asyncio.Lock()  # of two measurements of users at once, one would miss what is added meanwhile
         self._logs: int | None = None
         self._checkpoints: int | None = None
         self._archives: int | None = None
@@ -45,6 +48,22 @@ class Usage:
         self._logs = await self._sum(sizes.logs, pace)
         self._checkpoints = await self._sum(sizes.checkpoints, pace)
         self._measured_at = self._clock.now().wall
+        await self.measure_users(pace)
+
+    async def measure_users(self, pace: Pace) -> None:
+        """Measure what each user has stored, if that is limited."""
+        if not self._users.quotas.bound_bytes:
+            return
+        async with self._one:
+            self._users.bytes.begin_measurement()
+            sums = user_sizes.Sums()
+            for portion in (user_sizes.of_jobs, user_sizes.of_workflows, user_sizes.of_checkpoints):
+                last: int | None = 0
+                while last is not None:
+                    async with pace.piece():
+                        last, sizes = await self._reader.run(portion, last)
+                    sums.update(sizes)
+            self._users.bytes.end_measurement(sums)
 
     async def _sum(self, portion: Portion, pace: Pace) -> int:
         total, after = 0, 0

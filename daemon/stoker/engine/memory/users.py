@@ -9,6 +9,7 @@ from collections import Counter
 
 from stoker.core.job.model import State
 from stoker.core.quotas import NO_QUOTAS, Quotas
+from stoker.engine.memory.user_bytes import UserBytes
 
 
 class LiveUsers:
@@ -21,6 +22,7 @@ class LiveUsers:
         self.served: Counter[tuple[str, int]] = Counter()
         self._turns: Counter[str] = Counter()
         self.quotas: Quotas = NO_QUOTAS
+        self.bytes = UserBytes()
         self._paid_at: dict[int, int] = {}  # of the users who may submit only so many jobs in a second; not stored
 
     def opened(self, queue: str, owner_uid: int) -> None:
@@ -40,6 +42,12 @@ class LiveUsers:
         if jobs and quota.max_submits_per_s is not None:
             quota.check_pace(owner_uid, before, now_ms)
             self._paid_at[owner_uid] = quota.paid_at(before, now_ms, jobs)
+
+    def check_bytes(self, owner_uid: int, *names: str) -> None:
+        """Raises QuotaReached if a user has all bytes that it may have. What one commit adds may exceed a limit."""
+        quota = self.quotas.of(owner_uid)
+        for name in names:
+            quota.check(name, owner_uid, self.bytes[name, owner_uid])
 
     def submitted_now(self, owner_uid: int, now_ms: int) -> int:
         """How many jobs count against its pace."""
