@@ -16,6 +16,7 @@ from benchmarks import (
     backup,
     breadth,
     client_start,
+    cluster,
     cost,
     depth,
     doctor,
@@ -63,6 +64,7 @@ BENCHMARKS: dict[str, Callable[[Scale], Iterator[table.Row]]] = {
     "doctor": doctor.rows,
     "journal": journal.rows,
     "web": web.rows,
+    "cluster": cluster.rows,
     "soak": soak.rows,
     "peers": peers.rows,
 }

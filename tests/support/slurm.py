@@ -52,6 +52,7 @@ SelectTypeParameters=CR_Core
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 MinJobAge={min_job_age_s}
+MaxJobCount={most_jobs}
 ReturnToService=2
 KillWait=5
 MessageTimeout=10
@@ -75,7 +76,7 @@ def why_not() -> str | None:
 class Slurm:
     """The cluster. Commands find it by `environ`."""
 
-    def __init__(self, *, min_job_age_s: int = 300) -> None:
+    def __init__(self, *, min_job_age_s: int = 300, most_jobs: int = 10_000) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="stoker-slurm-"))
         self.root.chmod(0o755)  # munged refuses its socket elsewhere
         for name, mode in (("state", 0o755), ("spool", 0o755), ("munge", 0o755), ("key", 0o700)):
@@ -83,7 +84,8 @@ class Slurm:
         ports = {"controller_port": _free_port(), "node_port": _free_port()}
         self.settings = self.root / "slurm.conf"
         host = socket.gethostname().partition(".")[0]
-        self.settings.write_text(SETTINGS.format(root=self.root, host=host, min_job_age_s=min_job_age_s, **ports))
+        limits = {"min_job_age_s": min_job_age_s, "most_jobs": most_jobs}
+        self.settings.write_text(SETTINGS.format(root=self.root, host=host, **limits, **ports))
         key = self.root / "key" / "munge.key"
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(128))
