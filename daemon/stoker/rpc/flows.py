@@ -248,8 +248,9 @@ _ITEMS: dict[str, str] = {}  # replaces a wrong list: items that are not known, 
 def _read(value: Any, kind: type[K], place: str, mistakes: list[Mistake]) -> _Part[K]:
     """The valid fields of `value` as a `kind`; every mistake is added to `mistakes`."""
     stand_ins = _STAND_INS[kind]
-    if _fits(value, kind) and stand_ins.keys() <= value.keys():
-        return _Part(msgspec.convert(value, kind))
+    read = _converted(value, kind)
+    if read is not None and stand_ins.keys() <= value.keys():
+        return _Part(read)
     if not isinstance(value, dict):
         _add(value, kind, place, mistakes)
         return _Part(msgspec.convert(stand_ins, kind), frozenset(kind.__struct_encode_fields__))
@@ -272,11 +273,14 @@ def _read(value: Any, kind: type[K], place: str, mistakes: list[Mistake]) -> _Pa
 
 
 def _fits(value: Any, kind: type[Params]) -> bool:
+    return _converted(value, kind) is not None
+
+
+def _converted(value: Any, kind: type[K]) -> K | None:
     try:
-        msgspec.convert(value, kind)
+        return msgspec.convert(value, kind)
     except (msgspec.ValidationError, InvalidParams):
-        return False
-    return True
+        return None
 
 
 def _add_each(

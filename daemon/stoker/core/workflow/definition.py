@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
@@ -75,13 +75,15 @@ class StepNeed(Params, frozen=True, kw_only=True):
     @property
     def outside(self) -> str | None:
         """The step that waits for the work outside that it names: `job:41`. It is also the condition to wait for."""
-        (field, value), *more = self.targets.items() or [("step", "")]
-        return None if field == "step" or more else f"{field}:{value}"
+        if self.step is not UNSET or len(targets := self.targets) != 1:
+            return None
+        ((field, value),) = targets.items()
+        return f"{field}:{value}"
 
     @property
     def name(self) -> str:
         """The step that it names."""
-        return self.outside or (self.step if isinstance(self.step, str) else "")
+        return self.step if isinstance(self.step, str) else self.outside or ""
 
     @property
     def group(self) -> str:
@@ -177,31 +179,36 @@ class StepParams(JobWork, frozen=True, kw_only=True):
         return self.items_at_first * (1 + inner)
 
     @property
-    def own_needs(self) -> list[StepNeed]:
+    def own_needs(self) -> tuple[StepNeed, ...]:
         """Its needs, all in the long form and with their conditions."""
-        usual = NeedOn.OK if self.when is UNSET else _CONDITIONS[self.when][0]
-        return [
+        usual = self._usual_on
+        return tuple(
             StepNeed(step=need, on=usual)
             if isinstance(need, str)
             else need
             if need.on is not UNSET
             else msgspec.structs.replace(need, on=usual)
             for need in self.needs
-        ]
+        )
 
     @property
-    def edges(self) -> list[Edge]:
-        usual = NeedOn.OK if self.when is UNSET else _CONDITIONS[self.when][0]
-        edges = [
+    def edges(self) -> tuple[Edge, ...]:
+        usual = self._usual_on
+        needs = tuple(
             Edge(entry_of(need), usual)
             if isinstance(need, str)
             else Edge(need.group, usual if need.on is UNSET else need.on)
             for need in self.needs
-        ]
+        )
         source = self.each.step if isinstance(self.each, ItemSource) else UNSET
-        if source is not UNSET and all(edge.step != source for edge in edges):
-            edges.append(Edge(source, usual))
-        return edges
+        if source is UNSET or any(edge.step == source for edge in needs):
+            return needs
+        return (*needs, Edge(source, usual))
+
+    @property
+    def _usual_on(self) -> NeedOn:
+        """The `on` of its needs that have none."""
+        return NeedOn.OK if self.when is UNSET else _CONDITIONS[self.when][0]
 
     def _check_conditions(self, tree: Tree) -> None:
         conditions.check(tree, templates=True)
@@ -287,6 +294,11 @@ class Flow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=T
         """Its steps, those that wait for work outside, and its handlers."""
         return {**self._waiting, **self.steps, **self.on_failure, **self.on_success, **self.finally_}
 
+    @cached_property
+    def edges(self) -> dict[str, tuple[Edge, ...]]:
+        """The needs of each entry, by entries."""
+        return {name: step.edges for name, step in self.entries.items()}
+
     @property
     def _waiting(self) -> dict[str, StepParams]:
         # None is critical: what its end means for the workflow is decided by the steps that need it.
@@ -313,11 +325,14 @@ class Flow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=T
         return {name: handler for handler, of_table in tables.items() for name in of_table}
 
     @cached_property
-    def step_defaults(self) -> StepDefaults:
-        """Its [defaults], and beneath them the labels and the priority of the whole workflow."""
-        labels = self.labels | (self.defaults.labels or {})
-        priority = self.priority if self.defaults.priority is UNSET else self.defaults.priority
-        return msgspec.structs.replace(self.defaults, labels=labels or UNSET, priority=priority)
+    def inherited(self) -> dict[str, Any]:
+        """The values of steps that have none of their own: its [defaults], and beneath them those of the whole flow."""
+        of_all = self.defaults
+        labels = self.labels | (of_all.labels or {})
+        priority = self.priority if of_all.priority is UNSET else of_all.priority
+        verify = self.verify or UNSET if of_all.verify is UNSET else of_all.verify
+        of_all = msgspec.structs.replace(of_all, labels=labels or UNSET, priority=priority, verify=verify)
+        return {name: value for name in of_all.__struct_fields__ if (value := getattr(of_all, name)) is not UNSET}
 
     def path(self, step: str) -> str:
         """Where the file has a step."""

@@ -41,23 +41,24 @@ def entry_needs(name: str, steps: Mapping[str, StepParams], groups: Groups, name
     single: dict[str, dict[str, Edge]] = {}
     mistakes: dict[Mistake, None] = {}
     for index, need in enumerate(step.own_needs):
-        if need.group not in steps or need.group not in groups or need.group == name:
+        group = need.group
+        if group not in steps or group not in groups or group == name:
             continue  # a mistake of its own
         on = NeedOn.OK if need.on is UNSET else need.on
         if not need.is_single:
-            whole.append((need.group, on))
+            whole.append((group, on))
             continue
-        path, there = f"needs[{index}]", {one.label for one in groups[need.group] if one.label is not None}
-        wrong = list(_wrong_kind(step, need, steps[need.group], path))
+        path, there = f"needs[{index}]", {one.label for one in groups[group] if one.label is not None}
+        wrong = list(_wrong_kind(step, need, steps[group], path))
         empty = step.fans_out and not any(one.label for one in own)
-        if wrong or any(one.source for one in (*own, *groups[need.group])):
+        if wrong or any(one.source for one in (*own, *groups[group])):
             mistakes.update(dict.fromkeys(wrong))
         elif empty and (need.same is UNSET or not there):
-            whole.append((need.group, on))
+            whole.append((group, on))
         elif need.same is not UNSET:
-            mistakes.update(dict.fromkeys(_unequal(path, need.group, own, there)))
+            mistakes.update(dict.fromkeys(_unequal(path, group, own, there)))
             for one in own:
-                target = step_name(need.group, one.label or "")
+                target = step_name(group, one.label or "")
                 single.setdefault(one.name, {})[target] = Edge(target, on)
         else:
             for own_name, target in _chosen(need, own, there, names, path, mistakes):

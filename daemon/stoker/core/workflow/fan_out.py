@@ -173,10 +173,13 @@ def step_of_item(flow: Flow, parameters: Mapping[str, str], entry: str, label: s
 
 def groups_needed(flow: Flow, step: StepParams) -> list[str]:
     """The needs of a step that are several steps."""
+    names = dict.fromkeys(edge.step for edge in step.edges)
+    groups = [name for name in names if name in flow.entries and flow.entries[name].fans_out]
+    if not groups:
+        return groups
     named = Counter(need.group for need in step.own_needs)
     single = {need.group for need in step.own_needs if need.is_single and named[need.group] == 1}
-    names = dict.fromkeys(edge.step for edge in step.edges)
-    return [name for name in names if name in flow.entries and flow.entries[name].fans_out and name not in single]
+    return [name for name in groups if name not in single]
 
 
 def _run_if(planned: Planned, sent: StepParams, names: TemplateNames, several: Collection[str]) -> RunIf | None:
@@ -284,22 +287,15 @@ def with_defaults(flow: Flow, entry: str, step: StepParams) -> StepParams:
     """The step with the defaults of its flow; of `env` and `labels` entry by entry."""
     if entry in flow.outside:
         return step
-    defaults = flow.step_defaults
-    changes: dict[str, Any] = {
-        name: value
-        for name in defaults.__struct_fields__
-        if (value := getattr(defaults, name)) is not UNSET and getattr(step, name) is UNSET
-    }
+    inherited = flow.inherited
+    changes: dict[str, Any] = {name: value for name, value in inherited.items() if getattr(step, name) is UNSET}
     for name in () if step.fans_out else ("width", "fail_fast"):
         changes.pop(name, None)
     if entry in flow.handlers:
         changes.pop("abort_on", None)
     for name in ("env", "labels"):
-        inherited, own = getattr(defaults, name), getattr(step, name)
-        if inherited is not UNSET and own is not UNSET:
-            changes[name] = inherited | own
-    if step.verify is UNSET and defaults.verify is UNSET:
-        changes["verify"] = flow.verify
+        if name in inherited and (own := getattr(step, name)) is not UNSET:
+            changes[name] = inherited[name] | own
     if flow.handlers.get(entry) is Handler.FINALLY and step.timeout_ms in (UNSET, None):
         changes["timeout_ms"] = FINALLY_TIMEOUT_MS
-    return msgspec.structs.replace(step, **changes)
+    return msgspec.structs.replace(step, **changes) if changes else step

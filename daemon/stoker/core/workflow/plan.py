@@ -76,8 +76,8 @@ def plan_flow(request: FlowRequest, strategies: Collection[str] | None, depth: i
     mistakes += wrong_outputs(flow)
     table = flow.handlers.get
     others = {
-        name: [need.step for need in step.edges if need.step != name and table(need.step) is table(name)]
-        for name, step in flow.entries.items()
+        name: [need.step for need in edges if need.step != name and table(need.step) is table(name)]
+        for name, edges in flow.edges.items()
     }
     mistakes += (
         one._replace(path=f"{flow.path(one.cycle[1])}.needs") for one in map(cycle_mistake, find_cycles(others))
@@ -219,7 +219,7 @@ def _judge(
     mistakes += wrong_fields(path, step)
     mistakes += wrong_secrets(flow, path, step)
     seen: dict[str, set[str]] = {}  # by entry: what of it is needed
-    for need, where in _named_needs(step, path):
+    for need, where in _named_needs(step, flow.edges[name], path):
         wrong = _wrong_need(flow, name, need, seen, hinted=len(mistakes) < MAX_MISTAKES)
         if wrong is not None:
             mistakes.append(wrong._replace(path=where))
@@ -239,10 +239,10 @@ def _judge(
         mistakes.append(Mistake(f"{path}.when", message, "put a step with this `when` before it"))
 
 
-def _named_needs(step: StepParams, path: str) -> Iterator[tuple[StepNeed, str]]:
+def _named_needs(step: StepParams, edges: Sequence[Edge], path: str) -> Iterator[tuple[StepNeed, str]]:
     """The needs of a step, each with its path; the last is the step whose output is its list."""
     yield from ((need, f"{path}.needs[{index}]") for index, need in enumerate(step.own_needs))
-    for edge in step.edges[len(step.needs) :]:
+    for edge in edges[len(step.needs) :]:
         yield StepNeed(step=edge.step), f"{path}.each.step"
 
 
@@ -346,9 +346,9 @@ def _item_fields(step: StepParams) -> Collection[str] | None:
 
 def _ordered(flow: Flow, groups: Mapping[str, list[Planned]], needs: Mapping[str, EntryNeeds]) -> tuple[Planned, ...]:
     """Every step after all that it needs; to need a step with `each` is to need all steps made from it."""
-    entries = {name: step.edges for name, step in flow.entries.items()}
+    entries = {name: [edge.step for edge in own] for name, own in flow.edges.items()}
     ordered: list[Planned] = []
-    for name in TopologicalSorter({name: [edge.step for edge in own] for name, own in entries.items()}).static_order():
+    for name in TopologicalSorter(entries).static_order():
         step = flow.entries[name]
         later = isinstance(step.each, ItemSource)
         edges = {"": _of_list(flow, step)} if later else needs[name].edges(groups)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import repeat
+from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -16,7 +18,7 @@ import msgspec
 from stoker.core.command_limits import MAX_ARGV_BYTES, MAX_SHOWN
 from stoker.core.errors import InvalidParams
 from stoker.core.job import conditions
-from stoker.core.job.conditions import ConditionGroup, Tree
+from stoker.core.job.conditions import Tree
 from stoker.core.requests import (
     MAX_TEXT,
     AbsolutePath,
@@ -53,6 +55,7 @@ _LATE = {
 _KINDS = {**_SINGLE, "labels": Title, "sources": Path, "produces": Path}
 _OF_PROGRAM = frozenset({"command", "working_dir", "env.PATH"})
 WAIT_FOR = "wait_for"
+_single_texts = attrgetter(*_SINGLE)
 _LARGE = "pass large data by a file or by stdin"
 
 W = TypeVar("W", bound=JobWork)
@@ -126,6 +129,9 @@ class Template(Generic[W]):
     def fill(self, item: Item | None = None) -> Filled[W]:
         """The step with every name replaced by its value; a text that cannot be filled stays as it was."""
         mistakes, size = [*self.mistakes], self._size
+        tree = self._sent.wait_for or None
+        if not self._texts and tree is None:
+            return Filled(self._sent, size, mistakes)
         own = {} if item is None else words(item)
         changes: dict[str, Any] = {}
         lists = {name: list(getattr(self._sent, name, None) or ()) for name in _LISTS}
@@ -156,8 +162,8 @@ class Template(Generic[W]):
                 room -= grown if text.field == "args" else 0
                 lists[text.field][text.key] = filled
                 changes[text.field] = lists[text.field]
-        if isinstance(self._sent.wait_for, str | ConditionGroup):
-            changes[WAIT_FOR] = _conditions(self._sent.wait_for, waits, mistakes)
+        if tree is not None:
+            changes[WAIT_FOR] = _conditions(tree, waits, mistakes)
         return Filled(self._changed(changes, mistakes), size, mistakes)
 
     def _filled(self, text: _Text, own: Mapping[str, str]) -> str | Mistake:
@@ -217,7 +223,7 @@ def named(names: Iterable[str]) -> str:
 
 
 def _texts(sent: JobWork) -> Iterator[_Text]:
-    single = ((field, None, getattr(sent, field)) for field in _SINGLE)
+    single = zip(_SINGLE, repeat(None), _single_texts(sent))
     env = (("env", name, text) for name, text in (sent.env or {}).items())
     labels = (("labels", name, text) for name, text in (sent.labels or {}).items())
     lists = ((field, index, text) for field in _LISTS for index, text in enumerate(getattr(sent, field, None) or ()))
