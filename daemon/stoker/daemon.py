@@ -343,6 +343,7 @@ def live(argv: Sequence[str] | None) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     flags = _arguments(argv)
     environ = dict(os.environ)
+    logs.configure()  # until the settings are read, whose errors must be logged, too
     try:
         config = load(flags.config, environ)
         logs.configure(config.log.level, config.log.format)
