@@ -19,6 +19,7 @@ from stoker.core.throttle import Band, Gauge
 
 CONFIG = Path(__file__).parents[1] / "config"
 TELL = 'command = "tell"'  # of a hook
+CLUSTER_QUEUE = '[cluster]\ndirectory = "/x"\n[queues.a]\nbackend = "slurm"\n'
 NIGHTLY = """[schedules.a]
 timing = "@daily"
 [schedules.a.flow]
@@ -377,6 +378,13 @@ def test_access_when_it_is_for_the_owner_then_no_group_needs_to_exist(tmp_path: 
     ("text", "mistake"),
     [
         ('[queues.a]\nbackend = "slurm"', "[cluster] directory: it is missing"),
+        (
+            f"{CLUSTER_QUEUE}[queues.b]\noverflow_above = 1",
+            "[queues.b] overflow_above: it has no effect without overflow",
+        ),
+        (f'{CLUSTER_QUEUE}overflow = "a"', "[queues.a] overflow: a queue with a backend starts no jobs on this host"),
+        (f'{CLUSTER_QUEUE}[queues.b]\noverflow = "b"', "[queues.b] overflow: 'b' is no queue with a backend (a)"),
+        ('[queues.b]\noverflow = "b"', "[queues.b] overflow: 'b' is no queue with a backend (none has one)"),
         ('[cluster]\ndirectory = "shared"', "[cluster] directory: 'shared' is not an absolute path"),
         ("[queues.a.slurm]\ncpus = 2", '[queues.a.slurm]: without backend = "slurm" it has no effect'),
         ('[queues.a]\nbackend = "slurm"\n[queues.a.slurm]\ncpus = 0', "[queues.a.slurm] cpus"),

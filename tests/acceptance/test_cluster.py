@@ -17,7 +17,7 @@ from stoker.executors.cluster import HANDED_AT_ONCE
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import scales, until, until_empty
 from tests.support.slurm import Slurm, why_not
-from tests.support.work import Gate, alive, attempts_of, end_of, job_view, lines, shell, submit
+from tests.support.work import Gate, alive, attempts_of, end_of, job_view, lines, running, shell, submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +41,17 @@ partition = "down"
 backend = "slurm"
 [queues.nowhere.slurm]
 partition = "nowhere"
+[queues.deep]
+max_running = 1
+overflow = "hpc"
+overflow_above = 2
+[queues.low]
+class = "low"
+overflow = "hpc"
+[cpu]
+throttle_threshold = 0.1
+resume_threshold = 0.0
+sample_ms = 200
 """
 # Variables of the person who started the daemon, which would add options to Slurm's commands.
 OF_A_PERSON = {"SQUEUE_PARTITION": "down", "SBATCH_WAIT": "1"}
@@ -290,6 +301,54 @@ def test_drain_to_when_a_queue_is_on_the_cluster_then_jobs_move_between_both(
     assert f"job {bound}: heartbeat_ms: a node of a cluster cannot reach the daemon's socket" in moved.stderr
     client.call("job.edit", {"id": bound, "queue": "back"})
     assert (job_view(client, bound)["execution_mode"], job_view(client, bound)["queue"]) == ("subprocess", "back")
+
+
+def test_queue_when_it_is_too_deep_then_jobs_that_can_go_run_on_the_cluster(
+    daemon: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
+    running(client, submit(client, shell(f"read _ < {gate.path}", queue="deep")))
+    bound = submit(client, shell("exit 3", queue="deep", heartbeat_ms=20_000))
+    deep = [submit(client, shell("exit 3", queue="deep")) for _ in range(3)]
+
+    assert {end_of(client, job) for job in deep[:2]} == {("failed", "exit")}
+    views = [job_view(client, job) for job in (*deep, bound)]
+    assert [view["queue"] for view in views] == ["hpc", "hpc", "deep", "deep"]
+    assert [view["execution_mode"] for view in views[:2]] == ["cluster"] * 2
+    assert "overflow of queue deep: depth" in daemon.cli("history", str(deep[0])).stdout
+    assert why(client, deep[2])["message"].endswith("; its queue overflows to 'hpc'")
+    assert "but this job stays: heartbeat_ms: a node of a cluster cannot reach" in why(client, bound)["message"]
+    assert "overflow of deep    to hpc, under pressure and above 2 queued\n" in daemon.cli("queue", "ls").stdout
+    assert daemon.logged("queue_overflowed", queue="deep", to="hpc")
+    gate.open()
+    assert [end_of(client, job) for job in (bound, deep[2])] == [("failed", "exit")] * 2
+
+
+def test_queue_when_the_host_is_busy_then_its_jobs_run_on_the_cluster(
+    daemon: DaemonProcess, client: stoker.Client
+) -> None:
+    until(lambda: client.call("system.status")["pressure"]["throttled"], why="a busy host")
+
+    job = submit(client, shell("exit 3", queue="low"))
+
+    assert end_of(client, job) == ("failed", "exit")
+    assert (job_view(client, job)["queue"], job_view(client, job)["execution_mode"]) == ("hpc", "cluster")
+    assert "overflow of queue low: pressure" in daemon.cli("history", str(job)).stdout
+
+
+def test_job_when_a_person_brings_it_back_then_it_overflows_no_more(client: stoker.Client, gate: Gate) -> None:
+    client.call("queue.pause", {"name": "hpc"})
+    running(client, submit(client, shell(f"read _ < {gate.path}", queue="deep")))
+    back = submit(client, on_cluster(":"))
+    client.call("job.edit", {"id": back, "queue": "deep"})
+    client.call("queue.resume", {"name": "hpc"})
+
+    others = [submit(client, shell(":", queue="deep")) for _ in range(3)]
+
+    assert {end_of(client, job) for job in others[:2]} == {("succeeded", "exit")}
+    assert [job_view(client, job)["queue"] for job in (*others, back)] == ["hpc", "hpc", "deep", "deep"]
+    assert why(client, back)["message"].endswith("it was moved between queues before, and a job overflows once")
+    gate.open()
+    assert [end_of(client, job) for job in (others[2], back)] == [("succeeded", "exit")] * 2
 
 
 def test_edit_when_a_job_comes_back_from_a_cluster_queue_then_it_runs_at_home(client: stoker.Client) -> None:

@@ -20,7 +20,7 @@ from stoker.core.units import counted, exit_codes, spoken
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
-    from stoker.core.daemon_views import QueueView
+    from stoker.core.daemon_views import OverflowView, QueueView
 
 MOST_SHOWN = 20
 AT_ONCE = 1_000  # jobs are moved by so many, of which those that stay do not count for --limit
@@ -42,9 +42,19 @@ def print_queues(queues: list[QueueView]) -> None:
     defaults = [(f"defaults of {queue['name']}", defaults_in_words(queue)) for queue in queues if queue["defaults"]]
     rates = [(f"rate of {queue['name']}", in_words(queue["rate"])) for queue in queues if queue["rate"]]
     backends = [(f"backend of {queue['name']}", queue["backend"]) for queue in queues if queue["backend"]]
-    if backends or rates or defaults:
+    overflows = [
+        (f"overflow of {queue['name']}", _overflow(queue["overflow"])) for queue in queues if queue["overflow"]
+    ]
+    if facts := backends + overflows + rates + defaults:
         render.line()
-        render.facts(backends + rates + defaults)
+        render.facts(facts)
+
+
+def _overflow(overflow: OverflowView) -> str:
+    """`to hpc, under pressure and above 100 queued; 12 jobs go now`."""
+    above = "" if overflow["above"] is None else f" and above {overflow['above']} queued"
+    now = f"; {counted(overflow['jobs_now'], 'job')} to move now" if overflow["jobs_now"] else ""
+    return f"to {overflow['to']}, under pressure{above}{now}"
 
 
 def _queue_row(queue: QueueView) -> tuple[object, ...]:
@@ -173,6 +183,8 @@ def _sentence(queue: QueueView) -> str:
     limits = [f"at most {bound} {state}" for bound, state in bounds if bound is not None]
     if queue["backend"] is not None:
         limits.append(f"handed to {queue['backend']}")
+    if queue["overflow"] is not None:
+        limits.append(f"overflow {_overflow(queue['overflow'])}")
     if queue["min_running"] is not None:
         limits.append(f"under pressure fewer, down to {queue['min_running']}")
     if queue["rate"] is not None:

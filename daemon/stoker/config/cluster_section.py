@@ -3,8 +3,8 @@
 As in settings.py the annotations are evaluated (no `from __future__`).
 """
 
-from collections.abc import Collection, Iterable, Iterator
-from typing import Annotated
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Annotated, Protocol
 
 from msgspec import Meta
 
@@ -54,6 +54,32 @@ def mistakes_of_options(section: str, extra: Iterable[str]) -> Iterator[str]:
         if option.partition("=")[0] not in EXTRA_OPTIONS:
             allowed = ", ".join(sorted(EXTRA_OPTIONS))
             yield f"{section} extra: {option!r} is not among the options that are allowed: {allowed}"
+
+
+class Overflowing(Protocol):
+    """The part of a queue's section that says where its jobs go if there are too many."""
+
+    @property
+    def backend(self) -> str | None: ...
+    @property
+    def overflow(self) -> str | None: ...
+    @property
+    def overflow_above(self) -> int | None: ...
+
+
+def overflow_mistakes(queues: Mapping[str, Overflowing]) -> Iterator[str]:
+    """An overflow goes from a queue of this host to one of the cluster."""
+    backends = sorted(name for name, queue in queues.items() if queue.backend is not None)
+    for name, queue in queues.items():
+        section = f"[queues.{name}]"
+        if queue.overflow is None:
+            if queue.overflow_above is not None:
+                yield f"{section} overflow_above: it has no effect without overflow, the queue that takes the jobs"
+        elif queue.backend is not None:
+            yield f"{section} overflow: a queue with a backend starts no jobs on this host, so it cannot overflow"
+        elif queue.overflow not in backends:
+            named = ", ".join(backends) or "none has one"
+            yield f"{section} overflow: {queue.overflow!r} is no queue with a backend ({named})"
 
 
 def cluster_mistakes(cluster: ClusterSettings, queues: Collection[str], run_as: str) -> Iterator[str]:

@@ -59,6 +59,11 @@ QUEUES: Final = f"""\
 # partition = "long"
 # cpus = 8
 # extra = ["--gres=gpu:a100:2"]
+#
+# A queue of this host gives jobs to it while the host is busy (class low), or above so many queued ones:
+# [queues.bulk]
+# overflow = "hpc"
+# overflow_above = 100
 """
 
 

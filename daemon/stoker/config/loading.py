@@ -21,7 +21,7 @@ from msgspec import UNSET, Struct, UnsetType, inspect
 from msgspec.structs import replace
 
 from stoker.config.accounts import missing_groups, wrong_users
-from stoker.config.cluster_section import SlurmSection, cluster_mistakes, mistakes_of_options
+from stoker.config.cluster_section import SlurmSection, cluster_mistakes, mistakes_of_options, overflow_mistakes
 from stoker.config.hook_section import HookSection
 from stoker.config.mistakes import rejected, unknown
 from stoker.config.quota_section import QuotaSection
@@ -193,6 +193,7 @@ class _Reader:
                 self.errors.append(f"[{section}] {low} = {below:g} must not be above {high} = {above:g}")
         self.errors += [*missing_groups(config.access), *wrong_users(config.quotas_users)]
         self.errors += cluster_mistakes(config.cluster, config.backends, config.run_as.user)
+        self.errors += overflow_mistakes(config.queues)
         for name, queue in config.queues.items():
             self._check_defaults(f"queues.{name}.defaults", config.job_defaults(), queue.defaults)
         return config

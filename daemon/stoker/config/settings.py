@@ -26,6 +26,7 @@ from stoker.core.cluster import ClusterOptions
 from stoker.core.hooks import Hook
 from stoker.core.host_state import IdlePolicy
 from stoker.core.job.model import Queue, QueueClass
+from stoker.core.overflow import OverflowRule
 from stoker.core.rate import Rate, changed, read_rate
 from stoker.core.requests import MAX_DURATION_MS, MAX_INT, JobDefaults
 from stoker.core.schedule.request import ScheduleParams
@@ -266,13 +267,18 @@ class QueueSection(Section, frozen=True):
     burst: Annotated[int, between(1, MILLION, "how many may start at once after a pause")] | UnsetType = UNSET
     paused: Annotated[bool, says("start no jobs of the queue")] | UnsetType = UNSET
     defaults: Annotated[JobDefaults, says("values that its jobs get unless they set their own")] | UnsetType = UNSET
+    overflow: Annotated[str, says("queue with a backend that takes jobs which this host cannot start soon")] | None = (
+        None
+    )
+    overflow_above: Annotated[int, between(0, MAX_INT, "jobs beyond so many queued ones go there, too")] | None = None
     backend: Annotated[Literal["slurm"] | None, says("hand its jobs to the engine of a cluster")] = None
     slurm: Annotated[SlurmSection, says("what its jobs ask Slurm for")] = SlurmSection()
 
     def over(self, queue: Queue) -> Queue:
         """`queue` with the values that this section sets; start from `Queue(name=...)` for a new one."""
         values = {key: value for key, value in msgspec.structs.asdict(self).items() if value is not UNSET}
-        del values["backend"], values["slurm"]  # of the settings alone: they are an administrator's affair
+        for key in ("backend", "slurm", "overflow", "overflow_above"):  # an administrator's affair: never stored
+            del values[key]
         if self.defaults is not UNSET:
             values["defaults"] = msgspec.json.decode(msgspec.json.encode(self.defaults))
         if "rate" in values or "burst" in values:
@@ -325,6 +331,12 @@ class Config(Struct, frozen=True, kw_only=True, dict=True):
     rates: dict[str, RateSection] = field(default_factory=dict)
     schedules: dict[str, ScheduleParams] = field(default_factory=dict)
     hooks: dict[str, Hook] = field(default_factory=dict)
+
+    @cached_property
+    def overflows(self) -> dict[str, OverflowRule]:
+        """The queues of this host that overflow to one of a cluster."""
+        rules = {name: (queue.overflow, queue.overflow_above) for name, queue in self.queues.items()}
+        return {name: OverflowRule(to, above) for name, (to, above) in rules.items() if to is not None}
 
     @cached_property
     def backends(self) -> dict[str, ClusterOptions]:

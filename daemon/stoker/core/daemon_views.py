@@ -11,6 +11,17 @@ from stoker.core.host_views import FilesView, HostView, PressureView, ShortageVi
 from stoker.core.rate_views import RateView, TokensView
 from stoker.core.views import StaleCheckpoint
 
+
+class OverflowView(TypedDict):
+    """The queue of a cluster that takes jobs of a queue, and how many go now. `above`: beyond so many queued ones, too;
+    None: only under pressure.
+    """
+
+    to: str
+    above: int | None
+    jobs_now: int
+
+
 QueueView = TypedDict(
     "QueueView",
     {
@@ -19,6 +30,7 @@ QueueView = TypedDict(
         "max_running": int | None,
         "min_running": int | None,
         "backend": str | None,
+        "overflow": OverflowView | None,
         "narrowed_to": int | None,
         "max_queued": int | None,
         "rate": TokensView | None,

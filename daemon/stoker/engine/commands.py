@@ -140,33 +140,37 @@ class Editing(RequestMessage[JobStanding]):
 
     def apply_to(self, turn: Turn) -> None:
         job = turn.job(self._job_id)
-        if is_damaged(job):
-            problem = f"job {job.id} cannot be edited: its row in the database does not match its checksum"
-            raise CorruptRecord(problem, hint="stoker doctor says what else is damaged")
-        changes = _changes(job.spec, self._wanted)
-        if "queue" in changes:
-            changes["execution_mode"] = self._intake.specs.mode_in(changes["queue"], job.spec.execution_mode)
-        self._check(turn, job, changes)
-        priority = changes.get("priority", job.spec.priority)
-        moved_ms = self._intake.priority_ms(job.spec.priority) - self._intake.priority_ms(priority)
-        edited = turn.step(job.id, ev.Edit(actor=self._actor, changes=changes, moved_ms=moved_ms))
+        edited = edit_job(turn, self._intake, job, self._wanted, self._actor)
         answer = EditedJob(**msgspec.structs.asdict(job_standing(edited)), changed=edited_fields(job.spec, edited.spec))
         self.answer_after(turn, answer)
 
-    def _check(self, turn: Turn, job: Job, changes: dict[str, Any]) -> None:
-        """Check the changed fields as a submit would. Raises InvalidParams, QueueNotFound or QueueFull."""
-        spec = replace(job.spec, **changes)
-        if spec.queue != job.spec.queue:
-            self._intake.check_queue_room(
-                turn, turn.memory.queue(spec.queue, "queue", f"stoker queue set {spec.queue}"), 0
-            )
-        moves = "queue" in changes
-        given = {*changes, *NOT_ON_A_CLUSTER} if moves else changes
-        for problem in chain(self._intake.specs.wrong_place(spec) if moves else (), contradictions(spec, given)):
-            raise problem
-        for error in problems(spec, turn.now, turn.memory):
-            if error.details.get("path") in changes:
-                raise error
+
+def edit_job(turn: Turn, intake: Intake, job: Job, wanted: JobChanges, actor: Actor) -> Job:
+    """The job with its changes. Raises StokerError before anything is changed."""
+    if is_damaged(job):
+        problem = f"job {job.id} cannot be edited: its row in the database does not match its checksum"
+        raise CorruptRecord(problem, hint="stoker doctor says what else is damaged")
+    changes = _changes(job.spec, wanted)
+    if "queue" in changes:
+        changes["execution_mode"] = intake.specs.mode_in(changes["queue"], job.spec.execution_mode)
+    _check(turn, intake, job, changes)
+    priority = changes.get("priority", job.spec.priority)
+    moved_ms = intake.priority_ms(job.spec.priority) - intake.priority_ms(priority)
+    return turn.step(job.id, ev.Edit(actor=actor, changes=changes, moved_ms=moved_ms))
+
+
+def _check(turn: Turn, intake: Intake, job: Job, changes: dict[str, Any]) -> None:
+    """Check the changed fields as a submit would. Raises InvalidParams, QueueNotFound or QueueFull."""
+    spec = replace(job.spec, **changes)
+    if spec.queue != job.spec.queue:
+        intake.check_queue_room(turn, turn.memory.queue(spec.queue, "queue", f"stoker queue set {spec.queue}"), 0)
+    moves = "queue" in changes
+    given = {*changes, *NOT_ON_A_CLUSTER} if moves else changes
+    for problem in chain(intake.specs.wrong_place(spec) if moves else (), contradictions(spec, given)):
+        raise problem
+    for error in problems(spec, turn.now, turn.memory):
+        if error.details.get("path") in changes:
+            raise error
 
 
 def _changes(spec: Spec, wanted: JobChanges) -> dict[str, Any]:

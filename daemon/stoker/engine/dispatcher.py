@@ -117,6 +117,10 @@ class Dispatcher:
     def _reaches_cluster(self) -> bool:
         return bool(self.backends) and self._cluster_answers()
 
+    def may_start_in(self, name: str) -> bool:
+        """Whether jobs of a queue of the cluster can be handed over to it now."""
+        return name in self.backends and self._reaches_cluster and self.closed_for(name) is None
+
     def dispatch(self, turn: Turn) -> bool:
         """Open attempts for jobs that may start. Returns whether a further turn could start more."""
         self._memory.freed.update(self._memory.rates.arrived(turn.now.steady))

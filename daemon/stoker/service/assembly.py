@@ -63,6 +63,7 @@ from stoker.upkeep.housekeeping import Housekeeping
 from stoker.upkeep.journaling import Journaling
 from stoker.upkeep.leftovers import Leftovers
 from stoker.upkeep.load_history import LoadHistory
+from stoker.upkeep.overflow import Overflow
 from stoker.upkeep.recovery import RecoveryService
 from stoker.upkeep.refusals import Refusals
 from stoker.upkeep.retention import Retention
@@ -265,6 +266,16 @@ class Assembly:
             self.inbox,
             self.telemetry,
         )
+        self.overflow = Overflow(
+            self.config,
+            self.clock,
+            self.memory,
+            self.dispatcher,
+            self.intake,
+            self.inbox,
+            self.reader,
+            self.background,
+        )
         files = FileWatch(self.memory, self.inbox, self.clock, self.background)
         host = HostState(self.config, self.clock, self.memory, self.inbox, self.throttle, self.background)
         self.condition_watch = ConditionWatch(self.memory, self.inbox, files, host)
@@ -322,6 +333,7 @@ class Assembly:
         duties: dict[str, Duty] = {
             "sample of the host": self.throttle,
             "history of the load": self.load_history,
+            "overflow of queues": self.overflow,
             "watch of conditions": self.condition_watch,
             "check for a gap of time": self.deadlines,
             "check of the schedules' clock": self.schedule_clock,

@@ -15,6 +15,7 @@ from stoker.core.explain import explain
 from stoker.core.job.dependencies import OVER_ALL, UNMET, need_met
 from stoker.core.job.model import Attempt, ExecutionMode, Job, State
 from stoker.core.job_facts import ClusterFacts, JobFacts, RateWait
+from stoker.core.overflow import why_it_stays
 from stoker.core.rate import KEY_PREFIX, QUEUE_PREFIX
 from stoker.core.standstill import Standstill
 from stoker.core.units import instant
@@ -22,7 +23,7 @@ from stoker.engine.memory import LiveState
 from stoker.process.identity import is_asleep
 from stoker.service.engine import Engine
 from stoker.service.ownership import Ownership
-from stoker.store import attempts, decisions, jobs
+from stoker.store import attempts, decisions, jobs, overflow
 from stoker.upkeep.housekeeping import LOW
 
 if TYPE_CHECKING:
@@ -41,10 +42,24 @@ async def explanation_of(engine: Engine, job: Job, viewer: Viewer, ownership: Ow
         "id": job.id,
         "state": job.state.value,
         "code": blocker.code,
-        "message": blocker.message + _origin(job),
+        "message": blocker.message + await _moves(engine, job) + _origin(job),
         "hint": blocker.hint,
         "details": blocker.details,
     }
+
+
+async def _moves(engine: Engine, job: Job) -> str:
+    """The move of a job to the cluster, or why it stays when its queue overflows, in words."""
+    if job.spec.execution_mode is ExecutionMode.CLUSTER and not job.final:
+        move = await engine.queries.run(overflow.last_move, job.id)
+        note = "" if move is None or move.note is None else f" ({move.note})"
+        return "" if move is None else f"; it was moved here from queue {move.source!r}{note}"
+    rule = engine.overflow.rules.get(job.spec.queue)
+    if rule is None or job.state is not State.QUEUED:
+        return ""
+    moved = await engine.queries.run(overflow.last_move, job.id) is not None
+    stays = why_it_stays(job.spec, moved=moved)
+    return f"; its queue overflows to {rule.to!r}" + ("" if stays is None else f", but this job stays: {stays}")
 
 
 def _origin(job: Job) -> str:

@@ -19,7 +19,7 @@ from stoker.service.engine import Engine
 from stoker.service.rates import queue_tokens, rate_views
 
 if TYPE_CHECKING:
-    from stoker.core.daemon_views import EngineStatus, LauncherView, QueueView, ResourceView
+    from stoker.core.daemon_views import EngineStatus, LauncherView, OverflowView, QueueView, ResourceView
     from stoker.core.host_views import ShortageView
 
 
@@ -33,6 +33,7 @@ def queue_views(engine: Engine) -> list[QueueView]:
             "max_running": queue.max_running,
             "min_running": queue.min_running,
             "backend": "slurm" if queue.name in backends else None,
+            "overflow": _overflow(engine, queue.name),
             "narrowed_to": memory.narrowed[queue.name].limit if queue.name in memory.narrowed else None,
             "max_queued": queue.max_queued,
             "rate": queue_tokens(memory, queue.name, now.steady),
@@ -46,6 +47,14 @@ def queue_views(engine: Engine) -> list[QueueView]:
         }
         for queue in sorted(memory.queues.values(), key=lambda queue: queue.name)
     ]
+
+
+def _overflow(engine: Engine, queue: str) -> OverflowView | None:
+    rule = engine.overflow.rules.get(queue)
+    if rule is None:
+        return None
+    surplus = engine.overflow.surplus(queue)
+    return {"to": rule.to, "above": rule.above, "jobs_now": 0 if surplus is None else surplus.jobs}
 
 
 def jobs_seen(memory: LiveState, viewer: Viewer) -> set[int] | None:

@@ -153,6 +153,9 @@ MEANINGS: Final[dict[E, Meaning]] = {
     E.QUEUE_NARROWED: Meaning("Under pressure a queue with a floor (`min_running`) runs fewer jobs."),
     E.QUEUE_WIDENED: Meaning("A queue with a floor runs as many jobs as its limit allows again."),
     E.QUEUE_UNTHROTTLED: Meaning("The pressure is gone; queues of class low start jobs again."),
+    E.QUEUE_OVERFLOWED: Meaning(
+        "`jobs` queued jobs of `queue` went to the queue `to` of a cluster, as this host cannot start them soon."
+    ),
     E.QUEUE_STANDSTILL: Meaning(
         "All running jobs of a queue (without `queue`: of the daemon) wait for jobs that are queued behind them.",
         "`why` names them. Raise `max_running` of the queue or of `[daemon]`, or cancel one of the jobs that wait.",

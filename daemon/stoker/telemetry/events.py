@@ -94,6 +94,7 @@ class LogEvent(StrEnum):
     QUEUE_NARROWED = "queue_narrowed", INFO
     QUEUE_WIDENED = "queue_widened", INFO
     QUEUE_UNTHROTTLED = "queue_unthrottled", INFO
+    QUEUE_OVERFLOWED = "queue_overflowed", INFO
     QUEUE_STANDSTILL = "queue_standstill", WARNING
     EVENT_EMITTED = "event_emitted", INFO
     RESOURCE_SET = "resource_set", INFO
