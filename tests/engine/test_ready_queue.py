@@ -199,7 +199,7 @@ def test_ready_when_workflows_are_barred_and_let_go_then_all_startable_are_found
 
 
 class Looks(Counter[str]):
-    """The free resources, counting how often each is asked for."""
+    """The amounts of resources, counting how often each is asked for."""
 
     def __init__(self, **free: int) -> None:
         self.free = free
@@ -208,8 +208,12 @@ class Looks(Counter[str]):
         self[name] += 1
         return self.free.get(name, default)
 
+    def __contains__(self, name: object) -> bool:
+        self[str(name)] += 1
+        return name in self.free
 
-def admitted(ready: ReadyLine, free: Mapping[str, int], capacity: dict[str, int], slots: int = 8) -> list[QueuedJob]:
+
+def admitted(ready: ReadyLine, free: Mapping[str, int], capacity: Mapping[str, int], slots: int = 8) -> list[QueuedJob]:
     """The jobs that start. As the dispatcher does, file the lanes that were passed over and remove the started jobs."""
     queue = AdmissionQueue(
         Queue(name="default"), [AdmissionLine(ready.groups(free), ready.front, ready.blocked(free, capacity))]
@@ -226,6 +230,7 @@ SHAPES: dict[str, Callable[[int], dict[str, int]]] = {
     "one resource is held": lambda number: {"held": 1, "mem": number},
     "none is large enough": lambda number: {"mem": MANY + number},
     "each lacks a width of its own": lambda number: {f"w{number}/fan": 1},
+    "none is large enough of its own": lambda number: {f"small{number}": 2},
 }
 
 
@@ -233,16 +238,27 @@ SHAPES: dict[str, Callable[[int], dict[str, int]]] = {
 def test_admission_when_thousands_are_blocked_then_a_turn_looks_at_few(
     shape: Callable[[int], dict[str, int]],
 ) -> None:
-    capacity = {"held": 1, "mem": 10 * MANY}
+    small = {f"small{number}": 1 for number in range(MANY)}
+    capacity = {"held": 1, "mem": 10 * MANY, **small}
     ready = filled(*(queued(number, **shape(number)) for number in range(1, MANY)))
-    free = {"held": 0, "mem": MANY - 1} | {f"w{number}/fan": 0 for number in range(MANY)}
+    free = {"held": 0, "mem": MANY - 1, **small} | {f"w{number}/fan": 0 for number in range(MANY)}
     assert [admitted(ready, free, capacity) for _ in range(2)] == [[], []]  # each is looked at, and filed
     ready.add(queued(MANY), startable=True)
-    looks = Looks(**free)
+    looks, capacity_looks = Looks(**free), Looks(**capacity)
 
-    assert [one.id for one in admitted(ready, looks, capacity)] == [MANY]
+    assert [one.id for one in admitted(ready, looks, capacity_looks)] == [MANY]
 
-    assert looks.total() < 50
+    assert (looks.total() < 50, capacity_looks.total() < 50) == (True, True)
+
+
+def test_blocked_when_a_capacity_grows_then_its_lanes_are_there_again() -> None:
+    ready = filled(queued(1, gpu=2))
+    assert [admitted(ready, {"gpu": 0}, {"gpu": 1}) for _ in range(2)] == [[], []]
+
+    ready.freed(["gpu"])
+
+    assert [first.id for _, (first,) in ready.blocked({"gpu": 0}, {"gpu": 2})] == [1]
+    assert [one.id for one in admitted(ready, {"gpu": 2}, {"gpu": 2})] == [1]
 
 
 def test_admission_when_a_resource_becomes_free_then_a_turn_looks_at_few() -> None:

@@ -116,6 +116,7 @@ class ReadyLine:
         # By resource, and by the bits of the amount: the lanes of a group need at least 2 ** (bits - 1).
         self._blocked: defaultdict[str, defaultdict[int, list[Entry]]] = defaultdict(lambda: defaultdict(list))
         self._freed: set[str] = set()  # resources of which blocked lanes may find enough
+        self._awaited: set[str] = set()  # those that blocked lanes lack, without most whose capacity is too small
 
     def add(self, job: Job, *, startable: bool) -> None:
         """A job became queued. `startable`: it is not a step of a barred workflow."""
@@ -182,7 +183,9 @@ class ReadyLine:
 
     def freed(self, names: Iterable[str]) -> None:
         """There is more of these resources, so the lanes that lack them may start again."""
-        self._freed.update(name for name in names if name in self._blocked)
+        again = [name for name in names if name in self._blocked]
+        self._freed.update(again)
+        self._awaited.update(again)
 
     def groups(self, free: Mapping[str, int]) -> list[Group]:
         """The lanes that may start with these free resources.
@@ -212,14 +215,19 @@ class ReadyLine:
         return self.lanes[demand_of(jobs[0].resources)]
 
     def blocked(self, free: Mapping[str, int], capacity: Mapping[str, int]) -> Iterator[Entry]:
-        """The other lanes, in order, without those that need more than the capacity of the resource that they lack."""
-        groups = (
-            lanes
-            for name in self._blocked  # there may be many more resources
-            if name in capacity
-            for bits, lanes in self._blocked[name].items()
-            if free.get(name, 0) < least(bits) <= capacity[name]
-        )
+        """The other lanes, in order, without those that need more than the capacity of the resource that they lack.
+
+        A resource of which all lanes need more is looked at again once its capacity may have changed.
+        """
+        groups: list[list[Entry]] = []
+        for name in list(self._awaited):
+            most = capacity.get(name, 0)
+            within = [bits for bits in self._blocked[name] if least(bits) <= most]
+            if within:
+                left = free.get(name, 0)
+                groups += (self._blocked[name][bits] for bits in within if left < least(bits))
+            else:
+                self._awaited.discard(name)
         return merge(*groups)
 
     def pass_over(self, job: QueuedJob, lacks: str) -> None:
@@ -249,7 +257,9 @@ class ReadyLine:
         if lane.filed is not None:
             insort(self._filed_by(lane, lacks), (lane.filed[0], lane.jobs), key=itemgetter(0))
             insort(self._order, lane.filed[0])
-            self._freed.update(() if lacks is None else (lacks,))
+        if lane.filed is not None and lacks is not None:
+            self._freed.add(lacks)
+            self._awaited.add(lacks)
 
     def _filed_by(self, lane: Lane, lacks: str | None) -> list[Entry]:
         return self._unblocked if lacks is None else self._blocked[lacks][lane.resources[lacks].bit_length()]
@@ -258,6 +268,7 @@ class ReadyLine:
         del self._blocked[lacked][lane.resources[lacked].bit_length()]
         if not self._blocked[lacked]:
             del self._blocked[lacked]
+            self._awaited.discard(lacked)
 
 
 def least(bits: int) -> int:
