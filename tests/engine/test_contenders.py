@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from stoker.core.job.admission import admit
 from stoker.core.job.model import Queue, QueueClass, Resource, State
+from stoker.core.quotas import NO_QUOTAS, Quota, Quotas
 from stoker.core.rate import Rate
 from stoker.engine.memory import LiveState
 from stoker.engine.memory.ready_line import ReadyLine
@@ -63,7 +64,8 @@ def chosen(memory: LiveState, among: int, slots: int) -> list[int]:
     """The ids of the jobs that start, of the queues that are given for `among` slots."""
     offered = memory.admission_queues(memory.ready, among, NOW.steady)
     free, capacity = memory.free(NOW.steady), memory.real_capacities()
-    return [each.id for each in admit(offered, slots, free, capacity, throttled=False)]
+    room = memory.users.room(line.owner_uid for queue in offered for line in queue.lines)
+    return [each.id for each in admit(offered, slots, free, capacity, throttled=False, users=room)]
 
 
 AT_ITS_LIMIT = [Filled(Queue(name="", max_running=1), 1, 0, [{}]), Filled(Queue(name=""), 1, 0, [{}])]
@@ -83,6 +85,41 @@ def test_choice_when_there_are_a_thousand_queues_then_as_many_take_part_as_slots
     memory = memory_of([Filled(Queue(name=""), 0, 0, [{}])] * 1_000, 0)
 
     assert len(memory.admission_queues(memory.ready, 8, NOW.steady)) == 8
+
+
+line = st.tuples(st.integers(0, 2), st.integers(0, 3), st.lists(demands, max_size=3))  # running, served, asked
+offers = st.lists(st.lists(line, max_size=6), min_size=1, max_size=2)  # of the users of each queue
+NARROW = Quotas(usual=Quota(max_running=2), of_user={1: Quota(max_running=3), 2: Quota()})
+
+
+def users_of(offered: Sequence[Sequence[tuple[int, int, list[dict[str, int]]]]], quotas: Quotas) -> LiveState:
+    memory = memory_of([Filled(Queue(name=""), 0, 0, [])] * len(offered), 0)
+    memory.users.quotas = quotas
+    for number, lines in enumerate(offered):
+        for uid, (running, served, asked) in enumerate(lines):
+            memory.users.running[uid] += running
+            memory.users.running_in[f"q{number}", uid], memory.users.served[f"q{number}", uid] = running, served
+            for place, resources in enumerate(asked):
+                of, ident = spec(queue=f"q{number}", resources=resources), 100 * number + 10 * uid + place
+                memory.enter(None, job(State.QUEUED, id=ident, owner_uid=uid, order_key=place, asked=of), None)
+    return memory
+
+
+@given(offers, st.sampled_from([NO_QUOTAS, NARROW]), st.integers(1, 6))
+def test_choice_when_it_is_made_of_few_users_then_it_is_that_of_all(
+    offered: list[list[tuple[int, int, list[dict[str, int]]]]], quotas: Quotas, slots: int
+) -> None:
+    of_few = chosen(users_of(offered, quotas), slots, slots)
+
+    assert of_few == chosen(users_of(offered, quotas), ALL, slots)
+
+
+def test_choice_when_there_are_a_thousand_users_then_as_many_as_slots_count() -> None:
+    memory = users_of([[(0, 0, [{}])] * 1_000], NO_QUOTAS)
+
+    (queue,) = memory.admission_queues(memory.ready, 8, NOW.steady)
+
+    assert len(queue.lines) == 8
 
 
 class Unlistable(Mapping[str, int]):

@@ -160,7 +160,7 @@ class Dispatcher:
 
     def _admit(self, queues: Sequence[AdmissionQueue], slots: int, now_ms: int) -> Sequence[QueuedJob]:
         memory = self._memory
-        room = memory.users.room()
+        room = memory.users.room(line.owner_uid for queue in queues for line in queue.lines)
         capacity, free = memory.real_capacities(), memory.free(now_ms)
         return admit(queues, slots, free, capacity, throttled=self.throttled, users=room)
 

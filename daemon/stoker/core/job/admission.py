@@ -216,9 +216,9 @@ class Room(Struct):
         name = group.resource
         return name is None or self.left(name) - self.aside[name] >= group.amount
 
-    def take(self, needs: Mapping[str, int], own: Counter[str]) -> None:
+    def take(self, needs: Mapping[str, int], own: Mapping[str, int]) -> None:
         self.taken.update(needs)
-        self.aside -= own
+        self.aside.subtract(own)
 
     def set_aside(self, needs: Mapping[str, int]) -> Counter[str] | None:
         """Reserve the free resources that a job needs; None if it waits for some that are reserved for another job.
@@ -275,6 +275,8 @@ def admit(
     usable = [each for each in queues if not paused(each.queue, throttled=throttled)]
     for queue_class in CLASS_ORDER:
         of_class = [each for each in usable if each.queue.queue_class is queue_class]
+        if not of_class:
+            continue
         turns = [(each, line) for each in of_class if (line := each.next_line(room)) is not None]
         rivals = [each for each, _ in turns]
         if len(picks) < slots:
@@ -307,10 +309,11 @@ def _take(queue: AdmissionQueue, room: Room) -> QueuedJob | None:
     """Take the first job of the queue whose resources are all free, and these resources."""
     while (line := queue.next_line(room)) is not None:
         job = line.first()
-        own = queue.aside if queue.reserved is job else Counter[str]()
-        lacks = room.lacks(job.resources, own)
+        own = queue.aside if queue.reserved is job else NOTHING
+        lacks = room.lacks(job.resources, own) if job.resources else None
         if lacks is None:
-            room.take(job.resources, own)
+            if job.resources:
+                room.take(job.resources, own)
             room.started[line.owner_uid] += 1
             queue.take_first(line)
             return job

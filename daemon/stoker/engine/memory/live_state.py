@@ -264,7 +264,7 @@ class LiveState:
         for ready in self.ready.values() if self.freed else ():
             ready.freed(self.freed)
         self.freed.clear()
-        return [self._admission_queue(name, now_ms) for name in self._contenders(names, slots)]
+        return [self._admission_queue(name, slots, now_ms) for name in self._contenders(names, slots)]
 
     def _contenders(self, names: Iterable[str], slots: int) -> Iterator[str]:
         """The names, without most of those in which nothing can lack but slots: there may be thousands of queues."""
@@ -280,7 +280,7 @@ class LiveState:
                 shares[queue.queue_class].append((self.running[name], self.served[name], name))
         yield from contenders(shares, slots)
 
-    def _admission_queue(self, name: str, now_ms: int) -> AdmissionQueue:
+    def _admission_queue(self, name: str, slots: int, now_ms: int) -> AdmissionQueue:
         free, capacity = self.free(now_ms), self.real_capacities()
         lines = [
             AdmissionLine(
@@ -291,7 +291,7 @@ class LiveState:
                 running=self.users.running_in[name, owner_uid],
                 served=self.users.served[name, owner_uid],
             )
-            for owner_uid, line in self.ready[name].lines.items()
+            for owner_uid, line in self.users.contenders(name, self.ready[name].lines, slots)
         ]
         return AdmissionQueue(
             queue=self._narrowed(self.queues[name]),

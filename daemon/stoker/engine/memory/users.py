@@ -6,9 +6,13 @@ Owns the counts by user. Invariant: they are sums over the same jobs as the coun
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from heapq import nsmallest
 
+from stoker.core.job.admission import Place
 from stoker.core.job.model import State
 from stoker.core.quotas import NO_QUOTAS, Quotas
+from stoker.engine.memory.ready_line import ReadyLine
 from stoker.engine.memory.user_bytes import UserBytes
 
 
@@ -58,13 +62,37 @@ class LiveUsers:
         queued = {uid for (uid, _), number in self.counts.items() if number}
         return queued | {uid for uid, number in self.running.items() if number}
 
-    def room(self) -> dict[int, int]:
-        """How many more jobs may run, of each user who has a limit and jobs that are queued."""
+    def contenders(self, queue: str, lines: Mapping[int, ReadyLine], slots: int) -> Iterable[tuple[int, ReadyLine]]:
+        """The lines from which so many starts may come, without most of those in which nothing can lack but slots.
+
+        Each start goes to the smallest share of its queue and makes only that one larger. A user who is at its quota is
+        left out; one who reaches it meanwhile was given a start. So of lines that lack nothing, none but the smallest
+        `slots` are reached.
+        """
+        able: Iterable[tuple[int, ReadyLine]] = lines.items()
+        if self.quotas.bound_running:
+            able = [(uid, line) for uid, line in able if self._room(uid) != 0]
+        if len(lines) <= slots:
+            return able
+        plain: list[tuple[int, int, Place, int]] = []
+        reached: list[tuple[int, ReadyLine]] = []
+        for uid, line in able:
+            if not line.asks_for_nothing:
+                reached.append((uid, line))
+            elif line.front is not None:
+                plain.append((self.running_in[queue, uid], self.served[queue, uid], line.front, uid))
+        reached += ((uid, lines[uid]) for *_, uid in nsmallest(slots, plain))
+        return reached
+
+    def room(self, uids: Iterable[int]) -> dict[int, int]:
+        """How many more jobs may run, of each of these users who has a limit."""
         if not self.quotas.bound_running:
             return {}
-        queued = [uid for (uid, state), number in self.counts.items() if state is State.QUEUED and number]
-        most = ((uid, self.quotas.of(uid).max_running) for uid in queued)
-        return {uid: limit - self.running[uid] for uid, limit in most if limit is not None}
+        return {uid: room for uid in uids if (room := self._room(uid)) is not None}
+
+    def _room(self, uid: int) -> int | None:
+        most = self.quotas.of(uid).max_running
+        return None if most is None else max(0, most - self.running[uid])
 
     def pending(self, owner_uid: int) -> int:
         """Jobs of a user that have not ended and do not run."""
