@@ -7,6 +7,7 @@ which may take a while. `tests/spawner` compares both sides.
 from __future__ import annotations
 
 import array
+import contextlib
 import socket
 import struct
 
@@ -96,7 +97,8 @@ def _exchange(path: str, packet: bytes, descriptors: list[int]) -> bytes:
         if _peer_uid(sock) != 0:
             raise PermissionError(1, "it is not run by root")
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-        sock.sendmsg([packet], rights)
+        with contextlib.suppress(BrokenPipeError):  # it has refused already, and its words can be read
+            sock.sendmsg([packet], rights)
         return sock.recv(MAX_ANSWER_BYTES)
 
 

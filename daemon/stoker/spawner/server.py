@@ -31,9 +31,10 @@ REPORTED_CHARACTERS = 200
 class SpawnServer:
     """Serves the daemon of the policy until a SIGTERM; launchers go on."""
 
-    def __init__(self, listener: socket.socket, policy_path: str) -> None:
+    def __init__(self, listener: socket.socket, policy_path: str, *, max_children: int = MAX_CHILDREN) -> None:
         self._listener = listener
         self._policy_path = policy_path
+        self._max_children = max_children
         self._children = 0
         self._ending = False
 
@@ -72,17 +73,31 @@ class SpawnServer:
             return
         with connection:
             connection.setblocking(True)  # noqa: FBT003
-            if self._children >= MAX_CHILDREN:
-                packets.send(connection, HOST, f"{MAX_CHILDREN} launchers run already")
+            if self._children >= self._max_children:
+                refuse(connection, f"{self._max_children} launchers run already, as many as one spawner starts")
                 return
             try:
                 child = os.fork()
             except OSError as error:
-                packets.send(connection, HOST, f"fork: {error.strerror}")
+                refuse(connection, f"fork: {error.strerror}")
                 return
             if child == 0:
                 serve(connection, self._policy_path)
             self._children += 1
+
+
+def refuse(connection: socket.socket, words: str) -> None:
+    """Answer without a child, and wait for nothing: no request comes after the shutdown, and what has come is dropped.
+
+    A request that is left unread would discard the answer at the close.
+    """
+    report(words)
+    connection.setblocking(False)  # noqa: FBT003
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RD)
+        while connection.recv(packets.REQUEST.size):
+            pass
+    packets.send(connection, HOST, words)
 
 
 def serve(connection: socket.socket, policy_path: str) -> NoReturn:
