@@ -261,7 +261,8 @@ def test_load_when_queues_are_wrong_then_each_is_named(tmp_path: Path) -> None:
         ('[schedules.a]\ntiming = "@daily"', "[schedules.a] params: a schedule has a job or a flow"),
         (f'{SCHEDULE}command = "true"\nnice = 99', "[schedules.a.job] nice = 99: expected a whole number from -20"),
         (SCHEDULE.replace("@daily", "0 0 31 2 *") + 'command = "true"', "timing: '0 0 31 2 *': never comes"),
-        ('[schedules.a]\ntiming = "@daily"\nflow = { name = "f", steps = {} , x = 1}', "[schedules.a]"),
+        (f"{FLOWING}reason = 'x'", "[schedules.a] reason: unknown key"),
+        (FLOWING.replace('steps = { a = { command = "true" } }', "steps = {}"), "a.flow] steps: it is missing, as in"),
         (f'{FLOWING}target = ["b"]', "[schedules.a] the flow has 1 mistake: target: there is no step 'b'"),
         ('[schedules.a]\ntiming = "@daily"\nflow = "a.toml"', "[schedules.a] flow = 'a.toml': expected a table"),
         (f"{FLOWING}reuse = true", "[schedules.a] reuse = True: expected the id of a workflow, or 'latest'"),
@@ -304,6 +305,32 @@ def test_load_when_the_file_cannot_be_read_then_the_error_says_why(tmp_path: Pat
 
 def test_load_when_a_bad_key_is_compared_with_another_then_it_is_named_only_once(tmp_path: Path) -> None:
     assert len(mistakes(tmp_path, '[cpu]\nresume_threshold = "x"\nthrottle_threshold = 10\n')) == 1
+
+
+def test_load_when_flows_of_a_schedule_are_wrong_then_each_mistake_has_its_section(tmp_path: Path) -> None:
+    flow = """[schedules.a]
+timing = "@daily"
+[schedules.a.flow]
+name = "f"
+priority = 99999
+[schedules.a.flow.defaults]
+nice = 99
+[schedules.a.flow.steps.b]
+command = 3
+comand = "x"
+[schedules.a.flow.finally.c.workflow]
+concurrency = 3
+steps = "d"
+"""
+    assert mistakes(tmp_path, flow) == [
+        "[schedules.a.flow] priority = 99999: expected a whole number from -10_000 to 10_000",
+        "[schedules.a.flow.defaults] nice = 99: expected a whole number from -20 to 19",
+        "[schedules.a.flow.steps.b] command = 3: expected text",
+        "[schedules.a.flow.steps.b] comand: unknown key; did you mean command?",
+        "[schedules.a.flow.finally.c.workflow] concurrency = 3: expected a table",
+        "[schedules.a.flow.finally.c.workflow.steps]: expected a table of keys",
+        '[schedules.a.flow.finally.c.workflow] name: it is missing, as in name = "nightly"',
+    ]
 
 
 # --- what the settings mean -------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Union, get_args
 
@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from stoker.config.accounts import missing_groups, wrong_users
 from stoker.config.cluster_section import SlurmSection, cluster_mistakes, mistakes_of_options, overflow_mistakes
+from stoker.config.flow_section import check_flow, missing_keys, tables_of
 from stoker.config.hook_section import HookSection
 from stoker.config.mistakes import rejected, unknown
 from stoker.config.quota_section import QuotaSection
@@ -35,15 +36,10 @@ from stoker.core.job.spec_rules import contradictions_of_defaults
 from stoker.core.leaves import leaves, nul_problem
 from stoker.core.rate import HINT, changed
 from stoker.core.requests import JobDefaults, JobWork, RateName
-from stoker.core.schedule.model import FlowPart
 from stoker.core.schedule.request import ScheduleParams, checked
 from stoker.core.similar_names import nearest
 from stoker.core.throttle import check_floor
 from stoker.core.units import counted
-from stoker.core.workflow.definition import Flow, FlowRequest, Part
-from stoker.core.workflow.mistakes import Mistake, refuse
-from stoker.core.workflow.plan import plan_flow
-from stoker.core.workflow.selection import select
 from stoker.paths import config_files
 
 QUEUE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
@@ -285,19 +281,25 @@ class _Reader:
         """Whether the section is a valid schedule. Only the daemon can check its flow and its queue."""
         before = len(self.errors)
         own = {key: value for key, value in table.items() if key != "job"}
-        self.errors += [unknown(f"[{section}] {key}", "key", None) for key in OF_A_REQUEST if key in own]
-        self._read_table(section, ScheduleParams, own)
+        self._read_table(section, ScheduleParams, own, without=OF_A_REQUEST)
         if "job" in table:
             self._read_table(f"{section}.job", JobWork, table["job"])
+        if isinstance(table.get("flow"), dict):
+            self._read_flow(f"{section}.flow", table["flow"])
         if len(self.errors) == before:
             try:
                 schedule = checked(msgspec.convert({**table, "name": name}, ScheduleParams), 0, 0)
                 if schedule.flow is not None:
-                    _check_flow(schedule.flow, schedule.flow_part)
+                    check_flow(schedule.flow, schedule.flow_part)
             except (StokerError, msgspec.ValidationError) as error:
                 text = error.message if isinstance(error, StokerError) else str(error)
                 self.errors.append(f"[{section}] {text}")
         return len(self.errors) == before
+
+    def _read_flow(self, section: str, flow: dict[str, Any]) -> None:
+        for place, struct, table in tables_of(section, flow):
+            self._read_table(place, struct, table)
+        self.errors += missing_keys(section, flow)
 
     def _read_hooks(self, hooks: Any) -> None:
         if not self._is_table("hooks", hooks):
@@ -327,11 +329,13 @@ class _Reader:
         except InvalidParams as error:
             self.errors.append(f"[{section}] {error.message}")
 
-    def _read_table(self, section: str, struct: type[Struct], table: Any) -> dict[str, Any]:
-        """The valid keys of a table; every other key becomes a mistake."""
+    def _read_table(
+        self, section: str, struct: type[Struct], table: Any, *, without: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """The valid keys of a table; every other key becomes a mistake. `without`: keys that it may not have."""
         if not self._is_table(section, table):
             return {}
-        keys = _keys(struct)
+        keys = {key: type_ for key, type_ in _keys(struct).items() if key not in without}
         values = {}
         for key, value in table.items():
             if key == "secrets" and struct in WITHOUT_SECRETS:
@@ -350,18 +354,6 @@ class _Reader:
             return True
         self.errors.append(f"[{section}]: expected a table of keys")
         return False
-
-
-def _check_flow(text: str, wanted: FlowPart) -> None:
-    """Raises ValidationError or FlowInvalid. Only the daemon checks what the host and the earlier run must have."""
-    flow = msgspec.json.decode(text, type=Flow)
-    plan = plan_flow(FlowRequest(flow=flow, raw=msgspec.Raw(text.encode())), None)
-    completed = () if wanted.reuse is None else [step.name for step in plan.steps]
-    selected = select(plan, Part(wanted.target, wanted.start), completed).plan
-    with_secrets = {
-        step.path: Mistake(f"{step.path}.secrets", NOT_KEPT) for step in selected.steps if step.sent.secrets
-    }
-    refuse([*selected.mistakes, *with_secrets.values()])
 
 
 def _keys(struct: type[Struct]) -> dict[str, Any]:

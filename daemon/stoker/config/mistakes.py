@@ -31,7 +31,7 @@ def expected(type_: Any) -> str:
 
 
 def _words(info: inspect.Type) -> str:
-    words = "a table" if isinstance(info, inspect.DictType) else "text"
+    words = "a table" if isinstance(info, inspect.DictType | inspect.StructType) else "text"
     match info:
         case inspect.Metadata(extra_json_schema={"title": str(title)}):
             words = title

@@ -29,6 +29,7 @@ from stoker.core.requests import (
     Name,
     Params,
     Path,
+    Priority,
     StepName,
     Text,
     Title,
@@ -274,7 +275,7 @@ class Flow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=T
     defaults: StepDefaults = StepDefaults()
     verify: bool = False
     labels: dict[str, str] = {}
-    priority: int | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
     outputs: dict[str, str] = {}
     secrets: dict[str, str] = {}
     timeout_ms: Duration | None = None
