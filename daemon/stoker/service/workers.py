@@ -25,7 +25,7 @@ from stoker.service.views import job_now
 if TYPE_CHECKING:
     from stoker.core.views import EnvironmentView, ProcessView, WorkerView
 
-PATIENCE_S = 5.0
+PATIENCE_S = 30.0  # a busy machine takes seconds to read the /proc of all processes
 
 
 class WorkerService:
