@@ -216,7 +216,8 @@ def test_if_when_a_list_comes_later_then_each_step_of_the_group_has_it() -> None
     steps = group_of(place_of(sent, {}, "work"), ["a", "b"]).steps
 
     assert [one.run_if for one in steps] == [RunIf(text="item == 'a'", item=item) for item in ("a", "b")]
+    assert {one.text_of_if for one in steps} == {"item == 'a'"}
     control = [
         one for one in plan_flow(FlowRequest(flow=sent, raw=msgspec.Raw()), None).steps if one.source is not None
     ]
-    assert [one.run_if for one in control] == [None]
+    assert [(one.run_if, one.text_of_if) for one in control] == [(None, "item == 'a'")]
