@@ -192,8 +192,10 @@ class FlowLaws:
             for outer in run.counting:
                 if run.states[outer.removesuffix("/")] in FINAL:
                     self._laws.broken(f"workflow {ident}: {outer} has ended, and limits of it count")
-            if run.due_gates() and f"end of workflow {ident}" not in life.background.retrying:
-                self._laws.broken(f"workflow {ident}: {sorted(run.gates)} wait, and all steps before them have ended")
+            handlers = [run.steps[job] for jobs in run.gates.values() for job in jobs]
+            late = [step.name for step in handlers if run.states[step.name] not in FINAL and not run.is_early(step)]
+            if late and f"end of workflow {ident}" not in life.background.retrying:
+                self._laws.broken(f"workflow {ident}: {late} wait, and all steps before them have ended")
 
     def _needs(self) -> None:
         for job_id, counted, rows in self._database.execute(OPEN_NEEDS):

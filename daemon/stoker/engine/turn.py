@@ -232,8 +232,8 @@ class Turn:
         """A handler waits for its workflow, or does so no longer (core/workflow/handlers.py)."""
         job = self.find(job_id)
         if job is not None and job.workflow_id is not None:
-            gates = self.memory.workflows.runs[job.workflow_id].gates
-            (gates.add if closed else gates.discard)(job_id)
+            run = self.memory.workflows.runs[job.workflow_id]
+            (run.close_gate if closed else run.open_gate)(job_id)
 
     def still_needs(self, job_id: int, needed: int) -> bool:
         """Whether a need that was read before this turn is open now."""

@@ -81,9 +81,10 @@ class LiveWorkflow(Struct):
     inner_limits: dict[str, FlowLimits] = field(default_factory=dict)
     counting: dict[str, InnerLimit] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)  # hash of the output of each step
-    gates: set[int] = field(default_factory=set)  # jobs of handlers with a row of a need of themselves
+    gates: dict[str, set[int]] = field(default_factory=dict)  # by workflow, jobs of handlers that need themselves
     open_in: dict[str, list[int]] = field(default_factory=lambda: {WHOLE: [0] * PHASES})  # open steps by phase
     open_by_table: list[int] = field(default_factory=lambda: [0] * PHASES)  # by the phases of their own workflows
+    _gates_changed: set[str] = field(default_factory=set)  # workflows in which handlers may be due
     _limits_changed: set[str] = field(default_factory=set)  # of nested workflows that ended, or run again
     _jobs: dict[str, int] = field(default_factory=dict)
 
@@ -139,13 +140,32 @@ class LiveWorkflow(Struct):
         aborted = (step.job_id for step in earlier if self.reasons[step.name] is Reason.ABORTED)
         return [*islice(chain(failed, aborted), MAX_FAILED)]
 
+    def close_gate(self, job_id: int) -> None:
+        """A handler waits for its workflow."""
+        outer = outer_of(self.steps[job_id].name)
+        self.gates.setdefault(outer, set()).add(job_id)
+        self._gates_changed.add(outer)
+
+    def open_gate(self, job_id: int) -> None:
+        """A job does not wait for its workflow, or no longer."""
+        outer = outer_of(self.steps[job_id].name)
+        closed = self.gates.get(outer, set())
+        closed.discard(job_id)
+        if not closed:
+            self.gates.pop(outer, None)
+
     def due_gates(self) -> list[int]:
-        """The handlers whose gates are to be decided: all steps of the phases before theirs have ended."""
-        return sorted(
-            job_id
-            for job_id in self.gates
-            if self.states[(step := self.steps[job_id]).name] not in FINAL and not self.is_early(step)
-        )
+        """The handlers whose gates are to be decided: all steps of the phases before theirs have ended.
+
+        It looks only at workflows in which a step ended, or a gate was closed, since it found none in them.
+        """
+        due = {outer: self._due_in(outer) for outer in self._gates_changed}
+        self._gates_changed = {outer for outer, jobs in due.items() if jobs}
+        return sorted(chain.from_iterable(due.values()))
+
+    def _due_in(self, outer: str) -> list[int]:
+        handlers = (self.steps[job_id] for job_id in self.gates.get(outer, ()))
+        return [step.job_id for step in handlers if self.states[step.name] not in FINAL and not self.is_early(step)]
 
     def is_early(self, step: Step) -> bool:
         """Whether a step of an earlier phase of its workflow has not ended."""
@@ -268,9 +288,8 @@ class LiveWorkflow(Struct):
     def set_state(self, step: Step, state: State, reason: Reason | None, floor: int) -> None:
         before = self.states.get(step.name, State.SKIPPED)
         change = (before in FINAL) - (state in FINAL)
-        for outer in outers_of(step.name):
-            self.open_in.setdefault(outer, [0] * PHASES)[phase_in(outer, step.name, step.handler)] += change
-        self.open_by_table[phase(step.handler)] += change
+        if change or step.name not in self.states:
+            self._count_open(step, change)
         if change and (ended := f"{step.name}/") in self.inner_limits:
             self._limits_changed.add(ended)
         self.states[step.name] = state
@@ -280,6 +299,13 @@ class LiveWorkflow(Struct):
             self.broken.add(step.name)
         else:
             self.broken.discard(step.name)
+
+    def _count_open(self, step: Step, change: int) -> None:
+        outers = outers_of(step.name)
+        for outer in outers:
+            self.open_in.setdefault(outer, [0] * PHASES)[phase_in(outer, step.name, step.handler)] += change
+        self.open_by_table[phase(step.handler)] += change
+        self._gates_changed.update(outer for outer in outers if outer in self.gates)
 
     def enter(self, job: Job, *, live: bool) -> None:
         """The job of a step changed. `live`: an attempt of it is open and holds its resources."""
@@ -301,7 +327,9 @@ def live_workflow(stored: StoredWorkflow, head: Head) -> LiveWorkflow:
     run.outputs = {steps[job_id].name: digest(text) for job_id, text in stored.outputs.items()}
     for standing in stored.steps:
         run.set_state(steps[standing.job_id], standing.state, standing.reason, standing.floor)
-    run.gates = {standing.job_id for standing in stored.steps if standing.gated}
+    for standing in stored.steps:
+        if standing.gated:
+            run.close_gate(standing.job_id)
     return run
 
 
