@@ -293,6 +293,22 @@ def test_room_when_the_templates_are_too_long_together_then_a_schedule_is_refuse
     memory.check_room(replace(long, name="one more"))
 
 
+def test_reused_runs_when_schedules_change_then_they_are_those_named_now() -> None:
+    memory = LiveSchedules()
+    first = schedule_of(ScheduleParams(name="first", timing="@daily", flow={}, reuse=7), 0, 0)
+    for schedule in (first, replace(first, name="second"), replace(first, name="newest", part=None)):
+        memory.set(schedule)
+    memory.set(replace(first, next_slot=1))
+    assert memory.reused() == {7}
+
+    memory.set(replace(first, part='{"reuse":8}'))
+    assert memory.reused() == {7, 8}
+
+    memory.remove("second")
+    memory.set(replace(first, part='{"reuse":"latest"}'))
+    assert memory.reused() == set()
+
+
 def test_room_when_there_are_too_many_schedules_then_another_one_is_refused() -> None:
     memory = LiveSchedules()
     some = schedule_of(ScheduleParams(name="0", timing="@daily", flow={}), 0, 0)

@@ -24,6 +24,7 @@ class LiveSchedules:
         self._rows: dict[str, Schedule] = {}
         self._heap: list[tuple[int, str]] = []
         self._size = 0  # of all templates, in characters
+        self._reused: dict[str, int] = {}  # by schedule, the workflow that it names as a run to take over
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -33,8 +34,7 @@ class LiveSchedules:
 
     def reused(self) -> set[int]:
         """The workflows that schedules name by id, as runs whose ends are to be taken over."""
-        parts = (schedule.flow_part for schedule in self if schedule.part is not None)
-        return {part.reuse for part in parts if isinstance(part.reuse, int)}
+        return set(self._reused.values())
 
     def names(self, owner_uid: int | None = None) -> Collection[str]:
         """Of all schedules, or of those of a user."""
@@ -62,8 +62,11 @@ class LiveSchedules:
         raise TooManySchedules(f"schedule {schedule.name!r}: {problem}", hint="stoker schedule rm")
 
     def set(self, schedule: Schedule) -> None:
-        self._size += template_size(schedule) - template_size(self._rows.get(schedule.name))
+        before = self._rows.get(schedule.name)
+        self._size += template_size(schedule) - template_size(before)
         self._rows[schedule.name] = schedule
+        if schedule.part != (None if before is None else before.part):
+            self._note_reused(schedule)
         due = due_at(schedule)
         if due is not None:
             heapq.heappush(self._heap, (due, schedule.name))
@@ -73,6 +76,14 @@ class LiveSchedules:
 
     def remove(self, name: str) -> None:
         self._size -= template_size(self._rows.pop(name))
+        self._reused.pop(name, None)
+
+    def _note_reused(self, schedule: Schedule) -> None:
+        reuse = schedule.flow_part.reuse
+        if isinstance(reuse, int):
+            self._reused[schedule.name] = reuse
+        else:
+            self._reused.pop(schedule.name, None)
 
     def next_due(self) -> int | None:
         """When the next slot of any schedule is due (UTC ms)."""
