@@ -10,12 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from msgspec.structs import replace
 
 from stoker.core.job.model import State
+from stoker.core.workflow.checkpoint import CheckpointKind
+from stoker.store import checkpoints, outbox, retention
 from stoker.store import jobs as rows_of_jobs
-from stoker.store import outbox, retention
 from stoker.store.database import transaction
 from stoker.store.outbox import Images, Table, Written
 from tests.support.batches import put
-from tests.support.jobs import attempt, exited, job, jobs
+from tests.support.jobs import attempt, checkpoint, exited, job, jobs
 
 if TYPE_CHECKING:
     import sqlite3
@@ -88,6 +89,30 @@ def test_job_when_its_commit_changes_others_too_then_all_are_read(armed: sqlite3
 
     assert told == read
     assert len(read["put"]["jobs"]) == 2
+
+
+@pytest.mark.parametrize("kind", CheckpointKind)
+def test_checkpoint_when_it_is_new_then_the_journal_has_it_as_it_would_be_read(
+    armed: sqlite3.Connection, kind: CheckpointKind
+) -> None:
+    links = [checkpoint(b"\xff", kind=kind, job_id=1, step="build"), checkpoint(b"2" * 200_000, seq=2, kind=kind)]
+    new = [checkpoints.insert_row(link) for link in links]
+    armed.executemany(checkpoints.INSERT, new)
+
+    told, read = both(armed, Written(inserted={"checkpoints": new}))
+
+    assert told == read
+    assert read["put"].keys() == {"checkpoints"}
+
+
+def test_checkpoint_when_it_is_new_then_its_row_is_not_read_again(armed: sqlite3.Connection) -> None:
+    """Seen by a row that is not the stored one."""
+    armed.execute(checkpoints.INSERT, checkpoints.insert_row(checkpoint(b"1")))
+    other = Written(inserted={"checkpoints": [checkpoints.insert_row(checkpoint(b"2"))]})
+
+    told, read = both(armed, other)
+
+    assert (len(told["put"]["checkpoints"]), told != read) == (1, True)
 
 
 def test_purged_rows_when_they_are_swept_then_the_journal_has_the_keys_of_all(armed: sqlite3.Connection) -> None:

@@ -147,8 +147,9 @@ class Intake:
         """
         now, memory = turn.now, turn.memory
         memory.last_id += 1
-        parent = parse_traceparent(spec.traceparent) if spec.traceparent else None
-        about.setdefault("trace_id", parent.trace_id if parent else drawn_trace_id())
+        if "trace_id" not in about:
+            parent = parse_traceparent(spec.traceparent) if spec.traceparent else None
+            about["trace_id"] = parent.trace_id if parent else drawn_trace_id()
         job = Job(
             id=memory.last_id,
             spec=spec,

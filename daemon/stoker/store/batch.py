@@ -135,6 +135,7 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
     ended = [attempt for attempt in batch.attempts.values() if not attempt.open]
     going = [attempt for attempt in batch.attempts.values() if attempt.open]
     new_jobs = [jobs.insert_row(job) for job in batch.new_jobs.values()]
+    links = [checkpoints.insert_row(one) for one in batch.checkpoints]
     new = [attempts.insert_row(attempt, batch.holds.get(attempt.run_id, {})) for attempt in batch.new_attempts.values()]
     _many(connection, queues.UPSERT_QUEUE, [queues.queue_row(queue) for queue in batch.queues.values()])
     _many(connection, queues.UPSERT_RESOURCE, [queues.resource_row(one) for one in batch.resources.values()])
@@ -159,7 +160,7 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
     _many(connection, workflows.UPDATE, [workflows.update_row(one) for one in batch.workflows.values()], exact=True)
     _many(connection, workflows.DELETE_LIMIT, [key for key, limit in batch.inner_limits.items() if limit is None])
     _many(connection, workflows.UPSERT_LIMIT, workflows.limit_rows(batch.inner_limits))
-    _many(connection, checkpoints.INSERT, [checkpoints.insert_row(one) for one in batch.checkpoints])
+    _many(connection, checkpoints.INSERT, links)
     _many(connection, queues.SET_META, list(batch.meta.items()))
     if batch.recovery is not None:
         connection.execute(recoveries.UPSERT, recoveries.row(batch.recovery))
@@ -167,7 +168,7 @@ def _write(connection: sqlite3.Connection, batch: Batch, head: bytes) -> Stored:
         retention.purge(connection, batch.purge)
     rows, head = changes.insert_rows(batch.changes, head)
     _many(connection, changes.INSERT, rows)
-    return Stored(head, _pages(batch, rows), {"changes": rows, "jobs": new_jobs})
+    return Stored(head, _pages(batch, rows), {"changes": rows, "jobs": new_jobs, "checkpoints": links})
 
 
 def _write_conditions(connection: sqlite3.Connection, batch: Batch) -> None:

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from stoker.core.errors import CorruptRecord
-from stoker.store import jobs, secret_rows
+from stoker.store import checkpoints, jobs, secret_rows
 from stoker.store.database import json_array, transaction
 from stoker.store.queues import SET_META
 
@@ -28,7 +28,8 @@ NOT_JOURNALED = ("outbox", LOG, secret_rows.TABLE)
 PORTION_BYTES = 256 * 1024
 ROW_BYTES = 64  # of a row without its texts
 MOST_KEYS = 2  # columns of a primary key; the outbox has as many columns for them
-INSERTED = {"jobs": jobs.COLUMNS.split(", ")}  # the order of values that are inserted, if the table has another one
+# The order of values that are inserted, if the table has another one.
+INSERTED = {"jobs": jobs.COLUMNS.split(", "), "checkpoints": list(checkpoints.FIELDS)}
 
 Rows = Sequence[tuple[Any, ...]]
 
