@@ -267,6 +267,14 @@ def test_admit_when_queues_are_of_any_shape_then_limits_hold_and_each_has_its_tu
             assert all(room.lacks(one.resources) for one in left)
 
 
+@pytest.mark.parametrize(("looks", "picks"), [(2, []), (3, [3])])
+def test_admit_when_the_looks_are_used_up_then_the_rest_is_left_for_later(looks: int, picks: list[int]) -> None:
+    served = line("a", queued(1, a=1), queued(2, b=1), queued(3))
+
+    assert ids(admit_within([served], 9, {}, PLENTY, throttled=False, looks=looks)) == picks
+    assert (len(served.short), served.cut_short) == (2, not picks)
+
+
 # --- what is set aside --------------------------------------------------------------------------------------
 
 

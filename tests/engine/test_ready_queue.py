@@ -213,12 +213,14 @@ class Looks(Counter[str]):
         return name in self.free
 
 
-def admitted(ready: ReadyLine, free: Mapping[str, int], capacity: Mapping[str, int], slots: int = 8) -> list[QueuedJob]:
+def admitted(
+    ready: ReadyLine, free: Mapping[str, int], capacity: Mapping[str, int], slots: int = 8, looks: int = 2 * MANY
+) -> list[QueuedJob]:
     """The jobs that start. As the dispatcher does, file the lanes that were passed over and remove the started jobs."""
     queue = AdmissionQueue(
         Queue(name="default"), [AdmissionLine(ready.groups(free), ready.front, ready.blocked(free, capacity))]
     )
-    picks = admit([queue], slots, free, capacity, throttled=False)
+    picks = admit([queue], slots, free, capacity, throttled=False, looks=looks)
     for _, one, lacks in queue.short:
         ready.pass_over(one, lacks)
     for one in picks:
@@ -259,6 +261,15 @@ def test_blocked_when_a_capacity_grows_then_its_lanes_are_there_again() -> None:
 
     assert [first.id for _, (first,) in ready.blocked({"gpu": 0}, {"gpu": 2})] == [1]
     assert [one.id for one in admitted(ready, {"gpu": 2}, {"gpu": 2})] == [1]
+
+
+def test_admission_when_looks_are_few_then_each_turn_gets_further() -> None:
+    ready = filled(*(queued(number, held=1, mem=number) for number in range(1, 30)), queued(30))
+    free, capacity = {"held": 0, "mem": 99}, {"held": 1, "mem": 99}
+
+    turns = [[one.id for one in admitted(ready, free, capacity, looks=10)] for _ in range(4)]
+
+    assert turns == [[], [], [30], []]
 
 
 def test_admission_when_a_resource_becomes_free_then_a_turn_looks_at_few() -> None:

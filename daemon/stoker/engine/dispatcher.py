@@ -8,12 +8,11 @@ is committed before anything is started. A job whose row does not match its chec
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from stoker.core.job import events as ev
-from stoker.core.job.admission import AdmissionQueue, QueuedJob, admit, paused
+from stoker.core.job.admission import UNBOUNDED, AdmissionQueue, QueuedJob, admit, paused
 from stoker.core.job.model import Attempt, ExecutionMode, Job, Reason
 from stoker.core.job.run_id import RunId
 from stoker.core.shortage import startable, tried
@@ -28,6 +27,7 @@ from stoker.telemetry.events import LogEvent
 
 SHOWN_HOLDERS = 20
 STARTED_AT_ONCE = 512  # jobs in one turn: they keep the loop for up to a twentieth of a second
+FILED_AT_ONCE = 1_024  # lanes in one turn, under the resource that they lack: they keep the loop as long
 NONCE_BYTES, NONCES_AT_ONCE = 8, 512
 READ_AT_ONCE = 2_048  # jobs: to read them takes a tenth of a second, and commits wait for it
 
@@ -143,7 +143,7 @@ class Dispatcher:
         queues = self._memory.admission_queues(names, free, turn.now.steady)
         if not queues:
             return False
-        jobs = self._admit(queues, free, turn.now.steady)
+        jobs = self._admit(queues, free, turn.now.steady, FILED_AT_ONCE)
         for queue in queues:
             self._memory.pass_over(queue, turn.now.steady)
         held = [self._open(turn, job) for job in jobs].count(False)
@@ -151,23 +151,26 @@ class Dispatcher:
         left = (
             STARTED_AT_ONCE if names[0] in self.backends else startable(self._memory.shortage, self._free(), turn.now)
         )
-        more = held > 0 or len(jobs) == STARTED_AT_ONCE or bool(self._unread) or any(True for _ in self._hungry())
+        at_a_limit = len(jobs) == STARTED_AT_ONCE or any(queue.cut_short for queue in queues)
+        more = held > 0 or at_a_limit or bool(self._unread) or any(True for _ in self._hungry())
         return left > 0 and more
 
     def _open_queues(self) -> Sequence[str]:
         """The queues whose jobs may start."""
         return [name for name in self._memory.ready if not self._paused(name)]
 
-    def _admit(self, queues: Sequence[AdmissionQueue], slots: int, now_ms: int) -> Sequence[QueuedJob]:
+    def _admit(
+        self, queues: Sequence[AdmissionQueue], slots: int, now_ms: int, looks: int = UNBOUNDED
+    ) -> Sequence[QueuedJob]:
         memory = self._memory
         room = memory.users.room(line.owner_uid for queue in queues for line in queue.lines)
         capacity, free = memory.real_capacities(), memory.free(now_ms)
-        return admit(queues, slots, free, capacity, throttled=self.throttled, users=room)
+        return admit(queues, slots, free, capacity, throttled=self.throttled, users=room, looks=looks)
 
     def reservations(self, now_ms: int) -> dict[int, dict[str, int]]:
         """The resources that are set aside for jobs, by job id, computed without the limit of slots."""
-        queues = self._memory.admission_queues(self._memory.ready, sys.maxsize, now_ms)
-        self._admit(queues, sys.maxsize, now_ms)
+        queues = self._memory.admission_queues(self._memory.ready, UNBOUNDED, now_ms)
+        self._admit(queues, UNBOUNDED, now_ms)
         return {queue.reserved.id: dict(queue.reserved.resources) for queue in queues if queue.reserved is not None}
 
     def _reread_if_barred(self) -> None:

@@ -26,6 +26,7 @@ NO_BOUNDS: Mapping[int, int] = {}
 CLASS_ORDER = (QueueClass.HIGH, QueueClass.NORMAL, QueueClass.LOW)
 Place = tuple[int, int]  # in the order of a queue: `order_key` and id
 Share = tuple[int, int, str]  # what a queue has got: jobs running, starts; and its name
+UNBOUNDED = 2**63 - 1
 BLOCKED = -1  # in place of the number of a group
 
 
@@ -93,6 +94,12 @@ class AdmissionLine(Struct):
     def first_is_front(self) -> bool:
         return self._heads[0][0] == self.front
 
+    @property
+    def first_is_new(self) -> bool:
+        """Whether the lane of the first job was not found to lack a resource before."""
+        _, _, group, _, at = self._heads[0]
+        return group != BLOCKED and self.groups[group].resource is None and at == 0
+
     def take_first(self) -> None:
         _, _, group, lane, at = heappop(self._heads)
         self.taken += 1
@@ -137,6 +144,7 @@ class AdmissionQueue(Struct):
     reserved: QueuedJob | None = None  # the job whose resources are set aside
     aside: Counter[str] = field(default_factory=Counter)  # the part of these resources that is free now
     judged: bool = False  # whether a reservation was already decided for this queue
+    cut_short: bool = False  # whether jobs that may start were left for the next time
     _turns: list[tuple[tuple[int, int, Place], AdmissionLine]] = field(default_factory=list)  # by share, each unlike
 
     def __post_init__(self) -> None:
@@ -183,11 +191,13 @@ class AdmissionQueue(Struct):
 class Room(Struct):
     """The free amount of each resource, the amount taken, and the amount set aside for the first blocked jobs.
 
-    `users`: how many more jobs each user may run; others any number.
+    `users`: how many more jobs each user may run; others any number. `looks`: how many more lanes may be found to lack
+    a resource that were not before.
     """
 
     free: Mapping[str, int]
     capacity: Mapping[str, int]  # of real resources: widths of a workflow's `each`, and tokens, are in `free` only
+    looks: int = UNBOUNDED
     aside: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
     users: Mapping[int, int] = field(default_factory=dict)
@@ -265,13 +275,15 @@ def admit(
     *,
     throttled: bool,
     users: Mapping[int, int] = NO_BOUNDS,
+    looks: int = UNBOUNDED,
 ) -> list[QueuedJob]:
     """The jobs to start now, in order. A resource that is missing in `free` has nothing left.
 
-    `users`: how many more jobs each of these users may run.
+    `users`: how many more jobs each of these users may run. After so many `looks` at lanes that lack a resource and are
+    not filed under one, the others are left for the next time: each turn files these, so the next one gets further.
     """
     picks: list[QueuedJob] = []
-    room = Room(free, capacity, users=users)
+    room = Room(free, capacity, looks, users=users)
     usable = [each for each in queues if not paused(each.queue, throttled=throttled)]
     for queue_class in CLASS_ORDER:
         of_class = [each for each in usable if each.queue.queue_class is queue_class]
@@ -308,6 +320,9 @@ def contenders(shares: Mapping[QueueClass, Sequence[Share]], slots: int) -> Iter
 def _take(queue: AdmissionQueue, room: Room) -> QueuedJob | None:
     """Take the first job of the queue whose resources are all free, and these resources."""
     while (line := queue.next_line(room)) is not None:
+        if room.looks <= 0:
+            queue.cut_short = True
+            break
         job = line.first()
         own = queue.aside if queue.reserved is job else NOTHING
         lacks = room.lacks(job.resources, own) if job.resources else None
@@ -318,6 +333,7 @@ def _take(queue: AdmissionQueue, room: Room) -> QueuedJob | None:
             queue.take_first(line)
             return job
         _reserve(queue, job, room)
+        room.looks -= line.first_is_new
         queue.pass_over_first(line, lacks, room)
     return None
 

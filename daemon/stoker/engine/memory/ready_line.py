@@ -246,20 +246,27 @@ class ReadyLine:
             self._file(lane, None)
 
     def _file(self, lane: Lane, lacks: str | None) -> None:
-        if lane.filed is not None:
-            where, lacked = lane.filed
-            lanes = self._filed_by(lane, lacked)
-            del lanes[bisect_left(lanes, where, key=itemgetter(0))]
-            del self._order[bisect_left(self._order, where)]
-            if not lanes and lacked is not None:
-                self._drop_group(lane, lacked)
-        lane.filed = (place(lane.jobs[0]), lacks) if lane.jobs else None
+        before, lane.filed = lane.filed, (place(lane.jobs[0]), lacks) if lane.jobs else None
+        if before is not None:
+            lanes = self._filed_by(lane, before[1])
+            del lanes[bisect_left(lanes, before[0], key=itemgetter(0))]
+            if not lanes and before[1] is not None:
+                self._drop_group(lane, before[1])
         if lane.filed is not None:
             insort(self._filed_by(lane, lacks), (lane.filed[0], lane.jobs), key=itemgetter(0))
-            insort(self._order, lane.filed[0])
-        if lane.filed is not None and lacks is not None:
-            self._freed.add(lacks)
-            self._awaited.add(lacks)
+            if lacks is not None:
+                self._freed.add(lacks)
+                self._awaited.add(lacks)
+        self._reorder(before and before[0], lane.filed and lane.filed[0])
+
+    def _reorder(self, before: Place | None, now: Place | None) -> None:
+        """The first job of a lane is another one now."""
+        if before == now:
+            return
+        if before is not None:
+            del self._order[bisect_left(self._order, before)]
+        if now is not None:
+            insort(self._order, now)
 
     def _filed_by(self, lane: Lane, lacks: str | None) -> list[Entry]:
         return self._unblocked if lacks is None else self._blocked[lacks][lane.resources[lacks].bit_length()]
