@@ -5,6 +5,7 @@ Every connection and lock that a test took is given back.
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -24,29 +25,40 @@ RESERVE_BYTES = 64 * 1024
 Open = Callable[..., Awaitable[Opened]]
 
 
-@contextmanager
-def migrated(folder: Path) -> Iterator[sqlite3.Connection]:
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database that is closed: a copy takes a tenth of the time of all migrations."""
+    folder = tmp_path_factory.mktemp("migrated")
     with closing(sqlite3.connect(folder / "stoker.db", isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA foreign_keys = ON")
         migrate(connection, folder / "backups")
+    return folder / "stoker.db"
+
+
+@contextmanager
+def opened_copy(source: Path, folder: Path) -> Iterator[sqlite3.Connection]:
+    shutil.copyfile(source, folder / source.name)
+    with closing(sqlite3.connect(folder / source.name, isolation_level=None)) as connection:
+        connection.execute("PRAGMA foreign_keys = ON")
         yield connection
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+def database(migrated: Path, tmp_path: Path) -> Iterator[sqlite3.Connection]:
     """A migrated database, as the writer's connection sees it."""
-    with migrated(tmp_path) as connection:
+    with opened_copy(migrated, tmp_path) as connection:
         yield connection
 
 
 @pytest.fixture(scope="module", params=["empty", "analyzed"])
-def planned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+def planned(
+    request: pytest.FixtureRequest, migrated: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[sqlite3.Connection]:
     """To ask for plans only: a database that SQLite knows nothing about, and one it has counted.
 
-    A plan must not tip over between them. One for all tests of a module: a migration costs more than hundreds of plans.
+    A plan must not tip over between them.
     """
-    with migrated(tmp_path_factory.mktemp("planned")) as connection:
+    with opened_copy(migrated, tmp_path_factory.mktemp("planned")) as connection:
         if request.param == "analyzed":
             put(
                 connection,
