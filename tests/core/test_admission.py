@@ -275,6 +275,15 @@ def test_admit_when_the_looks_are_used_up_then_the_rest_is_left_for_later(looks:
     assert (len(served.short), served.cut_short) == (2, not picks)
 
 
+def test_admit_when_jobs_lack_what_is_set_aside_then_no_look_is_used_up() -> None:
+    """The first turn would end there, and so would each later one."""
+    served = line("a", queued(1, gpu=2), queued(2, gpu=1), queued(3, gpu=1, net=1), queued(4))
+
+    free = {"gpu": 1, "net": 1}
+    assert ids(admit_within([served], 9, free, PLENTY, throttled=False, looks=2)) == [4]
+    assert len(served.short) == 3
+
+
 # --- what is set aside --------------------------------------------------------------------------------------
 
 

@@ -333,7 +333,8 @@ def _take(queue: AdmissionQueue, room: Room) -> QueuedJob | None:
             queue.take_first(line)
             return job
         _reserve(queue, job, room)
-        room.looks -= line.first_is_new
+        # A lane that lacks only what is set aside is new again in the next turn, which would end there as well.
+        room.looks -= line.first_is_new and room.left(lacks) < job.resources[lacks]
         queue.pass_over_first(line, lacks, room)
     return None
 
