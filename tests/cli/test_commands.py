@@ -134,6 +134,32 @@ def test_config_check_when_there_are_two_mistakes_then_each_is_printed_once(desk
     assert desk.stoker("config", "show", "--config", "/dev/null").status == 0
 
 
+def test_config_check_when_modules_of_handlers_are_wrong_then_none_runs_and_each_is_named(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_module.py").write_text("def broken(:\n")
+    package = tmp_path / "whole_package"
+    package.mkdir()
+    for name in ("__init__", "handlers"):
+        (package / f"{name}.py").write_text("raise AssertionError('a check runs no code of others')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ["broken_module", "broken_module.x", "no_module", "whole_package.none", "whole_package.handlers"]
+    file = tmp_path / "stoker.toml"
+    file.write_text(f"[daemon]\nhandlers = {json.dumps(names)}\n")
+
+    refused = desk.stoker("config", "check", str(file))
+
+    where = "here; is the PYTHONPATH that of the daemon?"
+    assert refused.status == 78
+    syntax, *others = (line.strip() for line in refused.err.splitlines()[1:-1])
+    assert syntax.startswith("[daemon] handlers: broken_module: SyntaxError: ")
+    assert others == [
+        "[daemon] handlers: broken_module.x: broken_module is no package",
+        f"[daemon] handlers: no_module: there is no module no_module {where}",
+        f"[daemon] handlers: whole_package.none: there is no module whole_package.none {where}",
+    ]
+
+
 def test_config_check_when_json_is_given_then_it_names_the_file(desk: Desk, tmp_path: Path) -> None:
     file = tmp_path / "stoker.toml"
     file.write_text("")

@@ -36,7 +36,7 @@ def _file(given: Given) -> Path | None:
 def check(given: Given) -> None:
     file = config.find(_file(given), os.environ)
     try:
-        config.load(file, os.environ)
+        config.check(file, os.environ)
     except ConfigInvalid as error:
         error.hint = "stoker config show --config /dev/null lists every key with its default"
         raise

@@ -6,7 +6,7 @@ makes another.
 """
 
 from stoker.config.describing import SettingText, describe, setting_texts
-from stoker.config.loading import ENVIRONMENT, find, load
+from stoker.config.loading import ENVIRONMENT, check, find, load
 from stoker.config.reloading import Reloaded, compare, in_force, merge_live
 from stoker.config.settings import Config, QueueSection
 
@@ -16,6 +16,7 @@ __all__ = [
     "QueueSection",
     "Reloaded",
     "SettingText",
+    "check",
     "compare",
     "describe",
     "find",

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from stoker.config.accounts import missing_groups, wrong_users
 from stoker.config.cluster_section import SlurmSection, cluster_mistakes, mistakes_of_options, overflow_mistakes
 from stoker.config.flow_section import check_flow, missing_keys, tables_of
+from stoker.config.handler_modules import wrong_modules
 from stoker.config.hook_section import HookSection
 from stoker.config.mistakes import rejected, unknown
 from stoker.config.quota_section import QuotaSection
@@ -100,6 +101,13 @@ def load(path: Path | None, environ: Mapping[str, str], *, again: bool = False) 
     if reader.errors:
         raise _invalid(path, reader.errors)
     return config
+
+
+def check(path: Path | None, environ: Mapping[str, str]) -> None:
+    """As `load`, with a look at what else a start needs. Raises ConfigInvalid."""
+    config = load(path, environ)
+    if mistakes := [*wrong_modules(config.daemon.handlers)]:
+        raise _invalid(find(path, environ), mistakes)
 
 
 def _text_of(path: Path) -> str:

@@ -64,7 +64,6 @@ class JobsPane(Vertical):
         self.jobs = JobList(Query())
         self.order = Order()
         self._is_old = True  # something was changed since the rows were shown
-        self._shown_at = 0.0
 
     def compose(self) -> ComposeResult:
         yield Static(id="caption", markup=False)

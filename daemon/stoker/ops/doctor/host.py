@@ -73,7 +73,7 @@ KNOWN_BUGS = (
 
 def has_valid_settings(examination: Examination) -> Found:
     try:
-        config.load(examination.host.config, examination.host.environ)
+        config.check(examination.host.config, examination.host.environ)
     except ConfigInvalid as error:
         mistakes = [str(one) for one in error.details.get("errors", ())] or [error.message]
         file = config.find(examination.host.config, examination.host.environ)
