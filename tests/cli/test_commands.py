@@ -134,7 +134,7 @@ def test_config_check_when_there_are_two_mistakes_then_each_is_printed_once(desk
     assert desk.stoker("config", "show", "--config", "/dev/null").status == 0
 
 
-def test_config_check_when_modules_of_handlers_are_wrong_then_none_runs_and_each_is_named(
+def test_config_check_when_modules_are_wrong_then_each_is_named_and_none_runs(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_module.py").write_text("def broken(:\n")
