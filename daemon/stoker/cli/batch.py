@@ -15,7 +15,7 @@ import re
 import stat
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stoker.cli.kit import render
 from stoker.cli.kit.connection import connect
@@ -23,11 +23,14 @@ from stoker.cli.kit.parser import Given
 from stoker.cli.kit.progress import line
 from stoker.cli.kit.spec import SENT_BYTES, complete, overdue, sent_size
 from stoker.cli.submit_once import SubmitAttempts, new_key, room_wait
-from stoker.core.errors import FrameTooLarge, InvalidParams, QueueFull, StokerError, UsageError
+from stoker.core.errors import FrameTooLarge, InvalidParams, QuotaReached, StokerError, UsageError
 from stoker.core.units import counted
 from stoker.rpc.client import BATCH_JOBS, Client
 from stoker.rpc.conversation import error_of
 from stoker.rpc.wire import parse_strict
+
+if TYPE_CHECKING:
+    from stoker.cli.kit.queue_room import RoomWait
 
 Line = tuple[int, bytes]
 
@@ -200,16 +203,29 @@ class SubmitBatch:
 
     def _answers_in_room(self, specs: list[Any], attempts: SubmitAttempts) -> list[Any]:
         """The answers; with `--block` a job for which there was no room is sent again until there is."""
-        answers: list[Any] = self._client.submit_many(specs, atomic=self._atomic)
-        while self._room is not None and (full := _without_room(answers)):
+        answers = self._submit_many(specs)
+        while self._room is not None and (full := _without_room(answers, self._room)):
             attempts.answered = attempts.sent = True
             first = full[min(full)]
             places = self._room.wait(self._client, first)
-            waiting = [index for index, error in full.items() if error.details["queue"] == first.details["queue"]]
-            again: list[Any] = self._client.submit_many([specs[index] for index in waiting[:places]])
+            name = first.details.get("queue")
+            waiting = [index for index, error in full.items() if error.details.get("queue") == name]
+            again = self._submit_many([specs[index] for index in waiting[:places]])
             for index, answer in zip(waiting, again, strict=False):
                 answers[index] = answer
         return answers
+
+    def _submit_many(self, specs: list[Any]) -> list[Any]:
+        """With `--block` as often as needed, if the whole request is refused: its user submits too fast."""
+        while True:
+            try:
+                answers: list[Any] = self._client.submit_many(specs, atomic=self._atomic)
+            except QuotaReached as full:
+                if self._room is None:
+                    raise
+                self._room.wait(self._client, full)
+            else:
+                return answers
 
     def _report(self, number: int, answer: Any) -> None:
         if "error" in answer:
@@ -245,10 +261,10 @@ def _name_line(error: StokerError, sent: list[tuple[int, Any]]) -> None:
         error.message = f"line {line}: {error.message[refused.end() :]}; nothing was stored"
 
 
-def _without_room(answers: list[Any]) -> dict[int, QueueFull]:
-    """The errors of the jobs whose queue was full, by position."""
+def _without_room(answers: list[Any], room: RoomWait) -> dict[int, StokerError]:
+    """The errors of the jobs for which there was no room, by position."""
     errors = {index: error_of(answer["error"]) for index, answer in enumerate(answers) if "error" in answer}
-    return {index: error for index, error in errors.items() if isinstance(error, QueueFull)}
+    return {index: error for index, error in errors.items() if room.awaits(error)}
 
 
 def _not_existing(answer: Any) -> Any:

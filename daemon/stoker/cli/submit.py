@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PATIENCE = values.duration_option(
     "--patience", "how long to try again while the daemon is full or restarting (default: 2m)"
 )
-BLOCK = Option("--block", None, "wait for room if the queue is full, at most the time of --patience if that is given")
+BLOCK = Option("--block", None, "wait for room in a full queue or a limit of yours, or only for --patience")
 
 
 @Command(

@@ -11,8 +11,9 @@ import os
 
 from stoker.cli.kit import render
 from stoker.cli.kit.connection import PATIENCE_S, TEMPORARY, Patience, connect
-from stoker.core.errors import DaemonUnreachable, JobNotFound, NoAnswer, QueueFull, StokerError
+from stoker.core.errors import DaemonUnreachable, JobNotFound, NoAnswer, QueueFull, QuotaReached, StokerError
 
+NO_ROOM = (QueueFull, QuotaReached)
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -99,13 +100,13 @@ def _submit_in_room(
     room: RoomWait | None,
     interrupt: RunInterrupt | None,
 ) -> Submitted:
-    """Submit; with `--block` as often as needed until the queue has room."""
+    """Submit; with `--block` as often as needed until there is room."""
     while True:
         if interrupt:
             interrupt.begin_submit(spec["idempotency_key"])
         try:
             return _submit_or_find(client, spec, sent=attempts.sent)
-        except QueueFull as full:
+        except NO_ROOM as full:
             if room is None:
                 raise
             if interrupt:  # no job is stored while the command waits: a signal ends it at once

@@ -15,9 +15,9 @@ from stoker.cli.kit.connection import connect
 from stoker.cli.kit.naming import WAIT, few, groups, need_text
 from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.kit.progress import QUIET
-from stoker.cli.submit_once import room_wait
+from stoker.cli.submit_once import NO_ROOM, room_wait
 from stoker.cli.workflow_wait import until_ended
-from stoker.core.errors import FlowInvalid, QueueFull, UsageError
+from stoker.core.errors import FlowInvalid, UsageError
 from stoker.core.units import counted
 from stoker.rpc.client import Client
 
@@ -41,7 +41,7 @@ HEADERS = ("ID", "STATE", "DONE", "NOT DONE", "AGE", "TOOK", "NAME")
         *workflow_parts.OPTIONS,
         Option("--idempotency-key", "TEXT", "a second submit with the same key returns the same workflow"),
         Option("--dry-run", None, "store nothing: check the file and print the order of the steps"),
-        Option("--block", None, "wait until there is room for all steps if a queue is full"),
+        Option("--block", None, "wait until a queue or a limit of yours has room for all steps"),
         values.duration_option("--patience", "with --block: give up after this time"),
         WAIT,
         QUIET,
@@ -87,7 +87,7 @@ def submit(given: Given) -> int:
 
 
 def _submit(given: Given, flow: dict[str, Any]) -> WorkflowAccepted:
-    """Submit; with `--block` as often as needed until the queues have room for all steps."""
+    """Submit; with `--block` as often as needed until there is room for all steps."""
     parameters, room = _parameters(given["param"]), room_wait(given)
     options: dict[str, Any] = {
         "idempotency_key": given["idempotency_key"],
@@ -100,7 +100,7 @@ def _submit(given: Given, flow: dict[str, Any]) -> WorkflowAccepted:
         while True:
             try:
                 return client.submit_workflow(flow, parameters, **options)
-            except QueueFull as full:
+            except NO_ROOM as full:
                 if room is None:
                     raise
                 room.wait(client, full)

@@ -103,7 +103,8 @@ class Intake:
         `ahead`: by queue, the number of jobs that are added before it.
         """
         users = turn.memory.users
-        users.quotas.of(owner_uid).check("max_queued", owner_uid, users.pending(owner_uid) + ahead.total())
+        used = users.pending(owner_uid) + ahead.total()
+        users.quotas.of(owner_uid).check("max_queued", owner_uid, used, queue=queue.name)
         users.check_bytes(owner_uid, "max_stored_bytes", "max_log_bytes")
         self.check_queue_room(turn, queue, ahead[queue.name])
         if self._max_queued is not None:
@@ -168,45 +169,64 @@ class Intake:
         return conditions.begin(turn, job, seen) if job.conditions_open else job
 
 
-class Rooms:
-    """Clients that wait for room in a full queue (`max_queued` of the queue or of all queues), in order of arrival.
+class Seeker(NamedTuple):
+    """A client that wants places for jobs of a user, or for a whole workflow."""
 
-    After a turn the first clients for which there is room are woken. A woken client submits, and waits again if others
-    were faster. A client that comes while there is room does not wait. One that wants many places is not overtaken by a
-    later one that wants few.
+    wanted: Places
+    owner_uid: int
+    workflow: bool = False
+
+
+class Rooms:
+    """Clients that wait for room: in a full queue, in all queues, or within the quotas of their user.
+
+    After a turn the first clients for which there is room are woken, in order of arrival. A woken client submits, and
+    waits again if others were faster. A client that comes while there is room does not wait. One that wants many places
+    is not overtaken by a later one that wants few, but one whose user is at a quota holds up no other user.
     """
 
     def __init__(self, memory: LiveState, intake: Intake) -> None:
         self._memory = memory
         self._intake = intake
-        self._lines: dict[str, dict[asyncio.Event, Places]] = {}
+        self._lines: dict[str, dict[asyncio.Event, Seeker]] = {}
 
-    async def wait(self, name: str, wanted: Places) -> int:
+    async def wait(self, name: str, seeker: Seeker) -> int:
         """Return once there is room, and for how many jobs. Raises QueueNotFound."""
-        if self._intake.room(self._memory, self._memory.queue(name, "name")).holds(wanted):
-            return self._places(name)
+        free = self._intake.room(self._memory, self._memory.queue(name, "name"))
+        if free.holds(seeker.wanted) and self._may(seeker, 0):
+            return self._places(name, seeker)
         room = asyncio.Event()
         line = self._lines.setdefault(name, {})
-        line[room] = wanted
+        line[room] = seeker
         try:
             await room.wait()
         finally:
             del line[room]
             if not line:
                 self._lines.pop(name, None)
-        return self._places(name)
+        return self._places(name, seeker)
 
-    def _places(self, name: str) -> int:
-        return min(self._intake.room(self._memory, self._memory.queues[name]))
+    def _places(self, name: str, seeker: Seeker) -> int:
+        of_user = self._memory.users.places(seeker.owner_uid)
+        return min(*self._intake.room(self._memory, self._memory.queues[name]), of_user)
+
+    def _may(self, seeker: Seeker, taken: int) -> bool:
+        """Whether the quotas of its user admit what it wants, after those that `taken` jobs are promised to."""
+        users, uid = self._memory.users, seeker.owner_uid
+        most = users.quotas.of(uid).max_workflows if seeker.workflow else None
+        room = most is None or self._memory.workflows.live_of(uid) < most
+        return room and users.places(uid) - taken >= seeker.wanted.in_all
 
     def after_commit(self, _turn: Turn) -> None:
         for name, line in self._lines.items():
-            free = self._intake.room(self._memory, self._memory.queues[name])
-            for room, wanted in line.items():
-                if not free.holds(wanted):
+            free, taken = self._intake.room(self._memory, self._memory.queues[name]), Counter[int]()
+            for room, seeker in line.items():
+                if not free.holds(seeker.wanted):
                     break
-                free = free.without(wanted)
-                room.set()
+                if self._may(seeker, taken[seeker.owner_uid]):
+                    free = free.without(seeker.wanted)
+                    taken[seeker.owner_uid] += seeker.wanted.in_all
+                    room.set()
 
 
 def drawn_trace_id() -> str:

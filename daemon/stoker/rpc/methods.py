@@ -33,7 +33,7 @@ from stoker.core.requests import (
 )
 from stoker.core.standstill import Wait
 from stoker.core.workflow.mistakes import MAX_MISTAKES
-from stoker.engine.intake import Places
+from stoker.engine.intake import Places, Seeker
 from stoker.engine.subscriptions import ChangeFeed
 from stoker.process.attempt_logs import Chunk
 from stoker.rpc import schema
@@ -188,6 +188,11 @@ async def _backup_notifications(service: Service, params: schema.BackupParams) -
 # --- queues and resources -------------------------------------------------------------------------------------
 
 
+def _seeker(peer: Peer, params: schema.QueueWaitParams) -> Seeker:
+    wanted = Places(params.places, max(params.places, params.places_in_all))
+    return Seeker(wanted, peer.uid, params.workflow)
+
+
 def _pause(service: Service, peer: Peer, params: schema.QueueParams) -> object:
     return service.pause_queue(params.name, peer.uid, params.reason, paused=True)
 
@@ -233,9 +238,7 @@ METHODS: dict[str, Method[Any]] = {
     "queue.set": Method(QueueSettings, lambda service, peer, settings: service.set_queue(settings, peer.uid)),
     "queue.wait": Method(
         schema.QueueWaitParams,
-        lambda service, _peer, params: service.wait_for_room(
-            params.name, Places(params.places, max(params.places, params.places_in_all)), params.timeout_ms
-        ),
+        lambda service, peer, params: service.wait_for_room(params.name, _seeker(peer, params), params.timeout_ms),
         MethodKind.WAIT,
     ),
     "queue.pause": Method(schema.QueueParams, _pause),

@@ -105,11 +105,15 @@ class LogsParams(JobParam, frozen=True, kw_only=True):
 
 
 class QueueWaitParams(Params, frozen=True, kw_only=True):
-    """`places`: for how many jobs; `places_in_all`: for how many in all queues together, if that is more."""
+    """`places`: for how many jobs; `places_in_all`: for how many in all queues together, if that is more.
+
+    `workflow`: they are the steps of one.
+    """
 
     name: Name
     places: Budget = 1
     places_in_all: Budget = 1
+    workflow: bool = False
     timeout_ms: Delay | None = None
 
     @property

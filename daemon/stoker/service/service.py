@@ -38,7 +38,7 @@ from stoker.core.standstill import Wait
 from stoker.core.throttle import check_floor
 from stoker.core.units import counted, duration, instant
 from stoker.engine.commands import Editing, VerbCommand
-from stoker.engine.intake import Places
+from stoker.engine.intake import Seeker
 from stoker.engine.settings import TurnChange, set_queue, set_resource
 from stoker.engine.submit import Answers, Submission
 from stoker.engine.subscriptions import ChangeFeed, ended
@@ -287,13 +287,13 @@ class Service:
 
         return self._engine.request(TurnChange(change))
 
-    async def wait_for_room(self, name: str, wanted: Places, timeout_ms: int | None) -> QueueRoom:
-        """Wait until a queue accepts so many jobs. Raises QueueNotFound, WaitTimeout."""
+    async def wait_for_room(self, name: str, seeker: Seeker, timeout_ms: int | None) -> QueueRoom:
+        """Wait until a queue accepts so many jobs of a user. Raises QueueNotFound, WaitTimeout."""
         try:
             async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1_000):
-                places = await self._engine.rooms.wait(name, wanted)
+                places = await self._engine.rooms.wait(name, seeker)
         except TimeoutError:
-            jobs = counted(wanted.in_queue, "job")
+            jobs = counted(seeker.wanted.in_queue, "job")
             message = f"queue {name!r} has had no room for {jobs} within {duration(timeout_ms or 0)}"
             raise WaitTimeout(message, hint="stoker queue ls", queue=name) from None
         return {"name": name, "places": places}

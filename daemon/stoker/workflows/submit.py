@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stoker.core.access import Role
-from stoker.core.errors import IdempotencyConflict, InvalidParams, QueueFull, StokerError
+from stoker.core.errors import IdempotencyConflict, InvalidParams, QueueFull, QuotaReached, StokerError
 from stoker.core.job.model import Actor, Spec
 from stoker.core.job.secret_values import NOT_KEPT, Secrets
 from stoker.core.schedule.model import Origin
@@ -259,12 +259,13 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         """Raises QueueFull, with the places that the steps need, or QuotaReached."""
         uid, users = self._owner.uid, turn.memory.users
         if users.quotas.of(uid).max_workflows is not None:
-            users.quotas.of(uid).check("max_workflows", uid, turn.memory.workflows.live_of(uid))
+            live, queue = turn.memory.workflows.live_of(uid), next(iter(steps))
+            users.quotas.of(uid).check("max_workflows", uid, live, queue=queue, workflow=True)
         ahead: Counter[str] = Counter()
         for name in steps.elements():
             try:
                 self._intake.check_room(turn, turn.memory.queues[name], self._owner.uid, ahead)
-            except QueueFull as full:
+            except (QueueFull, QuotaReached) as full:
                 full.details |= {"places": steps[name], "places_in_all": steps.total()}
                 raise
             ahead[name] += 1

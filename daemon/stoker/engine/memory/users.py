@@ -5,6 +5,7 @@ Owns the counts by user. Invariant: they are sums over the same jobs as the coun
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from heapq import nsmallest
@@ -52,6 +53,11 @@ class LiveUsers:
         quota = self.quotas.of(owner_uid)
         for name in names:
             quota.check(name, owner_uid, self.bytes[name, owner_uid])
+
+    def places(self, owner_uid: int) -> int:
+        """How many more jobs may wait, be queued or held."""
+        most = self.quotas.of(owner_uid).max_queued
+        return sys.maxsize if most is None else max(0, most - self.pending(owner_uid))
 
     def submitted_now(self, owner_uid: int, now_ms: int) -> int:
         """How many jobs count against its pace."""
