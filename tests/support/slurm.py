@@ -22,9 +22,35 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self
 
+NO_ACCOUNTS = "AccountingStorageType=accounting_storage/none"
+ACCOUNTS = """AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={accounts_port}
+AccountingStoragePass={root}/munge/socket"""
+ACCOUNT_SETTINGS = """
+DbdHost={host}
+DbdAddr=127.0.0.1
+DbdPort={accounts_port}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={root}/munge/socket
+PidFile={root}/slurmdbd.pid
+LogFile={root}/slurmdbd.log
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={database_port}
+StorageUser=root
+StorageLoc=accounts
+"""
+# An empty directory will do: nothing asks for rights, and slurmdbd makes its tables.
+DATABASE = (
+    "--no-defaults", "--user=root", "--bind-address=127.0.0.1", "--skip-grant-tables", "--performance-schema=OFF",
+    "--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=0",
+)  # fmt: skip
 HIDE = 'mount -t tmpfs none "$0" && exec "$@"'
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
 ENVIRON = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"}
+ACCOUNT_PROGRAMS = ("mariadbd", "slurmdbd", "sacct", "sacctmgr")
 SETTINGS = """
 ClusterName=stoker
 SlurmctldHost={host}(127.0.0.1)
@@ -49,7 +75,7 @@ SchedulerType=sched/builtin
 SchedulerParameters=sched_interval=1,sched_min_interval=10000,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-AccountingStorageType=accounting_storage/none
+{accounting}
 JobAcctGatherType=jobacct_gather/none
 MinJobAge={min_job_age_s}
 MaxJobCount={most_jobs}
@@ -65,27 +91,35 @@ PartitionName=down Nodes=ALL Default=NO State=DOWN
 """
 
 
-def why_not() -> str | None:
-    """Why Slurm cannot be started here; None if it can."""
+def why_not(*, accounts: bool = False) -> str | None:
+    """Why Slurm cannot be started here, with its accounts if asked; None if it can."""
     if os.geteuid() != 0:
         return "Slurm's daemons want root"
-    lacking = [program for program in PROGRAMS if shutil.which(program, path=ENVIRON["PATH"]) is None]
-    return f"not installed: {', '.join(lacking)} (Debian: slurm-wlm, munge)" if lacking else None
+    programs = (*PROGRAMS, *ACCOUNT_PROGRAMS) if accounts else PROGRAMS
+    lacking = [program for program in programs if shutil.which(program, path=ENVIRON["PATH"]) is None]
+    return f"not installed: {', '.join(lacking)} (Debian: slurm-wlm, munge, mariadb-server-core)" if lacking else None
 
 
 class Slurm:
     """The cluster. Commands find it by `environ`."""
 
-    def __init__(self, *, min_job_age_s: int = 300, most_jobs: int = 10_000) -> None:
+    def __init__(self, *, min_job_age_s: int = 300, most_jobs: int = 10_000, accounts: bool = False) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="stoker-slurm-"))
         self.root.chmod(0o755)  # munged refuses its socket elsewhere
         for name, mode in (("state", 0o755), ("spool", 0o755), ("munge", 0o755), ("key", 0o700)):
             (self.root / name).mkdir(mode=mode)
-        ports = {"controller_port": _free_port(), "node_port": _free_port()}
+        names = ("controller_port", "node_port", "accounts_port", "database_port")
+        self._ports = {name: _free_port() for name in names}
+        self._accounts = accounts
         self.settings = self.root / "slurm.conf"
         host = socket.gethostname().partition(".")[0]
+        values = {"root": self.root, "host": host, **self._ports}
         limits = {"min_job_age_s": min_job_age_s, "most_jobs": most_jobs}
-        self.settings.write_text(SETTINGS.format(root=self.root, host=host, **limits, **ports))
+        accounting = ACCOUNTS.format(**values) if accounts else NO_ACCOUNTS
+        self.settings.write_text(SETTINGS.format(accounting=accounting, **limits, **values))
+        private = self.root / "slurmdbd.conf"  # beside slurm.conf, for its owner only
+        private.touch(mode=0o600)
+        private.write_text(ACCOUNT_SETTINGS.format(**values))
         key = self.root / "key" / "munge.key"
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(128))
@@ -99,6 +133,8 @@ class Slurm:
             logs = [f"--pid-file={munge}/pid", f"--log-file={munge}/log"]
             self._start("munged", "--foreground", "--force", *files, *logs)
             until((munge / "socket").exists, why="munged's socket")
+            if self._accounts:
+                self._start_accounts()
             self.start("slurmctld")
             self.start("slurmd")
             until(self.is_idle, why="an idle node")
@@ -108,9 +144,22 @@ class Slurm:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in ("slurmd", "slurmctld", "munged"):
+        for name in ("slurmd", "slurmctld", "slurmdbd", "mariadbd", "munged"):
             self.kill(name)
         shutil.rmtree(self.root, ignore_errors=True)
+
+    def _start_accounts(self) -> None:
+        """MariaDB and slurmdbd, which has to know the cluster before its controller begins."""
+        (self.root / "database" / "mysql").mkdir(parents=True)
+        files = [
+            f"--datadir={self.root}/database",
+            f"--socket={self.root}/mariadb",
+            f"--pid-file={self.root}/mariadb.pid",
+        ]
+        self._start("mariadbd", *DATABASE, *files, f"--port={self._ports['database_port']}")
+        until((self.root / "mariadb").exists, why="MariaDB's socket")
+        self._start("slurmdbd", "-D")
+        until(lambda: "stoker" in self.run("sacctmgr", "-i", "add", "cluster", "stoker", check=False), why="slurmdbd")
 
     def start(self, name: str, *, hidden: Path | None = None) -> None:
         """Start slurmctld or slurmd (again). `hidden`: a directory in whose place it and its jobs see an empty one."""

@@ -1,4 +1,4 @@
-"""Slurm by its own commands: sbatch, squeue, scancel. Arguments only, no shell, and every call has an end.
+"""Slurm by its own commands: sbatch, squeue, scancel, sacct. Arguments only, no shell, and every call has an end.
 
 Owns the translation in both directions: options of a queue to options of sbatch, lines of squeue to jobs. Slurm has the
 id of a run in the comment of its job, so the job is found again when the answer of sbatch was lost. It decides nothing.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stoker.core.cluster import ClusterOptions, EngineJob, Phase
@@ -20,6 +20,7 @@ from stoker.core.cluster import ClusterOptions, EngineJob, Phase
 CALL_S = 60.0
 SEPARATOR = "\x1f"
 COLUMNS = SEPARATOR.join(("%i", "%k", "%T", "%r"))
+ACCOUNTED = "JobIDRaw,JobName%64,State"
 PHASES = {
     "PENDING": Phase.WAITS, "REQUEUED": Phase.WAITS, "REQUEUE_HOLD": Phase.WAITS, "REQUEUE_FED": Phase.WAITS,
     "SPECIAL_EXIT": Phase.WAITS, "RESV_DEL_HOLD": Phase.WAITS, "CONFIGURING": Phase.WAITS,
@@ -78,6 +79,18 @@ class Slurm:
         jobs = (_job(line) for line in listed.split("\n") if line)
         return {job.run_id: job for job in jobs if job is not None}
 
+    def accounts(self, runs: Mapping[int, str]) -> list[EngineJob]:
+        """The jobs that are over by Slurm's accounts, which outlast the list of the controller. `runs`: by number.
+
+        Raises EngineAway or EngineRefused, also where there are no accounts.
+        """
+        numbers = ",".join(map(str, runs))
+        said = _call(
+            ["sacct", "--noheader", "--parsable2", "--allocations", f"--format={ACCOUNTED}", f"--jobs={numbers}"]
+        )
+        ended = (_ended(line, runs) for line in said.split("\n") if line)
+        return [job for job in ended if job is not None]
+
     def signal(self, job: int, signum: int) -> None:
         """Send a signal to the batch script, which stops the run at SIGTERM, warns it at SIGUSR1, and passes over
         any other.
@@ -117,6 +130,20 @@ def _job(line: str) -> EngineJob | None:
     if run_id.count(".") != 2:  # noqa: PLR2004 - a job of this user that is not ours
         return None
     return EngineJob(int(number), run_id, PHASES.get(state, Phase.OVER), state, reason)
+
+
+def _ended(line: str, runs: Mapping[int, str]) -> EngineJob | None:
+    """None for a job that goes on, or that only has the number of a job of ours."""
+    number, name, state = line.split("|")
+    word, run_id = state.split(" ")[0], runs.get(int(number))  # "CANCELLED by 1000"
+    if run_id is None or name != name_of(run_id) or PHASES.get(word, Phase.OVER) is not Phase.OVER:
+        return None
+    return EngineJob(int(number), run_id, Phase.OVER, word, "by its accounts")
+
+
+def name_of(run_id: str) -> str:
+    """The name of the job of a run."""
+    return f"stoker-{run_id.partition('.')[0]}"
 
 
 def _environ() -> dict[str, str]:

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from stoker.background.tasks import BackgroundTasks
 from stoker.cluster.shared_directory import CHECKPOINT, ERRORS, EVENTS, INPUTS, OUTPUT, SharedDirectory
-from stoker.cluster.slurm import EngineAway, EngineRefused, Slurm
+from stoker.cluster.slurm import EngineAway, EngineRefused, Slurm, name_of
 from stoker.core.clock import boot_ms, wall_ms
 from stoker.core.cluster import (
     ClaimedBy,
@@ -37,6 +37,7 @@ from stoker.core.job import events as ev
 from stoker.core.job.model import CLUSTER, Identity, Job, Outcome, OutcomeKind
 from stoker.core.outputs import MAX_BYTES
 from stoker.executors.base import Report, Sink, Start
+from stoker.executors.cluster_accounts import ClusterAccounts
 from stoker.executors.cluster_run import ClusterRun
 from stoker.executors.cluster_saves import ClusterSaves, KeepCheckpoint
 from stoker.executors.cluster_stops import ClusterStops
@@ -90,6 +91,7 @@ class ClusterExecutor:
         self._has_runs = asyncio.Event()
         self._watch = ClusterWatch(shared, engine, self._back)
         self._saves = ClusterSaves(shared, self._in_thread, keep)
+        self._accounts = ClusterAccounts(engine, self._in_thread)
         self._stops = ClusterStops(
             shared, engine, self._watch, self._in_thread, self._begin, self._end, self._stop_delivered
         )
@@ -109,7 +111,7 @@ class ClusterExecutor:
     def listed(self, run_id: str) -> EngineJob | None:
         """The engine's last word on a run."""
         run = self._runs.get(run_id)
-        return None if run is None else run.listed
+        return None if run is None else run.word
 
     def begin(self, open_runs: Iterable[str]) -> None:
         """Take over the open runs of earlier daemons. A shared directory that is away is waited for."""
@@ -238,7 +240,7 @@ class ClusterExecutor:
         run_id = start.attempt.run_id
         return self._engine.submit(
             run_id,
-            f"stoker-{start.job.id}",
+            name_of(run_id),
             self._shared.script,
             self._shared.arguments(self._python, run_id),
             self._shared.path(run_id, ERRORS),
@@ -262,6 +264,7 @@ class ClusterExecutor:
             self._watch.note(look)
             if look.jobs is not None:
                 await self._stops.remove_unwanted(look.jobs)
+                await self._accounts.ask(self._runs.values())
             for run in self._concerned(look):
                 try:
                     await self._look_after_one(run, look)
@@ -293,10 +296,10 @@ class ClusterExecutor:
                 await self._settle(run)
             case NextStep.REVOKE:
                 await self._revoke(run)
-            case NextStep.CONCLUDE if run.listed is not None:
+            case NextStep.CONCLUDE if run.word is not None:
                 if run.is_known:
                     await self._saves.take(run.run_id)
-                self._end(run, end_by_word(run.listed, wall_ms(), stopped=run.stop_sent))
+                self._end(run, end_by_word(run.word, wall_ms(), stopped=run.stop_sent))
             case NextStep.HOLD if not run.held:
                 run.held = True
                 self._sink([Report(run.run_id, ev.Stuck())])
