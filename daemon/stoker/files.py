@@ -28,6 +28,7 @@ BY_WORKER = NOT_REGULAR | {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACC
 LOCK_S = 0.5
 LOCK_TRIES = 25
 MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+HERE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -88,10 +89,11 @@ def paths_in(directory: Path, suffix: str) -> list[Path]:
 def remove_tree(name: str, parent: int, *, files: bool = True) -> None:
     """Remove a directory and all that is in it; `parent` is the descriptor of the directory above.
 
-    Any depth takes the same two descriptors and no recursion: a worker can nest directories deeper than Python calls.
-    `files`: False where the files vanish with their directory, as in a cgroup. Raises OSError.
+    Any depth takes the same few descriptors and no recursion: a worker can nest directories deeper than Python calls.
+    It can also close a directory to itself: one that is ours is opened again. `files`: False where the files vanish
+    with their directory, as in a cgroup. Raises OSError.
     """
-    here = os.open(name, DIRECTORY, dir_fd=parent)
+    here = _open_own(name, parent)
     try:
         above: list[tuple[str, os.stat_result, list[str]]] = []  # the way down, and what is left to remove there
         left = _clear(here, files=files)
@@ -99,11 +101,11 @@ def remove_tree(name: str, parent: int, *, files: bool = True) -> None:
             if left:
                 child = left.pop()
                 above.append((child, os.fstat(here), left))
-                here = _enter(child, here)
+                here = _replace(here, _open_own(child, here))
                 left = _clear(here, files=files)
             else:
                 child, expected, left = above.pop()
-                here = _enter("..", here)
+                here = _replace(here, os.open("..", DIRECTORY, dir_fd=here))
                 if not os.path.samestat(os.fstat(here), expected):
                     raise OSError(errno.ESTALE, "a directory was moved while it was removed", child)
                 os.rmdir(child, dir_fd=here)
@@ -122,11 +124,22 @@ def _clear(directory: int, *, files: bool) -> list[str]:
     return [name for name, is_directory in listed if is_directory]
 
 
-def _enter(name: str, here: int) -> int:
-    """The descriptor of the directory `name`, in place of `here`."""
-    there = os.open(name, DIRECTORY, dir_fd=here)
+def _replace(here: int, there: int) -> int:
+    """The descriptor `there`, in place of `here`."""
     os.close(here)
     return there
+
+
+def _open_own(name: str, parent: int) -> int:
+    """The descriptor of a directory, whose owner, if that is us, gets all rights in it."""
+    place = os.open(name, HERE, dir_fd=parent)
+    try:
+        status = os.fstat(place)
+        if status.st_uid == os.geteuid() and status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            os.chmod(f"/proc/self/fd/{place}", stat.S_IRWXU)  # noqa: PTH101 - by its name it could be a link by now
+        return os.open(".", DIRECTORY, dir_fd=place)
+    finally:
+        os.close(place)
 
 
 def sync(path: str | Path) -> None:

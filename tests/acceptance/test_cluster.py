@@ -413,7 +413,7 @@ def test_doctor_when_the_cluster_is_well_then_it_finds_nothing_about_it(daemon: 
     report = json.loads(daemon.cli("doctor", "--json").stdout)
 
     about = [check for check in report["checks"] if check["group"] == "cluster"]
-    assert [(check["result"], check["findings"]) for check in about] == [("ok", [])] * 3
+    assert [(check["result"], check["findings"]) for check in about] == [("ok", [])] * 4
 
 
 def probed(daemon: DaemonProcess, queues: str, *options: str) -> list[tuple[str, str, str]]:

@@ -6,6 +6,8 @@ Owns the files that a worker can put in the way.
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -165,3 +167,49 @@ def test_remove_when_directories_are_nested_deeper_than_calls_then_all_go(shared
     shared.remove([RUN])
 
     assert RUN not in shared.known()
+
+
+# Root without its right to pass over mode bits, as a daemon is that is not root.
+BOUND = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable, "-c")
+REMOVE = """
+import sys
+from pathlib import Path
+from stoker.cluster.shared_directory import SharedDirectory
+shared = SharedDirectory(Path(sys.argv[1]), "0123")
+shared.remove([sys.argv[2]])
+print(*shared.known(), *shared.left())
+"""
+bound = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="root and setpriv")
+
+
+def removed_by_another(shared: SharedDirectory) -> list[str]:
+    """The runs that are known, and those that were left, after the removal of RUN."""
+    done = subprocess.run([*BOUND, REMOVE, str(shared.root), RUN], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@bound
+@pytest.mark.parametrize("mode", [0o000, 0o100, 0o500, 0o600])
+def test_remove_when_a_worker_has_closed_its_directories_then_all_go(shared: SharedDirectory, mode: int) -> None:
+    saves = shared.path(RUN, "saves")
+    (saves / "below").mkdir()
+    (saves / "below" / "file").touch()
+    for path in (saves / "below", saves, saves.parent):
+        path.chmod(mode)
+
+    assert removed_by_another(shared) == []
+
+
+@bound
+def test_remove_when_another_user_has_closed_a_directory_then_the_run_is_left(shared: SharedDirectory) -> None:
+    shared.revoke(RUN)
+    saves = shared.path(RUN, "saves")
+    os.chown(saves, 65_534, 65_534)
+    saves.chmod(0)
+
+    assert removed_by_another(shared) == [RUN, RUN]
+    assert shared.claimed() == {RUN}
+
+    shared.remove([RUN])
+
+    assert (shared.known(), shared.left()) == (set(), set())

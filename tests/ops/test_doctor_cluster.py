@@ -84,6 +84,18 @@ def test_clocks_when_a_node_is_an_hour_behind_then_it_is_named(found: Callable[[
     assert message.endswith(f"behind that of {shared}")
 
 
+def test_files_when_those_of_an_ended_run_were_left_then_they_are_named(
+    found: Callable[[str], list[str]], shared: Path
+) -> None:
+    for name in ("1.1.aa", "2.1.aa"):
+        (shared / "left" / name).touch()
+    (shared / "runs" / "1.1.aa").mkdir()  # the other one is gone by now
+
+    (message,) = found("files of ended runs")
+
+    assert message == f"{shared}/runs/1.1.aa is of a run that has ended, and could not be removed"
+
+
 def test_probe_when_no_queue_is_of_a_cluster_then_nothing_is_started(
     found: Callable[[str], list[str]], tmp_path: Path
 ) -> None:

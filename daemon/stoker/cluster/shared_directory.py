@@ -1,7 +1,8 @@
 """The directory that the daemon shares with the nodes of a cluster: orders go out through it, records come back.
 
 Owns its layout. `claims/RUN` says who may start a run: the first claim counts, the node's, or the daemon's, which
-revokes the run. `runs/RUN/` has the order, the inputs, the log and the outputs. `ends/RUN` is the record of the end.
+revokes the run. `runs/RUN/` has the order, the inputs, the log and the outputs. `ends/RUN` is the record of the end,
+`left/RUN` a note that the files of a run could not be removed.
 `code-HASH/` is the program for the nodes, as this daemon ships it. A directory holds the runs of one instance.
 
 Invariants: a claim and a record are whole when they appear; all in `runs/RUN/` belongs to a worker, so what is read
@@ -37,6 +38,8 @@ from stoker.files import (
 )
 from stoker.launcher.whole_files import put_first
 from stoker.process.messages import Exited
+from stoker.telemetry.events import LogEvent
+from stoker.telemetry.logs import log
 
 T = TypeVar("T")
 
@@ -74,6 +77,7 @@ class SharedDirectory:
         self.root = root
         self._instance = instance
         self._claims, self._runs, self._ends = root / "claims", root / "runs", root / "ends"
+        self._left = root / "left"
         self.code = root  # set by `prepare`
 
     def prepare(self) -> None:
@@ -81,7 +85,7 @@ class SharedDirectory:
 
         A directory with the runs of another instance is refused: both daemons would answer for them.
         """
-        for directory in (self.root, self._claims, self._runs, self._ends):
+        for directory in (self.root, self._claims, self._runs, self._ends, self._left):
             directory.mkdir(mode=0o700, parents=directory is self.root, exist_ok=True)
         owner = self.root / "instance"
         put_first(str(owner), self._instance.encode())
@@ -168,17 +172,26 @@ class SharedDirectory:
     def remove(self, run_ids: Collection[str]) -> None:
         """Remove all files of runs that are settled: the claim last, as it keeps a late node from starting one.
 
-        Raises OSError.
+        A run whose files we have no right to remove keeps both, and is noted in `left`. Raises OSError.
         """
         runs = os.open(self._runs, DIRECTORY)
         try:
             for run_id in run_ids:
-                with contextlib.suppress(FileNotFoundError):
-                    remove_tree(run_id, runs)
-                (self._ends / run_id).unlink(missing_ok=True)
-                (self._claims / run_id).unlink(missing_ok=True)
+                try:
+                    with contextlib.suppress(FileNotFoundError):
+                        remove_tree(run_id, runs)
+                except PermissionError as error:  # to try again would not help: a person has to
+                    log(LogEvent.RUN_FILES_LEFT, run_id=run_id, path=str(self._runs / run_id), error=error)
+                    replace_file(self._left / run_id, str(error.strerror).encode())
+                    continue
+                for directory in (self._ends, self._left, self._claims):
+                    (directory / run_id).unlink(missing_ok=True)
         finally:
             os.close(runs)
+
+    def left(self) -> set[str]:
+        """The runs whose files could not be removed. The next start of the daemon tries it again."""
+        return _names(self._left) & _names(self._runs)
 
     # --- what a worker wrote ---
 

@@ -22,7 +22,6 @@ from stoker.files import DIRECTORY, MAKE, remove_tree
 MOUNTINFO = Path("/proc/self/mountinfo")  # proc(5)
 IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 FOR_OTHERS = 0o077
-HERE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 PASSED = 0o711  # where a run of another user got secrets: others may pass, and find no name
 # The form of an ACL in its extended attribute (linux/posix_acl_xattr.h).
 ACL_VERSION, NO_ID = 2, 0xFFFF_FFFF
@@ -146,15 +145,9 @@ def _remove(run_id: str, parent: int) -> None:
     """The values go first. What the job itself made there may withstand: it does no harm, and goes at the next boot."""
     with contextlib.suppress(OSError):
         try:
-            found = os.open(run_id, HERE, dir_fd=parent)
+            remove_tree(run_id, parent)
         except NotADirectoryError:  # the job has put a file or a link there
             os.unlink(run_id, dir_fd=parent)
-            return
-        try:
-            os.chmod(f"/proc/self/fd/{found}", 0o700)  # noqa: PTH101 - by its name it could be a link by now
-        finally:
-            os.close(found)
-        remove_tree(run_id, parent)
 
 
 def _admit(uid: int, descriptor: int, rights: int) -> None:

@@ -134,6 +134,10 @@ MEANINGS: Final[dict[E, Meaning]] = {
         "sinfo",
     ),
     E.CLUSTER_BACK: Meaning("The engine of the cluster answers again."),
+    E.RUN_FILES_LEFT: Meaning(
+        "The files of a run on the cluster could not be removed, as the daemon has no right to: see `error`.",
+        "Remove `path` as root; the next start of the daemon tries it again.",
+    ),
     E.WORKER_LEAKED: Meaning(
         "Processes of a run that had ended were found and stopped.",
         "A command of the job daemonises: let it stay in the foreground, or start it as a job of its own.",

@@ -83,6 +83,7 @@ class LogEvent(StrEnum):
     WORKER_UNSTOPPABLE = "worker_unstoppable", WARNING
     CLUSTER_AWAY = "cluster_away", WARNING
     CLUSTER_BACK = "cluster_back", INFO
+    RUN_FILES_LEFT = "run_files_left", WARNING
     WORKER_LEAKED = "worker_leaked", WARNING
     HANDLER_RAISED = "handler_raised", ERROR
 

@@ -95,6 +95,20 @@ def has_timely_nodes(examination: Examination) -> Iterator[Symptom | str]:
             yield words
 
 
+def has_removed_runs(examination: Examination) -> Iterator[Symptom | str]:
+    """Runs that have ended, and whose files the daemon has no right to remove."""
+    directory = _directory(examination)
+    if not directory:
+        return
+    try:
+        left = sorted(SharedDirectory(Path(directory), "").left())
+    except FileNotFoundError:  # no daemon has prepared it yet
+        return
+    for run_id in left:
+        path = Path(directory) / "runs" / run_id
+        yield Symptom(f"{path} is of a run that has ended, and could not be removed", f"sudo rm -r {path}")
+
+
 def _directory(examination: Examination) -> str:
     return examination.settings.cluster.directory
 
@@ -106,4 +120,6 @@ CHECKS = (
           "see docs/slurm.md", has_shared_directory, Needs.FILES),
     Check("cluster", "clocks of nodes", "the clocks of the nodes agree with that of the shared directory", W,
           "set the clock of the node: timedatectl; chronyc tracking", has_timely_nodes, Needs.FILES),
+    Check("cluster", "files of ended runs", "the files of runs that have ended are removed", W,
+          "see docs/slurm.md", has_removed_runs, Needs.FILES),
 )  # fmt: skip
