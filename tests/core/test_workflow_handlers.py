@@ -18,7 +18,7 @@ from stoker.core.workflow.definition import (
     StepParams,
 )
 from stoker.core.workflow.handlers import FINALLY_TIMEOUT_MS, Handler, applies, gate
-from stoker.core.workflow.phases import PHASES, in_order, layers, phase, phase_in
+from stoker.core.workflow.phases import PHASES, cycle_in, in_order, layers, phase, phase_in
 from stoker.core.workflow.plan import WHOLE, Plan, plan_flow
 from stoker.core.workflow.resume import Act, ResumeInputs, ResumeStanding, plan
 from stoker.core.workflow.state import Edge, Step, Strategy, handlers
@@ -252,3 +252,17 @@ def test_plan_when_it_has_a_key_then_its_names_are_replaced() -> None:
         assert [one.message for one in plan.mistakes] == ([] if mistake is None else [mistake])
         if mistake is None:
             assert plan.concurrency == Concurrency(key="deploy-prod", policy=ConcurrencyPolicy.QUEUE)
+
+
+@pytest.mark.parametrize("first", ["in/a", "in", "in/clean"])
+def test_cycle_when_it_goes_through_a_handler_then_its_steps_are_named(first: str) -> None:
+    """`in` ends after its handler, and the handler runs after `in/a`, which it does not need."""
+    needs: dict[str, list[str]] = {first: [], "b": ["in"], "in/a": [], "in": ["in/clean"], "in/clean": []}
+    tables = {"in/clean": "finally"}
+    assert cycle_in(needs, tables) == []
+
+    cycle = cycle_in({**needs, "in/a": ["in"]}, tables)
+
+    before = {"in/a": "in/clean", "in/clean": "in", "in": "in/a"}
+    assert len(cycle) == 4
+    assert [before[one] for one in cycle[:-1]] == cycle[1:]

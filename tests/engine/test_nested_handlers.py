@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from stoker.core.errors import FlowInvalid
 from tests.support.facts import until
 from tests.support.flows import flow_end, job_of, sent_flow, step, step_states
 from tests.support.work import Gate, lines, running
@@ -122,6 +125,19 @@ def test_retry_when_nested_handlers_have_run_then_they_run_again(client: stoker.
     assert lines(ledger) == [f"build/{name}" for name in ("alert", "clean", "publish", "clean")]
     plan = client.call("workflow.resume", {"id": workflow, "from": "build/a", "strategy": "restart", "explain": True})
     assert not any(one["runs"] for one in plan["steps"])
+
+
+def test_add_need_when_it_makes_a_cycle_through_a_handler_then_it_is_refused(client: stoker.Client, gate: Gate) -> None:
+    steps = {"first": step(f"read _ < {gate.path}; :"), "in": child({"a": step(GOOD)}, "first")}
+    workflow = sent_flow(client, steps)
+    client.call("workflow.remove_need", {"id": workflow, "step": "in", "need": "in/a"})
+
+    with pytest.raises(FlowInvalid, match=r"a cycle: .*in/(alert|clean|publish)"):
+        client.call("workflow.add_need", {"id": workflow, "step": "in/a", "need": "in"})
+
+    gate.open()
+    assert flow_end(client, workflow) == "succeeded"
+    assert step_states(client, workflow)["in/a"] == "succeeded"
 
 
 def test_limit_when_it_ends_a_nested_workflow_then_its_handlers_run(client: stoker.Client) -> None:

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from stoker.core.errors import FlowInvalid, InvalidParams, NotAllowed
 from stoker.core.job.dependencies import OVER_ALL, need_met
 from stoker.core.job.model import Actor, Job, Need, NeedOn, When
-from stoker.core.workflow.cycles import cycle_mistake, find_cycle
+from stoker.core.workflow.cycles import cycle_mistake
+from stoker.core.workflow.phases import cycle_in
 from stoker.core.workflow.plan import MAX_EDGES
 from stoker.core.workflow.state import Edge, Step
 from stoker.core.workflow.step_names import fan_out_of, path_of, steps_named
@@ -143,7 +144,8 @@ def _check_graph(run: LiveWorkflow, changed: Sequence[Step]) -> None:
             hint="put one step in between",
         )
     itself = next((name for name, own in needs.items() if name in own), None)
-    cycle = find_cycle(needs) if itself is None else [itself, itself]
+    tables = {step.name: step.handler.value for step in run.steps.values() if step.handler is not None}
+    cycle = cycle_in(needs, tables) if itself is None else [itself, itself]
     if cycle:
         mistake = cycle_mistake(cycle)
         raise FlowInvalid(

@@ -7,7 +7,7 @@ its steps begin with, as `build/`; a handler by its table. Standard library only
 
 from __future__ import annotations
 
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 
 from stoker.core.workflow.step_names import outer_of, outers_of
 
@@ -49,6 +49,20 @@ def layers(needs: Mapping[str, Iterable[str]], tables: Mapping[str, str] | None 
 def in_order(needs: Mapping[str, Iterable[str]], tables: Mapping[str, str]) -> Iterator[str]:
     """The steps in an order in which they can run."""
     return (one for one in TopologicalSorter(_graph(needs, tables)).static_order() if isinstance(one, str))
+
+
+def cycle_in(needs: Mapping[str, Iterable[str]], tables: Mapping[str, str]) -> list[str]:
+    """The steps of a cycle, each before the next, the first again at the end; empty without a cycle.
+
+    A handler comes after the steps before it although it does not need them: `finally` -> end of the flow -> a step of
+    the flow -> `finally`.
+    """
+    try:
+        TopologicalSorter(_graph(needs, tables)).prepare()
+    except CycleError as error:
+        steps = [one for one in error.args[1][1:] if isinstance(one, str)]
+        return [steps[-1], *steps]
+    return []
 
 
 def _graph(
