@@ -91,7 +91,9 @@ class Host:
         self.may_stop: Callable[[str], bool] = lambda _run_id: True
         self.creep: Callable[[], int] = lambda: 0  # milliseconds that pass before a clock is read
         self.boots = 0
-        self.read_at: dict[int, int] = {}  # since this boot, by what the wall clock said: the time since boot
+        self.read_at: dict[
+            int, int
+        ] = {}  # since this boot, by what the wall clock said: the time since boot, when it said so last
         self.wall = EPOCH_MS
         self.ends: dict[str, tuple[int | None, int | None]] = {}  # how each main process really ended
         self.battery = Battery(plugged=True)
@@ -125,7 +127,7 @@ class Host:
     def wall_ms(self) -> int:
         """The wall clock, as the daemon reads it: no two reads need give the same time."""
         self.pass_time(self.creep())
-        self.read_at.setdefault(self.wall, self.boot_ms)
+        self.read_at[self.wall] = self.boot_ms
         return self.wall
 
     def read_boot_ms(self) -> int:
