@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from stoker.cluster.engine import EngineRefused
 from stoker.cluster.shared_directory import SharedDirectory
-from stoker.cluster.slurm import EngineRefused
 from stoker.cluster.slurm import Slurm as SlurmCommands
 from stoker.core import cluster as decisions
 from stoker.core.cluster import EngineJob, Phase

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from stoker.cluster.engine import EngineAway, EngineRefused, name_of
 from stoker.core.cluster import ClusterOptions, EngineJob, Phase
 
 # The controller answers within MessageTimeout of slurm.conf (10 s), and the commands try again for a while.
@@ -43,14 +44,6 @@ AWAY = (
     "Slurm temporarily unable to accept job",
     "Resource temporarily unavailable",
 )
-
-
-class EngineAway(Exception):
-    """The engine of the cluster does not answer. Nothing is known, and what was asked for may have been done."""
-
-
-class EngineRefused(Exception):
-    """The engine answered, and did not do what was asked for."""
 
 
 class Slurm:
@@ -139,11 +132,6 @@ def _ended(line: str, runs: Mapping[int, str]) -> EngineJob | None:
     if run_id is None or name != name_of(run_id) or PHASES.get(word, Phase.OVER) is not Phase.OVER:
         return None
     return EngineJob(int(number), run_id, Phase.OVER, word, "by its accounts")
-
-
-def name_of(run_id: str) -> str:
-    """The name of the job of a run."""
-    return f"stoker-{run_id.partition('.')[0]}"
 
 
 def _environ() -> dict[str, str]:

@@ -20,8 +20,8 @@ import msgspec
 from msgspec.structs import replace
 
 from stoker.background.tasks import BackgroundTasks
+from stoker.cluster.engine import ClusterEngine, EngineAway, EngineRefused, name_of
 from stoker.cluster.shared_directory import CHECKPOINT, ERRORS, EVENTS, INPUTS, OUTPUT, SharedDirectory
-from stoker.cluster.slurm import EngineAway, EngineRefused, Slurm, name_of
 from stoker.core.clock import boot_ms, wall_ms
 from stoker.core.cluster import (
     ClaimedBy,
@@ -55,14 +55,14 @@ HANDED_AT_ONCE = 8
 
 
 class ClusterExecutor:
-    """Runs attempts on Slurm. `ready` wakes the loop when attempts can be handed over again; `keep` stores a checkpoint
-    that a run saved.
+    """Runs attempts on a cluster. `ready` wakes the loop when attempts can be handed over again; `keep` stores a
+    checkpoint that a run saved.
     """
 
     def __init__(
         self,
         shared: SharedDirectory,
-        engine: Slurm,
+        engine: ClusterEngine,
         context: WorkerContext,
         options_of: Callable[[str], ClusterOptions],
         sink: Sink,

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from stoker.cluster.slurm import EngineAway, EngineRefused, Slurm
+from stoker.cluster.engine import ClusterEngine, EngineAway, EngineRefused
 from stoker.core.clock import boot_ms
 from stoker.executors.cluster_run import ClusterRun
 
@@ -21,7 +21,7 @@ AT_ONCE = 5_000  # numbers in one argument, which may have 128 KiB
 class ClusterAccounts:
     """`in_thread` calls a function in a thread."""
 
-    def __init__(self, engine: Slurm, in_thread: Callable[..., Awaitable[Any]]) -> None:
+    def __init__(self, engine: ClusterEngine, in_thread: Callable[..., Awaitable[Any]]) -> None:
         self._engine = engine
         self._in_thread = in_thread
         self._ask_at = 0

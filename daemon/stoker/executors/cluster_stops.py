@@ -11,8 +11,8 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from stoker.cluster.engine import ClusterEngine, EngineAway, EngineRefused
 from stoker.cluster.shared_directory import SharedDirectory
-from stoker.cluster.slurm import EngineAway, EngineRefused, Slurm
 from stoker.core.clock import boot_ms, wall_ms
 from stoker.core.cluster import LISTED_LATE_MS, EngineJob, Phase, end_before_start
 from stoker.core.job.model import Outcome
@@ -31,7 +31,7 @@ class ClusterStops:
     def __init__(
         self,
         shared: SharedDirectory,
-        engine: Slurm,
+        engine: ClusterEngine,
         watch: ClusterWatch,
         in_thread: Callable[..., Awaitable[Any]],
         begin: Callable[[ClusterRun], Awaitable[None]],

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Mapping
 
 from msgspec import Struct
 
+from stoker.cluster.engine import ClusterEngine, EngineAway, EngineRefused
 from stoker.cluster.shared_directory import SharedDirectory
-from stoker.cluster.slurm import EngineAway, EngineRefused, Slurm
 from stoker.core.clock import wall_ms
 from stoker.core.cluster import EngineJob
 from stoker.telemetry.events import LogEvent
@@ -45,7 +45,7 @@ class ClusterLook(Struct, frozen=True):
 class ClusterWatch:
     """`back` is called when the engine answers again. `away`: why it does not answer; None if it does."""
 
-    def __init__(self, shared: SharedDirectory, engine: Slurm, back: Callable[[], None]) -> None:
+    def __init__(self, shared: SharedDirectory, engine: ClusterEngine, back: Callable[[], None]) -> None:
         self._shared = shared
         self._engine = engine
         self._back = back

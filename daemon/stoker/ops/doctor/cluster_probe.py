@@ -13,8 +13,9 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from stoker.cluster.engine import EngineAway, EngineRefused
 from stoker.cluster.probe import ProbeDirectory
-from stoker.cluster.slurm import EngineAway, EngineRefused, Slurm, asked
+from stoker.cluster.slurm import Slurm, asked
 from stoker.core.cluster import ClusterOptions
 from stoker.core.cluster_probe import ProbedJob, ProbePlace, faults
 from stoker.files import user_name
