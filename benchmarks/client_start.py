@@ -46,7 +46,7 @@ def rows(scale: Scale) -> Iterator[Row]:
     rounds = [
         statistics.median(ratios[first : first + PAIRS_A_ROUND]) for first in range(0, len(ratios), PAIRS_A_ROUND)
     ]
-    yield Row("`stoker submit`, whole process, against python3 -c pass", rounds, 4, 3, figures, unit="x")
+    yield Row("`stoker submit`, whole process, against python3 -c pass", rounds, 3, 2, figures, unit="x")
 
 
 def _environment(folder: Path) -> Path:

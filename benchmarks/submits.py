@@ -101,7 +101,7 @@ def _one_at_a_time(scale: Scale, connection: RawConnection, raw: RawStore, sampl
         ours.append(_median_s(connection.ask, [line] * (scale.jobs // 5)))
     figures = f"{statistics.median(ours) * 1e3:.2f} ms; bare commit {statistics.median(theirs) * 1e3:.2f} ms"
     ratios = [our / their for our, their in zip(ours, theirs, strict=True)]
-    return Row("one client, one submit at a time, against one bare commit", ratios, 5, 3, figures, unit="x")
+    return Row("one client, one submit at a time, against one bare commit", ratios, 3, 2, figures, unit="x")
 
 
 def _median_s(action: Callable[[T], object], arguments: Sequence[T]) -> float:
