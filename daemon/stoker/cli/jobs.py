@@ -1,4 +1,4 @@
-"""Inspecting jobs: ls, show, why.
+"""Inspecting jobs: ls, show.
 
 Owns which columns and facts are shown, and their order. All values come from the daemon.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from itertools import chain, islice
+from itertools import chain
 
 import msgspec
 from msgspec import Struct, field
@@ -136,9 +136,9 @@ class LiveWorkflow(Struct):
         mine, outer = phase(handler.handler), outer_of(handler.name)
         inside = (step for step in self.steps.values() if step.name.startswith(outer))
         earlier = [step for step in inside if phase_in(outer, step.name, step.handler) < mine]
-        failed = (step.job_id for step in earlier if self.states[step.name] in FAILURES)
-        aborted = (step.job_id for step in earlier if self.reasons[step.name] is Reason.ABORTED)
-        return [*islice(chain(failed, aborted), MAX_FAILED)]
+        failed = [step.job_id for step in earlier if self.states[step.name] in FAILURES]
+        aborted = [step.job_id for step in earlier if self.reasons[step.name] is Reason.ABORTED]
+        return [*failed, *aborted][:MAX_FAILED]
 
     def close_gate(self, job_id: int) -> None:
         """A handler waits for its workflow."""
