@@ -58,8 +58,9 @@ def become_subreaper() -> None:
     _check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 
-def ignore_signals() -> None:
-    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+def ignore_signals(but: frozenset[int] = frozenset()) -> None:
+    """`but`: the signals that are kept pending. To ignore one drops it if it has come."""
+    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} - but:
         signal.signal(signum, signal.SIG_IGN if signum in IGNORED else signal.SIG_DFL)
 
 

@@ -28,6 +28,8 @@ from .sharing import share_output
 from .spawn import Spawner
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .frames import Message
     from .outcomes import OutcomeLog
     from .outputs import Output
@@ -37,10 +39,25 @@ VERSION = 1
 STOPPING = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 
 
-class Launcher:
-    """`shared_work`: the directory of outputs that the daemon, another user, is to read; None if it is our user."""
+def take_sigterm() -> bool:
+    """Whether a SIGTERM came since the last call."""
+    return kernel.take_pending(signal.SIGTERM)
 
-    def __init__(self, launcher: str, instance: str, outcome_log: OutcomeLog, shared_work: str | None = None) -> None:
+
+class Launcher:
+    """`shared_work`: the directory of outputs that the daemon, another user, is to read; None if it is our user.
+
+    `took_sigterm` is asked before each death is recorded; whoever waits for that signal, too, gives its own.
+    """
+
+    def __init__(
+        self,
+        launcher: str,
+        instance: str,
+        outcome_log: OutcomeLog,
+        shared_work: str | None = None,
+        took_sigterm: Callable[[], bool] = take_sigterm,
+    ) -> None:
         self.outbox: list[Message] = []
         self.outputs = Outputs()
         self.lack: OSError | None = None  # what the host lacked in the last call of `reap`
@@ -48,6 +65,7 @@ class Launcher:
         self._instance = instance
         self._outcome_log = outcome_log
         self._shared_work = shared_work
+        self._took_sigterm = took_sigterm
         self._epoch = 0
         self._hears_leaked = False
         self._reported_leaked = (0, 0)
@@ -272,7 +290,7 @@ class Launcher:
 
         It is checked after deaths were collected and before a run is added, as it does not apply to later runs.
         """
-        if kernel.take_pending(signal.SIGTERM):
+        if self._took_sigterm():
             for run in self._runs:
                 run.stopping = run.state is RUNNING
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import kernel, whole_files
 from .error_log import log_error
-from .launcher import Launcher
+from .launcher import Launcher, take_sigterm
 
 if TYPE_CHECKING:
     from .frames import Message
@@ -33,6 +33,7 @@ REAP_AGAIN_S = 1.0
 # What the engine tells a job about itself. The rest of its environment is that of a person who submits.
 FROM_ENGINE = ("SLURM_", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL")
 NOT_STARTED = 127
+AWAITED = frozenset({signal.SIGTERM, signal.SIGUSR1})
 
 
 class NoOutcomeLog:
@@ -84,14 +85,14 @@ def _exit_status(end: dict[str, Any]) -> int:
 
 def _isolate() -> None:
     """Signals come first: one that would come before the run can be stopped has to wait for that."""
-    kernel.keep_pending(signal.SIGTERM)
-    kernel.keep_pending(signal.SIGUSR1)
+    for signum in AWAITED:
+        kernel.keep_pending(signum)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, 0)
     os.close(null)
     os.chdir("/")
-    kernel.ignore_signals()
+    kernel.ignore_signals(but=AWAITED)
     kernel.become_subreaper()
 
 
@@ -109,13 +110,16 @@ class RunOnNode:
         self._terms = kernel.open_signalfd(signal.SIGTERM)
         self._warnings = kernel.open_signalfd(signal.SIGUSR1)
         self._deaths = kernel.open_signalfd(signal.SIGCHLD)
-        self._launcher = Launcher("node", order["env"]["STOKER_INSTANCE"], NoOutcomeLog())  # type: ignore[arg-type]
+        outcome_log: Any = NoOutcomeLog()
+        instance = order["env"]["STOKER_INSTANCE"]
+        self._launcher = Launcher("node", instance, outcome_log, took_sigterm=self._take_sigterm)
         self._epoll = select.epoll()
         for fd in (self._terms, self._warnings, self._deaths, self._launcher.outputs.fileno()):
             self._epoll.register(fd, select.EPOLLIN)
         self._end: Message | None = None
         self._stop_is_ours = False
         self._terminated = False
+        self._must_stop = False
         self._kill_at: float | None = None
         self._reap_at: float | None = None
         self._launcher.obey(order)
@@ -123,7 +127,11 @@ class RunOnNode:
     def run_to_its_end(self) -> dict[str, Any]:
         """Return the end of the main process once nothing of its tree is left."""
         while not self._is_over():
-            self._wait()
+            if not self._must_stop:  # it can be noted by a start or a death before anything waits
+                self._wait()
+            if self._must_stop:
+                self._must_stop = False
+                self._terminate()
             now = time.monotonic()
             if self._reap_at is not None and now >= self._reap_at:
                 self._reap()
@@ -134,8 +142,8 @@ class RunOnNode:
                 self._resume_outputs(now)
         assert self._end is not None
         foreign = self._terminated and not self._stop_is_ours
-        stopped = self._end.get("stopped", False)
-        return {**self._end, "stopped": stopped and self._stop_is_ours, "shutdown": stopped and foreign}
+        stopped, with_us = self._end.get("stopped", False), self._end.get("shutdown", False)
+        return {**self._end, "stopped": stopped and self._stop_is_ours, "shutdown": (stopped or with_us) and foreign}
 
     def _is_over(self) -> bool:
         """Whether the tree is gone, after its main process, whose end every later message repeats."""
@@ -166,8 +174,7 @@ class RunOnNode:
         due = [at for at in times if at is not None]
         for fd, _ in self._epoll.poll(max(0.0, min(due) - time.monotonic()) if due else None):
             if fd == self._terms:
-                os.read(self._terms, SIGNALFD_BYTES)
-                self._note_stop()
+                self._take_sigterm()
             elif fd == self._warnings:
                 os.read(self._warnings, SIGNALFD_BYTES)
                 self._warn()
@@ -188,14 +195,18 @@ class RunOnNode:
         self._launcher.reap()
         self._reap_at = None if self._launcher.lack is None else time.monotonic() + REAP_AGAIN_S
 
-    def _note_stop(self) -> None:
-        """Whose stop it is. Ours may shorten the grace, and may come a second time with none left."""
-        self._terminated = True
+    def _take_sigterm(self) -> bool:
+        """Note a stop, and whose it is, if a SIGTERM came. Ours may shorten the grace, and may come a second time with
+        none left. The launcher asks as well, in the middle of its work, so nothing is signalled here.
+        """
+        if not take_sigterm():
+            return False
+        self._terminated = self._must_stop = True
         with contextlib.suppress(FileNotFoundError):
             with open(self._stop, "rb") as file:
                 self._grace_s = min(self._grace_s, json.load(file)["grace_ms"] / 1_000)
             self._stop_is_ours = True
-        self._terminate()
+        return True
 
     def _terminate(self) -> None:
         if self._kill_at is None:
