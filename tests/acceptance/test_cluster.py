@@ -267,6 +267,23 @@ def test_job_when_a_person_cancels_it_in_slurm_then_it_failed_for_that_reason(
     assert "was cancelled before it started" in attempts_of(client, job)[0]["error"]
 
 
+def test_job_when_a_person_requeues_it_in_slurm_then_slurm_does_not_keep_it(
+    daemon: DaemonProcess, slurm: Slurm, client: stoker.Client, gate: Gate
+) -> None:
+    ledger = daemon.home / "requeued"
+    job = begun(client, on_cluster(f"echo $SLURM_JOB_ID >> {ledger}; read _ < {gate.path}", on_orphan="fail"))
+    number = until(lambda: lines(ledger), why="the number of its job in Slurm")[0]
+
+    slurm.run("scontrol", "update", f"JobId={number}", "Requeue=1")
+    slurm.run("scontrol", "requeue", number)
+
+    assert end_of(client, job)[0] == "failed"
+    assert attempts_of(client, job)[0]["outcome"] == "signal"
+    until(lambda: number not in slurm.run("squeue", "--noheader", "--format=%i").split(), why=f"the end of {number}")
+    until_empty(lambda: [path for path in daemon.home.glob("shared/*/*") if path.name.startswith(f"{job}.")])
+    assert lines(ledger) == [number]
+
+
 def test_job_when_it_is_cancelled_while_slurm_has_it_then_slurm_drops_it(slurm: Slurm, client: stoker.Client) -> None:
     job = submit(client, shell(":", queue="down"))
     waits = until(lambda: (found := why(client, job))["code"] == "cluster_waits" and found["details"] and found)

@@ -73,9 +73,7 @@ def is_zombie(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("is_ours", [True, False])
-def test_stop_when_the_worker_dies_at_the_same_moment_then_the_record_says_whose_it_is(
-    node: Node, *, is_ours: bool
-) -> None:
+def test_stop_when_the_worker_dies_with_it_then_the_record_tells_ours_from_others(node: Node, *, is_ours: bool) -> None:
     node.start()
     worker = node.worker()
     if is_ours:

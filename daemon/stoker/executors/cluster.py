@@ -131,11 +131,9 @@ class ClusterExecutor:
     async def _clear_leftovers(self) -> None:
         """Stop and remove runs that this state does not know as open: settled ones, or unknown after a restore."""
         for run_id in await self._in_thread(self._shared.known) - self._runs.keys():
-            if await self._in_thread(self._shared.revoke, run_id):
+            revoked = await self._in_thread(self._shared.revoke, run_id)
+            if revoked or run_id in await self._in_thread(self._shared.ended):
                 self._stops.forget(run_id)
-                await self._in_thread(self._shared.remove, [run_id])
-            elif run_id in await self._in_thread(self._shared.ended):
-                await self._in_thread(self._shared.remove, [run_id])
             else:
                 log(LogEvent.WORKER_LEAKED, run_id=run_id, launcher=CLUSTER)
                 self._runs[run_id] = ClusterRun(run_id, is_known=False, same_since=boot_ms())
@@ -175,12 +173,15 @@ class ClusterExecutor:
             self._background.retry(f"warning to {run_id}", partial(self._stops.warn, run, signum))
 
     def acknowledge(self, run_ids: Sequence[str]) -> None:
-        ours = [run_id for run_id in run_ids if self._runs.pop(run_id, None) is not None]
-        if ours:
-            self._background.retry("removal of runs from the cluster", partial(self._remove, ours))
+        """Their files go once the engine's jobs are over: until then a claim keeps it from starting one again."""
+        for run_id in run_ids:
+            if self._runs.pop(run_id, None) is not None:
+                self._stops.forget(run_id)
 
-    async def _remove(self, run_ids: Sequence[str]) -> None:
-        await self._in_thread(self._shared.remove, run_ids)
+    def _remove_files(self, run_ids: Sequence[str]) -> None:
+        if run_ids:
+            remove = partial(self._in_thread, self._shared.remove, run_ids)
+            self._background.retry("removal of runs from the cluster", remove)
 
     async def close(self) -> None:
         """Leave all runs to the next daemon."""
@@ -263,7 +264,7 @@ class ClusterExecutor:
             look = await self._in_thread(self._watch.look, begun)
             self._watch.note(look)
             if look.jobs is not None:
-                await self._stops.remove_unwanted(look.jobs)
+                self._remove_files(await self._stops.cancel_unwanted(look.jobs))
                 await self._accounts.ask(self._runs.values())
             for run in self._concerned(look):
                 try:

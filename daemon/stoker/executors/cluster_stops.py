@@ -114,24 +114,24 @@ class ClusterStops:
             return
 
     def forget(self, run_id: str) -> None:
-        """The engine may have, or get, the job of a run that our claim has revoked."""
+        """The engine may have, or get, the job of a run that has ended: one that our claim has revoked, or one that the
+        engine, or a person there, will run again.
+        """
         self._unwanted[run_id] = boot_ms()
 
-    async def remove_unwanted(self, jobs: Mapping[str, EngineJob]) -> None:
-        """Cancel those jobs that the engine lists, and forget the runs that it does not list any more.
-
-        Raises OSError.
+    async def cancel_unwanted(self, jobs: Mapping[str, EngineJob]) -> list[str]:
+        """Remove those jobs that wait in the engine. Returns the runs whose jobs are over, or are not listed any more:
+        nothing of them can start.
         """
         now = boot_ms()
-        live = [jobs[name].id for name in self._unwanted if name in jobs and jobs[name].phase is not Phase.OVER]
-        if live:
-            await self.cancel(*live)
-        gone = [
+        waiting = [jobs[name].id for name in self._unwanted if name in jobs and jobs[name].phase is Phase.WAITS]
+        if waiting:
+            await self.cancel(*waiting)
+        over = [
             name
             for name, since in self._unwanted.items()
             if (name in jobs or now - since >= LISTED_LATE_MS) and (name not in jobs or jobs[name].phase is Phase.OVER)
         ]
-        if gone:
-            await self._in_thread(self._shared.remove, gone)
-        for name in gone:
+        for name in over:
             del self._unwanted[name]
+        return over

@@ -47,7 +47,7 @@ def take_sigterm() -> bool:
 class Launcher:
     """`shared_work`: the directory of outputs that the daemon, another user, is to read; None if it is our user.
 
-    `took_sigterm` is asked before each death is recorded; whoever waits for that signal, too, gives its own.
+    `took_sigterm` is asked before each death is recorded; a caller that waits for the signal itself gives its own.
     """
 
     def __init__(
