@@ -451,7 +451,7 @@ def test_probe_when_the_cluster_is_well_then_it_finds_and_leaves_nothing(slurm: 
     assert probed(daemon, HPC) == []
 
     assert "probes" not in {path.name for path in (daemon.home / "shared").iterdir()}
-    assert "stoker-doctor" not in slurm.run("squeue", "--noheader", "--format=%j").split()
+    until(lambda: "stoker-doctor" not in slurm.run("squeue", "--noheader", "--format=%j").split(), why="its end")
 
 
 def test_probe_when_nodes_do_not_share_the_directory_then_that_is_found(slurm: Slurm, daemon: DaemonProcess) -> None:
