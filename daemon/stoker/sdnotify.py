@@ -57,8 +57,8 @@ class Notifier:
     def ready(self, status: str = "") -> bool:
         return self._send("READY=1", *_status(status), patience_s=PATIENCE_S)
 
-    def stopping(self, status: str = "") -> bool:
-        return self._send("STOPPING=1", *_status(status), patience_s=PATIENCE_S)
+    def stopping(self) -> bool:
+        return self._send("STOPPING=1", patience_s=PATIENCE_S)
 
     def status(self, text: str) -> bool:
         """One line for `systemctl status`."""

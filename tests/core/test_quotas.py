@@ -28,10 +28,10 @@ def test_quota_when_root_is_named_then_its_own_limits_count() -> None:
     assert Quotas(of_user={0: Quota(max_queued=1)}, spared={0}).of(0) == Quota(max_queued=1)
 
 
-@pytest.mark.parametrize(("used", "more"), [(0, 5), (4, 1), (5, 0)])
-def test_check_when_it_fits_then_nothing_is_refused(used: int, more: int) -> None:
-    QUOTAS.of(ANN).check("max_queued", ANN, used, more)
-    NO_QUOTA.check("max_queued", ANN, used, more)
+@pytest.mark.parametrize("used", [0, 4])
+def test_check_when_it_fits_then_nothing_is_refused(used: int) -> None:
+    QUOTAS.of(ANN).check("max_queued", ANN, used)
+    NO_QUOTA.check("max_queued", ANN, used)
 
 
 @pytest.mark.parametrize("name", HINTS)
@@ -53,11 +53,6 @@ def test_check_when_the_limit_is_of_schedules_then_no_time_promises_room() -> No
 
     assert "retry_after_ms" not in schedules.value.details
     assert jobs.value.details["retry_after_ms"] > 0
-
-
-def test_check_when_many_are_asked_for_then_their_number_is_named() -> None:
-    with pytest.raises(QuotaReached, match=r"has 2 of at most 5 jobs .* \(max_queued in .*, and 4 more were asked for"):
-        QUOTAS.of(ANN).check("max_queued", ANN, 2, 4)
 
 
 def test_words_when_a_limit_can_be_set_then_it_has_some() -> None:

@@ -42,15 +42,14 @@ class Quota(Struct, frozen=True, kw_only=True):
     max_stored_bytes: int | None = None
     max_log_bytes: int | None = None
 
-    def check(self, name: str, uid: int, used: int, more: int = 1, **about: object) -> None:
-        """Raises QuotaReached, with these details, if `more` of what this limit counts do not fit."""
+    def check(self, name: str, uid: int, used: int, **about: object) -> None:
+        """Raises QuotaReached, with these details, if one more of what this limit counts does not fit."""
         most = getattr(self, name)
-        if most is None or used + more <= most:
+        if most is None or used < most:
             return
-        asked = "" if more == 1 else f", and {more} more were asked for"
-        message = f"uid {uid} has {used} of at most {most} {COUNTED[name]} ({name} in [quotas]){asked}"
+        message = f"uid {uid} has {used} of at most {most} {COUNTED[name]} ({name} in [quotas])"
         ends = {"retry_after_ms": RETRY_HINT_MS} if name in FREED_BY_ENDS else {}
-        raise QuotaReached(message, hint=HINTS[name], **ends, **about, quota=name, limit=most, used=used, asked=more)
+        raise QuotaReached(message, hint=HINTS[name], **ends, **about, quota=name, limit=most, used=used)
 
     def check_pace(self, uid: int, paid_at: int, now_ms: int) -> None:
         """Raises QuotaReached if the jobs of a second are not paid for. `paid_at`: nanoseconds of steady time."""
