@@ -94,7 +94,7 @@ NARROW = Quotas(usual=Quota(max_running=2), of_user={1: Quota(max_running=3), 2:
 
 def users_of(offered: Sequence[Sequence[tuple[int, int, list[dict[str, int]]]]], quotas: Quotas) -> LiveState:
     memory = memory_of([Filled(Queue(name=""), 0, 0, [])] * len(offered), 0)
-    memory.users.quotas = quotas
+    memory.users.use(quotas)
     for number, lines in enumerate(offered):
         for uid, (running, served, asked) in enumerate(lines):
             memory.users.running[uid] += running

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(not can_be_others(), reason=NEEDS_ROOT)
 
-ANN, BEN, EVE, FAY, GUS, HAL = (User(uid) for uid in range(70_001, 70_007))
+ANN, BEN, EVE, FAY, GUS, HAL, IVY, JOY = (User(uid) for uid in range(70_001, 70_009))
 SETTINGS = """
 [access]
 users = "everyone"
@@ -44,6 +44,12 @@ max_stored_bytes = 60_000
 max_queued = 0
 max_stored_bytes = 60_000
 max_log_bytes = 4
+[quotas.users.70007]
+max_submits_per_s = 1
+max_queued = 0
+[quotas.users.70008]
+max_submits_per_s = 1
+max_queued = 0
 [queues.stopped]
 paused = true
 [queues.narrow]
@@ -246,6 +252,38 @@ def test_submit_when_a_user_is_too_fast_then_only_repeats_are_answered(
     assert result(fay, "workflow.submit", flow=flow("soon"), dry_run=True)["id"] is None
     assert 1 < used(fay, "max_submits_per_s")[0] <= 600
     fay.close()
+
+
+def test_submit_when_an_earlier_one_was_refused_then_only_accepted_jobs_count(open_daemon: DaemonProcess) -> None:
+    ivy = IVY.connect(open_daemon.socket)
+    jobs = [stopped()] * 600
+    wrong = {"name": "soon", "steps": {"a": {"command": "/bin/true", "queue": "nowhere"}}}
+
+    for method, params in (
+        ("job.submit_many", {"jobs": [*jobs, stopped(queue="nowhere")], "atomic": True}),
+        ("job.submit_many", {"jobs": [stopped(queue="nowhere")] * 600}),
+        ("workflow.submit", {"flow": wrong}),
+    ):
+        assert "nowhere" in str(answer_of(ivy, method, params))
+
+    assert used(ivy, "max_submits_per_s") == [0]
+    result(ivy, "job.submit_many", jobs=jobs)
+    ivy.close()
+
+
+def test_submit_when_the_pace_of_its_user_is_raised_then_the_old_one_holds_no_longer(
+    open_daemon: DaemonProcess,
+) -> None:
+    joy = JOY.connect(open_daemon.socket)
+    slow, fast = "[quotas.users.70008]\nmax_submits_per_s = 1\n", "[quotas.users.70008]\nmax_submits_per_s = 1_000\n"
+    result(joy, "job.submit_many", jobs=[stopped()] * 600)
+    assert refusal(joy, "job.submit", **stopped())[0] == "quota_reached"
+    open_daemon.config.write_text(SETTINGS.replace(slow, fast))
+
+    open_daemon.cli("config", "reload")
+
+    result(joy, "job.submit", **stopped())
+    joy.close()
 
 
 def bytes_of(client: RawClient) -> list[int]:

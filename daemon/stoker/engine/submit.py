@@ -81,9 +81,12 @@ class Submission(CommandRequest[Answers]):
         """Accept the valid jobs; the answers go out after the commit."""
         if self._intake.closed is not None:
             raise self._intake.closed
-        new = sum((self._owner, sent.idempotency_key) not in turn.loaded.keys for sent in self._jobs)
-        turn.memory.users.submitting(self._owner, new, turn.now.steady)
+        users = turn.memory.users
+        if any((self._owner, sent.idempotency_key) not in turn.loaded.keys for sent in self._jobs):
+            users.check_pace(self._owner, turn.now.steady)
         results = yield from (self.accept_all(turn) if self._atomic else self._each(turn))
+        accepted = sum(isinstance(one, SubmitAnswer) and not one.existing for one in results)
+        users.submitted(self._owner, accepted, turn.now.steady)
         self.answer_after(turn, results)
 
     def accept_all(self, turn: Turn) -> Generator[None, None, Answers]:

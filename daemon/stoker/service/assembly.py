@@ -122,7 +122,7 @@ class Assembly:
     def _build_memory(self, opened: Opened) -> None:
         """The memory, and the parts that requests pass before the loop."""
         self.memory = memory_of(opened.snapshot)
-        self.memory.users.quotas = quotas_of(self.config.quotas, self.config.quotas_users)
+        self.memory.users.use(quotas_of(self.config.quotas, self.config.quotas_users))
         self.memory.workflows.surroundings = digest(dict(self.context.base))
         self.ended_needs, self.undecided = opened.snapshot.ended_needs, opened.snapshot.undecided
         self.restored = opened.snapshot.restored

@@ -110,7 +110,7 @@ class Engine(Assembly):
         """Put the settings in force that a running daemon can change, and name those that need a restart."""
         reloaded = merge_live(self.config, asked)
         self.config = config = reloaded.config
-        self.memory.users.quotas = await asyncio.to_thread(quotas_of, config.quotas, config.quotas_users)
+        self.memory.users.use(await asyncio.to_thread(quotas_of, config.quotas, config.quotas_users))
         set_level(config.log.level)
         self.dispatcher.slots = config.daemon.slots
         self.dispatcher.backends = self.preflight.backends = config.backends.keys()

@@ -156,10 +156,18 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
             raise self._intake.closed
         answer = None if wrong else self._earlier_answer(turn)
         if answer is None:
-            if not (wrong or self._offer.dry_run):
-                turn.memory.users.submitting(self._owner.uid, len(self._offer.plan.steps), turn.now.steady)
-            answer = yield from self.accept_or_try(turn)
+            answer = yield from self._accept_at_pace(turn)
         self.answer_after(turn, answer)
+
+    def _accept_at_pace(self, turn: Turn) -> Generator[None, None, WorkflowAnswer]:
+        """Accept it unless its user submits too fast. What is not stored is free."""
+        users, uid = turn.memory.users, self._owner.uid
+        if not (self._offer.plan.mistakes or self._offer.dry_run):
+            users.check_pace(uid, turn.now.steady)
+        answer = yield from self.accept_or_try(turn)
+        if answer.id is not None and not answer.skipped:
+            users.submitted(uid, len(self._offer.plan.steps), turn.now.steady)
+        return answer
 
     def accept_or_try(self, turn: Turn) -> Generator[None, None, WorkflowAnswer]:
         specs = yield from self._specs(turn)

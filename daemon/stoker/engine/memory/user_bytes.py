@@ -1,7 +1,8 @@
 """How many bytes of each user are stored: as they were last measured, with what was added since.
 
 Owns the numbers. What is removed meanwhile counts until the next measurement, which follows each removal; before the
-first one only what was added is known. Invariant: nothing that is added while a measurement runs is lost.
+first one only what was added is known. Invariant: nothing that is added while a measurement runs is lost; it may count
+twice until the next one.
 """
 
 from __future__ import annotations

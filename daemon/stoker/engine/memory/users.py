@@ -41,11 +41,19 @@ class LiveUsers:
         self.running[owner_uid] -= 1
         self.running_in[queue, owner_uid] -= 1
 
-    def submitting(self, owner_uid: int, jobs: int, now_ms: int) -> None:
-        """A user submits jobs. Raises QuotaReached if it submits too fast."""
+    def use(self, quotas: Quotas) -> None:
+        """Other limits are in force. All jobs are paid for: the times until then were counted by the old paces."""
+        self.quotas = quotas
+        self._paid_at.clear()
+
+    def check_pace(self, owner_uid: int, now_ms: int) -> None:
+        """Raises QuotaReached if a user submits too fast."""
+        self.quotas.of(owner_uid).check_pace(owner_uid, self._paid_at.get(owner_uid, 0), now_ms)
+
+    def submitted(self, owner_uid: int, jobs: int, now_ms: int) -> None:
+        """So many new jobs of a user were accepted."""
         quota, before = self.quotas.of(owner_uid), self._paid_at.get(owner_uid, 0)
-        if jobs and quota.max_submits_per_s is not None:
-            quota.check_pace(owner_uid, before, now_ms)
+        if quota.max_submits_per_s is not None:
             self._paid_at[owner_uid] = quota.paid_at(before, now_ms, jobs)
 
     def check_bytes(self, owner_uid: int, *names: str) -> None:
