@@ -1,4 +1,4 @@
-"""Workflows: the cost of a step against a plain job and of a checkpoint, and the time to rebuild and to resume many.
+"""Workflows: the cost of a step, of a checkpoint and of a large submit, and the time to rebuild and to resume many.
 
 The same program runs as plain jobs and as steps of chains, in turns, in one daemon. The yardstick of a checkpoint is
 SQLite alone committing the same row with the same promise (WAL, synchronous=FULL). The second step of an interrupted
@@ -11,6 +11,7 @@ import base64
 import sqlite3
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from tests.support.daemon import DaemonProcess
 
 STEPS = 10
+LARGE = 5  # of the jobs of a scale: 10,000 steps, the most that a workflow may have
+PAUSE_S = 0.005
 SLEEP = {"command": "/bin/sleep", "args": ["600"], "on_orphan": "requeue", "grace_ms": 1_000}
 INTERRUPTED = {"a": TRUE, "b": {**SLEEP, "needs": ["a"]}, "c": {**TRUE, "needs": ["b"]}}
 KILOBYTE = b"0123456789abcdef" * 64
@@ -34,6 +37,7 @@ KILOBYTE = b"0123456789abcdef" * 64
 
 def rows(scale: Scale) -> Iterator[Row]:
     yield _overhead(scale)
+    yield from _large(scale)
     yield _checkpoint(scale)
     yield _rebuild(scale)
     yield _resume(scale)
@@ -72,6 +76,34 @@ def _overhead(scale: Scale) -> Row:
     ratios = [step / job for step, job in zip(steps, plain, strict=True)]
     return Row(f"{flows:,} workflows of {STEPS} steps at once: a step against a plain job", ratios, 1.15, 1.1, figures,
                unit="x")  # fmt: skip
+
+
+def _large(scale: Scale) -> Iterator[Row]:
+    """One submit of many steps, and what other clients notice of it: no turn is needed for their question."""
+    steps = LARGE * scale.jobs
+    line = request("workflow.submit", _layers(steps))
+    took: list[float] = []
+    waited: list[float] = []
+    with daemon() as process, RawConnection(process.socket) as connection, RawConnection(process.socket) as other:
+        connection.call("queue.pause", name="default")
+        for _ in range(scale.rounds):
+            with ThreadPoolExecutor(1) as thread:
+                submit = thread.submit(_timed_ms, connection, line)
+                answers = [_timed_ms(other, request("queue.list", {}))]
+                while not submit.done():
+                    time.sleep(PAUSE_S)
+                    answers.append(_timed_ms(other, request("queue.list", {})))
+            took.append(submit.result() / 1e3)
+            waited.append(max(answers))
+    figures, asked = f"{steps / statistics.median(took):,.0f} steps/s", f"asked every {PAUSE_S * 1e3:.0f} ms"
+    yield Row(f"submit of one workflow of {steps:,} steps", took, 2, 1, figures, unit=" s")
+    yield Row("the longest answer to another client meanwhile", waited, 100, 50, asked, unit=" ms")
+
+
+def _layers(steps: int) -> dict[str, Any]:
+    """A workflow in which each step but the first hundred needs two of the layer before."""
+    needs = {n: [f"s{n // 100 * 100 - k}" for k in (1, 2)] for n in range(100, steps)}
+    return _flow({f"s{n}": {**TRUE, "args": [str(n)], "needs": needs.get(n, [])} for n in range(steps)})
 
 
 def _checkpoint(scale: Scale) -> Row:
