@@ -269,8 +269,10 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
         if users.quotas.of(uid).max_workflows is not None:
             live, queue = turn.memory.workflows.live_of(uid), next(iter(steps))
             users.quotas.of(uid).check("max_workflows", uid, live, queue=queue, workflow=True)
+        if self._all_have_room(turn, steps):
+            return
         ahead: Counter[str] = Counter()
-        for name in steps.elements():
+        for name in steps.elements():  # the first without a place says how many there are
             try:
                 self._intake.check_room(turn, turn.memory.queues[name], self._owner.uid, ahead)
             except (QueueFull, QuotaReached) as full:
@@ -278,6 +280,16 @@ class WorkflowSubmission(CommandRequest[WorkflowAnswer]):
                 raise
             ahead[name] += 1
             yield
+
+    def _all_have_room(self, turn: Turn, steps: Counter[str]) -> bool:
+        """Whether the last step of each queue has a place behind all others."""
+        try:
+            for name in steps:
+                queue = turn.memory.queues[name]
+                self._intake.check_room(turn, queue, self._owner.uid, steps - Counter({name: 1}))
+        except (QueueFull, QuotaReached):
+            return False
+        return True
 
     def _spec(
         self, turn: Turn, step: Planned, ids: Mapping[str, int], problem: StokerError | None

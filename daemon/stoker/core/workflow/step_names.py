@@ -54,6 +54,8 @@ def outer_of(name: str) -> str:
 
 def outers_of(name: str) -> list[str]:
     """The same for each flow that the step is in, from the outermost, whose steps share no beginning."""
+    if "/" not in name:
+        return [""]
     *outer, _ = path_of(name)
     return ["".join(f"{part}/" for part in outer[:depth]) for depth in range(len(outer) + 1)]
 

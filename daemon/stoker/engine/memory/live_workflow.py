@@ -148,6 +148,8 @@ class LiveWorkflow(Struct):
 
     def open_gate(self, job_id: int) -> None:
         """A job does not wait for its workflow, or no longer."""
+        if not self.gates:
+            return
         outer = outer_of(self.steps[job_id].name)
         closed = self.gates.get(outer, set())
         closed.discard(job_id)
