@@ -149,6 +149,8 @@ def _call(command: Sequence[str]) -> str:
         raise EngineAway(f"{command[0]} is not installed (Debian: slurm-client)") from error
     if done.returncode == 0:
         return done.stdout
+    if done.returncode < 0:  # it may have done its work before
+        raise EngineAway(f"{command[0]} was ended by signal {-done.returncode}")
     said = done.stderr.strip().removeprefix(f"{command[0]}: ").removeprefix("error: ")
     if any(words in done.stderr for words in AWAY):
         raise EngineAway(f"{command[0]}: {said}")
