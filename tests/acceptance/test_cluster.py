@@ -352,6 +352,20 @@ def test_queue_when_the_host_is_busy_then_its_jobs_run_on_the_cluster(
     assert "overflow of queue low: pressure" in daemon.cli("history", str(job)).stdout
 
 
+def test_overflow_when_the_settings_are_loaded_again_then_new_queues_have_it(
+    daemon: DaemonProcess, client: stoker.Client, gate: Gate
+) -> None:
+    late = '[queues.late]\nmax_running = 1\noverflow = "hpc"\noverflow_above = 1\n'
+    daemon.config.write_text(daemon.config.read_text() + late)
+    client.call("system.reload")
+    running(client, submit(client, shell(f"read _ < {gate.path}", queue="late")))
+
+    job, stays = (submit(client, shell("exit 3", queue="late")) for _ in range(2))
+
+    assert end_of(client, job) == ("failed", "exit")
+    assert [job_view(client, one)["queue"] for one in (job, stays)] == ["hpc", "late"]
+
+
 def test_job_when_a_person_brings_it_back_then_it_overflows_no_more(client: stoker.Client, gate: Gate) -> None:
     client.call("queue.pause", {"name": "hpc"})
     running(client, submit(client, shell(f"read _ < {gate.path}", queue="deep")))

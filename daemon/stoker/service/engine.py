@@ -116,7 +116,6 @@ class Engine(Assembly):
         self.dispatcher.backends = self.preflight.backends = config.backends.keys()
         for part in (
             self.throttle,
-            self.overflow,
             self.condition_watch.host,
             self.retention,
             self.backups,
@@ -128,6 +127,7 @@ class Engine(Assembly):
         self.hooks.use(config.hooks.values())
         self.owners.use(config.access)
         await self._declare()
+        self.overflow.use(config)  # its queues are there now
         self._measure_users()
         self.inbox.wake()
         return reloaded
