@@ -15,7 +15,7 @@ WORKERS ?= $(shell n=$$(nproc); echo $$((n < 6 ? 3 * n : 16)))
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv tools demo run test test-faults test-mutants check format bench bench-peers soak deb clean
+.PHONY: help venv tools demo run test test-faults torture-cluster test-mutants check format bench bench-peers soak deb clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ endif
 
 test-faults: $(READY) tools ## every torture at length, from a new seed, which is printed (STOKER_SEED=... replays it; N=1000 for more)
 	STOKER_FAULTS=$${N:-300} $(BIN)/python -m pytest tests/faults tests/simulation tests/spawner -s --timeout 7200 $(ARGS)
+
+torture-cluster: $(READY) tools ## 1 000 jobs on a real Slurm while it and the daemon are killed, half an hour (STOKER_SEED=... replays; N=100 for fewer)
+	STOKER_CLUSTER_JOBS=$${N:-1000} $(BIN)/python -m pytest tests/faults/test_cluster_torture.py -s --timeout 14400 $(ARGS)
 
 test-mutants: $(READY) tools ## break the code one line at a time: a test must notice each (ARGS='--only NAME' or '--list')
 	$(BIN)/python -m tests.mutants.run $(ARGS)

@@ -112,8 +112,8 @@ class Slurm:
         self._ports = {name: _free_port() for name in names}
         self._accounts = accounts
         self.settings = self.root / "slurm.conf"
-        host = socket.gethostname().partition(".")[0]
-        values = {"root": self.root, "host": host, **self._ports}
+        self.node = socket.gethostname().partition(".")[0]
+        values = {"root": self.root, "host": self.node, **self._ports}
         limits = {"min_job_age_s": min_job_age_s, "most_jobs": most_jobs}
         accounting = ACCOUNTS.format(**values) if accounts else NO_ACCOUNTS
         self.settings.write_text(SETTINGS.format(accounting=accounting, **limits, **values))
