@@ -26,7 +26,7 @@ from stoker.engine.memory.blueprint import steps_of
 from stoker.engine.memory.live_workflow import LiveWorkflow
 from stoker.engine.memory.workflows import LiveWorkflows
 from stoker.store import checkpoints, snapshot, workflows
-from stoker.workflows.submit import WorkflowAnswer
+from stoker.workflows.submit_answers import WorkflowAnswer
 from tests.simulation.laws import LATE_MS, RATES, Laws
 from tests.simulation.life import Life
 from tests.simulation.need_laws import NeedLaws

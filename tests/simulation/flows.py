@@ -19,7 +19,8 @@ from stoker.core.workflow.state import Again, Strategy
 from stoker.rpc.flows import WorkflowSubmitParams, read_flow
 from stoker.service.workflows import WorkflowService
 from stoker.workflows.reuse import wish_of
-from stoker.workflows.submit import WorkflowAnswer, WorkflowOffer, WorkflowSubmission
+from stoker.workflows.submit import WorkflowOffer, WorkflowSubmission
+from stoker.workflows.submit_answers import WorkflowAnswer
 from tests.simulation.flow_laws import FlowLaws
 from tests.simulation.life import Life
 from tests.simulation.requests import Requests

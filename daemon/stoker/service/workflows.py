@@ -33,7 +33,8 @@ from stoker.telemetry.events import LogEvent
 from stoker.telemetry.logs import log
 from stoker.workflows import chain, commands, dependencies, resume, reuse, rollback
 from stoker.workflows.archive import analysis_of
-from stoker.workflows.submit import WorkflowAnswer, WorkflowSubmission, offer_of
+from stoker.workflows.submit import WorkflowSubmission, offer_of
+from stoker.workflows.submit_answers import WorkflowAnswer
 
 if TYPE_CHECKING:
     from stoker.core.views import (
