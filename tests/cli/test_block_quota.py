@@ -13,6 +13,7 @@ from tests.support.work import shell, submit
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import stoker
     from tests.support.daemon import DaemonProcess
 
 SETTINGS = f"""
@@ -26,13 +27,19 @@ paused = true
 """
 
 
+def used(client: stoker.Client, name: str) -> int:
+    """How much of a limit its user has in use."""
+    (number,) = (one["used"] for one in client.call("system.limits", {})["limits"] if one["name"] == name)
+    return int(number)
+
+
 def fill(daemon: DaemonProcess) -> list[int]:
     """Jobs that take all places of the user, in a queue that starts none."""
     with daemon.client() as client:
         for queue in ("stopped", "other"):
             for job in client.list(states=["queued"], queue=queue)["jobs"]:
                 client.call("job.cancel", {"id": job["id"]})
-        until(lambda: client.call("system.limits", {})["limits"][0]["used"] == 0, why="the end of other jobs")
+        until(lambda: used(client, "max_queued") == 0, why="the end of other jobs")
         return [submit(client, shell("true", queue="stopped")) for _ in range(2)]
 
 
@@ -93,6 +100,7 @@ def test_block_when_submits_are_too_fast_then_each_is_stored_in_time(daemon: Dae
     daemon.cli("config", "reload")
     with daemon.client() as client:
         for jobs in scales(8):
+            until(lambda: used(client, "max_submits_per_s") == 0, why="payment for earlier jobs")
             client.submit_many([{"command": "/bin/true"}] * jobs)
             done = daemon.cli("submit", "--block", "--", "true")
             if "4 jobs a second (max_submits_per_s in [quotas]); waiting for room" in done.stderr:

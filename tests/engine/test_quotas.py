@@ -293,12 +293,12 @@ def bytes_of(client: RawClient) -> list[int]:
 def test_bytes_when_a_daemon_starts_then_it_measures_what_was_added(open_daemon: DaemonProcess) -> None:
     """Specs, outputs and checkpoints of jobs and of workflows, and logs."""
     gus = GUS.connect(open_daemon.socket)
+    until(lambda: None not in bytes_of(gus), why="the measurement: what is added meanwhile may count twice")
     prints = "echo hi; echo '{}' > $STOKER_OUTPUT"
     step = {"command": "/bin/sh", "args": ["-c", prints], "working_dir": "/", "stdin": "é", "env": {"NAME": "é"}}
     ident = result(gus, "workflow.submit", flow={"name": "both", "steps": {"a": step}})["id"]
     until(lambda: result(gus, "workflow.get", id=ident)["state"] == "succeeded", why="the end of the workflow")
     result(gus, "job.submit", **stopped())  # its turn comes after that of the end
-    until(lambda: None not in bytes_of(gus), why="the measurement")
     before = bytes_of(gus)
     gus.close()
 

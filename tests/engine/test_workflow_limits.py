@@ -98,7 +98,7 @@ def test_limit_when_it_passes_then_the_workflow_fails_and_a_retry_has_it_anew(
     mended = tmp_path / "mended"
     steps = {"long": step(f"test -e {mended} || sleep 600", grace_ms=100), "after": step(GOOD, "long")}
     alert = {"alert": step(f'cp "$STOKER_INPUTS_FILE" {tmp_path}/inputs')}
-    workflow = sent_flow(client, steps, **{f"{limit}_ms": 500}, **{**CLEAN, "on_failure": alert})
+    workflow = sent_flow(client, steps, **{f"{limit}_ms": 2_000}, **{**CLEAN, "on_failure": alert})
 
     assert flow_end(client, workflow) == "failed"
 

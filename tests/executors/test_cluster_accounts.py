@@ -5,6 +5,7 @@ Owns a Slurm with slurmdbd and MariaDB.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -58,12 +59,14 @@ def sent(slurm: Slurm, name: str, script: str) -> int:
 
 
 def kill_on_node(shared: SharedDirectory, run_id: str) -> None:
-    """Kill the parent of a run first, so that it records nothing, then the run."""
+    """Kill the parent of a run first, so that it records nothing, then the run, unless Slurm was faster."""
     parent = shared.claim(run_id).pid
+    assert parent is not None
     workers = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    for pid in (parent, *map(int, workers)):
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
+    os.kill(parent, signal.SIGKILL)
+    for pid in map(int, workers):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_accounts_when_a_job_is_over_then_its_word_is_known(slurm: Slurm) -> None:

@@ -162,9 +162,14 @@ class Slurm:
         until(lambda: "stoker" in self.run("sacctmgr", "-i", "add", "cluster", "stoker", check=False), why="slurmdbd")
 
     def start(self, name: str, *, hidden: Path | None = None) -> None:
-        """Start slurmctld or slurmd (again). `hidden`: a directory in whose place it and its jobs see an empty one."""
+        """Start slurmctld or slurmd (again). `hidden`: a directory in whose place it and its jobs see an empty one.
+
+        Returns when it listens: a job that finds no slurmd for ten seconds begins two minutes later.
+        """
         around = [] if hidden is None else ["unshare", "--mount", "sh", "-c", HIDE, str(hidden)]
         self._start(name, "-D", "-f", str(self.settings), around=around)
+        port = self._ports["controller_port" if name == "slurmctld" else "node_port"]
+        until(lambda: _listens(port), why=f"{name} on its port")
 
     def _start(self, name: str, *arguments: str, around: Sequence[str] = ()) -> None:
         errors = (self.root / f"{name}.err").open("ab")
@@ -196,6 +201,11 @@ class Slurm:
         done = subprocess.run(command, env=ENVIRON | self.environ, capture_output=True, text=True, check=False)
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _free_port() -> int:
