@@ -230,10 +230,15 @@ class ClusterFaults:
     def _unfinished(self, audit: Audit) -> list[str]:
         """A run of which Slurm knows nothing, and that left no record, is held (`stuck`)."""
         stuck = {job for job, row in audit.jobs.items() if row["reason"] == "stuck"}
-        return [one for one in audit.unfinished() if not any(f"job {job} " in one for job in stuck)]
+        return [
+            one for one in audit.unfinished() if not any(one.startswith((f"job {job} ", f"{job}.")) for job in stuck)
+        ]
 
     def _in_slurm(self) -> list[str]:
         return self._slurm.run("squeue", "--noheader", "--states=PD,R,S,CF", "--format=%i %T %k").splitlines()
 
     def _left(self) -> list[str]:
-        return [str(path) for path in self._daemon.home.glob("shared/[cre]*s/[0-9]*")]
+        """The files of runs that are over. Those of a run that is held stay, as it may live."""
+        held = {run_id for (run_id,) in self._daemon.rows("SELECT run_id FROM attempts WHERE ended_at IS NULL")}
+        found = self._daemon.home.glob("shared/[cre]*s/[0-9]*")
+        return [str(path) for path in found if path.name not in held]
