@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import stoker
+from stoker.cluster.slurm import Slurm as SlurmCommands
 from stoker.core.errors import InvalidParams
 from stoker.executors.cluster import HANDED_AT_ONCE
 from tests.support.daemon import DaemonProcess
@@ -506,3 +507,19 @@ def test_drain_when_a_run_is_on_the_cluster_then_it_goes_on(
         gate.open()
         assert end_of(later, job) == ("failed", "exit")
         assert job_view(later, job)["exit_code"] == 7
+
+
+def test_cancel_when_the_number_is_of_another_job_then_that_stays(
+    slurm: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A controller that was killed may have given the number out again."""
+    for name, value in slurm.environ.items():
+        monkeypatch.setenv(name, value)
+    submitted = slurm.run("sbatch", "--parsable", "--partition=down", "--job-name=other", "--wrap=true")
+    number = int(submitted)
+
+    SlurmCommands().cancel({number: "stoker-1"})
+    assert slurm.run("squeue", "--noheader", "--format=%T", f"--jobs={number}").strip() == "PENDING"
+
+    SlurmCommands().cancel({number: "other"})
+    until(lambda: "PENDING" not in slurm.run("squeue", "--noheader", "--format=%T", f"--jobs={number}", check=False))

@@ -26,7 +26,10 @@ def name_of(run_id: str) -> str:
 
 
 class ClusterEngine(Protocol):
-    """Calls take long: each is made in a thread, and has an end. All may raise EngineAway or EngineRefused."""
+    """Calls take long: each is made in a thread, and has an end. All may raise EngineAway or EngineRefused.
+
+    A controller that was killed may give a number out again: only a job that has the name, too, may be ended by it.
+    """
 
     def submit(
         self, run_id: str, name: str, script: Path, arguments: Sequence[str], errors: Path, options: ClusterOptions
@@ -41,8 +44,8 @@ class ClusterEngine(Protocol):
     def accounts(self, runs: Mapping[int, str]) -> Sequence[EngineJob]:
         """Those of these runs, by number, whose jobs are over, and which `jobs` does not list any more."""
 
-    def signal(self, job: int, signum: int) -> None:
-        """Send a signal to the script of a job that runs, and to nothing else of it."""
+    def signal(self, job: int, name: str, signum: int) -> None:
+        """Send a signal to the script of a job of this name that runs, and to nothing else of it."""
 
-    def cancel(self, jobs: Sequence[int]) -> None:
-        """Remove jobs that wait, and kill those that run."""
+    def cancel(self, jobs: Mapping[int, str]) -> None:
+        """Remove jobs that wait, and kill those that run. `jobs`: the name of each, by number."""

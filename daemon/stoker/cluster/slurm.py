@@ -9,6 +9,7 @@ among the arguments.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -84,17 +85,19 @@ class Slurm:
         ended = (_ended(line, runs) for line in said.split("\n") if line)
         return [job for job in ended if job is not None]
 
-    def signal(self, job: int, signum: int) -> None:
+    def signal(self, job: int, name: str, signum: int) -> None:
         """Send a signal to the batch script, which stops the run at SIGTERM, warns it at SIGUSR1, and passes over
         any other.
 
         Raises EngineAway, or EngineRefused if the job is over.
         """
-        _call(["scancel", "--batch", f"--signal={int(signum)}", str(job)])
+        _call(["scancel", "--batch", f"--signal={int(signum)}", f"--name={name}", str(job)])
 
-    def cancel(self, jobs: Sequence[int]) -> None:
+    def cancel(self, jobs: Mapping[int, str]) -> None:
         """Remove jobs that wait, and kill those that run. Raises EngineAway."""
-        _call(["scancel", "--quiet", *map(str, jobs)])
+        for job, name in jobs.items():  # scancel takes one name
+            with contextlib.suppress(EngineRefused):  # it is over; the others go
+                _call(["scancel", "--quiet", f"--name={name}", str(job)])
 
 
 def asked(options: ClusterOptions) -> list[str]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import islice
 from typing import Any
 
-from stoker.cluster.engine import ClusterEngine, EngineAway, EngineRefused
+from stoker.cluster.engine import ClusterEngine, EngineAway, EngineRefused, name_of
 from stoker.cluster.shared_directory import SharedDirectory
 from stoker.core.clock import boot_ms, wall_ms
 from stoker.core.cluster import LISTED_LATE_MS, EngineJob, Phase, end_before_start
@@ -21,6 +22,7 @@ from stoker.executors.cluster_watch import ClusterWatch
 
 AGAIN_S = 5.0
 KILL_AFTER_MS = 45_000  # after the grace: a node may be slow
+REMOVED_AT_ONCE = 200  # jobs that wait, with a command each: a second or two
 
 
 class ClusterStops:
@@ -60,7 +62,7 @@ class ClusterStops:
                 if not run.ends:
                     self._end(run, end_before_start(run.listed, wall_ms(), stopped=True))
                 if run.number is not None:
-                    await self.cancel(run.number)
+                    await self.cancel({run.number: run.run_id})
                 return
             if run.claim is None:
                 await self._begin(run)
@@ -73,7 +75,7 @@ class ClusterStops:
         grace_ms = run.grace_ms or 0
         await self._in_thread(self._shared.put_stop, run.run_id, grace_ms)
         try:
-            await self._in_thread(self._engine.signal, number, signal.SIGTERM)
+            await self._in_thread(self._engine.signal, number, name_of(run.run_id), signal.SIGTERM)
         except EngineAway as error:
             self._watch.note_away(str(error))
             return False
@@ -88,14 +90,14 @@ class ClusterStops:
         """Have the engine kill a run whose node has not stopped it in time."""
         if run.kill_at is not None and boot_ms() >= run.kill_at and run.number is not None:
             run.kill_at = boot_ms() + KILL_AFTER_MS
-            await self.cancel(run.number)
+            await self.cancel({run.number: run.run_id})
 
     async def warn(self, run: ClusterRun, signum: int) -> None:
         """Have the node send a signal to the main process of a run. Raises OSError."""
         while not (run.ends or run.stop_sent or run.number is None):
             await self._in_thread(self._shared.put_warning, run.run_id, signum)
             try:
-                await self._in_thread(self._engine.signal, run.number, signal.SIGUSR1)
+                await self._in_thread(self._engine.signal, run.number, name_of(run.run_id), signal.SIGUSR1)
             except EngineAway as error:
                 self._watch.note_away(str(error))
             except EngineRefused:  # it has just ended
@@ -104,10 +106,10 @@ class ClusterStops:
                 return
             await asyncio.sleep(AGAIN_S)  # polls, as in `stop`
 
-    async def cancel(self, *numbers: int) -> None:
-        """Have the engine remove or kill jobs, if it answers now."""
+    async def cancel(self, runs: Mapping[int, str]) -> None:
+        """Have the engine remove or kill the jobs of these runs, by number, if it answers now."""
         try:
-            await self._in_thread(self._engine.cancel, numbers)
+            await self._in_thread(self._engine.cancel, {number: name_of(run_id) for number, run_id in runs.items()})
         except EngineAway as error:
             self._watch.note_away(str(error))
         except EngineRefused:  # they are over
@@ -124,9 +126,9 @@ class ClusterStops:
         nothing of them can start.
         """
         now = boot_ms()
-        waiting = [jobs[name].id for name in self._unwanted if name in jobs and jobs[name].phase is Phase.WAITS]
-        if waiting:
-            await self.cancel(*waiting)
+        there = (jobs[name] for name in self._unwanted if name in jobs)
+        waiting = {job.id: job.run_id for job in there if job.phase is Phase.WAITS}
+        await self.cancel(dict(islice(waiting.items(), REMOVED_AT_ONCE)))
         over = [
             name
             for name, since in self._unwanted.items()

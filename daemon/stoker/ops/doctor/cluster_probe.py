@@ -22,6 +22,7 @@ from stoker.files import user_name
 from stoker.ops.doctor.examination import Check, E, Examination, Needs, Symptom, W
 
 NAME = "probe jobs"
+JOB_NAME = "stoker-doctor"
 COMMENT = "stoker.doctor.{}"  # as long as a run id: the list of the engine has these jobs, too
 LOOK_S, ASK_S = 0.2, 2.0
 
@@ -82,7 +83,7 @@ class _Probe:
         arguments = self._directory.arguments(self._python, name)
         try:
             number = self._engine.submit(
-                comment, "stoker-doctor", self._directory.script, arguments, Path("/dev/null"), options
+                comment, JOB_NAME, self._directory.script, arguments, Path("/dev/null"), options
             )
             job = replace(job, number=number)
         except EngineRefused as error:
@@ -127,10 +128,9 @@ class _Probe:
 
     def cancel(self) -> None:
         """Have the engine remove the jobs that did not answer."""
-        left = [job.number for job in self.jobs.values() if job.number is not None and job.answer is None]
+        left = (job.number for job in self.jobs.values() if job.answer is None)
         try:
-            if left:
-                self._engine.cancel(left)
+            self._engine.cancel({number: JOB_NAME for number in left if number is not None})
         except (EngineAway, EngineRefused):  # it is away, or they are over
             return
 
