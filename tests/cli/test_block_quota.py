@@ -6,6 +6,12 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+import pytest
+
+from stoker.cli.kit.error_words import as_typed
+from stoker.cli.submit import submit as submit_command
+from stoker.core.errors import QuotaReached
+from stoker.core.quotas import Quota
 from tests.cli.test_block import begin, end
 from tests.support.facts import scales, until
 from tests.support.work import shell, submit
@@ -117,3 +123,13 @@ def test_block_when_only_a_removal_makes_room_then_it_does_not_wait(daemon: Daem
     done = daemon.cli("submit", "--block", "--", "true")
 
     assert (done.returncode, "max_stored_bytes in [quotas]" in done.stderr) == (75, True)
+
+
+def test_refusal_when_a_limit_has_the_name_of_an_option_then_the_setting_is_named() -> None:
+    given = submit_command.parse(["--", "true"])
+    with pytest.raises(QuotaReached) as refused:
+        Quota(max_log_bytes=4).check("max_log_bytes", 7, 6)
+
+    shown = as_typed(refused.value, submit_command, given)
+
+    assert shown.message == "uid 7 has 6 of at most 4 bytes of logs (max_log_bytes in [quotas])"

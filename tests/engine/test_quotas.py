@@ -318,12 +318,14 @@ def test_bytes_when_a_user_has_its_limit_then_submits_are_refused(open_daemon: D
     until(lambda: result(hal, "job.get", id=printing)["finished_at"], why="the end of the job")
 
     by_logs = refusal(hal, "job.submit", **stopped())
+    table_of_ended = open_daemon.cli("status", "--users").stdout
     open_daemon.config.write_text(SETTINGS.replace("max_log_bytes = 4", "max_log_bytes = 0"))
     open_daemon.cli("config", "reload")
     result(hal, "job.submit", **stopped(stdin="x" * 60_000))
     by_specs = refusal(hal, "job.submit", **stopped())
 
     assert by_logs == ("quota_reached", "uid 70006 has 6 of at most 4 bytes of logs (max_log_bytes in [quotas])")
+    assert "uid 70006" in table_of_ended
     assert by_specs[1].endswith(
         "of at most 60000 bytes of specs, checkpoints and outputs (max_stored_bytes in [quotas])"
     )

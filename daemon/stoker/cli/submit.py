@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PATIENCE = values.duration_option(
     "--patience", "how long to try again while the daemon is full or restarting (default: 2m)"
 )
-BLOCK = Option("--block", None, "wait for room in a full queue or a limit of yours, or only for --patience")
+BLOCK = Option("--block", None, "wait until the queue and your limits have room; with --patience, at most so long")
 
 
 @Command(

@@ -27,7 +27,7 @@ HINTS = {
     "max_schedules": "stoker schedule rm; stoker limits shows all",
     "max_stored_bytes": "jobs free it once retention has removed them; stoker limits shows all",
     "max_log_bytes": "jobs free it once retention has removed them; stoker limits shows all",
-    "max_submits_per_s": "submit again later; stoker limits shows all",
+    "max_submits_per_s": "submit again later, or wait with --block; stoker limits shows all",
 }
 
 

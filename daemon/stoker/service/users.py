@@ -35,10 +35,12 @@ class UserService:
         return {"uid": viewer.uid, "role": viewer.role.word, "limits": self._limits(viewer.uid)}
 
     async def users(self) -> UserList:
-        """All users who have something that is not over, the one with the most jobs first."""
+        """All users who have something that counts for a limit, the one with the most jobs first."""
         memory = self._engine.memory
         uids = memory.users.uids() | {run.workflow.owner_uid for run in memory.workflows.runs.values()}
         uids |= {schedule.owner_uid for schedule in memory.schedules}
+        if memory.users.quotas.bound_bytes:
+            uids |= memory.users.bytes.owners()
         views = [self._user(uid) for uid in uids]
         return {"users": sorted(views, key=lambda each: (-each["running"] - each["queued"], each["uid"]))}
 

@@ -30,6 +30,7 @@ def as_typed(error: StokerError, command: Command, given: Given) -> StokerError:
         quoted = place == path.upper() and any(repr(word) in problem for word in given["words"])
         message = problem if quoted else f"{place}: {problem}"
     options = {option.to: option.names[-1] for option in command.options if "_" in option.to}
+    options.pop(error.details.get("quota", ""), None)  # a limit of [quotas], which may have the name of a field
     if "defaults" in given["typed"]:  # defaults of a queue are typed without dashes
         options |= {option.to: option.names[-1].removeprefix("--") for option in SPEC}
 

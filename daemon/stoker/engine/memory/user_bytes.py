@@ -22,6 +22,10 @@ class UserBytes:
     def __getitem__(self, owned: Owned) -> int:
         return self._known[owned]
 
+    def owners(self) -> set[int]:
+        """The users of whom something is stored."""
+        return {uid for (_, uid), size in self._known.items() if size}
+
     def add(self, name: str, owner_uid: int, size: int) -> None:
         self._known[name, owner_uid] += size
         self._added[name, owner_uid] += size
