@@ -121,6 +121,17 @@ def test_job_when_its_queue_has_a_backend_then_its_log_and_its_end_come_home(
     assert (attempt["launcher"], attempt["log_bytes"]) == ("cluster", len(log))
 
 
+def test_job_when_a_person_has_jobs_with_any_comment_then_it_runs(slurm: Slurm, client: stoker.Client) -> None:
+    held = ("sbatch", "--parsable", "--hold", "--wrap=:", "--output=/dev/null")
+    comments = ("of two\nlines", "with \x1f of \x1f ours", "1.2.3")
+    others = [slurm.run(*held, f"--comment={comment}").strip() for comment in comments]
+    others.append(slurm.run(*held, "--comment=1.2.3", "--array=0-1").strip())
+
+    assert end_of(client, submit(client, on_cluster("exit 3"))) == ("failed", "exit")
+
+    slurm.run("scancel", *others)
+
+
 def test_node_when_it_starts_a_job_then_no_login_shell_of_the_user_has_run(
     daemon: DaemonProcess, client: stoker.Client
 ) -> None:

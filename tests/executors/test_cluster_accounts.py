@@ -72,7 +72,7 @@ def kill_on_node(shared: SharedDirectory, run_id: str) -> None:
 def test_accounts_when_a_job_is_over_then_its_word_is_known(slurm: Slurm) -> None:
     failed, other, goes_on = (
         sent(slurm, name, script)
-        for name, script in (("stoker-1", "exit 3"), ("mine", "exit 3"), ("stoker-3", "sleep 600"))
+        for name, script in (("stoker-1", "exit 3"), ("mi|n|e\nx", "exit 3"), ("stoker-3", "sleep 600"))
     )
     runs = {failed: "1.1.aa", other: "2.1.aa", goes_on: "3.1.aa", 99_999: "4.1.aa"}
     expected = EngineJob(failed, "1.1.aa", Phase.OVER, "FAILED", "by its accounts")

@@ -21,8 +21,8 @@ from stoker.core.cluster import ClusterOptions, EngineJob, Phase
 # The controller answers within MessageTimeout of slurm.conf (10 s), and the commands try again for a while.
 CALL_S = 60.0
 SEPARATOR = "\x1f"
-COLUMNS = SEPARATOR.join(("%i", "%k", "%T", "%r"))
-ACCOUNTED = "JobIDRaw,JobName%64,State"
+COLUMNS = SEPARATOR.join(("%i", "%T", "%r", "%k"))  # comments come last: those of others may have any text
+ACCOUNTED = "JobIDRaw,State,JobName%64"
 PHASES = {
     "PENDING": Phase.WAITS, "REQUEUED": Phase.WAITS, "REQUEUE_HOLD": Phase.WAITS, "REQUEUE_FED": Phase.WAITS,
     "SPECIAL_EXIT": Phase.WAITS, "RESV_DEL_HOLD": Phase.WAITS, "CONFIGURING": Phase.WAITS,
@@ -122,16 +122,22 @@ def _minutes(time_ms: int) -> str:
 
 
 def _job(line: str) -> EngineJob | None:
-    number, run_id, state, reason = line.split(SEPARATOR)
-    if run_id.count(".") != 2:  # noqa: PLR2004 - a job of this user that is not ours
+    """None for a job of this user that is not ours, or a further line of its comment."""
+    number, *words = line.split(SEPARATOR, 3)
+    if not number.isdecimal() or len(words) != 3:  # noqa: PLR2004 - state, reason, comment
+        return None
+    state, reason, run_id = words
+    if run_id.count(".") != 2:  # noqa: PLR2004
         return None
     return EngineJob(int(number), run_id, PHASES.get(state, Phase.OVER), state, reason)
 
 
 def _ended(line: str, runs: Mapping[int, str]) -> EngineJob | None:
-    """None for a job that goes on, or that only has the number of a job of ours."""
-    number, name, state = line.split("|")
-    word, run_id = state.split(" ")[0], runs.get(int(number))  # "CANCELLED by 1000"
+    """None for a job that goes on, or that only has the number of a job of ours: its name may have any text."""
+    number, _, words = line.partition("|")
+    state, _, name = words.partition("|")
+    word = state.split(" ")[0]  # "CANCELLED by 1000"
+    run_id = runs.get(int(number)) if number.isdecimal() else None
     if run_id is None or name != name_of(run_id) or PHASES.get(word, Phase.OVER) is not Phase.OVER:
         return None
     return EngineJob(int(number), run_id, Phase.OVER, word, "by its accounts")
