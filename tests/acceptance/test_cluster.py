@@ -6,7 +6,9 @@ Owns one cluster and one daemon for all of its tests. A test that takes a part a
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +18,7 @@ from stoker.cluster.slurm import Slurm as SlurmCommands
 from stoker.core.errors import InvalidParams
 from stoker.executors.cluster import HANDED_AT_ONCE
 from tests.support.daemon import DaemonProcess
-from tests.support.facts import scales, until, until_empty
+from tests.support.facts import DEADLINE_S, scales, until, until_empty
 from tests.support.slurm import Slurm, why_not
 from tests.support.work import Gate, alive, attempts_of, end_of, job_view, lines, running, shell, submit
 
@@ -459,13 +461,25 @@ def test_doctor_when_the_cluster_is_well_then_it_finds_nothing_about_it(daemon: 
     assert [(check["result"], check["findings"]) for check in about] == [("ok", [])] * 4
 
 
-def probed(daemon: DaemonProcess, queues: str, *options: str) -> list[tuple[str, str, str]]:
-    """The severity, message and remedy of each finding of probe jobs of some queues."""
+def probing(daemon: DaemonProcess, queues: str, *options: str, path: str = "") -> subprocess.Popen[str]:
+    """`stoker doctor --probe` for some queues. `path`: where it finds programs first."""
     config = daemon.home / "probed.toml"
     config.write_text(f'[cluster]\ndirectory = "{daemon.home}/shared"\n{queues}')
-    report = json.loads(daemon.cli("doctor", "--probe", "--json", "--config", str(config), *options).stdout)
+    command = [str(daemon.programs / "stoker"), "doctor", "--probe", "--json", "--config", str(config), *options]
+    environ = {**daemon.client_environ, "PATH": f"{path}:{daemon.environ['PATH']}"}
+    return subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE)
+
+
+def probed(daemon: DaemonProcess, queues: str, *options: str, path: str = "") -> list[tuple[str, str, str]]:
+    """The severity, message and remedy of each finding of probe jobs of some queues."""
+    report = json.loads(probing(daemon, queues, *options, path=path).communicate(timeout=DEADLINE_S)[0])
     (check,) = (check for check in report["checks"] if check["name"] == "probe jobs")
     return [(one["severity"], one["message"], one["remedy"]) for one in check["findings"]]
+
+
+def probes(slurm: Slurm) -> list[str]:
+    """The probe jobs that Slurm has."""
+    return [name for name in slurm.run("squeue", "--noheader", "--format=%j").split() if name == "stoker-doctor"]
 
 
 HPC = '[queues.hpc]\nbackend = "slurm"\n[queues.gpu]\nbackend = "slurm"\n'
@@ -477,7 +491,7 @@ def test_probe_when_the_cluster_is_well_then_it_finds_and_leaves_nothing(slurm: 
     assert probed(daemon, HPC) == []
 
     assert "probes" not in {path.name for path in (daemon.home / "shared").iterdir()}
-    until(lambda: "stoker-doctor" not in slurm.run("squeue", "--noheader", "--format=%j").split(), why="its end")
+    until(lambda: not probes(slurm), why="its end")
 
 
 def test_probe_when_nodes_do_not_share_the_directory_then_that_is_found(slurm: Slurm, daemon: DaemonProcess) -> None:
@@ -502,7 +516,33 @@ def test_probe_when_slurm_does_not_start_its_job_then_it_is_removed(slurm: Slurm
     assert "did not start within" in down[1]
     assert nowhere[0] == "error"
     assert "queue nowhere: Slurm refuses its jobs: sbatch: " in nowhere[1]
-    until(lambda: "stoker-doctor" not in slurm.run("squeue", "--noheader", "--format=%j").split(), why="no probe")
+    until(lambda: not probes(slurm), why="no probe")
+
+
+def test_probe_when_the_number_of_its_job_is_lost_then_it_is_found_and_removed(
+    slurm: Slurm, daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    """Slurm has the job when it says that it did not answer in time."""
+    script = f'#!/bin/sh\n{shutil.which("sbatch")} "$@" && echo "sbatch: error: Socket timed out" >&2\nexit 1\n'
+    (tmp_path / "sbatch").write_text(script)
+    (tmp_path / "sbatch").chmod(0o755)
+
+    ((severity, message, _),) = probed(daemon, DOWN, "--timeout", "1s", path=str(tmp_path))
+
+    assert (severity, "did not start within" in message) == ("warning", True), message
+    until(lambda: not probes(slurm), why="no probe")
+
+
+def test_probe_when_a_signal_ends_the_command_then_nothing_is_left(slurm: Slurm, daemon: DaemonProcess) -> None:
+    command = probing(daemon, DOWN, "--timeout", "10m")
+    until(lambda: probes(slurm), why="the probe")
+
+    command.terminate()
+
+    command.communicate(timeout=DEADLINE_S)
+    assert command.returncode == 130
+    assert "probes" not in {path.name for path in (daemon.home / "shared").iterdir()}
+    until(lambda: not probes(slurm), why="no probe")
 
 
 def test_drain_when_a_run_is_on_the_cluster_then_it_goes_on(

@@ -7,6 +7,7 @@ one.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -73,6 +74,8 @@ def doctor(given: Given) -> int:
         raise UsageError("--probe cannot be used with --repair", hint="stoker doctor --probe")
     if given["timeout_ms"] is not None and not given["probe"]:
         raise UsageError("--timeout needs --probe", hint="stoker doctor --probe --timeout 10m")
+    if given["probe"]:
+        _end_as_by_ctrl_c()
     with Progress(given) as progress:
         report = _report(given, progress.show)
     _name_state(report)
@@ -85,6 +88,13 @@ def doctor(given: Given) -> int:
         render.flush()
         raise UsageError("nothing was repaired", hint="--yes does it")
     return EX_DATAERR if report["errors"] else 1 if report["warnings"] else 0
+
+
+def _end_as_by_ctrl_c() -> None:
+    """A job of a probe is removed however the command ends."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as of nohup
+            signal.signal(number, signal.default_int_handler)
 
 
 def _report(given: Given, show: Callable[[str, int, int], None]) -> DoctorView:

@@ -42,6 +42,7 @@ def answers_to_probes(examination: Examination) -> Iterator[Symptom | str]:
             return
         directory.prepare()
     except OSError as error:
+        directory.remove()
         yield Symptom(f"{root}: {error.strerror}", f"make it, shared with the nodes: mkdir -m 700 {root}")
         return
     try:
@@ -117,14 +118,14 @@ class _Probe:
                 self.jobs[comment] = replace(job, answer=self._directory.answer(str(name)))
 
     def _ask(self) -> None:
-        """Note the engine's word on each. Its silence shows nothing."""
+        """Note the engine's word on each, also on one whose number was lost. Its silence shows nothing."""
         try:
             listed = self._engine.jobs()
         except (EngineAway, EngineRefused):
             return
         for comment, job in self.jobs.items():
             if comment in listed:
-                self.jobs[comment] = replace(job, listed=listed[comment])
+                self.jobs[comment] = replace(job, listed=listed[comment], number=listed[comment].id, away=None)
 
     def cancel(self) -> None:
         """Have the engine remove the jobs that did not answer."""
