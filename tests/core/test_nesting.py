@@ -116,6 +116,14 @@ def test_plan_when_a_nested_step_is_wrong_then_its_path_is_named(
     assert message in what
 
 
+def test_plan_when_a_nested_step_has_several_wrong_fields_then_their_order_is_always_the_same() -> None:
+    fields = {"args": ["x"], "stdin": "x", "nice": 1, "max_attempts": 2, "width": 1, "verify": True}
+
+    paths = [*mistakes_of({"a": nest({"b": step()}, **fields)})]
+
+    assert paths == [f"steps.a.{name}" for name in StepParams.__struct_fields__ if name in fields]
+
+
 def test_plan_when_a_nested_step_has_a_limit_then_the_hint_is_the_top_of_its_file() -> None:
     timed, retried = (
         plan_of({"a": nest({"b": step()}, **{field: 9})}).mistakes for field in ("timeout_ms", "max_attempts")

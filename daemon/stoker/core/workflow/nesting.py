@@ -46,8 +46,8 @@ def wrong_fields(path: str, step: StepParams) -> Iterator[Mistake]:
         if step.parameters is not UNSET:
             yield Mistake(f"{path}.parameters", "only a step that is a workflow takes parameters", "give them in `env`")
         return
-    for field in set(StepParams.__struct_fields__) - _OF_OUTER:
-        if getattr(step, field) != getattr(_STEP, field):
+    for field in StepParams.__struct_fields__:
+        if field not in _OF_OUTER and getattr(step, field) != getattr(_STEP, field):
             message = "it has no effect on a step that is a workflow"
             place = "at the top of" if field in FlowLimits.__struct_fields__ else "in the steps or in [defaults] of"
             yield Mistake(f"{path}.{field}", message, f"say it {place} that workflow")
