@@ -477,6 +477,12 @@ def probed(daemon: DaemonProcess, queues: str, *options: str, path: str = "") ->
     return [(one["severity"], one["message"], one["remedy"]) for one in check["findings"]]
 
 
+def sbatch_then(directory: Path, then: str) -> None:
+    """Put an sbatch there that goes on with a line of a script."""
+    (directory / "sbatch").write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@"\n{then}\n')
+    (directory / "sbatch").chmod(0o755)
+
+
 def probes(slurm: Slurm) -> list[str]:
     """The probe jobs that Slurm has."""
     return [name for name in slurm.run("squeue", "--noheader", "--format=%j").split() if name == "stoker-doctor"]
@@ -523,9 +529,7 @@ def test_probe_when_the_number_of_its_job_is_lost_then_it_is_found_and_removed(
     slurm: Slurm, daemon: DaemonProcess, tmp_path: Path
 ) -> None:
     """Slurm has the job when it says that it did not answer in time."""
-    script = f'#!/bin/sh\n{shutil.which("sbatch")} "$@" && echo "sbatch: error: Socket timed out" >&2\nexit 1\n'
-    (tmp_path / "sbatch").write_text(script)
-    (tmp_path / "sbatch").chmod(0o755)
+    sbatch_then(tmp_path, 'echo "sbatch: error: Socket timed out" >&2; exit 1')
 
     ((severity, message, _),) = probed(daemon, DOWN, "--timeout", "1s", path=str(tmp_path))
 
@@ -533,8 +537,13 @@ def test_probe_when_the_number_of_its_job_is_lost_then_it_is_found_and_removed(
     until(lambda: not probes(slurm), why="no probe")
 
 
-def test_probe_when_a_signal_ends_the_command_then_nothing_is_left(slurm: Slurm, daemon: DaemonProcess) -> None:
-    command = probing(daemon, DOWN, "--timeout", "10m")
+@pytest.mark.parametrize("then", ["", "exec sleep 600"])
+def test_probe_when_a_signal_ends_the_command_then_nothing_is_left(
+    slurm: Slurm, daemon: DaemonProcess, tmp_path: Path, then: str
+) -> None:
+    """It comes while the job waits, or while the doctor waits for the number of the job."""
+    sbatch_then(tmp_path, then)
+    command = probing(daemon, DOWN, "--timeout", "10m", path=str(tmp_path))
     until(lambda: probes(slurm), why="the probe")
 
     command.terminate()

@@ -80,7 +80,7 @@ class _Probe:
     def submit(self, queues: tuple[str, ...], options: ClusterOptions) -> None:
         name = str(len(self.jobs))
         comment = COMMENT.format(f"{name}-{self._directory.nonce}")
-        job = ProbedJob(queues=queues, options=asked(options))
+        job = self.jobs[comment] = ProbedJob(queues=queues, options=asked(options))
         arguments = self._directory.arguments(self._python, name)
         try:
             number = self._engine.submit(
@@ -128,7 +128,9 @@ class _Probe:
                 self.jobs[comment] = replace(job, listed=listed[comment], number=listed[comment].id, away=None)
 
     def cancel(self) -> None:
-        """Have the engine remove the jobs that did not answer."""
+        """Have the engine remove the jobs that did not answer, also one whose submit was interrupted."""
+        if any(job.number is None and job.refused is None for job in self.jobs.values()):
+            self._ask()
         left = (job.number for job in self.jobs.values() if job.answer is None)
         try:
             self._engine.cancel({number: JOB_NAME for number in left if number is not None})
