@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import time
 from typing import TYPE_CHECKING
 
@@ -110,6 +111,20 @@ def test_probe_when_the_shared_directory_is_not_there_then_that_is_found(
     shared.rename(shared.with_name("elsewhere"))
 
     assert found("probe jobs") == [f"{shared}: No such file or directory"]
+
+
+def test_probe_when_its_files_cannot_be_written_then_none_is_left(
+    found: Callable[[str], list[str]], shared: Path
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        messages = found("probe jobs")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert messages == [f"{shared}: File too large"]
+    assert "probes" not in {path.name for path in shared.iterdir()}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
