@@ -116,7 +116,7 @@ def test_plan_when_a_nested_step_is_wrong_then_its_path_is_named(
     assert message in what
 
 
-def test_plan_when_a_nested_step_has_several_wrong_fields_then_their_order_is_always_the_same() -> None:
+def test_plan_when_a_nested_step_has_wrong_fields_then_their_order_is_fixed() -> None:
     fields = {"args": ["x"], "stdin": "x", "nice": 1, "max_attempts": 2, "width": 1, "verify": True}
 
     paths = [*mistakes_of({"a": nest({"b": step()}, **fields)})]
