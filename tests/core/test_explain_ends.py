@@ -26,6 +26,7 @@ from stoker.core.job.model import (
 from stoker.core.job.run_if import RunIf
 from stoker.core.job.taken_over import TakenOver
 from stoker.core.job_facts import Blocker, JobFacts
+from stoker.core.workflow.fan_out import COLLECT
 from stoker.core.workflow.handlers import gate
 from tests.support.jobs import NOW, attempt, exited, job, spec
 
@@ -332,3 +333,9 @@ def test_why_when_a_need_failed_before_an_if_was_decided_then_it_names_the_need(
     blocker = why(job(State.SKIPPED, reason=Reason.NOT_NEEDED, asked=asked, undecided=True))
 
     assert blocker.message == "was skipped (not_needed): it needed job 3 (failed)"
+
+
+def test_why_when_a_nested_workflow_failed_then_its_steps_are_to_run_again() -> None:
+    end = job(State.FAILED, reason=Reason.TIMEOUT, asked=spec(command=COLLECT), workflow_id=3, step="build")
+
+    assert why(end).hint == "stoker workflow retry 3 --failed"

@@ -22,6 +22,7 @@ from stoker.core.job_facts import Blocker, JobFacts
 from stoker.core.reason_words import last_line
 from stoker.core.standstill import Standstill
 from stoker.core.units import counted, few, span
+from stoker.core.workflow.fan_out import COLLECT
 from stoker.core.workflow.state import Intent
 
 OUTPUT_FORMS = "lines KEY=VALUE, blocks that begin with KEY<<END and end with a line END, or JSON objects"
@@ -326,12 +327,13 @@ _ENDED = {
     State.SKIPPED: "was skipped",
 }
 
-
 _DECIDED = (Reason.NOT_NEEDED, Reason.CONDITION)
 
 
 def _final(job: Job, facts: JobFacts) -> Blocker:
     hint = f"stoker retry {job.id}" if job.state in (State.FAILED, State.CANCELLED, State.EXPIRED) else None
+    if hint is not None and job.spec.command == COLLECT:  # alone it would find the same ends of the steps again
+        hint = f"stoker workflow retry {job.workflow_id} --failed"
     if job.state is State.SKIPPED and job.reason is Reason.USER:
         hint = f"stoker history {job.id}"  # with the person and the reason
     if job.reason in _DECIDED and job.spec.run_if is not None and not job.undecided:
