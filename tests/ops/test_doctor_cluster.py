@@ -12,7 +12,7 @@ import pytest
 
 from stoker.cluster.shared_directory import SharedDirectory
 from stoker.ops.doctor import cluster, cluster_probe
-from stoker.ops.doctor.examination import Host, examining
+from stoker.ops.doctor.examination import Host, Symptom, examining
 from stoker.store.directory import StateDirectory
 
 if TYPE_CHECKING:
@@ -30,20 +30,26 @@ def shared(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def found(tmp_path: Path, shared: Path) -> Callable[[str], list[str]]:
-    """The findings of a check, on a host without any program."""
+def symptoms(tmp_path: Path, shared: Path) -> Callable[[str], list[Symptom | str]]:
+    """What a check yields, on a host without any program."""
     settings = tmp_path / "stoker.toml"
     settings.write_text(f'[cluster]\ndirectory = "{shared}"\n[queues.hpc]\nbackend = "slurm"\n')
     state = tmp_path / "state"
     state.mkdir(mode=0o700)
     host = Host({"PATH": str(tmp_path)}, settings, tmp_path / "sock", ())
 
-    def find(name: str) -> list[str]:
+    def look(name: str) -> list[Symptom | str]:
         (check,) = (check for check in (*cluster.CHECKS, *cluster_probe.PROBES) if check.name == name)
         with examining(StateDirectory(state), host, lambda *_: None) as examination:
-            return [one if isinstance(one, str) else one.message for one in check.find(examination)]
+            return list(check.find(examination))
 
-    return find
+    return look
+
+
+@pytest.fixture
+def found(symptoms: Callable[[str], list[Symptom | str]]) -> Callable[[str], list[str]]:
+    """The findings alone."""
+    return lambda name: [one if isinstance(one, str) else one.message for one in symptoms(name)]
 
 
 def test_commands_when_they_are_not_installed_then_each_is_named(found: Callable[[str], list[str]]) -> None:
@@ -98,11 +104,15 @@ def test_files_when_those_of_an_ended_run_were_left_then_they_are_named(
 
 
 def test_probe_when_no_queue_is_of_a_cluster_then_nothing_is_started(
-    found: Callable[[str], list[str]], tmp_path: Path
+    symptoms: Callable[[str], list[Symptom | str]], tmp_path: Path
 ) -> None:
     (tmp_path / "stoker.toml").write_text("")
 
-    assert found("probe jobs") == ["no queue of the settings hands its jobs to a cluster, so there is nothing to probe"]
+    (symptom,) = symptoms("probe jobs")
+
+    assert isinstance(symptom, Symptom)
+    assert symptom.message == "no queue of the settings hands its jobs to a cluster, so there is nothing to probe"
+    assert "--config FILE" in (symptom.remedy or "")
 
 
 def test_probe_when_the_shared_directory_is_not_there_then_that_is_found(

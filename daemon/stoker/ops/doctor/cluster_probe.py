@@ -31,7 +31,8 @@ def answers_to_probes(examination: Examination) -> Iterator[Symptom | str]:
     """Submit a job for each kind of queue, wait for their answers, and judge these."""
     root, backends = Path(examination.settings.cluster.directory), examination.settings.backends
     if not backends:
-        yield Symptom("no queue of the settings hands its jobs to a cluster, so there is nothing to probe")
+        message = "no queue of the settings hands its jobs to a cluster, so there is nothing to probe"
+        yield Symptom(message, "name the settings file of the daemon: --config FILE (its queues: docs/slurm.md)")
         return
     directory = ProbeDirectory(root)
     try:
