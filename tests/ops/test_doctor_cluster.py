@@ -31,7 +31,7 @@ def shared(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def symptoms(tmp_path: Path, shared: Path) -> Callable[[str], list[Symptom | str]]:
-    """What a check yields, on a host without any program."""
+    """The symptoms that a check finds, on a host without any program."""
     settings = tmp_path / "stoker.toml"
     settings.write_text(f'[cluster]\ndirectory = "{shared}"\n[queues.hpc]\nbackend = "slurm"\n')
     state = tmp_path / "state"
