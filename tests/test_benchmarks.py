@@ -67,7 +67,7 @@ def test_benchmarks_when_run_quickly_then_every_budget_has_a_row() -> None:
 
     assert run.returncode == 0, run.stderr
     judged = [line for line in run.stdout.splitlines() if "≤" in line or "≥" in line]
-    assert len(judged) == 56 + 2 * (strace.why_not() is None) + 4 * (slurm.why_not() is None)
+    assert len(judged) == 58 + 2 * (strace.why_not() is None) + 4 * (slurm.why_not() is None)
 
 
 @pytest.mark.skipif(strace.why_not() is not None, reason=f"{strace.why_not()}")
