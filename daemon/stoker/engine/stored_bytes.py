@@ -6,7 +6,7 @@ Owns what counts: the texts of specs and flows, checkpoints, outputs and logs. O
 from __future__ import annotations
 
 from stoker.core.job import events as ev
-from stoker.core.workflow.checkpoint import Checkpoint, chain_of
+from stoker.core.workflow.checkpoint import chain_of
 from stoker.engine.turn import Turn
 from stoker.store.jobs import spec_size
 
@@ -26,10 +26,15 @@ class StoredBytes:
             known.add("max_stored_bytes", workflow.owner_uid, len(workflow.flow.encode()))
 
     def _add_checkpoints(self, turn: Turn) -> None:
-        for checkpoint in turn.batch.checkpoints:
-            owner_uid = owner_of(turn, checkpoint)
+        batch, known = turn.batch, turn.memory.users.bytes
+        written = (*batch.new_workflows.values(), *batch.workflows.values()) if batch.checkpoints else ()
+        owners = {chain_of(workflow.id): workflow.owner_uid for workflow in written}
+        for checkpoint in batch.checkpoints:
+            owner_uid = owners.get(checkpoint.chain)
+            if owner_uid is None:
+                owner_uid = owner_of(turn, checkpoint.chain)
             if owner_uid is not None:
-                turn.memory.users.bytes.add("max_stored_bytes", owner_uid, len(checkpoint.data))
+                known.add("max_stored_bytes", owner_uid, len(checkpoint.data))
 
     def _add_ends(self, turn: Turn) -> None:
         known = turn.memory.users.bytes
@@ -41,13 +46,10 @@ class StoredBytes:
                 known.add("max_stored_bytes", job.owner_uid, len((outcome.output or "").encode()))
 
 
-def owner_of(turn: Turn, checkpoint: Checkpoint) -> int | None:
-    """The user whose workflow or job a chain belongs to. A workflow that has just ended is in the batch."""
-    for workflow in (*turn.batch.new_workflows.values(), *turn.batch.workflows.values()):
-        if chain_of(workflow.id, 0) == checkpoint.chain:
-            return workflow.owner_uid
-    number = int(checkpoint.chain[1:])
-    if chain_of(number, 0) == checkpoint.chain:
+def owner_of(turn: Turn, chain: str) -> int | None:
+    """The user whose workflow or job a chain belongs to; a workflow whose row the turn writes may not be found here."""
+    number = int(chain[1:])
+    if chain == chain_of(number):
         run = turn.memory.workflows.runs.get(number)
         return None if run is None else run.workflow.owner_uid
     job = turn.find(number)

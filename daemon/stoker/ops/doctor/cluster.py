@@ -63,7 +63,8 @@ def has_shared_directory(examination: Examination) -> Iterator[Symptom | str]:
         return
     if status.st_mode & OTHERS:
         mode = f"{status.st_mode & 0o777:o}"
-        yield Symptom(f"others can enter {root} (mode {mode}): who can write there runs jobs", f"chmod 700 {root}")
+        rights = "they can read logs, and run jobs if they can write there"
+        yield Symptom(f"others can enter {root} (mode {mode}): {rights}", f"chmod 700 {root}")
     if status.st_uid != examination.directory.root.stat().st_uid:
         yield Symptom(f"{root} belongs to uid {status.st_uid}, and not to the user of the daemon", f"ls -ld {root}")
 
