@@ -58,7 +58,6 @@ AWAITED_THERE = {
     "_reporting_thread",  # cli/screen/background.py: the screen raises its error
     "_serve_apart",  # telemetry/metrics_port.py: the server goes on after the error of a request
     "_start_thread",  # telemetry/log_writer.py: it counts the lines that it loses
-    "_copy", "_finish",  # store/backup.py: both take the results
 }  # fmt: skip
 
 Node = TypeVar("Node", bound=ast.AST)
