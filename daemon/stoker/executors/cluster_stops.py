@@ -128,7 +128,8 @@ class ClusterStops:
         now = boot_ms()
         there = (jobs[name] for name in self._unwanted if name in jobs)
         waiting = {job.id: job.run_id for job in there if job.phase is Phase.WAITS}
-        await self.cancel(dict(islice(waiting.items(), REMOVED_AT_ONCE)))
+        if waiting:
+            await self.cancel(dict(islice(waiting.items(), REMOVED_AT_ONCE)))
         over = [
             name
             for name, since in self._unwanted.items()
