@@ -9,6 +9,7 @@ hooks, is never refused.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import cached_property
 
 from msgspec import Struct
 
@@ -76,19 +77,19 @@ class Quota(Struct, frozen=True, kw_only=True):
 NO_QUOTA = Quota()
 
 
-class Quotas(Struct, frozen=True, kw_only=True):
+class Quotas(Struct, frozen=True, kw_only=True, dict=True):
     """`usual`: of each user but the `spared`; `of_user`: of those that the settings name, by their number."""
 
     usual: Quota = NO_QUOTA
     of_user: Mapping[int, Quota] = {}
     spared: Collection[int] = ()
 
-    @property
+    @cached_property
     def bound_running(self) -> bool:
         """Whether any user may run only so many jobs."""
         return any(quota.max_running is not None for quota in (self.usual, *self.of_user.values()))
 
-    @property
+    @cached_property
     def bound_bytes(self) -> bool:
         """Whether any user may store only so many bytes."""
         quotas = (self.usual, *self.of_user.values())

@@ -114,13 +114,7 @@ class Engine(Assembly):
         set_level(config.log.level)
         self.dispatcher.slots = config.daemon.slots
         self.dispatcher.backends = self.preflight.backends = config.backends.keys()
-        for part in (
-            self.throttle,
-            self.condition_watch.host,
-            self.retention,
-            self.backups,
-            self.journaling,
-        ):
+        for part in (self.throttle, self.condition_watch.host, self.retention, self.backups, self.journaling):
             part.use(config)
         self.staleness.use(config.workflows.stale_ms)
         self.intake.use(SpecDefaults(config), config.jobs.ageing_ms, config.jobs.max_queued)

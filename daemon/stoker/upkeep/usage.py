@@ -61,8 +61,8 @@ class Usage:
                 last: int | None = 0
                 while last is not None:
                     async with pace.piece():
-                        last, sizes = await self._reader.run(portion, last)
-                    sums.update(sizes)
+                        last, some = await self._reader.run(portion, last)
+                    sums.update(some)
             self._users.bytes.end_measurement(sums)
 
     async def _sum(self, portion: Portion, pace: Pace) -> int:
