@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from stoker.core.job.secret_values import SecretValue
 from stoker.store import outbox, secret_rows
 from stoker.store.backup import back_up
 from stoker.store.batch import Batch, store
-from stoker.store.database import reading
+from stoker.store.database import copy_wal, open_writer, reading
 from stoker.store.secret_box import CREDENTIAL, KEY_FILE, SecretBox, SecretUnreadable, box_of_file, open_box
 from stoker.store.secret_rows import SecretsGone
 from tests.support.batches import accepted, change
@@ -85,6 +86,25 @@ def test_secrets_when_their_job_changes_then_they_are_kept_for_a_retry(
     store(stored, Batch(jobs={1: job(state, id=1, asked=WITH_SECRETS, reason=reason)}, changes=[change(2)]), bytes(32))
 
     assert len(sealed(stored)) == kept
+
+
+async def test_secret_when_its_job_has_succeeded_then_its_bytes_leave_the_file(migrated: Path, tmp_path: Path) -> None:
+    path = tmp_path / "stoker.db"
+    shutil.copyfile(migrated, path)
+    writer = await open_writer(path)  # whatever the build of SQLite does by itself
+    batch = accepted(job(id=1, asked=WITH_SECRETS))
+    batch.secrets = {1: {"A": SecretValue.of(VALUE * 2_000), "B": SecretValue.of(b"b")}}  # A takes pages of its own
+    await writer.run(store, batch, bytes(32), box=BOX)
+    last = (await writer.run(sealed))[1, "A"][-1_000:]
+    await writer.run(copy_wal)
+    assert last in path.read_bytes()
+
+    ended = job(State.SUCCEEDED, id=1, asked=WITH_SECRETS, reason=Reason.EXIT)
+    await writer.run(store, Batch(jobs={1: ended}, changes=[change(2)]), bytes(32))
+    await writer.run(copy_wal)
+    await writer.close()
+
+    assert last not in path.read_bytes()
 
 
 def test_backup_when_jobs_have_secrets_then_it_has_none(stored: sqlite3.Connection, tmp_path: Path) -> None:

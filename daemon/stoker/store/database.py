@@ -55,12 +55,14 @@ UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 
 # An automatic checkpoint passes over its errors (sqlite3WalDefaultHook in SQLite's main.c): the writer does its own.
 # auto_vacuum comes first: it is fixed when the file gets its first page. INCREMENTAL lets free pages be given back.
+# secure_delete, which builds of SQLite set differently, overwrites the sealed secrets of a job that has ended.
 _WRITER_PRAGMAS = """
 PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
 PRAGMA foreign_keys = ON;
 PRAGMA wal_autocheckpoint = 0;
+PRAGMA secure_delete = ON;
 PRAGMA cache_size = -16000;
 PRAGMA journal_size_limit = 67108864;
 """
@@ -327,8 +329,13 @@ def _refuse_lost(path: Path, aside: Path) -> None:
 
 
 def sync_commits(connection: sqlite3.Connection, *, wanted: bool) -> None:
-    """Whether each commit is durable; those that are not become so with the next one that is, or with `copy_wal`."""
+    """Whether each commit is durable, and overwrites each page that it frees.
+
+    Those that are not durable become so with the next one that is, or with `copy_wal`. They overwrite only what they
+    delete on pages that they write anyway: the removal of old changes writes a quarter fewer pages.
+    """
     connection.execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
+    connection.execute(f"PRAGMA secure_delete = {'ON' if wanted else 'FAST'}")
 
 
 def write_header(connection: sqlite3.Connection) -> None:
