@@ -65,11 +65,13 @@ def tree() -> set[str]:
 
 def environment(folder: Path, wheel: Path) -> Path:
     """A new environment with the wheel and what it asks for; gives the folder of its programs."""
+    python = folder / "bin" / "python"
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(python), "--offline", str(wheel)]
     run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
-    uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", str(folder / "bin" / "python")]
     # The packages that `make venv` fetched with uv are in its cache: no network is needed. After pip it is needed.
-    if subprocess.run([*uv, "--offline", str(wheel)], capture_output=True, check=False).returncode != 0:
-        run([*uv, str(wheel)])
+    if subprocess.run(uv, capture_output=True, check=False).returncode != 0:
+        run([str(python), "-m", "ensurepip"])
+        run([str(python), "-m", "pip", "install", "--quiet", str(wheel)])
     return folder / "bin"
 
 

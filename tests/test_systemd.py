@@ -136,6 +136,7 @@ def test_unit_when_a_key_is_misspelt_then_verification_names_it(tmp_path: Path) 
 
 
 @pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to a user")
 def test_sysusers_and_tmpfiles_when_applied_then_user_and_folder_are_there(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
 

@@ -17,13 +17,14 @@ from tests.support.facts import until
 if TYPE_CHECKING:
     from pathlib import Path
 
-CRONTAB = """\
+USER = pwd.getpwuid(os.geteuid()).pw_name
+CRONTAB = f"""\
 MAILTO=ops@example.org
 CRON_TZ=Asia/Tokyo
-17 *\t* * *\troot\tcd / && run-parts --report /etc/cron.hourly
+17 *\t* * *\t{USER}\tcd / && run-parts --report /etc/cron.hourly
 0 3 * * 1 www-data tidy
-@reboot root begin
-0 4 * * * root cat%100\\% of it
+@reboot {USER} begin
+0 4 * * * {USER} cat%100\\% of it
 """
 DECLARED = """
 [schedules.tick]

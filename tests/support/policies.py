@@ -42,7 +42,11 @@ class Start(NamedTuple):
         """Whether its worker lives. The pid alone is no proof, as another process may have it."""
         try:
             shown = Path(f"/proc/{self.pid}/environ").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError):
+        except (
+            FileNotFoundError,
+            ProcessLookupError,
+            PermissionError,
+        ):  # of another user, or ending: only root may look
             return False
         return f"STOKER_JOB_ID={self.job}".encode() in shown and alive(self.pid)
 

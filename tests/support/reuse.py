@@ -29,8 +29,10 @@ NS_LAST_PID = PROC / "sys/kernel/ns_last_pid"
 
 
 def why_not() -> str | None:
-    """Why no pid can be forced here; None if one can."""
-    return None if os.access(NS_LAST_PID, os.W_OK) else f"{NS_LAST_PID} is not ours to write: needs root"
+    """Why no pid can be forced here; None if one can. Everybody may open the file, only root may write to it."""
+    if os.geteuid() != 0 or not os.access(NS_LAST_PID, os.W_OK):
+        return f"{NS_LAST_PID} is not ours to write: needs root"
+    return None
 
 
 def identity_of(pid: int) -> Identity:
