@@ -22,8 +22,8 @@ from stoker.cli.kit.connection import connect
 from stoker.cli.kit.parser import Given
 from stoker.cli.kit.progress import line
 from stoker.cli.kit.spec import SENT_BYTES, complete, overdue, sent_size
-from stoker.cli.submit_once import SubmitAttempts, new_key, room_wait
-from stoker.core.errors import FrameTooLarge, InvalidParams, QuotaReached, StokerError, UsageError
+from stoker.cli.submit_once import SubmitAttempts, in_room, new_key, room_wait
+from stoker.core.errors import FrameTooLarge, InvalidParams, StokerError, UsageError
 from stoker.core.units import counted
 from stoker.rpc.client import BATCH_JOBS, Client
 from stoker.rpc.conversation import error_of
@@ -216,16 +216,8 @@ class SubmitBatch:
         return answers
 
     def _submit_many(self, specs: list[Any]) -> list[Any]:
-        """With `--block` as often as needed, if the whole request is refused: its user submits too fast."""
-        while True:
-            try:
-                answers: list[Any] = self._client.submit_many(specs, atomic=self._atomic)
-            except QuotaReached as full:
-                if self._room is None:
-                    raise
-                self._room.wait(self._client, full)
-            else:
-                return answers
+        """The whole request is refused if its user submits too fast."""
+        return in_room(self._room, self._client, lambda: self._client.submit_many(specs, atomic=self._atomic))
 
     def _report(self, number: int, answer: Any) -> None:
         if "error" in answer:

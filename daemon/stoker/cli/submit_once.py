@@ -1,8 +1,9 @@
 """Submitting a job exactly once, however often it must be sent.
 
 Owns the idempotency key of a submit, which every attempt shares, when another attempt is made (`--patience`, for
-batches too), and the message about the job when patience is over. An error that another attempt would not change is
-raised at once. Every submit pays for the imports of this module.
+batches too), the submits that `--block` makes until there is room, and the message about the job when patience is
+over. An error that another attempt would not change is raised at once. Every submit pays for the imports of this
+module.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from stoker.core.errors import DaemonUnreachable, JobNotFound, NoAnswer, QueueFu
 NO_ROOM = (QueueFull, QuotaReached)
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeVar
 
     from stoker.cli.kit.parser import Given
     from stoker.cli.kit.queue_room import RoomWait
     from stoker.cli.run_interrupt import RunInterrupt
     from stoker.core.wire_types import Submitted
     from stoker.rpc.client import Client
+
+    T = TypeVar("T")
 
 
 def submit_once(given: Given, spec: dict[str, Any], interrupt: RunInterrupt | None = None) -> Submitted:
@@ -60,6 +64,21 @@ def room_wait(given: Given) -> RoomWait | None:
     from stoker.cli.kit.queue_room import RoomWait  # noqa: PLC0415 - only for --block
 
     return RoomWait(given)
+
+
+def in_room(
+    room: RoomWait | None, client: Client, submit: Callable[[], T], full_up: Callable[[], None] | None = None
+) -> T:
+    """Submit; with `--block` as often as needed until there is room. `full_up` is called before each wait."""
+    while True:
+        try:
+            return submit()
+        except NO_ROOM as full:
+            if room is None:
+                raise
+            if full_up is not None:
+                full_up()
+            room.wait(client, full)
 
 
 class SubmitAttempts:
@@ -100,19 +119,17 @@ def _submit_in_room(
     room: RoomWait | None,
     interrupt: RunInterrupt | None,
 ) -> Submitted:
-    """Submit; with `--block` as often as needed until there is room."""
-    while True:
+    def submit() -> Submitted:
         if interrupt:
             interrupt.begin_submit(spec["idempotency_key"])
-        try:
-            return _submit_or_find(client, spec, sent=attempts.sent)
-        except NO_ROOM as full:
-            if room is None:
-                raise
-            if interrupt:  # no job is stored while the command waits: a signal ends it at once
-                interrupt.submit_failed()
-            attempts.answered = True
-            room.wait(client, full)
+        return _submit_or_find(client, spec, sent=attempts.sent)
+
+    def full_up() -> None:
+        if interrupt:  # no job is stored while the command waits: a signal ends it at once
+            interrupt.submit_failed()
+        attempts.answered = True
+
+    return in_room(room, client, submit, full_up)
 
 
 def _submit_or_find(client: Client, spec: dict[str, Any], *, sent: bool) -> Submitted:

@@ -15,7 +15,7 @@ from stoker.cli.kit.connection import connect
 from stoker.cli.kit.naming import WAIT, few, groups, need_text
 from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.kit.progress import QUIET
-from stoker.cli.submit_once import NO_ROOM, room_wait
+from stoker.cli.submit_once import in_room, room_wait
 from stoker.cli.workflow_wait import until_ended
 from stoker.core.errors import FlowInvalid, UsageError
 from stoker.core.units import counted
@@ -87,7 +87,6 @@ def submit(given: Given) -> int:
 
 
 def _submit(given: Given, flow: dict[str, Any]) -> WorkflowAccepted:
-    """Submit; with `--block` as often as needed until there is room for all steps."""
     parameters, room = _parameters(given["param"]), room_wait(given)
     options: dict[str, Any] = {
         "idempotency_key": given["idempotency_key"],
@@ -97,13 +96,7 @@ def _submit(given: Given, flow: dict[str, Any]) -> WorkflowAccepted:
     if values := flowfile.secrets(flow):
         options["secrets"] = values
     with connect(given) as client:
-        while True:
-            try:
-                return client.submit_workflow(flow, parameters, **options)
-            except NO_ROOM as full:
-                if room is None:
-                    raise
-                room.wait(client, full)
+        return in_room(room, client, lambda: client.submit_workflow(flow, parameters, **options))
 
 
 def _parameters(pairs: list[tuple[str, str]]) -> dict[str, str]:
