@@ -36,7 +36,7 @@ def flow_file(folder: Path, file: str, **more: Any) -> str:
 def test_list_when_a_file_has_it_then_each_entry_is_an_item(tmp_path: Path, text: str, items: list[Any]) -> None:
     (tmp_path / "list.txt").write_text(text)
 
-    steps = planned(flowfile.read(flow_file(tmp_path, "list.txt"))).steps
+    steps = planned(flowfile.read(flow_file(tmp_path, "list.txt"))[0]).steps
 
     assert [one.item for one in steps] == items
 
@@ -44,7 +44,7 @@ def test_list_when_a_file_has_it_then_each_entry_is_an_item(tmp_path: Path, text
 def test_list_when_the_file_has_tables_then_they_are_items(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text('[{"os": "linux"}]')
 
-    (one,) = planned(flowfile.read(flow_file(tmp_path, "list.json", args=["{{item.os}}"]))).steps
+    (one,) = planned(flowfile.read(flow_file(tmp_path, "list.json", args=["{{item.os}}"]))[0]).steps
 
     assert (one.name, one.sent.args) == ("a[linux]", ("linux",))
 

@@ -77,15 +77,17 @@ def test_submit_when_an_included_file_is_missing_then_the_step_is_named(shared: 
     assert f"{source}: steps.a.workflow: cannot read {tmp_path}/none.toml: No such file or directory" in done.stderr
 
 
-def test_dry_run_when_an_included_flow_is_wrong_then_the_path_leads_there(
+def test_submit_when_an_included_flow_is_wrong_then_its_file_and_line_are_named(
     shared: DaemonProcess, tmp_path: Path
 ) -> None:
     source = including(tmp_path, ("a.toml", "b.toml"))
-    written(tmp_path, 'name = "b"\n[steps.c]\ncommand = "true"\nneeds = ["d"]\n', "b.toml")
+    wrong = written(tmp_path, 'name = "b"\n[steps.c]\ncommand = "true"\nneeds = ["d"]\n', "b.toml")
 
-    done = shared.cli("workflow", "submit", "--dry-run", source)
+    commands = (("submit", "--dry-run"), ("graph",))
+    shown = [shared.cli("workflow", *words, source).stderr for words in commands]
+    shown.append(shared.cli("schedule", "add", "nightly", "every 1h", "--flow", source).stderr)
 
-    assert "steps.a.workflow.steps.c.needs[0]: there is no step 'd'" in done.stderr
+    assert all(f"{wrong}:4: steps.c.needs[0]: there is no step 'd'" in each for each in shown), shown
 
 
 def test_dry_run_when_a_nested_flow_has_handlers_then_they_are_marked(shared: DaemonProcess, tmp_path: Path) -> None:

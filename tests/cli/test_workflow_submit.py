@@ -32,12 +32,12 @@ def test_submit_when_a_flow_has_mistakes_then_each_has_a_line_and_nothing_is_sto
     assert (done.returncode, done.stdout) == (65, "")
     assert lines[0] == f"stoker: {source} has 5 mistakes; nothing was stored"
     assert (
-        f"  {source}: steps.a.timeout: no such field (durations in a flow are whole milliseconds: timeout_ms = 90000)"
+        f"  {source}:4: steps.a.timeout: no such field (durations in a flow are whole milliseconds: timeout_ms = 90000)"
         in lines
     )
-    assert f"  {source}: steps.d.comand: no such field (did you mean command?)" in lines
+    assert f"  {source}:9: steps.d.comand: no such field (did you mean command?)" in lines
     assert "timeout_ms = 120000" in done.stderr
-    assert f"  {source}: steps.e.limits: expected a table, got 5" in lines
+    assert f"  {source}:12: steps.e.limits: expected a table, got 5" in lines
     assert shared.cli("workflow", "ls", "--ids").stdout == before
 
 

@@ -11,11 +11,13 @@ import os.path
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
 from stoker.cli import item_files, nested_flows
+from stoker.cli.flow_places import FlowPlace, FlowPlaces
 from stoker.cli.kit import render, secret_sources, values
 from stoker.cli.kit.spec import current_umask, here, overdue, resolve
 from stoker.core.errors import FlowInvalid, FrameTooLarge, ParseError, StokerError, UsageError
@@ -31,13 +33,11 @@ _AS_VARIABLE = 'give it as a variable, as in env = { V = "{{v}}" }; the item of 
 _AT = re.compile(r"^(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$", re.DOTALL)
 
 
-def read(source: str) -> dict[str, Any]:
-    """The flow of a file, or of stdin (`-`), with all that it includes. Raises ParseError or FlowInvalid."""
-    return read_with_files(source)[0]
+def read(source: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The flow of a file, or of stdin (`-`), with all that it includes. Raises ParseError or FlowInvalid.
 
-
-def read_with_files(source: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The same, and the file of each flow in it, by the path before its fields."""
+    With it the file of each flow in it, by the path before its fields.
+    """
     flow = _read_file(source)
     return flow, nested_flows.embed(source, flow, _read_file)
 
@@ -123,15 +123,23 @@ def check_size(source: str, flow: dict[str, Any]) -> None:
         )
 
 
-def located(source: str, flow: dict[str, Any], error: StokerError, then: str = "") -> StokerError:
-    """The error with file and path of every mistake, one per line; `then` follows its first line."""
+def located(
+    source: str, flow: dict[str, Any], error: StokerError, then: str = "", files: Mapping[str, str] | None = None
+) -> StokerError:
+    """The error with the place of every mistake, one per line; `then` follows its first line.
+
+    `files`: those that the flow was read from, as `read` gives them; None if it was not read from one.
+    """
     mistakes = error.details.get("errors")
     if not isinstance(error, FlowInvalid) or not mistakes:
         return error
+    place_of = partial(FlowPlace, source, line=None) if files is None else FlowPlaces(files).of
     lines = []
     for path, message, hint in in_order(source, flow, error):
-        where = f"{shown(source)}: {path}: " if path and not message.startswith(path) else f"{shown(source)}: "
-        lines.append(where + message + (f" ({hint})" if hint else ""))
+        place = place_of(path)
+        line = "" if place.line is None else f":{place.line}"
+        where = f"{place.path}: " if place.path and not message.startswith((place.path, path)) else ""
+        lines.append(f"{shown(place.file)}{line}: {where}{message}" + (f" ({hint})" if hint else ""))
     head = error.message.partition(": ")[0].removeprefix("the flow ")
     return FlowInvalid(f"{shown(source)} {head}{then}", errors=lines)
 

@@ -100,14 +100,14 @@ def _of_file(source: str) -> tuple[str, list[Node]]:
     from stoker.rpc.flows import planned  # noqa: PLC0415 - msgspec, only for files
 
     try:
-        flow = flowfile.read(source)
+        flow, files = flowfile.read(source)
     except UsageError as error:
         error.hint = "name the id of a workflow, or a flow file"
         raise
     try:
         plan = planned(flow)
     except FlowInvalid as error:
-        raise flowfile.located(source, flow, error) from None
+        raise flowfile.located(source, flow, error, files=files) from None
     nodes = [
         Node(
             step.name,

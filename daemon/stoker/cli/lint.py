@@ -10,10 +10,10 @@ import re
 from typing import Any, NamedTuple
 
 from stoker.cli import flowfile
+from stoker.cli.flow_places import FlowPlaces
 from stoker.cli.kit import render
 from stoker.cli.kit.parser import JSON, Command, Given, Option
 from stoker.cli.lint_rules import LintSubject, LintWarning, warnings
-from stoker.cli.toml_lines import TomlLines
 from stoker.core.errors import FlowInvalid, StokerError
 from stoker.core.units import counted
 from stoker.rpc.flows import planned
@@ -38,13 +38,12 @@ class Linted(NamedTuple):
 
     def view(self) -> dict[str, Any]:
         """Each mistake and warning with the file that has it, and its path and line there."""
-        lines = {file: _lines_of(file) for file in self.files.values()}
+        places = FlowPlaces(self.files)
 
         def placed(each: LintMistake | LintWarning) -> dict[str, Any]:
-            before = max((path for path in self.files if each.path.startswith(path)), key=len)
-            file, path = self.files[before], each.path.removeprefix(before)
-            line = getattr(each, "line", None) or lines[file].line_of(path)
-            return each._asdict() | {"file": flowfile.shown(file), "path": path, "line": line}
+            place = places.of(each.path)
+            line = getattr(each, "line", None) or place.line
+            return each._asdict() | {"file": flowfile.shown(place.file), "path": place.path, "line": line}
 
         return {
             "file": flowfile.shown(self.source),
@@ -78,7 +77,7 @@ def lint(given: Given) -> int:
 
 def _linted(source: str) -> Linted:
     try:
-        flow, files = flowfile.read_with_files(source)
+        flow, files = flowfile.read(source)
     except StokerError as error:
         return Linted(source, _of_reading(source, error), [], {"": source})
     try:
@@ -86,17 +85,6 @@ def _linted(source: str) -> Linted:
     except FlowInvalid as error:
         return Linted(source, [LintMistake(*each) for each in flowfile.in_order(source, flow, error)], [], files)
     return Linted(source, [], warnings(LintSubject(flow, plan, os.getcwd())), files)
-
-
-def _lines_of(source: str) -> TomlLines:
-    """None are known if its form has no lines to name, or it cannot be read."""
-    if source == "-" or source.endswith(".json"):
-        return TomlLines("")
-    try:
-        with open(source, encoding="utf-8") as file:
-            return TomlLines(file.read())
-    except (OSError, UnicodeDecodeError):
-        return TomlLines("")
 
 
 def _of_reading(source: str, error: StokerError) -> list[LintMistake]:

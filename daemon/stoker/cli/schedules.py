@@ -134,11 +134,12 @@ def _add(given: Given, params: dict[str, Any]) -> ScheduleView:
 
 
 def _add_flow(given: Given, params: dict[str, Any]) -> ScheduleView:
-    flow = flowfile.complete(flowfile.read(given["flow"]))
+    flow, files = flowfile.read(given["flow"])
+    flow = flowfile.complete(flow)
     try:
         return _add(given, params | {"flow": of_any_bytes(flow)})
     except FlowInvalid as error:
-        raise flowfile.located(given["flow"], flow, error, "; nothing was stored") from None
+        raise flowfile.located(given["flow"], flow, error, "; nothing was stored", files) from None
 
 
 def here() -> str:

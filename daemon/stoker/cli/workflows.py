@@ -64,14 +64,15 @@ def submit(given: Given) -> int:
     if given["patience_ms"] is not None and not given["block"]:
         raise UsageError("--patience needs --block")
     (source,) = given["words"]
-    flow = flowfile.complete(flowfile.read(source))
+    flow, files = flowfile.read(source)
+    flow = flowfile.complete(flow)
     flowfile.check_size(source, flow)
     for name, remark in flowfile.overdue_steps(flow):
         render.note(f"{name}: {remark}")
     try:
         answer = _submit(given, flow)
     except FlowInvalid as error:
-        raise flowfile.located(source, flow, error, "; nothing was stored") from None
+        raise flowfile.located(source, flow, error, "; nothing was stored", files) from None
     if given["dry_run"]:
         _print_plan(answer, flow, as_json=given["json"])
         return 0
