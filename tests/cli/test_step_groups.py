@@ -103,3 +103,14 @@ def test_progress_when_earlier_runs_are_known_then_it_says_what_is_left(earlier:
     assert shown.endswith(text)
     assert shown.startswith("[#####···············] 25% 1 of 4 steps ended")
     assert ended is None
+
+
+def test_needs_when_names_are_long_then_those_beyond_the_width_are_counted() -> None:
+    few, many = ["a" * 19, "b" * 20], [letter * 30 for letter in "abc"]
+    steps = [a_step("x", needs=[{"step": name, "on": "ok"} for name in names]) for names in (few, many, ["c" * 60])]
+
+    assert [step_groups.needs(row) for row in step_groups.as_shown(steps, every=True)] == [
+        " ".join(few),
+        f"{'a' * 30} … 2 more",
+        "c" * 39 + "…",
+    ]

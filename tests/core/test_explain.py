@@ -337,12 +337,13 @@ def test_why_when_no_signal_can_reach_the_worker_then_that_is_explained() -> Non
     )
 
 
-def test_why_when_the_job_is_being_stopped_then_it_names_the_reason() -> None:
-    of = job(State.RUNNING, attempts=1)
+def test_why_when_the_job_is_being_stopped_then_reason_and_limit_are_named() -> None:
+    of = job(State.RUNNING, attempts=1, asked=spec(timeout_ms=20_000))
 
     blocker = why(of, attempt=attempt(of, stop_reason=StopReason.TIMEOUT))
 
     assert (blocker.code, blocker.details) == ("stopping", {"stop_reason": "timeout"})
+    assert blocker.message.startswith("is being stopped (timeout, 20s an attempt); ")
 
 
 def test_why_when_the_host_lets_nothing_start_then_that_blocks_a_queued_job() -> None:

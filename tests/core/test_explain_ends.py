@@ -339,3 +339,11 @@ def test_why_when_a_nested_workflow_failed_then_its_steps_are_to_run_again() -> 
     end = job(State.FAILED, reason=Reason.TIMEOUT, asked=spec(command=COLLECT), workflow_id=3, step="build")
 
     assert why(end).hint == "stoker workflow retry 3 --failed"
+
+
+def test_why_when_a_nested_workflow_reached_its_limit_then_the_limit_is_named() -> None:
+    end = job(State.FAILED, reason=Reason.TIMEOUT, asked=spec(command=COLLECT), workflow_id=3, step="build")
+    error = "ended by its timeout: timeout_ms = 300"
+    ended = replace(attempt(end), outcome=Outcome(kind=OutcomeKind.EXCEPTION, error=error))
+
+    assert why(end, ended=ended).message == f"failed: {error}"

@@ -12,7 +12,7 @@ from typing import Any
 from stoker.core.explain_cluster import engine_away, on_cluster
 from stoker.core.explain_resources import MOST_NAMED, at_quota, jobs_text, lacking
 from stoker.core.job.admission import paused
-from stoker.core.job.cause import cause, in_brackets
+from stoker.core.job.cause import cause, in_brackets, stop_words
 from stoker.core.job.conditions import why_open
 from stoker.core.job.dependencies import UNMET
 from stoker.core.job.model import Attempt, Job, Need, Outcome, OutcomeKind, Reason, State, StopReason, When
@@ -232,7 +232,7 @@ def _short_host(_job: Job, facts: JobFacts) -> Blocker | None:
 def _running(job: Job, facts: JobFacts) -> Blocker:
     attempt = facts.attempt
     if attempt is not None and attempt.stop_reason is not None:
-        message = f"is being stopped ({attempt.stop_reason.value}); {_next_step(job, attempt, facts)}"
+        message = f"is being stopped ({stop_words(job.spec, attempt.stop_reason)}); {_next_step(job, attempt, facts)}"
         kill = " ".join(["sudo kill", *map(str, facts.unstoppable[:MOST_NAMED])])
         hint = kill if facts.unstoppable else f"stoker wait {job.id}"
         details: dict[str, Any] = {"stop_reason": attempt.stop_reason.value}
@@ -364,7 +364,7 @@ def _error_of_attempt(job: Job, facts: JobFacts) -> str:
     outcome = None if facts.ended is None else facts.ended.outcome
     if outcome is None or not outcome.error:
         return ""
-    if outcome.kind is OutcomeKind.EXCEPTION and job.reason is Reason.EXIT:
+    if outcome.kind is OutcomeKind.EXCEPTION and (job.reason is Reason.EXIT or job.spec.command == COLLECT):
         return f": {last_line(outcome.error)}"
     if job.reason in (Reason.OUTPUT, Reason.SPAWN_ERROR):
         return f"{cause(job)}: {outcome.error.partition(NEWLINE)[0]}"

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from stoker.cli.kit import outcome, render
 from stoker.cli.kit.graph_shape import URGENT
-from stoker.cli.kit.naming import few, needs_by_group
+from stoker.cli.kit.naming import MOST_NAMES, few, needs_by_group
 from stoker.cli.kit.progress import bar
 from stoker.core.reason_words import last_line
 from stoker.core.units import counted, span
@@ -26,6 +27,7 @@ SMALL = 20  # a workflow of at most so many steps is shown step by step
 MOST_ROWS = 100
 MOST_NAMED = 3
 REMARK_WIDTH = 80
+NEEDS_WIDTH = 40  # without the number of the others
 
 
 class StepGroup(NamedTuple):
@@ -107,8 +109,11 @@ def cells(row: StepGroup) -> tuple[object, ...]:
 
 
 def needs(row: StepGroup) -> str:
-    """The needs of its steps, each once."""
-    return few(needs_by_group(row.steps))
+    """The needs of its steps, each once: as many as fit in the column, and the number of the others."""
+    names = needs_by_group(row.steps)
+    ends = accumulate(len(name) + 1 for name in names)
+    shown = sum(end <= NEEDS_WIDTH + 1 for end in ends)
+    return few([render.cut(name, NEEDS_WIDTH) for name in names], max(1, min(shown, MOST_NAMES)))
 
 
 def remark(row: StepGroup) -> str:

@@ -5,7 +5,7 @@ Owns the part of the sentence of `why` that follows the state. `core.reason_word
 
 from __future__ import annotations
 
-from stoker.core.job.model import Job, Reason, Spec, State
+from stoker.core.job.model import Job, Reason, Spec, State, StopReason
 from stoker.core.reason_words import SENTENCES, signal_words
 from stoker.core.units import duration, exited_with, instant
 
@@ -25,6 +25,12 @@ def cause(job: Job) -> str:
     if reason is Reason.SIGNAL and job.signal is not None:
         return f": {signal_words(job.signal)}"
     return f": {SENTENCES[reason]}{_limit(job.spec, reason)}" if reason in SENTENCES else in_brackets(job)
+
+
+def stop_words(spec: Spec, why: StopReason) -> str:
+    """`timeout, 20s an attempt`: why an attempt is being stopped, with the limit that it exceeded."""
+    exceeded = {StopReason.TIMEOUT: Reason.TIMEOUT, StopReason.DEADLINE: Reason.DEADLINE}.get(why)
+    return why.value if exceeded is None else why.value + _limit(spec, exceeded)
 
 
 def _limit(spec: Spec, reason: Reason) -> str:
