@@ -28,7 +28,6 @@ from tests.support.reuse import Child, Decoy, Herd, take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from stoker.core.job.recovery import Finding
     from stoker.process.messages import LaunchOrder
@@ -44,17 +43,31 @@ pytestmark = [
 
 
 @pytest.fixture(params=["pidfs", "no pidfs"])
-def herd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Herd]:
-    """Workers without a launcher, on a kernel with or without pidfs."""
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel with or without pidfs."""
     if request.param == "no pidfs":
         monkeypatch.setattr(identities, "pidfs_inode", lambda _pidfd: None)
-    workers = Herd(tmp_path / "never")
+
+
+def herded(herd: Herd) -> Iterator[Herd]:
     try:
         for _ in range(REUSES):
-            workers.worker()
-        yield workers
+            herd.worker()
+        yield herd
     finally:
-        workers.end()
+        herd.end()
+
+
+@pytest.fixture
+def herd(kernel: None) -> Iterator[Herd]:
+    """Workers without a launcher."""
+    yield from herded(Herd())
+
+
+@pytest.fixture
+def users(kernel: None) -> Iterator[Herd]:
+    """The same as the processes of one user; the decoys are those of another."""
+    yield from herded(Herd(user=70_001, stranger=70_002))
 
 
 async def find_evidence(herd: Herd) -> dict[str, Finding]:
@@ -113,6 +126,21 @@ async def test_recorded_pid_when_others_of_its_tree_live_then_only_they_are_stop
     assert (named, ended, result.left) == ([], orphaned, ())
     assert len(orphaned) > REUSES // 2
     assert herd.signalled() == {}
+
+
+# --- of a user, and its number used again by another --------------------------------------------------------
+
+
+async def test_run_of_a_user_when_its_number_is_of_another_then_that_one_is_left_alone(users: Herd) -> None:
+    """The strangers have the run id, the instance and the mark of the run, as every user can give them."""
+    users.reuse_all()
+
+    findings = await find_evidence(users)
+    result = await sweep(users.instance, list(users.workers), grace_ms=GRACE_MS, mains=users.identities)
+
+    assert {finding.fact for finding in findings.values()} <= {Fact.GONE, Fact.UNPROVABLE}
+    assert (result.killed, result.left) == (0, ())
+    assert users.signalled() == {}
 
 
 # --- found alive, and used again before the stop ------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""One daemon without privileges, a spawner and users for the tests of a module."""
+"""One daemon without privileges, a spawner and users for the tests of a module, which may name SETTINGS."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def system() -> Iterator[RunAsDaemon]:
+def system(request: pytest.FixtureRequest) -> Iterator[RunAsDaemon]:
     if why := accounts_of_host.why_not():
         pytest.skip(why)
     with accounts() as made:
-        daemon = RunAsDaemon(made)
+        daemon = RunAsDaemon(made, getattr(request.module, "SETTINGS", ""))
         try:
             daemon.spawner.start()
             daemon.start()

@@ -1,8 +1,8 @@
 """Reused pids: a worker ends, and a foreign process gets its pid at once.
 
 Owns workers that are children of the test (so that it decides when their pid is free), the forcing of a pid through
-ns_last_pid, and decoys: same user, same command line, every signal blocked, so that the kernel keeps a list of the
-signals that each of them got. A decoy that did not get the pid is thrown away.
+ns_last_pid, and decoys: same command line, of the same or of another user, every signal blocked, so that the kernel
+keeps a list of the signals that each of them got. A decoy that did not get the pid is thrown away.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import os
 import secrets
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
 from stoker.core.job.model import Attempt, Identity
 from stoker.core.job.run_id import RunId
 from stoker.process import identity as identities
+from stoker.process.identity import mark_of
 from tests.support.facts import until
 from tests.support.instance import shows_itself
 
@@ -51,17 +52,41 @@ def identity_of(pid: int) -> Identity:
     )
 
 
+class Guise(NamedTuple):
+    """The user and the mark of the run (identity.mark_of) of a child; None: as the test has it."""
+
+    uid: int | None = None
+    mark: int | None = None
+
+    def words(self) -> list[str]:
+        """The programs that take it on, each in the same process: every user can take on the mark of any run."""
+        user = [] if self.uid is None else ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
+        return user if self.mark is None else [*user, "prlimit", f"--rttime={self.mark}:"]
+
+
+PLAIN = Guise()
+
+
 class Child:
     """A child of the test; its pid stays taken until `reap`."""
 
-    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], *, deaf: bool = False) -> None:
+    def __init__(
+        self, argv: Sequence[str], environ: Mapping[str, str], *, guise: Guise = PLAIN, deaf: bool = False
+    ) -> None:
         mask = signal.valid_signals() if deaf else ()
-        self.pid = os.posix_spawn(argv[0], list(argv), dict(environ), setsid=True, setsigmask=mask)
-        self._environ = environ
+        words = [*guise.words(), *argv]
+        self.pid = os.posix_spawnp(words[0], words, dict(environ), setsid=True, setsigmask=mask)
+        self._argv, self._environ = argv, environ
         self._reaped = False
 
     def await_exec(self) -> None:
-        until(lambda: shows_itself(self.pid, self._environ) or self.ended, why="the end of an exec")
+        until(self._shows_itself, why="the end of an exec")
+
+    def _shows_itself(self) -> bool:
+        """Whether the last exec is over, or the child ended before."""
+        words = (PROC / str(self.pid) / "cmdline").read_bytes().split(b"\0")[:-1]
+        is_last = words == [os.fsencode(word) for word in self._argv]
+        return self.ended or (is_last and shows_itself(self.pid, self._environ))
 
     @property
     def ended(self) -> bool:
@@ -79,8 +104,8 @@ class Child:
 class Decoy(Child):
     """A foreign process that looks like a worker and blocks every signal."""
 
-    def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
-        super().__init__(argv, environ, deaf=True)
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], guise: Guise = PLAIN) -> None:
+        super().__init__(argv, environ, guise=guise, deaf=True)
 
     def got(self) -> list[str]:
         """The signals that it got; `SIGKILL` if it is gone."""
@@ -93,13 +118,13 @@ class Decoy(Child):
         return [signal.Signals(number).name for number in range(1, 32) if pending >> (number - 1) & 1]
 
 
-def take(pid: int, argv: Sequence[str], environ: Mapping[str, str]) -> Decoy | None:
+def take(pid: int, argv: Sequence[str], environ: Mapping[str, str], guise: Guise = PLAIN) -> Decoy | None:
     """A decoy with that pid; None if another process on this machine has taken it."""
     elsewhere = NS_LAST_PID.read_text()
     try:
         while not (PROC / str(pid)).exists():
             NS_LAST_PID.write_text(str(pid - 1))
-            decoy = Decoy(argv, environ)
+            decoy = Decoy(argv, environ, guise)
             if decoy.pid == pid:
                 decoy.await_exec()
                 return decoy
@@ -128,24 +153,30 @@ def _reaped(pidfd: int) -> bool:
 
 
 class Herd:
-    """Workers of one instance without a launcher, and the decoys that got their pids."""
+    """Workers of one instance without a launcher, and the decoys that got their pids.
 
-    def __init__(self, never: Path) -> None:
+    `user` of the workers, whose runs name it, and `stranger`, whom the decoys then are: each has all signs of the run.
+    """
+
+    def __init__(self, user: int | None = None, stranger: int | None = None) -> None:
         self.instance = secrets.token_hex(8)
         self.workers: dict[str, Child] = {}
         self.identities: dict[str, Identity] = {}
         self.decoys: list[Decoy] = []
-        os.mkfifo(never)
-        self.argv = ("/bin/sh", "-c", "read _ < $0", str(never))
+        self.argv = ("/bin/sleep", "86400")
+        self._user, self._stranger = user, stranger
 
-    def worker(self, **environ: str) -> str:
+    def worker(self) -> str:
         """Start a worker; returns its run id."""
-        run_id = f"{len(self.workers) + 1}.1.{secrets.token_hex(8)}"
-        worker = Child(self.argv, {"STOKER_INSTANCE": self.instance, "STOKER_RUN_ID": run_id, **environ})
+        run_id = str(RunId(len(self.workers) + 1, 1, secrets.token_hex(8), self._user))
+        worker = Child(self.argv, self._signs(run_id), guise=Guise(self._user))
         worker.await_exec()
         self.workers[run_id] = worker
         self.identities[run_id] = identity_of(worker.pid)
         return run_id
+
+    def _signs(self, run_id: str) -> dict[str, str]:
+        return {"STOKER_INSTANCE": self.instance, "STOKER_RUN_ID": run_id}
 
     def attempts(self) -> list[Attempt]:
         """The rows of their attempts, which are open and of a dead launcher."""
@@ -162,7 +193,12 @@ class Herd:
         ]
 
     def disguises(self, run_id: str) -> list[dict[str, str]]:
-        """The ways in which a decoy may look: without any sign, with our instance, with the run id."""
+        """The ways in which a decoy may look: without any sign, with our instance, with the run id.
+
+        With both it is ours, if it has the user of the run.
+        """
+        if self._stranger is not None:
+            return [self._signs(run_id)]
         return [
             {},
             {"STOKER_INSTANCE": self.instance, "STOKER_RUN_ID": f"{run_id}0"},
@@ -174,7 +210,8 @@ class Herd:
         worker = self.workers[run_id]
         worker.reap()
         disguises = self.disguises(run_id)
-        decoy = take(worker.pid, self.argv, disguises[len(self.decoys) % len(disguises)])
+        guise = PLAIN if self._stranger is None else Guise(self._stranger, mark_of(run_id))
+        decoy = take(worker.pid, self.argv, disguises[len(self.decoys) % len(disguises)], guise)
         if decoy is not None:
             self.decoys.append(decoy)
             self.identities[run_id] = replace(self.identities[run_id], start_ticks=identity_of(decoy.pid).start_ticks)

@@ -34,11 +34,11 @@ spawner = "{spawner.socket}"
 class RunAsDaemon(DaemonProcess):
     """stokerd as a user of its own, which has no privilege and is in no other user's group."""
 
-    def __init__(self, accounts: Accounts) -> None:
+    def __init__(self, accounts: Accounts, settings: str = "") -> None:
         self.user = accounts.add("d")
         self.spawner = SpawnerHost(self.user)
         self.accounts, self.group = accounts, accounts.add_group("admins")
-        super().__init__(SETTINGS.format(spawner=self.spawner, group=self.group))
+        super().__init__(SETTINGS.format(spawner=self.spawner, group=self.group) + settings)
         self.home.chmod(0o755)
         self.state_dir.mkdir(mode=0o700)
         for path in (self.home, self.state_dir):

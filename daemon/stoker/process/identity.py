@@ -178,9 +178,11 @@ def _by_marks(identity: Identity, instance: str, run_id: str, pidfd: int) -> Ide
         marks = None
     inside = identity.cgroup is not None and _is_in(identity.pid, identity.cgroup)
     marked = read_mark(identity.pid) == mark_of(run_id)
+    named = marks is not None and (marks.instance, marks.run_id) == (instance, run_id)
+    owned = has_owner(identity.pid, run_id)
     if has_ended(pidfd):
         return IdentityVerdict.GONE
-    if inside or marked or (marks is not None and (marks.instance, marks.run_id) == (instance, run_id)):
+    if owned and (inside or marked or named):
         return IdentityVerdict.OURS
     # Same pid, same tick, no mark: it may have emptied its environment, or be a stranger.
     return IdentityVerdict.UNPROVABLE if marks is None or marks.run_id is None else IdentityVerdict.NOT_OURS
@@ -219,7 +221,8 @@ def carries(pid: int, instance: str, run_id: str) -> bool:
         marks = read_marks(pid)
     except PermissionError:
         marks = Marks()
-    return (marks.instance, marks.run_id) == (instance, run_id) or read_mark(pid) == mark_of(run_id)
+    shown = (marks.instance, marks.run_id) == (instance, run_id) or read_mark(pid) == mark_of(run_id)
+    return shown and has_owner(pid, run_id)
 
 
 class Marks(Struct, frozen=True):
@@ -235,6 +238,12 @@ def owner_of(pid: int) -> int | None:
     with suppress(FileNotFoundError, ProcessLookupError):
         return (PROC / str(pid)).stat().st_uid
     return None
+
+
+def has_owner(pid: int, run_id: str) -> bool:
+    """Whether it has the user that the run names, if it names one: any user can give a process the mark of any run."""
+    uid = RunId.parse(run_id).uid
+    return uid is None or owner_of(pid) == uid
 
 
 def read_marks(pid: int) -> Marks:
@@ -275,10 +284,9 @@ class MarkedProcesses(Struct, frozen=True):
     marked: dict[int, list[int]] = field(default_factory=dict)
 
     def of_run(self, run_id: str) -> list[int]:
-        """Of a run of another user only that user's processes: any user can give a process the mark of any run."""
+        """Of a run of another user only that user's processes."""
         found = [*self.runs.get(run_id, ()), *self.marked.get(mark_of(run_id), ())]
-        uid = RunId.parse(run_id).uid if found else None
-        return found if uid is None else [pid for pid in found if owner_of(pid) == uid]
+        return [pid for pid in found if has_owner(pid, run_id)]
 
 
 def scan(instance: str) -> MarkedProcesses:
