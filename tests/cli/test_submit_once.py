@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +15,6 @@ from stoker.core.errors import NoAnswer
 from tests.support.daemon import DaemonProcess
 from tests.support.facts import DEADLINE_S, line_with, until
 from tests.support.work import Gate, attempts_of, end_of, running, submit
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PLACES = 8
 SETTINGS = f"[daemon]\nmax_running = 8\n[rpc]\nmax_connections_per_uid = {PLACES}\n"
@@ -90,7 +88,7 @@ def test_submit_when_the_daemon_dies_before_the_answer_then_one_job_is_stored(
 ) -> None:
     daemon.signal(signal.SIGSTOP)
     submitting = begin(daemon, "submit", "--", "true")
-    until(lambda: pending(daemon), why="the request sent")
+    until(lambda: has_sent(submitting), why="the request sent")
     daemon.kill9()
     line = line_with(submitting, submitting.stderr, "trying again")
     daemon.start()
@@ -127,7 +125,7 @@ def test_batch_when_the_daemon_dies_before_the_answer_then_each_line_is_stored_o
     lines.write_text('{"command":"true"}\n' * 2_500)
     daemon.signal(signal.SIGSTOP)
     submitting = begin(daemon, "submit", "--batch", str(lines))
-    until(lambda: pending(daemon), why="the request sent")
+    until(lambda: has_sent(submitting), why="the request sent")
     daemon.kill9()
     line = line_with(submitting, submitting.stderr, "trying again")
     daemon.start()
@@ -178,11 +176,20 @@ def test_call_when_the_daemon_is_silent_then_the_status_is_try_again(daemon: Dae
     assert silent.value.exit_status == 75
 
 
-def pending(daemon: DaemonProcess) -> bool:
-    """Whether a client has connected to a daemon that is stopped."""
-    assert daemon.process is not None
-    listed = subprocess.run(["ss", "-xlH"], capture_output=True, text=True, check=False).stdout
-    return any(str(daemon.socket) in line and line.split()[2] != "0" for line in listed.splitlines())
+def has_sent(process: subprocess.Popen[str]) -> bool:
+    """Whether a client has sent something to a daemon that is stopped, and so reads nothing."""
+    listed = subprocess.run(["ss", "-xH"], capture_output=True, text=True, check=False).stdout
+    sent = {inode for _, _, _, send_queue, _, inode, *_ in map(str.split, listed.splitlines()) if send_queue != "0"}
+    return not sent.isdisjoint(sockets_of(process.pid))
+
+
+def sockets_of(pid: int) -> set[str]:
+    """The inodes of its sockets."""
+    links = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            links.append(str(descriptor.readlink()))
+    return {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
 
 
 # --- ending run before its job --------------------------------------------------------------------------------
@@ -211,7 +218,7 @@ def test_run_when_interrupted_before_the_answer_then_the_job_is_cancelled_after_
 ) -> None:
     daemon.signal(signal.SIGSTOP)
     run = begin(daemon, "run", "--", "sleep", "600")
-    until(lambda: pending(daemon), why="the request sent")
+    until(lambda: has_sent(run), why="the request sent")
     run.send_signal(signal.SIGINT)
     line_with(run, run.stderr, "waiting for the daemon's answer")
     daemon.signal(signal.SIGCONT)
