@@ -5,11 +5,12 @@ Owns that search, from the job's working directory, and SpawnFailedError. It sta
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-from binascii import a2b_base64
-from typing import TYPE_CHECKING
+
+from .lean_stdlib import suppress
+
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,7 +96,7 @@ def _explain(path: str, error: OSError) -> str:
 
 def _read_interpreter(path: str) -> str | None:
     """The path after `#!`, as the kernel reads it; None if the file is not a script or may not be read."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             begin = os.read(fd, SHEBANG_BYTES)
@@ -119,6 +120,8 @@ def make_native(order: Message) -> None:
 
 
 def _native(text: dict[str, str]) -> str:
+    from binascii import a2b_base64  # noqa: PLC0415 - few jobs have such texts
+
     return a2b_base64(text["base64"]).decode("utf-8", "surrogateescape")
 
 

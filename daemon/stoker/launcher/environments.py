@@ -11,15 +11,17 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 import struct
-from typing import TYPE_CHECKING, NoReturn
 
 from . import kernel
 from .error_log import log_error
+from .lean_stdlib import signal
+
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import NoReturn
 
 READ_S = 1.0  # a read takes microseconds, and longer on a busy host
 PIECE_BYTES = 65_536

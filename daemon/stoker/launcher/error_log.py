@@ -5,9 +5,11 @@ Writing there never fails: the parent of all workers must outlive a full disk.
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from typing import TYPE_CHECKING
+
+from .lean_stdlib import suppress
+
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 def log_error(text: str) -> None:
     """Write `text` as a line, if that is possible."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
-from typing import TYPE_CHECKING, NoReturn
 
 from . import kernel, rlimits
 from .command import HOST_LACKS, PASSED_OVER, SpawnFailedError, candidates, enter, not_found, prepare
 from .error_log import log_error
+from .lean_stdlib import signal
+
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from .frames import Message
 
 REPORT_BYTES = 4_096

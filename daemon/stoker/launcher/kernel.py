@@ -5,21 +5,20 @@ Owns ctypes and the parsing of /proc/<pid>/stat. It decides nothing.
 
 from __future__ import annotations
 
-import array
 import ctypes
 import errno
 import fcntl
 import os
 import resource
-import signal
 import struct
 import time
-from typing import NamedTuple
+
+from .lean_stdlib import signal
 
 PR_SET_CHILD_SUBREAPER = 36
 FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
-SIGSET_LONGS = 16
+SIGSET_LONGS, LONG_BITS = 16, 8 * struct.calcsize("L")
 FLOCK = struct.Struct("hhqqi0q")  # struct flock of fcntl(2)
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 # Signals that would end or stop the parent of all workers, which leaves only when it has nothing left to do. Python
@@ -107,10 +106,9 @@ def take_pending(signum: int) -> bool:
 def open_signalfd(signum: int) -> int:
     """A descriptor that is readable while `signum` is pending; a handler could run between any two instructions."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
-    longs = array.array("L", [0] * SIGSET_LONGS)
-    bits = longs.itemsize * 8
-    longs[(signum - 1) // bits] = 1 << (signum - 1) % bits
-    return _check(libc.signalfd(-1, longs.tobytes(), os.O_CLOEXEC | os.O_NONBLOCK))
+    longs = [0] * SIGSET_LONGS
+    longs[(signum - 1) // LONG_BITS] = 1 << (signum - 1) % LONG_BITS
+    return _check(libc.signalfd(-1, struct.pack(f"{SIGSET_LONGS}L", *longs), os.O_CLOEXEC | os.O_NONBLOCK))
 
 
 def punch_hole(fd: int, start: int, end: int) -> None:
@@ -135,15 +133,18 @@ def _check(result: int) -> int:
     return result
 
 
-class Stat(NamedTuple):
+class Stat:
     """Fields of /proc/<pid>/stat (proc_pid_stat(5))."""
 
-    state: bytes
-    parent: int
-    group: int
-    session: int
-    threads: int
-    start_ticks: int
+    __slots__ = ("group", "parent", "session", "start_ticks", "state", "threads")
+
+    def __init__(self, state: bytes, parent: int, group: int, session: int, threads: int, start_ticks: int) -> None:
+        self.state = state
+        self.parent = parent
+        self.group = group
+        self.session = session
+        self.threads = threads
+        self.start_ticks = start_ticks
 
     @property
     def ended(self) -> bool:

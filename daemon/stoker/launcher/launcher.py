@@ -9,16 +9,14 @@ only when acknowledged, and is on disk before this process leaves.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import resource
-import signal
-from typing import TYPE_CHECKING
 
 from . import kernel, rlimits
 from .command import HOST_LACKS, SpawnFailedError
 from .error_log import log_error
+from .lean_stdlib import signal, suppress
 from .logs import LogExistsError, LogFile
 from .orphans import signal_orphans
 from .outputs import PIPE_VARIABLE, Outputs
@@ -26,6 +24,8 @@ from .process_tree import MAX_PASSES, Delivery, ProcessTree
 from .runs import CLOSING, ENDED, RUNNING, Run, Runs
 from .sharing import share_output
 from .spawn import Spawner
+
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -295,7 +295,7 @@ class Launcher:
                 run.stopping = run.state is RUNNING
 
     def _collect(self) -> None:
-        with contextlib.suppress(ChildProcessError):
+        with suppress(ChildProcessError):
             while True:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
                 if pid == 0:
@@ -354,7 +354,7 @@ class Launcher:
         """Note how many processes are left: at least one until `gone`; the last number if they cannot be counted."""
         if run.exit is not None:
             left = run.exit["left"]
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 left = self._tree.count(run)
             run.exit = {**run.exit, "left": max(1, left)}
 

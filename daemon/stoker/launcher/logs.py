@@ -10,7 +10,6 @@ bytes that the disk does not take stay in the worker's pipe, and a full pipe mak
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -20,6 +19,7 @@ import time
 from . import kernel
 from .command import HOST_LACKS
 from .error_log import log_error
+from .lean_stdlib import suppress
 
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 CONTINUE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -122,7 +122,7 @@ class LogFile:
         if self._fd is None:
             return
         if self.size == 0 and not self._discarding:  # a continued log without output
-            with contextlib.suppress(OSError):  # while we hold the lock: after that another launcher may write to it
+            with suppress(OSError):  # while we hold the lock: after that another launcher may write to it
                 os.unlink(self.path)
         os.close(self._fd)
         self._fd = None
@@ -166,7 +166,7 @@ class LogFile:
 def _open_in_its_directory(path: str, flags: int) -> int:
     """Open a log; make its directory if needed. Raises OSError, ENOENT if the directory was removed each time."""
     for _ in range(OPEN_TRIES - 1):
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             return os.open(path, flags, FILE_MODE)
         _make_directory(os.path.dirname(path))
     return os.open(path, flags, FILE_MODE)
@@ -194,5 +194,5 @@ def _make_directory(path: str) -> None:
         return
     except FileNotFoundError:
         _make_directory(os.path.dirname(path))
-        with contextlib.suppress(FileExistsError):  # a reader that waits for the log has made it meanwhile
+        with suppress(FileExistsError):  # a reader that waits for the log has made it meanwhile
             os.mkdir(path, DIRECTORY_MODE)

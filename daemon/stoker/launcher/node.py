@@ -10,20 +10,22 @@ is written once the whole process tree is gone.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import json
 import os
 import select
-import signal
 import time
-from typing import TYPE_CHECKING, Any
 
 from . import kernel, whole_files
 from .error_log import log_error
 from .launcher import Launcher, take_sigterm
+from .lean_json import json_of, read_json
+from .lean_stdlib import signal, suppress
+
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from .frames import Message
 
 SIGNALFD_BYTES = 128 * 32
@@ -48,7 +50,7 @@ def main(arguments: list[str]) -> int:
     _isolate()
     claim = {"by": "node", "host": os.uname().nodename, "pid": os.getpid(), "boot_id": kernel.boot_id()}
     claim |= {"engine_job": os.environ.get("SLURM_JOB_ID"), "at_ms": kernel.now_ms()}
-    if not whole_files.put_first(f"{shared}/claims/{run_id}", json.dumps(claim).encode()):
+    if not whole_files.put_first(f"{shared}/claims/{run_id}", json_of(claim).encode()):
         log_error(f"run {run_id} was revoked, or is started elsewhere")
         return 0
     try:
@@ -57,14 +59,13 @@ def main(arguments: list[str]) -> int:
         end = _never_started(run_id, f"its order on {claim['host']}: {error}")
     else:
         end = RunOnNode(order, f"{shared}/runs/{run_id}").run_to_its_end()
-    record(f"{shared}/ends/{run_id}", json.dumps(end).encode())
+    record(f"{shared}/ends/{run_id}", json_of(end).encode())
     return _exit_status(end)
 
 
 def _read_order(path: str) -> dict[str, Any]:
     """The order, with what the engine tells the job. Raises OSError or ValueError."""
-    with open(path, "rb") as file:
-        order: dict[str, Any] = json.load(file)
+    order: dict[str, Any] = read_json(path)
     own = {name: text for name, text in os.environ.items() if name.startswith(FROM_ENGINE)}
     order["env"] = own | order["env"]
     return order
@@ -202,9 +203,8 @@ class RunOnNode:
         if not take_sigterm():
             return False
         self._terminated = self._must_stop = True
-        with contextlib.suppress(FileNotFoundError):
-            with open(self._stop, "rb") as file:
-                self._grace_s = min(self._grace_s, json.load(file)["grace_ms"] / 1_000)
+        with suppress(FileNotFoundError):
+            self._grace_s = min(self._grace_s, read_json(self._stop)["grace_ms"] / 1_000)
             self._stop_is_ours = True
         return True
 
@@ -216,10 +216,8 @@ class RunOnNode:
 
     def _warn(self) -> None:
         """A SIGUSR1 without a readable file is not the daemon's, and means nothing here."""
-        with contextlib.suppress(FileNotFoundError):
-            with open(self._warning, "rb") as file:
-                signum = json.load(file)["signal"]
-            self._signal(signum, "main")
+        with suppress(FileNotFoundError):
+            self._signal(read_json(self._warning)["signal"], "main")
 
     def _signal(self, signum: int, scope: str) -> None:
         self._launcher.obey({"op": "signal", "run_id": self._run_id, "signal": signum, "scope": scope, "tag": 0})

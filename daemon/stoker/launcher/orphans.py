@@ -7,11 +7,11 @@ what the daemon saw before it gets the signal, and the kernel lets us reach none
 from __future__ import annotations
 
 import os
-import signal
-from typing import TYPE_CHECKING
 
 from . import kernel
 from .process_tree import Delivery
+
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def signal_orphans(processes: Iterable[tuple[int, int]], signum: int) -> Delivery:
     """Signal the processes, given by pid and start time. Raises OSError where the host lacks descriptors."""
-    delivery = Delivery(signal.Signals(signum))
+    delivery = Delivery(signum)
     for pid, start_ticks in processes:
         try:
             pidfd = kernel.open_pidfd(pid)

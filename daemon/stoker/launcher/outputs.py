@@ -12,25 +12,25 @@ worker itself is a reader of it.
 
 from __future__ import annotations
 
-import array
-import contextlib
 import errno
 import fcntl
 import os
 import select
+import sys
 import termios
 import time
-from functools import partial
-from typing import TYPE_CHECKING
 
 from . import kernel, marks
 from .command import HOST_LACKS
 from .environments import read_environments
 from .error_log import log_error
+from .lean_stdlib import suppress
 from .logs import PORTION_BYTES, LogFile
 
+TYPE_CHECKING = False
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from .frames import Message
 
@@ -40,6 +40,7 @@ RUN_VARIABLE = "STOKER_RUN_ID"
 PIPE_NAME = "pipe:["  # how such a value begins; a FIFO, which a worker may name instead, has a path
 # A worker that became another user (su, a set-user-id program) may open /dev/stderr; no other process can reach it.
 PIPE_MODE = 0o666
+INT_BYTES = 4
 FULL_PIPE_BYTES = 64 * 1024
 TURN_S = 0.005
 READY_AT_ONCE = 16
@@ -77,16 +78,15 @@ class Output:
         self._grown = False
 
     def waiting_bytes(self) -> int:
-        count = array.array("i", [0])
-        fcntl.ioctl(self.pipe, termios.FIONREAD, count)
-        return count[0]
+        count = fcntl.ioctl(self.pipe, termios.FIONREAD, bytes(INT_BYTES))
+        return int.from_bytes(count, sys.byteorder)
 
     def read(self) -> int:
         """Move a portion to the log. After an OSError it is still in the pipe."""
         moved = self.log.splice(self.pipe)
         if moved >= FULL_PIPE_BYTES and not self._grown:
             self._grown = True
-            with contextlib.suppress(OSError):  # the user has no pages for pipes left (pipe(7))
+            with suppress(OSError):  # the user has no pages for pipes left (pipe(7))
                 fcntl.fcntl(self.pipe, fcntl.F_SETPIPE_SZ, PORTION_BYTES)
         return moved
 
@@ -338,7 +338,7 @@ def _by_mark(processes: list[str], wanted: dict[str, Message]) -> Iterator[tuple
     for process in processes:
         run_id = run_ids.get(marks.read_mark(int(process)))
         if run_id is not None:
-            yield from ((run_id, pipe) for pipe in _open_pipe(process, partial(_is_log_pipe, process)))
+            yield from ((run_id, pipe) for pipe in _open_pipe(process))
 
 
 def _by_environment(processes: list[str], wanted: dict[str, Message]) -> Iterator[tuple[str, int]]:
@@ -346,7 +346,7 @@ def _by_environment(processes: list[str], wanted: dict[str, Message]) -> Iterato
         shown = {name: value for name, _, value in (os.fsdecode(one).partition("=") for one in variables)}
         run_id, pipe = shown.get(RUN_VARIABLE, ""), shown.get(PIPE_VARIABLE)
         if run_id in wanted and pipe and pipe.startswith(PIPE_NAME):
-            yield from ((run_id, end) for end in _open_pipe(str(pid), partial(_is_named, str(pid), pipe)))
+            yield from ((run_id, end) for end in _open_pipe(str(pid), pipe))
 
 
 def _is_log_pipe(process: str, fd: str) -> bool:
@@ -362,16 +362,12 @@ def _name(process: str, fd: str) -> str:
     return os.readlink(f"/proc/{process}/fd/{fd}")
 
 
-def _is_named(process: str, pipe: str, fd: str) -> bool:
-    return _name(process, fd) == pipe
-
-
-def _open_pipe(process: str, is_pipe: Callable[[str], bool]) -> Iterator[int]:
-    """A reading end of the pipe, if that process has it open. Raises OSError for a lack."""
+def _open_pipe(process: str, wanted: str | None = None) -> Iterator[int]:
+    """A reading end of the pipe of that name, or of a log, if that process has it open. Raises OSError for a lack."""
     for fd in _descriptors(process):
-        with contextlib.suppress(*kernel.GONE_OR_HIDDEN):  # it was closed meanwhile
+        with suppress(*kernel.GONE_OR_HIDDEN):  # it was closed meanwhile
             pipe = _name(process, fd)
-            if is_pipe(fd):
+            if _is_log_pipe(process, fd) if wanted is None else pipe == wanted:
                 opened = os.open(f"/proc/{process}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
                 try:
                     if _name("self", str(opened)) == pipe:  # the process may have opened another file since

@@ -11,15 +11,15 @@ OSError, and never taken for the end of a process.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-from typing import TYPE_CHECKING
 
 from . import kernel
 from .environments import read_environments
+from .lean_stdlib import signal, suppress
 from .marks import read_mark
 from .runs import ENDED
+
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ class Delivery:
     def send_to_group(self, main: int) -> None:
         """Signal the process group of `main`. killpg(2) does not say which members it could not signal."""
         self._group = main
-        with contextlib.suppress(*kernel.GONE_OR_HIDDEN):
+        with suppress(*kernel.GONE_OR_HIDDEN):
             os.killpg(main, self._signum)
             if self._signum not in NOT_CONTINUED:
                 os.killpg(main, signal.SIGCONT)
@@ -160,7 +160,7 @@ class ProcessTree:
             if len(owners) != 1 and not owners & open_ids:
                 self._killed.add(pid)
                 for _, pidfd in _subtree(pid):
-                    with contextlib.suppress(*kernel.GONE_OR_HIDDEN):  # those that live on stay counted
+                    with suppress(*kernel.GONE_OR_HIDDEN):  # those that live on stay counted
                         _send(pidfd, signal.SIGKILL)
 
     def signal_tree(self, run: Run, delivery: Delivery) -> None:
@@ -225,20 +225,20 @@ def _reap(pid: int) -> bool:
 
 def _subtree(pid: int) -> Iterator[tuple[int, int]]:
     yield from _descendants(pid)
-    with _pinned(pid) as pidfd:
+    with Pinned(pid) as pidfd:
         if pidfd is not None and not kernel.has_ended(pid):
             yield pid, pidfd
 
 
 def _descendants(child: int) -> Iterator[tuple[int, int]]:
-    with _pinned(child) as pidfd:
+    with Pinned(child) as pidfd:
         if pidfd is not None:
             yield from _below(child, pidfd, MAX_DEPTH)
 
 
 def _below(parent: int, parent_pidfd: int, depth: int) -> Iterator[tuple[int, int]]:
     for pid in _read_children_of(parent) if depth else ():
-        with _pinned(pid) as pidfd:
+        with Pinned(pid) as pidfd:
             if pidfd is not None and _is_child(pid, parent, parent_pidfd):
                 yield from _below(pid, pidfd, depth - 1)
                 yield pid, pidfd
@@ -253,26 +253,31 @@ def _is_child(pid: int, parent: int, parent_pidfd: int) -> bool:
     return stat.parent == parent and not stat.ended and _exists(parent_pidfd)
 
 
-@contextlib.contextmanager
-def _pinned(pid: int) -> Iterator[int | None]:
+class Pinned:
     """A pidfd of the process; None if it is gone."""
-    try:
-        pidfd = kernel.open_pidfd(pid)
-    except ProcessLookupError:
-        yield None
-        return
-    try:
-        yield pidfd
-    finally:
-        os.close(pidfd)
+
+    __slots__ = ("_pid", "_pidfd")
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._pidfd: int | None = None
+
+    def __enter__(self) -> int | None:
+        with suppress(ProcessLookupError):
+            self._pidfd = kernel.open_pidfd(self._pid)
+        return self._pidfd
+
+    def __exit__(self, *_: object) -> None:
+        if self._pidfd is not None:
+            os.close(self._pidfd)
 
 
 def _read_children_of(pid: int) -> list[int]:
     """The children of all its threads; those of a thread that ends meanwhile become children of another one."""
     children: list[int] = []
-    with contextlib.suppress(*kernel.GONE_OR_HIDDEN):
+    with suppress(*kernel.GONE_OR_HIDDEN):
         for thread in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(*kernel.GONE_OR_HIDDEN):
+            with suppress(*kernel.GONE_OR_HIDDEN):
                 children += map(int, kernel.read_proc(pid, f"task/{thread}/children").split())
     return children
 
@@ -296,7 +301,7 @@ def _read_session(pid: int) -> int:
 
 def _read_cgroup(pid: int) -> str | None:
     """The path from the top of the hierarchy that we see; None for the top itself, where any process may be."""
-    with contextlib.suppress(*kernel.GONE_OR_HIDDEN):
+    with suppress(*kernel.GONE_OR_HIDDEN):
         for line in kernel.read_proc(pid, "cgroup").decode(errors="replace").split("\n"):
             if line.startswith("0::") and len(line) > len("0::/"):
                 return line.removeprefix("0::")

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import resource
-from typing import TYPE_CHECKING
 
 from . import kernel
 from .command import SpawnFailedError
+
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from .frames import Message

@@ -9,9 +9,9 @@ process of the tree is left.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .marks import mark_of
+
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

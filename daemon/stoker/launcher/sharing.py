@@ -5,10 +5,10 @@ The launcher has the user's rights and no others, so a link that the user puts t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 
+from .lean_stdlib import suppress
 from .logs import FILE_MODE
 
 PATH_ONLY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -16,7 +16,7 @@ PATH_ONLY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def share_output(work: str, run_id: str) -> None:
     """Let our group read the output of a run that has ended, if it has one and it is a file of our user."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         fd = os.open(f"{work}/{run_id}.output", PATH_ONLY)
         try:
             if stat.S_ISREG(os.fstat(fd).st_mode):

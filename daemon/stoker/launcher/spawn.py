@@ -6,25 +6,46 @@ cannot be executed is raised as SpawnFailedError. Invariant: when `spawn` return
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
-from typing import TYPE_CHECKING
 
 from . import fork_exec, kernel
 from .command import PASSED_OVER, SpawnFailedError, candidates, enter, make_native, not_found, prepare
 from .error_log import log_error, undo
 from .marks import Marker
 
+TYPE_CHECKING = False
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from .frames import Message
 
 NULL = 0  # our own stdin, /dev/null, which children inherit
 OOM_SCORE_MAX = 1_000
 OOM_SCORE_RAISE = 500
+
+
+class NumberedLow:
+    """posix_spawn takes no descriptor above the limit of open files, which is then that of the worker: such a one
+    becomes a copy with a low number, which was kept free for it.
+    """
+
+    __slots__ = ("_fd", "_is_low", "_reserved")
+
+    def __init__(self, fd: int, reserved: int) -> None:
+        self._fd, self._reserved = fd, reserved
+        self._is_low = fd < kernel.worker_open_files
+
+    def __enter__(self) -> int:
+        if self._is_low:
+            return self._fd
+        return os.dup2(self._fd, self._reserved, inheritable=False)
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_low:
+            undo(os.dup2, NULL, self._reserved, inheritable=False)
 
 
 class Spawner:
@@ -66,25 +87,13 @@ class Spawner:
         stdin = NULL if order["stdin"] is None else _file_of(order["stdin"])
         try:
             with (
-                self._numbered_low(stdin, self._low_stdin) as low_in,
-                self._numbered_low(log, self._low_log) as low_log,
+                NumberedLow(stdin, self._low_stdin) as low_in,
+                NumberedLow(log, self._low_log) as low_log,
             ):
                 return start(order, low_in, low_log)
         finally:
             if stdin != NULL:
                 os.close(stdin)
-
-    @contextlib.contextmanager
-    def _numbered_low(self, fd: int, reserved: int) -> Iterator[int]:
-        """posix_spawn takes no descriptor above the limit of open files, which is then that of the worker."""
-        if fd < kernel.worker_open_files:
-            yield fd
-            return
-        os.dup2(fd, reserved, inheritable=False)
-        try:
-            yield reserved
-        finally:
-            undo(os.dup2, NULL, reserved, inheritable=False)
 
     def _offer_to_oom_killer(self, pid: int) -> None:
         """So that the kernel kills a worker and not the parent of all of them. Best effort."""

@@ -5,8 +5,9 @@ The daemon and the nodes claim a run by the same function: which of them comes f
 
 from __future__ import annotations
 
-import contextlib
 import os
+
+from .lean_stdlib import suppress
 
 MADE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -29,7 +30,7 @@ def put_first(path: str, content: bytes) -> bool:
     """
     own = _written_beside(path, content)
     try:
-        with contextlib.suppress(FileExistsError):
+        with suppress(FileExistsError):
             os.link(own, path)
         first = os.stat(own).st_nlink == 2  # noqa: PLR2004 - its own name and `path`
     finally:
