@@ -119,6 +119,7 @@ def test_secrets_when_a_job_has_some_then_its_user_alone_reads_them(
     job = submit(alice, text, secrets={"token": {"base64": "cHJpdmF0ZQ=="}})
     until(lambda: log_of(alice, job).count("\n") == 2, why="its secret")
     secret, path = log_of(alice, job).splitlines()
+    modes = [stat.S_IMODE(place.stat().st_mode) for place in (Path(path), Path(path, "token"))]
     with system.client_of(users[2]) as bob:
         spy = submit(bob, f"cat {path}/token; ls {path}; ls {Path(path).parent}")
         work.end_of(bob, spy)
@@ -127,6 +128,7 @@ def test_secrets_when_a_job_has_some_then_its_user_alone_reads_them(
 
     assert work.end_of(alice, job) == ("succeeded", "exit")
     assert secret == "private"
+    assert modes == [0o750, 0o440]  # the bits of the group are the most that the entry of the user may give
     assert spied.count("Permission denied") == 3
     assert not Path(path).exists()
 

@@ -26,7 +26,7 @@ PASSED = 0o711  # where a run of another user got secrets: others may pass, and 
 # The form of an ACL in its extended attribute (linux/posix_acl_xattr.h).
 ACL_VERSION, NO_ID = 2, 0xFFFF_FFFF
 USER_OBJ, USER, GROUP_OBJ, MASK, OTHER = 0x01, 0x02, 0x04, 0x10, 0x20
-READ, WRITE, ENTER = 4, 2, 5
+READ, ENTER = 4, 5
 
 
 class NoPrivatePlace(Exception):
@@ -152,7 +152,8 @@ def _remove(run_id: str, parent: int) -> None:
 
 def _admit(uid: int, descriptor: int, rights: int) -> None:
     """Let another user read a file, or enter a directory, as one more entry of its ACL (acl(5)). Raises OSError."""
-    entries = [(USER_OBJ, ENTER | WRITE, NO_ID), (USER, rights, uid), (GROUP_OBJ, 0, NO_ID), (MASK, rights, NO_ID)]
+    own = stat.S_IMODE(os.fstat(descriptor).st_mode) >> 6
+    entries = [(USER_OBJ, own, NO_ID), (USER, rights, uid), (GROUP_OBJ, 0, NO_ID), (MASK, rights, NO_ID)]
     entries.append((OTHER, 0, NO_ID))
     acl = ACL_VERSION.to_bytes(4, "little") + b"".join(struct.pack("<HHI", *entry) for entry in entries)
     os.setxattr(descriptor, "system.posix_acl_access", acl)
