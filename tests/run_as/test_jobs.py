@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.support.run_as import RunAsDaemon
 
 MANY = 40
-READS = max(200, 20 * int(os.environ.get("STOKER_FAULTS", "0")))
+READS = max(200, 70 * int(os.environ.get("STOKER_FAULTS", "0")))  # a minute of them in `make test-faults`
 
 
 @pytest.fixture(scope="module")
