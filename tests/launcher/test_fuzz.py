@@ -28,7 +28,16 @@ WRONG: tuple[Any, ...] = (None, -1, 0, 1 << 70, 1.5, float("inf"), True, "", [],
 
 
 def a_message(chance: random.Random) -> dict[str, Any]:
-    values = [None, 7, -1 << 80, 0.5, "é\ud800", "x" * chance.randrange(300), [[]] * chance.randrange(4), {"a": {}}]
+    values: list[Any] = [
+        None,
+        7,
+        -1 << 80,
+        0.5,
+        "é\ud800",
+        "x" * chance.randrange(300),
+        [[]] * chance.randrange(4),
+        {"a": {}},
+    ]
     return {"op": "any"} | {f"key-{number}": chance.choice(values) for number in range(chance.randrange(4))}
 
 
@@ -89,7 +98,7 @@ def test_frames_when_they_are_damaged_then_they_are_refused_or_hold_messages(see
 
 def spoiled(chance: random.Random, host: LauncherHost) -> dict[str, Any]:
     """A message with a field of a wrong kind, or without one."""
-    message = chance.choice(
+    message: dict[str, Any] = chance.choice(
         [
             {"op": "hello", "version": 1, "epoch": 1, "instance": host.instance},
             {"op": "list", "tag": 1, "run_ids": []},
