@@ -191,6 +191,7 @@ def test_check_when_an_answer_has_another_shape_then_it_is_noticed(change: dict[
         "max_running": None,
         "min_running": None,
         "backend": None,
+        "backend_away": None,
         "overflow": None,
         "narrowed_to": None,
         "max_queued": None,

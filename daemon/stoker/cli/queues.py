@@ -20,7 +20,7 @@ from stoker.core.units import counted, exit_codes, spoken
 from stoker.rpc.client import Client
 
 if TYPE_CHECKING:
-    from stoker.core.daemon_views import OverflowView, QueueView
+    from stoker.core.daemon_views import QueueView
 
 MOST_SHOWN = 20
 AT_ONCE = 1_000  # jobs are moved by so many, of which those that stay do not count for --limit
@@ -41,17 +41,24 @@ def print_queues(queues: list[QueueView]) -> None:
     table.show(headers, [_queue_row(queue) for queue in queues], spare=("MAX QUEUED", "CLASS", "MAX RUNNING"))
     defaults = [(f"defaults of {queue['name']}", defaults_in_words(queue)) for queue in queues if queue["defaults"]]
     rates = [(f"rate of {queue['name']}", in_words(queue["rate"])) for queue in queues if queue["rate"]]
-    backends = [(f"backend of {queue['name']}", queue["backend"]) for queue in queues if queue["backend"]]
-    overflows = [
-        (f"overflow of {queue['name']}", _overflow(queue["overflow"])) for queue in queues if queue["overflow"]
-    ]
+    backends = [(f"backend of {queue['name']}", backend_in_words(queue)) for queue in queues if queue["backend"]]
+    overflows = [(f"overflow of {queue['name']}", overflow_in_words(queue)) for queue in queues if queue["overflow"]]
     if facts := backends + overflows + rates + defaults:
         render.line()
         render.facts(facts)
 
 
-def _overflow(overflow: OverflowView) -> str:
-    """`to hpc, under pressure and above 100 queued; 12 jobs go now`."""
+def backend_in_words(queue: QueueView) -> str | None:
+    """`slurm, which does not answer: squeue is not installed`."""
+    away = "" if queue["backend_away"] is None else f", which does not answer: {queue['backend_away']}"
+    return None if queue["backend"] is None else queue["backend"] + away
+
+
+def overflow_in_words(queue: QueueView) -> str | None:
+    """`to hpc, under pressure and above 100 queued; 12 jobs to move now`."""
+    overflow = queue["overflow"]
+    if overflow is None:
+        return None
     above = "" if overflow["above"] is None else f" and above {overflow['above']} queued"
     now = f"; {counted(overflow['jobs_now'], 'job')} to move now" if overflow["jobs_now"] else ""
     return f"to {overflow['to']}, under pressure{above}{now}"
@@ -72,6 +79,8 @@ def _queue_row(queue: QueueView) -> tuple[object, ...]:
 def state_of(queue: QueueView) -> str:
     if queue["paused"] or queue["throttled"]:
         return "paused" if queue["paused"] else "throttled"
+    if queue["backend_away"] is not None:
+        return "away"
     return "open" if queue["narrowed_to"] is None else "narrowed"
 
 
@@ -182,9 +191,9 @@ def _sentence(queue: QueueView) -> str:
     bounds = [(queue["max_running"], "running"), (queue["max_queued"], "queued")]
     limits = [f"at most {bound} {state}" for bound, state in bounds if bound is not None]
     if queue["backend"] is not None:
-        limits.append(f"handed to {queue['backend']}")
+        limits.append(f"handed to {backend_in_words(queue)}")
     if queue["overflow"] is not None:
-        limits.append(f"overflow {_overflow(queue['overflow'])}")
+        limits.append(f"overflow {overflow_in_words(queue)}")
     if queue["min_running"] is not None:
         limits.append(f"under pressure fewer, down to {queue['min_running']}")
     if queue["rate"] is not None:

@@ -30,6 +30,7 @@ QueueView = TypedDict(
         "max_running": int | None,
         "min_running": int | None,
         "backend": str | None,
+        "backend_away": str | None,
         "overflow": OverflowView | None,
         "narrowed_to": int | None,
         "max_queued": int | None,
@@ -43,7 +44,9 @@ QueueView = TypedDict(
         "running": int,
     },
 )
-"""A queue with its settings and the numbers of its jobs; `narrowed_to`: its limit while the host is under pressure."""
+"""A queue with its settings and the numbers of its jobs. `backend_away`: why its backend does not answer.
+`narrowed_to`: its limit while the host is under pressure.
+"""
 
 
 class ResourceView(TypedDict):

@@ -95,6 +95,11 @@ class Engine(Assembly):
         self.dispatcher.open("recovering")
         self.inbox.wake()
 
+    @property
+    def cluster_away(self) -> str | None:
+        """Why the engine of the cluster does not answer; None if it does."""
+        return "[cluster] directory is not set" if self.cluster is None else self.cluster.away
+
     def describe(self) -> str:
         """The state in one line, for `systemctl status`."""
         if self.safe_mode.state is not None:

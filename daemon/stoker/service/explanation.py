@@ -116,11 +116,9 @@ async def _facts(engine: Engine, job: Job) -> JobFacts:
 def _on_cluster(engine: Engine, job: Job) -> ClusterFacts | None:
     if job.spec.execution_mode is not ExecutionMode.CLUSTER:
         return None
-    if engine.cluster is None:
-        return ClusterFacts(away="[cluster] directory is not set")
     run = engine.memory.runs.get(job.id)
-    listed = None if run is None else engine.cluster.listed(run.attempt.run_id)
-    return ClusterFacts(listed, engine.cluster.away)
+    listed = None if run is None or engine.cluster is None else engine.cluster.listed(run.attempt.run_id)
+    return ClusterFacts(listed, engine.cluster_away)
 
 
 async def _standstill(engine: Engine, job: Job) -> Standstill | None:

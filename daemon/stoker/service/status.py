@@ -33,6 +33,7 @@ def queue_views(engine: Engine) -> list[QueueView]:
             "max_running": queue.max_running,
             "min_running": queue.min_running,
             "backend": "slurm" if queue.name in backends else None,
+            "backend_away": engine.cluster_away if queue.name in backends else None,
             "overflow": _overflow(engine, queue.name),
             "narrowed_to": memory.narrowed[queue.name].limit if queue.name in memory.narrowed else None,
             "max_queued": queue.max_queued,

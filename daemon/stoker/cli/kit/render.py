@@ -35,6 +35,7 @@ STATE_COLOURS = {
     "held": YELLOW,
     "paused": YELLOW,
     "throttled": YELLOW,
+    "away": YELLOW,
     "narrowed": YELLOW,
     "waiting": DIM,
 }

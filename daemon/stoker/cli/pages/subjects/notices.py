@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import quote
 
 from stoker import paths
 from stoker.cli.kit import outcome, render
@@ -106,6 +107,16 @@ def _throttled(status: StatusView, facts: dict[str, str]) -> list[StatusNotice]:
     return [StatusNotice("warning", f"{facts['pressure'].partition(';')[0]}: {names}", None, "/resources")]
 
 
+def _away(status: StatusView, _facts: dict[str, str]) -> list[StatusNotice]:
+    """A cluster that does not answer: its queues wait for it."""
+    away = [queue for queue in status["queues"] if queue["backend_away"] is not None]
+    if not away:
+        return []
+    names = ", ".join(queue["name"] for queue in away)
+    text = f"The cluster does not answer, no job starts there ({names}): {away[0]['backend_away']}"
+    return [StatusNotice("warning", text, "sinfo", f"/queues/{quote(away[0]['name'], safe='')}")]
+
+
 def _stale(status: StatusView, _facts: dict[str, str]) -> list[StatusNotice]:
     stale = status["stale_checkpoints"]
     shown = [StatusNotice("warning", outcome.stale(one), None, f"/jobs/{one['job']}") for one in stale[:MOST_STALE]]
@@ -128,6 +139,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _launchers,
     _retrying,
     _throttled,
+    _away,
     _stale,
     _held,
 )

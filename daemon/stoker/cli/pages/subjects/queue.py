@@ -25,7 +25,7 @@ ROWS: Final = 20
 
 
 class QueueRow(NamedTuple):
-    """`state`: open, paused, throttled or narrowed. `bound`: how many may run, in words."""
+    """`state`: open, paused, throttled, away (its backend) or narrowed. `bound`: how many may run, in words."""
 
     view: QueueView
     state: str
@@ -49,6 +49,8 @@ def settings(view: QueueView) -> list[tuple[str, object]]:
         ("at least running under pressure", view["min_running"]),
         ("at most queued", view["max_queued"]),
         ("rate", view["rate"] and rates.in_words(view["rate"])),
+        ("backend", queues.backend_in_words(view)),
+        ("overflow", queues.overflow_in_words(view)),
         ("defaults of its jobs", queues.defaults_in_words(view) or None),
     ]
 
@@ -110,7 +112,7 @@ ACTIONS: Final = (
     _of_queue(
         "pause",
         "No further job of this queue starts, until it is resumed.",
-        ("open", "narrowed", "throttled"),
+        ("open", "narrowed", "throttled", "away"),
         would_pause,
     ),
     _of_queue("resume", "Jobs of this queue start again.", ("paused",), would_resume),
