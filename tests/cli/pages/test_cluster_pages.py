@@ -44,7 +44,7 @@ def away(client: stoker.Client) -> str:
         text: str | None = queues["hpc"]["backend_away"]
         return text if text and "squeue" in text else None
 
-    return until(said, why="a first answer of the cluster")
+    return str(until(said, why="a first answer of the cluster"))
 
 
 def test_queue_when_its_cluster_is_away_then_its_page_gives_the_reason(client: stoker.Client, browser: Browser) -> None:
