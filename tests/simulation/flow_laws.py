@@ -155,7 +155,7 @@ class FlowLaws:
             if run.workflow.ended:
                 self._laws.broken(f"workflow {ident} has ended, and it is still in memory")
         self._nothing_on_its_way(life)
-        self._gates(life)
+        self._gates(life, steady)
         self._needs()
         self._conditions(life.background.retrying)
         self._due_jobs_start(life, steady)
@@ -179,15 +179,16 @@ class FlowLaws:
             if f"end of workflow {ident}" not in life.background.retrying and not spared:
                 self._laws.broken(f"workflow {ident} is {state} for a {intent}, and nothing of it runs")
 
-    def _gates(self, life: Life) -> None:
-        """A handler waits no longer than the steps before it."""
+    def _gates(self, life: Life, steady: int) -> None:
+        """A handler waits no longer than the steps before it, and no limit of time is missed."""
         now = life.engine.clock.now()
+        late_ms = LATE_MS + now.steady - steady  # a look at the clock takes time, in which no timer fires
         for ident, other in self._database.execute(AT_ONCE):
             self._laws.broken(f"workflow {ident} runs beside workflow {other} of its key, which goes first")
         for ident, run in life.engine.memory.workflows.runs.items():
             if run.cut and f"end of workflow {ident}" not in life.background.retrying:
                 self._laws.broken(f"workflow {ident}: steps of {run.cut} are to be ended, and nobody does it")
-            if limit := run.overdue(Now(wall=now.wall - LATE_MS, steady=now.steady - LATE_MS)):
+            if limit := run.overdue(Now(wall=now.wall - late_ms, steady=now.steady - late_ms)):
                 self._laws.broken(f"workflow {ident}: its {limit} has passed, and its steps go on")
             for outer in run.counting:
                 if run.states[outer.removesuffix("/")] in FINAL:
