@@ -44,6 +44,10 @@ INNER_LIMITS = """
 SELECT count(*) FROM changes WHERE kind = 'workflow' AND cause = 'limit_reached' AND payload ->> 'step' IS NOT NULL
 """
 EXPANDED = "SELECT count(*) FROM changes WHERE kind = 'workflow' AND cause = 'expanded'"
+REUSED_IN_EXPANSIONS = """
+SELECT DISTINCT CAST(subject AS INTEGER) FROM changes
+WHERE kind = 'workflow' AND cause = 'expanded' AND payload ->> '$.reused' > 0
+"""
 LAST_STATES = """
 SELECT id, state, (SELECT to_state FROM changes WHERE kind = 'workflow' AND subject = workflows.id
     AND to_state IS NOT NULL ORDER BY seq DESC LIMIT 1) FROM workflows
@@ -138,7 +142,11 @@ class FlowLaws:
             self._laws.looks["reused"] += one.reused
         for job_id, needed in self._database.execute(BUILT_ON_RUNNING, (answer.id,)) if answer.reuse else ():
             self._laws.broken(f"job {job_id} was reused although job {needed}, which it needs, was not")
-        for (job_id,) in self._database.execute(REUSED_AND_RAN, (answer.id,)) if answer.reuse else ():
+        if answer.reuse:
+            self._reused_without_run(answer.id or 0)
+
+    def _reused_without_run(self, workflow_id: int) -> None:
+        for (job_id,) in self._database.execute(REUSED_AND_RAN, (workflow_id,)):
             self._laws.broken(f"job {job_id} is reused, and it has an attempt")
 
     def spoken(self, verb: str) -> None:
@@ -286,6 +294,9 @@ class FlowLaws:
             self._laws.broken(f"workflow {name} was made twice")
         self._laws.looks["inner limit"] += self._laws.number(INNER_LIMITS)
         self._laws.looks["expanded"] += self._laws.number(EXPANDED)
+        for ident in self.numbers(REUSED_IN_EXPANSIONS):
+            self._laws.looks["reused in an expansion"] += 1
+            self._reused_without_run(ident)
         for ident, step in self._database.execute(SAME_STEP):
             self._laws.broken(f"workflow {ident} has two steps {step}")
         for ident in self.numbers(CANCELS_TAKEN_BACK):

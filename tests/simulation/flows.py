@@ -45,6 +45,7 @@ class FlowClients:
         self._flows: dict[int, dict[str, Any]] = {}  # the flow of each workflow that was answered
         self._count = 0
         self._groups: set[str] = set()  # the steps with `each` of the flow that is being invented
+        self.lists = 0.0  # how many of the flows are those of `_with_list`
 
     # --- graphs
 
@@ -56,8 +57,11 @@ class FlowClients:
             self._count += 1
             name = f"flow-{self._count}"
             done = [ident for ident in self._laws.numbers(COMPLETED) if ident in self._flows]
-            edits = done and self._chance.random() < 0.6
-            self._unanswered[name] = self._edit(name, done) if edits else self._invent(name)
+            if self.lists and self._chance.random() < self.lists:
+                self._unanswered[name] = self._with_list(name, done)
+            else:
+                edits = done and self._chance.random() < 0.6
+                self._unanswered[name] = self._edit(name, done) if edits else self._invent(name)
         flow, earlier = self._unanswered[name], self._reused.get(name)
         request = read_flow(WorkflowSubmitParams(flow=flow, reuse=earlier))
 
@@ -75,6 +79,23 @@ class FlowClients:
             self._laws.answer(answer, name)
 
         self._requests.ask(life, f"submit {name}", send, hear)
+
+    def _with_list(self, name: str, done: list[int]) -> dict[str, Any]:
+        """A step with a list, the steps of that list, and one behind them. It reuses an earlier such flow.
+
+        Sometimes one of them has changed: then the others are compared while the list expands.
+        """
+        work = {"command": "/bin/work", "max_attempts": 4, "base_delay_ms": 0, "on_orphan": "requeue"}
+        steps: dict[str, Any] = {
+            "list": {**work},
+            "work": {**work, "each": {"step": "list", "output": "files"}},
+            "after": {**work, "needs": ["work"]},
+        }
+        if earlier := [ident for ident in done if "list" in self._flows[ident]["steps"]]:
+            self._reused[name] = self._chance.choice(earlier[-NEWEST:])
+            if (changed := self._chance.choice([None, None, *steps])) is not None:
+                steps[changed]["args"] = [name]
+        return {"name": name, "steps": steps}
 
     def _edit(self, name: str, done: list[int]) -> dict[str, Any]:
         """One of these earlier flows, of which some steps have changed; what has not is reused."""

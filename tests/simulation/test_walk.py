@@ -48,6 +48,8 @@ LOOKS = (
 STEPS = 140_000
 EPISODE = 2_500
 LENGTH = max(1, int(os.environ.get("STOKER_FAULTS", "0")) // 50)
+LIST_EPISODES = 4
+LIST_SEED = 304  # of walks that are short, so that some would meet no list at all
 CONTROLS = 5
 CONTROL_STEPS = 600
 ROOT = Path(__file__).parents[2]
@@ -76,6 +78,23 @@ def test_world_when_walked_at_random_then_no_law_is_broken_and_all_ends(seed: in
     assert all(faults.values()), "a fault that never fired proves nothing"
     assert [name for name in LOOKS if not looks[name]] == [], "a law that nobody asks proves nothing"
     assert [name for name in VERBS if not verbs[name]] == []
+
+
+def test_world_when_lists_expand_in_runs_that_reuse_others_then_no_law_is_broken(seed: int) -> None:
+    """The same few walks each time; further ones with `STOKER_FAULTS=N`, or from `STOKER_SEED`."""
+    start = LIST_SEED if LENGTH == 1 and "STOKER_SEED" not in os.environ else seed
+    reused = 0
+
+    for number in range(LIST_EPISODES * LENGTH):
+        walk = Walk(random.Random(f"{start}/{number}"))
+        walk.let_lists_expand()
+        with simulated(walk.world):
+            walk.go(EPISODE)
+            walk.calm_down()
+        reused += walk.world.laws.looks["reused in an expansion"]
+
+    sys.stdout.write(f"seed {start}: {reused} looks at expansions that reused steps\n")
+    assert reused, "a law that nobody asks proves nothing"
 
 
 def test_world_when_the_disk_lies_then_the_laws_notice(seed: int) -> None:
