@@ -16,7 +16,7 @@ from stoker.launcher.runs import CLOSING, ENDED, Run, Runs
 from stoker.process.messages import Exited, RunState
 from tests.support import foreign, reuse
 from tests.support.facts import until, until_async
-from tests.support.instance import ended, log_of, pid_of, with_setup
+from tests.support.instance import end_of, ended, log_of, pid_of, with_setup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,13 +57,14 @@ async def test_signal_when_a_later_run_has_the_pid_of_a_closing_one_then_it_goes
     closing = host.shell(f"( {FAR} & ) ; exit 0")
     main = (await host.running(client, closing, "far")).pid
     await host.heard(Exited, closing)
+    far_has_ended = end_of(pid_of(closing, "far"))
     later = await start_with_pid(host, client, main)
 
     await client.signal(closing.run_id, signal.SIGTERM)
     await client.signal(closing.run_id, signal.SIGKILL)
 
     await host.gone(closing)
-    assert ended(pid_of(closing, "far"))
+    assert far_has_ended()
     assert not ended(main)
     assert await host.state(client, later) is RunState.RUNNING
 
@@ -126,9 +127,10 @@ async def test_stray_when_it_is_in_a_cgroup_below_the_leaf_then_its_run_is_not_o
 
         assert (exited.exit_code, exited.left) == (3, 1)
         assert await host.state(client, order) is RunState.CLOSING
+        nameless_has_ended = end_of(pid_of(order, "nameless"))
         await client.signal(order.run_id, signal.SIGKILL)
         await host.gone(order)
-        assert ended(pid_of(order, "nameless"))
+        assert nameless_has_ended()
 
 
 async def test_stray_when_it_is_nameless_then_it_is_the_runs_whose_mark_it_has(host: LauncherHost) -> None:
@@ -143,9 +145,10 @@ async def test_stray_when_it_is_nameless_then_it_is_the_runs_whose_mark_it_has(h
     assert exited.exit_code == 3
     assert [run.state for run in listed] == [RunState.RUNNING, RunState.CLOSING]
     await until_async(lambda: "nameless" in log_of(order), why="the child's pid")
+    nameless_has_ended = end_of(pid_of(order, "nameless"))
     await client.signal(order.run_id, signal.SIGKILL)
     await host.gone(order)
-    assert ended(pid_of(order, "nameless"))
+    assert nameless_has_ended()
     assert client.leaked == 0
 
 

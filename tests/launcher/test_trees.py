@@ -12,7 +12,7 @@ import pytest
 from stoker.process.messages import Exited, Leaked, RunState
 from tests.support import strace
 from tests.support.facts import until_async
-from tests.support.instance import children_of, ended, log_of, pid_of
+from tests.support.instance import children_of, end_of, ended, log_of, pid_of
 from tests.support.strace import Attached, calls_of
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ async def test_tree_when_it_daemonised_twice_then_it_is_left_until_it_is_signall
 
     exited = await host.run(client, order)
     await until_async(lambda: name in log_of(order))
-    pid = pid_of(order, name)
+    has_ended = end_of(pid_of(order, name))
     closing = await host.state(client, order)
     delivered = await client.signal(order.run_id, signal.SIGTERM)
 
@@ -155,7 +155,7 @@ async def test_tree_when_it_daemonised_twice_then_it_is_left_until_it_is_signall
     assert (exited.exit_code, exited.left, exited.stopped) == (3, 1, False)
     assert closing is RunState.CLOSING
     assert delivered
-    assert ended(pid)
+    assert has_ended()
     assert await host.state(client, order) is RunState.ENDED
     assert client.leaked == 0
 
@@ -206,12 +206,13 @@ async def test_leaked_when_no_open_run_can_own_it_then_it_is_stopped(host: Launc
     await client.list_runs()  # from here on its owner is known, so no later run can be
     later = host.staying()
     await host.running(client, later)
+    nameless_has_ended = end_of(pid_of(parent, "nameless"))
 
     for order in (other, parent):
         await client.signal(order.run_id, signal.SIGKILL)
 
     await until_async(lambda: client.leaked == 0, why="the word that it was stopped, without being asked")
-    assert ended(pid_of(parent, "nameless"))
+    assert nameless_has_ended()
     assert [(report.count, report.stopped) for _, report in host.reports if isinstance(report, Leaked)] == [
         (1, 0),
         (0, 1),

@@ -29,7 +29,7 @@ from stoker.process.run_roots import RunRoots
 from tests.support.facts import DEADLINE_S, until, until_async
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 R = TypeVar("R", bound=LauncherReport)
 PROC = Path("/proc")
@@ -256,6 +256,18 @@ def pid_of(order: LaunchOrder, name: str) -> int:
 def ended(pid: int) -> bool:
     stat = read_stat(pid)
     return stat is None or stat.ended
+
+
+def end_of(pid: int) -> Callable[[], bool]:
+    """Whether this process has ended. Tests that set back the pids of the host may give its number to another one."""
+    born = read_stat(pid)
+    assert born is not None, f"process {pid} has ended already"
+
+    def has_ended() -> bool:
+        stat = read_stat(pid)
+        return stat is None or stat.ended or stat.start_ticks != born.start_ticks
+
+    return has_ended
 
 
 def with_setup(**fields: Any) -> dict[str, Any]:
