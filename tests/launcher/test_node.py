@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RUN = "7.1.00000000000000aa"
+OF_ENGINE = {"SLURM_JOB_ID": "1871", "SLURM_JWT": "of the daemon"}
 
 
 class Node:
@@ -47,7 +48,7 @@ class Node:
     def start(self) -> None:
         python, code, *rest = self.shared.arguments(sys.executable, RUN)  # without the shell, which unblocks signals
         command = [python, "-I", "-S", f"{code}/launcher/__main__.py", "node", *rest]
-        self._process = subprocess.Popen(command, env={}, stdin=subprocess.DEVNULL)
+        self._process = subprocess.Popen(command, env=OF_ENGINE, stdin=subprocess.DEVNULL)
 
     def worker(self) -> int:
         return int(until(lambda: lines(self.pids), why="the worker")[0])
@@ -70,6 +71,14 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 def is_zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_job_when_the_engine_knows_the_daemon_by_a_token_then_it_does_not_get_that(node: Node) -> None:
+    node.start()
+
+    names = Path(f"/proc/{node.worker()}/environ").read_bytes()
+
+    assert (b"SLURM_JOB_ID=1871" in names, b"SLURM_JWT" in names) == (True, False)
 
 
 @pytest.mark.parametrize("is_ours", [True, False])

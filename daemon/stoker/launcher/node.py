@@ -34,6 +34,8 @@ WRITE_AGAIN_S = 1.0
 REAP_AGAIN_S = 1.0
 # What the engine tells a job about itself. The rest of its environment is that of a person who submits.
 FROM_ENGINE = ("SLURM_", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL")
+# The daemon's commands are known to the engine by it, and a job is not to act in its name.
+DAEMONS_OWN = "SLURM_JWT"
 NOT_STARTED = 127
 AWAITED = frozenset({signal.SIGTERM, signal.SIGUSR1})
 
@@ -66,7 +68,7 @@ def main(arguments: list[str]) -> int:
 def _read_order(path: str) -> dict[str, Any]:
     """The order, with what the engine tells the job. Raises OSError or ValueError."""
     order: dict[str, Any] = read_json(path)
-    own = {name: text for name, text in os.environ.items() if name.startswith(FROM_ENGINE)}
+    own = {name: text for name, text in os.environ.items() if name.startswith(FROM_ENGINE) and name != DAEMONS_OWN}
     order["env"] = own | order["env"]
     return order
 
