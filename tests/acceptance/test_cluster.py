@@ -57,7 +57,7 @@ resume_threshold = 0.0
 sample_ms = 200
 """
 # Variables of the person who started the daemon, which would add options to Slurm's commands.
-OF_A_PERSON = {"SQUEUE_PARTITION": "down", "SBATCH_WAIT": "1"}
+OF_A_PERSON = {"SQUEUE_PARTITION": "down", "SBATCH_WAIT": "1", "SLURM_ARRAY_TASK_ID": "7"}
 RETRIED = {"max_attempts": 2, "base_delay_ms": 0}
 
 

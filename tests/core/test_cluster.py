@@ -136,6 +136,8 @@ def why(state: State, cluster: ClusterFacts, started_at: int | None = None) -> t
         (ClusterFacts(EngineJob(7, "r", Phase.WAITS, "PENDING", "None")), "cluster_waits", "waits in Slurm as job 7"),
         (ClusterFacts(RUNS), "running", "is running (attempt 1) on the cluster, as job 7 of Slurm"),
         (ClusterFacts(OVER), "running", "job 7 of Slurm is over (NODE_FAIL), and its record is awaited"),
+        (ClusterFacts(full="at most 2"), "cluster_full", "until Slurm takes more jobs of queue 'hpc': at most 2"),
+        (ClusterFacts(RUNS, full="at most 2"), "running", "as job 7 of Slurm"),
         (ClusterFacts(RUNS, away="no route"), "cluster_away", "Slurm, which does not answer now (no route)"),
     ],
 )
@@ -150,6 +152,7 @@ def test_why_when_a_job_is_on_a_cluster_then_it_has_the_words_of_slurm(
 
 def test_why_when_a_job_waits_for_the_engine_then_slots_of_this_host_do_not_count() -> None:
     assert why(State.QUEUED, ClusterFacts(away="no route"))[0] == "cluster_away"
+    assert why(State.QUEUED, ClusterFacts(full="at most 2"))[0] == "cluster_full"
     assert why(State.QUEUED, ClusterFacts()) == ("slot", "may start at any moment")
 
 

@@ -20,6 +20,10 @@ class EngineRefused(Exception):
     """The engine answered, and did not do what was asked for."""
 
 
+class EngineFull(EngineRefused):
+    """The engine takes no more jobs of this user or account now; it will, once others have ended."""
+
+
 def name_of(run_id: str) -> str:
     """The name of the job of a run, for people."""
     return f"stoker-{run_id.partition('.')[0]}"
@@ -35,7 +39,7 @@ class ClusterEngine(Protocol):
         self, run_id: str, name: str, script: Path, arguments: Sequence[str], errors: Path, options: ClusterOptions
     ) -> int:
         """Hand a job over that runs `script` once, on one node; give its number. It carries the run_id, so that `jobs`
-        finds it when this answer is lost. `errors` gets what the script complains of.
+        finds it when this answer is lost. `errors` gets what the script complains of. May raise EngineFull.
         """
 
     def jobs(self) -> Mapping[str, EngineJob]:

@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stoker.cluster.engine import EngineAway, EngineRefused, name_of
+from stoker.cluster.engine import EngineAway, EngineFull, EngineRefused, name_of
 from stoker.core.cluster import ClusterOptions, EngineJob, Phase
 
 # The controller answers within MessageTimeout of slurm.conf (10 s), and the commands try again for a while.
@@ -32,7 +32,9 @@ PHASES = {
 # The commands get these variables of the daemon and no others: sbatch sends all of its own to the node, and SQUEUE_*
 # or SBATCH_* would add options. With any `--export` but ALL the node runs a login shell of the user for each job, and
 # `srun` in the job exports nothing.
-VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
+# The other variables of Slurm are those of a job or a person: SLURM_CLUSTERS would choose another cluster, and all
+# would be sent to the node. SLURM_JWT names the user where the cluster asks for it; the node keeps it from the job.
+VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 # How Slurm's commands begin to complain that the controller did not answer (slurm_errno.h).
 AWAY = (
     "Unable to contact slurm controller",
@@ -45,6 +47,8 @@ AWAY = (
     "Slurm temporarily unable to accept job",
     "Resource temporarily unavailable",
 )
+# How sbatch names a limit for the jobs that a user, an account or a QOS has at a time (job_state_reason of Slurm).
+FULL = ("AssocMaxSubmitJob", "AssocGrpSubmitJob", "QOSMaxSubmitJob", "QOSGrpSubmitJob")
 
 
 class Slurm:
@@ -53,8 +57,8 @@ class Slurm:
     def submit(
         self, run_id: str, name: str, script: Path, arguments: Sequence[str], errors: Path, options: ClusterOptions
     ) -> int:
-        """The id of the job. `errors` gets what the script complains of. Raises EngineRefused, or EngineAway, after
-        which the job may exist.
+        """The id of the job. `errors` gets what the script complains of. Raises EngineRefused, EngineFull, or
+        EngineAway, after which the job may exist.
         """
         command = [
             "sbatch", "--parsable", "--no-requeue", f"--job-name={name}", f"--comment={run_id}", "--export=ALL",
@@ -144,7 +148,7 @@ def _ended(line: str, runs: Mapping[int, str]) -> EngineJob | None:
 
 
 def _environ() -> dict[str, str]:
-    return {name: text for name, text in os.environ.items() if name in VARIABLES or name.startswith("SLURM_")}
+    return {name: text for name, text in os.environ.items() if name in VARIABLES}
 
 
 def _call(command: Sequence[str]) -> str:
@@ -163,4 +167,7 @@ def _call(command: Sequence[str]) -> str:
     said = done.stderr.strip().removeprefix(f"{command[0]}: ").removeprefix("error: ")
     if any(words in done.stderr for words in AWAY):
         raise EngineAway(f"{command[0]}: {said}")
+    if any(words in done.stderr for words in FULL):
+        first_line = said.split("\n")[0]
+        raise EngineFull(f"{command[0]}: {first_line}")
     raise EngineRefused(f"{command[0]}: {said}")

@@ -33,11 +33,26 @@ def waiting_words(reason: str) -> str:
 
 
 def engine_away(_job: Job, facts: JobFacts) -> Blocker | None:
-    """Nothing is handed over while the engine does not answer."""
+    """Nothing is handed over while the engine does not answer, or takes no more jobs of the queue."""
     if facts.cluster is None or facts.cluster.away is None:
-        return None
+        return _engine_full(facts)
     message = f"queue {facts.queue.name!r} hands its jobs to Slurm, which does not answer: {facts.cluster.away}"
     return Blocker("cluster_away", message, "sinfo", {"error": facts.cluster.away})
+
+
+def _engine_full(facts: JobFacts) -> Blocker | None:
+    if facts.cluster is None or facts.cluster.full is None:
+        return None
+    message = f"waits until Slurm takes more jobs of queue {facts.queue.name!r}: {facts.cluster.full}"
+    return Blocker("cluster_full", message, "sacctmgr show assoc", {"error": facts.cluster.full})
+
+
+def _unlisted(job: Job, facts: JobFacts, *, began: bool) -> Blocker:
+    """A job of which the engine has said nothing yet."""
+    if began:
+        message = f"is running (attempt {job.attempts}) on the cluster"
+        return Blocker("running", message, f"stoker why {job.id}")
+    return _engine_full(facts) or Blocker("cluster_waits", "is being handed to Slurm", f"stoker why {job.id}")
 
 
 def on_cluster(job: Job, facts: JobFacts) -> Blocker | None:
@@ -50,8 +65,7 @@ def on_cluster(job: Job, facts: JobFacts) -> Blocker | None:
         return Blocker("cluster_away", message, "sinfo", {"error": away})
     began = facts.attempt is not None and facts.attempt.started_at is not None
     if listed is None:
-        message = f"is running (attempt {job.attempts}) on the cluster" if began else "is being handed to Slurm"
-        return Blocker("running" if began else "cluster_waits", message, f"stoker why {job.id}")
+        return _unlisted(job, facts, began=began)
     details = {"engine_job": listed.id, "engine_state": listed.state, "engine_reason": listed.reason}
     hint = f"scontrol show job {listed.id}"
     if listed.phase is Phase.WAITS and not began:

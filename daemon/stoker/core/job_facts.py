@@ -26,10 +26,14 @@ class RateWait(Struct, frozen=True):
 
 
 class ClusterFacts(Struct, frozen=True):
-    """The word of a cluster's engine about the open run of a job. `away`: why it does not answer."""
+    """The word of a cluster's engine about the open run of a job. `away`: why it does not answer.
+
+    `full`: why it takes no more jobs of the queue.
+    """
 
     listed: EngineJob | None = None
     away: str | None = None
+    full: str | None = None
 
 
 class JobFacts(Struct, frozen=True, kw_only=True):

@@ -54,13 +54,17 @@ class Dispatcher:
         slots: int,
         reaches_cluster: Callable[[], bool],
         backends: Collection[str],
+        full: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """`backends`: the queues whose jobs take no slot of this host, as they run on the cluster."""
+        """`backends`: the queues whose jobs take no slot of this host, as they run on the cluster. `full`: those of
+        them for which it takes no more jobs now.
+        """
         self._memory = memory
         self._executors = executors
         self.slots = slots
         self.backends = backends
         self._cluster_answers = reaches_cluster
+        self._full = full
         self.throttled = False
         self._bar_changes = 0  # `workflows.bar_changes` when the lanes were last dropped
         self._unread: set[int] = set()  # chosen jobs whose whole rows must be read first
@@ -119,7 +123,7 @@ class Dispatcher:
 
     def may_start_in(self, name: str) -> bool:
         """Whether jobs of a queue of the cluster can be handed over to it now."""
-        return name in self.backends and self._reaches_cluster and self.closed_for(name) is None
+        return name in self.backends and self._reaches_cluster and not self._shuts(name)
 
     def dispatch(self, turn: Turn) -> bool:
         """Open attempts for jobs that may start. Returns whether a further turn could start more."""
@@ -238,4 +242,7 @@ class Dispatcher:
 
     def _paused(self, name: str) -> bool:
         """Whether no job of a queue starts now."""
-        return self.closed_for(name) is not None or paused(self._memory.queues[name], throttled=self.throttled)
+        return self._shuts(name) or paused(self._memory.queues[name], throttled=self.throttled)
+
+    def _shuts(self, name: str) -> bool:
+        return self.closed_for(name) is not None or name in self._full()

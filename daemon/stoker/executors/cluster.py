@@ -9,8 +9,8 @@ concluded from its silence.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor as Threads
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import msgspec
 from msgspec.structs import replace
 
 from stoker.background.tasks import BackgroundTasks
-from stoker.cluster.engine import ClusterEngine, EngineAway, EngineRefused, name_of
+from stoker.cluster.engine import ClusterEngine, EngineAway, EngineFull, EngineRefused, name_of
 from stoker.cluster.shared_directory import CHECKPOINT, ERRORS, EVENTS, INPUTS, OUTPUT, SharedDirectory
 from stoker.core.clock import boot_ms, wall_ms
 from stoker.core.cluster import (
@@ -38,6 +38,7 @@ from stoker.core.job.model import CLUSTER, Identity, Job, Outcome, OutcomeKind
 from stoker.core.outputs import MAX_BYTES
 from stoker.executors.base import Report, Sink, Start
 from stoker.executors.cluster_accounts import ClusterAccounts
+from stoker.executors.cluster_line import ClusterLine, FullQueue
 from stoker.executors.cluster_run import ClusterRun
 from stoker.executors.cluster_saves import ClusterSaves, KeepCheckpoint
 from stoker.executors.cluster_stops import ClusterStops
@@ -86,7 +87,7 @@ class ClusterExecutor:
         self._window_ms = window_ms
         self._work_files = WorkFiles(context.state_dir)
         self._runs: dict[str, ClusterRun] = {}
-        self._to_hand: deque[ClusterRun] = deque()
+        self._line = ClusterLine()
         self._may_hand = asyncio.Event()
         self._has_runs = asyncio.Event()
         self._watch = ClusterWatch(shared, engine, self._back)
@@ -103,6 +104,11 @@ class ClusterExecutor:
     def away(self) -> str | None:
         """Why the engine does not answer; None if it does."""
         return self._watch.away
+
+    @property
+    def full(self) -> Mapping[str, FullQueue]:
+        """The queues for which the engine takes no more jobs now."""
+        return self._line.full
 
     def _back(self) -> None:
         self._may_hand.set()
@@ -148,7 +154,7 @@ class ClusterExecutor:
         for start in starts:
             run_id = start.attempt.run_id
             run = self._runs[run_id] = ClusterRun(run_id, start)
-            self._to_hand.append(run)
+            self._line.add(run)
         self._watch.changed()
         self._may_hand.set()
         self._has_runs.set()
@@ -194,29 +200,60 @@ class ClusterExecutor:
 
     async def _hand_over(self) -> None:
         while True:
-            if not self._to_hand or self._watch.away is not None:
-                self._may_hand.clear()
-                await self._may_hand.wait()
+            together = [] if self._watch.away is not None else self._line.take(HANDED_AT_ONCE, boot_ms())
+            if not together:
+                await self._wait_for_more()
                 continue
-            together = [self._to_hand.popleft() for _ in range(min(HANDED_AT_ONCE, len(self._to_hand)))]
-            await asyncio.gather(*(self._hand_over_one(run, run.start) for run in together if run.start is not None))
+            starts = [run.start for run in together if run.start is not None]
+            said = await asyncio.gather(*map(self._hand_over_one, together, starts))
+            for run, start, full in reversed(list(zip(together, starts, said, strict=True))):
+                if full is not None and not run.ends:
+                    self._put_back(run, start, full)
 
-    async def _hand_over_one(self, run: ClusterRun, start: Start) -> None:
-        """Write the order and submit. If the answer is lost, looking after the run finds out what became of it."""
+    async def _wait_for_more(self) -> None:
+        """Until a run comes, the engine is back, or the pause of a full queue is over."""
+        for queue in self._line.unasked(boot_ms()):
+            self._reopen(queue)
+        self._may_hand.clear()
+        due_ms = None if self._watch.away is not None else self._line.due_in_ms(boot_ms())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if due_ms is None else due_ms / 1_000):
+                await self._may_hand.wait()
+
+    def _put_back(self, run: ClusterRun, start: Start, why: str) -> None:
+        """Keep a run that the engine does not take now."""
+        run.start = start
+        if self._line.put_back(run, start.job.spec.queue, why, boot_ms()):
+            log(LogEvent.CLUSTER_FULL, queue=start.job.spec.queue, error=why)
+
+    def _reopen(self, queue: str) -> None:
+        if self._line.reopen(queue):
+            log(LogEvent.CLUSTER_FULL_END, queue=queue)
+            self._ready()
+
+    async def _hand_over_one(self, run: ClusterRun, start: Start) -> str | None:
+        """Write the order and submit. If the answer is lost, looking after the run finds out what became of it.
+
+        Returns why the engine takes no more of the queue, if it said so.
+        """
         try:
             await self._in_thread(self._put_order, start)
             if run.ends:  # stopped meanwhile
                 await self._in_thread(self._shared.remove, [run.run_id])
-                return
+                return None
             run.start, run.same_since = None, boot_ms()
             self._note_number(run, await self._in_thread(self._submit, start))
+            self._reopen(start.job.spec.queue)
         except EngineAway as error:
             self._watch.note_away(str(error))
+        except EngineFull as error:
+            return str(error)
         except EngineRefused as error:
             await self._refused(run, str(error))
         except OSError as error:
             failed = Outcome(kind=OutcomeKind.NEVER_STARTED, transient=True, error=f"{error}", ended_at=wall_ms())
             self._end(run, failed)
+        return None
 
     def _note_number(self, run: ClusterRun, number: int) -> None:
         run.number = number

@@ -208,6 +208,7 @@ class Assembly:
             self.config.daemon.slots,
             lambda: self.cluster is not None and self.cluster.away is None,
             self.config.backends.keys(),
+            lambda: () if self.cluster is None else self.cluster.full,
         )
         self.deadlines = Deadlines(
             self.timers,

@@ -117,8 +117,11 @@ def _on_cluster(engine: Engine, job: Job) -> ClusterFacts | None:
     if job.spec.execution_mode is not ExecutionMode.CLUSTER:
         return None
     run = engine.memory.runs.get(job.id)
-    listed = None if run is None or engine.cluster is None else engine.cluster.listed(run.attempt.run_id)
-    return ClusterFacts(listed, engine.cluster_away)
+    if engine.cluster is None:
+        return ClusterFacts(away=engine.cluster_away)
+    listed = None if run is None else engine.cluster.listed(run.attempt.run_id)
+    full = engine.cluster.full.get(job.spec.queue)
+    return ClusterFacts(listed, engine.cluster_away, None if full is None else full.why)
 
 
 async def _standstill(engine: Engine, job: Job) -> Standstill | None:

@@ -133,6 +133,12 @@ MEANINGS: Final[dict[E, Meaning]] = {
         " See `error`.",
         "sinfo",
     ),
+    E.CLUSTER_FULL: Meaning(
+        "The engine of the cluster takes no more jobs of `queue` now, by a limit of the user or account: see `error`."
+        " The jobs wait, and it is asked again.",
+        "`sacctmgr show assoc` shows the limit; `max_running` of the queue keeps below it.",
+    ),
+    E.CLUSTER_FULL_END: Meaning("The engine of the cluster is asked again to take jobs of `queue`."),
     E.CLUSTER_BACK: Meaning("The engine of the cluster answers again."),
     E.RUN_FILES_LEFT: Meaning(
         "The files of a run on the cluster could not be removed, as the daemon has no right to: see `error`.",

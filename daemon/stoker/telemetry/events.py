@@ -82,6 +82,8 @@ class LogEvent(StrEnum):
     WORKER_UNHEARD = "worker_unheard", WARNING
     WORKER_UNSTOPPABLE = "worker_unstoppable", WARNING
     CLUSTER_AWAY = "cluster_away", WARNING
+    CLUSTER_FULL = "cluster_full", WARNING
+    CLUSTER_FULL_END = "cluster_full_end", INFO
     CLUSTER_BACK = "cluster_back", INFO
     RUN_FILES_LEFT = "run_files_left", WARNING
     WORKER_LEAKED = "worker_leaked", WARNING
