@@ -170,3 +170,18 @@ def test_secrets_when_the_job_of_a_schedule_has_some_then_they_are_refused_in_wo
 def test_error_when_a_name_repeats_the_mark_of_a_path_then_it_is_read_once() -> None:
     with pytest.raises(InvalidParams, match="no such field"):
         read_params({"command": "true", "` - at `key in `$" * 60_000: 1}, JobParams)
+
+
+def without_maximum(schema: Any, path: str = "") -> list[str]:
+    """The paths of the integers in a JSON Schema that may be of any size."""
+    if isinstance(schema, list):
+        return [found for index, part in enumerate(schema) for found in without_maximum(part, f"{path}/{index}")]
+    if not isinstance(schema, dict):
+        return []
+    here = [path] if schema.get("type") == "integer" and "maximum" not in schema else []
+    return here + [found for key, part in schema.items() for found in without_maximum(part, f"{path}/{key}")]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_params_when_they_have_integers_then_each_has_a_maximum(method: str) -> None:
+    assert without_maximum(msgspec.json.schema(METHODS[method].params)) == []

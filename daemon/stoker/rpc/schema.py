@@ -15,6 +15,7 @@ from msgspec import Meta
 from stoker.core.errors import InvalidParams
 from stoker.core.job.model import NeedOn
 from stoker.core.requests import (
+    MAX_INT,
     AbsolutePath,
     Bound,
     Budget,
@@ -37,6 +38,7 @@ from stoker.rpc.param_errors import invalid_params, moved, short_error
 
 MAX_JOBS = 10_000
 MAX_NAMED_STEPS = 100
+AttemptNumber = Annotated[int, Meta(ge=1, le=MAX_INT)]
 AttemptToken = Annotated[str, Meta(max_length=200)]
 P = TypeVar("P", bound=Params)
 
@@ -53,7 +55,7 @@ class SubmitManyParams(Params, frozen=True, kw_only=True):
 class GetParams(JobParam, frozen=True, kw_only=True):
     """`before`: only attempts older than that one."""
 
-    before: Annotated[int, Meta(ge=1)] | None = None
+    before: AttemptNumber | None = None
     limit: PageLimit = 100
 
 
@@ -96,7 +98,7 @@ class LogsParams(JobParam, frozen=True, kw_only=True):
     `token`: as in WaitParams, of a client that waits for the end.
     """
 
-    attempt: Annotated[int, Meta(ge=1)] | None = None
+    attempt: AttemptNumber | None = None
     offset: Bound | None = None
     tail_lines: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     tail_bytes: Bound | None = None
