@@ -12,6 +12,7 @@ import pytest
 
 from stoker.cli.pages.subjects.tables import ALL_PAGES
 from tests.support import chromium
+from tests.support.facts import until
 from tests.support.flows import chain, sent_flow, step
 from tests.support.web_page import WebPageProcess
 from tests.support.work import Gate, end_of, shell, submit, submit_many, submit_running
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from playwright.sync_api import Browser as Chromium
+    from playwright.sync_api import Route
 
     from tests.support.daemon import DaemonProcess
 
@@ -143,6 +145,24 @@ def test_jobs_when_all_shown_are_chosen_then_the_form_names_each(
 
         window.page.wait_for_url("**/jobs/chosen?*")
         assert window.page.url.count("id=") == 50
+
+
+def test_jobs_when_they_change_after_some_were_chosen_then_these_stay_chosen(
+    shared: DaemonProcess, engine: Chromium, web: WebPageProcess, world: dict[str, object]
+) -> None:
+    events: list[Route] = []
+    with shared.client() as client, chromium.window(engine, web) as window:
+        window.page.route("**/live/**", lambda route: events.append(route))  # the first event, as late as on a busy machine
+        window.open(f"/jobs?queue={world['queue']}")
+        window.page.click("text=Choose all shown")
+        newest = client.call("job.list", {"queue": world["queue"], "limit": 1})["jobs"][0]["id"]
+        client.call("job.cancel", {"id": newest})
+
+        until(lambda: window.page.evaluate("1") and events, why="the request for events")
+        events[0].continue_()
+
+        window.page.wait_for_selector(f"#job-{newest} .state-cancelled")
+        assert window.page.locator("#chosen input:checked, input[form=chosen]:checked").count() == 50
 
 
 def test_action_when_only_the_keyboard_is_used_then_it_is_found_and_sent(
