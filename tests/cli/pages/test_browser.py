@@ -152,7 +152,11 @@ def test_jobs_when_they_change_after_some_were_chosen_then_these_stay_chosen(
 ) -> None:
     events: list[Route] = []
     with shared.client() as client, chromium.window(engine, web) as window:
-        window.page.route("**/live/**", lambda route: events.append(route))  # the first event, as late as on a busy machine
+
+        def hold(request: Route) -> None:
+            events.append(request)  # the first event comes as late as on a busy machine
+
+        window.page.route("**/live/**", hold)
         window.open(f"/jobs?queue={world['queue']}")
         window.page.click("text=Choose all shown")
         newest = client.call("job.list", {"queue": world["queue"], "limit": 1})["jobs"][0]["id"]
