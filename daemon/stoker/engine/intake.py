@@ -52,8 +52,10 @@ class CommandRequest(RequestMessage[T]):
     `seen`: the present state of the paths for whose change its jobs wait, as far as known; empty where nothing is.
     """
 
-    def __init__(self, commands: Sequence[JobWork], role: Role = Role.SUBMITTER) -> None:
-        super().__init__()
+    def __init__(
+        self, commands: Sequence[JobWork], role: Role = Role.SUBMITTER, future: asyncio.Future[T] | None = None
+    ) -> None:
+        super().__init__(future)
         self.commands = commands
         self.role = role
         self.problems: Sequence[StokerError | None] = [None] * len(commands)
@@ -88,6 +90,12 @@ class Intake:
         self._ageing_ms = ageing_ms
         self._max_queued = max_queued or None
         self.closed: StokerError | None = None  # why no job is accepted now
+        self._loop: asyncio.AbstractEventLoop | None = None  # asked for once: Python 3.11 makes a system call of it
+
+    def new_future(self) -> asyncio.Future[Any]:
+        """For the answer to a submit."""
+        self._loop = self._loop or asyncio.get_running_loop()
+        return self._loop.create_future()
 
     def use(self, specs: SpecDefaults, ageing_ms: int, max_queued: int) -> None:
         self.specs, self._ageing_ms, self._max_queued = specs, ageing_ms, max_queued or None

@@ -59,7 +59,7 @@ class Submission(CommandRequest[Answers]):
         origin: Origin | None = None,
         role: Role = Role.SUBMITTER,
     ) -> None:
-        super().__init__(jobs, role)
+        super().__init__(jobs, role, intake.new_future())
         self._intake = intake
         self._jobs = jobs
         self._owner = owner_uid
