@@ -25,14 +25,17 @@ OF_ENGINE = {"SLURM_JOB_ID": "1871", "SLURM_JWT": "of the daemon"}
 
 
 class Node:
-    """A directory with one order for a shell, which appends its pid to `pids` and waits at a gate."""
+    """A directory with one order for a shell, which appends its pid to `pids`, waits at a gate, and fails if there is
+    a file `fails` then.
+    """
 
     def __init__(self, home: Path) -> None:
         self.shared = SharedDirectory(home / "shared", "0123")
         self.shared.prepare()
         self.gate = Gate(home / "gate")
         self.pids = home / "pids"
-        script = f"echo $$ >> {self.pids}; read _ < {self.gate.path}"
+        self.fails = home / "fails"
+        script = f"echo $$ >> {self.pids}; read _ < {self.gate.path}; test ! -e {self.fails}"
         order: dict[str, Any] = {"op": "launch", "epoch": 1, "run_id": RUN, "argv": ["/bin/sh", "-c", script]}
         order |= {"env": {"PATH": "/usr/bin:/bin", "STOKER_INSTANCE": "0123", "STOKER_RUN_ID": RUN}}
         order |= {"working_dir": "/", "log": str(self.shared.path(RUN, "log")), "max_log_bytes": 10_000}
@@ -53,9 +56,13 @@ class Node:
     def worker(self) -> int:
         return int(until(lambda: lines(self.pids), why="the worker")[0])
 
+    @property
+    def record(self) -> Path:
+        return self.shared.root / "ends" / RUN
+
     def end(self) -> dict[str, Any]:
         self.process.wait(60)
-        end: dict[str, Any] = json.loads((self.shared.root / "ends" / RUN).read_text())
+        end: dict[str, Any] = json.loads(self.record.read_text())
         return end
 
 
@@ -97,6 +104,31 @@ def test_stop_when_the_worker_dies_with_it_then_the_record_tells_ours_from_other
     end = node.end()
     assert (end["signal"], end["shutdown"]) == (signal.SIGTERM, not is_ours)
     assert node.shared.claim(RUN).by is ClaimedBy.NODE
+
+
+def test_failure_when_the_engine_ends_the_job_with_it_then_it_is_cut_short(node: Node) -> None:
+    node.start()
+    worker = node.worker()
+    node.fails.touch()
+
+    node.process.send_signal(signal.SIGSTOP)  # both wait for it then
+    node.gate.open()
+    until(lambda: is_zombie(worker), why="the failure of the worker")
+    node.process.send_signal(signal.SIGTERM)
+    node.process.send_signal(signal.SIGCONT)
+
+    assert (node.end()["exit_code"], node.end()["shutdown"]) == (1, True)
+
+
+def test_failure_when_no_signal_follows_then_it_is_recorded_a_second_later(node: Node) -> None:
+    node.start()
+    node.worker()
+    node.fails.touch()
+    node.gate.open()
+
+    end = node.end()
+    assert (end["exit_code"], end["shutdown"]) == (1, False)
+    assert node.record.stat().st_mtime * 1_000 - end["at_ms"] > 900
 
 
 def test_stop_when_it_came_before_the_start_of_the_worker_then_it_is_stopped(node: Node) -> None:

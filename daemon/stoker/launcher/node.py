@@ -5,7 +5,7 @@ is at home, and its record of the end is the truth about it: the engine of the c
 
 Owns the claim and the record. Invariants: a run is started only by the process whose claim is the first, and never
 after the daemon has revoked it by a claim of its own; the record is durable, and complete at the moment it appears; it
-is written once the whole process tree is gone.
+is written once the whole process tree is gone, and a failure only if no signal of the engine follows it at once.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ SIGNALFD_BYTES = 128 * 32
 KILL_AGAIN_S = 1.0
 WRITE_AGAIN_S = 1.0
 REAP_AGAIN_S = 1.0
+# The engine kills a job process by process, and may reach us after the worker: a failure that it caused is no failure.
+LAST_SIGNAL_S = 1.0
 # What the engine tells a job about itself. The rest of its environment is that of a person who submits.
 FROM_ENGINE = ("SLURM_", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL")
 # The daemon's commands are known to the engine by it, and a job is not to act in its name.
@@ -125,6 +127,7 @@ class RunOnNode:
         self._must_stop = False
         self._kill_at: float | None = None
         self._reap_at: float | None = None
+        self._record_at: float | None = None  # of a failure
         self._launcher.obey(order)
 
     def run_to_its_end(self) -> dict[str, Any]:
@@ -145,14 +148,17 @@ class RunOnNode:
                 self._resume_outputs(now)
         assert self._end is not None
         foreign = self._terminated and not self._stop_is_ours
-        stopped, with_us = self._end.get("stopped", False), self._end.get("shutdown", False)
-        return {**self._end, "stopped": stopped and self._stop_is_ours, "shutdown": (stopped or with_us) and foreign}
+        stopped = self._end.get("stopped", False)
+        cut_short = stopped or self._end.get("shutdown", False) or has_failed(self._end)
+        return {**self._end, "stopped": stopped and self._stop_is_ours, "shutdown": cut_short and foreign}
 
     def _is_over(self) -> bool:
         """Whether the tree is gone, after its main process, whose end every later message repeats."""
         for message in self._launcher.outbox:
             if message["op"] == "exit":
                 self._end = message
+                if has_failed(message) and not self._stop_is_ours:
+                    self._record_at = time.monotonic() + LAST_SIGNAL_S
                 # What a job leaves behind must not go on: the engine would give its processors to others.
                 if message.get("left") and self._kill_at is None:
                     self._terminate()
@@ -161,7 +167,12 @@ class RunOnNode:
             elif message["op"] == "refused":
                 raise RuntimeError(f"run {self._run_id}: {message['why']} {message['error']}")
         self._launcher.outbox.clear()
-        return self._end is not None and not self._end.get("left") and self._launcher.outputs.idle
+        if self._end is None or self._end.get("left") or not self._launcher.outputs.idle:
+            return False
+        return self._may_record()
+
+    def _may_record(self) -> bool:
+        return self._record_at is None or self._terminated or time.monotonic() >= self._record_at
 
     def _newest_end(self) -> Message:
         """The end with what the processes did that outlived the main one: the size of the log."""
@@ -173,7 +184,9 @@ class RunOnNode:
         return end
 
     def _wait(self) -> None:
-        times = (self._kill_at, self._reap_at, self._launcher.outputs.due)
+        times = [self._kill_at, self._reap_at, self._launcher.outputs.due]
+        if not self._may_record():
+            times.append(self._record_at)
         due = [at for at in times if at is not None]
         for fd, _ in self._epoll.poll(max(0.0, min(due) - time.monotonic()) if due else None):
             if fd == self._terms:
@@ -204,7 +217,8 @@ class RunOnNode:
         """
         if not take_sigterm():
             return False
-        self._terminated = self._must_stop = True
+        self._must_stop = True
+        self._terminated = self._record_at is None or time.monotonic() < self._record_at or self._terminated
         with suppress(FileNotFoundError):
             self._grace_s = min(self._grace_s, read_json(self._stop)["grace_ms"] / 1_000)
             self._stop_is_ours = True
@@ -223,6 +237,11 @@ class RunOnNode:
 
     def _signal(self, signum: int, scope: str) -> None:
         self._launcher.obey({"op": "signal", "run_id": self._run_id, "signal": signum, "scope": scope, "tag": 0})
+
+
+def has_failed(end: Message) -> bool:
+    """Whether its main process began and failed, and not for lack of memory."""
+    return "spawn_error" not in end and end.get("exit_code") != 0 and not end.get("oom", False)
 
 
 def record(path: str, content: bytes) -> None:
