@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from stoker.core.job.admission import AdmissionLine, AdmissionQueue, Group, QueuedJob, admit, place
 from stoker.core.job.model import Queue, State
+from stoker.engine.dispatcher import Dispatcher
 from stoker.engine.memory import LiveState
 from stoker.engine.memory.ready_line import (
     CAPACITY,
@@ -22,7 +23,8 @@ from stoker.engine.memory.ready_line import (
     ReadyLine,
     demand_of,
 )
-from tests.support.jobs import job, spec
+from stoker.store.loading import Wanted
+from tests.support.jobs import NOW, attempt, job, spec
 
 if TYPE_CHECKING:
     from stoker.core.job.model import Job
@@ -87,6 +89,25 @@ def test_ready_when_the_first_is_unknown_then_the_lane_is_to_be_read() -> None:
     assert demand == '{"gpu":1}'
     assert held(ready) == [[1, 2, 3]]
     assert list(ready.hungry()) == []
+
+
+def test_ready_when_no_slot_is_free_then_a_lane_with_few_jobs_left_is_read() -> None:
+    """The slot of a job that ends in the same turn is given away in it: an empty lane of class high gets none."""
+    memory = LiveState({"default": Queue(name="default")}, {}, 0, 0)
+    dispatcher = Dispatcher(memory, {}, 1, lambda: False, ())
+    dispatcher.open("recovering")
+    holder = job(State.RUNNING, id=MANY)
+    memory.open(holder, attempt(holder))
+    jobs = [queued(ident) for ident in range(CAPACITY + 1)]
+    for one in jobs:
+        memory.ready["default"].add(one, startable=True)
+    wanted = Wanted(NOW)
+
+    for one in jobs[:CAPACITY]:
+        memory.ready["default"].remove(one)
+    dispatcher.declare_reads(wanted)
+
+    assert wanted.lanes == [("default", (holder.owner_uid, None), CAPACITY)]
 
 
 def test_ready_when_jobs_leave_then_those_that_are_not_held_are_counted_too() -> None:

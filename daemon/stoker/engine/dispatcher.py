@@ -94,8 +94,11 @@ class Dispatcher:
         return any(not each.spared for each in self._closed_for)
 
     def declare_reads(self, wanted: Wanted) -> None:
-        """Read the next jobs of lanes that have few left; as many as one turn may read."""
-        if not self._shut and (self._free() > 0 or self._reaches_cluster):
+        """Read the next jobs of lanes that have few left; as many as one turn may read.
+
+        Also while no slot is free: one that becomes free in this turn is given away in it, and an empty lane gets none.
+        """
+        if not self._shut:
             room = READ_AT_ONCE
             for name, key, lane in self._hungry():
                 if room <= 0:
