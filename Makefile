@@ -55,8 +55,8 @@ endif
 test-faults: $(READY) tools ## every torture at length, from a new seed, which is printed (STOKER_SEED=... replays it; N=1000 for more)
 	STOKER_FAULTS=$${N:-300} $(BIN)/python -m pytest tests/faults tests/simulation tests/spawner tests/run_as tests/launcher/test_fuzz.py -s --timeout 7200 $(ARGS)
 
-torture-cluster: $(READY) tools ## 1 000 jobs on a real Slurm while it and the daemon are killed, some minutes (STOKER_SEED=... replays; N=100 for fewer)
-	STOKER_CLUSTER_JOBS=$${N:-1000} $(BIN)/python -m pytest tests/faults/test_cluster_torture.py -s --timeout 14400 $(ARGS)
+torture-cluster: $(READY) tools ## 1 000 jobs and a C build on a real Slurm while it and the daemon are killed, some minutes (STOKER_SEED=... replays; N=100 for fewer)
+	STOKER_CLUSTER_JOBS=$${N:-1000} $(BIN)/python -m pytest tests/faults/test_cluster_torture.py tests/faults/test_cluster_build.py -s --timeout 14400 $(ARGS)
 
 test-mutants: $(READY) tools ## break the code one line at a time: a test must notice each (ARGS='--only NAME' or '--list')
 	$(BIN)/python -m tests.mutants.run $(ARGS)
