@@ -23,6 +23,16 @@ directory.lock()
 print("locked", flush=True)
 sys.stdin.read()
 """
+PREPARE = """
+import sys
+from pathlib import Path
+from stoker.core.errors import StateRefused
+from stoker.store.directory import StateDirectory
+try:
+    StateDirectory(Path(sys.argv[1])).prepare()
+except StateRefused as error:
+    print(error, error.hint, sep="; ")
+"""
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
 
 
@@ -79,6 +89,18 @@ def test_prepare_when_it_belongs_to_another_user_then_it_is_refused(directory: S
 
     with pytest.raises(StateRefused, match="belongs to uid 12345, not to root"):
         directory.prepare()
+
+
+@AS_ROOT
+def test_prepare_when_the_disk_is_read_only_then_no_mode_is_blamed(prepared: StateDirectory) -> None:
+    mounted = 'mount -t tmpfs -o ro,mode=700 none "$1" && exec "$2" -c "$3" "$1"'
+    command = ["unshare", "-m", "sh", "-c", mounted, "sh", str(prepared.root), sys.executable, PREPARE]
+
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert f"{prepared.root} is on a read-only file system" in answer
+    assert "mount it writable" in answer
+    assert "chmod" not in answer
 
 
 def test_prepare_when_its_place_is_a_file_then_it_cannot_be_created(directory: StateDirectory) -> None:

@@ -81,9 +81,16 @@ class StateDirectory:
             raise CannotCreate(f"state directory {self.root}: {error.strerror}", hint=ANOTHER) from error
         self.check()
         if not os.access(self.root, os.W_OK | os.X_OK):
-            raise StateRefused(
-                f"state directory {self.root} is not writable", hint=f"chmod 700 {shlex.quote(str(self.root))}"
-            )
+            raise self._not_writable()
+
+    def _not_writable(self) -> StateRefused:
+        """The kernel makes a disk read-only after an error of it: then the mode of the directory is no help."""
+        if os.statvfs(self.root).f_flag & os.ST_RDONLY:
+            hint = "look for errors of the disk (dmesg), then mount it writable"
+            return StateRefused(f"state directory {self.root} is on a read-only file system", hint=hint)
+        return StateRefused(
+            f"state directory {self.root} is not writable", hint=f"chmod 700 {shlex.quote(str(self.root))}"
+        )
 
     def check(self, *, reading: bool = False) -> None:
         """Raises StateRefused; changes nothing. `reading`: for a command that only reads; root may use it, too."""
