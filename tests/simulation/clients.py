@@ -23,44 +23,46 @@ from tests.simulation.laws import Laws
 from tests.simulation.life import Life
 from tests.simulation.places import PATHS
 from tests.simulation.requests import Requests
+from tests.simulation.users import NO_JOB, UID, USERS, UserLaws
 
 VERBS = (Verb.CANCEL, Verb.CANCEL, Verb.RETRY, Verb.RETRY, Verb.SKIP, Verb.HOLD, Verb.RELEASE, Verb.RESTART,
          Verb.EDIT)  # fmt: skip
 QUEUES = ("default", "bulk")
 EVENTS = ("go", "come")
 HOST_AND_FILES = ["idle", "charging", *(f"{kind}:{path}" for kind in ("file", "file-changed") for path in PATHS)]
-UID = 1_000
 
 
 class Clients:
     """All clients of the daemon."""
 
-    def __init__(self, laws: Laws, requests: Requests, chance: random.Random) -> None:
+    def __init__(self, laws: Laws, user_laws: UserLaws, requests: Requests, chance: random.Random) -> None:
         self._laws = laws
+        self._user_laws = user_laws
         self._requests = requests
         self._chance = chance
-        self._unanswered: list[JobParams] = []
-        self._unheard: list[EmitParams] = []
+        self._unanswered: list[tuple[JobParams, int]] = []
+        self._unheard: list[tuple[EmitParams, int]] = []
         self._count = 0
         self.patience = 0.2  # the share of jobs that wait for conditions
 
     def submit(self, life: Life, host: Host) -> None:
         """Submit a new job, or one again whose answer was lost."""
         if self._unanswered and self._chance.random() < 0.3:
-            asked = self._unanswered[self._chance.randrange(len(self._unanswered))]
+            asked, uid = self._unanswered[self._chance.randrange(len(self._unanswered))]
         else:
-            asked = self._invent(host)
-            self._unanswered.append(asked)
+            uid = self._chance.choice(USERS)
+            asked = self._invent(host, uid)
+            self._unanswered.append((asked, uid))
         with life.loop.running():
-            submission = Submission(life.engine.intake, [asked], UID, atomic=False)
-            submission.future.add_done_callback(lambda done: self._hear(asked, done))
+            submission = Submission(life.engine.intake, [asked], uid, atomic=False)
+            submission.future.add_done_callback(lambda done: self._hear(asked, uid, done))
             life.engine.inbox.post(submission)
 
-    def _invent(self, host: Host) -> JobParams:
+    def _invent(self, host: Host, uid: int) -> JobParams:
         draw = self._chance
         self._count += 1
         words: dict[str, Any] = {}
-        answered = list(self._laws.answered)
+        answered = self._known(uid)
         if answered and draw.random() < 0.15:
             words["needs"] = (NeedParams(job=draw.choice(answered), on=draw.choice(list(NeedOn))),)
         if draw.random() < 0.1:
@@ -95,6 +97,13 @@ class Clients:
             **words,
         )
 
+    def _known(self, uid: int) -> list[int]:
+        """Jobs that a user may name: mostly its own."""
+        answered = list(self._laws.answered)
+        if self._chance.random() < 0.1:
+            return answered
+        return [job_id for job_id in answered if self._user_laws.owner(job_id) == uid]
+
     def _conditions(self, answered: list[int]) -> list[str | ConditionGroup]:
         draw = self._chance
         end = f"job:{draw.choice(answered)}" if answered else "event:come"
@@ -109,14 +118,15 @@ class Clients:
         trees += [ConditionGroup(any=tuple(group)) for group in groups]
         return [end, "event:go", *trees, *HOST_AND_FILES]
 
-    def _hear(self, asked: JobParams, done: asyncio.Future[Any]) -> None:
+    def _hear(self, asked: JobParams, uid: int, done: asyncio.Future[Any]) -> None:
         if done.cancelled() or done.exception() is not None:
             return
         (answer,) = done.result()
-        if asked in self._unanswered:
-            self._unanswered.remove(asked)
+        if (asked, uid) in self._unanswered:
+            self._unanswered.remove((asked, uid))
         if isinstance(answer, SubmitAnswer):
             self._laws.answer(answer.id, str(asked.name))
+            self._user_laws.accepted(answer.id, uid, asked.needs or ())
         elif not isinstance(answer, StokerError):
             self._laws.broken(f"a submit was answered with {answer!r}")
 
@@ -124,46 +134,50 @@ class Clients:
         """Emit an event, or one again whose answer was lost."""
         draw = self._chance
         if self._unheard and draw.random() < 0.5:
-            sent = draw.choice(self._unheard)
+            sent, uid = draw.choice(self._unheard)
         else:
             self._count += 1
             one, keep_ms = draw.random() < 0.2, draw.choice([None, None, 1_000, 3_600_000])
             sent = EmitParams(name=draw.choice(EVENTS), one=one, keep_ms=keep_ms, idempotency_key=f"key-{self._count}")
-            self._unheard.append(sent)
+            uid = draw.choice(USERS)
+            self._unheard.append((sent, uid))
 
         def hear(done: asyncio.Future[Any]) -> None:
             if not done.cancelled() and done.exception() is None:
-                if sent in self._unheard:
-                    self._unheard.remove(sent)
+                if (sent, uid) in self._unheard:
+                    self._unheard.remove((sent, uid))
                 self._laws.emitted(done.result()["id"], str(sent.idempotency_key))
 
         with life.loop.running():
-            emission = Emission(sent, UID)
+            emission = Emission(sent, uid)
             emission.future.add_done_callback(hear)
             life.engine.inbox.post(emission)
 
     def speak(self, life: Life) -> None:
-        """Send a random verb about a random job that a client knows."""
-        job_id = self._chance.choice(list(self._laws.answered)[-20:])
-        self._say(life, self._chance.choice(VERBS), job_id, yes=self._chance.random() < 0.5)
+        """Send a random verb about a random job that a client knows, now and then of another user or none."""
+        draw = self._chance
+        job_id = draw.choice(list(self._laws.answered)[-20:])
+        uid = self._user_laws.owner(job_id) if draw.random() < 0.9 else draw.choice(USERS)
+        self._say(life, draw.choice(VERBS), job_id if draw.random() < 0.98 else NO_JOB, uid, yes=draw.random() < 0.5)
 
     def cancel(self, life: Life, job_ids: list[int]) -> None:
         for job_id in job_ids:
-            self._say(life, Verb.CANCEL, job_id, yes=False)
+            self._say(life, Verb.CANCEL, job_id, self._user_laws.owner(job_id), yes=False)
 
-    def _say(self, life: Life, verb: Verb, job_id: int, *, yes: bool) -> None:
+    def _say(self, life: Life, verb: Verb, job_id: int, uid: int, *, yes: bool) -> None:
         if verb is Verb.EDIT:
             changes = JobChanges(priority=self._chance.randrange(-3, 4), ttl_ms=self._chance.choice([None, 5_000]))
 
-        def send(note: str) -> asyncio.Future[JobStanding]:
+        async def send(note: str) -> JobStanding:
+            await self._user_laws.check(life, job_id, uid)
             if verb is Verb.EDIT:
-                return life.service.edit(job_id, changes, UID, note)
+                return await life.service.edit(job_id, changes, uid, note)
             sent = (
                 RestartParams(id=job_id, reason=note, yes=yes)
                 if verb is Verb.RESTART
                 else VerbParams(id=job_id, reason=note)
             )
-            return life.service.command(verb, sent, UID)
+            return await life.service.command(verb, sent, uid)
 
         def hear(answer: JobStanding) -> None:
             self._laws.verb_answered(job_id, answer.state.value)

@@ -30,6 +30,7 @@ from stoker.workflows.submit_answers import WorkflowAnswer
 from tests.simulation.laws import LATE_MS, RATES, Laws
 from tests.simulation.life import Life
 from tests.simulation.need_laws import NeedLaws
+from tests.simulation.users import at_their_limit
 
 ON_THE_WAY = """
 SELECT id, state, intent FROM workflows WHERE finished_at IS NULL AND intent IN ('rollback', 'cancel', 'abort')
@@ -83,7 +84,7 @@ WHERE attempts.created_at > other.created_at AND other.finished_at IS NULL AND e
 OPEN_ATTEMPTS = "SELECT count(*) FROM attempts WHERE ended_at IS NULL"
 HOLDS = "SELECT holds FROM attempts WHERE ended_at IS NULL"
 STARTABLE = """
-SELECT jobs.id, demand, jobs.queue FROM jobs JOIN queues ON queues.name = jobs.queue
+SELECT jobs.id, demand, jobs.queue, jobs.owner_uid FROM jobs JOIN queues ON queues.name = jobs.queue
 LEFT JOIN workflows ON workflows.id = jobs.workflow_id
 WHERE jobs.state = 'queued' AND NOT queues.paused AND coalesce(intent, 'run') = 'run'
     AND NOT EXISTS (SELECT 1 FROM workflows AS other WHERE other.concurrency_key = workflows.concurrency_key
@@ -224,7 +225,7 @@ class FlowLaws:
             self._laws.broken(f"the `if` of job {job_id} was false, and it was not skipped")
 
     def _due_jobs_start(self, life: Life, steady: int) -> None:
-        """A queued job waits for a slot, a resource, a token, a person, or a host that lacks something."""
+        """A queued job waits for a slot, a resource, a token, a limit, a person, or a host that lacks something."""
         engine = life.engine
         closed = engine.dispatcher.closed is not None or engine.dispatcher.throttled
         if closed or engine.memory.shortage.rounds or engine.local.launcher is None:
@@ -237,12 +238,14 @@ class FlowLaws:
         for (holds,) in self._database.execute(HOLDS):
             free.subtract(json.loads(holds))
         wanted = Counter(name for (demand,) in self._database.execute(WANTED) for name in json.loads(demand))
-        for job_id, demand, queue in self._database.execute(STARTABLE):
+        full = at_their_limit(self._database)
+        for job_id, demand, queue, owner in self._database.execute(STARTABLE):
             needs: dict[str, int] = json.loads(demand or "{}")
             if f"queue/{queue}" in RATES:
                 needs[f"queue/{queue}"] = 1
             # A resource that several jobs want may be set aside for another one.
-            if all((name in RATES or wanted[name] == 1) and free[name] >= amount for name, amount in needs.items()):
+            fits = all((name in RATES or wanted[name] == 1) and free[name] >= amount for name, amount in needs.items())
+            if fits and owner not in full:
                 self._laws.broken(f"job {job_id} is queued, could start ({demand}), and nobody is going to look")
 
     def _memory_is_rows(self, memory: LiveState) -> None:

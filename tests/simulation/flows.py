@@ -24,8 +24,8 @@ from stoker.workflows.submit_answers import WorkflowAnswer
 from tests.simulation.flow_laws import FlowLaws
 from tests.simulation.life import Life
 from tests.simulation.requests import Requests
+from tests.simulation.users import UID
 
-UID = 1_000
 MOST_STEPS = 5
 LIMITS = {"timeout_ms": [50, 2_000], "deadline_ms": [50, 2_000], "max_running": [1, 2]}
 OF_NESTED = {"needs", "when", "if", "queue", "critical", "each", "matrix", "fail_fast"}  # fields of a nested workflow

@@ -38,6 +38,7 @@ from tests.simulation.disk import Disk
 from tests.simulation.eventloop import SimulatedLoop
 from tests.simulation.hooks import HOOKS, SMALL
 from tests.simulation.host import Host
+from tests.simulation.users import QUOTAS
 from tests.simulation.wire import Wire
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class Life:
                 backup=NO_BACKUP,
                 idle=IdleSettings(for_ms=1_000),
                 queues={QUEUE.name: SMALL},
+                quotas_users=QUOTAS,
                 hooks=HOOKS,
             )
             self.engine = Engine(

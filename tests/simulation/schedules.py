@@ -24,6 +24,7 @@ from stoker.engine.settings import TurnChange, remove_schedule, set_schedule
 from stoker.schedules.messages import ScheduleRunNow, ScheduleSetting
 from tests.simulation.laws import Laws
 from tests.simulation.requests import Requests
+from tests.simulation.users import UID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from tests.simulation.host import Host
     from tests.simulation.life import Life
 
-UID = 1_000
 NAMES = ("one", "two", "three")
 PERIOD_MS = 1_000
 SLASHES_OF_A_SLOT = 2  # in its key: schedule/NAME/TIME

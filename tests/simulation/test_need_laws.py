@@ -13,10 +13,11 @@ from stoker.core.job.model import Actor
 from stoker.core.requests import Verb, VerbParams
 from stoker.rpc.flows import WorkflowSubmitParams, read_flow
 from stoker.workflows.submit import WorkflowSubmission
-from tests.simulation.flows import UID, offer
+from tests.simulation.flows import offer
 from tests.simulation.happenings import possible
 from tests.simulation.life import Life
 from tests.simulation.seams import simulated
+from tests.simulation.users import UID
 from tests.simulation.walk import WEIGHTS, WORK, Walk
 
 COURSE = [name for name in ("start", "time", *WORK) if name != "worker"]

@@ -43,7 +43,7 @@ LOOKS = (
     "order", "start", "rate", "supersede", "unsafe start", "use", "signal", "acknowledgement", "answer", "refusal",
     "answers", "commit", "slot", "overlap", "due", "idle", "kept", "memory", "flows", "chain", "whole",
     "event", "conditions", "holding", "file", "awaited file", "hook", "hook refused", "expanded", "inner limit",
-    "skipped",
+    "skipped", "user at its limit", "job of another",
 )  # fmt: skip
 STEPS = 140_000
 EPISODE = 2_500

@@ -29,6 +29,7 @@ from tests.simulation.life import Life
 from tests.simulation.places import Places
 from tests.simulation.requests import Requests
 from tests.simulation.schedules import ScheduleClients, ScheduleLaws
+from tests.simulation.users import UserLaws
 from tests.simulation.wire import Wire
 
 CAPACITY = {"gpu": 2, "lock": 1}
@@ -61,7 +62,8 @@ class World:
         self.disk.stored = self._stored
         self.requests = Requests(self.laws)
         self.flow_laws = FlowLaws(self.disk.database, self.laws, CAPACITY)
-        self.clients = Clients(self.laws, self.requests, chance)
+        self.user_laws = UserLaws(self.disk.database, self.laws)
+        self.clients = Clients(self.laws, self.user_laws, self.requests, chance)
         self.flows = FlowClients(self.flow_laws, self.requests, chance)
         self.schedule_laws = ScheduleLaws(self.disk.database, self.laws)
         self.hook_laws = HookLaws(self.laws)
@@ -146,6 +148,7 @@ class World:
         """Between a commit and the next decision, memory and rows agree."""
         self.schedule_laws.committed(batch)
         self.hook_laws.committed(batch)
+        self.user_laws.committed(batch)
         if self.life is not None:
             self.flow_laws.stored(self.life.engine.memory)
 
