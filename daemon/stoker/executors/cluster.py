@@ -204,9 +204,9 @@ class ClusterExecutor:
             if not together:
                 await self._wait_for_more()
                 continue
-            starts = [run.start for run in together if run.start is not None]
-            said = await asyncio.gather(*map(self._hand_over_one, together, starts))
-            for run, start, full in reversed(list(zip(together, starts, said, strict=True))):
+            starts = [(run, run.start) for run in together if run.start is not None]
+            said = await asyncio.gather(*(self._hand_over_one(run, start) for run, start in starts))
+            for (run, start), full in reversed(list(zip(starts, said, strict=True))):
                 if full is not None and not run.ends:
                     self._put_back(run, start, full)
 
