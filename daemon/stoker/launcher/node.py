@@ -172,7 +172,11 @@ class RunOnNode:
         return self._may_record()
 
     def _may_record(self) -> bool:
-        return self._record_at is None or self._terminated or time.monotonic() >= self._record_at
+        return self._record_at is None or self._terminated or self._has_waited()
+
+    def _has_waited(self) -> bool:
+        """Whether the time in which a signal of the engine explains a failure is over."""
+        return self._record_at is not None and time.monotonic() >= self._record_at
 
     def _newest_end(self) -> Message:
         """The end with what the processes did that outlived the main one: the size of the log."""
@@ -218,7 +222,7 @@ class RunOnNode:
         if not take_sigterm():
             return False
         self._must_stop = True
-        self._terminated = self._record_at is None or time.monotonic() < self._record_at or self._terminated
+        self._terminated = self._terminated or not self._has_waited()
         with suppress(FileNotFoundError):
             self._grace_s = min(self._grace_s, read_json(self._stop)["grace_ms"] / 1_000)
             self._stop_is_ours = True

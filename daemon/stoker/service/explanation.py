@@ -116,9 +116,9 @@ async def _facts(engine: Engine, job: Job) -> JobFacts:
 def _on_cluster(engine: Engine, job: Job) -> ClusterFacts | None:
     if job.spec.execution_mode is not ExecutionMode.CLUSTER:
         return None
-    run = engine.memory.runs.get(job.id)
     if engine.cluster is None:
         return ClusterFacts(away=engine.cluster_away)
+    run = engine.memory.runs.get(job.id)
     listed = None if run is None else engine.cluster.listed(run.attempt.run_id)
     full = engine.cluster.full.get(job.spec.queue)
     return ClusterFacts(listed, engine.cluster_away, None if full is None else full.why)
